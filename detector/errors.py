@@ -1,0 +1,43 @@
+"""The errors a user can cause, each with the exit code the command line gives it.
+
+A message says who found what, what was wanted, what was found and what to do, in one sentence. Anything that is not a
+`DetectorError` is a defect of this package.
+"""
+
+from __future__ import annotations
+
+
+class DetectorError(Exception):
+    """Base of every error that a user can cause; exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(DetectorError):
+    """A configuration file, an override or a command line that cannot be understood; exit code 2."""
+
+    exit_code = 2
+
+
+class DatasetError(DetectorError):
+    """A data set that cannot be used; exit code 3."""
+
+    exit_code = 3
+
+
+class MediaError(DetectorError):
+    """An image or video that cannot be read or written; exit code 3."""
+
+    exit_code = 3
+
+
+class CheckpointError(DetectorError):
+    """A model file that cannot be read or does not fit; exit code 4."""
+
+    exit_code = 4
+
+
+class DivergenceError(DetectorError):
+    """Training produced a non-finite loss or gradient; exit code 6."""
+
+    exit_code = 6
