@@ -92,8 +92,8 @@ FITS: dict[str, Callable[[tuple[int, int], tuple[int, int], bool], tuple[int, in
 class Letterbox:
     """How one image was fitted into one canvas, with the size and padding really used.
 
-    The resized image is centred; an odd padding puts the extra pixel at the bottom or right. Because the resized size is
-    a whole number of pixels, the two axes may scale by slightly different factors: both are kept, and both are inverted.
+    The resized image is centred; an odd padding puts the extra pixel at the bottom or right. Because the resized size
+    is a whole number of pixels, the two axes may scale by slightly different factors: both are kept, both are inverted.
 
     Attributes:
         source_hw: height and width of the source image.
@@ -149,8 +149,10 @@ class Letterbox:
             raise ValueError(f"Letterbox.apply wants an image of {self.source_hw}, found {image.shape[:2]}")
         height, width = self.resized_hw
         if image.shape[:2] != self.resized_hw:
-            channels = image.shape[2]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+            shape = (height, width, image.shape[2])  # OpenCV drops a last axis of 1
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8).reshape(
+                shape
+            )
         if self.resized_hw == self.canvas_hw:
             return np.ascontiguousarray(image)
         top, left = self.padding_top_left

@@ -1,0 +1,1 @@
+"""Losses: target assignment and what is minimised, each registered."""

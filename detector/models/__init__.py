@@ -1,0 +1,1 @@
+"""Networks: activations, blocks, backbones, necks, heads and the models made of them."""

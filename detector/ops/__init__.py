@@ -1,0 +1,1 @@
+"""Element-wise operations of the networks; imports nothing but torch."""

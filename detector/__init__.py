@@ -1,0 +1,33 @@
+"""Detector: a YOLO-style object detection toolkit. CSP-Mish networks, COCO first, numbers that reproduce.
+
+`from detector import Detector` is the whole Python interface; importing the package alone loads nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Detections", "Detector", "DetectorError", "__version__", "register"]
+
+if TYPE_CHECKING:
+    from detector.errors import DetectorError
+    from detector.experiment import Detector
+    from detector.registry import register
+    from detector.structures import Detections
+
+_HOMES = {
+    "Detector": "detector.experiment",
+    "Detections": "detector.structures",
+    "DetectorError": "detector.errors",
+    "register": "detector.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name, and with it torch, when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'detector' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

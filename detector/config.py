@@ -1,0 +1,232 @@
+"""Typed, frozen config objects from YAML and overrides; every mistake of a file at once, with file and line.
+
+Where a section is expected, a text ending in `.yaml` names a file that holds it, and any other text is the registered
+name of a part with default settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from detector import registry
+from detector.errors import ConfigError
+from detector.nodes import (
+    Mistakes,
+    Node,
+    Where,
+    describe,
+    find_config,
+    find_section,
+    merge,
+    override_nodes,
+    plain_of,
+    read_nodes,
+)
+
+Schema = TypeVar("Schema")
+
+
+@functools.cache
+def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
+
+
+@functools.cache
+def _hints(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
+
+
+_FAILED = object()
+
+
+class _Builder:
+    """Builds typed objects from nodes and collects what is wrong."""
+
+    def __init__(self) -> None:
+        self.mistakes = Mistakes()
+
+    def build(self, hint: Any, node: Node, key: str) -> Any:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (typing.Union, types.UnionType) and type(None) in arguments:
+            if node.value is None:
+                return None
+            rest = [a for a in arguments if a is not type(None)]
+            return self.build(rest[0] if len(rest) == 1 else typing.Union[tuple(rest)], node, key)  # noqa: UP007 (dynamic)
+        if registry.is_kind(hint) or dataclasses.is_dataclass(hint):
+            return self.section(hint, node, key)
+        if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
+            return self.sequence(arguments[0], node, key)
+        if hint is Path:
+            return self.path(node, key)
+        return self.leaf(hint, node, key)
+
+    def section(self, schema: Any, node: Node, key: str) -> Any:
+        if isinstance(node.value, str):
+            if node.value.endswith((".yaml", ".yml")):
+                path = node.where.folder / node.value
+                try:
+                    node = read_nodes(path if path.is_file() else find_section(node.value))
+                except ConfigError as error:
+                    self.mistakes.add(node.where, f"{key}: {error}")
+                    return _FAILED
+            elif registry.is_kind(schema):
+                node = Node({"name": node}, node.where)
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            return _FAILED
+        entries = dict(node.value)
+        if registry.is_kind(schema):
+            name = entries.pop("name", None)
+            if name is None or not isinstance(name.value, str):
+                known = ", ".join(registry.names(schema))
+                self.mistakes.add(node.where, f"{key} wants a name: one of {known}")
+                return _FAILED
+            try:
+                schema = registry.find(schema, name.value).Config
+            except ConfigError as error:
+                self.mistakes.add(name.where, f"{key}: {error}")
+                return _FAILED
+        return self.fields(schema, entries, node, key)
+
+    def fields(self, schema: Any, entries: dict[str, Node], node: Node, key: str) -> Any:
+        before = len(self.mistakes)
+        fields = {f.name: f for f in dataclasses.fields(schema)}
+        values: dict[str, Any] = {}
+        for name, child in entries.items():
+            full = f"{key}.{name}" if key else name
+            if name not in fields:
+                self.mistakes.add(child.where, f"unknown key {full!r}{registry.nearest(name, fields)}")
+            else:
+                values[name] = self.build(_hints(schema)[name], child, full)
+        for name, entry in fields.items():
+            required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+            if required and name not in entries:
+                self.mistakes.add(node.where, f"key {f'{key}.{name}' if key else name!r} is missing; add it")
+        if len(self.mistakes) > before:
+            return _FAILED
+        try:
+            return schema(**values)
+        except ValueError as error:
+            self.mistakes.add(node.where, f"{key + ': ' if key else ''}{error}")
+            return _FAILED
+
+    def sequence(self, hint: Any, node: Node, key: str) -> Any:
+        if not isinstance(node.value, list):
+            self.mistakes.add(node.where, f"{key} wants a list, found {describe(node.value)}")
+            return _FAILED
+        return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
+
+    def path(self, node: Node, key: str) -> Any:
+        if not isinstance(node.value, str):
+            self.mistakes.add(node.where, f"{key} wants a path, found {describe(node.value)}")
+            return _FAILED
+        path = Path(node.value).expanduser()
+        return path if path.is_absolute() else (node.where.folder / path).resolve()
+
+    def leaf(self, hint: Any, node: Node, key: str) -> Any:
+        plain = plain_of(node)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            self.mistakes.add(node.where, f"{key} wants a finite number, found {plain}")
+            return _FAILED
+        try:
+            return _adapter(hint).validate_json(json.dumps(plain))
+        except TypeError:
+            wanted = "a plain value"
+        except pydantic.ValidationError as error:
+            wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+        self.mistakes.add(node.where, f"{key} wants {wanted}, found {describe(plain)}{_hint(plain, hint)}")
+        return _FAILED
+
+
+def _hint(value: Any, wanted: Any) -> str:
+    if isinstance(value, str) and wanted in (float, int):
+        try:
+            return f"; YAML reads it as text, write {float(value)!r}" if wanted is float else ""
+        except ValueError:
+            return ""
+    texts = wanted is str or str in typing.get_args(wanted)
+    if texts and not isinstance(value, (str, list, dict)) and value is not None:
+        return "; put it in quotes"
+    if isinstance(value, list) and any(isinstance(v, bool) for v in value):
+        return "; YAML reads on, off, yes and no as bools, put them in quotes"
+    return ""
+
+
+def _finish(schema: type[Schema], node: Node) -> Schema:
+    builder = _Builder()
+    built = builder.build(schema, node, "")
+    builder.mistakes.raise_any()
+    return typing.cast(Schema, built)
+
+
+def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) -> Schema:
+    """A typed configuration from a file or preset, with `key=value` overrides on top.
+
+    Args:
+        schema: a frozen dataclass.
+        name: a path, or the name of a shipped preset.
+        overrides: texts such as `train.batch_size=8`, in the order given; relative paths in them start at the working
+            directory, those in a file at the file's folder.
+
+    Raises:
+        ConfigError: every mistake found, one a line, each with file and line.
+    """
+    node = read_nodes(find_config(name))
+    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def config_from_plain(
+    schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+) -> Schema:
+    """A typed configuration from plain data, such as a checkpoint carries, with overrides on top.
+
+    Raises:
+        ConfigError: as `load_config`, with `source` in place of file and line.
+    """
+    where = Where(source, 0, Path.cwd())
+    node = Node(_nodes(plain, where), where)
+    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def _nodes(plain: Any, where: Where) -> Any:
+    if isinstance(plain, Mapping):
+        return {str(k): Node(_nodes(v, where), where) for k, v in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [Node(_nodes(v, where), where) for v in plain]
+    return plain
+
+
+def config_to_plain(config: Any) -> Any:
+    """A configuration as plain data (mappings, lists, scalars) that `config_from_plain` takes back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        plain = {f.name: config_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"name": registry.name_of(config), **plain} if isinstance(config, registry.PartConfig) else plain
+    if isinstance(config, Mapping):
+        return {k: config_to_plain(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [config_to_plain(v) for v in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def config_to_yaml(config: Any) -> str:
+    """A configuration as YAML text that `load_config` reads back to an equal object."""
+    return yaml.safe_dump(config_to_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
+    """Where two plain configurations differ, one line each: key, first value, second value."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = dict.fromkeys([*ours, *theirs])
+        return [d for k in keys for d in differences(ours.get(k), theirs.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if ours == theirs else [f"{key}: {ours!r} here, {theirs!r} there"]

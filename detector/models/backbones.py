@@ -1,0 +1,62 @@
+"""Backbones: an image in, feature maps of strides 8, 16 and 32 out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
+from detector.registry import PartConfig, register
+
+
+@dataclass(frozen=True)
+class BackboneConfig(PartConfig):
+    """The kind `backbone`. A backbone states `out_channels` and `strides` of the maps it returns."""
+
+
+@register("csp_darknet")
+class CSPDarknet(nn.Module):
+    """A stem and four CSP stages, each entered by a strided convolution, closed by spatial pyramid pooling.
+
+    Attributes:
+        out_channels: channels of the returned maps.
+        strides: their strides, (8, 16, 32).
+    """
+
+    @dataclass(frozen=True)
+    class Config(BackboneConfig):
+        """Shape of the backbone at width and depth 1.
+
+        Attributes:
+            channels: channels after the stem and after each of the four stages.
+            bottlenecks: bottlenecks in each stage.
+        """
+
+        channels: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
+        bottlenecks: tuple[int, int, int, int] = (3, 6, 6, 3)
+
+    def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
+        super().__init__()
+        activation = scale.activation
+        widths = [scale.channels(c) for c in config.channels]
+        self.stem = ConvNormAct(image_channels, widths[0], 3, activation, stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(narrow, wide, 3, activation, stride=2),
+                CSPStage(wide, wide, scale.repeats(num), activation),
+            )
+            for narrow, wide, num in zip(widths, widths[1:], config.bottlenecks, strict=False)
+        )
+        self.spp = SPP(widths[-1], widths[-1], activation)
+        self.out_channels = (widths[2], widths[3], widths[4])
+        self.strides = (8, 16, 32)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) to the maps of strides 8, 16 and 32."""
+        maps = []
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps[1], maps[2], self.spp(maps[3])

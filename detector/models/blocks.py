@@ -1,0 +1,134 @@
+"""The blocks that backbone, neck and head are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.models.activations import ActivationConfig, Mish
+from detector.registry import build
+
+# Batch-norm constants of the Darknet-in-PyTorch lineage: short statistics memory, an epsilon that survives 16 bit.
+BN_MOMENTUM = 0.03
+BN_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What turns one network description into a family of sizes.
+
+    Attributes:
+        depth: factor on the number of bottlenecks of a stage.
+        width: factor on the number of channels of a layer.
+        max_channels: upper bound on a layer's channels before `width` is applied.
+        activation: the non-linearity after every normalised convolution.
+    """
+
+    depth: float = 1.0
+    width: float = 1.0
+    max_channels: int = 1024
+    activation: ActivationConfig = Mish.Config()  # noqa: RUF009 (frozen: shared safely)
+
+    def channels(self, base: int) -> int:
+        """Channels of a layer of `base` channels at width 1: a multiple of 8, at least 8."""
+        return max(8, round(min(base, self.max_channels) * self.width / 8) * 8)
+
+    def repeats(self, base: int) -> int:
+        """Bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1."""
+        return max(1, round(base * self.depth))
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm, activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        activation: ActivationConfig,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+        self.activation: nn.Module = build(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H / stride, W / stride)."""
+        return self.activation(self.norm(self.conv(x)))  # type: ignore[no-any-return]  # nn.Module call
+
+
+class Bottleneck(nn.Module):
+    """Two 3x3 convolutions around half the channels, added to their input (He et al. 2015, section 3.2)."""
+
+    def __init__(self, channels: int, activation: ActivationConfig, *, shortcut: bool) -> None:
+        super().__init__()
+        hidden = max(8, channels // 2)
+        self.reduce = ConvNormAct(channels, hidden, 3, activation)
+        self.expand = ConvNormAct(hidden, channels, 3, activation)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y: Tensor = self.expand(self.reduce(x))
+        return x + y if self.shortcut else y
+
+
+class CSPStage(nn.Module):
+    """Cross-stage partial block: half the channels bypass a chain of bottlenecks (Wang et al. 2019, section 3).
+
+    Every link of the chain is handed to the closing 1x1 convolution, so that gradients reach each bottleneck directly
+    (the aggregation of Lee et al. 2019, "VoVNet").
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_bottlenecks: int,
+        activation: ActivationConfig,
+        *,
+        shortcut: bool = True,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = max(8, round(out_channels * expansion / 8) * 8)
+        self.split = ConvNormAct(in_channels, 2 * hidden, 1, activation)
+        self.bottlenecks = nn.ModuleList(
+            Bottleneck(hidden, activation, shortcut=shortcut) for _ in range(num_bottlenecks)
+        )
+        self.merge = ConvNormAct((2 + num_bottlenecks) * hidden, out_channels, 1, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H, W)."""
+        parts = list(self.split(x).chunk(2, dim=1))
+        for bottleneck in self.bottlenecks:
+            parts.append(bottleneck(parts[-1]))
+        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling with windows 5, 9 and 13 (He et al. 2014; the windows are YOLOv4's).
+
+    A 5x5 maximum of a 5x5 maximum is a 9x9 maximum, so the wider windows reuse the narrower ones.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: ActivationConfig) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.reduce = ConvNormAct(in_channels, hidden, 1, activation)
+        self.merge = ConvNormAct(4 * hidden, out_channels, 1, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H, W)."""
+        parts: list[Tensor] = [self.reduce(x)]
+        for _ in range(3):
+            parts.append(F.max_pool2d(parts[-1], 5, stride=1, padding=2))
+        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call

@@ -1,0 +1,131 @@
+"""Heads: feature maps in, raw maps out, and the reading of raw maps as boxes and scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.models.blocks import ConvNormAct, Scale
+from detector.registry import PartConfig, register
+
+
+@dataclass(frozen=True)
+class HeadConfig(PartConfig):
+    """The kind `head`."""
+
+
+@dataclass(frozen=True)
+class DensePredictions:
+    """The raw maps of an anchor-free head, flat over all cells of all levels, in float32.
+
+    Attributes:
+        distribution_logits: (B, A, 4, bins), over distances left, top, right, bottom in units of the stride.
+        class_logits: (B, A, classes).
+        points_xy: (A, 2), cell centres in canvas pixels.
+        strides: (A,), canvas pixels per cell.
+    """
+
+    distribution_logits: Tensor
+    class_logits: Tensor
+    points_xy: Tensor
+    strides: Tensor
+
+    def canvas_xyxy(self) -> Tensor:
+        """Boxes (B, A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4)."""
+        bins = torch.arange(self.distribution_logits.shape[-1], dtype=torch.float32, device=self.points_xy.device)
+        distances = self.distribution_logits.softmax(-1) @ bins * self.strides[:, None]
+        return torch.cat([self.points_xy - distances[..., :2], self.points_xy + distances[..., 2:]], dim=-1)
+
+
+@register("decoupled")
+class DecoupledHead(nn.Module):
+    """Anchor-free head with one branch for boxes, as distance distributions, and one for classes.
+
+    The branches are decoupled as in Ge et al. 2021 (YOLOX, section 2.1); the box is four distributions over distances
+    as in Li et al. 2020 (Generalized Focal Loss, section 3.3).
+    """
+
+    @dataclass(frozen=True)
+    class Config(HeadConfig):
+        """Settings of the head.
+
+        Attributes:
+            bins: bins of a distance distribution; the longest distance is (bins - 1) strides.
+            objects_per_image: expected objects in an image of 640 x 640, which sets the prior of the class bias.
+        """
+
+        bins: int = 16
+        objects_per_image: float = 5.0
+
+        def __post_init__(self) -> None:
+            if self.bins < 2 or self.objects_per_image <= 0:
+                raise ValueError("the decoupled head wants bins >= 2 and objects_per_image > 0")
+
+    def __init__(
+        self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.bins, self.num_classes, self.strides = config.bins, num_classes, strides
+        activation = scale.activation
+        box_width = max(in_channels[0] // 2, 4 * config.bins)
+        class_width = max(in_channels[0], min(num_classes, 96))
+        self.box_branches = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(channels, box_width, 3, activation),
+                ConvNormAct(box_width, box_width, 3, activation),
+                nn.Conv2d(box_width, 4 * config.bins, 1),
+            )
+            for channels in in_channels
+        )
+        self.class_branches = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(channels, channels, 3, activation, groups=channels),
+                ConvNormAct(channels, class_width, 1, activation),
+                ConvNormAct(class_width, class_width, 3, activation, groups=class_width),
+                ConvNormAct(class_width, class_width, 1, activation),
+                nn.Conv2d(class_width, num_classes, 1),
+            )
+            for channels in in_channels
+        )
+        self._set_prior(config.objects_per_image)
+
+    def _set_prior(self, objects_per_image: float) -> None:
+        """Starts every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
+        for box_branch, class_branch, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
+            probability = min(objects_per_image / self.num_classes / (640 / stride) ** 2, 0.5)
+            nn.init.constant_(class_branch[-1].bias, math.log(probability / (1 - probability)))  # type: ignore[index]
+            nn.init.constant_(box_branch[-1].bias, 1.0)  # type: ignore[index]
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One raw map (B, 4 * bins + classes, H, W) for each map given."""
+        return tuple(
+            torch.cat([box(x), cls(x)], dim=1)
+            for x, box, cls in zip(maps, self.box_branches, self.class_branches, strict=True)
+        )
+
+    def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
+        """The raw maps flat, in float32 whatever the autocast."""
+        flat = torch.cat([m.float().flatten(2) for m in raw_maps], dim=2).transpose(1, 2)
+        distribution, class_logits = flat[..., : 4 * self.bins], flat[..., 4 * self.bins :]
+        points, strides = [], []
+        for raw, stride in zip(raw_maps, self.strides, strict=True):
+            height, width = raw.shape[-2:]
+            y = (torch.arange(height, dtype=torch.float32, device=raw.device) + 0.5) * stride
+            x = (torch.arange(width, dtype=torch.float32, device=raw.device) + 0.5) * stride
+            points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1))
+            strides.append(torch.full((height * width,), float(stride), device=raw.device))
+        return DensePredictions(
+            distribution.reshape(*distribution.shape[:2], 4, self.bins),
+            class_logits,
+            torch.cat(points),
+            torch.cat(strides),
+        )
+
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        dense = self.dense(raw_maps)
+        return dense.canvas_xyxy(), F.sigmoid(dense.class_logits)

@@ -1,0 +1,104 @@
+"""The flagship: backbone, neck and head as one model, and the contract that every model keeps."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from detector.models.activations import ActivationConfig, Mish
+from detector.models.backbones import BackboneConfig, CSPDarknet
+from detector.models.blocks import Scale
+from detector.models.heads import DecoupledHead, HeadConfig
+from detector.models.necks import PAN, NeckConfig
+from detector.registry import PartConfig, build, register
+
+
+@dataclass(frozen=True)
+class ModelConfig(PartConfig):
+    """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
+
+
+class DetectionModel(nn.Module, abc.ABC):
+    """What training, evaluation, prediction and export know of a model.
+
+    `model(images)` returns raw maps, of the same type in every mode; `decode` reads them. Decoding and loss are no part
+    of the forward pass.
+
+    Attributes:
+        num_classes: classes it tells apart.
+        image_channels: channels of the images it takes.
+        max_stride: both sides of an image must be divisible by it.
+    """
+
+    num_classes: int
+    image_channels: int
+    max_stride: int
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Raw maps of images uint8 (B, C, H, W)."""
+
+    @abc.abstractmethod
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
+        """Raises a `ValueError` where a canvas size does not suit the strides."""
+        if any(side < self.max_stride or side % self.max_stride for side in image_hw):
+            raise ValueError(
+                f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
+            )
+
+
+@register("yolo")
+class Yolo(DetectionModel):
+    """CSP-Darknet backbone, path-aggregation neck, decoupled anchor-free head: the family `mish-n` .. `mish-x`."""
+
+    @dataclass(frozen=True)
+    class Config(ModelConfig):
+        """The family's size and parts.
+
+        Attributes:
+            depth: factor on the number of bottlenecks.
+            width: factor on the number of channels.
+            max_channels: bound on a layer's channels before `width` is applied.
+            activation: the non-linearity of the whole network.
+            backbone: the backbone.
+            neck: the neck.
+            head: the head.
+        """
+
+        depth: float = 0.33
+        width: float = 0.25
+        max_channels: int = 1024
+        activation: ActivationConfig = Mish.Config()  # noqa: RUF009 (frozen: shared safely)
+        backbone: BackboneConfig = CSPDarknet.Config()  # noqa: RUF009 (frozen: shared safely)
+        neck: NeckConfig = PAN.Config()  # noqa: RUF009 (frozen: shared safely)
+        head: HeadConfig = DecoupledHead.Config()  # noqa: RUF009 (frozen: shared safely)
+
+        def __post_init__(self) -> None:
+            if self.depth <= 0 or self.width <= 0 or self.max_channels < 8:
+                raise ValueError("a yolo model wants depth > 0, width > 0 and max_channels >= 8")
+
+    def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
+        super().__init__()
+        if num_classes < 1 or image_channels < 1:
+            raise ValueError(f"Yolo wants at least 1 class and 1 channel, found {num_classes} and {image_channels}")
+        scale = Scale(config.depth, config.width, config.max_channels, config.activation)
+        self.backbone = build(config.backbone, scale, image_channels)
+        self.neck = build(config.neck, scale, self.backbone.out_channels)
+        self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
+        self.num_classes, self.image_channels = num_classes, image_channels
+        self.max_stride = max(self.backbone.strides)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Raw maps (B, 4 * bins + classes, H / stride, W / stride), strides 8, 16, 32, of images uint8 (B, C, H, W)."""
+        self.check_image_hw((images.shape[-2], images.shape[-1]))
+        x = images.to(next(self.parameters()).dtype) / 255
+        return self.head(self.neck(self.backbone(x)))  # type: ignore[no-any-return]  # nn.Module call
+
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        return self.head.decode(raw_maps)  # type: ignore[no-any-return]  # nn.Module call

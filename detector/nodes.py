@@ -1,0 +1,245 @@
+"""YAML files, `base:` parents and `key=value` overrides as nodes that remember where each value was written.
+
+A configuration is data: no code, no environment, no anchors, no tags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector import registry
+from detector.errors import ConfigError
+
+# A configuration is a page of text. More is a mistake or an attack, refused before it is parsed.
+MAX_FILE_BYTES = 1_000_000
+MAX_DEPTH = 20
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a value was written: a source, a 1-based line (0: none) and the folder its relative paths start from."""
+
+    source: str
+    line: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value with its place: a mapping of nodes, a list of nodes or a scalar."""
+
+    value: Any
+    where: Where
+
+
+class Mistakes(list[str]):
+    """What is wrong with a configuration, collected so that all of it is said at once."""
+
+    def add(self, where: Where, text: str) -> None:
+        """Notes one mistake and its place."""
+        self.append(f"{where}: {text}")
+
+    def raise_any(self) -> None:
+        """Raises a `ConfigError` with every mistake on a line of its own, if there is one."""
+        if self:
+            raise ConfigError("\n".join(dict.fromkeys(self)))
+
+
+# --- presets -----------------------------------------------------------------------------------------------------
+
+
+def presets_dir() -> Path:
+    """The folder of the shipped presets: inside the installed package, or `cfg/` of a source checkout."""
+    packed = Path(__file__).parent / "presets" / "cfg"
+    return packed if packed.is_dir() else Path(__file__).parent.parent / "cfg"
+
+
+def find_config(name: str, relative_to: Path | None = None) -> Path:
+    """A configuration file by path or by the name of a shipped preset.
+
+    Raises:
+        ConfigError: neither exists; the message gives the nearest preset.
+    """
+    for path in ([relative_to / name] if relative_to else []) + [Path(name)]:
+        if path.is_file():
+            return path
+    preset = presets_dir() / f"{Path(name).stem if name.endswith('.yaml') else name}.yaml"
+    if preset.is_file() and Path(name).name == name:
+        return preset
+    known = [p.stem for p in presets_dir().glob("*.yaml")]
+    raise ConfigError(f"no configuration file or preset is named {name!r}{registry.nearest(name, known)}")
+
+
+def find_section(name: str) -> Path:
+    """A file with a section that ships beside the presets, such as `data/shapes.yaml`."""
+    packed = presets_dir().parent / name
+    return packed if packed.is_file() else find_config(name)
+
+
+# --- YAML to nodes -----------------------------------------------------------------------------------------------
+
+
+def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, depth: int = 0) -> Node:
+    where = Where(source, node.start_mark.line + 1, folder)
+    if depth > MAX_DEPTH:
+        mistakes.add(where, f"sections nest deeper than {MAX_DEPTH}; flatten them")
+        return Node(None, where)
+    if node.tag not in _PLAIN_TAGS:
+        mistakes.add(where, f"the tag {node.tag!r} is not allowed, a configuration holds plain data only; remove it")
+        return Node(None, where)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            key_where = Where(source, key_node.start_mark.line + 1, folder)
+            if key_node.tag != "tag:yaml.org,2002:str":
+                hint = " (YAML reads it as a bool, number or other value; put it in quotes)"
+                mistakes.add(key_where, f"a key wants to be text, found {getattr(key_node, 'value', '?')}{hint}")
+                continue
+            if key_node.value in mapping:
+                first = mapping[key_node.value].where.line
+                mistakes.add(key_where, f"key {key_node.value!r} stands twice, first on line {first}; keep one")
+                continue
+            mapping[key_node.value] = _convert(value_node, source, folder, mistakes, depth + 1)
+        return Node(mapping, where)
+    if isinstance(node, yaml.SequenceNode):
+        return Node([_convert(item, source, folder, mistakes, depth + 1) for item in node.value], where)
+    try:
+        return Node(yaml.constructor.SafeConstructor().construct_object(node), where)
+    except (yaml.YAMLError, ValueError) as error:
+        mistakes.add(where, f"{node.value!r} is not a value YAML can read ({error}); put it in quotes if it is text")
+        return Node(None, where)
+
+
+def _parse_text(text: str, source: str, folder: Path) -> Node:
+    mistakes = Mistakes()
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                where = Where(source, event.start_mark.line + 1 if event.start_mark else 0, folder)
+                raise ConfigError(f"{where}: anchors and aliases are not allowed; write the value out or use base:")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise ConfigError(f"{source}:{line}:{column}: not valid YAML, {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{source}: not valid YAML, {str(error) or type(error).__name__}") from error
+    if root is None:
+        return Node({}, Where(source, 1, folder))
+    node = _convert(root, source, folder, mistakes)
+    mistakes.raise_any()
+    return node
+
+
+def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
+    """A file as nodes, on top of its `base:` parents.
+
+    Raises:
+        ConfigError: it cannot be read, is not plain YAML, or its parents run in a circle.
+    """
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path}: base: leads back to this file by way of {', '.join(p.name for p in chain)}")
+    shown = _shown(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{shown}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{shown}: cannot be read, {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}") from error
+    node = _parse_text(text, shown, path.parent)
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{node.where}: a configuration wants keys and values, found {describe(node.value)}")
+    base = node.value.pop("base", None)
+    if base is None:
+        return node
+    if not isinstance(base.value, str):
+        raise ConfigError(f"{base.where}: base: wants the name of one file, found {describe(base.value)}")
+    try:
+        parent = find_config(base.value, relative_to=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{base.where}: base: {error}") from error
+    return merge(read_nodes(parent, (*chain, path)), node)
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would type it: relative where it lies below the working directory."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def merge(base: Node, over: Node) -> Node:
+    """One node on top of another, key by key; a section that changes its `name` replaces the other whole."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    ours, theirs = over.value.get("name"), base.value.get("name")
+    if ours is not None and theirs is not None and ours.value != theirs.value:
+        return over
+    merged = dict(base.value)
+    for key, node in over.value.items():
+        merged[key] = merge(merged[key], node) if key in merged else node
+    return Node(merged, over.where)
+
+
+def override_nodes(text: str) -> Node:
+    """`a.b.c=value` as the nodes that a file with these keys would give."""
+    key, equals, value = text.partition("=")
+    where = Where(f"override {text!r}", 0, Path.cwd())
+    if not equals or not all(part.isidentifier() for part in key.split(".")):
+        raise ConfigError(f"{where}: an override wants to be key=value, such as train.batch_size=8")
+    parsed = _parse_text(value, where.source, where.folder) if value else Node("", where)
+    node = Node(_number_if_one(parsed.value), where) if isinstance(parsed.value, str) else _relocated(parsed, where)
+    for part in reversed(key.split(".")):
+        node = Node({part: node}, where)
+    return node
+
+
+def _number_if_one(text: str) -> str | float:
+    """On a command line 1e-3 is a number, though YAML 1.1 calls it text."""
+    try:
+        return float(text) if "e" in text.lower() and text[0] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+def _relocated(node: Node, where: Where) -> Node:
+    if isinstance(node.value, dict):
+        return Node({k: _relocated(v, where) for k, v in node.value.items()}, where)
+    if isinstance(node.value, list):
+        return Node([_relocated(v, where) for v in node.value], where)
+    return Node(node.value, where)
+
+
+def describe(value: Any) -> str:
+    """A value in words, for an error message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the bool {str(value).lower()}"
+    names: dict[type, str] = {str: "the text", int: "the number", float: "the number"}
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    return f"{names.get(type(value), 'the ' + type(value).__name__)} {value!r}"
+
+
+def plain_of(node: Node) -> Any:
+    """A node without its places: mappings, lists and scalars."""
+    if isinstance(node.value, dict):
+        return {k: plain_of(v) for k, v in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain_of(v) for v in node.value]
+    return node.value
