@@ -37,9 +37,10 @@ import numpy.typing as npt
 from detector.errors import DatasetError
 from detector.geometry import Image, xyxy_to_xywh
 
-Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Coverage = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
-GENERATOR = "detector.data.shapes"
 # Goes up with every change that alters a pixel or a box: numbers of two versions cannot be compared.
 GENERATOR_VERSION = 1
 # COCO category ids by label; not contiguous, as COCO's own are not, so that a confusion of label and id shows.
@@ -47,110 +48,97 @@ CATEGORY_IDS = {"circle": 3, "square": 7, "triangle": 11, "star": 20, "cross": 4
 CLASS_NAMES = tuple(CATEGORY_IDS)
 
 # The stated difficulty; see the module's docstring.
-REFERENCE_IMAGE_SIZE = 320
-SIDE_RANGE_PX = (12, 160)
-NUM_OBJECTS_RANGE = (1, 8)
-NUM_DISTRACTORS_RANGE = (4, 16)
-IMAGES_PER_EMPTY_IMAGE = 10
-MAX_HIDDEN_SHARE = 0.40
-MAX_CUT_SHARE = 0.20
-MAX_BOX_IOU = 0.6
-MAX_STRETCH = 4 / 3
-OUTLINED_SHARE = 0.3
-MIN_OUTLINED_SIDE_PX = 28
-MIN_CONTRAST = 72
-MIN_CONTRASTING_SHARE = 0.8
+SIDE_RANGE_PX, REFERENCE_IMAGE_SIZE = (12, 160), 320
 MIN_IMAGE_SIZE = 64  # the largest objects are then 32 px, still well above the smallest
+NUM_OBJECTS_RANGE, NUM_DISTRACTORS_RANGE, IMAGES_PER_EMPTY_IMAGE = (1, 8), (4, 16), 10
+MAX_HIDDEN_SHARE, MAX_CUT_SHARE, MAX_BOX_IOU, MAX_STRETCH = 0.40, 0.20, 0.6, 4 / 3
+OUTLINED_SHARE, MIN_OUTLINED_SIDE_PX = 0.3, 28
+MIN_CONTRAST, MIN_CONTRASTING_SHARE, RIM_PX = 72, 0.8, 3
 
-_RIM_PX = 3
-_PATCH_MARGIN_PX = _RIM_PX + 1  # the rim and one anti-aliased pixel
-_SUBPIXELS = 4  # coverage in sixteenths
-_NUM_PLACES_TRIED = 60
-_NUM_COLOURS_TRIED = 12
+_MARGIN_PX = RIM_PX + 1  # around a patch: the rim and one anti-aliased pixel
+_SUBPIXELS = 4  # along each axis: coverage in sixteenths
+_NUM_PLACES_TRIED, _NUM_COLOURS_TRIED = 60, 12
 _NEIGHBOUR_SHARE = 0.5  # of the places tried, those at the edge of an earlier object: chance alone overlaps too few
 _JPEG_QUALITY = 95
 
 
-def _circle_points(num_points: int, radius: float = 1.0, first: float = 0.0, last: float = 2 * np.pi) -> Array:
-    angles = np.linspace(first, last, num_points, endpoint=last - first < 2 * np.pi)
-    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+def _circle_points(num_points: int, first: float = 0.0, last: float = 2 * np.pi) -> Floats:
+    angles = np.linspace(first, last, num_points, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _star() -> Array:
+def _outlines() -> dict[str, Floats]:
     # 0.45: between the pentagram (0.38) and a fatter star, so that the arms survive at 12 px.
-    return _circle_points(10) * np.tile([1.0, 0.45], 5)[:, None]
-
-
-def _cross() -> Array:
-    arm, half = 1.0, 0.3
-    quarter = np.array([[half, half], [half, arm], [-half, arm]])
-    turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-    return np.concatenate([quarter @ turn.T for turn in turns])
-
-
-def _crescent() -> Array:
+    star = _circle_points(10) * np.tile([1.0, 0.45], 5)[:, None]
+    arm_end = np.array([[0.3, 0.3], [0.3, 1.0], [-0.3, 1.0]])
+    cross = np.concatenate([arm_end @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
     # The unit disc less a disc of radius 0.8 centred 0.55 to the right; the two circles meet at the horns.
-    shift, inner_radius = 0.55, 0.8
-    x = (1 + shift**2 - inner_radius**2) / (2 * shift)
-    y = float(np.sqrt(1 - x**2))
-    outer_angle, inner_angle = np.arctan2(y, x), np.arctan2(y, x - shift)
-    outer = _circle_points(40, 1.0, outer_angle, 2 * np.pi - outer_angle)
-    inner = _circle_points(30, inner_radius, 2 * np.pi - inner_angle, inner_angle) + [shift, 0]
-    return np.concatenate([outer, inner[1:-1]])
+    horn_x = (1 + 0.55**2 - 0.8**2) / (2 * 0.55)
+    horn_y = np.sqrt(1 - horn_x**2)
+    outer_angle, inner_angle = np.arctan2(horn_y, horn_x), np.arctan2(horn_y, horn_x - 0.55)
+    outer = _circle_points(40, outer_angle, 2 * np.pi - outer_angle)
+    inner = _circle_points(30, 2 * np.pi - inner_angle, inner_angle) * 0.8 + np.array([0.55, 0])
+    square = _circle_points(4, np.pi / 4, 9 * np.pi / 4)
+    shapes = (_circle_points(64), square, _circle_points(3), star, cross, np.concatenate([outer, inner]))
+    return dict(zip(CLASS_NAMES, shapes, strict=True))
 
 
 # Closed outline of each class, (K, 2) float64 in (x, y), before stretching, turning and scaling.
-OUTLINES: dict[str, Array] = {
-    "circle": _circle_points(64),
-    "square": _circle_points(4, first=np.pi / 4, last=9 * np.pi / 4),
-    "triangle": _circle_points(3),
-    "star": _star(),
-    "cross": _cross(),
-    "crescent": _crescent(),
-}
+OUTLINES = _outlines()
+
+
+@dataclass(frozen=True)
+class PaintedObject:
+    """One object of a scene.
+
+    Attributes:
+        label: index into `CLASS_NAMES`.
+        box_xyxy: float64 (4,), pixels of the image, whole numbers.
+        mask: bool (H, W), painted pixels of the whole object inside the image, hidden ones included.
+        cut_share: share of the object's pixels that lie outside the image.
+    """
+
+    label: int
+    box_xyxy: Floats
+    mask: Mask
+    cut_share: float
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn image and all that is known of it. N is the number of objects; a later object lies over an earlier one.
+    """One drawn image and all that is known of it.
 
     Attributes:
         image: uint8 (H, W, 3) RGB.
         background: uint8 (H, W, 3) RGB, the same image before any object was painted.
-        boxes_xyxy: float64 (N, 4), pixels of the image, whole numbers.
-        labels: int64 (N,), index into `CLASS_NAMES`.
-        masks: bool (N, H, W), painted pixels of each whole object inside the image, hidden ones included.
-        visible_share: float64 (N,), share of these pixels that no later object hides.
-        cut_share: float64 (N,), share of the object's pixels that lie outside the image.
+        objects: in the order of painting: a later one lies over an earlier one.
+        visible_share: float64 (N,), share of each object's mask that no later object hides.
     """
 
     image: Image
     background: Image
-    boxes_xyxy: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    masks: npt.NDArray[np.bool_]
-    visible_share: npt.NDArray[np.float64]
-    cut_share: npt.NDArray[np.float64]
+    objects: tuple[PaintedObject, ...]
+    visible_share: Floats
 
 
-def polygon_coverage(polygon_xy: Array, stroke_px: float | None = None) -> npt.NDArray[np.float32]:
+def polygon_coverage(polygon_xy: Floats, stroke_px: float | None = None) -> Coverage:
     """How much of each pixel a polygon covers.
 
     Args:
-        polygon_xy: float (K, 2) vertices in pixels; the result spans from 0 to the greatest vertex and a margin of 4 px.
+        polygon_xy: float64 (K, 2), vertices in pixels, none negative.
         stroke_px: width of the outline, which lies inside the polygon; None fills it.
 
     Returns:
-        float32 (h, w) of 0..1, in steps of 1/16.
+        float32 (h, w) of 0..1 in steps of 1/16, from 0 to 4 px beyond the greatest vertex.
     """
-    width, height = (np.ceil(polygon_xy.max(axis=0)) + _PATCH_MARGIN_PX).astype(int)
+    width, height = (int(np.ceil(greatest)) + _MARGIN_PX for greatest in polygon_xy.max(axis=0))
     fine = np.zeros((height * _SUBPIXELS, width * _SUBPIXELS), np.uint8)
     # OpenCV's integer coordinates are centres of (sub)pixels.
     cv2.fillPoly(fine, [np.rint(polygon_xy * _SUBPIXELS - 0.5).astype(np.int32)], (1,))
     if stroke_px is not None:
-        depth = cv2.distanceTransform(fine, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        fine[depth > stroke_px * _SUBPIXELS] = 0
-    return fine.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3), dtype=np.float32)
+        fine[cv2.distanceTransform(fine, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > stroke_px * _SUBPIXELS] = 0
+    coverage: Coverage = fine.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3), dtype=np.float32)
+    return coverage
 
 
 def _generator(seed: int, split_name: str, *path: int) -> np.random.Generator:
@@ -161,95 +149,86 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _posed(rng: np.random.Generator, outline: Array, side_px: float) -> Array:
-    """The outline stretched, turned and scaled to a longer side of `side_px`, its least corner in the patch's margin."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), _log_uniform(rng, 1 / MAX_STRETCH, MAX_STRETCH) ** 0.5
+def _side_range(image_size: int) -> tuple[float, float]:
+    scale = image_size / REFERENCE_IMAGE_SIZE
+    return SIDE_RANGE_PX[0] * max(scale, 1.0), SIDE_RANGE_PX[1] * scale
+
+
+def _patch(rng: np.random.Generator, outline: Floats, side_px: float) -> Coverage:
+    """The outline stretched, turned, scaled to a longer side of `side_px`, filled or stroked, with a margin around."""
+    angle, stretch = rng.uniform(0, 2 * np.pi), np.sqrt(_log_uniform(rng, 1 / MAX_STRETCH, MAX_STRETCH))
     cosine, sine = np.cos(angle), np.sin(angle)
-    points = outline * [stretch, 1 / stretch] @ np.array([[cosine, sine], [-sine, cosine]])
+    points = (outline * np.array([stretch, 1 / stretch])) @ np.array([[cosine, sine], [-sine, cosine]])
     points = points * (side_px / np.ptp(points, axis=0).max())
-    return points - points.min(axis=0) + _PATCH_MARGIN_PX + rng.uniform(0, 1, 2)  # type: ignore[no-any-return]
+    points = points - points.min(axis=0) + _MARGIN_PX + rng.uniform(0, 1, 2)
+    is_outlined = rng.random() < OUTLINED_SHARE and side_px >= MIN_OUTLINED_SIDE_PX
+    return polygon_coverage(points, max(2.5, side_px * rng.uniform(0.08, 0.12)) if is_outlined else None)
 
 
-def _ribbon(centre_line: Array, width: float) -> Array:
+def _ribbon(centre_line: Floats, width: float) -> Floats:
     tangent = np.gradient(centre_line, axis=0)
-    normal = tangent[:, ::-1] * [-1, 1] / np.linalg.norm(tangent, axis=1, keepdims=True)
-    return np.concatenate([centre_line + normal * width / 2, (centre_line - normal * width / 2)[::-1]])
+    offset = tangent[:, ::-1] * np.array([-1, 1]) / np.linalg.norm(tangent, axis=1, keepdims=True) * width / 2
+    return np.concatenate([centre_line + offset, (centre_line - offset)[::-1]])
 
 
-def _distractor(rng: np.random.Generator) -> Array:
+def _distractor(rng: np.random.Generator) -> Floats:
     """The outline of something that is of no class."""
     kind = rng.integers(4)
     if kind == 0:  # bar: far longer than a stretched square
-        return np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * [1, 1 / rng.uniform(6, 14)]
+        return np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.array([1, 1 / rng.uniform(6, 14)])
     if kind == 1:  # bent ribbon, of even width where a crescent tapers
         t = np.linspace(0, 1, 24)[:, None]
         middle = np.array([0.5, rng.uniform(0.3, 1.2)])
-        return _ribbon(2 * t * (1 - t) * middle + t**2 * [1.0, 0.0], rng.uniform(0.05, 0.12))
+        return _ribbon(2 * t * (1 - t) * middle + t**2 * np.array([1.0, 0.0]), rng.uniform(0.05, 0.12))
     if kind == 2:  # open angle of two strokes
-        opening = rng.uniform(np.pi / 4, 3 * np.pi / 4)
-        ends = np.array([[1.0, 0.0], [0.0, 0.0], [np.cos(opening), np.sin(opening)]]) * [
-            [1],
-            [1],
-            [rng.uniform(0.6, 1)],
-        ]
-        return _ribbon(ends, rng.uniform(0.08, 0.16))
+        opening, length = rng.uniform(np.pi / 4, 3 * np.pi / 4), rng.uniform(0.6, 1)
+        end = [length * np.cos(opening), length * np.sin(opening)]
+        return _ribbon(np.array([[1.0, 0.0], [0.0, 0.0], end]), rng.uniform(0.08, 0.16))
     # Blob: two lobes above all, so that it is too uneven for a circle and has neither three corners nor five arms.
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    waves = [a * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k, a in ((1, 0.15), (2, 0.4), (3, 0.15))]
+    waves = [a * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k, a in ((1, 0.1), (2, 0.5), (3, 0.15))]
     return _circle_points(72) * (1 + np.sum(waves, axis=0))[:, None]
 
 
-def _paint(rng: np.random.Generator, canvas: Array, coverage: Array, colour: Array) -> None:
+def _place(
+    centre_xy: Floats, patch_hw: tuple[int, ...], image_size: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the image that a patch covers, its centre inside, and the slices of the patch that are inside."""
+    (height, width), (x, y) = patch_hw, (int(c - side / 2) for c, side in zip(centre_xy, patch_hw[::-1], strict=True))
+    top, bottom, left, right = max(-y, 0), min(height, image_size - y), max(-x, 0), min(width, image_size - x)
+    return (slice(y + top, y + bottom), slice(x + left, x + right)), (slice(top, bottom), slice(left, right))
+
+
+def _paint(rng: np.random.Generator, canvas: Coverage, coverage: Coverage, colour: Coverage) -> None:
     """Blend a lightly shaded colour into a part of the canvas, in place."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in coverage.shape)
     slope_y, slope_x = rng.uniform(-10, 10, 2).astype(np.float32)
     shade = (rows[:, None] * slope_y + columns[None] * slope_x)[..., None]
-    canvas += coverage[..., None] * (np.clip(colour.astype(np.float32) + shade, 0, 255) - canvas)
+    canvas += coverage[..., None] * (np.clip(colour + shade, 0, 255) - canvas)
 
 
-def _place(origin_xy: Array, patch_hw: tuple[int, int], image_size: int) -> tuple[tuple[slice, slice], ...]:
-    """Where a patch lies: its slices of the image, and the slices of itself that are inside."""
-    inside, own = [], []
-    for start, length in zip(origin_xy[::-1], patch_hw, strict=True):
-        first, last = max(int(start), 0), min(int(start) + length, image_size)
-        inside.append(slice(first, max(last, first)))
-        own.append(slice(first - int(start), max(last, first) - int(start)))
-    return (inside[0], inside[1]), (own[0], own[1])
-
-
-def _draw_ground(rng: np.random.Generator, image_size: int) -> npt.NDArray[np.float32]:
+def _draw_ground(rng: np.random.Generator, image_size: int) -> Coverage:
     across = np.linspace(-0.5, 0.5, image_size, dtype=np.float32)
-    y, x = across[:, None, None], across[None, :, None]
 
-    def random_colour() -> Array:
-        return rng.uniform(0, 255, 3).astype(np.float32)
+    def slope() -> Coverage:
+        x, y = _circle_points(1, rng.uniform(0, 2 * np.pi))[0].astype(np.float32)
+        return (across[None] * x + across[:, None] * y)[..., None]
 
-    angle = np.float32(rng.uniform(0, 2 * np.pi))
-    share = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)
-    first, last = random_colour(), random_colour()
-    canvas = first + (last - first) * share
+    first, last = rng.uniform(0, 255, (2, 3)).astype(np.float32)
+    canvas = first + (last - first) * np.clip(0.5 + slope(), 0, 1)
     for num_cells in (4, 12, 48):
         cells = rng.standard_normal((num_cells, num_cells, 3), dtype=np.float32) * np.float32(rng.uniform(3, 18))
         canvas += cv2.resize(cells, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.4:
-        angle, num_waves = np.float32(rng.uniform(0, 2 * np.pi)), np.float32(rng.uniform(8, 50))
-        wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * num_waves * np.float32(2 * np.pi))
-        canvas += wave * rng.uniform(-20, 20, 3).astype(np.float32)
+        canvas += np.sin(slope() * np.float32(rng.uniform(50, 300))) * rng.uniform(-20, 20, 3).astype(np.float32)
     np.clip(canvas, 0, 255, out=canvas)
     smallest, largest = _side_range(image_size)
-    for _ in range(rng.integers(NUM_DISTRACTORS_RANGE[0], NUM_DISTRACTORS_RANGE[1], endpoint=True)):
-        outline, side = _distractor(rng), _log_uniform(rng, smallest, 1.25 * largest)
-        stroke = max(2.5, 0.1 * side) if rng.random() < OUTLINED_SHARE and side >= MIN_OUTLINED_SIDE_PX else None
-        coverage = polygon_coverage(_posed(rng, outline, side), stroke)
-        origin = rng.integers(-coverage.shape[0] // 2, image_size - coverage.shape[0] // 2, 2)
-        inside, own = _place(origin, coverage.shape, image_size)
-        _paint(rng, canvas[inside], coverage[own] * np.float32(rng.uniform(0.4, 1)), random_colour())
+    for _ in range(rng.integers(*NUM_DISTRACTORS_RANGE, endpoint=True)):
+        coverage = _patch(rng, _distractor(rng), _log_uniform(rng, smallest, 1.25 * largest))
+        inside, own = _place(rng.uniform(0, image_size, 2), coverage.shape, image_size)
+        opacity, colour = np.float32(rng.uniform(0.4, 1)), rng.uniform(0, 255, 3).astype(np.float32)
+        _paint(rng, canvas[inside], coverage[own] * opacity, colour)
     return canvas
-
-
-def _side_range(image_size: int) -> tuple[float, float]:
-    scale = image_size / REFERENCE_IMAGE_SIZE
-    return SIDE_RANGE_PX[0] * max(scale, 1.0), SIDE_RANGE_PX[1] * scale
 
 
 def _is_empty(seed: int, split_name: str, index: int) -> bool:
@@ -257,129 +236,97 @@ def _is_empty(seed: int, split_name: str, index: int) -> bool:
     return int(_generator(seed, split_name, 1, block).integers(IMAGES_PER_EMPTY_IMAGE)) == position
 
 
-def _box_iou(box_xyxy: Array, others_xyxy: Array) -> Array:
-    shared = np.minimum(box_xyxy[2:], others_xyxy[:, 2:]) - np.maximum(box_xyxy[:2], others_xyxy[:, :2])
-    intersection = np.clip(shared, 0, None).prod(axis=1)
-    areas = (others_xyxy[:, 2:] - others_xyxy[:, :2]).prod(axis=1) + (box_xyxy[2:] - box_xyxy[:2]).prod()
-    return intersection / (areas - intersection)  # type: ignore[no-any-return]
+def _centre(rng: np.random.Generator, patch_hw: tuple[int, ...], image_size: int, earlier: Floats) -> Floats:
+    size_xy = np.array(patch_hw[::-1], np.float64)
+    if len(earlier) and rng.random() < _NEIGHBOUR_SHARE:
+        near = earlier[rng.integers(len(earlier))]
+        reach = (near[2:] - near[:2] + size_xy) / 2
+        return np.clip((near[:2] + near[2:]) / 2 + reach * rng.uniform(-1, 1, 2), 0, image_size - 1)
+    # Nearer to the border than this, more than the share allowed would be cut off.
+    return rng.uniform(0.25 * size_xy, image_size - 0.25 * size_xy)
 
 
-class _SceneBuilder:
-    """The canvas and the objects painted so far; `add` keeps every promise of the module's docstring or refuses."""
+def _box_iou(box_xyxy: Floats, others_xyxy: Floats) -> Floats:
+    sides = np.minimum(box_xyxy[2:], others_xyxy[:, 2:]) - np.maximum(box_xyxy[:2], others_xyxy[:, :2])
+    shared = np.clip(sides, 0, None).prod(axis=1)
+    union = (others_xyxy[:, 2:] - others_xyxy[:, :2]).prod(axis=1) + (box_xyxy[2:] - box_xyxy[:2]).prod() - shared
+    return np.divide(shared, union)
 
-    def __init__(self, rng: np.random.Generator, canvas: npt.NDArray[np.float32]) -> None:
-        self.rng, self.canvas, self.image_size = rng, canvas, len(canvas)
-        self.boxes_xyxy = np.zeros((0, 4))
-        self.labels: list[int] = []
-        self.masks: list[npt.NDArray[np.bool_]] = []
-        self.visible: list[npt.NDArray[np.bool_]] = []
-        self.cut_share: list[float] = []
 
-    def visible_share(self) -> list[float]:
-        return [seen.sum() / mask.sum() for seen, mask in zip(self.visible, self.masks, strict=True)]
+def _contrasting_colour(rng: np.random.Generator, rim_pixels: Coverage) -> Coverage | None:
+    colours = rng.uniform(0, 255, (_NUM_COLOURS_TRIED, 3)).astype(np.float32)
+    is_far = ((colours[:, None] - rim_pixels[None]) ** 2).sum(axis=2) >= MIN_CONTRAST**2
+    enough = np.flatnonzero(is_far.mean(axis=1) >= MIN_CONTRASTING_SHARE)
+    return colours[enough[0]] if len(enough) else None
 
-    def add(self) -> None:
-        """Draw one object; leaves it out where none of the places tried is allowed."""
-        rng, (smallest, largest) = self.rng, _side_range(self.image_size)
-        label = int(rng.integers(len(CLASS_NAMES)))
-        side = _log_uniform(rng, smallest, largest)
-        is_outlined = rng.random() < OUTLINED_SHARE and side >= MIN_OUTLINED_SIDE_PX
-        stroke = max(2.5, side * rng.uniform(0.08, 0.12)) if is_outlined else None
-        coverage = polygon_coverage(_posed(rng, OUTLINES[CLASS_NAMES[label]], side), stroke)
-        painted = coverage >= 0.5
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _RIM_PX + 1, 2 * _RIM_PX + 1))
-        rim = (cv2.dilate(painted.astype(np.uint8), disc) > 0) & (coverage == 0)
-        for _ in range(_NUM_PLACES_TRIED):
-            inside, own = _place(self._origin(coverage.shape), coverage.shape, self.image_size)
-            box = self._allowed_box(inside, painted[own], int(painted.sum()), (smallest, largest))
-            colour = None if box is None else self._contrasting_colour(self.canvas[inside][rim[own]])
-            if box is None or colour is None:
-                continue
-            _paint(rng, self.canvas[inside], coverage[own], colour)
-            for earlier in self.visible:
-                earlier[inside] &= ~painted[own]
-            mask = np.zeros((self.image_size, self.image_size), np.bool_)
-            mask[inside] = painted[own]
-            self.boxes_xyxy = np.concatenate([self.boxes_xyxy, box[None]])
-            self.labels.append(label)
-            self.masks.append(mask)
-            self.visible.append(mask.copy())
-            self.cut_share.append(1 - mask.sum() / painted.sum())
+
+def _add_object(
+    rng: np.random.Generator, canvas: Coverage, owner: npt.NDArray[np.int64], objects: list[PaintedObject]
+) -> None:
+    """Paint one object where the module's promises hold; leave it out where no place tried is one.
+
+    `owner` (H, W) holds the index of the object on top of each pixel, -1 for the ground.
+    """
+    image_size, (smallest, largest) = len(canvas), _side_range(len(canvas))
+    label = int(rng.integers(len(CLASS_NAMES)))
+    coverage = _patch(rng, OUTLINES[CLASS_NAMES[label]], _log_uniform(rng, smallest, largest))
+    painted = coverage >= 0.5
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * RIM_PX + 1, 2 * RIM_PX + 1))
+    rim = (cv2.dilate(painted.astype(np.uint8), disc) > 0) & (coverage == 0)
+    boxes = np.array([earlier.box_xyxy for earlier in objects]).reshape(-1, 4)
+    for _ in range(_NUM_PLACES_TRIED):
+        inside, own = _place(_centre(rng, painted.shape, image_size, boxes), painted.shape, image_size)
+        cut_share = 1 - float(painted[own].sum() / painted.sum())
+        if cut_share > MAX_CUT_SHARE:
+            continue
+        mask = np.zeros((image_size, image_size), np.bool_)
+        mask[inside] = painted[own]
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+        is_in_range = smallest <= (box[2:] - box[:2]).max() <= largest
+        if not is_in_range or (_box_iou(box, boxes) > MAX_BOX_IOU).any():
+            continue
+        candidate = np.where(mask, len(objects), owner)
+        if (_visible_share(candidate, objects) < 1 - MAX_HIDDEN_SHARE).any():
+            continue
+        colour = _contrasting_colour(rng, canvas[inside][rim[own]])
+        if colour is not None:
+            _paint(rng, canvas[inside], coverage[own], colour)
+            owner[:] = candidate
+            objects.append(PaintedObject(label, box, mask, cut_share))
             return
 
-    def _origin(self, patch_hw: tuple[int, int]) -> Array:
-        size_xy = np.array(patch_hw[::-1])
-        if len(self.boxes_xyxy) and self.rng.random() < _NEIGHBOUR_SHARE:
-            near = self.boxes_xyxy[self.rng.integers(len(self.boxes_xyxy))]
-            reach = (near[2:] - near[:2] + size_xy) / 2
-            centre = (near[:2] + near[2:]) / 2 + reach * self.rng.uniform(-1, 1, 2)
-        else:  # a shape whose centre is this near to the border is cut by about a fifth
-            centre = self.rng.uniform(0.25 * size_xy, self.image_size - 0.25 * size_xy)
-        return np.floor(centre - size_xy / 2).astype(np.int64)  # type: ignore[no-any-return]
 
-    def _allowed_box(
-        self, inside: tuple[slice, slice], painted: Array, num_painted: int, side_range: tuple[float, float]
-    ) -> npt.NDArray[np.float64] | None:
-        if painted.sum() < (1 - MAX_CUT_SHARE) * num_painted:
-            return None
-        rows, columns = np.flatnonzero(painted.any(axis=1)), np.flatnonzero(painted.any(axis=0))
-        x, y = inside[1].start, inside[0].start
-        box = np.array([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1], np.float64)
-        if not side_range[0] <= (box[2:] - box[:2]).max() <= side_range[1]:
-            return None
-        if (_box_iou(box, self.boxes_xyxy) > MAX_BOX_IOU).any():
-            return None
-        for mask, seen in zip(self.masks, self.visible, strict=True):
-            num_seen = seen.sum() - (seen[inside] & painted).sum()
-            if num_seen < (1 - MAX_HIDDEN_SHARE) * mask.sum():
-                return None
-        return box
-
-    def _contrasting_colour(self, rim_pixels: Array) -> Array | None:
-        colours = self.rng.uniform(0, 255, (_NUM_COLOURS_TRIED, 3)).astype(np.float32)
-        distances = np.sqrt(((colours[:, None] - rim_pixels[None]) ** 2).sum(axis=2))
-        enough = np.flatnonzero((distances >= MIN_CONTRAST).mean(axis=1) >= MIN_CONTRASTING_SHARE)
-        return colours[enough[0]] if len(enough) else None
+def _visible_share(owner: npt.NDArray[np.int64], objects: list[PaintedObject]) -> Floats:
+    shares = [np.count_nonzero(owner[o.mask] == i) / np.count_nonzero(o.mask) for i, o in enumerate(objects)]
+    return np.array(shares, np.float64)
 
 
 def draw_scene(seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE) -> Scene:
-    """Draw one image and keep all that is known of it.
+    """Draw one image and keep all that is known of it; the arguments are those of `draw_image`."""
+    rng = _generator(seed, split_name, 0, index)
+    canvas = _draw_ground(rng, image_size)
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 7))
+    background = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
+    owner = np.full((image_size, image_size), -1, np.int64)
+    objects: list[PaintedObject] = []
+    if not _is_empty(seed, split_name, index):
+        for _ in range(rng.integers(*NUM_OBJECTS_RANGE, endpoint=True)):
+            _add_object(rng, canvas, owner, objects)
+    image = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
+    return Scene(image, background, tuple(objects), _visible_share(owner, objects))
 
-    The result depends on the arguments alone, not on what was drawn before.
+
+def draw_image(
+    seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE
+) -> tuple[Image, Floats, npt.NDArray[np.int64], Floats]:
+    """Draw one image; it depends on the arguments alone, not on what was drawn before.
 
     Args:
         seed: of the data set, at least 0.
         split_name: such as `train` or `val`.
         index: of the image in its split, from 0.
         image_size: height and width in pixels, at least `MIN_IMAGE_SIZE`.
-    """
-    rng = _generator(seed, split_name, 0, index)
-    canvas = _draw_ground(rng, image_size)
-    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 7))
-
-    def developed() -> Image:
-        return np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
-
-    background = developed()
-    builder = _SceneBuilder(rng, canvas)
-    if not _is_empty(seed, split_name, index):
-        for _ in range(rng.integers(NUM_OBJECTS_RANGE[0], NUM_OBJECTS_RANGE[1], endpoint=True)):
-            builder.add()
-    return Scene(
-        image=developed(),
-        background=background,
-        boxes_xyxy=builder.boxes_xyxy,
-        labels=np.array(builder.labels, np.int64),
-        masks=np.array(builder.masks, np.bool_).reshape(-1, image_size, image_size),
-        visible_share=np.array(builder.visible_share(), np.float64),
-        cut_share=np.array(builder.cut_share, np.float64),
-    )
-
-
-def draw_image(
-    seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE
-) -> tuple[Image, npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Draw one image; the arguments are those of `draw_scene`.
 
     Returns:
         image: uint8 (H, W, 3) RGB.
@@ -388,4 +335,104 @@ def draw_image(
         visible_share: float64 (N,), 0.6 to 1: the share of the object inside the image that no other object hides.
     """
     scene = draw_scene(seed, split_name, index, image_size)
-    return scene.image, xyxy_to_xywh(scene.boxes_xyxy), scene.labels, scene.visible_share
+    boxes_xyxy = np.array([painted.box_xyxy for painted in scene.objects]).reshape(-1, 4)
+    labels = np.array([painted.label for painted in scene.objects], np.int64)
+    return scene.image, xyxy_to_xywh(boxes_xyxy), labels, scene.visible_share
+
+
+def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[str, Any]:
+    parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for (name, found), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
+        if found < least:
+            raise DatasetError(f"shapes wants {name} of at least {least}, found {found}: raise it")
+    return {"generator": __name__, "version": GENERATOR_VERSION, "parameters": parameters}
+
+
+def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
+    (folder / "images" / split_name).mkdir(parents=True)
+    images, annotations = [], []
+    size, seed = record["parameters"]["image_size"], record["parameters"]["seed"]
+    for index in range(record["parameters"][f"num_{split_name}"]):
+        image_id, name = index + 1, f"{index + 1:06d}.jpg"
+        image, boxes_xywh, labels, visible_share = draw_image(seed, split_name, index, size)
+        _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        (folder / "images" / split_name / name).write_bytes(encoded.tobytes())
+        images.append({"id": image_id, "file_name": name, "width": size, "height": size})
+        for box, label, share in zip(boxes_xywh.tolist(), labels.tolist(), visible_share.tolist(), strict=True):
+            category_id, area = CATEGORY_IDS[CLASS_NAMES[label]], box[2] * box[3]
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id, "bbox": box}
+            annotations.append({**annotation, "area": area, "iscrowd": 0, "visible_share": round(share, 4)})
+    info = {**record, "description": f"drawn shapes, {split_name}", "version": str(GENERATOR_VERSION)}
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for name, i in CATEGORY_IDS.items()]
+    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations" / f"{split_name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _difference(root: Path, record: dict[str, Any]) -> str | None:
+    """What keeps a folder from being the data set asked for; None where nothing does."""
+    try:
+        found = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
+        if found != record:
+            return f"shapes.json says {found}"
+        for split_name in ("train", "val"):
+            num_images = record["parameters"][f"num_{split_name}"]
+            images = [root / "images" / split_name / f"{image_id:06d}.jpg" for image_id in range(1, num_images + 1)]
+            for path in (root / "annotations" / f"{split_name}.json", *images):
+                if path.stat().st_size == 0:
+                    return f"{path} is empty"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0) -> None:
+    """Draw `images/<split>/000001.jpg` ..., `annotations/<split>.json` (COCO) and `shapes.json`, which says what it is.
+
+    Everything is drawn in a temporary folder next to `root` and renamed at the end: what is interrupted leaves no
+    `root`. An annotation's `area` is that of its box; `visible_share` is an addition to COCO's keys.
+
+    Args:
+        root: where the data set goes: an empty folder or none; missing parents are made.
+        num_train: images of the split `train`, at least 1.
+        num_val: images of the split `val`, at least 1.
+        image_size: height and width in pixels, at least `MIN_IMAGE_SIZE`.
+        seed: at least 0; equal arguments draw equal files.
+
+    Raises:
+        DatasetError: `root` holds something, cannot be written, or an argument is below its least value.
+    """
+    record = _record(num_train, num_val, image_size, seed)
+    root = Path(os.path.realpath(root))  # a link to an empty folder stays a link
+    try:
+        if root.exists() and any(root.iterdir()):
+            raise DatasetError(f"shapes wants no folder or an empty one at {root}, found files: choose another folder")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
+            folder = Path(temporary) / root.name
+            for split_name in ("train", "val"):
+                _draw_split(folder, split_name, record)
+            (folder / "shapes.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+            os.replace(folder, root)
+    except OSError as error:
+        raise DatasetError(f"shapes wants to draw into {root}, found {error}: choose a writable folder") from error
+
+
+def ensure_shapes(
+    root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0
+) -> None:
+    """Draw the data set where it is missing, and touch nothing where it is there; the arguments are `draw_shapes`'s.
+
+    Raises:
+        DatasetError: `root` holds something else, which is left as it is, or `draw_shapes` refuses.
+    """
+    record = _record(num_train, num_val, image_size, seed)
+    if _difference(root, record) is None:
+        return
+    try:
+        draw_shapes(root, **record["parameters"])
+    except DatasetError as error:
+        # Another process may have drawn the same meanwhile.
+        difference = _difference(root, record)
+        if difference is not None:
+            raise DatasetError(f"{error} (it is not the data set asked for: {difference})") from error

@@ -1,4 +1,4 @@
-"""Model files and training states: the two kinds of file a training run writes, and everything that may be wrong with one.
+"""Model files and training states: the two kinds of file a training run writes, and all that can be wrong.
 
 `best.safetensors` is a model to hand on: its tensors and one JSON document (configuration, class names, category ids,
 metrics) under a SHA-256. `last.pt` is a whole training state to resume from: tensors and plain data in an archive of
@@ -8,7 +8,6 @@ unpickled with `weights_only=True` all the same. Every save is atomic: under its
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import errno
 import hashlib
@@ -38,6 +37,15 @@ FORMAT_VERSION = 1
 _DOCUMENT_KEY, _DIGEST_KEY = "detector", "sha256"  # entries of a safetensors header's metadata
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _NUM_NAMES_SHOWN = 5
+
+# What describes a model besides its tensors: key -> wanted (in words), its type, the type of what it holds.
+_FIELDS: dict[str, tuple[str, type | tuple[type, ...], type | tuple[type, ...]]] = {
+    "config": ("a mapping", dict, object),
+    "class_names": ("a list of text", (list, tuple), str),
+    "category_ids": ("a list of whole numbers", (list, tuple), int),
+    "metrics": ("a mapping of names to numbers", dict, (int, float)),
+}
+
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 # A training state holds some thousand values; lists that hold one another a few dozen deep hold billions.
@@ -45,18 +53,14 @@ _MAX_VALUES, _MAX_DEPTH = 1_000_000, 64
 
 # All that an archive of tensors and plain data has to name. The list torch goes by with `weights_only=True` is longer:
 # its `bytearray`, for one, turns twenty bytes of a file into any number of gigabytes.
-_KINDS_OF_STORAGE = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_ALLOWED_GLOBALS = frozenset(
-    [
-        "torch._utils _rebuild_tensor_v2",
-        "collections OrderedDict",
-        *(f"torch {kind}Storage" for kind in _KINDS_OF_STORAGE),
-    ]
-)
+_ALLOWED_GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
+    f"torch {kind}Storage"
+    for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
 
 # What zipfile, pickletools and torch.load are known to raise on files that were made or damaged to confuse them.
 _ARCHIVE_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError),
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
 )
 
@@ -90,8 +94,7 @@ def save_model(path: Path, model_file: ModelFile) -> None:
         CheckpointError: a tensor is not finite, a field is not what `ModelFile` says, or the disk refuses.
     """
     who = f"the model for {path}"
-    source = {"format_version": FORMAT_VERSION, **{key: getattr(model_file, key) for key in _FIELDS}}
-    checked = _model_file(source, model_file.state, who)
+    checked = _model_file({key: getattr(model_file, key) for key in _FIELDS}, model_file.state, who)
     document = json.dumps({key: getattr(checked, key) for key in _FIELDS} | {"format_version": FORMAT_VERSION})
     # Cloned because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in checked.state.items()}
@@ -136,7 +139,7 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     Args:
         path: the file, by custom `last.pt`.
         state: `config`, `class_names`, `category_ids` and `metrics` as in `ModelFile`, the state dicts `model` and
-            `ema`, and whatever else resuming needs: dicts, lists, tuples, text, numbers, None and dense tensors.
+            `ema`, and all else that resuming needs, as dicts, lists, tuples, text, numbers, None and dense tensors.
 
     Raises:
         CheckpointError: a tensor of `model` or `ema` is not finite, `state` holds anything else, or the disk refuses.
@@ -144,7 +147,6 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     who = f"the training state for {path}"
     content = _plain({**state, "format_version": FORMAT_VERSION}, who)
     _check_training_state(content, who)
-    _model_file(content, content["ema"], who)
     # Protocol 2 names every class in a GLOBAL opcode, which is what `_check_archive` looks for.
     _write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
 
@@ -182,11 +184,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
         CheckpointError: a name is missing or unexpected, or a tensor has another shape or kind; the model is unchanged.
     """
     wanted: dict[str, Tensor] = model.state_dict()
+    pairs = [(name, state[name], tensor) for name, tensor in wanted.items() if name in state]
     mismatched = [
-        f"{name} ({_describe(state[name])} instead of {_describe(tensor)})"
-        for name, tensor in wanted.items()
-        if name in state
-        and (state[name].shape != tensor.shape or state[name].is_floating_point() != tensor.is_floating_point())
+        f"{name} ({found.dtype} {tuple(found.shape)} instead of {tensor.dtype} {tuple(tensor.shape)})"
+        for name, found, tensor in pairs
+        if found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point()
     ]
     faults = {
         "missing": [name for name in wanted if name not in state],
@@ -194,10 +196,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
         "of another shape": mismatched,
     }
     if any(faults.values()):
-        found = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
-        raise CheckpointError(
-            f"{who} does not fit {type(model).__name__}, use the configuration it was saved with: {found}"
-        )
+        listed = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
+        raise CheckpointError(f"{who} does not fit the model, build it from the configuration saved along ({listed})")
     model.load_state_dict(dict(state), strict=True)
 
 
@@ -212,7 +212,7 @@ def sweep_temporary(folder: Path) -> None:
             if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file():
                 entry.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be cleared of interrupted saves ({_reason(error)})") from error
+        raise CheckpointError(f"{folder} cannot be cleared of interrupted saves ({error})") from error
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -227,14 +227,12 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save hides a full disk in the context
+        # torch.save reports a full disk as a RuntimeError, with the true cause as its context.
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise CheckpointError(
-            f"{path} could not be saved ({_reason(cause)}) and what was there before is whole: "
-            "free space or give a folder that can be written"
+            f"{path} could not be saved ({cause}), what was there before is not damaged: free space or choose a folder"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # the error above matters more, and `sweep_temporary` comes by
@@ -266,7 +264,7 @@ def _is_archive(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({_reason(error)}): give {_WANTED}") from error
+        raise CheckpointError(f"{path} cannot be read ({error}): give {_WANTED}") from error
     if head.startswith(b"PK\x03\x04"):
         return True
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
@@ -284,13 +282,8 @@ def _what_it_is(head: bytes) -> str:
         return "is a Git LFS pointer, not the file it points to: run 'git lfs pull'"
     if head[:1] == b"\x80":
         return f"is a bare pickle, which could run code and is never opened: give {_WANTED}"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # incremental: the last character may be cut
-    except UnicodeDecodeError:
-        printable = False
-    else:
-        printable = b"\0" not in head
-    return f"is {'text' if printable else f'of an unknown kind (first bytes {head[:8].hex()})'}: give {_WANTED}"
+    is_text = b"\0" not in head and head.decode("utf-8", "replace").count("\N{REPLACEMENT CHARACTER}") <= 1  # a cut one
+    return f"is {'text' if is_text else f'of an unknown kind (it starts with {head[:8]!r})'}: give {_WANTED}"
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
@@ -300,56 +293,46 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         unpacked = sum(entry.file_size for entry in entries)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or unpacked > path.stat().st_size:
             raise CheckpointError(
-                f"{path} would unpack to {unpacked} bytes and may be made to exhaust the memory, for training never "
-                f"compresses its files: give {_WANTED}"
+                f"{path} would unpack to {unpacked} bytes, and training never compresses a file: give {_WANTED}"
             )
         if archive.testzip() is not None:
             raise CheckpointError(f"{path} {_DAMAGED}")
         pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
         if not pickles:
             raise CheckpointError(f"{path} is a zip archive of something else: give {_WANTED}")
-        for entry in pickles:
-            for opcode, argument, _ in pickletools.genops(archive.read(entry)):
-                if opcode.name == "GLOBAL" and argument not in _ALLOWED_GLOBALS:
-                    name = str(argument).replace(" ", ".")[:80]
-                    raise CheckpointError(
-                        f"{path} is refused unopened because it asks for the Python object {name!r}, where training "
-                        f"saves nothing but tensors and plain data: give {_WANTED}"
-                    )
+        opcodes = [opcode for entry in pickles for opcode in pickletools.genops(archive.read(entry))]
+    foreign = {str(argument) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"} - _ALLOWED_GLOBALS
+    if foreign:
+        names = _some(sorted(foreign))
+        raise CheckpointError(
+            f"{path} asks for code to be run ({names}), none was and nothing was loaded: give {_WANTED}"
+        )
 
 
 def _check_version(content: object, who: str) -> None:
-    if not isinstance(content, dict) or "format_version" not in content or "config" not in content:
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or "config" not in content or type(version) is not int or version < 1:
         raise CheckpointError(f"{who} has no format_version and config, as files of another project: give {_WANTED}")
-    version = content["format_version"]
-    if type(version) is not int or version < 1:
-        raise CheckpointError(f"{who} has no usable format_version (a whole number from 1 on): give {_WANTED}")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{who} has format version {version}, this detector reads versions up to {FORMAT_VERSION}: update detector"
         )
 
 
-_FIELDS = ("config", "class_names", "category_ids", "metrics")  # of a `ModelFile`, besides its tensors
-
-
 def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
     """The checked model file with `source`'s description and `state`'s tensors."""
-    config, class_names, category_ids = (source.get(key) for key in _FIELDS[:3])
-    metrics = source.get("metrics", {})
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{who} wants a mapping as config, found {type(config).__name__}: give {_WANTED}")
-    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
-        raise CheckpointError(f"{who} wants a list of text as class_names: give {_WANTED}")
-    if not isinstance(category_ids, (list, tuple)) or not all(type(number) is int for number in category_ids):
-        raise CheckpointError(f"{who} wants a list of whole numbers as category_ids: give {_WANTED}")
+    fields = {"metrics": {}, **source}
+    for key, (wanted, kind, item_kinds) in _FIELDS.items():
+        value = fields.get(key)
+        items = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not all(isinstance(item, item_kinds) for item in items or ()):
+            raise CheckpointError(f"{who} wants {wanted} as {key}, found {value!r:.60}: save it again with that")
+    config, class_names, category_ids, metrics = (fields[key] for key in _FIELDS)
     if not len(class_names) == len(category_ids) == len(set(category_ids)):
         raise CheckpointError(
-            f"{who} wants a category id of its own for each of the {len(class_names)} classes, found "
-            f"{len(set(category_ids))} of them: give {_WANTED}"
+            f"{who} wants a category id of its own for each of its {len(class_names)} classes, found "
+            f"{len(set(category_ids))} different ones: save it again with them"
         )
-    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
-        raise CheckpointError(f"{who} wants names and numbers as metrics: give {_WANTED}")
     return ModelFile(
         config=_plain(config, who, as_json=True),
         class_names=tuple(class_names),
@@ -360,42 +343,28 @@ def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile
 
 
 def _check_training_state(state: Mapping[str, Any], who: str) -> None:
-    for key in ("model", "ema"):
-        if key not in state:
-            raise CheckpointError(f"{who} wants the weights {key!r}, found {_some(map(str, state))}: give {_WANTED}")
-        _state_dict(state[key], f"{who}, {key!r},")
+    _state_dict(state.get("model"), who)
+    _model_file(state, state.get("ema"), who)
 
 
 def _state_dict(state: object, who: str) -> dict[str, Tensor]:
     """A state dict of finite, dense tensors under names, or a refusal."""
     content = _plain(state, who)
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise CheckpointError(f"{who} wants names and tensors as weights: give {_WANTED}")
-    broken = [name for name, tensor in content.items() if not _is_finite(tensor)]
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{who} wants names and tensors as weights, found something else: give {_WANTED}")
+    # Below 4 bytes a float fits into float32; torch cannot ask the 8-bit ones directly.
+    floats = {name: tensor for name, tensor in content.items() if tensor.is_floating_point()}
+    broken = [name for name, t in floats.items() if not (t.float() if t.element_size() < 4 else t).isfinite().all()]
     if broken:
-        raise CheckpointError(
-            f"{who} has weights that are infinite or not a number ({_some(broken)}) and is of no use: "
-            "go back to an earlier save and lower the learning rate"
-        )
+        names = _some(map(str, broken))
+        raise CheckpointError(f"{who} has infinite or undefined weights ({names}): use an earlier save of the run")
     return content
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    # Below 4 bytes a float fits into float32; torch cannot ask the 8-bit ones directly.
-    return not tensor.is_floating_point() or bool(
-        torch.isfinite(tensor.float() if tensor.element_size() < 4 else tensor).all()
-    )
-
-
 def _plain(root: object, who: str, as_json: bool = False) -> Any:
-    """A copy of nested data that holds nothing but plain data and dense tensors (the tensors themselves are shared).
+    """A copy of nested data that holds nothing but plain data and dense tensors, which themselves are shared.
 
-    Args:
-        root: dicts, lists, tuples, text, numbers, None and tensors; subclasses become their plain counterparts.
-        who: what is copied, for the error.
-        as_json: what JSON can say, no more: tuples become lists, keys must be text, tensors are refused.
+    Subclasses of plain types become those types. With `as_json` tuples become lists and tensors are refused.
     """
     num_values = 0
 
@@ -403,14 +372,12 @@ def _plain(root: object, who: str, as_json: bool = False) -> Any:
         nonlocal num_values
         num_values += 1
         if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
-            raise CheckpointError(
-                f"{who} holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels of them: save less than that"
-            )
-        if value is None or isinstance(value, bool):
-            return value
-        for kind in (str, int, float):
+            raise CheckpointError(f"{who} holds over {_MAX_VALUES} values or {_MAX_DEPTH} levels of them: save fewer")
+        for kind in (bool, str, int, float):
             if isinstance(value, kind):
                 return kind(value)
+        if value is None:
+            return None
         if isinstance(value, dict) and all(isinstance(k, str if as_json else (str, int)) for k in value):
             return {copy(k, where, depth): copy(v, f"{where}[{k!r}]", depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
@@ -428,15 +395,9 @@ def _plain(root: object, who: str, as_json: bool = False) -> Any:
 
 def _dense(tensor: Tensor, where: str, who: str) -> Tensor:
     """The bare tensor, if it has memory of its own for every element: a few bytes can claim to be a million million."""
-    if (
-        tensor.layout is not torch.strided
-        or tensor.is_quantized
-        or tensor.is_meta
-        or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-    ):
-        raise CheckpointError(
-            f"{who} wants dense tensors, found {_describe(tensor)} at {where[:80]} that is not: save a copy"
-        )
+    dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{who} wants dense tensors, found another at {where[:80]}: save a contiguous copy of it")
     return tensor.detach()
 
 
@@ -446,20 +407,12 @@ def _digest(document: str, state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
 def _some(names: Iterable[str]) -> str:
-    """At most five names and the number of the others."""
-    listed = list(names)
+    """At most five names, none of them endless, and the number of the others."""
+    listed = [name[:80] for name in names]
     more = len(listed) - _NUM_NAMES_SHOWN
     return ", ".join(listed[:_NUM_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__

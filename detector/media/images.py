@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from detector.errors import MediaError
 
 # Suffixes, in lower case, of files that are taken for images when a folder is listed. Any file name can be read.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif")
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif")
 )
 
 # First bytes by which each format announces itself (the formats' own specifications).
@@ -35,6 +36,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"II*\x00", "TIFF"),
     (b"MM\x00*", "TIFF"),
 )
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HTML_MARKS = (b"<!doctype html", b"<html", b"<head", b"<body")
 _NUM_SNIFFED_BYTES = 1024
 
@@ -95,7 +97,8 @@ def read_image(path: Path, channels: int = 3) -> npt.NDArray[np.uint8]:
     Args:
         path: the file; its suffix does not matter.
         channels: 3 for RGB (grey and palette images are expanded, alpha is dropped), 1 for grey, any other count for
-            all planes of a file that has exactly that many (4 is RGBA).
+            all planes of a file that has exactly that many (4 is RGBA). Alpha is not composited, except that OpenCV
+            hands out the colours of a TIFF with alpha multiplied by it.
 
     Returns:
         uint8 (H, W, channels), contiguous, 0..255; 16-bit images keep their high byte.
@@ -110,13 +113,11 @@ def read_image(path: Path, channels: int = 3) -> npt.NDArray[np.uint8]:
     encoded = _read_bytes(path)
     try:
         with quiet_opencv():
-            image = _decode(encoded, channels)
-            if image is None:  # pixel types that OpenCV cannot bring to 8 bits exist as they are
-                image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+            image = None if _is_damaged_png(encoded) else _decode(encoded, channels)
+            if image is None:
+                raise MediaError(f"{path} cannot be decoded: it is {_reason(encoded)}; replace or remove it")
     except cv2.error as error:
         raise MediaError(f"{path} cannot be decoded: OpenCV refuses it ({error.err}); replace or remove it") from error
-    if image is None:
-        raise MediaError(f"{path} cannot be decoded: it is {_reason(encoded)}; replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise MediaError(f"{path} has {image.dtype} pixels where 8 or 16 bits are wanted; convert it")
     if image.ndim == 2:
@@ -177,6 +178,26 @@ def _read_bytes(path: Path) -> bytes:
     return encoded
 
 
+def _is_damaged_png(encoded: bytes) -> bool:
+    """Whether a PNG ends before its last chunk or a chunk that carries pixels fails its checksum.
+
+    OpenCV refuses such files too, but the PNG library inside it prints to stderr, whatever the log level.
+    """
+    if not encoded.startswith(_PNG_SIGNATURE):
+        return False
+    view, start = memoryview(encoded), len(_PNG_SIGNATURE)
+    while start + 12 <= len(encoded):
+        length, kind = int.from_bytes(view[start : start + 4], "big"), bytes(view[start + 4 : start + 8])
+        end = start + 8 + length
+        is_critical = kind[:1].isupper()  # the PNG specification's mark of chunks that are no mere comment
+        if is_critical and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return True
+        if kind == b"IEND":
+            return False
+        start = end + 4
+    return True
+
+
 def _decode(encoded: bytes, channels: int) -> npt.NDArray[Any] | None:
     """The pixels, (H, W) or (H, W, C) with red first, upright; None where OpenCV finds no intact image."""
     buffer = np.frombuffer(encoded, dtype=np.uint8)
@@ -221,10 +242,15 @@ def _upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
 
 
 def _reason(encoded: bytes) -> str:
-    """What a file is that OpenCV finds no image in."""
+    """What a file is that OpenCV finds no 8-bit image in."""
     head = encoded[:_NUM_SNIFFED_BYTES]
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
+            unchanged = None
+            if name == "TIFF":  # the format in which pixels may be floating-point numbers
+                unchanged = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+            if unchanged is not None:
+                return f"an image of {unchanged.dtype} pixels where 8 or 16 bits are wanted"
             return f"a truncated, damaged or unsupported {name}"
     if any(mark in head.lower() for mark in _HTML_MARKS):
         return "not an image (HTML)"

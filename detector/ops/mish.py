@@ -1,14 +1,88 @@
-"""Mish, x * tanh(softplus(x)): Misra 2019, "A Self Regularized Non-Monotonic Activation Function", equation 1."""
+"""Mish, x * tanh(softplus(x)): Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation Function", equation 1.
+
+On the CPU the native operator evaluates exp, log1p and tanh for every element and takes two thirds of a training step.
+With s = sigmoid(x) and n = s * (2 - s), tanh(softplus(x)) = n / (2 - n): one exponential, no cancellation, no overflow.
+That form runs here over slices that stay in cache, in float32 whatever the storage type; elsewhere the native operator
+is used. The measured ratio is printed by `tools/benchmark_mish.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Four float32 buffers of a slice fit the L2 cache of two cores; measured flat from 2^17 to 2^18, worse on both sides.
+_SLICE = 1 << 18
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def mish(x: Tensor) -> Tensor:
-    """Mish of a floating tensor of any shape, element by element, in the tensor's own dtype.
+    """Mish of a floating tensor of any shape, element by element, in the tensor's own dtype and memory format.
 
-    Its minimum is -0.30884 at x = -1.19243; NaN and +inf pass through, -inf gives NaN.
+    Its minimum is -0.30884 at x = -1.19243; NaN and +inf pass through, -inf gives NaN. Differentiable twice.
     """
+    if (
+        x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and x.numel() >= _SLICE // 8
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and torch.ops.aten.is_non_overlapping_and_dense(x)
+    ):
+        return _SlicedMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
     return F.mish(x)
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    return x.as_strided((x.numel(),), (1,), x.storage_offset())
+
+
+def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Slices of dense tensors in memory order, each with three float32 buffers of the slice's length."""
+    flat = [_in_memory_order(t) for t in tensors]
+    num = flat[0].numel()
+    buffers = [torch.empty(min(_SLICE, num), dtype=torch.float32) for _ in range(3)]
+    for start in range(0, num, _SLICE):
+        stop = min(start + _SLICE, num)
+        yield (*(f[start:stop] for f in flat), *(b[: stop - start] for b in buffers))
+
+
+class _SlicedMish(torch.autograd.Function):
+    """Mish on dense CPU tensors; saves its input only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """x * n / (2 - n)."""
+        ctx.save_for_backward(x)
+        y = torch.empty_like(x)
+        for x_part, y_part, value, s, n in _slices(x.detach(), y):
+            torch.sigmoid(value.copy_(x_part), out=s)
+            torch.mul(s, s, out=n).sub_(s, alpha=2)  # -n
+            value.mul_(n).div_(n.add_(2))
+            y_part.copy_(value.neg_())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        """grad * (T + x * T') with T = n / d, T' = 4 * s * ((1 - s) / d)^2 and d = 2 - n."""
+        (grad,) = grad_outputs
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for: the native operator has one
+            return torch.ops.aten.mish_backward(grad, x)  # type: ignore[no-any-return]  # torch.ops is untyped
+        if grad.stride() != x.stride():
+            grad = torch.empty_like(x).copy_(grad)
+        grad_x = torch.empty_like(x)
+        for x_part, grad_part, out_part, s, n, slope in _slices(x, grad, grad_x):
+            torch.sigmoid(slope.copy_(x_part), out=s)
+            torch.mul(s, s, out=n).sub_(s, alpha=2).neg_()
+            torch.neg(s, out=slope).add_(1)
+            slope.mul_(slope)
+            s.mul_(4).mul_(x_part).mul_(slope)
+            torch.neg(n, out=slope).add_(2)
+            s.div_(slope).add_(n).div_(slope).mul_(grad_part)
+            out_part.copy_(s)
+        return grad_x
