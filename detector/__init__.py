@@ -11,13 +11,13 @@ __version__ = "0.1.0"
 __all__ = ["Detections", "Detector", "DetectorError", "__version__", "register"]
 
 if TYPE_CHECKING:
+    from detector.api import Detector
     from detector.errors import DetectorError
-    from detector.experiment import Detector
     from detector.registry import register
     from detector.structures import Detections
 
 _HOMES = {
-    "Detector": "detector.experiment",
+    "Detector": "detector.api",
     "Detections": "detector.structures",
     "DetectorError": "detector.errors",
     "register": "detector.registry",

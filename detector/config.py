@@ -27,7 +27,6 @@ from detector.nodes import (
     Where,
     describe,
     find_config,
-    find_section,
     merge,
     override_nodes,
     plain_of,
@@ -74,9 +73,8 @@ class _Builder:
     def section(self, schema: Any, node: Node, key: str) -> Any:
         if isinstance(node.value, str):
             if node.value.endswith((".yaml", ".yml")):
-                path = node.where.folder / node.value
                 try:
-                    node = read_nodes(path if path.is_file() else find_section(node.value))
+                    node = read_nodes(find_config(node.value, relative_to=node.where.folder))
                 except ConfigError as error:
                     self.mistakes.add(node.where, f"{key}: {error}")
                     return _FAILED

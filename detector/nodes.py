@@ -58,7 +58,7 @@ class Mistakes(list[str]):
 
 def presets_dir() -> Path:
     """The folder of the shipped presets: inside the installed package, or `cfg/` of a source checkout."""
-    packed = Path(__file__).parent / "presets" / "cfg"
+    packed = Path(__file__).parent / "presets"
     return packed if packed.is_dir() else Path(__file__).parent.parent / "cfg"
 
 
@@ -76,12 +76,6 @@ def find_config(name: str, relative_to: Path | None = None) -> Path:
         return preset
     known = [p.stem for p in presets_dir().glob("*.yaml")]
     raise ConfigError(f"no configuration file or preset is named {name!r}{registry.nearest(name, known)}")
-
-
-def find_section(name: str) -> Path:
-    """A file with a section that ships beside the presets, such as `data/shapes.yaml`."""
-    packed = presets_dir().parent / name
-    return packed if packed.is_file() else find_config(name)
 
 
 # --- YAML to nodes -----------------------------------------------------------------------------------------------

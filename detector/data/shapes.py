@@ -12,8 +12,8 @@ so that numbers reported on it stay comparable:
 - The longer side of a box is 12 to 160 px in an image of 320 px, log-uniform (but for what does not fit), and scales
   with the image; below 320 px the lower end stays at 12 px, the least at which the six shapes can be told apart.
 - Three objects of ten are outlines that one looks through, where the longer side is at least 28 px.
-- Later objects hide at most 40 % of an earlier one's painted pixels; no two boxes of an image have an IoU above 0.6.
-- The border of the image cuts off at most 20 % of an object's painted pixels; its box ends at the border.
+- Later objects hide at most 40 % of an earlier one's painted pixels; no two boxes of an image have an IoU above 0.6;
+  the border of the image cuts off at most 20 % of an object's pixels, and its box ends there.
 - An object is visible: 80 % of the pixels in a rim of 3 px around it differ from its colour by at least 72 (Euclidean
   distance in RGB, of 441 at most) before shading and noise.
 
@@ -35,11 +35,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import DatasetError
-from detector.geometry import Image, xyxy_to_xywh
+from detector.geometry import Image, area_xyxy, xyxy_to_xywh
 
-Floats = npt.NDArray[np.float64]
-Coverage = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+Float64s = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 # Goes up with every change that alters a pixel or a box: numbers of two versions cannot be compared.
 GENERATOR_VERSION = 1
@@ -57,17 +57,16 @@ MIN_CONTRAST, MIN_CONTRASTING_SHARE, RIM_PX = 72, 0.8, 3
 
 _MARGIN_PX = RIM_PX + 1  # around a patch: the rim and one anti-aliased pixel
 _SUBPIXELS = 4  # along each axis: coverage in sixteenths
-_NUM_PLACES_TRIED, _NUM_COLOURS_TRIED = 60, 12
+_NUM_PLACES_TRIED, _NUM_COLOURS_TRIED, _JPEG_QUALITY = 60, 12, 95
 _NEIGHBOUR_SHARE = 0.5  # of the places tried, those at the edge of an earlier object: chance alone overlaps too few
-_JPEG_QUALITY = 95
 
 
-def _circle_points(num_points: int, first: float = 0.0, last: float = 2 * np.pi) -> Floats:
+def _circle_points(num_points: int, first: float = 0.0, last: float = 2 * np.pi) -> Float64s:
     angles = np.linspace(first, last, num_points, endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _outlines() -> dict[str, Floats]:
+def _outlines() -> dict[str, Float64s]:
     # 0.45: between the pentagram (0.38) and a fatter star, so that the arms survive at 12 px.
     star = _circle_points(10) * np.tile([1.0, 0.45], 5)[:, None]
     arm_end = np.array([[0.3, 0.3], [0.3, 1.0], [-0.3, 1.0]])
@@ -89,55 +88,33 @@ OUTLINES = _outlines()
 
 @dataclass(frozen=True)
 class PaintedObject:
-    """One object of a scene.
+    """One object of a scene; its mask holds the painted pixels inside the image, hidden ones included."""
 
-    Attributes:
-        label: index into `CLASS_NAMES`.
-        box_xyxy: float64 (4,), pixels of the image, whole numbers.
-        mask: bool (H, W), painted pixels of the whole object inside the image, hidden ones included.
-        cut_share: share of the object's pixels that lie outside the image.
-    """
-
-    label: int
-    box_xyxy: Floats
-    mask: Mask
-    cut_share: float
+    label: int  # index into CLASS_NAMES
+    box_xyxy: Float64s  # (4,), pixels of the image, whole numbers
+    mask: npt.NDArray[np.bool_]  # (H, W)
+    cut_share: float  # share of the object's pixels that lie outside the image
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn image and all that is known of it.
+    """One drawn image and all that is known of it."""
 
-    Attributes:
-        image: uint8 (H, W, 3) RGB.
-        background: uint8 (H, W, 3) RGB, the same image before any object was painted.
-        objects: in the order of painting: a later one lies over an earlier one.
-        visible_share: float64 (N,), share of each object's mask that no later object hides.
-    """
-
-    image: Image
-    background: Image
-    objects: tuple[PaintedObject, ...]
-    visible_share: Floats
+    image: Image  # uint8 (H, W, 3) RGB
+    background: Image  # the same before any object was painted
+    objects: tuple[PaintedObject, ...]  # a later one lies over an earlier one
+    visible_share: Float64s  # (N,), share of each object's mask that no later object hides
 
 
-def polygon_coverage(polygon_xy: Floats, stroke_px: float | None = None) -> Coverage:
-    """How much of each pixel a polygon covers.
-
-    Args:
-        polygon_xy: float64 (K, 2), vertices in pixels, none negative.
-        stroke_px: width of the outline, which lies inside the polygon; None fills it.
-
-    Returns:
-        float32 (h, w) of 0..1 in steps of 1/16, from 0 to 4 px beyond the greatest vertex.
-    """
+def _coverage(polygon_xy: Float64s, stroke_px: float | None = None) -> Float32s:
+    """How much of each pixel, 0..1, a polygon (K, 2) covers: filled, or stroked on its inner side; with a margin."""
     width, height = (int(np.ceil(greatest)) + _MARGIN_PX for greatest in polygon_xy.max(axis=0))
     fine = np.zeros((height * _SUBPIXELS, width * _SUBPIXELS), np.uint8)
     # OpenCV's integer coordinates are centres of (sub)pixels.
     cv2.fillPoly(fine, [np.rint(polygon_xy * _SUBPIXELS - 0.5).astype(np.int32)], (1,))
     if stroke_px is not None:
         fine[cv2.distanceTransform(fine, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > stroke_px * _SUBPIXELS] = 0
-    coverage: Coverage = fine.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3), dtype=np.float32)
+    coverage: Float32s = fine.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3), dtype=np.float32)
     return coverage
 
 
@@ -154,52 +131,45 @@ def _side_range(image_size: int) -> tuple[float, float]:
     return SIDE_RANGE_PX[0] * max(scale, 1.0), SIDE_RANGE_PX[1] * scale
 
 
-def _patch(rng: np.random.Generator, outline: Floats, side_px: float) -> Coverage:
+def _patch(rng: np.random.Generator, outline: Float64s, side_px: float) -> Float32s:
     """The outline stretched, turned, scaled to a longer side of `side_px`, filled or stroked, with a margin around."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), np.sqrt(_log_uniform(rng, 1 / MAX_STRETCH, MAX_STRETCH))
-    cosine, sine = np.cos(angle), np.sin(angle)
+    cosine, sine = _circle_points(1, rng.uniform(0, 2 * np.pi))[0]
+    stretch = np.sqrt(_log_uniform(rng, 1 / MAX_STRETCH, MAX_STRETCH))
     points = (outline * np.array([stretch, 1 / stretch])) @ np.array([[cosine, sine], [-sine, cosine]])
     points = points * (side_px / np.ptp(points, axis=0).max())
     points = points - points.min(axis=0) + _MARGIN_PX + rng.uniform(0, 1, 2)
     is_outlined = rng.random() < OUTLINED_SHARE and side_px >= MIN_OUTLINED_SIDE_PX
-    return polygon_coverage(points, max(2.5, side_px * rng.uniform(0.08, 0.12)) if is_outlined else None)
+    return _coverage(points, max(2.5, side_px * rng.uniform(0.08, 0.12)) if is_outlined else None)
 
 
-def _ribbon(centre_line: Floats, width: float) -> Floats:
-    tangent = np.gradient(centre_line, axis=0)
-    offset = tangent[:, ::-1] * np.array([-1, 1]) / np.linalg.norm(tangent, axis=1, keepdims=True) * width / 2
-    return np.concatenate([centre_line + offset, (centre_line - offset)[::-1]])
-
-
-def _distractor(rng: np.random.Generator) -> Floats:
+def _distractor(rng: np.random.Generator) -> Float64s:
     """The outline of something that is of no class."""
-    kind = rng.integers(4)
-    if kind == 0:  # bar: far longer than a stretched square
-        return np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.array([1, 1 / rng.uniform(6, 14)])
-    if kind == 1:  # bent ribbon, of even width where a crescent tapers
-        t = np.linspace(0, 1, 24)[:, None]
-        middle = np.array([0.5, rng.uniform(0.3, 1.2)])
-        return _ribbon(2 * t * (1 - t) * middle + t**2 * np.array([1.0, 0.0]), rng.uniform(0.05, 0.12))
-    if kind == 2:  # open angle of two strokes
-        opening, length = rng.uniform(np.pi / 4, 3 * np.pi / 4), rng.uniform(0.6, 1)
-        end = [length * np.cos(opening), length * np.sin(opening)]
-        return _ribbon(np.array([[1.0, 0.0], [0.0, 0.0], end]), rng.uniform(0.08, 0.16))
-    # Blob: two lobes above all, so that it is too uneven for a circle and has neither three corners nor five arms.
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    waves = [a * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k, a in ((1, 0.1), (2, 0.5), (3, 0.15))]
-    return _circle_points(72) * (1 + np.sum(waves, axis=0))[:, None]
+    kind = rng.choice(["bar", "ribbon", "angle", "blob"])
+    if kind == "bar":  # far longer than a stretched square
+        height = 1 / rng.uniform(6, 14)
+        return np.array([[0, 0], [1, 0], [1, height], [0, height]], np.float64)
+    if kind == "blob":  # two lobes above all: too uneven for a circle, neither three corners nor five arms
+        angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+        waves = [a * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k, a in ((1, 0.1), (2, 0.4), (3, 0.25))]
+        radius: Float64s = 1 + np.sum(waves, axis=0)
+        return _circle_points(72) * radius[:, None]
+    # A bent stroke of even width, where a crescent tapers; of three points it is an open angle.
+    t = np.linspace(0, 1, 3 if kind == "angle" else 24)[:, None]
+    line = 2 * t * (1 - t) * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.3, 1.2)]) + t**2 * np.array([1.0, 0.0])
+    tangent = np.gradient(line, axis=0)
+    normal = tangent[:, ::-1] * np.array([-1, 1]) / np.linalg.norm(tangent, axis=1, keepdims=True)
+    offset = normal * rng.uniform(0.025, 0.06)
+    return np.concatenate([line + offset, (line - offset)[::-1]])
 
 
-def _place(
-    centre_xy: Floats, patch_hw: tuple[int, ...], image_size: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _place(centre_xy: Float64s, patch_hw: tuple[int, ...], image_size: int) -> tuple[tuple[slice, slice], ...]:
     """Slices of the image that a patch covers, its centre inside, and the slices of the patch that are inside."""
     (height, width), (x, y) = patch_hw, (int(c - side / 2) for c, side in zip(centre_xy, patch_hw[::-1], strict=True))
     top, bottom, left, right = max(-y, 0), min(height, image_size - y), max(-x, 0), min(width, image_size - x)
     return (slice(y + top, y + bottom), slice(x + left, x + right)), (slice(top, bottom), slice(left, right))
 
 
-def _paint(rng: np.random.Generator, canvas: Coverage, coverage: Coverage, colour: Coverage) -> None:
+def _paint(rng: np.random.Generator, canvas: Float32s, coverage: Float32s, colour: Float32s) -> None:
     """Blend a lightly shaded colour into a part of the canvas, in place."""
     rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in coverage.shape)
     slope_y, slope_x = rng.uniform(-10, 10, 2).astype(np.float32)
@@ -207,15 +177,16 @@ def _paint(rng: np.random.Generator, canvas: Coverage, coverage: Coverage, colou
     canvas += coverage[..., None] * (np.clip(colour + shade, 0, 255) - canvas)
 
 
-def _draw_ground(rng: np.random.Generator, image_size: int) -> Coverage:
+def _draw_ground(rng: np.random.Generator, image_size: int) -> Float32s:
     across = np.linspace(-0.5, 0.5, image_size, dtype=np.float32)
 
-    def slope() -> Coverage:
+    def slope() -> Float32s:
         x, y = _circle_points(1, rng.uniform(0, 2 * np.pi))[0].astype(np.float32)
-        return (across[None] * x + across[:, None] * y)[..., None]
+        rise: Float32s = (across[None] * x + across[:, None] * y)[..., None]
+        return rise
 
     first, last = rng.uniform(0, 255, (2, 3)).astype(np.float32)
-    canvas = first + (last - first) * np.clip(0.5 + slope(), 0, 1)
+    canvas: Float32s = first + (last - first) * np.clip(0.5 + slope(), 0, 1)
     for num_cells in (4, 12, 48):
         cells = rng.standard_normal((num_cells, num_cells, 3), dtype=np.float32) * np.float32(rng.uniform(3, 18))
         canvas += cv2.resize(cells, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
@@ -231,38 +202,24 @@ def _draw_ground(rng: np.random.Generator, image_size: int) -> Coverage:
     return canvas
 
 
-def _is_empty(seed: int, split_name: str, index: int) -> bool:
-    block, position = divmod(index, IMAGES_PER_EMPTY_IMAGE)
-    return int(_generator(seed, split_name, 1, block).integers(IMAGES_PER_EMPTY_IMAGE)) == position
-
-
-def _centre(rng: np.random.Generator, patch_hw: tuple[int, ...], image_size: int, earlier: Floats) -> Floats:
+def _centre(rng: np.random.Generator, patch_hw: tuple[int, ...], image_size: int, earlier: Float64s) -> Float64s:
     size_xy = np.array(patch_hw[::-1], np.float64)
     if len(earlier) and rng.random() < _NEIGHBOUR_SHARE:
-        near = earlier[rng.integers(len(earlier))]
+        near: Float64s = earlier[rng.integers(len(earlier))]
         reach = (near[2:] - near[:2] + size_xy) / 2
         return np.clip((near[:2] + near[2:]) / 2 + reach * rng.uniform(-1, 1, 2), 0, image_size - 1)
     # Nearer to the border than this, more than the share allowed would be cut off.
     return rng.uniform(0.25 * size_xy, image_size - 0.25 * size_xy)
 
 
-def _box_iou(box_xyxy: Floats, others_xyxy: Floats) -> Floats:
-    sides = np.minimum(box_xyxy[2:], others_xyxy[:, 2:]) - np.maximum(box_xyxy[:2], others_xyxy[:, :2])
-    shared = np.clip(sides, 0, None).prod(axis=1)
-    union = (others_xyxy[:, 2:] - others_xyxy[:, :2]).prod(axis=1) + (box_xyxy[2:] - box_xyxy[:2]).prod() - shared
-    return np.divide(shared, union)
-
-
-def _contrasting_colour(rng: np.random.Generator, rim_pixels: Coverage) -> Coverage | None:
+def _contrasting_colour(rng: np.random.Generator, rim_pixels: Float32s) -> Float32s | None:
     colours = rng.uniform(0, 255, (_NUM_COLOURS_TRIED, 3)).astype(np.float32)
     is_far = ((colours[:, None] - rim_pixels[None]) ** 2).sum(axis=2) >= MIN_CONTRAST**2
     enough = np.flatnonzero(is_far.mean(axis=1) >= MIN_CONTRASTING_SHARE)
     return colours[enough[0]] if len(enough) else None
 
 
-def _add_object(
-    rng: np.random.Generator, canvas: Coverage, owner: npt.NDArray[np.int64], objects: list[PaintedObject]
-) -> None:
+def _add_object(rng: np.random.Generator, canvas: Float32s, owner: Integers, objects: list[PaintedObject]) -> None:
     """Paint one object where the module's promises hold; leave it out where no place tried is one.
 
     `owner` (H, W) holds the index of the object on top of each pixel, -1 for the ground.
@@ -283,21 +240,24 @@ def _add_object(
         mask[inside] = painted[own]
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-        is_in_range = smallest <= (box[2:] - box[:2]).max() <= largest
-        if not is_in_range or (_box_iou(box, boxes) > MAX_BOX_IOU).any():
+        sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+        shared = np.clip(sides, 0, None).prod(axis=1)
+        is_alike = shared > MAX_BOX_IOU * (area_xyxy(box) + area_xyxy(boxes) - shared)
+        if not smallest <= (box[2:] - box[:2]).max() <= largest or is_alike.any():
             continue
         candidate = np.where(mask, len(objects), owner)
         if (_visible_share(candidate, objects) < 1 - MAX_HIDDEN_SHARE).any():
             continue
         colour = _contrasting_colour(rng, canvas[inside][rim[own]])
         if colour is not None:
-            _paint(rng, canvas[inside], coverage[own], colour)
+            near = cv2.dilate(painted[own].astype(np.uint8), np.ones((3, 3), np.uint8))  # no faint tip far off the box
+            _paint(rng, canvas[inside], coverage[own] * near, colour)
             owner[:] = candidate
             objects.append(PaintedObject(label, box, mask, cut_share))
             return
 
 
-def _visible_share(owner: npt.NDArray[np.int64], objects: list[PaintedObject]) -> Floats:
+def _visible_share(owner: Integers, objects: list[PaintedObject]) -> Float64s:
     shares = [np.count_nonzero(owner[o.mask] == i) / np.count_nonzero(o.mask) for i, o in enumerate(objects)]
     return np.array(shares, np.float64)
 
@@ -310,7 +270,8 @@ def draw_scene(seed: int, split_name: str, index: int, image_size: int = REFEREN
     background = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
     owner = np.full((image_size, image_size), -1, np.int64)
     objects: list[PaintedObject] = []
-    if not _is_empty(seed, split_name, index):
+    block, position = divmod(index, IMAGES_PER_EMPTY_IMAGE)
+    if _generator(seed, split_name, 1, block).integers(IMAGES_PER_EMPTY_IMAGE) != position:
         for _ in range(rng.integers(*NUM_OBJECTS_RANGE, endpoint=True)):
             _add_object(rng, canvas, owner, objects)
     image = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
@@ -319,7 +280,7 @@ def draw_scene(seed: int, split_name: str, index: int, image_size: int = REFEREN
 
 def draw_image(
     seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE
-) -> tuple[Image, Floats, npt.NDArray[np.int64], Floats]:
+) -> tuple[Image, Float64s, Integers, Float64s]:
     """Draw one image; it depends on the arguments alone, not on what was drawn before.
 
     Args:
@@ -350,7 +311,8 @@ def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[st
 
 def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
     (folder / "images" / split_name).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     size, seed = record["parameters"]["image_size"], record["parameters"]["seed"]
     for index in range(record["parameters"][f"num_{split_name}"]):
         image_id, name = index + 1, f"{index + 1:06d}.jpg"
@@ -397,7 +359,7 @@ def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_s
         num_train: images of the split `train`, at least 1.
         num_val: images of the split `val`, at least 1.
         image_size: height and width in pixels, at least `MIN_IMAGE_SIZE`.
-        seed: at least 0; equal arguments draw equal files.
+        seed: at least 0; equal arguments draw equal files (under the same versions of NumPy and OpenCV).
 
     Raises:
         DatasetError: `root` holds something, cannot be written, or an argument is below its least value.

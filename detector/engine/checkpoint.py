@@ -38,11 +38,11 @@ _DOCUMENT_KEY, _DIGEST_KEY = "detector", "sha256"  # entries of a safetensors he
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _NUM_NAMES_SHOWN = 5
 
-# What describes a model besides its tensors: key -> wanted (in words), its type, the type of what it holds.
-_FIELDS: dict[str, tuple[str, type | tuple[type, ...], type | tuple[type, ...]]] = {
-    "config": ("a mapping", dict, object),
-    "class_names": ("a list of text", (list, tuple), str),
-    "category_ids": ("a list of whole numbers", (list, tuple), int),
+# What describes a model besides its tensors: key -> wanted in words, its type, the types of what it holds (): any.
+_FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
+    "config": ("a mapping", dict, ()),
+    "class_names": ("a list of text", list, (str,)),
+    "category_ids": ("a list of whole numbers", list, (int,)),
     "metrics": ("a mapping of names to numbers", dict, (int, float)),
 }
 
@@ -57,6 +57,8 @@ _ALLOWED_GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"
     f"torch {kind}Storage"
     for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 }
+
+_NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
 # What zipfile, pickletools and torch.load are known to raise on files that were made or damaged to confuse them.
 _ARCHIVE_ERRORS = (
@@ -98,8 +100,7 @@ def save_model(path: Path, model_file: ModelFile) -> None:
     document = json.dumps({key: getattr(checked, key) for key in _FIELDS} | {"format_version": FORMAT_VERSION})
     # Cloned because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in checked.state.items()}
-    metadata = {"format": "pt", _DOCUMENT_KEY: document, _DIGEST_KEY: _digest(document, tensors)}
-    content = safetensors.torch.save(tensors, metadata)
+    content = safetensors.torch.save(tensors, {_DOCUMENT_KEY: document, _DIGEST_KEY: _digest(document, tensors)})
     _write_atomically(path, lambda file: file.write(content))
 
 
@@ -120,9 +121,7 @@ def load_model_file(path: Path) -> ModelFile:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     if _DOCUMENT_KEY not in metadata or _DIGEST_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} says nothing of the model its tensors belong to, as files of another project do: give {_WANTED}"
-        )
+        raise CheckpointError(f"{path} does not describe its model, like files of another project: give {_WANTED}")
     try:
         document = json.loads(metadata[_DOCUMENT_KEY])
     except (ValueError, RecursionError) as error:
@@ -225,14 +224,15 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if os.name == "posix":  # Windows cannot open a folder
+            _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError, with the true cause as its context.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise CheckpointError(
-            f"{path} could not be saved ({cause}), what was there before is not damaged: free space or choose a folder"
+            f"{path} is not saved ({cause.strerror}), any file there is whole: check the disk"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # the error above matters more, and `sweep_temporary` comes by
@@ -240,9 +240,7 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Forces a rename to disk, where folders can be synchronised."""
-    if os.name != "posix":
-        return
+    """Forces a rename to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -256,15 +254,13 @@ def _sync_folder(folder: Path) -> None:
 def _is_archive(path: Path) -> bool:
     """Whether a file is a zip archive (True) or looks like safetensors (False); anything else is refused in words."""
     try:
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder: give {_WANTED}")
         if not path.is_file():  # also a pipe or a device, whose opening or reading might never end
-            what = "is not a regular file" if path.exists() else "does not exist"
+            what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
             raise CheckpointError(f"{path} {what}: give {_WANTED}")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): give {_WANTED}") from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): give {_WANTED}") from error
     if head.startswith(b"PK\x03\x04"):
         return True
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
@@ -292,21 +288,18 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         entries = archive.infolist()
         unpacked = sum(entry.file_size for entry in entries)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or unpacked > path.stat().st_size:
-            raise CheckpointError(
-                f"{path} would unpack to {unpacked} bytes, and training never compresses a file: give {_WANTED}"
-            )
-        if archive.testzip() is not None:
+            raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no file of training does: give {_WANTED}")
+        # torch takes an entry marked as a folder (by one bit of its attributes) for weights, and reads stray memory.
+        if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
             raise CheckpointError(f"{path} {_DAMAGED}")
         pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
         if not pickles:
             raise CheckpointError(f"{path} is a zip archive of something else: give {_WANTED}")
-        opcodes = [opcode for entry in pickles for opcode in pickletools.genops(archive.read(entry))]
-    foreign = {str(argument) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"} - _ALLOWED_GLOBALS
+        opcodes = (opcode for entry in pickles for opcode in pickletools.genops(archive.read(entry)))
+        named = {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
+    foreign = named - _ALLOWED_GLOBALS
     if foreign:
-        names = _some(sorted(foreign))
-        raise CheckpointError(
-            f"{path} asks for code to be run ({names}), none was and nothing was loaded: give {_WANTED}"
-        )
+        raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_WANTED}")
 
 
 def _check_version(content: object, who: str) -> None:
@@ -314,31 +307,27 @@ def _check_version(content: object, who: str) -> None:
     if not isinstance(content, dict) or "config" not in content or type(version) is not int or version < 1:
         raise CheckpointError(f"{who} has no format_version and config, as files of another project: give {_WANTED}")
     if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{who} has format version {version}, this detector reads versions up to {FORMAT_VERSION}: update detector"
-        )
+        raise CheckpointError(f"{who} has format version {version}, {FORMAT_VERSION} is supported: update detector")
 
 
 def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
     """The checked model file with `source`'s description and `state`'s tensors."""
-    fields = {"metrics": {}, **source}
+    given = {"metrics": {}} | {key: source[key] for key in _FIELDS if key in source}
+    fields = _plain(given, who, as_json=True)
     for key, (wanted, kind, item_kinds) in _FIELDS.items():
         value = fields.get(key)
         items = value.values() if isinstance(value, dict) else value
-        if not isinstance(value, kind) or not all(isinstance(item, item_kinds) for item in items or ()):
-            raise CheckpointError(f"{who} wants {wanted} as {key}, found {value!r:.60}: save it again with that")
-    config, class_names, category_ids, metrics = (fields[key] for key in _FIELDS)
-    if not len(class_names) == len(category_ids) == len(set(category_ids)):
-        raise CheckpointError(
-            f"{who} wants a category id of its own for each of its {len(class_names)} classes, found "
-            f"{len(set(category_ids))} different ones: save it again with them"
-        )
+        if not isinstance(value, kind) or (item_kinds and any(type(item) not in item_kinds for item in items or ())):
+            raise CheckpointError(f"{who} wants {wanted} as {key}, found {value!r:.60}: correct that")
+    num_classes, num_ids = len(fields["class_names"]), len(set(fields["category_ids"]))
+    if not num_classes == num_ids == len(fields["category_ids"]):
+        raise CheckpointError(f"{who} wants a category id per class ({num_classes}), found {num_ids}: correct them")
     return ModelFile(
-        config=_plain(config, who, as_json=True),
-        class_names=tuple(class_names),
-        category_ids=tuple(category_ids),
+        config=fields["config"],
+        class_names=tuple(fields["class_names"]),
+        category_ids=tuple(fields["category_ids"]),
         state=_state_dict(state, who),
-        metrics={str(name): float(value) for name, value in metrics.items()},
+        metrics={name: float(value) for name, value in fields["metrics"].items()},
     )
 
 
@@ -356,16 +345,12 @@ def _state_dict(state: object, who: str) -> dict[str, Tensor]:
     floats = {name: tensor for name, tensor in content.items() if tensor.is_floating_point()}
     broken = [name for name, t in floats.items() if not (t.float() if t.element_size() < 4 else t).isfinite().all()]
     if broken:
-        names = _some(map(str, broken))
-        raise CheckpointError(f"{who} has infinite or undefined weights ({names}): use an earlier save of the run")
+        raise CheckpointError(f"{who} has weights that are not finite ({_some(map(str, broken))}): use an earlier save")
     return content
 
 
 def _plain(root: object, who: str, as_json: bool = False) -> Any:
-    """A copy of nested data that holds nothing but plain data and dense tensors, which themselves are shared.
-
-    Subclasses of plain types become those types. With `as_json` tuples become lists and tensors are refused.
-    """
+    """A copy of plain data and dense tensors (shared); with `as_json`, tuples become lists and tensors are refused."""
     num_values = 0
 
     def copy(value: object, where: str, depth: int) -> Any:
@@ -404,8 +389,7 @@ def _dense(tensor: Tensor, where: str, who: str) -> Tensor:
 def _digest(document: str, state: Mapping[str, Tensor]) -> str:
     """SHA-256 over a document and the name, dtype, shape and bytes of every tensor, as 64 hexadecimal digits."""
     digest = hashlib.sha256(document.encode())
-    for name in sorted(state):
-        tensor = state[name]
+    for name, tensor in sorted(state.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -413,6 +397,6 @@ def _digest(document: str, state: Mapping[str, Tensor]) -> str:
 
 def _some(names: Iterable[str]) -> str:
     """At most five names, none of them endless, and the number of the others."""
-    listed = [name[:80] for name in names]
+    listed = [repr(name[:80])[1:-1] for name in names]  # no control characters on a terminal
     more = len(listed) - _NUM_NAMES_SHOWN
     return ", ".join(listed[:_NUM_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -30,7 +30,7 @@ def mish(x: Tensor) -> Tensor:
         and x.dtype in _DTYPES
         and x.numel() >= _SLICE // 8
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()  # a trace records the native operator
         and torch.ops.aten.is_non_overlapping_and_dense(x)
     ):
         return _SlicedMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
@@ -56,7 +56,7 @@ class _SlicedMish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """x * n / (2 - n)."""
+        """Computes x * n / (2 - n)."""
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
         for x_part, y_part, value, s, n in _slices(x.detach(), y):
@@ -68,7 +68,7 @@ class _SlicedMish(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        """grad * (T + x * T') with T = n / d, T' = 4 * s * ((1 - s) / d)^2 and d = 2 - n."""
+        """Computes grad * (T + x * T') with T = n / d, T' = 4 * s * ((1 - s) / d)^2 and d = 2 - n."""
         (grad,) = grad_outputs
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for: the native operator has one

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import threading
 import zlib
@@ -120,19 +119,12 @@ def test_fewer_than_one_channel_is_a_defect_of_the_caller(tmp_path: Path) -> Non
         read_image(tmp_path / "picture.png", channels=0)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_keep_their_high_byte(tmp_path: Path, channels: int) -> None:
-    wide = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40, 1).repeat(channels, axis=2) * 68
+@pytest.mark.parametrize(("channels", "order"), [(1, [0]), (3, [2, 1, 0]), (4, [2, 1, 0, 3])])
+def test_sixteen_bits_keep_their_high_byte(tmp_path: Path, channels: int, order: list[int]) -> None:
+    wide = np.arange(24 * 40 * channels, dtype=np.uint16).reshape(24, 40, channels) * 17
     path = tmp_path / "wide.png"
-    path.write_bytes(cv2.imencode(".png", wide)[1].tobytes())
-    np.testing.assert_array_equal(read_image(path, channels=channels), (wide >> 8).astype(np.uint8))
-
-
-def test_sixteen_bits_of_four_planes_keep_their_high_byte(tmp_path: Path) -> None:
-    wide = np.arange(24 * 40 * 4, dtype=np.uint16).reshape(24, 40, 4) * 17
-    path = tmp_path / "wide.png"
-    path.write_bytes(cv2.imencode(".png", wide)[1].tobytes())
-    np.testing.assert_array_equal(read_image(path, channels=4), (wide >> 8).astype(np.uint8)[:, :, [2, 1, 0, 3]])
+    path.write_bytes(cv2.imencode(".png", wide[:, :, order])[1].tobytes())
+    np.testing.assert_array_equal(read_image(path, channels), (wide >> 8).astype(np.uint8))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -226,25 +218,18 @@ def test_a_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
     assert "it is a folder" in refused(tmp_path / "x.jpg")
 
 
-def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "locked.jpg"
-    path.write_bytes(b"x")
-    path.chmod(0)
-    if os.access(path, os.R_OK):  # the superuser reads everything: let the system call answer as for anybody else
-
-        def deny(self: Path) -> bytes:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(Path, "read_bytes", deny)
-    assert "no permission" in refused(path)
-
-
-def test_a_failing_disk_is_refused_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(PermissionError(13, "Permission denied"), "no permission"), (OSError(5, "Input/output error"), "Input/output")],
+)
+def test_what_the_system_refuses_is_refused_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
     def fail(self: Path) -> bytes:
-        raise OSError(5, "Input/output error")
+        raise error
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    assert "Input/output error" in refused(tmp_path / "picture.jpg")
+    assert words in refused(tmp_path / "picture.jpg")
 
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:
@@ -324,17 +309,11 @@ def test_a_header_that_claims_too_many_pixels_is_refused_without_a_raw_error(tmp
     assert "OpenCV refuses it" in refused(path)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_float_pixels_are_refused_with_their_type(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "float.tiff"
     path.write_bytes(cv2.imencode(".tiff", np.ones((4, 6, channels), np.float32))[1].tobytes())
     assert "float32 pixels where 8 or 16 bits are wanted" in refused(path, channels)
-
-
-def test_float_pixels_of_four_planes_are_refused_with_their_type(tmp_path: Path) -> None:
-    path = tmp_path / "float.tiff"
-    path.write_bytes(cv2.imencode(".tiff", np.ones((4, 6, 4), np.float32))[1].tobytes())
-    assert "float32 pixels where 8 or 16 bits are wanted" in refused(path, 4)
 
 
 def test_random_damage_gives_an_image_or_a_media_error_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+# `make demo` and `make test` are all a newcomer needs: each sets up .venv by itself, once.
+
+PYTHON_BIN := .venv/bin/python
+READY := .venv/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test nightly lint types format wheel clean
+
+help:  ## print this list
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY)  ## train on drawn shapes for a minute or so, measure, and show the detections
+	$(PYTHON_BIN) tools/demo.py
+
+test: lint types  ## everything a change must pass: lint, types and the tests of the default suite
+	$(PYTHON_BIN) -m pytest -q -m "not nightly and not gpu"
+
+nightly: $(READY)  ## the long fuzz and soak tests
+	$(PYTHON_BIN) -m pytest -q -m nightly
+
+lint: $(READY)  ## ruff: rules and format
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	$(PYTHON_BIN) -m mypy
+
+format: $(READY)  ## rewrite the source in the project's format
+	$(PYTHON_BIN) -m ruff check --fix .
+	$(PYTHON_BIN) -m ruff format .
+
+wheel: $(READY)  ## build the wheel into dist/
+	$(PYTHON_BIN) -m build --wheel
+
+clean:  ## remove what was built and cached; .venv, runs, data and weights stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find detector tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again; pip skips what is already there.
+$(READY): pyproject.toml
+	@$(PYTHON_BIN) -m pip --version >/dev/null 2>&1 || { \
+		for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+			"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && break; \
+			python=; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo 'make: Python 3.10 or newer is needed and was not found: install it,' \
+				'or name it, as in: make PYTHON=/path/to/python3 test' >&2; \
+			exit 1; \
+		fi; \
+		echo "Setting up .venv with $$("$$python" --version)"; \
+		"$$python" -m venv --clear .venv || { \
+			echo 'make: .venv could not be made: on Debian and Ubuntu, install python3-venv' \
+				'(apt install python3-venv), then run make again' >&2; \
+			exit 1; \
+		}; \
+	}
+	@echo 'Installing the package and its tools into .venv (the first time takes minutes)'
+	@$(PYTHON_BIN) -m pip install --quiet --editable '.[dev]' || { \
+		echo 'make: pip could not install the dependencies: check the connection to the package index' \
+			'and the free disk space, then run make again' >&2; \
+		exit 1; \
+	}
+	@touch $(READY)

@@ -1,0 +1,107 @@
+"""The parser and the error layer: user errors become a line and an exit code, everything else stays a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from detector import __version__
+from detector.errors import DetectorError
+
+# Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
+COMMANDS = {
+    "train": ("train", "train a detector on a COCO-format data set"),
+    "evaluate": ("evaluate", "measure a trained detector: the 12 COCO numbers and AP per class"),
+    "val": ("evaluate", "the same as evaluate"),
+    "predict": ("predict", "detect objects in images"),
+    "models": ("models", "list the model presets with measured parameters and GFLOPs"),
+    "env": ("env", "show versions, devices and what may be wrong with this installation"),
+}
+EXIT_CODES = """exit codes: 0 done, 1 runtime error, 2 usage or configuration, 3 data, 4 model file, 5 done with skips
+under --strict, 6 training diverged, 130 and 143 stopped by a signal (state saved)"""
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command; it imports nothing but the commands' option lists."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    common.add_argument("-v", "--verbose", action="store_true", help="say more")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument(
+        "--import",
+        dest="imports",
+        metavar="FILE.py",
+        action="append",
+        default=[],
+        type=Path,
+        help="run a Python file of yours that registers parts, so that a configuration can name them",
+    )
+    parser = argparse.ArgumentParser(
+        prog="detector",
+        description="Train, measure and use YOLO-style object detectors. COCO format in, honest numbers out.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"detector {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, parents=[common], epilog=EXIT_CODES)
+        importlib.import_module(f"detector.cli.{module}").configure(command)
+    return parser
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs a command line; returns its exit code."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # that library asks a package index for news on import otherwise
+    parser = build_parser()
+    arguments = _parse(parser, argv)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    module = importlib.import_module(f"detector.cli.{COMMANDS[arguments.command][0]}")
+    try:
+        if arguments.imports:
+            from detector.experiment import import_parts
+
+            for path in arguments.imports:
+                import_parts(path)
+        return int(module.run(arguments))
+    except DetectorError as error:
+        if arguments.debug:
+            raise
+        print(f"detector {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except Stopped as stopped:
+        return stopped.exit_code
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stdout = None  # nothing may be flushed to it at exit
+        return 1
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parses words and options in any order, which argparse refuses to do for commands."""
+    arguments, rest = parser.parse_known_args(argv)
+    words = [word for word in rest if not word.startswith("-")]
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown or not hasattr(arguments, "words"):
+        if rest:
+            parser.error(f"unknown argument {(unknown or rest)[0]!r}; see detector {arguments.command} --help")
+        return arguments
+    arguments.words = [*arguments.words, *words]
+    return arguments

@@ -1,0 +1,27 @@
+"""`detector models`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("--size", type=int, default=640, help="side of the input in pixels (default 640)")
+    parser.add_argument("--num-classes", type=int, default=80, help="classes of the head (default 80)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists the model presets; returns the exit code."""
+    from detector.experiment import measure_presets
+
+    sizes = measure_presets(arguments.size, arguments.num_classes)
+    if arguments.json:
+        print(json.dumps([vars(size) for size in sizes]))
+        return 0
+    print(f"{'preset':<12}{'parameters':>12}{'GFLOPs':>10}   at {arguments.size} px, {arguments.num_classes} classes")
+    for size in sizes:
+        print(f"{size.preset:<12}{size.num_parameters / 1e6:>10.2f} M{size.gflops:>10.1f}")
+    return 0

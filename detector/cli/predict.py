@@ -1,0 +1,181 @@
+"""`detector predict`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.errors import ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from detector.engine.predictor import Prediction
+    from detector.media.sources import ImageSource
+    from detector.postprocess import SelectConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WEIGHTS SOURCE key=value",
+        help="a model file; images, folders, globs or .txt lists; then overrides such as predict.confidence=0.4",
+    )
+    parser.add_argument("--confidence", type=float, metavar="0..1", help="lowest score kept")
+    parser.add_argument("--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box goes")
+    parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
+    parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
+    parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
+    parser.add_argument(
+        "--format",
+        choices=("json", "coco"),
+        default="json",
+        help="json: one record per image; coco: a results file, with the thresholds of evaluate and nothing rounded",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="COCO file with the images and their ids; SOURCE is its folder",
+    )
+    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/predict)")
+    parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
+    parser.add_argument("--strict", action="store_true", help="exit with 5 when images had to be skipped")
+    parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predicts; returns the exit code."""
+    words = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in arguments.words if word not in words]
+    if len(words) < 2:
+        raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
+
+    from detector.cli.progress import say
+    from detector.experiment import build_predictor, load_model, results_folder
+    from detector.media.drawing import draw_detections
+    from detector.media.images import write_image
+
+    loaded = load_model(Path(words[0]), overrides)
+    is_coco = arguments.format == "coco"
+    sources = _sources(arguments, words[1:])
+    batch_size = loaded.config.evaluate.batch_size if is_coco else min(len(sources), 8)
+    select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file.class_names)
+    folder = results_folder(arguments.save_dir, loaded.config.train.project, "predict")
+
+    records: list[dict[str, Any]] = []
+    pictures: set[str] = set()
+    num_skipped = 0
+    for prediction in build_predictor(loaded, batch_size).stream(sources, select):
+        detections, image = prediction.detections, prediction.image
+        if detections is None or image is None:
+            num_skipped += 1
+            say(f"skipped: {prediction.error}", arguments.quiet)
+        elif not (arguments.no_pictures or is_coco):
+            write_image(_free_path(folder, prediction.source.name, pictures), draw_detections(image, detections))
+        new = _coco_records(prediction) if is_coco else [_record(prediction)]
+        records.extend(new)
+        if not is_coco:
+            print(json.dumps(new[0]) if arguments.json else _line(new[0]))
+    path = folder / ("results.json" if is_coco else "predictions.json")
+    path.write_text(json.dumps(records, indent=None if is_coco else 1), encoding="utf-8")
+    if arguments.json and is_coco:
+        print(json.dumps(records))
+    say(f"{len(sources) - num_skipped} images, {num_skipped} skipped: {path}", arguments.quiet)
+    if num_skipped == len(sources):
+        raise MediaError(f"none of {num_skipped} images could be read; check {', '.join(words[1:])}")
+    return 5 if arguments.strict and num_skipped else 0
+
+
+def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> list[ImageSource]:
+    from detector.media.sources import as_sources
+
+    if arguments.annotations is None:
+        if arguments.format == "coco":
+            raise ConfigError("--format coco wants --annotations FILE, which gives each image its id")
+        return as_sources(list(words))[0]
+    if len(words) != 1:
+        raise ConfigError(f"with --annotations one SOURCE is wanted, the folder of its images, found {list(words)}")
+    from detector.data.coco import read_coco
+    from detector.evaluation.evaluate import annotated_sources
+
+    return annotated_sources(read_coco(arguments.annotations, Path(words[0]), require_annotations=False))
+
+
+def _select(arguments: argparse.Namespace, config: SelectConfig, class_names: Sequence[str]) -> SelectConfig:
+    names = ("confidence", "iou", "max_detections")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.class_agnostic:
+        given["class_agnostic"] = True
+    if arguments.classes is not None:
+        given["classes"] = tuple(_class_index(word.strip(), class_names) for word in arguments.classes.split(","))
+    try:
+        return replace(config, **given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _class_index(word: str, class_names: Sequence[str]) -> int:
+    from detector.registry import nearest
+
+    if word in class_names:
+        return class_names.index(word)
+    if word.isdecimal() and int(word) < len(class_names):
+        return int(word)
+    raise ConfigError(f"--classes: the model knows no class {word!r}{nearest(word, class_names)}")
+
+
+def _free_path(folder: Path, name: str, taken: set[str]) -> Path:
+    """A picture's path: two sources of one name, in different folders, do not overwrite each other."""
+    stem = Path(name).stem or "image"
+    number = 1
+    while (file_name := f"{stem}{'' if number == 1 else f'_{number}'}.jpg") in taken:
+        number += 1
+    taken.add(file_name)
+    return folder / file_name
+
+
+def _record(prediction: Prediction) -> dict[str, Any]:
+    detections = prediction.detections
+    if detections is None:
+        return {"source": prediction.source.name, "error": prediction.error, "detections": []}
+    return {
+        "source": prediction.source.name,
+        "height": detections.image_hw[0],
+        "width": detections.image_hw[1],
+        "detections": [
+            {
+                "class": name,
+                "category_id": detections.category_ids[label],
+                "score": round(score, 5),
+                "box_xyxy": [round(v, 2) for v in box],
+            }
+            for name, label, score, box in zip(
+                detections.names,
+                detections.labels.tolist(),
+                detections.scores.tolist(),
+                detections.source_xyxy.tolist(),
+                strict=True,
+            )
+        ],
+    }
+
+
+def _coco_records(prediction: Prediction) -> list[dict[str, Any]]:
+    if prediction.detections is None or prediction.source.image_id is None:
+        return []
+    return prediction.detections.to_coco(prediction.source.image_id)
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "error" in record:
+        return f"{record['source']}: not read"
+    counts: dict[str, int] = {}
+    for found in record["detections"]:
+        counts[found["class"]] = counts.get(found["class"], 0) + 1
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{record['source']}: {listed or 'nothing'}"

@@ -1,0 +1,121 @@
+"""What the engine's events look like on a terminal, in a pipe, or not at all."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
+from detector.evaluation.coco_metrics import CocoMetrics
+
+_LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A metric, or n/a where there was no ground truth to measure it on."""
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """One line on stderr."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+class TrainingProgress:
+    """A reporter of training events."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        """`quiet` shows nothing; `verbose` shows every note instead of the first few of a kind."""
+        self._quiet, self._verbose = quiet, verbose
+        self._bar: tqdm[Any] | None = None
+        self._last_line_s = -math.inf
+        self._num_notes = 0
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        if self._quiet:
+            return
+        if isinstance(event, Started):
+            self._start(event)
+        elif isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, Evaluated):
+            self._write(_evaluated_line(event))
+        elif isinstance(event, Noted):
+            self._num_notes += 1
+            if self._verbose or self._num_notes <= 10:
+                self._write(event.text)
+            elif self._num_notes == 11:
+                self._write("more notes are not shown; see them with -v")
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _start(self, event: Started) -> None:
+        where = f"{event.device}, {event.precision}"
+        again = f", going on at step {event.first_step}" if event.first_step else ""
+        say(f"training {event.num_steps} steps ({event.num_epochs:.1f} epochs) on {where}{again}; run {event.folder}")
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=event.num_steps, initial=event.first_step, unit="step", dynamic_ncols=True)
+
+    def _step(self, event: StepDone) -> None:
+        losses = " ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{losses} {event.images_per_s:.1f} images/s", refresh=False)
+            self._bar.update(event.step - self._bar.n)
+        elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
+            self._last_line_s = time.monotonic()
+            left_s = (event.num_steps - event.step) * self._seconds_per_step(event)
+            say(
+                f"step {event.step}/{event.num_steps} {losses} {event.images_per_s:.1f} images/s "
+                f"about {left_s / 60:.1f} min left"
+            )
+
+    def _seconds_per_step(self, event: StepDone) -> float:
+        now = time.monotonic()
+        if not hasattr(self, "_first"):
+            self._first = (event.step, now)
+        steps = event.step - self._first[0]
+        return (now - self._first[1]) / steps if steps else 0.0
+
+    def _write(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            say(text)
+
+
+def _evaluated_line(event: Evaluated) -> str:
+    stats = event.metrics.stats
+    best = " (best so far)" if event.is_best else ""
+    return (
+        f"step {event.step}: AP {number(stats['AP'])} AP50 {number(stats['AP50'])} AP75 {number(stats['AP75'])}"
+        f"{best} after {event.elapsed_s:.0f} s"
+    )
+
+
+def metrics_table(metrics: CocoMetrics) -> str:
+    """The numbers of an evaluation as text."""
+    stats = metrics.stats
+    lines = [
+        f"{metrics.num_images} images, {metrics.num_objects} objects, {metrics.num_crowds} crowd regions, "
+        f"{metrics.num_detections} detections",
+        "",
+        "        0.50:0.95   0.50    0.75   small  medium   large",
+        "AP      " + "  ".join(f"{number(stats[n]):>7}" for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")),
+        "        1 per image      10     100   small  medium   large",
+        "AR      " + "  ".join(f"{number(stats[n]):>7}" for n in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")),
+        "",
+        f"precision {number(metrics.precision)}  recall {number(metrics.recall)}  (IoU 0.5, best F1 of each class)",
+        "",
+    ]
+    width = max((len(name) for name in metrics.class_ap), default=5)
+    lines += [f"{name:<{width}}  AP {number(value)}" for name, value in metrics.class_ap.items()]
+    return "\n".join(lines)

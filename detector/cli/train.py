@@ -1,0 +1,82 @@
+"""`detector train`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+
+from detector.errors import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG key=value",
+        help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50",
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run (its folder)")
+    parser.add_argument("--strict", action="store_true", help="exit with 5 when images had to be skipped")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains; returns the exit code."""
+    names = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if len(names) > 1 or not (names or arguments.resume):
+        raise ConfigError(
+            f"one configuration is wanted, found {', '.join(names) or 'none'}; give a preset or file such as mish-n"
+        )
+    if overrides and not names:
+        raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
+
+    from detector.cli.progress import TrainingProgress, metrics_table, say
+    from detector.experiment import load_experiment, open_run, train
+
+    config = load_experiment(names[0], overrides) if names else None
+    resume = None
+    if arguments.resume:
+        config, folder, state = open_run(arguments.resume, config)
+        resume = (folder, state)
+    if config is None:
+        raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
+
+    caught: list[int] = []
+
+    def note_signal(number: int, frame: FrameType | None) -> None:
+        """The first signal lets the step finish and saves; a second one takes its default course."""
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note_signal)
+    progress = TrainingProgress(arguments.quiet, arguments.verbose)
+    try:
+        result = train(config, resume=resume, report=progress, should_stop=lambda: bool(caught))
+    finally:
+        progress.close()
+    if not result.finished:
+        say(f"stopped and saved; go on with: detector train --resume {result.folder.path}")
+        return 128 + caught[0]
+    metrics = result.metrics
+    if arguments.json:
+        summary = {
+            "run": str(result.folder.path),
+            "weights": str(result.folder.best),
+            "best_ap": result.best_ap,
+            "metrics": metrics.to_plain() if metrics else None,
+            "num_skipped": result.num_skipped,
+        }
+        print(json.dumps(summary))
+    else:
+        if metrics and not arguments.quiet:
+            print(metrics_table(metrics))
+        if result.num_skipped:
+            say(f"{result.num_skipped} images were skipped", arguments.quiet)
+        print(f"best weights (AP {result.best_ap:.3f}): {result.folder.best}" if metrics else result.folder.best)
+    return 5 if arguments.strict and result.num_skipped else 0

@@ -1,0 +1,169 @@
+"""From images to detections: the one path that prediction and every evaluation take."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from detector.errors import MediaError
+from detector.geometry import Image, Letterbox, clip_xyxy
+from detector.media.sources import ImageSource
+from detector.models.yolo import DetectionModel
+from detector.postprocess import SelectConfig, select
+from detector.structures import Detections
+
+_NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What the network sees.
+
+    Attributes:
+        size: side of the square canvas in pixels, or its (height, width); a multiple of the model's largest stride.
+        channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
+        fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
+    """
+
+    size: int | tuple[int, int] = 640
+    channels: int = 3
+    fit: str = "letterbox"
+
+    def __post_init__(self) -> None:
+        if min(self.canvas_hw) < 1 or self.channels < 1:
+            raise ValueError(f"input wants a size and channels of at least 1, found {self.size} and {self.channels}")
+        if self.fit not in ("letterbox", "stretch"):
+            raise ValueError(f"input.fit wants letterbox or stretch, found {self.fit!r}")
+
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width of the canvas."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One record per input.
+
+    Attributes:
+        source: where the image came from.
+        detections: what was found, or None where the image could not be read.
+        error: why it could not be read, or None.
+        image: the image itself, uint8 (H, W, C), or None where it could not be read.
+    """
+
+    source: ImageSource
+    detections: Detections | None
+    error: str | None = None
+    image: Image | None = field(default=None, repr=False)
+
+
+class Predictor:
+    """A model ready to detect objects.
+
+    Batches always have `batch_size` images, the last one filled up with blank canvases: the detections of an image do
+    not depend on how many others came with it, to the last bit.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        input: what the network sees.
+        class_names: name of each class.
+        category_ids: category id of each class in the annotation file.
+    """
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        input_config: InputConfig,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        *,
+        device: torch.device,
+        batch_size: int = 1,
+    ) -> None:
+        """Moves the model to the device and sets it to evaluation mode; arithmetic is float32."""
+        model.check_image_hw(input_config.canvas_hw)
+        self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.input, self.device, self._batch_size = input_config, device, batch_size
+        self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
+        """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3."""
+        if not 1 <= len(images) <= self._batch_size:
+            raise ValueError(f"Predictor.detect wants 1 to {self._batch_size} images, found {len(images)}")
+        canvas_hw = self.input.canvas_hw
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        letterboxes = [Letterbox.fit(image_hw, canvas_hw, self.input.fit) for image_hw in sizes]
+        batch = np.zeros((self._batch_size, *canvas_hw, self.input.channels), dtype=np.uint8)
+        for row, letterbox, image in zip(batch, letterboxes, images, strict=False):
+            row[:] = letterbox.apply(image)
+        # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
+        canvases = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
+        canvas_xyxy, scores = self.model.decode(self.model(canvases))
+        detections = []
+        for row_xyxy, row_scores, letterbox in zip(canvas_xyxy, scores, letterboxes, strict=False):
+            boxes, kept_scores, labels = (t.cpu() for t in select(row_xyxy, row_scores, config))
+            source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
+            detections.append(
+                Detections(
+                    source_xyxy.clone(),  # leaves inference mode
+                    kept_scores.clone(),
+                    labels.clone(),
+                    letterbox.source_hw,
+                    self.class_names,
+                    self.category_ids,
+                )
+            )
+        return detections
+
+    def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
+        """One prediction per source, in order; a source that cannot be read gives a record that says why."""
+        pending: list[tuple[ImageSource, Image | None, str | None]] = []
+        for source, image, error in self._read_ahead(sources):
+            pending.append((source, image, error))
+            if sum(image is not None for _, image, _ in pending) == self._batch_size:
+                yield from self._finish(pending, config)
+                pending = []
+        yield from self._finish(pending, config)
+
+    def _finish(
+        self, pending: Sequence[tuple[ImageSource, Image | None, str | None]], config: SelectConfig
+    ) -> Iterator[Prediction]:
+        images = [image for _, image, _ in pending if image is not None]
+        found = iter(self.detect(images, config) if images else [])
+        for source, image, error in pending:
+            yield Prediction(source, None if image is None else next(found), error, image)
+
+    def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, Image | None, str | None]]:
+        queue: deque[tuple[ImageSource, Future[Image]]] = deque()
+        with ThreadPoolExecutor(_NUM_READERS) as pool:
+            for source in sources:
+                queue.append((source, pool.submit(source.read, self.input.channels)))
+                if len(queue) > 2 * self._batch_size:
+                    yield self._read(*queue.popleft())
+            while queue:
+                yield self._read(*queue.popleft())
+
+    @staticmethod
+    def _read(source: ImageSource, image: Future[Image]) -> tuple[ImageSource, Image | None, str | None]:
+        try:
+            return source, image.result(), None
+        except MediaError as error:
+            return source, None, str(error)
+
+
+def only_detections(prediction: Prediction) -> Detections:
+    """The detections of a prediction.
+
+    Raises:
+        MediaError: its image could not be read.
+    """
+    if prediction.detections is None:
+        raise MediaError(prediction.error or f"{prediction.source.name}: no image")
+    return prediction.detections

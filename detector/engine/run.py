@@ -1,0 +1,100 @@
+"""The folder of a training run: configuration, numbers, weights and the first batches as the network saw them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detector.engine.checkpoint import sweep_temporary
+from detector.errors import DetectorError
+from detector.evaluation.coco_metrics import CocoMetrics
+
+# The names that readers of such files know; the box metrics carry a (B).
+RESULT_COLUMNS = (
+    "epoch",
+    "step",
+    "time",
+    "train/box_loss",
+    "train/cls_loss",
+    "train/dfl_loss",
+    "metrics/precision(B)",
+    "metrics/recall(B)",
+    "metrics/mAP50(B)",
+    "metrics/mAP50-95(B)",
+    "lr/pg0",
+)
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Attributes:
+        path: the folder.
+        best: the best averaged weights, to hand on.
+        last: the whole state of training, to resume.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens a folder that exists; leftovers of interrupted saves are removed."""
+        self.path = path
+        self.best, self.last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
+        self._results = path / "results.csv"
+        if self.last.parent.is_dir():
+            sweep_temporary(self.last.parent)
+
+    @classmethod
+    def create(cls, project: Path, name: str, subfolders: Sequence[str] = ("weights",)) -> RunFolder:
+        """A new folder `project/name`, or with the first free number behind the name, and folders in it.
+
+        Raises:
+            DetectorError: the folder cannot be made.
+        """
+        for number in range(1, 10_000):
+            path = project / (name if number == 1 else f"{name}{number}")
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+                for subfolder in subfolders:
+                    (path / subfolder).mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise DetectorError(f"{path}: the run folder cannot be made, {error.strerror}") from error
+            return cls(path)
+        raise DetectorError(f"{project}: ten thousand runs are named {name!r}; choose another train.run_name")
+
+    def write_config(self, yaml_text: str) -> None:
+        """Writes the resolved configuration."""
+        (self.path / "config.yaml").write_text(yaml_text, encoding="utf-8")
+
+    def add_result(
+        self,
+        *,
+        epoch: float,
+        step: int,
+        elapsed_s: float,
+        losses: Mapping[str, float],
+        metrics: CocoMetrics,
+        learning_rate: float,
+    ) -> None:
+        """Adds a line to `results.csv`; rows of later steps, left from before a resume, are dropped first."""
+        row = {
+            "epoch": f"{epoch:.2f}",
+            "step": step,
+            "time": f"{elapsed_s:.2f}",
+            **{f"train/{name}_loss": f"{value:.5f}" for name, value in losses.items()},
+            "metrics/precision(B)": f"{metrics.precision:.5f}",
+            "metrics/recall(B)": f"{metrics.recall:.5f}",
+            "metrics/mAP50(B)": f"{metrics.stats['AP50']:.5f}",
+            "metrics/mAP50-95(B)": f"{metrics.ap:.5f}",
+            "lr/pg0": f"{learning_rate:.6g}",
+        }
+        columns = list(dict.fromkeys([*RESULT_COLUMNS, *row]))
+        rows: list[dict[str, object]] = []
+        if self._results.exists():
+            with self._results.open(newline="") as file:
+                rows = [dict(r) for r in csv.DictReader(file) if int(r["step"]) < step]
+        with self._results.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*rows, row])

@@ -1,0 +1,331 @@
+"""The training loop: batches in, a trained model and its measured numbers out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detector.engine.checkpoint import ModelFile, load_state, save_model, save_training_state
+from detector.engine.ema import averaged_model
+from detector.engine.events import Evaluated, Noted, Report, Started, StepDone
+from detector.engine.optim import OptimizerConfig, build_optimizer
+from detector.engine.precision import Precision, PrecisionName
+from detector.engine.run import RunFolder
+from detector.engine.schedule import LearningRate, ScheduleConfig
+from detector.errors import DatasetError, DivergenceError
+from detector.evaluation.coco_metrics import CocoMetrics
+from detector.models.yolo import DetectionModel
+from detector.structures import Batch, Targets
+
+# More unreadable images than this share of the data set, and the set is taken to be broken.
+MAX_SKIPPED_SHARE = 0.10
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how training runs.
+
+    Attributes:
+        epochs: passes over the data set.
+        iterations: optimiser steps; overrides `epochs` and `min_iterations`.
+        min_iterations: steps that a small data set gets at least, however few its images.
+        accumulate: batches per optimiser step.
+        clip_norm: largest norm of the whole gradient.
+        ema_horizon: share of the run that the averaged weights look back over.
+        evaluations: evaluations during the run, the last at its end.
+        precision: number format: auto, fp32, bf16 or fp16.
+        seed: seed of initialisation, order and augmentation.
+        weights: a model file to start from, or None for random weights.
+        project: folder of the run folders.
+        run_name: name of the run folder.
+    """
+
+    epochs: float = 100
+    iterations: int | None = None
+    min_iterations: int = 2000
+    accumulate: int = 1
+    clip_norm: float = 10.0
+    ema_horizon: float = 0.05
+    evaluations: int = 20
+    precision: PrecisionName = "auto"
+    seed: int = 0
+    weights: Path | None = None
+    project: Path = Path("runs/detect")
+    run_name: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0 or (self.iterations is not None and self.iterations < 1):
+            raise ValueError("train wants epochs > 0 and iterations >= 1")
+        if min(self.min_iterations, self.evaluations, self.seed) < 0 or self.accumulate < 1:
+            raise ValueError("train wants min_iterations, evaluations and seed >= 0 and accumulate >= 1")
+        if self.clip_norm <= 0 or not 0 < self.ema_horizon <= 1:
+            raise ValueError("train wants clip_norm > 0 and ema_horizon within 0..1")
+
+    def num_steps(self, num_images: int, batch_size: int) -> int:
+        """Optimiser steps of a run over `num_images` images."""
+        if self.iterations is not None:
+            return self.iterations
+        return max(math.ceil(self.epochs * num_images / (batch_size * self.accumulate)), self.min_iterations, 1)
+
+
+class Trainer:
+    """One training run.
+
+    Attributes:
+        model: the model in training.
+        averaged: the moving average of its weights; `.module` is the model that gets measured.
+        step: optimiser steps done.
+        best_ap: best AP so far, or -1.
+    """
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        loss: Callable[[tuple[Tensor, ...], Targets], dict[str, Tensor]],
+        config: TrainConfig,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        *,
+        num_steps: int,
+        num_images: int,
+        batch_size: int,
+        device: torch.device,
+        folder: RunFolder,
+        identity: Mapping[str, Any],
+        evaluate: Callable[[DetectionModel], CocoMetrics] | None,
+        report: Report,
+    ) -> None:
+        """Sets a run up.
+
+        Args:
+            model: the model, on the CPU.
+            loss: raw maps and targets to named parts.
+            config: how training runs.
+            optimizer: the optimiser.
+            schedule: the learning-rate schedule.
+            num_steps: optimiser steps of the whole run.
+            num_images: images of the data set.
+            batch_size: images of a batch.
+            device: where to train.
+            folder: where files go.
+            identity: what a model file says of the model: config, class_names and category_ids, as plain data.
+            evaluate: measures a model, or None where there is nothing to measure on.
+            report: told of every event.
+        """
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self.averaged = averaged_model(self.model, config.ema_horizon * num_steps)
+        self.optimizer = build_optimizer(optimizer, self.model)
+        self.precision = Precision(config.precision, device)
+        self.rate = LearningRate(schedule, num_steps)
+        self.step, self.num_steps, self.best_ap = 0, num_steps, -1.0
+        self._loss, self._config, self._peak_lr = loss, config, optimizer.lr
+        self._num_images, self._batch_size = num_images, batch_size
+        self._device, self._folder, self._identity = device, folder, identity
+        self._evaluate, self._report = evaluate, report
+        self._metrics: CocoMetrics | None = None
+        self._sums: dict[str, float] = {}
+        self._num_summed = 0
+        self._skipped: set[str] = set()
+        self._elapsed_s = 0.0
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Trains from the current step to the end.
+
+        Args:
+            batches: exactly those of the remaining steps, `accumulate` for each step.
+            should_stop: asked after each step; true saves the state and returns.
+
+        Returns:
+            Whether the run reached its end.
+
+        Raises:
+            DivergenceError: a loss or gradient is not finite.
+            DatasetError: too many images cannot be read.
+        """
+        epochs = self.num_steps * self._images_per_step / self._num_images
+        device = str(self._device)
+        self._report(Started(self._folder.path, self.num_steps, self.step, epochs, self.precision.name, device))
+        started_s = time.monotonic() - self._elapsed_s
+        stepping_s, steps_timed = 0.0, 0
+        stream = iter(batches)
+        while self.step < self.num_steps:
+            step_started_s = time.monotonic()
+            group = list(itertools.islice(stream, self._config.accumulate))
+            self._note_skipped(group)
+            self._optimise(group)
+            stepping_s += time.monotonic() - step_started_s
+            steps_timed += 1
+            self._elapsed_s = time.monotonic() - started_s
+            images_per_s = steps_timed * self._images_per_step / stepping_s
+            self._report(StepDone(self.step, self.num_steps, self._mean_losses(), images_per_s))
+            if self._is_evaluation_due():
+                self._measure()
+                self._elapsed_s = time.monotonic() - started_s
+                self.save()
+            if self.step < self.num_steps and should_stop():
+                self.save()
+                return False
+        self.save()
+        return True
+
+    def _optimise(self, group: list[Batch]) -> None:
+        """One optimiser step over one or more batches."""
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self._peak_lr * self.rate.factor(self.step)
+        self.model.train()
+        for batch in group:
+            images = batch.images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+            with self.precision.autocast():
+                raw_maps = self.model(images)
+            parts = self._loss(raw_maps, batch.targets.to(self._device))
+            self._require_finite(parts, group)
+            total = torch.stack(list(parts.values())).sum() / len(group)
+            self.precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for name, value in parts.items():
+                self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            self._num_summed += 1
+        self.precision.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
+        if not self.precision.scaler.is_enabled():  # fp16 scaling meets infinities by design and skips the step itself
+            self._require_finite({"gradient norm": norm}, group)
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.averaged.update_parameters(self.model)
+        self.step += 1
+
+    def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch]) -> None:
+        if all(bool(torch.isfinite(value)) for value in parts.values()):
+            return
+        found = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+        ids = ", ".join(str(i) for batch in group for i in batch.image_ids)
+        raise DivergenceError(
+            f"training diverged at step {self.step} ({found}) on the images with ids {ids}; lower optimizer.lr, raise "
+            f"schedule.warmup_iterations or use train.precision=fp32, then train again or resume the last save"
+        )
+
+    def _note_skipped(self, group: list[Batch]) -> None:
+        new = {reason for batch in group for reason in batch.skipped} - self._skipped
+        self._skipped |= new
+        for reason in sorted(new):
+            self._report(Noted(f"skipped: {reason}"))
+        if len(self._skipped) > MAX_SKIPPED_SHARE * self._num_images:
+            raise DatasetError(
+                f"{len(self._skipped)} of {self._num_images} training images cannot be read, at most "
+                f"{MAX_SKIPPED_SHARE:.0%} may be skipped, the last because {sorted(new)[-1]}; repair the data set"
+            )
+
+    # --- measuring and saving ------------------------------------------------------------------------------------
+
+    @property
+    def num_skipped(self) -> int:
+        """Training images that could not be read so far."""
+        return len(self._skipped)
+
+    @property
+    def metrics(self) -> CocoMetrics | None:
+        """The numbers of the latest evaluation."""
+        return self._metrics
+
+    @property
+    def _images_per_step(self) -> int:
+        return self._batch_size * self._config.accumulate
+
+    def _is_evaluation_due(self) -> bool:
+        count = self._config.evaluations
+        if self._evaluate is None or not count:
+            return False
+        # Evaluation k of n falls on step ceil(k * steps / n); the last is the last step.
+        return self.step * count // self.num_steps > (self.step - 1) * count // self.num_steps
+
+    def _mean_losses(self) -> dict[str, float]:
+        return {name: value / max(1, self._num_summed) for name, value in self._sums.items()}
+
+    def _measure(self) -> None:
+        assert self._evaluate is not None  # for the type checker: evaluations are due only where there is one
+        averaged: Any = self.averaged.module
+        self._metrics = self._evaluate(averaged)
+        ap = -1.0 if math.isnan(self._metrics.ap) else self._metrics.ap
+        is_best = ap > self.best_ap
+        if is_best:
+            self.best_ap = ap
+            self._save_best()
+        self._folder.add_result(
+            epoch=self.step * self._images_per_step / self._num_images,
+            step=self.step,
+            elapsed_s=self._elapsed_s,
+            losses=self._mean_losses(),
+            metrics=self._metrics,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+        )
+        self._sums, self._num_summed = {}, 0
+        self._report(Evaluated(self.step, self._metrics, is_best, self._elapsed_s))
+
+    def _plain_metrics(self) -> dict[str, float]:
+        return {} if self._metrics is None else {k: v for k, v in self._metrics.stats.items() if not math.isnan(v)}
+
+    def _save_best(self) -> None:
+        state = {name: value.cpu() for name, value in self.averaged.module.state_dict().items()}
+        identity = self._identity
+        save_model(
+            self._folder.best,
+            ModelFile(
+                config=identity["config"],
+                class_names=tuple(identity["class_names"]),
+                category_ids=tuple(identity["category_ids"]),
+                state=state,
+                metrics=self._plain_metrics(),
+            ),
+        )
+
+    def save(self) -> None:
+        """Writes the whole state to `weights/last.pt`; without evaluations the averaged weights count as the best."""
+        save_training_state(
+            self._folder.last,
+            {
+                **self._identity,
+                "model": self.model.state_dict(),
+                "ema": self.averaged.module.state_dict(),
+                "ema_updates": int(self.averaged.n_averaged),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.precision.scaler.state_dict(),
+                "random": torch.get_rng_state(),
+                "step": self.step,
+                "best_ap": self.best_ap,
+                "metrics": self._plain_metrics(),
+                "elapsed_s": self._elapsed_s,
+                "loss_sums": self._sums,
+                "num_summed": self._num_summed,
+                "skipped": sorted(self._skipped),
+            },
+        )
+        if self._evaluate is None or not self._config.evaluations:
+            self._save_best()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state that `save` wrote, so that the run goes on as if it had never stopped.
+
+        Raises:
+            CheckpointError: the tensors are not those of this model.
+        """
+        who = str(self._folder.last)
+        load_state(self.model, state["model"], who)
+        load_state(self.averaged.module, state["ema"], who)
+        self.averaged.n_averaged.fill_(state["ema_updates"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.precision.scaler.is_enabled():
+            self.precision.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        self.step, self.best_ap, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
+        self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
+        self._skipped = set(state["skipped"])

@@ -1,0 +1,127 @@
+"""The loss of anchor-free heads: overlap, distance distribution and classification on task-aligned cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import complete_box_iou_loss
+
+from detector.losses.assignment import assign_task_aligned, cells_in_crowds
+from detector.models.heads import DensePredictions
+from detector.models.yolo import Yolo
+from detector.registry import PartConfig, register
+from detector.structures import Targets
+
+
+@dataclass(frozen=True)
+class LossConfig(PartConfig):
+    """The kind `loss`. A loss is built from its config and the model; it maps raw maps and targets to named parts."""
+
+
+@register("task_aligned")
+class TaskAlignedLoss:
+    """Complete-IoU, distribution focal and binary cross-entropy loss on task-aligned cells.
+
+    Sources: CIoU Zheng et al. 2020, equation 10; distribution focal loss Li et al. 2020, equation 6; task-aligned
+    assignment Feng et al. 2021. Every part is a sum weighted by the quality of a cell and divided by the batch's total
+    quality, so that the number of objects does not change the step.
+    """
+
+    @dataclass(frozen=True)
+    class Config(LossConfig):
+        """Weights of the parts and settings of the assignment.
+
+        Attributes:
+            box: weight of the CIoU part.
+            classes: weight of the classification part.
+            distribution: weight of the distance-distribution part.
+            num_candidates: cells an object may take.
+            alpha: exponent of the class score in the alignment.
+            beta: exponent of the overlap in the alignment.
+        """
+
+        box: float = 7.5
+        classes: float = 0.5
+        distribution: float = 1.5
+        num_candidates: int = 10
+        alpha: float = 0.5
+        beta: float = 6.0
+
+        def __post_init__(self) -> None:
+            if min(self.box, self.classes, self.distribution, self.alpha, self.beta) < 0 or self.num_candidates < 1:
+                raise ValueError("the task_aligned loss wants weights and exponents >= 0 and num_candidates >= 1")
+
+    def __init__(self, config: Config, model: Yolo) -> None:
+        self.config, self.head = config, model.head
+
+    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:
+        """The weighted parts, each a scalar float32; their sum is what training minimises.
+
+        Args:
+            raw_maps: what the model returned.
+            targets: the objects, on the same canvas.
+        """
+        with torch.autocast(raw_maps[0].device.type, enabled=False):
+            return self._parts(self.head.dense(raw_maps), targets)
+
+    def _parts(self, dense: DensePredictions, targets: Targets) -> dict[str, Tensor]:
+        config = self.config
+        target_xyxy, target_labels, valid = targets.padded(ignore=False)
+        canvas_xyxy = dense.canvas_xyxy()
+        positive = assign_task_aligned(
+            dense.class_logits.detach().sigmoid(),
+            canvas_xyxy.detach(),
+            dense.points_xy,
+            dense.strides,
+            target_xyxy,
+            target_labels,
+            valid,
+            num_candidates=config.num_candidates,
+            alpha=config.alpha,
+            beta=config.beta,
+        )
+        image, cell, quality = positive.image_index, positive.cell_index, positive.quality
+        boxes = target_xyxy[image, positive.object_index]
+        normaliser = quality.sum().clamp(min=1.0)
+
+        wanted = torch.zeros_like(dense.class_logits)
+        wanted[image, cell, target_labels[image, positive.object_index]] = quality
+        entropy = F.binary_cross_entropy_with_logits(dense.class_logits, wanted, reduction="none")
+        crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
+        if crowd_xyxy.shape[1]:
+            in_crowd = cells_in_crowds(dense.points_xy, dense.strides, crowd_xyxy, crowd_valid)
+            in_crowd[image, cell] = False  # a cell that an object took is no background
+            entropy = entropy.masked_fill(in_crowd[..., None], 0.0)
+
+        box = (complete_box_iou_loss(canvas_xyxy[image, cell], boxes, reduction="none") * quality).sum()
+        distances = torch.cat([dense.points_xy[cell] - boxes[:, :2], boxes[:, 2:] - dense.points_xy[cell]], dim=1)
+        distances = distances / dense.strides[cell, None]
+        distribution = distribution_focal_loss(dense.distribution_logits[image, cell], distances).mean(1) * quality
+        return {
+            "box": config.box * box / normaliser,
+            "cls": config.classes * entropy.sum() / normaliser,
+            "dfl": config.distribution * distribution.sum() / normaliser,
+        }
+
+
+def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+    """Cross-entropy to the two bins around each distance, in linear shares (Li et al. 2020, equation 6).
+
+    Args:
+        logits: float32 (..., bins).
+        distances: float32 (...), in bins; clipped to the range that the bins can express.
+
+    Returns:
+        float32 (...).
+    """
+    top = logits.shape[-1] - 1
+    clipped = distances.clamp(0, top - 0.01)
+    lower = clipped.long()
+    share = clipped - lower
+    log_probability = logits.log_softmax(-1)
+    at_lower = log_probability.gather(-1, lower[..., None]).squeeze(-1)
+    at_upper = log_probability.gather(-1, lower[..., None] + 1).squeeze(-1)
+    return -(at_lower * (1 - share) + at_upper * share)
