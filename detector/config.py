@@ -31,6 +31,7 @@ from detector.nodes import (
     override_nodes,
     plain_of,
     read_nodes,
+    section_of,
 )
 
 Schema = TypeVar("Schema")
@@ -71,15 +72,12 @@ class _Builder:
         return self.leaf(hint, node, key)
 
     def section(self, schema: Any, node: Node, key: str) -> Any:
-        if isinstance(node.value, str):
-            if node.value.endswith((".yaml", ".yml")):
-                try:
-                    node = read_nodes(find_config(node.value, relative_to=node.where.folder))
-                except ConfigError as error:
-                    self.mistakes.add(node.where, f"{key}: {error}")
-                    return _FAILED
-            elif registry.is_kind(schema):
-                node = Node({"name": node}, node.where)
+        if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):
+            try:
+                node = section_of(node)
+            except ConfigError as error:
+                self.mistakes.append(str(error))
+                return _FAILED
         if not isinstance(node.value, dict):
             self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
             return _FAILED

@@ -176,6 +176,8 @@ def _shown(path: Path) -> str:
 
 def merge(base: Node, over: Node) -> Node:
     """One node on top of another, key by key; a section that changes its `name` replaces the other whole."""
+    if isinstance(base.value, str) and isinstance(over.value, dict):
+        base = section_of(base)
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     ours, theirs = over.value.get("name"), base.value.get("name")
@@ -185,6 +187,20 @@ def merge(base: Node, over: Node) -> Node:
     for key, node in over.value.items():
         merged[key] = merge(merged[key], node) if key in merged else node
     return Node(merged, over.where)
+
+
+def section_of(node: Node) -> Node:
+    """A text that stands for a section: the file it names, or a part's registered name with default settings.
+
+    Raises:
+        ConfigError: the file it names cannot be read.
+    """
+    if not node.value.endswith((".yaml", ".yml")):
+        return Node({"name": node}, node.where)
+    try:
+        return read_nodes(find_config(node.value, relative_to=node.where.folder))
+    except ConfigError as error:
+        raise ConfigError(f"{node.where}: {error}") from error
 
 
 def override_nodes(text: str) -> Node:

@@ -228,11 +228,14 @@ class AlbumentationsChain:
         boxes = albumentations.BboxParams(
             format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
         )
-        self._compose = albumentations.Compose(transforms, bbox_params=boxes)
+        self._moves_boxes = any(isinstance(transform, albumentations.DualTransform) for transform in transforms)
+        self._compose = albumentations.Compose(transforms, bbox_params=boxes if self._moves_boxes else None)
 
     def __call__(self, image: Image, objects: Objects, seed: int) -> tuple[Image, Objects]:
         """The image and the objects that are left, as a function of the seed alone."""
         self._compose.set_random_seed(seed)
+        if not self._moves_boxes:
+            return np.ascontiguousarray(self._compose(image=image)["image"]), objects
         # Labels come back as float32, so rows are passed through instead: exact below 2^24.
         result = self._compose(image=image, bboxes=objects.xyxy, rows=np.arange(len(objects.labels)))
         rows = np.asarray(result["rows"], dtype=np.int64)

@@ -231,9 +231,7 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise CheckpointError(
-            f"{path} is not saved ({cause.strerror}), any file there is whole: check the disk"
-        ) from error
+        raise CheckpointError(f"{path} is not saved ({cause.strerror}), an old one is whole: check the disk") from error
     finally:
         with contextlib.suppress(OSError):  # the error above matters more, and `sweep_temporary` comes by
             temporary.unlink(missing_ok=True)
