@@ -104,7 +104,7 @@ class _Builder:
             if name not in fields:
                 self.mistakes.add(child.where, f"unknown key {full!r}{registry.nearest(name, fields)}")
             else:
-                values[name] = self.build(_hints(schema)[name], child, full)
+                values[name] = self.build(_hints(schema)[name], _named(child, fields[name].default), full)
         for name, entry in fields.items():
             required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
             if required and name not in entries:
@@ -145,6 +145,13 @@ class _Builder:
         return _FAILED
 
 
+def _named(node: Node, default: Any) -> Node:
+    """A section that names no part changes settings of the default one."""
+    if isinstance(node.value, dict) and "name" not in node.value and isinstance(default, registry.PartConfig):
+        return Node({"name": Node(registry.name_of(default), node.where), **node.value}, node.where)
+    return node
+
+
 def _hint(value: Any, wanted: Any) -> str:
     if isinstance(value, str) and wanted in (float, int):
         try:
@@ -163,7 +170,18 @@ def _finish(schema: type[Schema], node: Node) -> Schema:
     builder = _Builder()
     built = builder.build(schema, node, "")
     builder.mistakes.raise_any()
-    return typing.cast(Schema, built)
+    return typing.cast(Schema, _with_absolute_paths(built))
+
+
+def _with_absolute_paths(built: Any) -> Any:
+    """The same with default paths resolved, so that a configuration written down means the same wherever it is read."""
+    if isinstance(built, Path):
+        return built.resolve()
+    if not dataclasses.is_dataclass(built) or isinstance(built, type):
+        return built
+    before = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}
+    after = {name: _with_absolute_paths(value) for name, value in before.items()}
+    return built if after == before else dataclasses.replace(built, **after)
 
 
 def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) -> Schema:
@@ -200,7 +218,7 @@ def _nodes(plain: Any, where: Where) -> Any:
         return {str(k): Node(_nodes(v, where), where) for k, v in plain.items()}
     if isinstance(plain, (list, tuple)):
         return [Node(_nodes(v, where), where) for v in plain]
-    return plain
+    return str(plain) if isinstance(plain, Path) else plain
 
 
 def config_to_plain(config: Any) -> Any:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
+
+from detector.errors import ConfigError
 
 # More candidates than this cannot end among the kept ones in practice, and make suppression quadratic in time.
 MAX_CANDIDATES = 30_000
@@ -35,6 +37,8 @@ class SelectConfig:
             raise ValueError(f"confidence and iou want to be within 0..1, found {self.confidence} and {self.iou}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections wants to be at least 1, found {self.max_detections}")
+        if self.classes and min(self.classes) < 0:
+            raise ValueError(f"classes wants indices of at least 0, found {min(self.classes)}")
 
 
 def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,13 +53,22 @@ def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[T
 
     Returns:
         boxes float32 (N, 4) in the frame given, scores float32 (N,) descending, labels int64 (N,).
+
+    Raises:
+        ConfigError: `config.classes` names a class that the scores do not have.
     """
     passing = scores >= config.confidence
     passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false by itself
     passing &= torch.isfinite(scores)
     if config.classes is not None:
-        allowed = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
-        allowed[[c for c in config.classes if c < scores.shape[1]]] = True
+        num_classes = scores.shape[1]
+        if config.classes and max(config.classes) >= num_classes:
+            raise ConfigError(
+                f"select wants classes of 0 to {num_classes - 1}, found {max(config.classes)}; "
+                "name classes of this model"
+            )
+        allowed = torch.zeros(num_classes, dtype=torch.bool, device=scores.device)
+        allowed[list(config.classes)] = True
         passing &= allowed
     row, label = passing.nonzero(as_tuple=True)
     score = scores[row, label]
@@ -63,6 +76,26 @@ def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[T
     order = score.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
     row, label, score = row[order], label[order], score[order]
     boxes = canvas_xyxy[row]
-    groups = torch.zeros_like(label) if config.class_agnostic else label
-    keep = batched_nms(boxes, score, groups, config.iou)[: config.max_detections]
-    return boxes[keep], score[keep], label[keep]
+    kept = _suppress(boxes, score, None if config.class_agnostic else label, config.iou)[: config.max_detections]
+    return boxes[kept], score[kept], label[kept]
+
+
+def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou: float) -> Tensor:
+    """Indices of the boxes that no better one (of the same label) overlaps by more than `iou`, ascending.
+
+    One label at a time: torchvision's `batched_nms` shifts the labels apart instead, which rounds the coordinates and
+    lets boxes beyond the canvas meet those of another label, and it orders equal scores at random.
+
+    Args:
+        boxes: float32 (K, 4), best first.
+        scores: float32 (K,), descending.
+        labels: int64 (K,), or None for one label.
+        iou: overlap above which a box is suppressed.
+    """
+    if labels is None:
+        labels = torch.zeros_like(scores, dtype=torch.int64)
+    kept = [torch.zeros(0, dtype=torch.int64, device=boxes.device)]
+    for label in sorted(set(labels.tolist())):
+        members = (labels == label).nonzero().squeeze(1)
+        kept.append(members[nms(boxes[members], scores[members], iou)])
+    return torch.cat(kept).sort().values

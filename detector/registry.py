@@ -14,7 +14,6 @@ config belongs to; nothing else in the tree chooses a class by a name.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,17 +55,22 @@ def register(name: str) -> Callable[[Part], Part]:
 
     Raises:
         TypeError: the class has no nested `Config` of its own that is a frozen dataclass with a kind.
-        ValueError: the name is taken among the parts of that kind.
+        ValueError: the name is taken among the parts of that kind, or the `Config` belongs to another part.
     """
 
     def add(part: Part) -> Part:
         config_class = part.__dict__.get("Config")
-        if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
+        # What a base class makes of it does not count: without a decorator of its own its fields would be lost.
+        if not (isinstance(config_class, type) and "__dataclass_fields__" in config_class.__dict__):
             raise TypeError(f"@register({name!r}) wants {part.__qualname__} to define a dataclass named Config")
         if not config_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # set by @dataclass
             raise TypeError(f"@register({name!r}) wants {part.__qualname__}.Config to be frozen")
         kind = kind_of(config_class)
         config = cast("type[PartConfig]", config_class)
+        if config in _PART_OF_CONFIG:
+            raise ValueError(
+                f"@register({name!r}) finds that {part.__qualname__}.Config belongs to {_PART_OF_CONFIG[config][0]!r}"
+            )
         taken = _PARTS.setdefault(kind, {})
         if name in taken:
             raise ValueError(f"@register({name!r}) finds the name taken by {taken[name].__qualname__}")

@@ -182,11 +182,14 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index: Any) -> Detections:
-        """The detections chosen by a mask, a slice, an index or a list of indices."""
-        if isinstance(index, int):
-            index = slice(index, index + 1 or None)
-        elif not isinstance(index, slice):
-            index = torch.as_tensor(index)
+        """The detections chosen by a mask, a slice, an index or a list of indices.
+
+        Raises:
+            IndexError: an index beyond the detections, or a mask of another length.
+        """
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index).reshape(-1)  # one index gives one detection, still in a list
+            index = index if len(index) else index.long()  # torch takes an empty list for floats
         return replace(self, source_xyxy=self.source_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     @property

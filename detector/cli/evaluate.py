@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...]]:
     """The numbers of a results file, as written."""
+    from detector.cli.progress import say
     from detector.data.coco import read_coco
     from detector.evaluation.coco_metrics import score_results
 
@@ -56,7 +57,10 @@ def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, 
         raise DatasetError(f"{arguments.results}: a COCO results file is wanted, it cannot be read: {error}") from error
     if not isinstance(results, list):
         raise DatasetError(f"{arguments.results}: a list of results is wanted, found {type(results).__name__}")
-    return score_results(read_coco(arguments.annotations, None).ground_truth(), results), ()
+    annotations = read_coco(arguments.annotations, None)
+    for problem in annotations.problems:
+        say(f"{annotations.annotations}: {problem}", arguments.quiet)
+    return score_results(annotations.ground_truth(), results), ()
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...]]:

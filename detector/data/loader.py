@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -121,7 +122,9 @@ class TrainingSamples(Dataset[Sample]):
         self._augment, self._seed = augment, seed
         self._cache: dict[int, Image] = {}
         self._cache_room = cache_mb * 2**20
-        self._chain = AlbumentationsChain(augment.albumentations) if augment.albumentations else None
+        self._chain: AlbumentationsChain | None = None
+        if augment.albumentations:
+            self._chain = AlbumentationsChain(augment.albumentations, canvas_hw, channels)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -215,6 +218,8 @@ class TrainingSamples(Dataset[Sample]):
 
 def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to the whole group is for the trainer to answer
+        signal.signal(number, signal.SIG_IGN)
 
 
 def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Sample]:

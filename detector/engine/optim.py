@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detector.registry import PartConfig, build, register
 
@@ -46,6 +49,11 @@ class AdamW(torch.optim.AdamW):
         beta1: float = 0.9
         beta2: float = 0.999
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+                raise ValueError(f"adamw wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1}, {self.beta2}")
+
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         super().__init__(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
@@ -66,8 +74,110 @@ class SGD(torch.optim.SGD):
         weight_decay: float = 5e-4
         momentum: float = 0.937
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"sgd wants 0 <= momentum < 1, found {self.momentum}")
+
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         super().__init__(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+
+
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: An optimizer for hidden layers").
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_NUM_ITERATIONS = 5
+# Makes the root-mean-square of an update that of a typical AdamW update (Liu et al. 2025, "Muon is scalable", eq. 4).
+_RMS_OF_ADAMW = 0.2
+# A kernel over fewer inputs than this (a stem on RGB, a depthwise convolution) has no matrix worth orthogonalising.
+_MIN_INPUTS = 8
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices with their singular values driven to about 1: (N, rows, columns) in float32, same shape out."""
+    a, b, c = _QUINTIC
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(_NUM_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+
+
+@register("muon")
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised Nesterov momentum on convolution kernels, AdamW on everything else.
+
+    Sources: Jordan et al. 2024; the scale of the update and decoupled decay as in Liu et al. 2025, so that one learning
+    rate serves both parts.
+    """
+
+    @dataclass(frozen=True)
+    class Config(OptimizerConfig):
+        """Settings of Muon.
+
+        Attributes:
+            momentum: memory of the gradient on kernels.
+            beta1: memory of the gradient's mean on the rest.
+            beta2: memory of the gradient's square on the rest.
+        """
+
+        lr: float = 2e-3
+        weight_decay: float = 0.05
+        momentum: float = 0.95
+        beta1: float = 0.9
+        beta2: float = 0.999
+
+    def __init__(self, config: Config, groups: list[dict[str, Any]]) -> None:
+        defaults = {"lr": config.lr, "weight_decay": config.weight_decay}
+        super().__init__(groups, defaults)
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's own
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.ndim == 4 and parameter[0].numel() >= _MIN_INPUTS and parameter.shape[1] > 3:
+                    by_shape[parameter.shape[0], parameter[0].numel()].append(parameter)
+                else:
+                    self._step_adamw(parameter, group["lr"], group["weight_decay"])
+            for shape, parameters in by_shape.items():
+                self._step_kernels(shape, parameters, group["lr"], group["weight_decay"])
+        return loss
+
+    def _step_kernels(self, shape: tuple[int, int], parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        momentum = self._config.momentum
+        directions = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            grad = parameter.grad
+            assert grad is not None  # step() passes those with a gradient only
+            state["momentum"].lerp_(grad, 1 - momentum)
+            directions.append(torch.lerp(grad, state["momentum"], momentum).reshape(shape))
+        scale = _RMS_OF_ADAMW * max(shape) ** 0.5
+        for parameter, update in zip(parameters, orthogonalised(torch.stack(directions)), strict=True):
+            parameter.mul_(1 - lr * weight_decay).add_(update.reshape(parameter.shape), alpha=-lr * scale)
+
+    def _step_adamw(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["updates"] = 0
+        grad = parameter.grad
+        assert grad is not None  # step() passes those with a gradient only
+        beta1, beta2 = self._config.beta1, self._config.beta2
+        state["updates"] += 1
+        state["mean"].lerp_(grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = (state["square"] / (1 - beta2 ** state["updates"])).sqrt_().add_(1e-8)
+        parameter.mul_(1 - lr * weight_decay)
+        parameter.addcdiv_(state["mean"], root, value=-lr / (1 - beta1 ** state["updates"]))
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -23,6 +23,11 @@ class ScheduleConfig(PartConfig):
             raise ValueError(f"a schedule wants warmup_iterations >= 0, found {self.warmup_iterations}")
 
 
+def _check_final(final: float) -> None:
+    if not 0 < final <= 1:
+        raise ValueError(f"a schedule wants 0 < final <= 1, found {final}")
+
+
 @register("cosine")
 class Cosine:
     """Half a cosine from 1 to `final` (Loshchilov and Hutter 2016, equation 5, without restarts)."""
@@ -32,10 +37,14 @@ class Cosine:
         """Settings of the cosine schedule.
 
         Attributes:
-            final: factor at the end.
+            final: factor at the end, 0 < final <= 1.
         """
 
         final: float = 0.02
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            _check_final(self.final)
 
     def __init__(self, config: Config) -> None:
         self._final = config.final
@@ -54,10 +63,14 @@ class LinearDecay:
         """Settings of the linear schedule.
 
         Attributes:
-            final: factor at the end.
+            final: factor at the end, 0 < final <= 1.
         """
 
         final: float = 0.01
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            _check_final(self.final)
 
     def __init__(self, config: Config) -> None:
         self._final = config.final
@@ -93,13 +106,16 @@ class Steps:
 
         Attributes:
             milestones: progress at which the rate falls, ascending, each within 0..1.
-            gamma: factor at each milestone.
+            gamma: factor at each milestone, 0 < gamma <= 1.
         """
 
         milestones: tuple[float, ...] = (0.8, 0.9)
         gamma: float = 0.1
 
         def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.gamma <= 1:
+                raise ValueError(f"steps wants 0 < gamma <= 1, found {self.gamma}")
             if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
                 raise ValueError(f"steps wants ascending milestones within 0..1, found {self.milestones}")
 

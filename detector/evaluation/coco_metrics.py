@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ class CocoMetrics:
 
     Attributes:
         stats: the twelve COCO numbers by name (`STAT_NAMES`), at most 100 detections per class and image.
-        class_ap: AP of each class by name.
+        class_ap: AP of each class by name (and category id, where several classes share a name).
         precision: mean precision over classes at IoU 0.5, where each class has its best F1.
         recall: mean recall at the same points.
         num_images: images evaluated.
@@ -80,7 +81,8 @@ def score_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str
     _check_results(ground_truth, results)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO()
-        truth.dataset = dict(ground_truth)
+        # pycocotools writes into the annotations it evaluates.
+        truth.dataset = {**ground_truth, "annotations": [dict(a) for a in ground_truth["annotations"]]}
         truth.createIndex()
         found = _detections(truth, results)
         evaluation = COCOeval(truth, found, "bbox")
@@ -90,7 +92,7 @@ def score_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str
     stats = {name: _number(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
     # (IoU thresholds, recall points, classes, areas, detection limits); area 0 is all, limit -1 is 100.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    names = {c["id"]: c["name"] for c in ground_truth["categories"]}
+    names = _unique_names(ground_truth["categories"])
     class_ap = {
         names[category]: _number(_mean(precision[:, :, column]))
         for column, category in enumerate(evaluation.params.catIds)
@@ -108,6 +110,12 @@ def score_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str
         num_crowds=crowds,
         num_detections=len(results),
     )
+
+
+def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """The name of each category id; a name that several bear is followed by the id."""
+    counts = Counter(category["name"] for category in categories)
+    return {c["id"]: c["name"] if counts[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
 
 
 def _detections(truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
@@ -135,7 +143,7 @@ def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[st
                 problem = f"image_id {record['image_id']!r} is not in the annotation file"
             elif record["category_id"] not in categories:
                 problem = f"category_id {record['category_id']!r} is not in the annotation file"
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             problem = f"image_id, category_id, bbox and score are wanted ({type(error).__name__}: {error})"
         if problem:
             raise DatasetError(f"result {number}: {problem}; correct the results file")

@@ -18,8 +18,8 @@ class Assignment:
         image_index: int64 (P,), the image of each positive cell.
         cell_index: int64 (P,), the cell within the image, 0 .. A - 1.
         object_index: int64 (P,), the column of its object in the padded targets.
-        quality: float32 (P,), 0..1, the class score the cell should give: its alignment relative to the best cell of
-            the object, times the best overlap that the object has with any of its cells.
+        quality: float32 (P,), above 0 and at most 1, the class score the cell should give: its alignment relative to
+            the best cell of the object, times the best overlap that the object has with any of its cells.
     """
 
     image_index: Tensor
@@ -113,7 +113,9 @@ def assign_task_aligned(
     peak_alignment = alignment.new_zeros(num_images * num_objects).scatter_reduce_(0, row, alignment, "amax")
     peak_overlap = overlap.new_zeros(num_images * num_objects).scatter_reduce_(0, row, overlap, "amax")
     quality = alignment * peak_overlap[row] / peak_alignment[row].clamp(min=1e-9)
-    return Assignment(image, cell, target, quality)
+    # A cell that weighs nothing teaches nothing, and a predicted box without area would make 0 * NaN of its CIoU.
+    weighs = quality > 0
+    return Assignment(image[weighs], cell[weighs], target[weighs], quality[weighs])
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def as_sources(given: Any) -> tuple[list[ImageSource], bool]:
 
     Args:
         given: a path (image, folder, glob, list file), an array uint8 (H, W, C) or (H, W) in RGB order, a PIL image, a
-            tensor uint8 (C, H, W), or a sequence of these.
+            tensor uint8 (C, H, W), or a sequence of these, where a missing file fails only when it is read.
 
     Raises:
         MediaError: something else, or nothing behind a path.
@@ -100,7 +100,10 @@ def as_sources(given: Any) -> tuple[list[ImageSource], bool]:
 
 def _one(given: Any, name: str) -> list[ImageSource]:
     if isinstance(given, (str, Path)):
-        return find_images(given)
+        path = Path(given)
+        if path.exists() or glob.has_magic(str(given)):
+            return find_images(given)
+        return [ImageSource(str(path), path)]  # fails when it is read, without the others
     return [ImageSource(name, pixels=_pixels(given, name))]
 
 
@@ -108,7 +111,7 @@ def _pixels(given: Any, name: str) -> Image:
     if hasattr(given, "convert"):  # a PIL image, which need not be installed
         given = np.asarray(given if given.mode in ("RGB", "L") else given.convert("RGB"))
     elif hasattr(given, "detach"):  # a torch tensor: (C, H, W)
-        given = given.detach().cpu().numpy()
+        given = given.detach().cpu().float().numpy() if given.is_floating_point() else given.detach().cpu().numpy()
         given = given.transpose(1, 2, 0) if given.ndim == 3 else given
     if not isinstance(given, np.ndarray):
         raise MediaError(f"image {name}: a path, array, PIL image or tensor is wanted, found {type(given).__name__}")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.models.activations import ActivationConfig, Mish
+from detector.ops.norm_mish import norm_mish
 from detector.registry import build
 
 # Batch-norm constants of the Darknet-in-PyTorch lineage: short statistics memory, an epsilon that survives 16 bit.
@@ -62,7 +63,11 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) to (B, out, H / stride, W / stride)."""
-        return self.activation(self.norm(self.conv(x)))  # type: ignore[no-any-return]  # nn.Module call
+        x = self.conv(x)
+        # A converted norm (SyncBatchNorm) is another type and takes the plain path.
+        if isinstance(self.activation, Mish) and type(self.norm) is nn.BatchNorm2d:
+            return norm_mish(x, self.norm)
+        return self.activation(self.norm(x))  # type: ignore[no-any-return]  # nn.Module call
 
 
 class Bottleneck(nn.Module):

@@ -1,9 +1,9 @@
 """Mish, x * tanh(softplus(x)): Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation Function", equation 1.
 
-On the CPU the native operator evaluates exp, log1p and tanh for every element and takes two thirds of a training step.
-With s = sigmoid(x) and n = s * (2 - s), tanh(softplus(x)) = n / (2 - n): one exponential, no cancellation, no overflow.
-That form runs here over slices that stay in cache, in float32 whatever the storage type; elsewhere the native operator
-is used. The measured ratio is printed by `tools/benchmark_mish.py`.
+On the CPU torch's operator evaluates exp, log1p and tanh for every element and would take most of a training step. Here
+it is a compiled kernel with one exponential, or, where nothing can be compiled, the same idea in torch operators: with
+s = sigmoid(x) and n = s * (2 - s), tanh(softplus(x)) = n / (2 - n), without cancellation or overflow, over slices that
+stay in cache and in float32 whatever the storage type. Elsewhere torch's operator is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from detector.ops import native
 
 # Four float32 buffers of a slice fit the L2 cache of two cores; measured flat from 2^17 to 2^18, worse on both sides.
 _SLICE = 1 << 18
@@ -33,7 +35,7 @@ def mish(x: Tensor) -> Tensor:
         and not torch._C._get_tracing_state()  # a trace records the native operator
         and torch.ops.aten.is_non_overlapping_and_dense(x)
     ):
-        return _SlicedMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
+        return _DenseMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
     return F.mish(x)
 
 
@@ -51,7 +53,7 @@ def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield (*(f[start:stop] for f in flat), *(b[: stop - start] for b in buffers))
 
 
-class _SlicedMish(torch.autograd.Function):
+class _DenseMish(torch.autograd.Function):
     """Mish on dense CPU tensors; saves its input only."""
 
     @staticmethod
@@ -59,6 +61,9 @@ class _SlicedMish(torch.autograd.Function):
         """Computes x * n / (2 - n)."""
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
+        if native.supports(x) and native.available():
+            native.call("mish_forward", x.dtype, x, y, x.numel())
+            return y
         for x_part, y_part, value, s, n in _slices(x.detach(), y):
             torch.sigmoid(value.copy_(x_part), out=s)
             torch.mul(s, s, out=n).sub_(s, alpha=2)  # -n
@@ -72,16 +77,20 @@ class _SlicedMish(torch.autograd.Function):
         (grad,) = grad_outputs
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for: the native operator has one
-            return torch.ops.aten.mish_backward(grad, x)  # type: ignore[no-any-return]  # torch.ops is untyped
+            (differentiable,) = torch.autograd.grad(F.mish(x), x, grad, create_graph=True)
+            return differentiable  # type: ignore[no-any-return]  # autograd.grad is untyped
         if grad.stride() != x.stride():
             grad = torch.empty_like(x).copy_(grad)
         grad_x = torch.empty_like(x)
+        if native.supports(x) and native.available():
+            native.call("mish_backward", x.dtype, x, grad.to(x.dtype), grad_x, x.numel())
+            return grad_x
         for x_part, grad_part, out_part, s, n, slope in _slices(x, grad, grad_x):
             torch.sigmoid(slope.copy_(x_part), out=s)
             torch.mul(s, s, out=n).sub_(s, alpha=2).neg_()
             torch.neg(s, out=slope).add_(1)
             slope.mul_(slope)
-            s.mul_(4).mul_(x_part).mul_(slope)
+            s.mul_(4).mul_(slope).mul_(x_part)  # 4 * x overflows for the largest x, where the slope is 0
             torch.neg(n, out=slope).add_(2)
             s.div_(slope).add_(n).div_(slope).mul_(grad_part)
             out_part.copy_(s)

@@ -1,0 +1,70 @@
+"""Fixtures of the tests of the command line."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from detector.experiment import load_experiment, train
+
+# Nothing varied and nothing large: what is left is learnt by heart in seconds.
+TINY = (
+    "model.width=0.125",
+    "input.size=64",
+    "loader.workers=0",
+    "loader.batch_size=6",
+    "augment={mosaic: 0, scale: 0, translate: 0, flip_horizontal: 0, hue: 0, saturation: 0, value: 0}",
+    "augment.albumentations=[]",
+    "evaluate.batch_size=4",
+    "schedule.warmup_iterations=5",
+    "train.precision=fp32",
+    "device=cpu",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The command line takes over the signals of its process; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def data_override(root: Path, train_split: str = "train", val_split: str = "val") -> str:
+    """The override that names two splits of a drawn data set."""
+    splits = {"train": train_split, "val": val_split}
+    listed = ", ".join(
+        f"{name}: {{annotations: {root}/annotations/{split}.json, images: {root}/images/{split}}}"
+        for name, split in splits.items()
+    )
+    return f"data={{name: coco, {listed}}}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that has learnt the validation images of `tiny_shapes` well enough for numbers that are not 0."""
+
+    weights: Path
+    images: Path
+    annotations: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    project = tmp_path_factory.mktemp("trained")
+    overrides = [*TINY, data_override(tiny_shapes, "val"), f"train.project={project}"]
+    overrides += ["train.iterations=90", "train.evaluations=1", "optimizer.lr=0.01"]
+    result = train(load_experiment("mish-n", overrides))
+    assert result.best_ap > 0.02
+    return Trained(result.folder.best, tiny_shapes / "images/val", tiny_shapes / "annotations/val.json")
+
+
+@pytest.fixture
+def tiny_words(tiny_shapes: Path, tmp_path: Path) -> list[str]:
+    """The words of `detector train` for the smallest run there is; run folders go to the test's own folder."""
+    return ["mish-n", *TINY, data_override(tiny_shapes), f"train.project={tmp_path}/runs"]

@@ -1,0 +1,33 @@
+"""Fixtures that every test file may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.data.shapes import draw_shapes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two threads, the least machine this is meant for; OMP_NUM_THREADS=1 says that others use the processor too."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded data set, 12 images to train on and 6 to validate on, 64 pixels a side; read only."""
+    root = tmp_path_factory.mktemp("shapes") / "tiny"
+    draw_shapes(root, num_train=12, num_val=6, image_size=64)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data that DETECTOR_TEST_DATA names; without it the test is skipped."""
+    named = os.environ.get("DETECTOR_TEST_DATA", "")
+    if not named or not Path(named).is_dir():
+        pytest.skip("DETECTOR_TEST_DATA names no folder")
+    return Path(named)
