@@ -124,11 +124,15 @@ class _Builder:
         return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
 
     def path(self, node: Node, key: str) -> Any:
-        if not isinstance(node.value, str):
-            self.mistakes.add(node.where, f"{key} wants a path, found {describe(node.value)}")
-            return _FAILED
-        path = Path(node.value).expanduser()
-        return path if path.is_absolute() else (node.where.folder / path).resolve()
+        try:
+            if isinstance(node.value, str) and node.value:
+                path = Path(node.value).expanduser()
+                return path if path.is_absolute() else (node.where.folder / path).resolve()
+            problem = ""
+        except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a null character
+            problem = f" ({error})"
+        self.mistakes.add(node.where, f"{key} wants a path, found {describe(node.value)}{problem}")
+        return _FAILED
 
     def leaf(self, hint: Any, node: Node, key: str) -> Any:
         plain = plain_of(node)
@@ -137,7 +141,7 @@ class _Builder:
             return _FAILED
         try:
             return _adapter(hint).validate_json(json.dumps(plain))
-        except TypeError:
+        except (TypeError, OverflowError):
             wanted = "a plain value"
         except pydantic.ValidationError as error:
             wanted = error.errors()[0]["msg"].removeprefix("Input should be ")

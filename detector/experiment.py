@@ -21,7 +21,7 @@ from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, t
 from detector.data.transforms import AugmentConfig
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.events import Noted, Report
-from detector.engine.optim import AdamW, OptimizerConfig
+from detector.engine.optim import Muon, OptimizerConfig
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
@@ -65,7 +65,7 @@ class ExperimentConfig:
     input: InputConfig = field(default_factory=InputConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    optimizer: OptimizerConfig = AdamW.Config()  # noqa: RUF009 (frozen: shared safely)
+    optimizer: OptimizerConfig = Muon.Config()  # noqa: RUF009 (frozen: shared safely)
     schedule: ScheduleConfig = Cosine.Config()  # noqa: RUF009 (frozen: shared safely)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

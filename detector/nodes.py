@@ -5,6 +5,7 @@ A configuration is data: no code, no environment, no anchors, no tags.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from detector import registry
 from detector.errors import ConfigError
 
 # A configuration is a page of text. More is a mistake or an attack, refused before it is parsed.
-MAX_FILE_BYTES = 1_000_000
+MAX_FILE_BYTES = 100_000
 MAX_DEPTH = 20
+MAX_INTEGER = 2**63 - 1  # what torch and NumPy can hold
+MAX_MISTAKES_SHOWN = 50
+MAX_SHOWN = 80  # characters of a value in an error message
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")}
 
 
@@ -49,8 +53,11 @@ class Mistakes(list[str]):
 
     def raise_any(self) -> None:
         """Raises a `ConfigError` with every mistake on a line of its own, if there is one."""
-        if self:
-            raise ConfigError("\n".join(dict.fromkeys(self)))
+        lines = list(dict.fromkeys(self))
+        if len(lines) > MAX_MISTAKES_SHOWN:
+            lines[MAX_MISTAKES_SHOWN:] = [f"and {len(lines) - MAX_MISTAKES_SHOWN} more mistakes"]
+        if lines:
+            raise ConfigError("\n".join(lines))
 
 
 # --- presets -----------------------------------------------------------------------------------------------------
@@ -69,63 +76,87 @@ def find_config(name: str, relative_to: Path | None = None) -> Path:
         ConfigError: neither exists; the message gives the nearest preset.
     """
     for path in ([relative_to / name] if relative_to else []) + [Path(name)]:
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, false for a name that no file can have
             return path
     preset = presets_dir() / f"{Path(name).stem if name.endswith('.yaml') else name}.yaml"
-    if preset.is_file() and Path(name).name == name:
+    if os.path.isfile(preset) and Path(name).name == name:
         return preset
     known = [p.stem for p in presets_dir().glob("*.yaml")]
-    raise ConfigError(f"no configuration file or preset is named {name!r}{registry.nearest(name, known)}")
+    raise ConfigError(f"no configuration file or preset is named {shown(name)}{registry.nearest(name, known)}")
 
 
 # --- YAML to nodes -----------------------------------------------------------------------------------------------
 
 
-def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, depth: int = 0) -> Node:
+class _Loader(yaml.SafeLoader):
+    """Refuses anchors, aliases and deep nesting where they begin, before they cost time or memory."""
+
+    def __init__(self, text: str, source: str, folder: Path) -> None:
+        super().__init__(text)
+        self._source, self._folder, self._depth = source, folder, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node and what is below it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        where = Where(self._source, event.start_mark.line + 1, self._folder)
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise ConfigError(f"{where}: anchors and aliases are not allowed; write the value out or use base:")
+        if self._depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: sections nest deeper than {MAX_DEPTH}; flatten them")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes) -> Node:
     where = Where(source, node.start_mark.line + 1, folder)
-    if depth > MAX_DEPTH:
-        mistakes.add(where, f"sections nest deeper than {MAX_DEPTH}; flatten them")
-        return Node(None, where)
     if node.tag not in _PLAIN_TAGS:
-        mistakes.add(where, f"the tag {node.tag!r} is not allowed, a configuration holds plain data only; remove it")
+        tag = shown(node.tag)
+        mistakes.add(where, f"the tag {tag} is not allowed, a configuration holds plain data only; remove it")
         return Node(None, where)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Node] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key_where = Where(source, key_node.start_mark.line + 1, folder)
             if key_node.tag != "tag:yaml.org,2002:str":
+                found = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a section or list"
                 hint = " (YAML reads it as a bool, number or other value; put it in quotes)"
-                mistakes.add(key_where, f"a key wants to be text, found {getattr(key_node, 'value', '?')}{hint}")
+                mistakes.add(key_where, f"a key wants to be text, found {found}{hint}")
                 continue
             if key_node.value in mapping:
-                first = mapping[key_node.value].where.line
-                mistakes.add(key_where, f"key {key_node.value!r} stands twice, first on line {first}; keep one")
+                first = lines[key_node.value]
+                mistakes.add(key_where, f"key {shown(key_node.value)} stands twice, first on line {first}; keep one")
                 continue
-            mapping[key_node.value] = _convert(value_node, source, folder, mistakes, depth + 1)
+            lines[key_node.value] = key_where.line
+            mapping[key_node.value] = _convert(value_node, source, folder, mistakes)
         return Node(mapping, where)
     if isinstance(node, yaml.SequenceNode):
-        return Node([_convert(item, source, folder, mistakes, depth + 1) for item in node.value], where)
+        return Node([_convert(item, source, folder, mistakes) for item in node.value], where)
     try:
-        return Node(yaml.constructor.SafeConstructor().construct_object(node), where)
-    except (yaml.YAMLError, ValueError) as error:
-        mistakes.add(where, f"{node.value!r} is not a value YAML can read ({error}); put it in quotes if it is text")
+        value = yaml.constructor.SafeConstructor().construct_object(node)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        text = shown(node.value)
+        mistakes.add(where, f"{text} is not a value YAML can read ({error}); put it in quotes if it is text")
         return Node(None, where)
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        mistakes.add(where, f"a whole number of at most {MAX_INTEGER} is wanted, found {shown(node.value)}; write less")
+        return Node(None, where)
+    return Node(value, where)
 
 
 def _parse_text(text: str, source: str, folder: Path) -> Node:
     mistakes = Mistakes()
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                where = Where(source, event.start_mark.line + 1 if event.start_mark else 0, folder)
-                raise ConfigError(f"{where}: anchors and aliases are not allowed; write the value out or use base:")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _Loader(text, source, folder).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         raise ConfigError(f"{source}:{line}:{column}: not valid YAML, {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid YAML, {str(error) or type(error).__name__}") from error
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{source}: not valid YAML, {problem}") from error
     if root is None:
         return Node({}, Where(source, 1, folder))
     node = _convert(root, source, folder, mistakes)
@@ -142,16 +173,18 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
     path = path.resolve()
     if path in chain:
         raise ConfigError(f"{path}: base: leads back to this file by way of {', '.join(p.name for p in chain)}")
-    shown = _shown(path)
+    source = _relative(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{shown}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
+            raise ConfigError(f"{source}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"{shown}: cannot be read, {error.strerror}") from error
+        raise ConfigError(f"{source}: cannot be read, {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}") from error
-    node = _parse_text(text, shown, path.parent)
+        raise ConfigError(
+            f"{source}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
+    node = _parse_text(text, source, path.parent)
     if not isinstance(node.value, dict):
         raise ConfigError(f"{node.where}: a configuration wants keys and values, found {describe(node.value)}")
     base = node.value.pop("base", None)
@@ -166,7 +199,7 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
     return merge(read_nodes(parent, (*chain, path)), node)
 
 
-def _shown(path: Path) -> str:
+def _relative(path: Path) -> str:
     """A path as a person would type it: relative where it lies below the working directory."""
     try:
         return str(path.relative_to(Path.cwd()))
@@ -238,12 +271,20 @@ def describe(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return f"the bool {str(value).lower()}"
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return "a number of more than 64 bits"
     names: dict[type, str] = {str: "the text", int: "the number", float: "the number"}
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, list):
         return "a list"
-    return f"{names.get(type(value), 'the ' + type(value).__name__)} {value!r}"
+    return f"{names.get(type(value), 'the ' + type(value).__name__)} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A scalar as an error message shows it: quoted where it is text, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def plain_of(node: Node) -> Any:

@@ -31,7 +31,7 @@ def main() -> None:
     best = str(project / "train/weights/best.safetensors")
     step("1 of 3: train", "train", "demo", f"train.project={project}")
     step("2 of 3: measure on the validation images", "evaluate", best, "--save-dir", str(project / "evaluate"))
-    step("3 of 3: detect", "predict", best, "data/shapes/images/val", "-q", "--save-dir", str(project / "predict"))
+    step("3 of 3: detect", "predict", best, "data/shapes/images/val/00001?.jpg", "--save-dir", str(project / "predict"))
     pictures = sorted((project / "predict").glob("*.jpg"))
     print(f"\nDone in {(time.monotonic() - started_s) / 60:.1f} minutes.")
     print(f"Detections drawn: {len(pictures)} pictures such as {pictures[0]}")

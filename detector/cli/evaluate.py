@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
+    from detector.data.coco import CocoAnnotations
     from detector.evaluation.coco_metrics import CocoMetrics
 
 
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file instead of a model")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="with --results: the COCO ground truth")
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/val)")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images had to be skipped")
+    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -34,16 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures; returns the exit code."""
     from detector.cli.progress import metrics_table, say
 
-    metrics, skipped = (_score_file if arguments.results else _measure)(arguments)
+    metrics, skipped, annotations = (_score_file if arguments.results else _measure)(arguments)
     for reason in skipped[:10]:
         say(f"skipped: {reason}", arguments.quiet)
     if len(skipped) > 10:
         say(f"skipped: {len(skipped) - 10} more images", arguments.quiet)
     print(json.dumps({**metrics.to_plain(), "num_skipped": len(skipped)}) if arguments.json else metrics_table(metrics))
-    return 5 if arguments.strict and skipped else 0
+    left_out = any(problem.outcome == "skipped" for problem in annotations.problems)
+    return 5 if arguments.strict and (skipped or left_out) else 0
 
 
-def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...]]:
+def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...], CocoAnnotations]:
     """The numbers of a results file, as written."""
     from detector.cli.progress import say
     from detector.data.coco import read_coco
@@ -60,10 +62,10 @@ def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, 
     annotations = read_coco(arguments.annotations, None)
     for problem in annotations.problems:
         say(f"{annotations.annotations}: {problem}", arguments.quiet)
-    return score_results(annotations.ground_truth(), results), ()
+    return score_results(annotations.ground_truth(), results), (), annotations
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...]]:
+def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...], CocoAnnotations]:
     """The numbers of a model on a split; its results are written down."""
     from tqdm import tqdm
 
@@ -86,4 +88,4 @@ def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...
     path = folder / "results.json"
     path.write_text(json.dumps(evaluation.results), encoding="utf-8")
     say(f"results: {path}", arguments.quiet)
-    return evaluation.metrics, evaluation.skipped
+    return evaluation.metrics, evaluation.skipped, annotations

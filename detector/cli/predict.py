@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detector.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
+    from detector.data.coco import CocoAnnotations
     from detector.engine.predictor import Prediction
     from detector.media.sources import ImageSource
     from detector.postprocess import SelectConfig
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/predict)")
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images had to be skipped")
+    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
     parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
 
 
@@ -62,13 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     loaded = load_model(Path(words[0]), overrides)
     is_coco = arguments.format == "coco"
-    sources = _sources(arguments, words[1:])
+    sources, annotations = _sources(arguments, words[1:])
+    problems = annotations.problems if annotations else ()
+    for problem in problems:
+        say(f"{arguments.annotations}: {problem}", arguments.quiet)
     batch_size = loaded.config.evaluate.batch_size if is_coco else min(len(sources), 8)
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file.class_names)
     folder = results_folder(arguments.save_dir, loaded.config.train.project, "predict")
 
     records: list[dict[str, Any]] = []
-    pictures: set[str] = set()
+    # A source in the folder of results is never written over.
+    pictures = {s.path.name for s in sources if s.path and s.path.parent.resolve() == folder.resolve()}
     num_skipped = 0
     for prediction in build_predictor(loaded, batch_size).stream(sources, select):
         detections, image = prediction.detections, prediction.image
@@ -77,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"skipped: {prediction.error}", arguments.quiet)
         elif not (arguments.no_pictures or is_coco):
             write_image(_free_path(folder, prediction.source.name, pictures), draw_detections(image, detections))
-        new = _coco_records(prediction) if is_coco else [_record(prediction)]
+        new = _coco_records(prediction, annotations) if is_coco else [_record(prediction)]
         records.extend(new)
         if not is_coco:
             print(json.dumps(new[0]) if arguments.json else _line(new[0]))
@@ -88,22 +93,24 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"{len(sources) - num_skipped} images, {num_skipped} skipped: {path}", arguments.quiet)
     if num_skipped == len(sources):
         raise MediaError(f"none of {num_skipped} images could be read; check {', '.join(words[1:])}")
-    return 5 if arguments.strict and num_skipped else 0
+    left_out = any(problem.outcome == "skipped" for problem in problems)
+    return 5 if arguments.strict and (num_skipped or left_out) else 0
 
 
-def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> list[ImageSource]:
+def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[list[ImageSource], CocoAnnotations | None]:
     from detector.media.sources import as_sources
 
     if arguments.annotations is None:
         if arguments.format == "coco":
             raise ConfigError("--format coco wants --annotations FILE, which gives each image its id")
-        return as_sources(list(words))[0]
+        return as_sources(words[0] if len(words) == 1 else list(words))[0], None
     if len(words) != 1:
         raise ConfigError(f"with --annotations one SOURCE is wanted, the folder of its images, found {list(words)}")
     from detector.data.coco import read_coco
     from detector.evaluation.evaluate import annotated_sources
 
-    return annotated_sources(read_coco(arguments.annotations, Path(words[0]), require_annotations=False))
+    annotations = read_coco(arguments.annotations, Path(words[0]), require_annotations=False)
+    return annotated_sources(annotations), annotations
 
 
 def _select(arguments: argparse.Namespace, config: SelectConfig, class_names: Sequence[str]) -> SelectConfig:
@@ -165,10 +172,12 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _coco_records(prediction: Prediction) -> list[dict[str, Any]]:
-    if prediction.detections is None or prediction.source.image_id is None:
+def _coco_records(prediction: Prediction, annotations: CocoAnnotations | None) -> list[dict[str, Any]]:
+    """The records that evaluation scores: of categories that the annotation file lists."""
+    if prediction.detections is None or prediction.source.image_id is None or annotations is None:
         return []
-    return prediction.detections.to_coco(prediction.source.image_id)
+    records = prediction.detections.to_coco(prediction.source.image_id)
+    return [record for record in records if record["category_id"] in annotations.category_ids]
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ class Muon(torch.optim.Optimizer):
             beta2: memory of the gradient's square on the rest.
         """
 
-        lr: float = 2e-3
+        lr: float = 6e-3
         weight_decay: float = 0.05
         momentum: float = 0.95
         beta1: float = 0.9

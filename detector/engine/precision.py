@@ -18,14 +18,17 @@ def choose_device(name: str) -> torch.device:
     """A device by name; `auto` is the first CUDA device, else the CPU.
 
     Raises:
-        ConfigError: torch does not know the name, or the machine has no such device.
+        ConfigError: another name, or the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = f"device wants auto, cpu, cuda or cuda:N, found {name!r}; use one of them"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device wants auto, cpu, cuda or cuda:N, found {name!r}; use one of them") from error
+        raise ConfigError(wanted) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ConfigError(f"device {name!r} is wanted, torch finds {found} CUDA devices; use device=cpu or auto")

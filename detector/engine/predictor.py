@@ -110,16 +110,9 @@ class Predictor:
         for row_xyxy, row_scores, letterbox in zip(canvas_xyxy, scores, letterboxes, strict=False):
             boxes, kept_scores, labels = (t.cpu() for t in select(row_xyxy, row_scores, config))
             source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
-            detections.append(
-                Detections(
-                    source_xyxy.clone(),  # leaves inference mode
-                    kept_scores.clone(),
-                    labels.clone(),
-                    letterbox.source_hw,
-                    self.class_names,
-                    self.category_ids,
-                )
-            )
+            with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
+                found = source_xyxy.clone(), kept_scores.clone(), labels.clone()
+            detections.append(Detections(*found, letterbox.source_hw, self.class_names, self.category_ids))
         return detections
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:

@@ -256,7 +256,7 @@ class Trainer:
         averaged: Any = self.averaged.module
         self._metrics = self._evaluate(averaged)
         ap = -1.0 if math.isnan(self._metrics.ap) else self._metrics.ap
-        is_best = ap > self.best_ap
+        is_best = ap > self.best_ap or math.isnan(self._metrics.ap)  # without objects to find, the latest
         if is_best:
             self.best_ap = ap
             self._save_best()

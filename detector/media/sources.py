@@ -56,19 +56,23 @@ def find_images(source: str | Path) -> list[ImageSource]:
     """
     text, path = str(source), Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+        found = _images_of(path.rglob("*"))
         wanted = "an image"
     elif path.is_file() or path.is_symlink():
         found = _listed(path) if path.suffix.lower() == ".txt" else [path]
         wanted = "a line with a path"
     elif glob.has_magic(text):
-        found = sorted(Path(p) for p in glob.glob(text, recursive=True) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
+        found = _images_of(Path(p) for p in glob.iglob(text, recursive=True))
         wanted = "a matching image"
     else:
         raise MediaError(f"{text}: no such image, folder, glob or list file; check the path")
     if not found:
         raise MediaError(f"{text}: {wanted} is wanted, found none; check the path")
     return [ImageSource(str(p), p) for p in found]
+
+
+def _images_of(paths: Iterable[Path]) -> list[Path]:
+    return sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
 
 
 def _listed(path: Path) -> list[Path]:
@@ -110,16 +114,17 @@ def _one(given: Any, name: str) -> list[ImageSource]:
 def _pixels(given: Any, name: str) -> Image:
     if hasattr(given, "convert"):  # a PIL image, which need not be installed
         given = np.asarray(given if given.mode in ("RGB", "L") else given.convert("RGB"))
-    elif hasattr(given, "detach"):  # a torch tensor: (C, H, W)
-        given = given.detach().cpu().float().numpy() if given.is_floating_point() else given.detach().cpu().numpy()
-        given = given.transpose(1, 2, 0) if given.ndim == 3 else given
-    if not isinstance(given, np.ndarray):
+    is_tensor = hasattr(given, "detach")
+    if not isinstance(given, np.ndarray) and not is_tensor:
         raise MediaError(f"image {name}: a path, array, PIL image or tensor is wanted, found {type(given).__name__}")
-    if given.ndim == 2:
-        given = given[..., None]
-    if given.dtype != np.uint8 or given.ndim != 3 or 0 in given.shape:
+    # Before any conversion: NumPy has no counterpart of some of torch's dtypes.
+    dtype, shape = str(given.dtype).removeprefix("torch."), tuple(given.shape)
+    if dtype != "uint8" or len(shape) not in (2, 3) or 0 in shape:
         raise MediaError(
             f"image {name}: uint8 pixels of shape (H, W, C) are wanted (a tensor as (C, H, W)), "
-            f"found {given.dtype} {given.shape}; scale to 0..255 and convert"
+            f"found {dtype} {shape}; scale to 0..255 and convert"
         )
-    return np.ascontiguousarray(given)
+    if is_tensor:
+        given = given.detach().cpu().numpy()
+        given = given.transpose(1, 2, 0) if given.ndim == 3 else given
+    return np.ascontiguousarray(given[..., None] if given.ndim == 2 else given)

@@ -78,9 +78,10 @@ class _NormMish(torch.autograd.Function):
         return _forward(x, mean, weight * rstd, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # a second derivative raises instead of being silently wrong
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Two passes that compute mish' again from the input."""
+        if torch.is_grad_enabled():  # create_graph: an answer without a graph would be silently wrong
+            raise RuntimeError("the fused norm_mish has no second derivative; set DETECTOR_MISH=native to have one")
         x, weight, bias, mean, rstd = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         channels = x.shape[1]

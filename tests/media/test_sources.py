@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector.errors import MediaError
+from detector.media.images import write_image
+from detector.media.sources import ImageSource, as_sources, find_images
+
+
+def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Images on two levels, in an order that is not that of their names, among files that are none."""
+    for number, name in enumerate(("b.png", "a.png", "deep/er/c.PNG", "deep/a.png", "z é#%.png")):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path.with_suffix(".png"), picture(number))
+        path.with_suffix(".png").rename(path)
+    (tmp_path / "tree/notes.md").write_text("no image")
+    (tmp_path / "tree/folder.jpg").mkdir()
+    return tmp_path / "tree"
+
+
+def names(sources: list[ImageSource], root: Path) -> list[str]:
+    return [str(source.path.relative_to(root)) for source in sources if source.path]
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
+    (tree / "b.png").rename(tree / "b.upload")
+    sources, is_single = as_sources(tree / "b.upload")
+    assert is_single
+    assert [(s.name, s.path) for s in sources] == [(str(tree / "b.upload"), tree / "b.upload")]
+    np.testing.assert_array_equal(sources[0].read(3), picture(0))
+
+
+def test_a_folder_gives_its_images_on_every_level_in_the_order_of_their_paths(tree: Path) -> None:
+    sources, is_single = as_sources(str(tree))
+    assert not is_single
+    assert names(sources, tree) == ["a.png", "b.png", "deep/a.png", "deep/er/c.PNG", "z é#%.png"]
+    assert all(source.read(3).shape == (6, 9, 3) for source in sources)
+
+
+def test_a_glob_gives_the_images_it_matches_in_order(tree: Path) -> None:
+    assert names(find_images(f"{tree}/*.png"), tree) == ["a.png", "b.png", "z é#%.png"]
+    assert names(find_images(f"{tree}/**/a.*"), tree) == ["a.png", "deep/a.png"]
+    assert names(find_images(f"{tree}/*"), tree) == ["a.png", "b.png", "z é#%.png"]  # neither notes nor folders
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tree: Path) -> None:
+    (tree / "a.png").rename(tree / "[1]*.png")
+    assert names(find_images(tree / "[1]*.png"), tree) == ["[1]*.png"]
+
+
+def test_a_list_file_keeps_its_order_and_starts_from_its_own_folder(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"\ufefftree/b.png\n\n  tree/z é#%.png  \r\n{tree}/a.png\ntree/none.png\n", encoding="utf-8")
+    sources, is_single = as_sources(listed)
+    assert not is_single
+    assert names(sources, tree) == ["b.png", "z é#%.png", "a.png", "none.png"]
+    np.testing.assert_array_equal(sources[0].read(3), picture(0))
+    with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
+        sources[3].read(3)
+
+
+def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
+    (tree / "list.txt").write_text("a.png\n")
+    assert not as_sources(tree / "list.txt")[1]
+    assert not as_sources([tree / "a.png"])[1]
+    assert not as_sources(f"{tree}/b*.png")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.jpg", "no such image, folder, glob or list file"),
+        ("no/folder", "no such image, folder, glob or list file"),
+        ("*.jpg", "a matching image is wanted, found none"),
+        ("empty", "an image is wanted, found none"),
+        ("empty.txt", "a line with a path is wanted, found none"),
+        ("binary.txt", "a list of image paths is wanted, it cannot be read as text"),
+    ],
+)
+def test_nothing_behind_a_path_is_an_error_that_names_it(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(MediaError, match=message) as caught:
+        as_sources(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_file_among_others_fails_alone_when_it_is_read(tree: Path) -> None:
+    sources, _ = as_sources([tree / "a.png", tree / "none.png", str(tree / "deep")])
+    assert names(sources, tree) == ["a.png", "none.png", "deep/a.png", "deep/er/c.PNG"]
+    with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
+        sources[1].read(3)
+
+
+def test_a_link_to_nothing_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    (source,) = as_sources(tmp_path / "link.png")[0]
+    with pytest.raises(MediaError, match=r"link\.png cannot be read"):
+        source.read(3)
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_is_taken_as_it_is() -> None:
+    pixels = picture()
+    (source,), is_single = as_sources(pixels)
+    assert is_single
+    assert (source.name, source.path) == ("0", None)
+    np.testing.assert_array_equal(source.read(3), pixels)
+    turned = pixels[:, ::-1]
+    (source,), _ = as_sources(turned)
+    np.testing.assert_array_equal(source.read(3), turned)
+    assert source.read(3).flags.c_contiguous
+
+
+@pytest.mark.parametrize("given", [picture(channels=1), picture(channels=1)[..., 0]])
+def test_a_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
+    (source,), _ = as_sources(given)
+    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+    with pytest.raises(MediaError, match="0: an image of 3 channels is wanted, found 1"):
+        source.read(3)
+
+
+def test_a_tensor_is_channels_first() -> None:
+    (source,), is_single = as_sources(torch.from_numpy(picture()).permute(2, 0, 1))
+    assert is_single
+    np.testing.assert_array_equal(source.read(3), picture())
+    (source,), _ = as_sources(torch.from_numpy(picture(channels=1)[..., 0]))
+    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+
+
+def test_a_pil_image_is_rgb_or_grey() -> None:
+    (source,), is_single = as_sources(Image.fromarray(picture()))
+    assert is_single
+    np.testing.assert_array_equal(source.read(3), picture())
+    (source,), _ = as_sources(Image.fromarray(picture(channels=1)[..., 0]))
+    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "1", "CMYK", "I;16"])
+def test_a_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
+    converted = Image.new("I;16", (9, 6)) if mode == "I;16" else Image.fromarray(picture()).convert(mode)
+    (source,), _ = as_sources(converted)
+    np.testing.assert_array_equal(source.read(3), np.asarray(converted.convert("RGB")))
+
+
+def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> None:
+    given = [picture(1), tree / "a.png", Image.fromarray(picture(2)), torch.from_numpy(picture(3)).permute(2, 0, 1)]
+    for several in (given, tuple(given), iter(given)):
+        sources, is_single = as_sources(several)
+        assert not is_single
+        assert [source.name for source in sources] == ["0", str(tree / "a.png"), "2", "3"]
+        for source, seed in zip(sources, (1, 1, 2, 3), strict=True):  # a.png was drawn second
+            np.testing.assert_array_equal(source.read(3), picture(seed))
+    assert as_sources([]) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (picture().astype(np.float32) / 255, r"found float32 \(6, 9, 3\)"),
+        (picture().astype(np.uint16), r"found uint16 \(6, 9, 3\)"),
+        (picture()[None], r"found uint8 \(1, 6, 9, 3\)"),
+        (picture()[0, :, 0], r"found uint8 \(9,\)"),
+        (np.zeros((0, 9, 3), np.uint8), r"found uint8 \(0, 9, 3\)"),
+        (torch.zeros(3, 6, 9), r"found float32 \(3, 6, 9\)"),
+        (torch.zeros(3, 6, 9, dtype=torch.bfloat16), r"found bfloat16 \(3, 6, 9\)"),
+        (torch.zeros(2, 3, 6, 9, dtype=torch.uint8), r"found uint8 \(2, 3, 6, 9\)"),
+    ],
+)
+def test_pixels_of_another_type_or_shape_are_refused(given: Any, found: str) -> None:
+    with pytest.raises(MediaError, match=rf"image 0: uint8 pixels of shape .* are wanted .*{found}; scale to 0\.\.255"):
+        as_sources(given)
+    with pytest.raises(MediaError, match=f"image 1: .*{found}"):
+        as_sources([picture(), given])
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [(None, "NoneType"), (3, "int"), ({"a": 1}, "str"), ([[picture()]], "list")]
+)
+def test_what_is_no_image_is_refused(given: Any, found: str) -> None:
+    if found == "str":  # the keys of a mapping count as paths
+        assert as_sources(given)[0][0].path == Path("a")
+        return
+    with pytest.raises(MediaError, match=f"image 0: a path, array, PIL image or tensor is wanted, found {found}"):
+        as_sources(given)
+
+
+def test_a_source_with_neither_path_nor_pixels_is_refused() -> None:
+    with pytest.raises(MediaError, match="frame 7: no path and no pixels to read"):
+        ImageSource("frame 7").read(3)

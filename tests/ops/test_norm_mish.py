@@ -1,0 +1,135 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.ops import native
+from detector.ops.norm_mish import norm_mish
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler: the fused kernels cannot be built")
+
+# Channels below, at and above a vector, odd ones, and numbers of rows that no power of two divides.
+SHAPES = [(4, 16, 9, 9), (2, 24, 7, 5), (3, 64, 8, 8), (1, 3, 5, 5), (4, 100, 4, 4), (2, 1, 3, 7), (1, 257, 3, 4)]
+# Relative to the largest value of the reference: float32 arithmetic throughout, bfloat16 storage of activations.
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 5e-3}
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    torch.manual_seed(channels)
+    norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def _input(shape: tuple[int, ...], dtype: torch.dtype, offset: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator) * 3 + offset
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    found, wanted = found.detach(), wanted.detach()
+    return float((found.double() - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_training_equals_batch_norm_and_mish_in_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    norm = _norm(shape[1])
+    reference = copy.deepcopy(norm).double()
+    x = _input(shape, dtype).requires_grad_()
+    wanted_x = x.detach().double().requires_grad_()
+    y = norm_mish(x, norm)
+    assert type(y.grad_fn).__name__ == "_NormMishBackward"
+    wanted = F.mish(reference(wanted_x))
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    y.backward(grad)  # a gradient in another memory format than the input
+    wanted.backward(grad.double())
+    tolerance = TOLERANCES[dtype]
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert _error(y, wanted) <= tolerance
+    assert _error(x.grad, wanted_x.grad) <= tolerance
+    for name in ("weight", "bias"):
+        assert _error(getattr(norm, name).grad, getattr(reference, name).grad) <= 5e-6
+    for name in ("running_mean", "running_var"):
+        assert _error(getattr(norm, name), getattr(reference, name)) <= 5e-6
+    assert norm.num_batches_tracked == 1
+
+
+def test_a_mean_far_above_the_deviation_does_not_cancel() -> None:
+    norm = _norm(8)
+    reference = copy.deepcopy(norm).double()
+    x = _input((4, 8, 16, 16), torch.float32, offset=4000.0)
+    assert _error(norm_mish(x, norm), F.mish(reference(x.double()))) <= 2e-5
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_evaluation_equals_the_two_operators(dtype: torch.dtype) -> None:
+    norm = _norm(24).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    x = _input((2, 24, 7, 5), dtype)
+    with torch.no_grad():
+        assert _error(norm_mish(x, norm), F.mish(copy.deepcopy(norm).double()(x.double()))) <= TOLERANCES[dtype]
+    assert norm.num_batches_tracked == 0
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    found = []
+    for num_threads in (1, 2, 1):
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        try:
+            norm = _norm(48)
+            x = _input((4, 48, 20, 20), torch.bfloat16).requires_grad_()
+            y = norm_mish(x, norm)
+            y.float().square().sum().backward()
+            found.append((y.detach(), x.grad, norm.weight.grad, norm.bias.grad))
+        finally:
+            torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = _input((2, 8, 4, 4), torch.float32).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(norm_mish(x, _norm(8)).sum(), x, create_graph=True)
+
+
+def test_one_value_per_channel_is_refused_as_batch_norm_does() -> None:
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        norm_mish(torch.zeros(1, 4, 1, 1).contiguous(memory_format=torch.channels_last), _norm(4))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(2, 8, 4, 4),  # NCHW
+        torch.randn(2, 8, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last),
+    ],
+)
+def test_what_the_kernels_do_not_take_runs_the_two_operators(x: Tensor) -> None:
+    norm = _norm(8).to(x.dtype)
+    y = norm_mish(x.requires_grad_(), norm)
+    assert type(y.grad_fn).__name__ != "_NormMishBackward"
+    assert torch.allclose(y, F.mish(copy.deepcopy(norm)(x)), atol=1e-6)
+
+
+def test_saved_for_backward_are_the_input_and_vectors_only() -> None:
+    x = _input((2, 16, 8, 8), torch.bfloat16).requires_grad_()
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        norm_mish(x, _norm(16))
+    assert sorted(sizes) == [16, 16, 16, 16, x.numel()]

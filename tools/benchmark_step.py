@@ -1,0 +1,128 @@
+"""Times a training step of mish-n on this machine: fused kernels against torch's operators, side by side.
+
+    python tools/benchmark_step.py --size 320 --batch-size 16 --rounds 5
+
+Each variant is a process of its own; the processes take turns step by step, so that a change in the machine's speed
+hits all of them. Prints the median step of each variant and its ratio to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+# Name, activation, DETECTOR_MISH, precision and memory format of each variant.
+VARIANTS = {
+    "fused batch norm + Mish, bf16 channels_last": ("mish", "auto", "bf16", "channels_last"),
+    "sliced Mish, no compiled kernels, bf16 channels_last": ("mish", "native", "bf16", "channels_last"),
+    "nn.BatchNorm2d + F.mish, bf16 channels_last": ("torch_mish", "native", "bf16", "channels_last"),
+    "nn.BatchNorm2d + SiLU, bf16 channels_last": ("silu", "native", "bf16", "channels_last"),
+    "nn.BatchNorm2d + F.mish, fp32 NCHW": ("torch_mish", "native", "fp32", "contiguous"),
+}
+
+
+def worker(activation: str, precision: str, memory_format: str, size: int, batch_size: int) -> None:
+    """Runs one training step for each line on stdin and answers with its milliseconds."""
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+
+    from detector import registry
+    from detector.engine.optim import Muon, build_optimizer
+    from detector.engine.precision import keep_freed_memory
+    from detector.losses.task_aligned import TaskAlignedLoss
+    from detector.models.activations import ActivationConfig
+    from detector.models.yolo import Yolo
+    from detector.structures import Targets
+
+    @registry.register("torch_mish")
+    class TorchMish(nn.Module):
+        """torch's own Mish, as a comparison."""
+
+        @dataclass(frozen=True)
+        class Config(ActivationConfig):
+            """No settings."""
+
+        def __init__(self, config: Config) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.mish(x)
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    layout = getattr(torch, f"{memory_format}_format" if memory_format == "contiguous" else memory_format)
+    part = registry.find(ActivationConfig, activation)
+    model = Yolo(Yolo.Config(activation=part.Config()), 3).to(memory_format=layout)  # type: ignore[call-overload]
+    loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
+    optimizer = build_optimizer(Muon.Config(), model)
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=layout)
+    corners = torch.rand(12 * batch_size, 2) * size * 0.7
+    targets = Targets(
+        torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
+        torch.randint(0, 3, (12 * batch_size,)),
+        torch.arange(batch_size).repeat_interleave(12),
+        torch.zeros(12 * batch_size, dtype=torch.bool),
+        batch_size,
+    )
+    for _ in sys.stdin:
+        started_s = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            raw_maps = model(images)
+        torch.stack(list(loss(raw_maps, targets).values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        print(f"{(time.perf_counter() - started_s) * 1e3:.3f}", flush=True)
+
+
+def main() -> None:
+    """Runs every variant in turn and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--worker", nargs=3, metavar=("ACTIVATION", "PRECISION", "FORMAT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        activation, precision, memory_format = options.worker
+        worker(activation, precision, memory_format, options.size, options.batch_size)
+        return
+    workers = {}
+    for name, (activation, mish, precision, memory_format) in VARIANTS.items():
+        command = [sys.executable, __file__, "--size", str(options.size), "--batch-size", str(options.batch_size)]
+        workers[name] = subprocess.Popen(
+            [*command, "--worker", activation, precision, memory_format],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "DETECTOR_MISH": mish, "OMP_WAIT_POLICY": "passive"},
+        )
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for turn in range(options.rounds + 2):  # the first two steps of each are not counted
+        for name, process in workers.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            milliseconds = float(process.stdout.readline())
+            if turn >= 2:
+                times[name].append(milliseconds)
+    for process in workers.values():
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    first = statistics.median(times[next(iter(VARIANTS))])
+    print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {os.cpu_count()} cores, ", end="")
+    print(f"{platform.machine()}, median of {options.rounds}\n\n| variant | ms | ratio |\n|---|---|---|")
+    for name, values in times.items():
+        print(f"| {name} | {statistics.median(values):.0f} | {statistics.median(values) / first:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
