@@ -22,6 +22,7 @@ import yaml
 from detector import registry
 from detector.errors import ConfigError
 from detector.nodes import (
+    MAX_INTEGER,
     Mistakes,
     Node,
     Where,
@@ -32,6 +33,7 @@ from detector.nodes import (
     plain_of,
     read_nodes,
     section_of,
+    shown,
 )
 
 Schema = TypeVar("Schema")
@@ -102,7 +104,7 @@ class _Builder:
         for name, child in entries.items():
             full = f"{key}.{name}" if key else name
             if name not in fields:
-                self.mistakes.add(child.where, f"unknown key {full!r}{registry.nearest(name, fields)}")
+                self.mistakes.add(child.where, f"unknown key {shown(full)}{registry.nearest(name, fields)}")
             else:
                 values[name] = self.build(_hints(schema)[name], _named(child, fields[name].default), full)
         for name, entry in fields.items():
@@ -139,9 +141,12 @@ class _Builder:
         if isinstance(plain, float) and not math.isfinite(plain):
             self.mistakes.add(node.where, f"{key} wants a finite number, found {plain}")
             return _FAILED
+        if isinstance(plain, int) and abs(plain) > MAX_INTEGER:
+            self.mistakes.add(node.where, f"{key} wants a number of at most 64 bits, found {describe(plain)}")
+            return _FAILED
         try:
             return _adapter(hint).validate_json(json.dumps(plain))
-        except (TypeError, OverflowError):
+        except TypeError:
             wanted = "a plain value"
         except pydantic.ValidationError as error:
             wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
@@ -194,7 +199,7 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
     Args:
         schema: a frozen dataclass.
         name: a path, or the name of a shipped preset.
-        overrides: texts such as `train.batch_size=8`, in the order given; relative paths in them start at the working
+        overrides: texts such as `loader.batch_size=8`, in the order given; relative paths in them start at the working
             directory, those in a file at the file's folder.
 
     Raises:

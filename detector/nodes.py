@@ -16,7 +16,7 @@ from detector import registry
 from detector.errors import ConfigError
 
 # A configuration is a page of text. More is a mistake or an attack, refused before it is parsed.
-MAX_FILE_BYTES = 100_000
+MAX_FILE_BYTES = 65_536
 MAX_DEPTH = 20
 MAX_INTEGER = 2**63 - 1  # what torch and NumPy can hold
 MAX_MISTAKES_SHOWN = 50
@@ -241,7 +241,7 @@ def override_nodes(text: str) -> Node:
     key, equals, value = text.partition("=")
     where = Where(f"override {text!r}", 0, Path.cwd())
     if not equals or not all(part.isidentifier() for part in key.split(".")):
-        raise ConfigError(f"{where}: an override wants to be key=value, such as train.batch_size=8")
+        raise ConfigError(f"{where}: an override wants to be key=value, such as loader.batch_size=8")
     parsed = _parse_text(value, where.source, where.folder) if value else Node("", where)
     node = Node(_number_if_one(parsed.value), where) if isinstance(parsed.value, str) else _relocated(parsed, where)
     for part in reversed(key.split(".")):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from detector import __version__
 from detector.errors import DetectorError
@@ -35,9 +36,17 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of options in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with the exit code of a usage error."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; it imports nothing but the commands' option lists."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
     common.add_argument("-v", "--verbose", action="store_true", help="say more")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -50,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="run a Python file of yours that registers parts, so that a configuration can name them",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="detector",
         description="Train, measure and use YOLO-style object detectors. COCO format in, honest numbers out.",
         epilog=EXIT_CODES,
@@ -101,7 +110,8 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
     unknown = [word for word in rest if word.startswith("-")]
     if unknown or not hasattr(arguments, "words"):
         if rest:
-            parser.error(f"unknown argument {(unknown or rest)[0]!r}; see detector {arguments.command} --help")
+            parser.prog = f"detector {arguments.command}"
+            parser.error(f"unknown argument {(unknown or rest)[0]!r}")
         return arguments
     arguments.words = [*arguments.words, *words]
     return arguments

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from detector.errors import ConfigError
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -15,6 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists the model presets; returns the exit code."""
+    if arguments.num_classes < 1:
+        raise ConfigError(f"--num-classes wants at least 1, found {arguments.num_classes}; give 1 or more")
+
     from detector.experiment import measure_presets
 
     sizes = measure_presets(arguments.size, arguments.num_classes)

@@ -73,10 +73,8 @@ class TrainingProgress:
         elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
             self._last_line_s = time.monotonic()
             left_s = (event.num_steps - event.step) * self._seconds_per_step(event)
-            say(
-                f"step {event.step}/{event.num_steps} {losses} {event.images_per_s:.1f} images/s "
-                f"about {left_s / 60:.1f} min left"
-            )
+            left = f" about {left_s / 60:.1f} min left" if left_s else ""
+            say(f"step {event.step}/{event.num_steps} {losses} {event.images_per_s:.1f} images/s{left}")
 
     def _seconds_per_step(self, event: StepDone) -> float:
         now = time.monotonic()

@@ -58,7 +58,7 @@ class CocoDataset:
         Raises:
             DatasetError: the split is not configured, or its file is refused.
         """
-        split: SplitConfig | None = getattr(self.config, name, None)
+        split: SplitConfig | None = getattr(self.config, name) if name in ("train", "val", "test") else None
         if split is None:
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"

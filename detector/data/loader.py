@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -218,8 +218,8 @@ class TrainingSamples(Dataset[Sample]):
 
 def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to the whole group is for the trainer to answer
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setsid"):  # Ctrl-C reaches the whole process group, and is for the trainer alone to answer
+        os.setsid()
 
 
 def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Sample]:

@@ -316,7 +316,7 @@ def test_the_reasons_reach_the_batch(workers: int, own_copy: Path) -> None:
 def test_a_set_whose_images_are_all_unreadable_is_refused(workers: int, own_copy: Path) -> None:
     annotations = read(own_copy)
     damage(own_copy, *range(12))
-    with pytest.raises(DatasetError, match="16 images in a row cannot be read.*check the images folder"):
+    with pytest.raises(DatasetError, match=r"16 images in a row cannot be read.*check the images folder"):
         batches_of(samples_of(annotations), sampler_of(12), workers)
 
 

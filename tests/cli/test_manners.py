@@ -1,0 +1,341 @@
+"""How the command line behaves: exit codes, one line for one mistake, results on stdout and the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from detector import __version__
+from detector.cli.main import COMMANDS, run
+from detector.errors import ConfigError
+
+
+class Outcome(NamedTuple):
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def detector(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command line in an empty working directory, libraries written in C included in what is captured."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_words(*words: str | Path) -> Outcome:
+        capfd.readouterr()
+        try:
+            code: Any = run([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        captured = capfd.readouterr()
+        return Outcome(0 if code is None else code, captured.out, captured.err)
+
+    return run_words
+
+
+# --- exit codes ----------------------------------------------------------------------------------------------------
+
+USAGE_ERRORS = [
+    ([], "detector: the following arguments are required: COMMAND; see detector --help"),
+    (["trian"], "detector: argument COMMAND: invalid choice: 'trian'"),
+    (["train"], "detector train: one configuration is wanted, found none"),
+    (["train", "mish-n", "mish-s"], "one configuration is wanted, found mish-n, mish-s"),
+    (["train", "mihs-n"], "no configuration file or preset is named 'mihs-n'; did you mean 'mish-n'?"),
+    (["train", "mish-n", "train.epohcs=3"], "unknown key 'train.epohcs'; did you mean 'epochs'?"),
+    (["train", "mish-n", "train.epochs=few"], "train.epochs wants a valid number, found the text 'few'"),
+    (["train", "mish-n", "--epochs", "5"], "detector train: unknown argument '--epochs'; see detector train --help"),
+    (["train", "train.epochs=3"], "one configuration is wanted"),
+    (["train", "--resume", "run", "train.epochs=3"], "a run resumes as it was; give no overrides with --resume"),
+    (["train", "broken.yaml"], "broken.yaml:2:"),
+    (["train", "."], "no configuration file or preset is named '.'"),
+    (["evaluate"], "one model file is wanted, found none"),
+    (["evaluate", "--results", "r.json"], "--results wants --annotations FILE and no model"),
+    (["evaluate", "--split"], "detector evaluate: argument --split: expected one argument; see"),
+    (["predict", "a.safetensors"], "a model file and a source are wanted"),
+    (["predict", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
+    (["predict", "--confidence", "high"], "argument --confidence: invalid float value: 'high'"),
+    (["models", "--size", "100"], "input.size: Yolo wants images with both sides a multiple of 32, found (100, 100)"),
+    (["models", "--size", "0"], "a size and channels of at least 1"),
+    (["models", "--num-classes", "0"], "--num-classes wants at least 1, found 0"),
+    (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
+    (["env", "--all"], "detector env: unknown argument '--all'"),
+    (["models", "--import", "nowhere.py"], "--import wants a Python file with registered parts, found 'nowhere.py'"),
+    (["train", "mish-n", "device=abacus", "data=shapes"], "device wants auto, cpu, cuda or cuda:N, found 'abacus'"),
+]
+DATA_ERRORS = [
+    (["train", "mish-n"], "no data set is configured; give data=FILE.yaml"),
+    (["train", "mish-n", "data={name: coco}"], "the data set has no split 'train'; give data.train.annotations"),
+    (
+        ["train", "mish-n", "data={name: coco, train: {annotations: none.json, images: .}}"],
+        "none.json",
+    ),
+    (["evaluate", "--results", "none.json", "--annotations", "none.json"], "none.json: a COCO results file is wanted"),
+    (["train", "mish-n", "data=shapes", "data.num_train=0"], "shapes wants num_train of at least 1, found 0"),
+]
+MODEL_ERRORS = [
+    (["evaluate", "none.safetensors"], "none.safetensors"),
+    (["val", "none.safetensors"], "none.safetensors"),
+    (["evaluate", "text.safetensors"], "text.safetensors"),
+    (["evaluate", "empty.pt"], "empty.pt"),
+    (["predict", "none.safetensors", "picture.jpg"], "none.safetensors"),
+    (["predict", "text.safetensors", "picture.jpg"], "text.safetensors"),
+    (["train", "--resume", "nowhere"], "nowhere"),
+    (["train", "mish-n", "--resume", "text.safetensors"], "text.safetensors"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "message"),
+    [
+        (code, words, message)
+        for code, errors in ((2, USAGE_ERRORS), (3, DATA_ERRORS), (4, MODEL_ERRORS))
+        for words, message in errors
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value)[:30],
+)
+def test_a_user_error_is_a_line_and_its_exit_code(detector, tmp_path, code, words, message):
+    (tmp_path / "text.safetensors").write_text("not a model\n", encoding="utf-8")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "broken.yaml").write_text("train:\n\tepochs: 3\n", encoding="utf-8")
+    # Drawing takes its time; what is asked for here fails earlier or right after.
+    small = ["data.num_val=1", "data.image_size=64", f"train.project={tmp_path}/runs"] if "data=shapes" in words else []
+    small += ["data.num_train=1"] if "device=abacus" in words else []
+    outcome = detector(*words, *small)
+    assert message in outcome.err
+    assert outcome.code == code
+    assert outcome.out == ""
+    assert 1 <= len(outcome.err.splitlines()) <= 3
+    assert "Traceback" not in outcome.err
+    assert outcome.err.startswith("detector")
+
+
+def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp_path):
+    for words, code, message in [
+        (["predict", trained.weights, "nowhere.jpg"], 3, "nowhere.jpg: no such image, folder, glob or list file"),
+        (["predict", trained.weights, tmp_path], 3, "an image is wanted, found none"),
+        (["predict", trained.weights, trained.images, "--classes", "cirlce"], 2, "did you mean 'circle'?"),
+        (["predict", trained.weights, trained.images, "--classes", "99"], 2, "the model knows no class '99'"),
+        (["predict", trained.weights, trained.images, "predict.classes=[99]"], 2, "classes of 0 to 5, found 99"),
+        (["predict", trained.weights, trained.images, "--confidence", "1.5"], 2, "within 0..1, found 1.5"),
+        (["predict", trained.weights, trained.images, "--max-detections", "0"], 2, "at least 1, found 0"),
+        (["predict", trained.weights, trained.images, "--format", "coco"], 2, "--format coco wants --annotations"),
+        (["predict", trained.weights, trained.images, "preidct.iou=0.5"], 2, "did you mean 'predict'?"),
+        (["evaluate", trained.weights, "--split", "test"], 3, "no split 'test'"),
+        (["evaluate", trained.weights, "--split", "ignore_unknown"], 3, "no split 'ignore_unknown'"),
+        (["evaluate", trained.weights, "--split", "__class__"], 3, "no split '__class__'"),
+        (["evaluate", trained.weights, trained.weights], 2, "one model file is wanted, found "),
+        (["evaluate", trained.weights, "input.size=50"], 2, "a multiple of 32, found (50, 50)"),
+        (["evaluate", trained.weights, "model.width=0.5"], 4, str(trained.weights)),
+        (["evaluate", trained.weights, "--save-dir", trained.weights], 1, "the folder for results cannot be made"),
+    ]:
+        outcome = detector(*words)
+        assert message in outcome.err, (words, outcome)
+        assert (outcome.code, outcome.out) == (code, ""), (words, outcome)
+        assert len(outcome.err.splitlines()) <= 3, (words, outcome.err)
+
+
+def test_a_damaged_image_is_skipped_and_strict_makes_it_the_exit_code(detector, trained, tmp_path):
+    good = sorted(trained.images.glob("*.jpg"))[0]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.jpg").write_bytes(b"")
+    (tmp_path / "in/good.jpg").write_bytes(good.read_bytes())
+    outcome = detector("predict", trained.weights, "in", "--json")
+    assert outcome.code == 0
+    bad, kept = (json.loads(line) for line in outcome.out.splitlines())
+    assert "error" in bad
+    assert bad["detections"] == []
+    assert "error" not in kept
+    assert "bad.jpg" in outcome.err
+    assert detector("predict", trained.weights, "in", "--strict").code == 5
+    only_bad = detector("predict", trained.weights, "in/bad.jpg")
+    assert only_bad.code == 3
+    assert "none of 1 images could be read" in only_bad.err
+
+
+def test_all_mistakes_of_a_configuration_are_said_at_once(detector, tmp_path):
+    (tmp_path / "a.yaml").write_text("base: mish-n\noptimizer: {lr: 1e-3}\ntrian: {}\n", encoding="utf-8")
+    outcome = detector("train", "a.yaml", "input.size=x")
+    assert outcome.code == 2
+    assert [line.removeprefix("detector train: ").split(": ")[0] for line in outcome.err.splitlines()] == [
+        "a.yaml:2",
+        "a.yaml:3",
+        "override 'input.size=x'",
+    ]
+
+
+def test_debug_shows_the_error_as_it_was_raised(detector):
+    with pytest.raises(ConfigError, match="mihs-n"):
+        detector("train", "mihs-n", "--debug")
+
+
+def test_what_is_no_users_error_stays_a_traceback(detector, monkeypatch):
+    def break_down(arguments):
+        raise KeyError("a defect of this package")
+
+    monkeypatch.setattr("detector.cli.models.run", break_down)
+    with pytest.raises(KeyError, match="a defect of this package"):
+        detector("models")
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_goes_to_stdout(detector, words):
+    outcome = detector(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("usage: detector")
+    assert "exit codes: 0 done" in outcome.out
+
+
+def test_help_lists_every_command(detector):
+    out = detector("--help").out
+    for name, (_, summary) in COMMANDS.items():
+        assert re.search(rf"^ +{name} +{re.escape(summary[:30])}", out, re.MULTILINE), name
+
+
+def test_the_version_is_said(detector):
+    assert detector("--version") == Outcome(0, f"detector {__version__}\n", "")
+
+
+# --- results and progress ------------------------------------------------------------------------------------------
+
+
+def test_training_says_results_on_stdout_and_progress_on_stderr(detector, tiny_words, tmp_path):
+    words = [*tiny_words, "train.iterations=2", "train.evaluations=1"]
+    talkative = detector("train", *words)
+    assert talkative.code == 0
+    assert f"best weights (AP 0.000): {tmp_path}/runs/train/weights/best.safetensors" in talkative.out
+    assert "0.50:0.95" in talkative.out
+    assert "training 2 steps" in talkative.err
+    assert "step 2: AP" in talkative.err
+    assert "training 2 steps" not in talkative.out
+    quiet = detector("train", *words, "-q")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert len(quiet.out.splitlines()) == 1
+    assert (tmp_path / "runs/train2/weights/best.safetensors").is_file()
+    as_json = detector("train", "--json", *words)
+    summary = json.loads(as_json.out)
+    assert as_json.code == 0
+    assert Path(summary["weights"]).is_file()
+    assert summary["run"] == f"{tmp_path}/runs/train3"
+    assert summary["num_skipped"] == 0
+    assert summary["metrics"]["num_images"] == 6
+
+
+def test_a_finished_run_takes_the_same_command_again_with_resume(detector, tiny_words, tmp_path):
+    words = [*tiny_words, "train.iterations=2", "train.evaluations=1"]
+    assert detector("train", *words, "-q").code == 0
+    again = detector("train", *words, "--resume", tmp_path / "runs/train", "-q")
+    assert (again.code, again.err) == (0, "")
+    other = detector("train", *words, "train.iterations=3", "--resume", tmp_path / "runs/train")
+    assert other.code == 4
+    assert "found 1 differences: train.iterations: 3 here, 2 there" in other.err
+    assert len(other.err.splitlines()) == 1
+    bare = detector("train", "--resume", tmp_path / "runs/train", "-q")
+    assert (bare.code, bare.err) == (0, "")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]  # no second folder
+
+
+def test_evaluation_says_results_on_stdout_and_the_rest_on_stderr(detector, trained, tmp_path):
+    words = [trained.weights, "--save-dir", tmp_path / "out"]
+    talkative = detector("evaluate", *words)
+    assert talkative.code == 0
+    assert "0.50:0.95" in talkative.out
+    assert f"results: {tmp_path}/out/results.json" in talkative.err
+    quiet = detector("evaluate", *words, "-q")
+    assert quiet == Outcome(0, talkative.out, "")
+    as_json = detector("evaluate", *words, "--json", "-q")
+    numbers = json.loads(as_json.out)
+    assert numbers["AP"] > 0
+    assert numbers["num_images"] == 6
+
+
+def test_val_is_evaluate(detector, trained, tmp_path):
+    words = [trained.weights, "--save-dir", tmp_path / "out", "--json", "-q"]
+    assert detector("val", *words) == detector("evaluate", *words)
+
+
+def test_options_and_overrides_come_in_any_order(detector, trained, tmp_path):
+    out = tmp_path / "out"
+    first, *others = [
+        ["evaluate", trained.weights, "evaluate.iou=0.5", "--save-dir", out, "--json", "-q"],
+        ["evaluate", "--json", "evaluate.iou=0.5", "-q", trained.weights, "--save-dir", out],
+        ["evaluate", "-q", "--save-dir", out, trained.weights, "--json", "evaluate.iou=0.5"],
+        ["evaluate", f"--save-dir={out}", "evaluate.iou=0.5", "--json", trained.weights, "-q"],
+    ]
+    wanted = detector(*first)
+    assert wanted.code == 0
+    for words in others:
+        assert detector(*words) == wanted, words
+    assert detector("evaluate", trained.weights, "evaluate.iou=0.05", "--save-dir", out, "--json", "-q") != wanted
+
+
+def test_prediction_says_a_line_for_each_image(detector, trained, tmp_path):
+    words = ["predict", trained.weights, trained.images, "--save-dir", tmp_path / "out"]
+    talkative = detector(*words)
+    assert talkative.code == 0
+    assert len(talkative.out.splitlines()) == 6
+    assert f"6 images, 0 skipped: {tmp_path}/out/predictions.json" in talkative.err
+    assert detector(*words, "-q") == Outcome(0, talkative.out, "")
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 6
+    records = [json.loads(line) for line in detector(*words, "--json", "-q").out.splitlines()]
+    assert records == json.loads((tmp_path / "out/predictions.json").read_text("utf-8"))
+    assert {"source", "height", "width", "detections"} == set(records[0])
+    bare = detector(*words[:3], "--save-dir", tmp_path / "bare", "--no-pictures", "--confidence", "0.9", "-q")
+    assert bare.code == 0
+    assert [path.name for path in (tmp_path / "bare").iterdir()] == ["predictions.json"]
+
+
+def test_models_and_env_are_machine_readable(detector):
+    sizes = json.loads(detector("models", "--size", "64", "--json").out)
+    assert [size["preset"] for size in sizes][:2] == ["mish-n", "mish-s"]
+    assert all(size["num_parameters"] > 1e5 and size["gflops"] > 0 for size in sizes)
+    table = detector("models", "--size", "64")
+    assert len(table.out.splitlines()) == len(sizes) + 1
+    assert table.err == ""
+    found = json.loads(detector("env", "--json").out)
+    assert found["detector"] == __version__
+    assert re.fullmatch(r"\d+\.\d+.*", found["torch"])
+    assert "torch " in detector("env").out
+
+
+def test_parts_of_ones_own_are_imported_before_the_configuration_is_read(detector, tmp_path):
+    (tmp_path / "parts.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="imported"):  # the user's own traceback
+        detector("train", "mihs-n", "--import", "parts.py")
+
+
+@pytest.mark.parametrize("module", ["detector", "tools/train.py"])
+def test_the_same_command_line_in_a_process_of_its_own(tmp_path, module):
+    root = Path(__file__).parent.parent.parent
+    command = ["-m", "detector", "train"] if module == "detector" else [str(root / module)]
+    done = subprocess.run(
+        [sys.executable, *command, "mihs-n"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("detector train: no configuration file or preset is named 'mihs-n'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes end in signals on POSIX only")
+def test_a_reader_that_went_away_ends_the_command_quietly(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "detector", "models", "--size", "64"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 1

@@ -1,0 +1,58 @@
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, unpacked away from the repository."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def _run(unpacked: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=unpacked.parent,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_of_the_repository(unpacked: Path) -> None:
+    names = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*") if path.is_file()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"detector"}
+    tracked = {p.relative_to(ROOT / "detector") for p in (ROOT / "detector").rglob("*.py")}
+    assert tracked <= {p.relative_to(unpacked / "detector") for p in unpacked.rglob("*.py")}
+
+
+def test_the_kernels_sources_are_in_the_wheel(unpacked: Path) -> None:
+    assert {p.name for p in (unpacked / "detector/ops/csrc").iterdir()} == {"cpu_kernels.cpp", "mish_math.h"}
+
+
+def test_the_presets_of_the_wheel_are_those_of_the_repository(unpacked: Path) -> None:
+    packed = {p.name: p.read_text() for p in (unpacked / "detector/presets").rglob("*.yaml")}
+    assert packed == {p.name: p.read_text() for p in (ROOT / "cfg").rglob("*.yaml")}
+
+
+def test_the_wheel_works_away_from_the_repository(unpacked: Path) -> None:
+    where = _run(unpacked, "-c", "import detector; print(detector.__file__)")
+    assert Path(where.strip()).is_relative_to(unpacked)
+    presets = {row["preset"] for row in json.loads(_run(unpacked, "-m", "detector", "models", "--json"))}
+    assert {f"mish-{size}" for size in "nsmlx"} <= presets
