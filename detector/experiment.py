@@ -17,7 +17,7 @@ from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences, load_config
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import DatasetConfig
-from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
 from detector.data.transforms import AugmentConfig
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.events import Noted, Report
@@ -316,7 +316,7 @@ def train(
     )
     if trainer.step == 0:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
-    finished = trainer.run(training_loader(samples, sampler, config.loader), should_stop)
+    finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
     return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, trainer.num_skipped)
 
 

@@ -59,7 +59,7 @@ def worker(activation: str, precision: str, memory_format: str, size: int, batch
     torch.manual_seed(0)
     layout = getattr(torch, f"{memory_format}_format" if memory_format == "contiguous" else memory_format)
     part = registry.find(ActivationConfig, activation)
-    model = Yolo(Yolo.Config(activation=part.Config()), 3).to(memory_format=layout)  # type: ignore[call-overload]
+    model = Yolo(Yolo.Config(activation=part.Config()), 3).to(memory_format=layout)
     loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
     optimizer = build_optimizer(Muon.Config(), model)
     images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=layout)

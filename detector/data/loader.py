@@ -25,7 +25,7 @@ from detector.data.transforms import (
     translation,
     warp_into,
 )
-from detector.errors import DatasetError, MediaError
+from detector.errors import DatasetError, DetectorError, MediaError
 from detector.geometry import Image, Letterbox
 from detector.media.images import read_image
 from detector.structures import Batch, Sample
@@ -222,10 +222,10 @@ def _start_worker(worker_id: int) -> None:
         os.setsid()
 
 
-def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Sample]:
+def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Batch]:
     """Batches in the sampler's order; the same bits for every number of workers."""
     return DataLoader(
-        samples,
+        samples,  # type: ignore[arg-type]  # samples in, batches out: torch's stubs know one type for both
         batch_sampler=sampler,
         num_workers=config.workers,
         collate_fn=Batch.of,
@@ -233,3 +233,15 @@ def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: Lo
         timeout=config.timeout_s if config.workers else 0,
         prefetch_factor=4 if config.workers else None,
     )
+
+
+def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> Iterator[Batch]:
+    """The batches of `training_loader`; an error of ours in a worker arrives as it was raised.
+
+    Raises:
+        DetectorError: what a sample raised, without the worker's traceback that torch puts into its text.
+    """
+    try:
+        yield from training_loader(samples, sampler, config)
+    except DetectorError as error:
+        raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error

@@ -100,7 +100,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     for _ in range(_NUM_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    result: Tensor = x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    return result
 
 
 @register("muon")

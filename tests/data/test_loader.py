@@ -320,6 +320,16 @@ def test_a_set_whose_images_are_all_unreadable_is_refused(workers: int, own_copy
         batches_of(samples_of(annotations), sampler_of(12), workers)
 
 
+def test_an_error_in_a_worker_arrives_as_one_sentence(own_copy: Path) -> None:
+    annotations = read(own_copy)
+    damage(own_copy, *range(12))
+    batches = module.training_batches(samples_of(annotations), sampler_of(12), LoaderConfig(batch_size=4, workers=1))
+    with pytest.raises(DatasetError) as caught:
+        next(batches)
+    assert str(caught.value).startswith(str(annotations.annotations))
+    assert "\n" not in str(caught.value)
+
+
 # ---- settings and memory
 
 
