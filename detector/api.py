@@ -130,10 +130,16 @@ class Detector:
         return result
 
     def _changed(self, data: Any, settings: dict[str, Any]) -> ExperimentConfig:
-        plain = config_to_plain(self.config)
-        for section, value in settings.items():
-            is_section = isinstance(value, dict) and isinstance(plain.get(section), dict)
-            plain[section] = {**plain[section], **value} if is_section else value
+        plain = _merged(config_to_plain(self.config), settings)
         if data is not None:
             plain["data"] = str(data) if isinstance(data, Path) else data
         return config_from_plain(ExperimentConfig, plain, "Detector")
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Plain settings on top of others, as overrides on a command line: one that names another part starts anew."""
+    if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
+        "name"
+    ):
+        return over
+    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}

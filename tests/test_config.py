@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +10,6 @@ from typing import Literal
 import pytest
 import yaml
 
-import detector
-from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences, load_config
 from detector.engine.optim import SGD, AdamW
 from detector.errors import ConfigError
@@ -216,6 +212,16 @@ def test_a_section_may_stand_in_a_file_of_its_own(load, tmp_path):
         load("part: sub/part.yaml")
 
 
+def test_a_section_file_is_looked_for_next_to_the_file_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/part.yaml").write_text("size: 7\n", encoding="utf-8")
+    (tmp_path / "far/a.yaml").write_text("part: part.yaml\n", encoding="utf-8")
+    (tmp_path / "b.yaml").write_text("base: far/a.yaml\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Schema, "far/a.yaml").part == Part(7)
+    assert load_config(Schema, "b.yaml").part == Part(7)
+
+
 def test_a_registered_name_alone_is_a_section(load):
     config = load("optimizer: sgd\nmodel: {activation: leaky}\n", schema=ExperimentConfig)
     assert config.optimizer == SGD.Config()
@@ -307,17 +313,6 @@ def test_awkward_texts_and_numbers_survive_the_round_trip(tmp_path):
     assert load_config(Schema, str(path)) == config
 
 
-def test_every_part_of_every_kind_survives_the_round_trip(tmp_path):
-    for field in dataclasses.fields(ExperimentConfig):
-        kind = next((h for h in hints_of(ExperimentConfig)[field.name] if registry.is_kind(h)), None)
-        for name in registry.names(kind) if kind else ():
-            config = load_experiment("mish-n", [f"{field.name}={name}"])
-            assert registry.name_of(getattr(config, field.name)) == name
-            path = tmp_path / f"{field.name}_{name}.yaml"
-            path.write_text(config_to_yaml(config), encoding="utf-8")
-            assert load_experiment(str(path)) == config
-
-
 def test_plain_data_of_a_checkpoint_is_checked_as_a_file_is():
     plain = config_to_plain(load_experiment("mish-n"))
     plain["optimizer"]["lr"] = "fast"
@@ -348,81 +343,3 @@ def test_differences_name_the_key_and_both_values():
         "c: 3 here, None there",
         "d: None here, 4 there",
     ]
-
-
-# --- every key is read ---------------------------------------------------------------------------------------------
-
-
-def hints_of(schema: type) -> dict[str, tuple[type, ...]]:
-    """The classes in the annotation of each key."""
-
-    def classes(hint: object) -> tuple[type, ...]:
-        inside = tuple(c for argument in typing.get_args(hint) for c in classes(argument))
-        return (*inside, hint) if isinstance(hint, type) else inside
-
-    return {name: classes(hint) for name, hint in typing.get_type_hints(schema).items()}
-
-
-def reachable(schema: type) -> set[type]:
-    """Every config class that a configuration may hold, through the registry."""
-    found: set[type] = set()
-    waiting = [schema]
-    while waiting:
-        current = waiting.pop()
-        if current in found:
-            continue
-        found.add(current)
-        for classes in hints_of(current).values():
-            for hint in classes:
-                if registry.is_kind(hint):
-                    waiting += [registry.find(hint, name).Config for name in registry.names(hint)]
-                elif dataclasses.is_dataclass(hint):
-                    waiting.append(hint)
-    return {c for c in found if c.__module__.startswith("detector.")}
-
-
-def attributes_read(path: Path) -> list[tuple[str, list[str]]]:
-    """Each attribute read in a file, with the names of the classes and functions it is read inside of."""
-    found: list[tuple[str, list[str]]] = []
-
-    def visit(node: ast.AST, inside: list[str]) -> None:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            inside = [*inside, node.name]
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            found.append((node.attr, inside))
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(ast.parse(path.read_text("utf-8")), [])
-    return found
-
-
-# Splits are asked for by name: getattr(config, "val").
-READ_BY_NAME = {("Config", "train"), ("Config", "val"), ("Config", "test")}
-
-
-def test_every_key_is_read_by_something():
-    configs = reachable(ExperimentConfig)
-    assert len(configs) > 20
-    reads = [
-        (attribute, path, inside)
-        for path in Path(detector.__file__).parent.rglob("*.py")
-        for attribute, inside in attributes_read(path)
-    ]
-    unread = []
-    for config in configs:
-        own = [*config.__qualname__.split("."), "__post_init__"]  # to check a value is not to use it
-        home = Path(str(detector.__file__)).parent.parent / (config.__module__.replace(".", "/") + ".py")
-        for field in dataclasses.fields(config):
-            is_read = any(a == field.name and not (p == home and inside == own) for a, p, inside in reads)
-            if not is_read and (own[-2], field.name) not in READ_BY_NAME:
-                unread.append(f"{config.__module__}.{config.__qualname__}.{field.name}")
-    assert sorted(unread) == []
-
-
-def test_every_config_is_frozen_and_every_key_documented():
-    for config in reachable(ExperimentConfig):
-        assert config.__dataclass_params__.frozen, config
-        documented = " ".join(c.__doc__ or "" for c in config.__mro__ if dataclasses.is_dataclass(c))
-        for field in dataclasses.fields(config):
-            assert f"{field.name}:" in documented, f"{config.__qualname__}.{field.name}"

@@ -370,21 +370,13 @@ def test_an_unreadable_file_is_refused(write, monkeypatch):
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, "nothing"),
-        (True, "the bool true"),
-        (3, "the number 3"),
-        (2.5, "the number 2.5"),
-        ("x", "the text 'x'"),
-        ({}, "a section"),
-        ([1], "a list"),
-        (2**70, "a number of more than 64 bits"),
-    ],
-)
-def test_a_value_in_words(value, words):
-    assert describe(value) == words
+def test_a_value_in_words():
+    assert describe(None) == "nothing"
+    assert describe(True) == "the bool true"
+    assert [describe(v) for v in (3, 2.5)] == ["the number 3", "the number 2.5"]
+    assert describe("x") == "the text 'x'"
+    assert [describe(v) for v in ({}, [1])] == ["a section", "a list"]
+    assert describe(2**70) == "a number of more than 64 bits"
 
 
 def test_mistakes_are_said_once_each_and_not_without_end():

@@ -90,7 +90,9 @@ def run(argv: Sequence[str]) -> int:
 
             for path in arguments.imports:
                 import_parts(path)
-        return int(module.run(arguments))
+        code = int(module.run(arguments))
+        sys.stdout.flush()  # a reader that went away shows here, not after the last line of this program
+        return code
     except DetectorError as error:
         if arguments.debug:
             raise

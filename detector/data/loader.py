@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.coco import CocoAnnotations
@@ -232,6 +233,8 @@ def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: Lo
         worker_init_fn=_start_worker,
         timeout=config.timeout_s if config.workers else 0,
         prefetch_factor=4 if config.workers else None,
+        # It seeds the workers, who draw nothing; without one of its own it would draw from the model's random numbers.
+        generator=torch.Generator(),
     )
 
 

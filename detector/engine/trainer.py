@@ -131,6 +131,7 @@ class Trainer:
         self._device, self._folder, self._identity = device, folder, identity
         self._evaluate, self._report = evaluate, report
         self._metrics: CocoMetrics | None = None
+        self._restored_metrics: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._num_summed = 0
         self._skipped: set[str] = set()
@@ -207,7 +208,7 @@ class Trainer:
     def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch]) -> None:
         if all(bool(torch.isfinite(value)) for value in parts.values()):
             return
-        found = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
         ids = ", ".join(str(i) for batch in group for i in batch.image_ids)
         raise DivergenceError(
             f"training diverged at step {self.step} ({found}) on the images with ids {ids}; lower optimizer.lr, raise "
@@ -272,7 +273,9 @@ class Trainer:
         self._report(Evaluated(self.step, self._metrics, is_best, self._elapsed_s))
 
     def _plain_metrics(self) -> dict[str, float]:
-        return {} if self._metrics is None else {k: v for k, v in self._metrics.stats.items() if not math.isnan(v)}
+        if self._metrics is None:
+            return self._restored_metrics
+        return {k: v for k, v in self._metrics.stats.items() if not math.isnan(v)}
 
     def _save_best(self) -> None:
         state = {name: value.cpu() for name, value in self.averaged.module.state_dict().items()}
@@ -328,4 +331,4 @@ class Trainer:
         torch.set_rng_state(state["random"])
         self.step, self.best_ap, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
         self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
-        self._skipped = set(state["skipped"])
+        self._restored_metrics, self._skipped = dict(state["metrics"]), set(state["skipped"])

@@ -112,7 +112,9 @@ def assign_task_aligned(
     row = image * num_objects + target
     peak_alignment = alignment.new_zeros(num_images * num_objects).scatter_reduce_(0, row, alignment, "amax")
     peak_overlap = overlap.new_zeros(num_images * num_objects).scatter_reduce_(0, row, overlap, "amax")
-    quality = alignment * peak_overlap[row] / peak_alignment[row].clamp(min=1e-9)
+    # The floor only guards against 0 / 0: the sixth power of a small overlap is tiny, and an object whose boxes are all
+    # still far off must be taught all the same.
+    quality = alignment / peak_alignment[row].clamp(min=torch.finfo(alignment.dtype).tiny) * peak_overlap[row]
     # A cell that weighs nothing teaches nothing, and a predicted box without area would make 0 * NaN of its CIoU.
     weighs = quality > 0
     return Assignment(image[weighs], cell[weighs], target[weighs], quality[weighs])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor, equal
 
 from detector.experiment import ExperimentConfig, load_experiment
 
@@ -41,3 +43,27 @@ def experiment(tiny_shapes: Path, tmp_path: Path) -> Callable[..., ExperimentCon
         return load_experiment("mish-n", [*TINY, data_override(data), f"train.project={tmp_path}/runs", *overrides])
 
     return make
+
+
+def _assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
+    """Two states are equal to the last bit."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            _assert_same(ours[key], theirs[key], f"{where}[{key!r}]")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            _assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert ours == theirs, where
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., None]:
+    """Asserts that two states are equal to the last bit."""
+    return _assert_same

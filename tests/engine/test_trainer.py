@@ -16,50 +16,24 @@ from detector import registry
 from detector.config import config_to_plain
 from detector.data.coco import read_coco
 from detector.data.loader import StreamSampler, TrainingSamples
+from detector.data.shapes import draw_shapes
 from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
 from detector.engine.run import RESULT_COLUMNS, RunFolder
 from detector.engine.trainer import TrainConfig, Trainer
-from detector.errors import CheckpointError, DatasetError, DivergenceError
-from detector.experiment import ExperimentConfig, TrainingResult, build_model, load_experiment, open_run, train
+from detector.errors import DatasetError, DivergenceError
+from detector.experiment import ExperimentConfig, TrainingResult, build_model, load_experiment, train
 from detector.media.images import read_image
 from detector.models.yolo import Yolo
 from detector.structures import Batch, Targets
 
 Make = Callable[..., ExperimentConfig]
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
-    """Two states are equal to the last bit."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, Tensor):
-        assert ours.dtype == theirs.dtype, where
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_same(ours[key], theirs[key], f"{where}[{key!r}]")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for index, pair in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    else:
-        assert ours == theirs, where
+Assert = Callable[..., None]
 
 
 def rows(folder: RunFolder) -> list[dict[str, str]]:
     with (folder.path / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def stop_after(num_steps: int) -> Callable[[], bool]:
-    asked: list[int] = []
-
-    def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) == num_steps
-
-    return should_stop
 
 
 def loaded_samples(config: ExperimentConfig) -> TrainingSamples:
@@ -101,98 +75,6 @@ def bare_trainer(
         evaluate=None,
         report=lambda event: None,
     )
-
-
-# --- resuming --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("loader.workers=2", "train.precision=bf16", "augment.albumentations=[{name: CLAHE, p: 0.5}]"),
-        ("train.accumulate=2", "loader.batch_size=2", "optimizer={name: adamw}", "augment.mixup=0.5"),
-        ("optimizer={name: sgd}", "train.evaluations=6"),
-    ],
-    ids=["muon-bf16-workers", "adamw-accumulate", "sgd-evaluations"],
-)
-def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(overrides: tuple[str, ...], experiment: Make) -> None:
-    config = experiment("augment.mosaic=1.0", "train.ema_horizon=0.5", "augment.closing_share=0.2", *overrides)
-    whole = train(config)
-    assert whole.finished
-    stopped = train(config, should_stop=stop_after(3))
-    assert not stopped.finished
-    assert load_training_state(stopped.folder.last)["step"] == 3
-    found, folder, state = open_run(stopped.folder.path, config)
-    assert found == config
-    resumed = train(found, resume=(folder, state))
-    assert resumed.finished
-    assert resumed.folder.path == stopped.folder.path
-
-    ours, theirs = load_training_state(resumed.folder.last), load_training_state(whole.folder.last)
-    assert ours.pop("elapsed_s") != theirs.pop("elapsed_s")  # the one thing that may differ
-    assert ours["step"] == 6
-    assert len(ours["optimizer"]["state"]) > 50
-    assert any((ours["ema"][name] != tensor).any() for name, tensor in ours["model"].items())
-    assert_same(ours, theirs)
-    assert_same(load_model_file(resumed.folder.best).state, load_model_file(whole.folder.best).state)
-    without_time = [[{k: v for k, v in r.items() if k != "time"} for r in rows(x.folder)] for x in (resumed, whole)]
-    assert without_time[0] == without_time[1]
-
-
-def test_training_twice_gives_the_same_bits_and_another_seed_does_not(experiment: Make) -> None:
-    results = [train(experiment("train.iterations=2", f"train.seed={seed}")) for seed in (0, 0, 1)]
-    first, second, other = (load_training_state(result.folder.last)["model"] for result in results)
-    assert_same(first, second)
-    assert any((first[name] != tensor).any() for name, tensor in other.items())
-
-
-def test_the_number_of_workers_may_change_when_a_run_is_resumed(experiment: Make) -> None:
-    stopped = train(experiment(), should_stop=stop_after(2))
-    config, folder, state = open_run(stopped.folder.last, experiment("loader.workers=1"))
-    assert config.loader.workers == 1
-    assert train(config, resume=(folder, state)).finished
-    whole = train(experiment())
-    assert_same(load_training_state(folder.last)["model"], load_training_state(whole.folder.last)["model"])
-
-
-def test_a_finished_run_that_is_resumed_stays_as_it_is(experiment: Make) -> None:
-    whole = train(experiment("train.iterations=2"))
-    before = load_training_state(whole.folder.last)
-    config, folder, state = open_run(whole.folder.path)
-    assert train(config, resume=(folder, state)).finished
-    assert_same(load_training_state(folder.last), before)
-
-
-def test_resuming_another_experiment_is_refused_with_every_difference(experiment: Make) -> None:
-    stopped = train(experiment(), should_stop=stop_after(1))
-    asked = experiment("model.width=0.25", "optimizer.lr=0.5", "augment.mosaic=0.0", "input.size=96")
-    with pytest.raises(CheckpointError, match=r"last\.pt: .* found 4 differences") as caught:
-        open_run(stopped.folder.path, asked)
-    for difference in (
-        "model.width: 0.25 here, 0.125 there",
-        "optimizer.lr: 0.5 here, 0.006 there",
-        "augment.mosaic: 0.0 here, 1.0 there",
-        "input.size: 96 here, 64 there",
-    ):
-        assert difference in str(caught.value)
-
-
-def test_resuming_on_other_classes_is_refused(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
-    stopped = train(experiment(data=data), should_stop=stop_after(1))
-    before = stopped.folder.last.read_bytes()
-    for name in ("train", "val"):
-        path = data / f"annotations/{name}.json"
-        content = json.loads(path.read_text())
-        content["categories"].append({"id": 91, "name": "hexagon"})
-        path.write_text(json.dumps(content))
-    config, folder, state = open_run(stopped.folder.path, experiment(data=data))
-    with pytest.raises(CheckpointError, match="resumes on the classes it began with") as caught:
-        train(config, resume=(folder, state))
-    assert "class_names: " in str(caught.value)
-    assert "category_ids: " in str(caught.value)
-    assert "'hexagon'" in str(caught.value)
-    assert stopped.folder.last.read_bytes() == before
 
 
 # --- a step ----------------------------------------------------------------------------------------------------------
@@ -259,7 +141,7 @@ class Failing:
 @pytest.mark.parametrize("value", [math.nan, math.inf, None], ids=["nan", "inf", "gradient"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
-    value: float | None, accumulate: int, experiment: Make, tmp_path: Path
+    value: float | None, accumulate: int, experiment: Make, assert_same: Assert, tmp_path: Path
 ) -> None:
     config = experiment(f"train.accumulate={accumulate}")
     last_call = 2 * accumulate + accumulate  # the last batch of the third step
@@ -322,17 +204,6 @@ def test_too_many_unreadable_images_end_the_run(experiment: Make, tiny_shapes: P
         train(experiment("train.evaluations=0", data=data))
 
 
-def test_the_count_of_unreadable_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
-    data = damaged(tiny_shapes, tmp_path / "data", [3])
-    config = experiment("train.evaluations=0", data=data)
-    stopped = train(config, should_stop=stop_after(4))
-    assert stopped.num_skipped == 1
-    _, folder, state = open_run(stopped.folder.path)
-    events: list[Event] = []
-    assert train(config, resume=(folder, state), report=events.append).num_skipped == 1
-    assert not any(isinstance(event, Noted) and "skipped" in event.text for event in events)
-
-
 # --- evaluations and what a run leaves behind ------------------------------------------------------------------------
 
 
@@ -369,7 +240,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
         sheet = read_image(folder / f"train_batch{number}.jpg")
         assert sheet.shape == (2 * 68, 2 * 68, 3)  # four canvases of 64 pixels with margins
 
-    assert isinstance(events[0], Started) or isinstance(events[0], Noted)
+    assert isinstance(events[0], Noted)  # what was found in the annotation files
     (started,) = (event for event in events if isinstance(event, Started))
     assert (started.folder, started.num_steps, started.first_step) == (folder, 6, 0)
     assert (started.num_epochs, started.precision, started.device) == (2.0, "fp32", "cpu")
@@ -399,7 +270,7 @@ def test_the_model_file_says_what_the_data_set_says(experiment: Make, tiny_shape
         assert file.config == config_to_plain(config)
 
 
-def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experiment: Make) -> None:
+def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experiment: Make, assert_same: Assert) -> None:
     result = train(experiment("train.evaluations=1"))
     state, best = load_training_state(result.folder.last), load_model_file(result.folder.best)
     assert_same(best.state, state["ema"])
@@ -415,7 +286,7 @@ def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: P
     assert named.folder.path == tmp_path / "runs/mine"
 
 
-def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make) -> None:
+def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, assert_same: Assert) -> None:
     result, events = watched(experiment("data.val=null", "train.iterations=2"))
     assert (result.finished, result.metrics, result.best_ap) == (True, None, -1.0)
     assert any(isinstance(event, Noted) and "no val split is configured" in event.text for event in events)
@@ -426,7 +297,7 @@ def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make) -
 
 
 def test_a_val_split_without_objects_hands_on_the_latest_weights(
-    experiment: Make, tiny_shapes: Path, tmp_path: Path
+    experiment: Make, assert_same: Assert, tiny_shapes: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     path = data / "annotations/val.json"
@@ -461,3 +332,30 @@ def test_the_number_of_steps_follows_from_epochs_unless_it_is_given() -> None:
 def test_an_impossible_training_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="train wants"):
         TrainConfig(**settings)
+
+
+@pytest.mark.slow
+def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "shapes", num_train=8, num_val=1, image_size=160)
+    split = f"{{annotations: {tmp_path}/shapes/annotations/train.json, images: {tmp_path}/shapes/images/train}}"
+    plain = (
+        "{mosaic: 0, scale: 0, translate: 0, flip_horizontal: 0, hue: 0, saturation: 0, value: 0, albumentations: []}"
+    )
+    config = load_experiment(
+        "mish-n",
+        [
+            f"data={{name: coco, train: {split}, val: {split}}}",
+            "input.size=160",
+            "loader={batch_size: 8, workers: 0}",
+            f"augment={plain}",
+            "augment.albumentations=[]",
+            "train={iterations: 400, evaluations: 1, precision: fp32}",
+            f"train.project={tmp_path}/runs",
+            "device=cpu",
+        ],
+    )
+    metrics = train(config).metrics
+    assert metrics is not None
+    assert (metrics.num_images, metrics.num_objects) == (8, 32)
+    assert metrics.stats["AP50"] >= 0.98
+    assert metrics.ap >= 0.80

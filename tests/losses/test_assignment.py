@@ -124,7 +124,7 @@ def assigned_by_loops(scene: Scene, num_candidates: int, alpha: float, beta: flo
         for column, cells in owned.items():
             best_alignment, best_overlap = max(c[1] for c in cells), max(c[2] for c in cells)
             for cell, alignment, _ in cells:
-                quality = alignment / max(best_alignment, 1e-9) * best_overlap
+                quality = alignment / best_alignment * best_overlap if best_alignment else 0.0
                 if quality > 1e-9:
                     result[image, cell] = column, quality
     return result
@@ -191,6 +191,25 @@ def test_the_best_cell_of_an_object_gets_its_best_overlap() -> None:
         best[image, column] = max(best.get((image, column), 0), quality)
         overlaps[image, column] = max(overlaps.get((image, column), 0), overlap)
     assert best == pytest.approx(overlaps, rel=1e-9)
+
+
+def test_an_object_that_every_box_misses_by_far_is_taught_in_full() -> None:
+    points = torch.tensor([[20.0, 20.0], [28.0, 20.0]])
+    boxes = torch.tensor([[[-40.0, -40, 80, 80], [-40.0, -40, 90, 80]]])  # over one small object: overlaps below 1 %
+    target = torch.tensor([[[15.0, 15, 29, 25]]])
+    positive = assign_task_aligned(
+        torch.full((1, 2, 1), 1e-4),
+        boxes,
+        points,
+        torch.full((2,), 8.0),
+        target,
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.ones(1, 1, dtype=torch.bool),
+        **SETTINGS,
+    )
+    overlaps = [140 / 120**2, 140 / (120 * 130)]
+    wanted = [overlaps[0], overlaps[0] * (overlaps[1] / overlaps[0]) ** 6]
+    assert positive.quality.tolist() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_padding_columns_are_not_seen_whatever_they_hold() -> None:
