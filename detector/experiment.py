@@ -348,14 +348,14 @@ def _draw_first_batches(
         write_image(folder.path / f"train_batch{number}.jpg", picture)
 
 
-def results_folder(asked: Path | None, project: Path, name: str) -> Path:
-    """A folder for results: the one asked for, or a new one of the project.
+def results_folder(asked: Path | None, name: str) -> Path:
+    """A folder for results: the one asked for, or a new one in the default project below the working directory.
 
     Raises:
         DetectorError: it cannot be made.
     """
     if asked is None:
-        return RunFolder.create(project.resolve(), name, subfolders=()).path
+        return RunFolder.create(TrainConfig().project, name, subfolders=()).path
     try:
         asked.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -77,7 +77,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...
         raise ConfigError(f"one model file is wanted, found {', '.join(names) or 'none'}; give best.safetensors")
     loaded = load_model(Path(names[0]), [word for word in arguments.words if "=" in word])
     annotations = read_split(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
-    folder = results_folder(arguments.save_dir, loaded.config.train.project, "val")
+    folder = results_folder(arguments.save_dir, "val")
     show = sys.stderr.isatty() and not arguments.quiet
     with tqdm(total=len(annotations), unit="image", disable=not show) as bar:
 

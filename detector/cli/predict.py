@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{arguments.annotations}: {problem}", arguments.quiet)
     batch_size = loaded.config.evaluate.batch_size if is_coco else min(len(sources), 8)
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file.class_names)
-    folder = results_folder(arguments.save_dir, loaded.config.train.project, "predict")
+    folder = results_folder(arguments.save_dir, "predict")
 
     records: list[dict[str, Any]] = []
     # A source in the folder of results is never written over.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detector.engine.precision import has_native_bf16
 from detector.registry import PartConfig, build, register
 
 
@@ -93,15 +94,20 @@ _MIN_INPUTS = 8
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices with their singular values driven to about 1: (N, rows, columns) in float32, same shape out."""
+    """Matrices with their singular values driven to about 1: (N, rows, columns) in float32, same shape out.
+
+    The iteration corrects its own rounding, so it runs in bfloat16 where the device computes that natively.
+    """
     a, b, c = _QUINTIC
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if has_native_bf16(matrices.device):
+        x = x.bfloat16()
     for _ in range(_NUM_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     result: Tensor = x if matrices.shape[1] <= matrices.shape[2] else x.mT
-    return result
+    return result.to(matrices.dtype)
 
 
 @register("muon")

@@ -35,7 +35,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _has_native_bf16(device: torch.device) -> bool:
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 itself instead of emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch tells by private functions only; one that is gone counts as no.
@@ -54,7 +55,7 @@ class Precision:
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
         """`auto` is bf16 where the device computes it natively, fp16 on other GPUs, fp32 elsewhere."""
         if name == "auto":
-            name = "bf16" if _has_native_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+            name = "bf16" if has_native_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
         if name == "fp16" and device.type != "cuda":
             raise ConfigError("precision fp16 wants a CUDA device; use bf16 or fp32 on the CPU")
         self.name = name
