@@ -64,8 +64,8 @@ settings = ["input.size=64", "loader.workers=0", "loader.batch_size=2", "train.i
             "evaluate.batch_size=2", f"train.project={out}", "device=cpu"]
 assert run(["train", "mish-n", *shapes, *settings, "-q"]) == 0, "train"
 best = f"{out}/train/weights/best.safetensors"
-assert run(["evaluate", best, "--json", "-q"]) == 0, "evaluate"
-assert run(["predict", best, f"{data}/images/val", "--json", "-q"]) == 0, "predict"
+assert run(["evaluate", best, "--json", "-q", "--save-dir", f"{out}/val"]) == 0, "evaluate"
+assert run(["predict", best, f"{data}/images/val", "--json", "-q", "--save-dir", f"{out}/predict"]) == 0, "predict"
 assert os.path.exists(f"{out}/predict/predictions.json")
 from detector import Detector
 found = Detector(best).predict(f"{data}/images/val/000001.jpg")

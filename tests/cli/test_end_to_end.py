@@ -86,8 +86,13 @@ def test_categories_that_the_annotation_file_lacks_are_left_out_of_both_results(
 
 
 def test_train_evaluate_and_predict_follow_one_another(
-    tiny_words: list[str], tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_words: list[str],
+    tiny_shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # results go below the working directory, wherever the model was trained
     summary = printed(["train", *tiny_words, "train.iterations=4", "train.evaluations=2"], capsys)
     folder = tmp_path / "runs/train"
     assert summary["run"] == str(folder)
@@ -98,18 +103,18 @@ def test_train_evaluate_and_predict_follow_one_another(
         assert (folder / name).stat().st_size > 0
     measured = printed(["evaluate", summary["weights"]], capsys)
     assert measured["AP"] == summary["best_ap"]
-    assert (tmp_path / "runs/val/results.json").is_file()
+    assert (tmp_path / "runs/detect/val/results.json").is_file()
 
     images = tmp_path / "images"
     images.mkdir()
     for name in ("000001.jpg", "000002.jpg"):
         shutil.copy(tiny_shapes / "images/val" / name, images / name)
     assert run(["predict", str(folder / "weights/last.pt"), str(images), "--confidence", "0"]) == 0
-    records = json.loads((tmp_path / "runs/predict/predictions.json").read_text())
+    records = json.loads((tmp_path / "runs/detect/predict/predictions.json").read_text())
     assert [Path(record["source"]).name for record in records] == ["000001.jpg", "000002.jpg"]
     assert all(record["detections"] for record in records)
     for name in ("000001.jpg", "000002.jpg"):
-        assert read_image(tmp_path / "runs/predict" / name).shape == (64, 64, 3)
+        assert read_image(tmp_path / "runs/detect/predict" / name).shape == (64, 64, 3)
 
 
 def test_every_line_of_output_is_json_or_on_stderr(
