@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,9 +16,6 @@ from detector.cli.main import run
 from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.evaluation.coco_metrics import STAT_NAMES
 from detector.media.images import read_image
-
-if TYPE_CHECKING:
-    from conftest import Trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +34,7 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
 
 @pytest.mark.parametrize("overrides", [[], ["evaluate.iou=0.5", "evaluate.confidence=0.02", "evaluate.batch_size=5"]])
 def test_predict_and_evaluate_give_the_same_results_and_numbers_to_the_last_digit(
-    overrides: list[str], trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    overrides: list[str], trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = printed(
         ["evaluate", str(trained.weights), trained.data, *overrides, "--save-dir", str(tmp_path / "evaluate")], capsys
@@ -54,7 +51,7 @@ def test_predict_and_evaluate_give_the_same_results_and_numbers_to_the_last_digi
 
 
 def test_training_measured_the_model_file_as_evaluate_does(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = printed(["val", str(trained.weights), "--save-dir", str(tmp_path)], capsys)
     noted = load_model_file(trained.weights).metrics
@@ -62,7 +59,7 @@ def test_training_measured_the_model_file_as_evaluate_does(
 
 
 def test_categories_that_the_annotation_file_lacks_are_left_out_of_both_results(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(trained.annotations.read_text())
     kept = content["categories"][::2]
@@ -118,7 +115,7 @@ def test_train_evaluate_and_predict_follow_one_another(
 
 
 def test_every_line_of_output_is_json_or_on_stderr(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["predict", str(trained.weights), str(trained.images), "--save-dir", str(tmp_path), "--no-pictures"]
     assert run([*words, "--json"]) == 0

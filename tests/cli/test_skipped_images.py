@@ -3,16 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from detector.cli.main import run
 from detector.media.images import read_image
-
-if TYPE_CHECKING:
-    from conftest import Trained
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def images(tiny_shapes: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_shapes / "images/val", tmp_path / "images"))
 
 
-def predict(trained: Trained, folder: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
+def predict(trained: Any, folder: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and records; none where the file was not written."""
     code = run(["predict", str(trained.weights), *words, "--save-dir", str(folder), "--quiet"])
     path = folder / "predictions.json"
@@ -33,7 +30,7 @@ def predict(trained: Trained, folder: Path, *words: str) -> tuple[int, list[dict
 
 @pytest.mark.parametrize("name", ["none.jpg", "no/such/folder", "*.none"])
 def test_a_missing_only_source_ends_with_exit_code_3(
-    name: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, records = predict(trained, tmp_path / "out", str(tmp_path / name))
     assert (code, records) == (3, [])
@@ -42,7 +39,7 @@ def test_a_missing_only_source_ends_with_exit_code_3(
 
 
 def test_an_unreadable_only_source_ends_with_exit_code_3_and_has_its_record(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"<html></html>")
     code, records = predict(trained, tmp_path / "out", str(tmp_path / "a.jpg"))
@@ -53,7 +50,7 @@ def test_an_unreadable_only_source_ends_with_exit_code_3_and_has_its_record(
 
 @pytest.mark.parametrize(("strict", "code"), [((), 0), (("--strict",), 5)])
 def test_a_missing_source_among_others_has_a_record_that_says_so(
-    strict: tuple[str, ...], code: int, trained: Trained, images: Path, tmp_path: Path
+    strict: tuple[str, ...], code: int, trained: Any, images: Path, tmp_path: Path
 ) -> None:
     words = [str(images / "000002.jpg"), str(tmp_path / "none.jpg"), str(images / "000001.jpg")]
     found, records = predict(trained, tmp_path / "out", *words, *strict)
@@ -65,14 +62,14 @@ def test_a_missing_source_among_others_has_a_record_that_says_so(
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["000001.jpg", "000002.jpg"]
 
 
-def test_sources_that_are_all_missing_end_with_exit_code_3(trained: Trained, tmp_path: Path) -> None:
+def test_sources_that_are_all_missing_end_with_exit_code_3(trained: Any, tmp_path: Path) -> None:
     words = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
     code, records = predict(trained, tmp_path / "out", *words)
     assert code == 3
     assert [record["source"] for record in records] == words
 
 
-def test_images_of_one_name_in_two_folders_get_a_picture_each(trained: Trained, images: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_in_two_folders_get_a_picture_each(trained: Any, images: Path, tmp_path: Path) -> None:
     for folder, source in (("one", "000001.jpg"), ("two", "000002.jpg"), ("two/deep", "000003.jpg")):
         (tmp_path / "many" / folder).mkdir(parents=True)
         shutil.copy(images / source, tmp_path / "many" / folder / "picture é.jpg")
@@ -85,7 +82,7 @@ def test_images_of_one_name_in_two_folders_get_a_picture_each(trained: Trained, 
     assert all((a != b).any() for i, a in enumerate(pictures) for b in pictures[:i])
 
 
-def test_a_source_in_the_folder_of_results_is_never_written_over(trained: Trained, images: Path) -> None:
+def test_a_source_in_the_folder_of_results_is_never_written_over(trained: Any, images: Path) -> None:
     before = {path.name: path.read_bytes() for path in images.iterdir()}
     code, records = predict(trained, images, str(images))
     assert (code, len(records)) == (0, 6)
@@ -94,7 +91,7 @@ def test_a_source_in_the_folder_of_results_is_never_written_over(trained: Traine
 
 
 def test_images_that_an_annotation_file_lists_but_are_missing_are_told_and_count_under_strict(
-    trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(trained.annotations.read_text())
     for number in range(10, 20):  # enough others, so that one missing image is not too many
@@ -118,7 +115,7 @@ def test_images_that_an_annotation_file_lists_but_are_missing_are_told_and_count
 
 
 def test_a_damaged_image_in_evaluation_is_counted_and_listed(
-    trained: Trained, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (images / "000003.jpg").read_bytes()
     data = f"data.val={{annotations: {trained.annotations}, images: {images}}}"
@@ -183,7 +180,7 @@ def test_the_data_set_is_never_written_to(tiny_words: list[str], tiny_shapes: Pa
     assert after == before
 
 
-def test_a_grey_image_among_colour_ones_is_no_fault(trained: Trained, images: Path, tmp_path: Path) -> None:
+def test_a_grey_image_among_colour_ones_is_no_fault(trained: Any, images: Path, tmp_path: Path) -> None:
     Image.open(images / "000001.jpg").convert("L").save(images / "grey.png")
     code, records = predict(trained, tmp_path / "out", str(images), "--strict")
     assert (code, len(records)) == (0, 7)
