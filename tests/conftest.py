@@ -31,3 +31,8 @@ def data_folder() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("DETECTOR_TEST_DATA names no folder")
     return Path(named)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests were skipped also when there are none."""
+    terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")

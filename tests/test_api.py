@@ -73,29 +73,29 @@ def test_every_kind_of_image_gives_the_same_detections(weights: Path, images: Pa
     model = Detector(weights)
     path = images / "000001.jpg"
     pixels = read_image(path)
-    expected = single(model.predict(path, confidence=0.001))
+    expected = single(model.predict(path, confidence=0.0))
     assert len(expected) > 10
     assert expected.image_hw == (64, 64)
     assert set(expected.names) <= set(model.class_names)
     for given in (str(path), pixels, Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)):
-        assert bits(single(model.predict(given, confidence=0.001))) == bits(expected)
+        assert bits(single(model.predict(given, confidence=0.0))) == bits(expected)
 
 
 def test_several_images_give_a_list_in_their_order(weights: Path, images: Path, tmp_path: Path) -> None:
     model = Detector(str(weights))
     paths = sorted(images.iterdir())
-    expected = [bits(single(model.predict(path, confidence=0.001))) for path in paths]
+    expected = [bits(single(model.predict(path, confidence=0.0))) for path in paths]
     assert len(set(expected)) == len(paths) == 6
-    assert [bits(d) for d in several(model.predict(images, confidence=0.001))] == expected
-    assert [bits(d) for d in several(model.predict(f"{images}/*.jpg", confidence=0.001))] == expected
-    assert [bits(d) for d in several(model.predict(paths[::-1], confidence=0.001))] == expected[::-1]
+    assert [bits(d) for d in several(model.predict(images, confidence=0.0))] == expected
+    assert [bits(d) for d in several(model.predict(f"{images}/*.jpg", confidence=0.0))] == expected
+    assert [bits(d) for d in several(model.predict(paths[::-1], confidence=0.0))] == expected[::-1]
     (tmp_path / "list.txt").write_text(f"{paths[2]}\n{paths[0]}\n")
-    assert [bits(d) for d in several(model.predict(tmp_path / "list.txt", confidence=0.001))] == [
+    assert [bits(d) for d in several(model.predict(tmp_path / "list.txt", confidence=0.0))] == [
         expected[2],
         expected[0],
     ]
     mixed = [read_image(paths[1]), paths[3]]
-    assert [bits(d) for d in several(model.predict(mixed, confidence=0.001))] == [expected[1], expected[3]]
+    assert [bits(d) for d in several(model.predict(mixed, confidence=0.0))] == [expected[1], expected[3]]
     assert model.predict([]) == []
     assert len(several(model.predict(paths[:1]))) == 1
 
@@ -150,11 +150,11 @@ def test_an_image_that_cannot_be_read_is_an_error_in_predict_and_a_record_in_str
     with pytest.raises(MediaError, match="a path, array, PIL image or tensor is wanted, found NoneType"):
         model.predict(None)
     for batch_size in (1, 3):
-        records = list(model.stream(given, batch_size=batch_size, confidence=0.001))
+        records = list(model.stream(given, batch_size=batch_size, confidence=0.0))
         assert [record.source.path for record in records] == given
         assert ["bad" in (r.error or "") or "none" in (r.error or "") for r in records] == [False, True, True, False]
         for record, path in ((records[0], given[0]), (records[3], given[3])):
-            alone = single(model.predict(path, confidence=0.001))
+            alone = single(model.predict(path, confidence=0.0))
             assert record.detections is not None
             torch.testing.assert_close(record.detections.scores, alone.scores, rtol=0, atol=1e-5)
             assert batch_size > 1 or bits(record.detections) == bits(alone)
@@ -216,7 +216,7 @@ def test_evaluate_measures_the_split_it_was_trained_with_or_another(
     (tmp_path / "my.yaml").write_text(f"name: coco\nval: {split}\n")
     for data in (tmp_path / "my.yaml", str(tmp_path / "my.yaml")):
         assert model.evaluate(data).metrics.num_images == 12
-    few = model.evaluate(evaluate={"max_detections": 1})
+    few = model.evaluate(evaluate={"max_detections": 1, "confidence": 0.0})
     assert len(few.results) == 6
     assert model.config.evaluate.max_detections == 300  # the setting holds for one call
 
@@ -245,12 +245,12 @@ def test_a_detector_takes_on_what_it_learnt(tiny_shapes: Path, images: Path, tmp
     assert sum(isinstance(event, StepDone) for event in events) == 3
     assert model.class_names == ("circle", "square", "triangle", "star", "cross", "crescent")
     assert model.config.input.size == 64
-    found = single(model.predict(images / "000001.jpg", confidence=0.001))
-    assert bits(found) == bits(single(Detector(result.folder.best).predict(images / "000001.jpg", confidence=0.001)))
+    found = single(model.predict(images / "000001.jpg", confidence=0.0))
+    assert bits(found) == bits(single(Detector(result.folder.best).predict(images / "000001.jpg", confidence=0.0)))
 
     again = model.train(train={"iterations": 1})  # goes on from these weights, with the settings it has
     assert again.folder.path == tmp_path / "train2"
-    after = single(model.predict(images / "000001.jpg", confidence=0.001))
+    after = single(model.predict(images / "000001.jpg", confidence=0.0))
     assert bits(after) != bits(found)
     before, trained = (load_model_file(r.folder.best).state for r in (result, again))
     from_random = model.config.optimizer.lr * 10  # one step moves a weight by much less than starting anew would

@@ -101,7 +101,7 @@ def main() -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "DETECTOR_MISH": mish, "OMP_WAIT_POLICY": "passive"},
+            env={**os.environ, "DETECTOR_MISH": mish},
         )
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for turn in range(options.rounds + 2):  # the first two steps of each are not counted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 from pathlib import Path
 from types import FrameType
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if overrides and not names:
         raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
 
-    from detector.cli.progress import TrainingProgress, metrics_table, say
+    from detector.cli.progress import TrainingProgress, metrics_table, number, say
     from detector.experiment import load_experiment, open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
@@ -48,13 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     caught: list[int] = []
 
-    def note_signal(number: int, frame: FrameType | None) -> None:
+    def note_signal(caught_number: int, frame: FrameType | None) -> None:
         """The first signal lets the step finish and saves; a second one takes its default course."""
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        caught.append(caught_number)
+        signal.signal(caught_number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note_signal)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, note_signal)
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
     try:
         result = train(config, resume=resume, report=progress, should_stop=lambda: bool(caught))
@@ -78,5 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
             print(metrics_table(metrics))
         if result.num_skipped:
             say(f"{result.num_skipped} images were skipped", arguments.quiet)
-        print(f"best weights (AP {result.best_ap:.3f}): {result.folder.best}" if metrics else result.folder.best)
+        best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
+        print(f"best weights (AP {best_ap}): {result.folder.best}")
     return 5 if arguments.strict and result.num_skipped else 0
