@@ -183,7 +183,7 @@ class TrainingResult:
         finished: false when it was asked to stop before its end.
         metrics: the numbers of the last evaluation, or None.
         best_ap: the best AP of the run, or -1.
-        num_skipped: training images that could not be read.
+        num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
     """
 
     folder: RunFolder
@@ -317,7 +317,10 @@ def train(
     if trainer.step == 0:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
-    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, trainer.num_skipped)
+    problems = [*annotations.problems, *(val.problems if val is not None else ())]
+    num_left_out = sum(problem.count for problem in problems if problem.outcome == "skipped")
+    num_skipped = trainer.num_skipped + num_left_out
+    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_skipped)
 
 
 def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:

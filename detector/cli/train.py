@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50",
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run (its folder)")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images had to be skipped")
+    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if metrics and not arguments.quiet:
             print(metrics_table(metrics))
         if result.num_skipped:
-            say(f"{result.num_skipped} images were skipped", arguments.quiet)
+            say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
         print(f"best weights (AP {best_ap}): {result.folder.best}")
     return 5 if arguments.strict and result.num_skipped else 0

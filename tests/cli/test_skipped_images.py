@@ -184,3 +184,14 @@ def test_a_grey_image_among_colour_ones_is_no_fault(trained: Any, images: Path, 
     Image.open(images / "000001.jpg").convert("L").save(images / "grey.png")
     code, records = predict(trained, tmp_path / "out", str(images), "--strict")
     assert (code, len(records)) == (0, 7)
+
+
+def test_an_image_missing_from_the_training_folder_counts_under_strict(
+    tiny_words: list[str], tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = copy_of(tiny_shapes, tmp_path / "data")
+    (tmp_path / "data/images/train/000002.jpg").unlink()
+    words = ["train", *tiny_words, data, "train.iterations=2", "train.evaluations=0"]
+    assert run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_skipped"] >= 1
+    assert run([*words, "--strict"]) == 5
