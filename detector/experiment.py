@@ -18,6 +18,7 @@ from detector.config import config_from_plain, config_to_plain, config_to_yaml, 
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
+from detector.data.problems import num_skipped
 from detector.data.transforms import AugmentConfig
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.events import Noted, Report
@@ -318,9 +319,8 @@ def train(
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
     problems = [*annotations.problems, *(val.problems if val is not None else ())]
-    num_left_out = sum(problem.count for problem in problems if problem.outcome == "skipped")
-    num_skipped = trainer.num_skipped + num_left_out
-    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_skipped)
+    num_left_out = trainer.num_skipped + num_skipped(problems)
+    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out)
 
 
 def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:

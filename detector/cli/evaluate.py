@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures; returns the exit code."""
     from detector.cli.progress import metrics_table, say
+    from detector.data.problems import num_skipped
 
     metrics, skipped, annotations = (_score_file if arguments.results else _measure)(arguments)
     for reason in skipped[:10]:
@@ -41,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(skipped) > 10:
         say(f"skipped: {len(skipped) - 10} more images", arguments.quiet)
     print(json.dumps({**metrics.to_plain(), "num_skipped": len(skipped)}) if arguments.json else metrics_table(metrics))
-    left_out = any(problem.outcome == "skipped" for problem in annotations.problems)
-    return 5 if arguments.strict and (skipped or left_out) else 0
+    return 5 if arguments.strict and (skipped or num_skipped(annotations.problems)) else 0
 
 
 def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...], CocoAnnotations]:

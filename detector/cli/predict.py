@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
 
     from detector.cli.progress import say
+    from detector.data.problems import num_skipped
     from detector.experiment import build_predictor, load_model, results_folder
     from detector.media.drawing import draw_detections
     from detector.media.images import write_image
@@ -74,11 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     records: list[dict[str, Any]] = []
     # A source in the folder of results is never written over.
     pictures = {s.path.name for s in sources if s.path and s.path.parent.resolve() == folder.resolve()}
-    num_skipped = 0
+    num_unread = 0
     for prediction in build_predictor(loaded, batch_size).stream(sources, select):
         detections, image = prediction.detections, prediction.image
         if detections is None or image is None:
-            num_skipped += 1
+            num_unread += 1
             say(f"skipped: {prediction.error}", arguments.quiet)
         elif not (arguments.no_pictures or is_coco):
             write_image(_free_path(folder, prediction.source.name, pictures), draw_detections(image, detections))
@@ -90,11 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
     path.write_text(json.dumps(records, indent=None if is_coco else 1), encoding="utf-8")
     if arguments.json and is_coco:
         print(json.dumps(records))
-    say(f"{len(sources) - num_skipped} images, {num_skipped} skipped: {path}", arguments.quiet)
-    if num_skipped == len(sources):
-        raise MediaError(f"none of {num_skipped} images could be read; check {', '.join(words[1:])}")
-    left_out = any(problem.outcome == "skipped" for problem in problems)
-    return 5 if arguments.strict and (num_skipped or left_out) else 0
+    say(f"{len(sources) - num_unread} images, {num_unread} skipped: {path}", arguments.quiet)
+    if num_unread == len(sources):
+        raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words[1:])}")
+    return 5 if arguments.strict and (num_unread or num_skipped(problems)) else 0
 
 
 def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[list[ImageSource], CocoAnnotations | None]:

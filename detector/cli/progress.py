@@ -35,6 +35,7 @@ class TrainingProgress:
         self._bar: tqdm[Any] | None = None
         self._last_line_s = -math.inf
         self._num_notes = 0
+        self._first: tuple[int, float] | None = None  # step and time of the first line
 
     def __call__(self, event: Event) -> None:
         """Shows an event."""
@@ -78,7 +79,7 @@ class TrainingProgress:
 
     def _seconds_per_step(self, event: StepDone) -> float:
         now = time.monotonic()
-        if not hasattr(self, "_first"):
+        if self._first is None:
             self._first = (event.step, now)
         steps = event.step - self._first[0]
         return (now - self._first[1]) / steps if steps else 0.0

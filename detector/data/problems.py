@@ -6,6 +6,7 @@ that lists them all, the rest is handed on as a tuple of `Problem`, so that noth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,6 +39,11 @@ class Problem:
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
         return f"{self.count} x {self.kind}, {self.outcome} ({', '.join(self.examples)}{more})"
+
+
+def num_skipped(problems: Iterable[Problem]) -> int:
+    """Images and boxes that were left out of a data set."""
+    return sum(problem.count for problem in problems if problem.outcome == "skipped")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.engine.checkpoint import ModelFile, load_state, save_model, save_training_state
 from detector.engine.ema import averaged_model
 from detector.engine.events import Evaluated, Noted, Report, Started, StepDone
@@ -24,9 +25,6 @@ from detector.errors import DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.models.yolo import DetectionModel
 from detector.structures import Batch, Targets
-
-# More unreadable images than this share of the data set, and the set is taken to be broken.
-MAX_SKIPPED_SHARE = 0.10
 
 
 @dataclass(frozen=True)
