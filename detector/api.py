@@ -14,17 +14,16 @@ from detector.evaluation.evaluate import Evaluation
 from detector.experiment import (
     ExperimentConfig,
     LoadedModel,
-    TrainingResult,
     build_predictor,
     evaluate_model,
     load_experiment,
     load_model,
     read_split,
-    train,
 )
 from detector.media.sources import as_sources
 from detector.postprocess import SelectConfig
 from detector.structures import Detections
+from detector.training import TrainingResult, train
 
 
 class Detector:

@@ -39,6 +39,7 @@ FLOORS = {
     "engine": 5,
     "evaluation": 5,
     "experiment": 6,
+    "training": 6,
     "api": 6,
     "cli": 7,
     "__main__": 7,

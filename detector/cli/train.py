@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
 
     from detector.cli.progress import TrainingProgress, metrics_table, number, say
-    from detector.experiment import load_experiment, open_run, train
+    from detector.experiment import load_experiment
+    from detector.training import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
     resume = None

@@ -12,7 +12,8 @@ from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.engine.events import Event, Noted
 from detector.engine.run import RunFolder
 from detector.errors import CheckpointError
-from detector.experiment import ExperimentConfig, open_run, train
+from detector.experiment import ExperimentConfig
+from detector.training import open_run, train
 
 Make = Callable[..., ExperimentConfig]
 Assert = Callable[..., None]

@@ -22,10 +22,11 @@ from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
 from detector.engine.run import RESULT_COLUMNS, RunFolder
 from detector.engine.trainer import TrainConfig, Trainer
 from detector.errors import DatasetError, DivergenceError
-from detector.experiment import ExperimentConfig, TrainingResult, build_model, load_experiment, train
+from detector.experiment import ExperimentConfig, build_model, load_experiment
 from detector.media.images import read_image
 from detector.models.yolo import Yolo
 from detector.structures import Batch, Targets
+from detector.training import TrainingResult, train
 
 Make = Callable[..., ExperimentConfig]
 Assert = Callable[..., None]

@@ -1,0 +1,208 @@
+"""Training as a whole: an experiment in, a run folder out; new runs and interrupted ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector import registry
+from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
+from detector.data.coco import CocoAnnotations
+from detector.data.loader import StreamSampler, TrainingSamples, training_batches
+from detector.data.problems import num_skipped
+from detector.engine.checkpoint import ModelFile, load_model_file, load_training_state
+from detector.engine.events import Noted, Report
+from detector.engine.precision import choose_device, keep_freed_memory
+from detector.engine.predictor import Predictor
+from detector.engine.run import RunFolder
+from detector.engine.trainer import Trainer
+from detector.errors import CheckpointError
+from detector.evaluation.coco_metrics import CocoMetrics
+from detector.evaluation.evaluate import evaluate
+from detector.experiment import ExperimentConfig, build_model, read_split
+from detector.media.drawing import draw_batch
+from detector.media.images import write_image
+from detector.models.yolo import DetectionModel
+
+NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run leaves behind.
+
+    Attributes:
+        folder: the run folder.
+        finished: false when it was asked to stop before its end.
+        metrics: the numbers of the last evaluation, or None.
+        best_ap: the best AP of the run, or -1.
+        num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
+    """
+
+    folder: RunFolder
+    finished: bool
+    metrics: CocoMetrics | None
+    best_ap: float
+    num_skipped: int
+
+
+def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[ExperimentConfig, RunFolder, dict[str, Any]]:
+    """The experiment, folder and state of an interrupted run.
+
+    Args:
+        run: the run folder, or its `weights/last.pt`.
+        asked: an experiment that must agree with the run's, so that the same command can be given again; the device and
+            the number of workers may differ and are taken from it.
+
+    Raises:
+        CheckpointError: there is no state to resume, or `asked` differs from it; every difference is listed.
+    """
+    last = run / "weights" / "last.pt" if run.is_dir() else run
+    state = load_training_state(last)
+    config = config_from_plain(ExperimentConfig, state["config"], str(last))
+    if asked is not None:
+        workers = asked.loader.workers
+        config = replace(config, device=asked.device, loader=replace(config.loader, workers=workers))
+        found = differences(config_to_plain(asked), config_to_plain(config))
+        if found:
+            raise CheckpointError(
+                f"{last}: a run resumes under the configuration it began with, found {len(found)} differences: "
+                f"{'; '.join(found)}; drop them or start a new run"
+            )
+    return config, RunFolder(last.parent.parent), state
+
+
+def train(
+    config: ExperimentConfig,
+    *,
+    resume: tuple[RunFolder, dict[str, Any]] | None = None,
+    start: ModelFile | None = None,
+    report: Report = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """Trains an experiment.
+
+    Args:
+        config: the experiment, with a data set.
+        resume: the folder and state of an interrupted run of the same experiment.
+        start: weights to start from; tensors that do not fit are left random and named in a report.
+        report: told of every event.
+        should_stop: asked after each step; true saves and ends the run.
+
+    Raises:
+        DatasetError: the data set cannot be used.
+        CheckpointError: the state does not fit the experiment.
+        DivergenceError: a loss or gradient is not finite.
+    """
+    annotations = read_split(config, "train", report)
+    has_val = config.data is not None and getattr(config.data, "val", True) is not None
+    val = read_split(config, "val", report) if has_val else None
+    if val is None:
+        report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, len(annotations.class_names))
+    if start is None and config.train.weights is not None and resume is None:
+        start = load_model_file(config.train.weights)
+    if start is not None:
+        left = load_matching(model, start)
+        report(Noted(f"starting from given weights; {len(left)} of {len(model.state_dict())} tensors stay random"))
+
+    identity: dict[str, Any] = {
+        "config": config_to_plain(config),
+        "class_names": list(annotations.class_names),
+        "category_ids": list(annotations.category_ids),
+    }
+    if resume is not None:
+        _require_same_classes(resume[1], identity, resume[0].last)
+    folder = resume[0] if resume else RunFolder.create(config.train.project.resolve(), config.train.run_name)
+    folder.write_config(config_to_yaml(config))
+    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size)
+
+    def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
+        predictor = Predictor(
+            averaged,
+            config.input,
+            annotations.class_names,
+            annotations.category_ids,
+            device=device,
+            batch_size=config.evaluate.batch_size,
+        )
+        return evaluate(predictor, split, config.evaluate).metrics
+
+    trainer = Trainer(
+        model,
+        registry.build(config.loss, model),
+        config.train,
+        config.optimizer,
+        config.schedule,
+        num_steps=num_steps,
+        num_images=len(annotations),
+        batch_size=config.loader.batch_size,
+        device=device,
+        folder=folder,
+        identity=identity,
+        evaluate=None if val is None else functools.partial(measure, split=val),
+        report=report,
+    )
+    if resume is not None:
+        trainer.restore(resume[1])
+    samples = TrainingSamples(
+        annotations,
+        config.input.canvas_hw,
+        config.input.channels,
+        config.input.fit,
+        config.augment,
+        config.train.seed,
+        config.loader.cache_mb,
+    )
+    num_batches = num_steps * config.train.accumulate
+    sampler = StreamSampler(
+        len(annotations),
+        config.loader.batch_size,
+        config.train.seed,
+        start=trainer.step * config.train.accumulate,
+        stop=num_batches,
+        closing_from=num_batches - int(config.augment.closing_share * num_batches),
+    )
+    if trainer.step == 0:
+        _draw_first_batches(samples, sampler, annotations.class_names, folder)
+    finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
+    problems = [*annotations.problems, *(val.problems if val is not None else ())]
+    num_left_out = trainer.num_skipped + num_skipped(problems)
+    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out)
+
+
+def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:
+    found = [
+        f"{what}: {identity[what]!r} in the data set, {state[what]!r} in the run"
+        for what in ("class_names", "category_ids")
+        if list(state[what]) != identity[what]
+    ]
+    if found:
+        raise CheckpointError(
+            f"{last}: a run resumes on the classes it began with, found {'; '.join(found)}; start a new run"
+        )
+
+
+def load_matching(model: DetectionModel, file: ModelFile) -> list[str]:
+    """Copies the tensors of a model file whose names and shapes fit; returns the names of those left as they were."""
+    own = model.state_dict()
+    fitting = {name: t for name, t in file.state.items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]
+
+
+def _draw_first_batches(
+    samples: TrainingSamples, sampler: StreamSampler, class_names: Sequence[str], folder: RunFolder
+) -> None:
+    for number, keys in zip(range(NUM_DRAWN_BATCHES), sampler, strict=False):
+        picture = draw_batch([samples[key] for key in keys[:16]], class_names)
+        write_image(folder.path / f"train_batch{number}.jpg", picture)
