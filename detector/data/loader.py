@@ -156,7 +156,7 @@ class TrainingSamples(Dataset[Sample]):
     def _letterboxed(
         self, index: int, rng: np.random.Generator, skipped: list[str]
     ) -> tuple[Image, Objects, Letterbox]:
-        """One image as evaluation sees it, mirrored at random."""
+        """One image as evaluation in OpenCV's arithmetic sees it, mirrored at random."""
         image, objects = self._source(index, skipped)
         letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self._canvas_hw, self._fit)
         matrix = letterbox.matrix()

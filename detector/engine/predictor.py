@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from detector.errors import MediaError
-from detector.geometry import Image, Letterbox, clip_xyxy
+from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
 from detector.media.sources import ImageSource
 from detector.models.yolo import DetectionModel
 from detector.postprocess import SelectConfig, select
@@ -28,17 +28,22 @@ class InputConfig:
         size: side of the square canvas in pixels, or its (height, width); a multiple of the model's largest stride.
         channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
         fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
+        arithmetic: how evaluation and prediction resize: `opencv`, or `darknet` for the numbers that Darknet computes.
+            Training images are resized by OpenCV either way, as Darknet's own are.
     """
 
     size: int | tuple[int, int] = 640
     channels: int = 3
     fit: str = "letterbox"
+    arithmetic: str = "opencv"
 
     def __post_init__(self) -> None:
         if min(self.canvas_hw) < 1 or self.channels < 1:
             raise ValueError(f"input wants a size and channels of at least 1, found {self.size} and {self.channels}")
-        if self.fit not in ("letterbox", "stretch"):
-            raise ValueError(f"input.fit wants letterbox or stretch, found {self.fit!r}")
+        if self.fit not in FITS:
+            raise ValueError(f"input.fit wants {' or '.join(FITS)}, found {self.fit!r}")
+        if self.arithmetic not in ARITHMETICS:
+            raise ValueError(f"input.arithmetic wants {' or '.join(ARITHMETICS)}, found {self.arithmetic!r}")
 
     @property
     def canvas_hw(self) -> tuple[int, int]:
@@ -99,8 +104,9 @@ class Predictor:
             raise ValueError(f"Predictor.detect wants 1 to {self._batch_size} images, found {len(images)}")
         canvas_hw = self.input.canvas_hw
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        letterboxes = [Letterbox.fit(image_hw, canvas_hw, self.input.fit) for image_hw in sizes]
-        batch = np.zeros((self._batch_size, *canvas_hw, self.input.channels), dtype=np.uint8)
+        arithmetic = self.input.arithmetic
+        letterboxes = [Letterbox.fit(hw, canvas_hw, self.input.fit, arithmetic=arithmetic) for hw in sizes]
+        batch = np.zeros((self._batch_size, *canvas_hw, self.input.channels), ARITHMETICS[arithmetic].dtype)
         for row, letterbox, image in zip(batch, letterboxes, images, strict=False):
             row[:] = letterbox.apply(image)
         # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.

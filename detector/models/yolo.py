@@ -38,7 +38,12 @@ class DetectionModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps of images uint8 (B, C, H, W)."""
+        """Raw maps of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
+
+    def in_unit_range(self, images: Tensor) -> Tensor:
+        """Images in 0..1 and the dtype of the weights: the first line of every model, and the only division by 255."""
+        unit = images.to(next(self.parameters()).dtype)
+        return unit if images.is_floating_point() else unit / 255
 
     @abc.abstractmethod
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -94,10 +99,9 @@ class Yolo(DetectionModel):
         self.max_stride = max(self.backbone.strides)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps (B, 4 * bins + classes, H / stride, W / stride), strides 8, 16, 32, of images uint8 (B, C, H, W)."""
+        """Raw maps (B, 4 * bins + classes, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
-        x = images.to(next(self.parameters()).dtype) / 255
-        return self.head(self.neck(self.backbone(x)))  # type: ignore[no-any-return]  # nn.Module call
+        return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
