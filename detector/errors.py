@@ -25,6 +25,12 @@ class DatasetError(DetectorError):
     exit_code = 3
 
 
+class DarknetError(DetectorError):
+    """A Darknet .cfg or .weights file that cannot be read, honoured or written; exit code 3."""
+
+    exit_code = 3
+
+
 class MediaError(DetectorError):
     """An image or video that cannot be read or written; exit code 3."""
 

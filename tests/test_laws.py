@@ -35,6 +35,7 @@ FLOORS = {
     "data.shapes": 3,
     "data.transforms": 3,
     "data": 4,
+    "darknet": 3,
     "losses": 4,
     "engine": 5,
     "evaluation": 5,
