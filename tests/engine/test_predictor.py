@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 from torch import nn
 
 from detector.engine.predictor import InputConfig, Prediction, Predictor, only_detections
-from detector.errors import MediaError
+from detector.errors import ConfigError, MediaError
+from detector.experiment import ExperimentConfig
+from detector.geometry import Letterbox
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import Yolo
 from detector.postprocess import SelectConfig
@@ -229,3 +232,42 @@ def test_an_impossible_input_is_refused(settings: dict[str, object], message: st
 def test_a_record_without_a_reason_is_still_an_error() -> None:
     with pytest.raises(MediaError, match="7: no image"):
         only_detections(Prediction(ImageSource("7"), None))
+
+
+# --- Darknet's arithmetic ------------------------------------------------------------------------------------------
+
+
+class Seeing(Yolo):
+    """Keeps the images that it is shown."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.seen = images.clone()
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_in_darknets_arithmetic_the_network_sees_the_letterboxs_floats(fit: str) -> None:
+    model = Seeing(Yolo.Config(width=0.125), 3)
+    config = InputConfig(64, fit=fit, arithmetic="darknet")
+    made = Predictor(model, config, "abc", (1, 2, 3), device=torch.device("cpu"), batch_size=2)
+    made.detect([picture(1)], EVERYTHING)
+    wanted = Letterbox.fit((90, 41), (64, 64), fit, arithmetic="darknet").apply(picture(1))
+    assert model.seen.dtype == torch.float32
+    np.testing.assert_array_equal(model.seen[0].permute(1, 2, 0).numpy(), wanted)
+    assert 0.9 < float(model.seen[0].max()) <= 1
+
+
+def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
+    model = network().eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for ours, theirs in zip(model(images), model(images.float() / 255), strict=True):
+            assert torch.equal(ours, theirs)
+        assert model.in_unit_range(images).max() == 1
+
+
+def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Callable[..., ExperimentConfig]) -> None:
+    config = experiment("input.arithmetic=darknet", "input.fit=stretch")
+    assert config.input == InputConfig(64, 3, "stretch", "darknet")
+    with pytest.raises(ConfigError, match=r"input.arithmetic wants opencv or darknet, found 'caffe'"):
+        experiment("input.arithmetic=caffe")
