@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.models.activations import ActivationConfig, Mish
-from detector.ops.norm_mish import norm_mish
+from detector.ops.norm_mish import bias_mish_, norm_mish
 from detector.registry import build
 
 # Batch-norm constants of the Darknet-in-PyTorch lineage: short statistics memory, an epsilon that survives 16 bit.
@@ -43,7 +43,13 @@ class Scale:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation."""
+    """Convolution without bias, batch norm, activation.
+
+    Attributes:
+        conv: the convolution; it has a bias once the norm is folded into it.
+        norm: the batch norm, or None once folded.
+        activation: the non-linearity.
+    """
 
     def __init__(
         self,
@@ -57,17 +63,24 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+        wide = out_channels * activation.expansion
+        self.conv = nn.Conv2d(in_channels, wide, kernel_size, stride, padding, groups=groups, bias=False)
+        self.norm: nn.Module | None = nn.BatchNorm2d(wide, eps=BN_EPSILON, momentum=BN_MOMENTUM)
         self.activation: nn.Module = build(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H / stride, W / stride)."""
-        x = self.conv(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) to (B, out, H / stride, W / stride), plus `residual` of that shape where given."""
+        is_mish = isinstance(self.activation, Mish)
+        if is_mish and self.norm is None and not torch.is_grad_enabled():  # folded, for inference
+            y = self.conv._conv_forward(x, self.conv.weight, None)
+            assert self.conv.bias is not None  # folding has made one
+            return bias_mish_(y, self.conv.bias, residual)
+        y = self.conv(x)
         # A converted norm (SyncBatchNorm) is another type and takes the plain path.
-        if isinstance(self.activation, Mish) and type(self.norm) is nn.BatchNorm2d:
-            return norm_mish(x, self.norm)
-        return self.activation(self.norm(x))  # type: ignore[no-any-return]  # nn.Module call
+        if is_mish and type(self.norm) is nn.BatchNorm2d:
+            return norm_mish(y, self.norm, residual)
+        y = self.activation(y if self.norm is None else self.norm(y))
+        return y if residual is None else residual + y  # type: ignore[no-any-return]  # nn.Module call
 
 
 class Bottleneck(nn.Module):
@@ -82,8 +95,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        y: Tensor = self.expand(self.reduce(x))
-        return x + y if self.shortcut else y
+        y: Tensor = self.expand(self.reduce(x), x if self.shortcut else None)
+        return y
 
 
 class CSPStage(nn.Module):

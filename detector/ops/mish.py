@@ -1,42 +1,72 @@
 """Mish, x * tanh(softplus(x)): Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation Function", equation 1.
 
-On the CPU torch's operator evaluates exp, log1p and tanh for every element and would take most of a training step. Here
-it is a compiled kernel with one exponential, or, where nothing can be compiled, the same idea in torch operators: with
-s = sigmoid(x) and n = s * (2 - s), tanh(softplus(x)) = n / (2 - n), without cancellation or overflow, over slices that
-stay in cache and in float32 whatever the storage type. Elsewhere torch's operator is used.
+torch's operator evaluates exp, log1p and tanh for every element. Here it is a kernel with one exponential: compiled for
+the CPU (`native.py`) or the GPU (`cuda.py`). Where none can be had, a CPU computes the same formula in torch operators:
+with s = sigmoid(x) and n = s * (2 - s), tanh(softplus(x)) = n / (2 - n), without cancellation or overflow, over slices
+that stay in cache and in float32 whatever the storage type; a GPU uses torch's operator. `torch.compile` fuses the
+sigmoid form itself, and an export or trace records torch's operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.ops import native
+from detector.ops import cpu
 
 # Four float32 buffers of a slice fit the L2 cache of two cores; measured flat from 2^17 to 2^18, worse on both sides.
 _SLICE = 1 << 18
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_SMALL = 1 << 9  # below this many elements on a CPU the call costs more than torch's operator
+
+_Library: Any = torch.library.Library  # untyped in torch
+LIBRARY = _Library("detector", "DEF")
+LIBRARY.define("mish(Tensor x) -> Tensor")
+LIBRARY.define("mish_backward(Tensor grad, Tensor x) -> Tensor")
+
+
+def kernels(x: Tensor) -> ModuleType | None:
+    """The module whose kernels take this tensor on its device, or None."""
+    module: ModuleType = cpu
+    if x.device.type == "cuda":
+        from detector.ops import cuda  # only where there is a CUDA tensor
+
+        module = cuda
+    elif x.device.type != "cpu":
+        return None
+    return module if module.supports(x) and module.available(x.device) else None
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded that should hold torch's own operators: an export or a trace."""
+    return torch.compiler.is_exporting() or bool(torch._C._get_tracing_state())
 
 
 def mish(x: Tensor) -> Tensor:
     """Mish of a floating tensor of any shape, element by element, in the tensor's own dtype and memory format.
 
-    Its minimum is -0.30884 at x = -1.19243; NaN and +inf pass through, -inf gives NaN. Differentiable twice.
+    Its minimum is -0.30884 at x = -1.19243; NaN and +inf pass through, -inf gives NaN. Differentiable any number of
+    times.
     """
-    if (
-        x.device.type == "cpu"
-        and x.dtype in _DTYPES
-        and x.numel() >= _SLICE // 8
-        and not torch.compiler.is_compiling()
-        and not torch._C._get_tracing_state()  # a trace records the native operator
-        and torch.ops.aten.is_non_overlapping_and_dense(x)
-    ):
-        return _DenseMish.apply(x)  # type: ignore[no-any-return]  # autograd.Function.apply is untyped
-    return F.mish(x)
+    if x.dtype not in _DTYPES or x.device.type not in ("cpu", "cuda") or recording():
+        return F.mish(x)
+    if torch.compiler.is_compiling():
+        return sigmoid_form(x)
+    if x.device.type == "cpu" and x.numel() < _SMALL:
+        return F.mish(x)
+    return torch.ops.detector.mish(x)  # type: ignore[no-any-return]  # operators are untyped in torch
+
+
+def sigmoid_form(x: Tensor) -> Tensor:
+    """Mish in torch operators that a compiler can fuse, computed in float32."""
+    s = torch.sigmoid(x.float())
+    n = s * (2 - s)
+    return (x.float() * (n / (2 - n))).to(x.dtype)
 
 
 def _in_memory_order(x: Tensor) -> Tensor:
@@ -53,45 +83,71 @@ def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield (*(f[start:stop] for f in flat), *(b[: stop - start] for b in buffers))
 
 
-class _DenseMish(torch.autograd.Function):
-    """Mish on dense CPU tensors; saves its input only."""
+def _forward(x: Tensor) -> Tensor:
+    module = kernels(x)
+    if module is not None:
+        return module.mish_forward(x)  # type: ignore[no-any-return]  # modules are untyped
+    if x.device.type != "cpu" or x.dtype not in _DTYPES:
+        return F.mish(x)
+    x = cpu.dense(x)
+    y = torch.empty_like(x)
+    for x_part, y_part, value, s, n in _slices(x, y):
+        torch.sigmoid(value.copy_(x_part), out=s)
+        torch.mul(s, s, out=n).sub_(s, alpha=2)  # -n
+        value.mul_(n).div_(n.add_(2))
+        y_part.copy_(value.neg_())
+    return y
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Computes x * n / (2 - n)."""
-        ctx.save_for_backward(x)
-        y = torch.empty_like(x)
-        if native.supports(x) and native.available():
-            native.call("mish_forward", x.dtype, x, y, x.numel())
-            return y
-        for x_part, y_part, value, s, n in _slices(x.detach(), y):
-            torch.sigmoid(value.copy_(x_part), out=s)
-            torch.mul(s, s, out=n).sub_(s, alpha=2)  # -n
-            value.mul_(n).div_(n.add_(2))
-            y_part.copy_(value.neg_())
-        return y
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        """Computes grad * (T + x * T') with T = n / d, T' = 4 * s * ((1 - s) / d)^2 and d = 2 - n."""
-        (grad,) = grad_outputs
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is asked for: the native operator has one
-            (differentiable,) = torch.autograd.grad(F.mish(x), x, grad, create_graph=True)
-            return differentiable  # type: ignore[no-any-return]  # autograd.grad is untyped
-        if grad.stride() != x.stride():
-            grad = torch.empty_like(x).copy_(grad)
-        grad_x = torch.empty_like(x)
-        if native.supports(x) and native.available():
-            native.call("mish_backward", x.dtype, x, grad.to(x.dtype), grad_x, x.numel())
-            return grad_x
-        for x_part, grad_part, out_part, s, n, slope in _slices(x, grad, grad_x):
-            torch.sigmoid(slope.copy_(x_part), out=s)
-            torch.mul(s, s, out=n).sub_(s, alpha=2).neg_()
-            torch.neg(s, out=slope).add_(1)
-            slope.mul_(slope)
-            s.mul_(4).mul_(slope).mul_(x_part)  # 4 * x overflows for the largest x, where the slope is 0
-            torch.neg(n, out=slope).add_(2)
-            s.div_(slope).add_(n).div_(slope).mul_(grad_part)
-            out_part.copy_(s)
-        return grad_x
+def _backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient grad * (T + x * T') with T = n / d, T' = 4 * s * ((1 - s) / d)^2 and d = 2 - n."""
+    module = kernels(x)
+    if module is not None:
+        return module.mish_backward(grad, x)  # type: ignore[no-any-return]  # modules are untyped
+    x = cpu.dense(x)
+    grad = cpu.like(grad, x)
+    if x.device.type != "cpu" or x.dtype not in _DTYPES:
+        return torch.ops.aten.mish_backward(grad, x)  # type: ignore[no-any-return]  # operators are untyped in torch
+    out = torch.empty_like(x)
+    for grad_part, x_part, out_part, s, n, slope in _slices(grad, x, out):
+        torch.sigmoid(slope.copy_(x_part), out=s)
+        torch.mul(s, s, out=n).sub_(s, alpha=2).neg_()
+        torch.neg(s, out=slope).add_(1)
+        slope.mul_(slope)
+        s.mul_(4).mul_(slope).mul_(x_part)  # 4 * x overflows for the largest x, where the slope is 0
+        torch.neg(n, out=slope).add_(2)
+        s.div_(slope).add_(n).div_(slope).mul_(grad_part)
+        out_part.copy_(s)
+    return out
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> Tensor:
+    return torch.ops.detector.mish_backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]  # untyped
+
+
+def _differentiate_again(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of grad * mish'(x): with respect to grad, and, through torch's operators, to x.
+
+    mish' = T + x T' with T' = 4 s (1 - s)^2 / d^2, hence mish'' = 2 T' + x T'', with s' = s (1 - s) and d = 2 - n:
+    T'' / T' = (1 - s) - 2 s + 4 s (1 - s)^2 / d.
+    """
+    grad, x = ctx.saved_tensors
+    wide = x.double() if x.dtype == torch.float64 else x.float()
+    s = torch.sigmoid(wide)
+    d = 2 - s * (2 - s)
+    first = 4 * s * ((1 - s) / d) ** 2
+    second = 2 * first + wide * first * (1 - 3 * s + 4 * s * (1 - s) ** 2 / d)
+    return torch.ops.detector.mish_backward(grad_out, x), (grad_out * grad * second).to(x.dtype)
+
+
+for _key in ("CPU", "CUDA"):
+    LIBRARY.impl("mish", _forward, _key)
+    LIBRARY.impl("mish_backward", _backward, _key)
+torch.library.register_fake("detector::mish", lambda x: torch.empty_like(x), lib=LIBRARY)
+torch.library.register_fake("detector::mish_backward", lambda grad, x: torch.empty_like(x), lib=LIBRARY)
+torch.library.register_autograd("detector::mish", _differentiate, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("detector::mish_backward", _differentiate_again, setup_context=_save, lib=LIBRARY)

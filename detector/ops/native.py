@@ -128,8 +128,11 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
     return function  # type: ignore[no-any-return]  # ctypes functions are untyped
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
     """Calls a kernel: a tensor is passed as the address of its first element, a number as a 64-bit integer."""
     _function(name, dtype)(
-        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments)
+        *(
+            ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_void_p(None if a is None else a.data_ptr())
+            for a in arguments
+        )
     )

@@ -1,8 +1,9 @@
 """Batch norm followed by Mish as one operation, which saves its input and two numbers per channel.
 
 Formulas (batch norm: Ioffe and Szegedy 2015, algorithm 1 and section 3): with r = 1 / sqrt(variance + epsilon) and
-z = w r (x - mean) + b, the result is mish(z). With g = grad * mish'(z), S1 = sum g and S2 = sum g (x - mean) over the M
-values of a channel: grad b = S1, grad w = r S2, grad x = w r (g - S1 / M - (x - mean) r^2 S2 / M).
+z = w r (x - mean) + b, the result is mish(z), plus a residual where one is given. With g = grad * mish'(z), S1 = sum g
+and S2 = sum g (x - mean) over the M values of a channel: grad b = S1, grad w = r S2, grad residual = grad,
+grad x = w r (g - S1 / M - (x - mean) r^2 S2 / M).
 """
 
 from __future__ import annotations
@@ -10,95 +11,144 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.ops import native
-from detector.ops.mish import mish
+from detector.ops import cpu
+from detector.ops.mish import LIBRARY, kernels, mish, recording
+
+LIBRARY.define(
+    "norm_mish(Tensor x, Tensor? residual, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "norm_mish_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, float eps) "
+    "-> (Tensor, Tensor, Tensor)"
+)
 
 
-def norm_mish(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """`mish(norm(x))`, fused where the kernels take it.
+def norm_mish(x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None = None) -> Tensor:
+    """`mish(norm(x))`, plus `residual` where given, in one operation where kernels take it.
 
-    Fused: channels_last float32 or bfloat16 on the CPU, with float32 parameters; in training with batch statistics, in
-    evaluation without gradient. Everything else runs the two operators.
+    They take channels_last and contiguous tensors on the CPU (float32, bfloat16) and on CUDA (float16 too) with float32
+    parameters; in training with batch statistics, in evaluation without gradient. Everything else runs the operators
+    one by one, and so do a compiler, which fuses them itself, an export and a trace.
 
     Args:
         x: (B, C, H, W).
         norm: a batch norm with weights and running statistics; they are updated in training as it would do itself.
+        residual: what is added to the result, of the shape of `x`.
     """
-    if not (
-        x.ndim == 4
-        and native.supports(x)
-        and not torch.compiler.is_compiling()
-        and not torch._C._get_tracing_state()  # a trace records the native operators
-        and norm.affine
-        and norm.track_running_stats
-        and norm.momentum is not None
-        and norm.weight.dtype == torch.float32
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and (norm.training or not torch.is_grad_enabled())
-        and native.available()
+    if (
+        x.ndim != 4
+        or torch.compiler.is_compiling()
+        or recording()
+        or not norm.affine
+        or not norm.track_running_stats
+        or norm.momentum is None
+        or norm.weight.dtype != torch.float32
+        or (torch.is_grad_enabled() and not norm.training)
+        or kernels(x) is None
     ):
-        return mish(norm(x))
-    if norm.training:
-        if x.numel() == x.shape[1]:
-            raise ValueError(f"batch norm in training wants more than one value per channel, found {tuple(x.shape)}")
-        return _NormMish.apply(x, norm.weight, norm.bias, norm)  # type: ignore[no-any-return]  # untyped in torch
+        y = mish(norm(x))
+        return y if residual is None else residual + y
     assert norm.running_mean is not None  # for the type checker: track_running_stats is checked above
     assert norm.running_var is not None
-    return _forward(x, norm.running_mean, norm.weight * torch.rsqrt(norm.running_var + norm.eps), norm.bias)
-
-
-def _forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    y = torch.empty_like(x)
-    channels = x.shape[1]
-    native.call("norm_mish_forward", x.dtype, x, y, x.numel() // channels, channels, mean, scale.contiguous(), bias)
-    return y
-
-
-class _NormMish(torch.autograd.Function):
-    """The training-time operation; running statistics are updated as `nn.BatchNorm2d` updates them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Batch statistics, then one pass over the input."""
-        channels = x.shape[1]
-        rows = x.numel() // channels
-        mean, variance = torch.empty_like(weight), torch.empty_like(weight)
-        native.call("norm_statistics", x.dtype, x, rows, channels, mean, variance)
-        rstd = torch.rsqrt(variance + norm.eps)
-        assert norm.running_mean is not None  # as norm_mish has checked
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
+    if not norm.training:
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return kernels(x).norm_mish_forward(x, norm.running_mean, scale, norm.bias, residual)  # type: ignore[union-attr, no-any-return]  # checked above
+    y, mean, variance = torch.ops.detector.norm_mish(x, residual, norm.weight, norm.bias, norm.eps)
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    with torch.no_grad():
+        num_values = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
+        norm.running_var.lerp_(variance * (num_values / (num_values - 1)), norm.momentum)
         norm.num_batches_tracked.add_(1)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        return _forward(x, mean, weight * rstd, bias)
+    return y  # type: ignore[no-any-return]  # operators are untyped in torch
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Two passes that compute mish' again from the input."""
-        if torch.is_grad_enabled():  # create_graph: an answer without a graph would be silently wrong
-            raise RuntimeError("the fused norm_mish has no second derivative; set DETECTOR_MISH=native to have one")
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        channels = x.shape[1]
-        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-        native.call(
-            "norm_mish_backward",
-            x.dtype,
-            x,
-            grad,
-            grad_x,
-            x.numel() // channels,
-            channels,
-            mean,
-            rstd,
-            weight,
-            bias,
-            grad_weight,
-            grad_bias,
-        )
-        return grad_x, grad_weight, grad_bias, None
+
+def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """`mish(x + bias)`, plus `residual` where given, in place of x where kernels take it: for inference only.
+
+    Args:
+        x: (B, C, H, W), which nothing else reads.
+        bias: (C,).
+        residual: what is added to the result, of the shape of `x`.
+    """
+    module = None if recording() or torch.compiler.is_compiling() else kernels(x)
+    if module is not None and x.ndim == 4 and cpu.image_format(x) is x:
+        return module.bias_mish_(x, bias.float(), residual)  # type: ignore[no-any-return]  # modules are untyped
+    y = mish(x + bias[:, None, None])
+    return y if residual is None else residual + y
+
+
+def _composed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The same in operators that are differentiable any number of times."""
+    return F.mish(F.batch_norm(x, None, None, weight, bias, True, 0.0, eps))
+
+
+def _forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"batch norm in training wants more than one value per channel, found {tuple(x.shape)}")
+    module = kernels(x)
+    if module is None:
+        variance, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
+        y = _composed(x, weight, bias, eps)
+        return y if residual is None else residual + y, mean, variance
+    mean, variance = module.norm_statistics(x)
+    return module.norm_mish_forward(x, mean, weight * torch.rsqrt(variance + eps), bias, residual), mean, variance
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    module = kernels(x)
+    if module is None:
+        with torch.enable_grad():
+            x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
+            y = _composed(x, weight, bias, eps)
+            return torch.autograd.grad(y, (x, weight, bias), grad)  # type: ignore[return-value]  # three of them
+    rstd = torch.rsqrt(variance + eps)
+    scale = weight * rstd
+    sum_g, sum_gx = module.norm_mish_sums(grad, x, mean, scale, bias)
+    num_values = x.numel() // x.shape[1]
+    slope = sum_gx * (rstd * rstd / num_values)
+    grad_x = module.norm_mish_backward(grad, x, mean, scale, bias, sum_g / num_values, slope)
+    return grad_x, sum_gx * rstd, sum_g
+
+
+def _fake(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+    return torch.empty_like(cpu.image_format(x)), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, ...]:
+    return torch.empty_like(cpu.image_format(x)), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, residual, weight, bias, ctx.eps = inputs
+    _, mean, variance = output
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.has_residual = residual is not None
+    ctx.save_for_backward(x, weight, bias, mean, variance)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, mean, variance = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a graph of the gradient is asked for: operators that have one
+        grads = torch.autograd.grad(_composed(x, weight, bias, ctx.eps), (x, weight, bias), grad, create_graph=True)
+    else:
+        grads = torch.ops.detector.norm_mish_backward(grad, x, weight, bias, mean, variance, ctx.eps)
+    return grads[0], grad if ctx.has_residual else None, grads[1], grads[2], None
+
+
+for _key in ("CPU", "CUDA"):
+    LIBRARY.impl("norm_mish", _forward, _key)
+    LIBRARY.impl("norm_mish_backward", _backward, _key)
+torch.library.register_fake("detector::norm_mish", _fake, lib=LIBRARY)
+torch.library.register_fake("detector::norm_mish_backward", _fake_backward, lib=LIBRARY)
+torch.library.register_autograd("detector::norm_mish", _differentiate, setup_context=_save, lib=LIBRARY)

@@ -11,7 +11,7 @@ from detector.ops import mish as module
 from detector.ops import native
 from detector.ops.mish import mish
 
-DENSE_NUM = 40_000  # elements that do not take torch's operator, and no whole number of them is a slice
+DENSE_NUM = 40_001  # elements that do not take torch's operator, no whole number of vectors or of slices
 
 
 @pytest.fixture(params=["compiled", "sliced"])
@@ -85,7 +85,9 @@ def test_every_16_bit_value_is_rounded_correctly_but_for_a_few(dtype: torch.dtyp
     x = every_finite(dtype)
     result, wanted = mish(x), F.mish(x.double())
     assert result.dtype == dtype
-    usual = x > -88.7  # below, float32's exponential overflows and zero may be given for less than 3e-37
+    # Below -88.7 float32's exponential overflows and zero may be given for less than 3e-37; a processor that converts
+    # to bfloat16 itself gives zero for results below float32's normal range.
+    usual = (x > -88.7) & (wanted.abs() >= torch.finfo(torch.float32).tiny)
     assert (result[~usual] - wanted[~usual]).abs().max() <= 3e-37
     result, wanted = result[usual], wanted[usual]
     off = result != wanted.to(dtype)
@@ -133,9 +135,6 @@ def layouts() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-DENSE = {"contiguous", "channels_last", "transposed", "dense within a larger storage"}
-
-
 @both_paths
 @pytest.mark.parametrize("name", layouts())
 def test_every_memory_layout_gives_the_same_values_and_keeps_its_strides(name: str) -> None:
@@ -144,7 +143,7 @@ def test_every_memory_layout_gives_the_same_values_and_keeps_its_strides(name: s
     x = layouts()[name](base).requires_grad_()
     assert torch.equal(x, base)
     y = mish(x)
-    assert is_native(y) == (name not in DENSE)
+    assert not is_native(y)
     assert y.stride() == F.mish(x).stride()
     assert torch.allclose(y.double(), F.mish(base.double()), rtol=1e-6, atol=1e-7)
 
@@ -186,7 +185,7 @@ def test_the_input_and_the_incoming_gradient_are_not_modified() -> None:
     assert torch.equal(grad, kept[1])
 
 
-@pytest.mark.parametrize("shape", [(0,), (2, 0, 3), (), (1,), (module._SLICE // 8 - 1,)])
+@pytest.mark.parametrize("shape", [(0,), (2, 0, 3), (), (1,), (module._SMALL - 1,)])
 def test_small_and_empty_tensors_take_the_native_path(shape: tuple[int, ...]) -> None:
     x = torch.full(shape, 0.5, requires_grad=True)
     y = mish(x)
@@ -267,18 +266,19 @@ def test_export_records_the_native_operator() -> None:
     assert torch.equal(exported.module()(x), F.mish(x))
 
 
-def test_compile_sees_the_native_operator_in_one_graph() -> None:
+def test_compile_sees_one_graph_of_operators_that_it_can_fuse() -> None:
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
         graphs.append(graph)
         return graph.forward
 
-    x = torch.randn(1, 8, 80, 80)
+    x = torch.randn(1, 8, 80, 80) * 8
     compiled = torch.compile(Tiny(), backend=backend, fullgraph=True)
-    assert torch.equal(compiled(x), F.mish(x))
+    wanted = F.mish(x.double())
+    assert ((compiled(x) - wanted).abs() <= 1e-6 * wanted.abs()).all()
     assert len(graphs) == 1
-    assert F.mish in [node.target for node in graphs[0].graph.nodes]
+    assert torch.sigmoid in [node.target for node in graphs[0].graph.nodes]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
@@ -287,9 +287,27 @@ def test_a_trace_records_the_native_operator() -> None:
     assert [node.kind() for node in traced.graph.nodes()] == ["aten::mish"]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_cuda_device_takes_the_native_path() -> None:
-    x = torch.randn(DENSE_NUM, device="cuda", requires_grad=True)
-    assert is_native(mish(x))
-    assert torch.equal(mish(x), F.mish(x))
+# ---- the operator itself
+
+
+@both_paths
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["contiguous", "channels_last", "transposed", "every other column"])
+def test_the_operators_pass_torch_s_own_check(name: str, dtype: torch.dtype) -> None:
+    x = layouts()[name](torch.randn(4, 8, 40, 40).to(dtype)).requires_grad_()
+    torch.library.opcheck(torch.ops.detector.mish.default, (x,))
+    torch.library.opcheck(torch.ops.detector.mish_backward.default, (torch.randn_like(x), x.detach()))
+
+
+def test_the_operator_passes_gradcheck_and_gradgradcheck_in_float64() -> None:
+    x = torch.linspace(-6, 6, 50, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(torch.ops.detector.mish, x)
+    assert torch.autograd.gradgradcheck(torch.ops.detector.mish, x)
+
+
+@both_paths
+def test_an_unaligned_tensor_is_like_any_other() -> None:
+    base = torch.linspace(-6, 6, DENSE_NUM + 1).to(torch.bfloat16)
+    x = base[1:]
+    assert x.data_ptr() % 4
+    assert torch.equal(mish(x), mish(x.clone()))

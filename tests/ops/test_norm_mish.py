@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.ops import native
-from detector.ops.norm_mish import norm_mish
+from detector.ops.norm_mish import bias_mish_, norm_mish
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler: the fused kernels cannot be built")
 
@@ -24,10 +24,19 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def _input(shape: tuple[int, ...], dtype: torch.dtype, offset: float = 0.0) -> Tensor:
+def _input(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    offset: float = 0.0,
+    layout: torch.memory_format = torch.channels_last,
+) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator) * 3 + offset
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+    return x.to(dtype).contiguous(memory_format=layout)
+
+
+def _is_fused(y: Tensor) -> bool:
+    return "detector_norm_mish" in type(y.grad_fn).__name__
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:
@@ -36,23 +45,32 @@ def _error(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_training_equals_batch_norm_and_mish_in_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_training_equals_batch_norm_and_mish_in_float64(
+    shape: tuple[int, ...], with_residual: bool, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
     norm = _norm(shape[1])
     reference = copy.deepcopy(norm).double()
-    x = _input(shape, dtype).requires_grad_()
+    x = _input(shape, dtype, layout=layout).requires_grad_()
+    residual = _input(shape, dtype, offset=1.0).requires_grad_() if with_residual else None
     wanted_x = x.detach().double().requires_grad_()
-    y = norm_mish(x, norm)
-    assert type(y.grad_fn).__name__ == "_NormMishBackward"
+    y = norm_mish(x, norm, residual)
+    assert _is_fused(y)
     wanted = F.mish(reference(wanted_x))
+    if residual is not None:
+        wanted = residual.detach().double() + wanted
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
     y.backward(grad)  # a gradient in another memory format than the input
     wanted.backward(grad.double())
     tolerance = TOLERANCES[dtype]
     assert y.dtype == dtype
-    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert y.stride() == x.stride()
     assert _error(y, wanted) <= tolerance
     assert _error(x.grad, wanted_x.grad) <= tolerance
+    if residual is not None:
+        assert torch.equal(residual.grad, grad)
     for name in ("weight", "bias"):
         assert _error(getattr(norm, name).grad, getattr(reference, name).grad) <= 5e-6
     for name in ("running_mean", "running_var"):
@@ -97,10 +115,57 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_a_second_derivative_is_refused() -> None:
-    x = _input((2, 8, 4, 4), torch.float32).requires_grad_()
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(norm_mish(x, _norm(8)).sum(), x, create_graph=True)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_the_second_derivative_is_that_of_float64(with_residual: bool) -> None:
+    found = []
+    for dtype, function in ((torch.float32, norm_mish), (torch.float64, None)):
+        norm = _norm(8).to(dtype)
+        x = _input((2, 8, 6, 6), torch.float32).to(dtype).requires_grad_()
+        residual = x * 2 if with_residual else None
+        if function is not None:
+            y = function(x, norm, residual)
+            assert _is_fused(y)
+        else:
+            y = F.mish(norm(x)) + (0 if residual is None else residual)
+        (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), [x, norm.weight, norm.bias]))
+    for ours, wanted in zip(*found, strict=True):
+        assert _error(ours, wanted) <= 1e-5  # the sums of a second derivative cancel: ten times a first one's error
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_passes_torch_s_own_check(
+    dtype: torch.dtype, with_residual: bool, layout: torch.memory_format
+) -> None:
+    norm = _norm(24)
+    x = _input((2, 24, 7, 5), dtype, layout=layout).requires_grad_()
+    residual = torch.randn_like(x).requires_grad_() if with_residual else None
+    torch.library.opcheck(torch.ops.detector.norm_mish.default, (x, residual, norm.weight, norm.bias, norm.eps))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bias_and_mish_work_in_place(
+    shape: tuple[int, ...], dtype: torch.dtype, with_residual: bool, layout: torch.memory_format
+) -> None:
+    x, bias = _input(shape, dtype, layout=layout), torch.randn(shape[1])
+    residual = _input(shape, dtype, offset=1.0) if with_residual else None
+    wanted = F.mish(x.double() + bias[:, None, None].double()) + (0 if residual is None else residual.double())
+    with torch.no_grad():
+        y = bias_mish_(x, bias, residual)
+    assert y is x
+    assert _error(y, wanted) <= TOLERANCES[dtype]
+
+
+def test_a_tensor_of_neither_layout_is_brought_to_one() -> None:
+    x = _input((2, 8, 6, 6), torch.float32).mT.contiguous().mT
+    y = norm_mish(x.requires_grad_(), _norm(8))
+    assert _is_fused(y)
+    assert torch.allclose(y, F.mish(_norm(8)(x)), atol=2e-6)
 
 
 def test_one_value_per_channel_is_refused_as_batch_norm_does() -> None:
@@ -108,18 +173,11 @@ def test_one_value_per_channel_is_refused_as_batch_norm_does() -> None:
         norm_mish(torch.zeros(1, 4, 1, 1).contiguous(memory_format=torch.channels_last), _norm(4))
 
 
-@pytest.mark.parametrize(
-    "x",
-    [
-        torch.randn(2, 8, 4, 4),  # NCHW
-        torch.randn(2, 8, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last),
-    ],
-)
-def test_what_the_kernels_do_not_take_runs_the_two_operators(x: Tensor) -> None:
-    norm = _norm(8).to(x.dtype)
-    y = norm_mish(x.requires_grad_(), norm)
-    assert type(y.grad_fn).__name__ != "_NormMishBackward"
-    assert torch.allclose(y, F.mish(copy.deepcopy(norm)(x)), atol=1e-6)
+def test_what_the_kernels_do_not_take_runs_the_two_operators() -> None:
+    x, norm = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True), _norm(8).double()
+    y = norm_mish(x, norm, x)
+    assert not _is_fused(y)
+    assert torch.allclose(y, x + F.mish(copy.deepcopy(norm)(x)), atol=1e-12)
 
 
 def test_saved_for_backward_are_the_input_and_vectors_only() -> None:

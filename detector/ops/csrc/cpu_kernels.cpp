@@ -1,218 +1,272 @@
-// CPU kernels: Mish, and batch norm + Mish over channels_last activations, for float32 and bfloat16.
+// CPU kernels: Mish, batch norm + Mish, and bias + Mish in place, for float32 and bfloat16, channels_last and NCHW.
 //
-// Compiled on the user's machine for its processor (-O3 -march=native); the loops are written so that the compiler
-// vectorises them. Sums run over a fixed partition of the rows and are combined in a fixed order in double, so a result
-// does not depend on the number of threads.
-#include <cstdint>
-#include <cstring>
+// Compiled on the user's machine for its processor. A tensor is (batch, channels, plane) in memory order: channels_last
+// is a plane of 1 and a batch of all its pixels. Sums run over a fixed partition and are combined in a fixed order in
+// double, so that a result does not depend on the number of threads.
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
-#include "mish_math.h"
+#include "vector.h"
 
 namespace {
 
-struct BFloat16 {
-    uint16_t bits;
+// The formulas of mish_math.h on vectors.
+template <typename T>
+VECTOR_INLINE Vector mish(Vector x) {
+    const Vector e = exponential<T>(at_least(at_most(x, 20.0f), -110.0f));
+    const Vector n = e * (e + 2.0f);
+    return x * (n * reciprocal(n + 2.0f));
+}
+
+template <typename T>
+VECTOR_INLINE Vector mish_slope(Vector x) {
+    const Vector c = at_least(at_most(x, 20.0f), -100.0f);
+    const Vector e = exponential<T>(c), c4 = c * 4.0f;
+    const Vector w = e * (e * (e + 4.0f) + (c4 + 6.0f)) + (c4 + 4.0f);
+    const Vector r = reciprocal(e * (e + 2.0f) + 2.0f);
+    return (e * w) * (r * r);
+}
+
+constexpr int64_t kChunk = 1 << 13;      // elements of one piece of work
+constexpr int64_t kSerial = 1 << 15;     // below this many elements a second thread costs more than it saves
+constexpr int64_t kParts = 64;           // partial sums, whatever the number of threads
+constexpr int64_t kWhole = kLanes;       // a count that the compiler sees to be a full vector
+
+// body(i, count) for every vector of a flat range; count is below kLanes only in the last one.
+template <typename Body>
+VECTOR_INLINE void each_vector(int64_t start, int64_t stop, const Body &body) {
+    for (; start + kLanes <= stop; start += kLanes) body(start, kWhole);
+    if (start < stop) body(start, stop - start);
+}
+
+template <typename T>
+VECTOR_INLINE Vector get(const T *p, int64_t count) {
+    return count == kLanes ? load(p) : load(p, count);
+}
+
+template <typename T>
+VECTOR_INLINE void put(T *p, Vector v, int64_t count) {
+    if (count == kLanes) store(p, v);
+    else store(p, v, count);
+}
+
+template <typename Body>
+void flat(int64_t num, const Body &body) {
+#pragma omp parallel for schedule(static) if (num > kSerial)
+    for (int64_t start = 0; start < num; start += kChunk)
+        each_vector(start, std::min(start + kChunk, num), body);
+}
+
+// How one value per channel meets the vectors of a tensor: in channels_last a row of `wide` elements, a whole number of
+// vectors, repeats the channels; in NCHW every vector belongs to one channel.
+struct Grid {
+    int64_t batch, channels, plane, num, wide;
+
+    Grid(int64_t batch, int64_t channels, int64_t plane)
+        : batch(batch), channels(channels), plane(plane), num(batch * channels * plane),
+          wide(plane == 1 ? std::lcm(channels, static_cast<int64_t>(kLanes)) : channels * kLanes) {
+        while (plane == 1 && wide < 4 * kLanes) wide *= 2;  // fewer, longer rows
+    }
+
+    std::vector<float> spread(const float *values) const {
+        std::vector<float> all(wide);
+        for (int64_t i = 0; i < wide; ++i) all[i] = values[plane == 1 ? i % channels : i / kLanes];
+        return all;
+    }
+    void fold(const std::vector<double> &sums, double *out) const {
+        std::fill(out, out + channels, 0.0);
+        for (int64_t i = 0; i < wide; ++i) out[plane == 1 ? i % channels : i / kLanes] += sums[i];
+    }
 };
 
-inline float load(const float *p) { return *p; }
-inline float load(const BFloat16 *p) {
-    const uint32_t bits = static_cast<uint32_t>(p->bits) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-inline void store(float *p, float value) { *p = value; }
-inline void store(BFloat16 *p, float value) {  // round to nearest even; a NaN stays one
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    p->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
-}
-
-constexpr int64_t kBlock = 1 << 14;   // elements of a flat work item
-constexpr int64_t kParts = 64;        // partial sums over the rows, whatever the number of threads
-
-template <typename T>
-void flat_forward(const T *x, T *y, int64_t num) {
-#pragma omp parallel for schedule(static)
-    for (int64_t start = 0; start < num; start += kBlock) {
-        const int64_t stop = start + kBlock < num ? start + kBlock : num;
-#pragma omp simd
-        for (int64_t i = start; i < stop; ++i) store(y + i, mish_forward(load(x + i)));
+// body(i, c, count) for every vector, where c is its place among spread values.
+template <typename Body>
+void each(const Grid &grid, const Body &body) {
+    if (grid.plane == 1) {
+        const int64_t rows = std::max<int64_t>(kChunk / grid.wide, 1), chunk = rows * grid.wide;
+#pragma omp parallel for schedule(static) if (grid.num > kSerial)
+        for (int64_t start = 0; start < grid.num; start += chunk) {
+            const int64_t stop = std::min(start + chunk, grid.num);
+            for (int64_t row = start; row < stop; row += grid.wide)
+                each_vector(row, std::min(row + grid.wide, stop),
+                            [&](int64_t i, int64_t count) { body(i, i - row, count); });
+        }
+        return;
+    }
+    const int64_t pieces = (grid.plane + kChunk - 1) / kChunk, items = grid.batch * grid.channels * pieces;
+#pragma omp parallel for schedule(static) if (grid.num > kSerial)
+    for (int64_t item = 0; item < items; ++item) {
+        const int64_t map = item / pieces, start = map * grid.plane + item % pieces * kChunk;
+        const int64_t c = map % grid.channels * kLanes;
+        each_vector(start, std::min(start + kChunk, (map + 1) * grid.plane),
+                    [&](int64_t i, int64_t count) { body(i, c, count); });
     }
 }
 
-template <typename T>
-void flat_backward(const T *x, const T *grad, T *out, int64_t num) {
-#pragma omp parallel for schedule(static)
-    for (int64_t start = 0; start < num; start += kBlock) {
-        const int64_t stop = start + kBlock < num ? start + kBlock : num;
-#pragma omp simd
-        for (int64_t i = start; i < stop; ++i) store(out + i, load(grad + i) * mish_gradient(load(x + i)));
-    }
-}
-
-// Sums two values per channel over all rows: `term(row, channel, first, second)` gives what a row adds.
+// Two sums per channel: term(i, c, count, first, second) gives what a vector adds; lanes from `count` on are dropped.
 template <typename Term>
-void sum_rows(int64_t rows, int64_t channels, double *first, double *second, const Term &term) {
-    const int64_t parts = rows < kParts ? rows : kParts;
-    std::vector<float> partial(2 * parts * channels, 0.0f);
-#pragma omp parallel for schedule(static)
+void sums(const Grid &grid, double *first, double *second, const Term &term) {
+    constexpr int64_t kRows = 16;  // rows per trip through the accumulators
+    const bool last = grid.plane == 1;
+    const int64_t wide = grid.wide, rows = last ? (grid.num + wide - 1) / wide : grid.batch * grid.channels;
+    const int64_t parts = last ? std::min(rows, kParts) : grid.batch;
+    std::vector<float> partial(2 * parts * wide, 0.0f);
+    const auto add = [&](int64_t i, int64_t c, int64_t count, Vector &a, Vector &b) {
+        Vector x, y;
+        term(i, c, count, x, y);
+        if (count < kLanes) {
+            float kept[2 * kLanes] = {};
+            store(kept, x, count);
+            store(kept + kLanes, y, count);
+            x = load(kept), y = load(kept + kLanes);
+        }
+        a += x, b += y;
+    };
+#pragma omp parallel for schedule(static) if (grid.num > kSerial)
     for (int64_t part = 0; part < parts; ++part) {
+        float *__restrict__ a = partial.data() + 2 * part * wide, *__restrict__ b = a + wide;
         const int64_t start = rows * part / parts, stop = rows * (part + 1) / parts;
-        float *__restrict__ a = partial.data() + 2 * part * channels;
-        float *__restrict__ b = a + channels;
-        int64_t row = start;
-        for (; row + 4 <= stop; row += 4) {  // four rows at a time: a quarter of the trips through the accumulators
-#pragma omp simd
-            for (int64_t c = 0; c < channels; ++c) {
-                float a0, b0, a1, b1, a2, b2, a3, b3;
-                term(row, c, a0, b0);
-                term(row + 1, c, a1, b1);
-                term(row + 2, c, a2, b2);
-                term(row + 3, c, a3, b3);
-                a[c] += (a0 + a1) + (a2 + a3);
-                b[c] += (b0 + b1) + (b2 + b3);
+        if (!last) {
+            for (int64_t map = start; map < stop; ++map) {
+                const int64_t c = map % grid.channels * kLanes;
+                for (int64_t i = map * grid.plane, end = i + grid.plane; i < end; i += kChunk) {
+                    Vector x = {}, y = {};  // a sum per piece keeps float sums short
+                    each_vector(i, std::min(i + kChunk, end), [&](int64_t j, int64_t n) { add(j, c, n, x, y); });
+                    store(a + c, load(a + c) + x);
+                    store(b + c, load(b + c) + y);
+                }
             }
+            continue;
         }
-        for (; row < stop; ++row) {
-#pragma omp simd
-            for (int64_t c = 0; c < channels; ++c) {
-                float a0, b0;
-                term(row, c, a0, b0);
-                a[c] += a0;
-                b[c] += b0;
+        for (int64_t row = start; row < stop; row += kRows) {
+            const int64_t end = std::min(row + kRows, stop);
+            for (int64_t c = 0; c < wide; c += kLanes) {
+                Vector x = {}, y = {};
+                for (int64_t i = row * wide + c; i < end * wide; i += wide)
+                    if (i + kLanes <= grid.num) add(i, c, kWhole, x, y);
+                    else if (i < grid.num) add(i, c, grid.num - i, x, y);
+                store(a + c, load(a + c) + x);
+                store(b + c, load(b + c) + y);
             }
         }
     }
-    for (int64_t c = 0; c < channels; ++c) first[c] = second[c] = 0.0;
+    std::vector<double> x(wide, 0.0), y(wide, 0.0);
     for (int64_t part = 0; part < parts; ++part) {
-        const float *a = partial.data() + 2 * part * channels;
-        for (int64_t c = 0; c < channels; ++c) {
-            first[c] += a[c];
-            second[c] += a[channels + c];
-        }
+        const float *a = partial.data() + 2 * part * wide, *b = a + wide;
+        for (int64_t c = 0; c < wide; ++c) x[c] += a[c], y[c] += b[c];
     }
+    grid.fold(x, first);
+    grid.fold(y, second);
 }
 
-// Few channels leave vector lanes idle: k rows of C channels are then seen as one row of k C channels, with the
-// per-channel values repeated k times and the per-channel sums folded afterwards.
-int64_t rows_to_join(int64_t rows, int64_t channels) {
-    int64_t k = 1;
-    while (channels * k < 64 && rows % (2 * k) == 0) k *= 2;
-    return k;
-}
-
-std::vector<float> repeated(const float *values, int64_t channels, int64_t k) {
-    std::vector<float> all(channels * k);
-    for (int64_t i = 0; i < channels * k; ++i) all[i] = values[i % channels];
-    return all;
-}
-
-void fold(std::vector<double> &sums, int64_t channels) {
-    for (size_t i = channels; i < sums.size(); ++i) sums[i % channels] += sums[i];
-}
-
-// Mean and biased variance of each channel; sums run over x - (first row), which keeps a large mean from cancelling.
+// Mean and biased variance of each channel; sums run over x - (its first value), so that a large mean does not cancel.
 template <typename T>
-void statistics(const T *x, int64_t rows, int64_t channels, float *mean, float *variance) {
-    const int64_t k = rows_to_join(rows, channels), wide = channels * k;
-    std::vector<float> origin(wide);
-    std::vector<double> sum(wide), squares(wide);
-    for (int64_t c = 0; c < wide; ++c) origin[c] = load(x + c % channels);
-    const float *shift = origin.data();
-    sum_rows(rows / k, wide, sum.data(), squares.data(), [=](int64_t row, int64_t c, float &a, float &b) {
-        const float centred = load(x + row * wide + c) - shift[c];
-        a = centred;
-        b = centred * centred;
+void statistics(const T *x, const Grid &grid, float *mean, float *variance) {
+    std::vector<float> origin(grid.channels);
+    for (int64_t c = 0; c < grid.channels; ++c) {
+        float first[kLanes];
+        store(first, load(x + c * grid.plane, 1));
+        origin[c] = first[0];
+    }
+    const std::vector<float> shifts = grid.spread(origin.data());
+    std::vector<double> sum(grid.channels), squares(grid.channels);
+    sums(grid, sum.data(), squares.data(), [&](int64_t i, int64_t c, int64_t count, Vector &a, Vector &b) {
+        a = get(x + i, count) - load(&shifts[c]);
+        b = a * a;
     });
-    fold(sum, channels);
-    fold(squares, channels);
-    for (int64_t c = 0; c < channels; ++c) {
-        const double offset = sum[c] / rows;
-        const double spread = squares[c] / rows - offset * offset;
-        mean[c] = static_cast<float>(shift[c] + offset);
+    const double size = static_cast<double>(grid.batch * grid.plane);
+    for (int64_t c = 0; c < grid.channels; ++c) {
+        const double offset = sum[c] / size, spread = squares[c] / size - offset * offset;
+        mean[c] = static_cast<float>(origin[c] + offset);
         variance[c] = static_cast<float>(spread > 0.0 ? spread : 0.0);
     }
 }
 
 template <typename T>
-void norm_forward(const T *x, T *y, int64_t rows, int64_t channels, const float *mean, const float *scale,
-                  const float *bias) {
-    const int64_t k = rows_to_join(rows, channels);
-    const std::vector<float> means = repeated(mean, channels, k), scales = repeated(scale, channels, k),
-                             biases = repeated(bias, channels, k);
-    mean = means.data(), scale = scales.data(), bias = biases.data();
-    rows /= k, channels *= k;
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-        const T *in = x + row * channels;
-        T *out = y + row * channels;
-#pragma omp simd
-        for (int64_t c = 0; c < channels; ++c)
-            store(out + c, mish_forward(__builtin_fmaf(load(in + c) - mean[c], scale[c], bias[c])));
-    }
+void norm_mish_forward(const T *x, const T *residual, T *y, const Grid &grid, const float *mean, const float *scale,
+                       const float *bias) {
+    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale), biases = grid.spread(bias);
+    const auto act = [&](int64_t i, int64_t c, int64_t count) {
+        return mish<T>((get(x + i, count) - load(&means[c])) * load(&scales[c]) + load(&biases[c]));
+    };
+    if (residual == nullptr)
+        each(grid, [&](int64_t i, int64_t c, int64_t count) { put(y + i, act(i, c, count), count); });
+    else
+        each(grid, [&](int64_t i, int64_t c, int64_t count) {
+            put(y + i, get(residual + i, count) + act(i, c, count), count);
+        });
 }
 
 template <typename T>
-void norm_backward(const T *x, const T *grad, T *out, int64_t rows, int64_t channels, const float *mean,
-                   const float *rstd, const float *weight, const float *bias, float *grad_weight, float *grad_bias) {
-    const int64_t k = rows_to_join(rows, channels), joined = rows / k, wide = channels * k;
-    const std::vector<float> means = repeated(mean, channels, k), biases = repeated(bias, channels, k);
-    std::vector<float> scales(wide), constants(wide), slopes(wide);
-    std::vector<double> sum(wide), moment(wide);
-    for (int64_t c = 0; c < wide; ++c) scales[c] = weight[c % channels] * rstd[c % channels];
-    const float *centre = means.data(), *scale = scales.data(), *shift = biases.data();
-    sum_rows(joined, wide, sum.data(), moment.data(), [=](int64_t row, int64_t c, float &a, float &b) {
-        const float centred = load(x + row * wide + c) - centre[c];
-        a = load(grad + row * wide + c) * mish_gradient(__builtin_fmaf(centred, scale[c], shift[c]));
+void norm_mish_sums(const T *grad, const T *x, const Grid &grid, const float *mean, const float *scale,
+                    const float *bias, float *sum, float *moment) {
+    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale), biases = grid.spread(bias);
+    std::vector<double> first(grid.channels), second(grid.channels);
+    sums(grid, first.data(), second.data(), [&](int64_t i, int64_t c, int64_t count, Vector &a, Vector &b) {
+        const Vector centred = get(x + i, count) - load(&means[c]);
+        a = get(grad + i, count) * mish_slope<T>(centred * load(&scales[c]) + load(&biases[c]));
         b = a * centred;
     });
-    fold(sum, channels);
-    fold(moment, channels);
-    for (int64_t c = 0; c < wide; ++c) {
-        const int64_t channel = c % channels;
-        constants[c] = static_cast<float>(sum[channel] / rows);
-        slopes[c] = static_cast<float>(moment[channel] / rows * rstd[channel] * rstd[channel]);
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-        grad_bias[c] = static_cast<float>(sum[c]);
-        grad_weight[c] = static_cast<float>(moment[c] * rstd[c]);
-    }
-    const float *constant = constants.data(), *slope = slopes.data();
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < joined; ++row) {
-        const T *in = x + row * wide, *g = grad + row * wide;
-        T *dx = out + row * wide;
-#pragma omp simd
-        for (int64_t c = 0; c < wide; ++c) {
-            const float centred = load(in + c) - centre[c];
-            const float inner = load(g + c) * mish_gradient(__builtin_fmaf(centred, scale[c], shift[c]));
-            store(dx + c, scale[c] * (inner - constant[c] - centred * slope[c]));
-        }
-    }
+    std::copy(first.begin(), first.end(), sum);
+    std::copy(second.begin(), second.end(), moment);
+}
+
+template <typename T>
+void norm_mish_backward(const T *grad, const T *x, T *out, const Grid &grid, const float *mean, const float *scale,
+                        const float *bias, const float *constant, const float *slope) {
+    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale), biases = grid.spread(bias),
+                             constants = grid.spread(constant), slopes = grid.spread(slope);
+    each(grid, [&](int64_t i, int64_t c, int64_t count) {
+        const Vector centred = get(x + i, count) - load(&means[c]), s = load(&scales[c]);
+        const Vector inner = get(grad + i, count) * mish_slope<T>(centred * s + load(&biases[c]));
+        put(out + i, s * (inner - load(&constants[c]) - centred * load(&slopes[c])), count);
+    });
+}
+
+template <typename T>
+void bias_mish(T *x, const float *bias, const T *residual, const Grid &grid) {
+    const std::vector<float> biases = grid.spread(bias);
+    each(grid, [&](int64_t i, int64_t c, int64_t count) {
+        const Vector y = mish<T>(get(x + i, count) + load(&biases[c]));
+        put(x + i, residual == nullptr ? y : get(residual + i, count) + y, count);
+    });
 }
 
 }  // namespace
 
 #define DETECTOR_KERNELS(T, NAME)                                                                                      \
-    extern "C" void detector_mish_forward_##NAME(const T *x, T *y, int64_t num) { flat_forward(x, y, num); }           \
-    extern "C" void detector_mish_backward_##NAME(const T *x, const T *grad, T *out, int64_t num) {                    \
-        flat_backward(x, grad, out, num);                                                                              \
+    extern "C" void detector_mish_forward_##NAME(const T *x, T *y, int64_t num) {                                      \
+        flat(num, [=](int64_t i, int64_t count) { put(y + i, mish<T>(get(x + i, count)), count); });                   \
     }                                                                                                                  \
-    extern "C" void detector_norm_statistics_##NAME(const T *x, int64_t rows, int64_t channels, float *mean,           \
-                                                    float *variance) {                                                 \
-        statistics(x, rows, channels, mean, variance);                                                                 \
+    extern "C" void detector_mish_backward_##NAME(const T *grad, const T *x, T *out, int64_t num) {                    \
+        flat(num, [=](int64_t i, int64_t count) {                                                                      \
+            put(out + i, get(grad + i, count) * mish_slope<T>(get(x + i, count)), count);                              \
+        });                                                                                                            \
     }                                                                                                                  \
-    extern "C" void detector_norm_mish_forward_##NAME(const T *x, T *y, int64_t rows, int64_t channels,                \
-                                                      const float *mean, const float *scale, const float *bias) {      \
-        norm_forward(x, y, rows, channels, mean, scale, bias);                                                         \
+    extern "C" void detector_norm_statistics_##NAME(const T *x, int64_t batch, int64_t channels, int64_t plane,        \
+                                                    float *mean, float *variance) {                                    \
+        statistics(x, Grid(batch, channels, plane), mean, variance);                                                   \
     }                                                                                                                  \
-    extern "C" void detector_norm_mish_backward_##NAME(                                                                \
-        const T *x, const T *grad, T *out, int64_t rows, int64_t channels, const float *mean, const float *rstd,       \
-        const float *weight, const float *bias, float *grad_weight, float *grad_bias) {                                \
-        norm_backward(x, grad, out, rows, channels, mean, rstd, weight, bias, grad_weight, grad_bias);                 \
+    extern "C" void detector_norm_mish_forward_##NAME(const T *x, const T *residual, T *y, int64_t batch,              \
+                                                      int64_t channels, int64_t plane, const float *mean,              \
+                                                      const float *scale, const float *bias) {                         \
+        norm_mish_forward(x, residual, y, Grid(batch, channels, plane), mean, scale, bias);                            \
+    }                                                                                                                  \
+    extern "C" void detector_norm_mish_sums_##NAME(const T *grad, const T *x, int64_t batch, int64_t channels,         \
+                                                   int64_t plane, const float *mean, const float *scale,               \
+                                                   const float *bias, float *sum, float *moment) {                     \
+        norm_mish_sums(grad, x, Grid(batch, channels, plane), mean, scale, bias, sum, moment);                         \
+    }                                                                                                                  \
+    extern "C" void detector_norm_mish_backward_##NAME(const T *grad, const T *x, T *out, int64_t batch,               \
+                                                       int64_t channels, int64_t plane, const float *mean,             \
+                                                       const float *scale, const float *bias, const float *constant,   \
+                                                       const float *slope) {                                           \
+        norm_mish_backward(grad, x, out, Grid(batch, channels, plane), mean, scale, bias, constant, slope);            \
+    }                                                                                                                  \
+    extern "C" void detector_bias_mish_##NAME(T *x, const float *bias, const T *residual, int64_t batch,               \
+                                              int64_t channels, int64_t plane) {                                       \
+        bias_mish(x, bias, residual, Grid(batch, channels, plane));                                                    \
     }
 
 DETECTOR_KERNELS(float, float32)

@@ -1,0 +1,24 @@
+"""Batch norm folded into the convolution before it, for inference."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from detector.models.blocks import ConvNormAct
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fold(model: Model) -> Model:
+    """The model itself, in evaluation mode, with every batch norm of a `ConvNormAct` folded into its convolution.
+
+    Its numbers stay the same up to rounding. It is no longer trained, saved or loaded: fold a copy.
+    """
+    model.eval()
+    for block in model.modules():
+        if isinstance(block, ConvNormAct) and type(block.norm) is nn.BatchNorm2d:
+            block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), None
+    return model
