@@ -18,6 +18,8 @@ PACKAGE = ROOT / "detector"
 # An import goes to the same floor or further down. The longest name that fits a module counts.
 FLOORS = {
     "errors": 1,
+    "archive": 1,
+    "download": 1,
     "geometry": 1,
     "ops": 1,
     "structures": 2,
@@ -34,6 +36,7 @@ FLOORS = {
     "data.coco": 3,
     "data.shapes": 3,
     "data.transforms": 3,
+    "data.augment": 3,
     "data": 4,
     "darknet": 3,
     "losses": 4,
@@ -271,6 +274,7 @@ def test_the_public_names_are_there():
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 FORBIDDEN_MODULES = {"dill", "marshal", "shelve", "socket", "urllib", "http", "requests", "ftplib"}
+DOWNLOADER_MODULES = {"http", "urllib"}  # for download.py alone, which the user asks for
 HARMLESS_OF_PICKLE = {"pickle.UnpicklingError", "pickle.PickleError"}  # raised by torch.load, caught by name
 
 
@@ -279,7 +283,8 @@ def violations(path: Path, tree: ast.Module) -> list[str]:
     for node in ast.walk(tree):
         place = place_of(path, node)
         for name in imported_names(node, ""):
-            if name.partition(".")[0] in FORBIDDEN_MODULES:
+            is_downloader = path == PACKAGE / "download.py" and name.partition(".")[0] in DOWNLOADER_MODULES
+            if name.partition(".")[0] in FORBIDDEN_MODULES and not is_downloader:
                 found.append(f"{place}: imports {name}")
             if name in ("os.system", "os.popen", "torch.hub"):
                 found.append(f"{place}: imports {name}")
