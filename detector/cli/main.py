@@ -22,6 +22,7 @@ COMMANDS = {
     "val": ("evaluate", "the same as evaluate"),
     "predict": ("predict", "detect objects in images"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
+    "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "env": ("env", "show versions, devices and what may be wrong with this installation"),
 }
 EXIT_CODES = """exit codes: 0 done, 1 runtime error, 2 usage or configuration, 3 data, 4 model file, 5 done with skips

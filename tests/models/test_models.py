@@ -159,35 +159,6 @@ def test_the_activation_is_one_key_that_every_block_follows(name: str) -> None:
     assert not [m for m in model.modules() if type(m) in others]
 
 
-@pytest.mark.parametrize("name", names(ActivationConfig))
-def test_the_state_dict_does_not_depend_on_the_activation(name: str) -> None:
-    with torch.device("meta"):
-        own, default = make(config_with(ActivationConfig, name)), make()
-    assert {k: v.shape for k, v in own.state_dict().items()} == {k: v.shape for k, v in default.state_dict().items()}
-
-
-REFERENCES = {
-    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
-    "silu": lambda x: x / (1 + math.exp(-x)),
-    "relu": lambda x: max(x, 0.0),
-    "leaky": lambda x: x if x > 0 else 0.1 * x,
-    "linear": lambda x: x,
-}
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_every_activation_is_its_formula(name: str) -> None:
-    x = torch.linspace(-20, 20, 101, dtype=torch.float64)
-    found = build(find(ActivationConfig, name).Config())(x)
-    wanted = torch.tensor([REFERENCES[name](v) for v in x.tolist()], dtype=torch.float64)
-    assert (found - wanted).abs().max() <= 1e-12
-
-
-def test_the_slope_of_the_leaky_rectifier_can_be_set() -> None:
-    x = torch.tensor([-2.0, 3.0])
-    assert build(find(ActivationConfig, "leaky").Config(slope=0.25))(x).tolist() == [-0.5, 3.0]
-
-
 # ---- blocks
 
 

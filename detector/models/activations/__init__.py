@@ -1,0 +1,33 @@
+"""Activations by name: the one config key that changes the non-linearity of a whole network.
+
+The first line of each class's docstring is its formula and the line `Derivative:` its slope, both as expressions in x
+and the settings. The slope at a kink is the one the expression gives.
+"""
+
+from detector.models.activations.base import Activation, ActivationConfig
+from detector.models.activations.gates import GELU, HardMish, HardSwish, Mish, SiLU, Swish
+from detector.models.activations.rectifiers import ELU, SELU, LeakyReLU, Linear, Maxout, PReLU, ReLU, ReLU6
+from detector.models.activations.sigmoids import Sigmoid, Softplus, Softsign, Tanh
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Activation",
+    "ActivationConfig",
+    "HardMish",
+    "HardSwish",
+    "LeakyReLU",
+    "Linear",
+    "Maxout",
+    "Mish",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Swish",
+    "Tanh",
+]
