@@ -165,7 +165,7 @@ def read_coco(
         position = int(positions[row])
         return place(entries[position], position, table.file_names[image_index[row]])
 
-    keep = _usable(boxes_xywh, table.image_hw[image_index], place_of, findings)
+    keep = usable_boxes(boxes_xywh, table.image_hw[image_index], place_of, findings)
     without_area = np.flatnonzero(keep & np.isnan(areas))
     for row in without_area.tolist():
         findings.accept("annotation without area, width x height is taken", place_of(row))
@@ -197,7 +197,7 @@ def read_coco(
     )
 
 
-def _usable(
+def usable_boxes(
     boxes_xywh: npt.NDArray[np.float64],
     image_hw: npt.NDArray[np.int64],
     place_of: Callable[[int], str],
