@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detector import registry
 from detector.config import config_from_plain, load_config
+from detector.data.augment.settings import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig
-from detector.data.transforms import AugmentConfig
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state
 from detector.engine.events import Noted, Report
 from detector.engine.optim import Muon, OptimizerConfig

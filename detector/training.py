@@ -12,6 +12,7 @@ import torch
 
 from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
+from detector.data.cache import stated_cost
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_skipped
@@ -162,7 +163,11 @@ def train(
         config.augment,
         config.train.seed,
         config.loader.cache_mb,
+        disk_cache=config.loader.disk_cache,
+        reduced_decode=config.loader.reduced_decode,
     )
+    if config.loader.disk_cache is not None:
+        report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
     num_batches = num_steps * config.train.accumulate
     sampler = StreamSampler(
         len(annotations),

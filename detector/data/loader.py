@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -12,23 +16,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detector.data.augment.geometry import Objects
+from detector.data.augment.recipe import Recipe, Source, greatest_zoom
+from detector.data.augment.settings import AugmentConfig
+from detector.data.cache import ImageCache, prepare_cache_folder
 from detector.data.coco import CocoAnnotations
-from detector.data.transforms import (
-    AlbumentationsChain,
-    AugmentConfig,
-    Objects,
-    blank_canvas,
-    mosaic_places,
-    random_affine,
-    random_hsv,
-    scaling,
-    transform_objects,
-    translation,
-    warp_into,
-)
 from detector.errors import DatasetError, DetectorError, MediaError
-from detector.geometry import Image, Letterbox
-from detector.media.images import read_image
 from detector.structures import Batch, Sample
 
 # After this many unreadable images in a row the set is taken to be broken, not the image.
@@ -41,7 +34,7 @@ class SampleKey(NamedTuple):
     Attributes:
         epoch: pass over the data set.
         image_index: image within the data set.
-        closing: whether training is in its last part, without mosaic, mixup, zoom and listed transforms.
+        closing: whether training is in its last part, where images are letterboxed, mirrored and recoloured only.
     """
 
     epoch: int
@@ -56,13 +49,19 @@ class LoaderConfig:
     Attributes:
         batch_size: images in a batch.
         workers: processes that make them; 0 makes them in the training process.
-        cache_mb: megabytes of decoded images that each worker keeps.
+        cache_mb: megabytes of decoded images that each worker keeps in memory.
+        disk_cache: a folder for decoded images, outside the data set, shared by workers and runs, or None. An image
+            takes height x width x channels bytes there and is renewed when its file changes.
+        reduced_decode: whether a JPEG of which training shows each pixel at no more than a half, a quarter or an eighth
+            of its size is decoded at that size. It changes pixels a little (they are averaged first), boxes never.
         timeout_s: seconds to wait for a batch before a worker is taken to hang.
     """
 
     batch_size: int = 16
     workers: int = 2
     cache_mb: int = 512
+    disk_cache: Path | None = None
+    reduced_decode: bool = False
     timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
@@ -117,15 +116,23 @@ class TrainingSamples(Dataset[Sample]):
         augment: AugmentConfig,
         seed: int,
         cache_mb: int,
+        *,
+        disk_cache: Path | None = None,
+        reduced_decode: bool = False,
     ) -> None:
-        """Samples of `annotations` on canvases of height and width `canvas_hw`; `fit` is a mode of `Letterbox`."""
-        self.annotations, self._canvas_hw, self._channels, self._fit = annotations, canvas_hw, channels, fit
-        self._augment, self._seed = augment, seed
-        self._cache: dict[int, Image] = {}
-        self._cache_room = cache_mb * 2**20
-        self._chain: AlbumentationsChain | None = None
-        if augment.albumentations:
-            self._chain = AlbumentationsChain(augment.albumentations, canvas_hw, channels)
+        """Samples of `annotations` on canvases of height and width `canvas_hw`; `fit` is a mode of `Letterbox`.
+
+        The other arguments are those of `AugmentConfig` and `LoaderConfig`.
+
+        Raises:
+            ConfigError: a listed transform or the folder of the cache cannot be used.
+        """
+        if disk_cache is not None:
+            prepare_cache_folder(disk_cache, annotations)
+        self.annotations, self._canvas_hw, self._seed = annotations, canvas_hw, seed
+        self._recipe = Recipe(augment, canvas_hw, channels, fit, len(annotations))
+        self._cache = ImageCache(channels, cache_mb, disk_cache)
+        self._greatest_zoom = greatest_zoom(augment) if reduced_decode else math.inf
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -134,87 +141,53 @@ class TrainingSamples(Dataset[Sample]):
         """The sample of a key: the same arrays on every call, in any process."""
         rng = np.random.default_rng((self._seed, key.epoch, key.image_index))
         skipped: list[str] = []
+        letterbox = None
+        read = functools.partial(self._source, zoom=math.inf if key.closing else self._greatest_zoom, skipped=skipped)
         if key.closing:
-            image, objects, letterbox = self._letterboxed(key.image_index, rng, skipped)
+            image, objects, letterbox = self._recipe.letterboxed(key.image_index, read, rng)
         else:
-            image, objects = self._augmented(key.image_index, rng, skipped)
-            letterbox = None
-            if rng.random() < self._augment.mixup:
-                other, other_objects = self._augmented(self._partner(rng), rng, skipped)
-                share = rng.beta(32.0, 32.0)  # near one half, so that both images stay visible (Zhang et al. 2019)
-                image = np.asarray(cv2.addWeighted(image, share, other, 1 - share, 0), np.uint8).reshape(image.shape)
-                objects = Objects.joined([objects, other_objects])
-            if self._chain is not None:
-                image, objects = self._chain(image, objects, int(rng.integers(2**31)))
-        image = random_hsv(image, self._augment, rng)
+            image, objects = self._recipe.varied(key.image_index, read, rng)
         image_id = int(self.annotations.image_ids[key.image_index])
         return Sample(image, objects.xyxy, objects.labels, objects.ignore, image_id, letterbox, tuple(skipped))
 
-    def _partner(self, rng: np.random.Generator) -> int:
-        return int(rng.integers(len(self.annotations)))
-
-    def _letterboxed(
-        self, index: int, rng: np.random.Generator, skipped: list[str]
-    ) -> tuple[Image, Objects, Letterbox]:
-        """One image as evaluation in OpenCV's arithmetic sees it, mirrored at random."""
-        image, objects = self._source(index, skipped)
-        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self._canvas_hw, self._fit)
-        matrix = letterbox.matrix()
-        canvas = letterbox.apply(image)
-        height, width = self._canvas_hw
-        if rng.random() < self._augment.flip_horizontal:
-            canvas, matrix = canvas[:, ::-1], translation(width, 0) @ scaling(-1, 1) @ matrix
-        if rng.random() < self._augment.flip_vertical:
-            canvas, matrix = canvas[::-1], translation(0, height) @ scaling(1, -1) @ matrix
-        return np.ascontiguousarray(canvas), transform_objects(objects, matrix, self._canvas_hw), letterbox
-
-    def _augmented(self, index: int, rng: np.random.Generator, skipped: list[str]) -> tuple[Image, Objects]:
-        """One image or a mosaic of four, each warped once from its source onto the canvas."""
-        height, width = self._canvas_hw
-        is_mosaic = rng.random() < self._augment.mosaic
-        indices = [index, *(self._partner(rng) for _ in range(3))] if is_mosaic else [index]
-        sources = [self._source(i, skipped) for i in indices]
-        sizes = [(image.shape[0], image.shape[1]) for image, _ in sources]
-        if is_mosaic:
-            places = mosaic_places(sizes, self._canvas_hw, rng)
-        else:
-            fitted = Letterbox.fit(sizes[0], self._canvas_hw, self._fit)
-            places = [translation(-width / 2, -height / 2) @ fitted.matrix()]
-        affine = random_affine(self._augment, self._canvas_hw, rng)
-        canvas = blank_canvas(self._canvas_hw, self._channels)
-        parts = []
-        for (image, objects), place in zip(sources, places, strict=True):
-            warp_into(canvas, image, affine @ place)
-            parts.append(transform_objects(objects, affine @ place, self._canvas_hw))
-        return canvas, Objects.joined(parts)
-
-    def _source(self, index: int, skipped: list[str]) -> tuple[Image, Objects]:
+    def _source(self, index: int, zoom: float, skipped: list[str]) -> Source:
         """A source image with its objects; one that cannot be read is replaced by the next and noted in `skipped`."""
         for _ in range(_MAX_REPLACEMENTS):
             try:
-                image = self._read(index)
+                return self._read(index, zoom)
             except MediaError as error:
                 skipped.append(str(error))
                 index = (index + 1) % len(self.annotations)
-                continue
-            return image, Objects(
-                self.annotations.source_xyxy(index),
-                self.annotations.labels_of(index),
-                self.annotations.is_crowd_of(index),
-            )
         raise DatasetError(
             f"{self.annotations.annotations}: {_MAX_REPLACEMENTS} images in a row cannot be read, the last because "
             f"{skipped[-1]}; check the images folder"
         )
 
-    def _read(self, index: int) -> Image:
-        if index in self._cache:
-            return self._cache[index]
-        image = read_image(self.annotations.path(index), self._channels)
-        if image.nbytes <= self._cache_room:
-            self._cache[index] = image
-            self._cache_room -= image.nbytes
-        return image
+    def _read(self, index: int, zoom: float) -> Source:
+        path, source_xyxy = self.annotations.path(index), self.annotations.source_xyxy(index)
+        height, width = self.annotations.image_hw[index].tolist()
+        reduction = _reduction((height, width), self._canvas_hw, zoom)
+        image = self._cache.read(path, reduction)
+        if reduction > 1 and image.shape[:2] != (height // reduction, width // reduction):
+            # It is no JPEG, or not of the size that the annotation file gives.
+            reduction, image = 1, self._cache.read(path)
+        # Whole blocks became pixels: the same frame in larger units, and a power of two divides without rounding.
+        labels, is_crowd = self.annotations.labels_of(index), self.annotations.is_crowd_of(index)
+        return image, Objects(source_xyxy / np.float32(reduction), labels, is_crowd)
+
+
+def _reduction(image_hw: tuple[int, int], canvas_hw: tuple[int, int], zoom: float) -> int:
+    """The largest of 8, 4, 2 and 1 that divides an image's sides and leaves every pixel that a zoom shows.
+
+    Args:
+        image_hw: height and width as the annotation file gives them; 0, 0 where it does not.
+        canvas_hw: height and width of the canvas.
+        zoom: the greatest zoom of an image that fills the canvas.
+    """
+    if not all(image_hw) or math.isinf(zoom):
+        return 1
+    fit = max(canvas_hw[0] / image_hw[0], canvas_hw[1] / image_hw[1])  # of the longer side when it is stretched
+    return next((r for r in (8, 4, 2) if fit * zoom * r <= 1 and image_hw[0] % r == image_hw[1] % r == 0), 1)
 
 
 def _start_worker(worker_id: int) -> None:
@@ -242,9 +215,30 @@ def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: L
     """The batches of `training_loader`; an error of ours in a worker arrives as it was raised.
 
     Raises:
-        DetectorError: what a sample raised, without the worker's traceback that torch puts into its text.
+        DetectorError: what a sample raised, without the worker's traceback that torch puts into its text, or that a
+            worker died or sent nothing for `timeout_s`.
     """
     try:
         yield from training_loader(samples, sampler, config)
     except DetectorError as error:
         raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
+    except RuntimeError as error:
+        raise _lost_worker(error, config) from error
+
+
+def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
+    """What became of a worker, in words, where torch's own text says that one is gone; else the error itself."""
+    text = str(error)
+    if "timed out after" in text:
+        return DetectorError(
+            f"the loader got no batch from its {config.workers} workers within {config.timeout_s:g} s; raise "
+            f"loader.timeout_s if the disk is slow, or use loader.workers=0 to see where it hangs"
+        )
+    found = re.search(r"worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\. |exited unexpectedly)", text)
+    if found is None:
+        return error
+    how = f"was killed ({found[2]})" if found[2] else "ended by itself"
+    return DetectorError(
+        f"a worker of the loader, process {found[1]}, {how}, mostly for want of memory; use fewer loader.workers, a "
+        f"smaller loader.cache_mb or a larger /dev/shm, or loader.workers=0 to see the cause, and resume the run"
+    )

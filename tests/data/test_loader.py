@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from detector.data import cache
 from detector.data import loader as module
+from detector.data.augment import recipe
+from detector.data.augment.settings import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
-from detector.data.transforms import AugmentConfig
 from detector.errors import DatasetError
 from detector.geometry import Letterbox
 from detector.media.images import read_image
@@ -23,10 +25,20 @@ from detector.structures import Batch
 # Everything at once; HorizontalFlip moves boxes, GaussNoise draws many numbers.
 FULL = AugmentConfig(
     mosaic=0.7,
+    mosaic_nine=0.3,
+    crop=0.5,
     mixup=0.5,
     degrees=10,
     shear=2,
     flip_vertical=0.5,
+    perspective=0.2,
+    copy_paste=0.5,
+    grayscale=0.3,
+    blur=2,
+    noise=9,
+    jpeg=60,
+    degraded_share=0.4,
+    cutout=0.2,
     albumentations=({"name": "GaussNoise", "p": 0.5}, {"name": "HorizontalFlip", "p": 0.5}),
 )
 PLAIN = AugmentConfig(mosaic=0, scale=0, translate=0, flip_horizontal=0, hue=0, saturation=0, value=0)
@@ -175,9 +187,9 @@ def test_closing_samples_are_letterboxed_and_never_joined(
         raise AssertionError("a closing sample joined or moved images")
 
     samples = samples_of(annotations, replace(FULL, mosaic=1.0, mixup=1.0))
-    for name in ("mosaic_places", "random_affine", "warp_into"):
-        monkeypatch.setattr(module, name, refuse)
-    monkeypatch.setattr(samples, "_chain", refuse)
+    for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "degrade", "cut_out", "crop_to"):
+        monkeypatch.setattr(recipe, name, refuse)
+    monkeypatch.setattr(samples._recipe, "_chain", refuse)
     mirrored = set()
     for epoch in range(12):
         sample = samples[SampleKey(epoch, 0, True)]
@@ -214,7 +226,7 @@ def test_images_of_other_channel_counts_pass_through(
     grey = [read_image(annotations.path(i), 1) for i in range(len(annotations))]
     paths = {annotations.path(i): i for i in range(len(annotations))}
     if channels == 5:  # no common format holds five planes: a reader for one is stood in for
-        monkeypatch.setattr(module, "read_image", lambda path, wanted: np.repeat(grey[paths[path]], wanted, axis=2))
+        monkeypatch.setattr(cache, "read_image", lambda path, wanted, _: np.repeat(grey[paths[path]], wanted, axis=2))
     samples = samples_of(annotations, FULL, channels=channels)
     for closing in (False, True):
         sample = samples[SampleKey(0, 3, closing)]
@@ -235,7 +247,8 @@ def test_batches_are_the_same_bits_for_every_number_of_workers_and_when_resumed(
     sampler = sampler_of(len(annotations), closing_from=4)
     alone = batches_of(samples, sampler)
     assert len(alone) == 6
-    assert_equal(alone, batches_of(samples_of(annotations), sampler, workers=2))
+    for workers in (2, 8):
+        assert_equal(alone, batches_of(samples_of(annotations), sampler, workers))
     resumed = sampler_of(len(annotations), closing_from=4, start=2)
     assert_equal(alone[2:], batches_of(samples_of(annotations), resumed))
 
@@ -261,11 +274,11 @@ def test_the_samples_pickle(annotations: CocoAnnotations) -> None:
     assert len(copy) == len(samples) == 12
 
 
-@pytest.mark.skipif("spawn" not in multiprocessing.get_all_start_methods(), reason="no spawn")
-def test_a_spawned_worker_makes_the_same_batch(annotations: CocoAnnotations, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", sorted({"spawn", "forkserver"} & {*multiprocessing.get_all_start_methods()}))
+def test_a_worker_that_is_no_fork_makes_the_same_batch(method: str, annotations: CocoAnnotations) -> None:
     samples, sampler = samples_of(annotations), sampler_of(len(annotations), stop=1)
     loader = training_loader(samples, sampler, LoaderConfig(batch_size=4, workers=1, timeout_s=60))
-    loader.multiprocessing_context = "spawn"
+    loader.multiprocessing_context = method
     assert_equal(batches_of(samples, sampler), list(loader))  # type: ignore[arg-type]
 
 
@@ -331,30 +344,6 @@ def test_an_error_in_a_worker_arrives_as_one_sentence(own_copy: Path) -> None:
 
 
 # ---- settings and memory
-
-
-def test_the_cache_keeps_no_more_than_it_may(own_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    annotations = read(own_copy)
-    reads: list[Path] = []
-
-    def counted(path: Path, channels: int) -> Any:
-        reads.append(path)
-        return np.zeros((300, 600, 3), np.uint8)  # 0.51 MiB: one fits a megabyte, two do not
-
-    monkeypatch.setattr(module, "read_image", counted)
-    samples = samples_of(annotations, PLAIN, cache_mb=1)
-    for _ in range(3):
-        for index in (0, 1):
-            samples[SampleKey(0, index, True)]
-    assert len(reads) == 1 + 3
-
-
-def test_a_cached_image_is_never_changed_by_what_is_made_of_it(annotations: CocoAnnotations) -> None:
-    samples = samples_of(annotations, canvas_hw=(64, 64))
-    for epoch in range(3):
-        for closing in (False, True):
-            samples[SampleKey(epoch, 0, closing)]
-    assert np.array_equal(samples._cache[0], read_image(annotations.path(0)))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": -1}, {"cache_mb": -1}, {"timeout_s": 0}])

@@ -1,0 +1,84 @@
+"""What happens to the colour and the sharpness of an image; nothing here moves a pixel."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from detector.data.augment.settings import AugmentConfig
+from detector.geometry import Image
+
+_STRIP_BYTES = 2**16  # what is recoloured at a time: three such strips stay in a core's second-level cache
+
+
+def random_hsv(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:
+    """An RGB image with hue shifted, saturation and brightness scaled, by lookup tables over the 256 levels.
+
+    It is changed in place, strip after strip; an image of other channels than three is left as it is.
+    """
+    shift, gain_s, gain_v = rng.uniform(-1, 1, 3)
+    if image.shape[2] != 3 or not (config.hue or config.saturation or config.value):
+        return image
+    levels = np.arange(256, dtype=np.float64)
+    tables = np.stack(
+        [
+            (levels + shift * config.hue * 180) % 180,  # OpenCV's 8-bit hue is in units of 2 degrees
+            np.clip(levels * (1 + gain_s * config.saturation), 0, 255),
+            np.clip(levels * (1 + gain_v * config.value), 0, 255),
+        ],
+        axis=-1,
+    ).astype(np.uint8)[None]
+    rows = max(1, _STRIP_BYTES // (image.shape[1] * 3))
+    scratch = np.empty((rows, *image.shape[1:]), np.uint8)
+    for top in range(0, image.shape[0], rows):
+        strip = image[top : top + rows]
+        hsv = scratch[: len(strip)]
+        cv2.cvtColor(strip, cv2.COLOR_RGB2HSV, dst=hsv)
+        cv2.LUT(hsv, tables, dst=hsv)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=strip)
+    return image
+
+
+def degrade(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:
+    """Grey, blurred, noisy or compressed: each by itself, each switched off by a strength of 0."""
+    if config.grayscale and rng.random() < config.grayscale:
+        image = _without_colour(image)
+    if config.blur and rng.random() < config.degraded_share:
+        image = blurred(image, rng.uniform(0, config.blur))
+    if config.noise and rng.random() < config.degraded_share:
+        image = noisy(image, rng.uniform(0, config.noise), int(rng.integers(2**31)))
+    if config.jpeg and rng.random() < config.degraded_share:
+        image = compressed(image, round(100 - rng.uniform(0, config.jpeg)))
+    return image
+
+
+def _without_colour(image: Image) -> Image:
+    if image.shape[2] != 3:
+        return image
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # ITU-R BT.601 luma
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def blurred(image: Image, deviation_px: float) -> Image:
+    """A Gaussian blur, mirrored at the border; less than a tenth of a pixel is left out."""
+    if deviation_px < 0.1:
+        return image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), deviation_px), np.uint8).reshape(image.shape)
+
+
+def noisy(image: Image, deviation: float, seed: int) -> Image:
+    """Gaussian noise of a standard deviation in grey levels, independent for each pixel and channel."""
+    cv2.setRNGSeed(seed)  # OpenCV's generator belongs to the thread and is four times as fast as NumPy's
+    noise = np.empty((image.shape[0], image.shape[1] * image.shape[2]), np.int16)
+    cv2.randn(noise, np.zeros(1), np.array([deviation]))
+    return np.asarray(cv2.add(image.reshape(noise.shape), noise, dtype=cv2.CV_8U), np.uint8).reshape(image.shape)
+
+
+def compressed(image: Image, quality: int) -> Image:
+    """An image after JPEG compression; one of neither one nor three channels is left as it is."""
+    if image.shape[2] not in (1, 3):
+        return image
+    ordered = image if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # as the encoder wants it
+    _, encoded = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, max(1, quality)])
+    flags = cv2.IMREAD_GRAYSCALE if image.shape[2] == 1 else cv2.IMREAD_COLOR_RGB
+    return np.asarray(cv2.imdecode(encoded, flags), np.uint8).reshape(image.shape)

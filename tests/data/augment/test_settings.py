@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from detector.data.augment.settings import AugmentConfig
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mosaic": 1.1}, {"mixup": -0.1}, {"scale": 1.0}, {"scale": -0.5}, {"degrees": -1}, {"hue": -0.1}]
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}.* want"):
+        AugmentConfig(**settings)
