@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from detector.models.attention import AttentionConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
-from detector.registry import PartConfig, register
+from detector.registry import PartConfig, build, register
 
 
 @dataclass(frozen=True)
 class BackboneConfig(PartConfig):
     """The kind `backbone`. A backbone states `out_channels` and `strides` of the maps it returns."""
+
+
+_STAGE_STRIDES = (4, 8, 16, 32)
 
 
 @register("csp_darknet")
@@ -31,23 +35,39 @@ class CSPDarknet(nn.Module):
         Attributes:
             channels: channels after the stem and after each of the four stages.
             bottlenecks: bottlenecks in each stage.
+            attention: what weighs the map that a stage ends in, or null for none.
+            attention_strides: strides of the maps that it weighs, of 4, 8, 16 and 32.
         """
 
         channels: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
         bottlenecks: tuple[int, int, int, int] = (3, 6, 6, 3)
+        attention: AttentionConfig | None = None
+        attention_strides: tuple[int, ...] = (32,)
+
+        def __post_init__(self) -> None:
+            if not self.attention_strides or not set(self.attention_strides) <= set(_STAGE_STRIDES):
+                raise ValueError(
+                    f"csp_darknet wants attention_strides out of {_STAGE_STRIDES}, found {self.attention_strides}; "
+                    "attention: null switches it off"
+                )
 
     def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
         super().__init__()
         activation = scale.activation
         widths = [scale.channels(c) for c in config.channels]
         self.stem = ConvNormAct(image_channels, widths[0], 3, activation, stride=2)
-        self.stages = nn.ModuleList(
+        stages = [
             nn.Sequential(
                 ConvNormAct(narrow, wide, 3, activation, stride=2),
                 CSPStage(wide, wide, scale.repeats(num), activation),
             )
             for narrow, wide, num in zip(widths, widths[1:], config.bottlenecks, strict=False)
-        )
+        ]
+        if config.attention is not None:
+            for stage, stride, wide in zip(stages, _STAGE_STRIDES, widths[1:], strict=True):
+                if stride in config.attention_strides:
+                    stage.append(build(config.attention, wide))
+        self.stages = nn.ModuleList(stages)
         self.spp = SPP(widths[-1], widths[-1], activation)
         self.out_channels = (widths[2], widths[3], widths[4])
         self.strides = (8, 16, 32)

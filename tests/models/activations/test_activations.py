@@ -14,6 +14,7 @@ import detector.experiment as experiment  # imports, and so registers, every par
 from detector.errors import ConfigError
 from detector.models.activations import ELU, GELU, ActivationConfig, LeakyReLU, Maxout, PReLU, Swish
 from detector.models.blocks import ConvNormAct
+from detector.models.folding import fold
 from detector.models.yolo import DetectionModel, Yolo
 from detector.registry import build, find, name_of, names
 
@@ -316,6 +317,21 @@ def test_a_network_runs_forward_and_backward(config: ActivationConfig, precision
     learned = [g for name, g in gradients.items() if ".activation." in name]
     assert bool(learned) == (name_of(config) == "prelu" or getattr(config, "learned", False))
     assert all(g.abs().sum() > 0 for g in learned)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{name_of(c)}{''.join(map(str, vars(c).values()))}")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_folding_the_norm_keeps_the_numbers(config: ActivationConfig, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    block = ConvNormAct(8, 16, 3, config).to(dtype)
+    with torch.no_grad():
+        for tensor in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+            tensor.uniform_(0.2, 0.9)
+        x, residual = torch.randn(2, 8, 6, 5, dtype=dtype), torch.randn(2, 16, 6, 5, dtype=dtype)
+        wanted = block.eval()(x, residual)
+        found = fold(block)(x, residual)
+    assert block.norm is None
+    assert (found - wanted).abs().max() <= 20 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{name_of(c)}{''.join(map(str, vars(c).values()))}")

@@ -1,0 +1,116 @@
+"""Attention: what lets a feature map weigh its own channels or places. Each keeps the shape of its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.models.activations import Sigmoid
+from detector.models.blocks import ConvNormAct
+from detector.registry import PartConfig, register
+
+
+@dataclass(frozen=True)
+class AttentionConfig(PartConfig):
+    """The kind `attention`. An attention is built from its config and the number of channels of its feature map."""
+
+
+@register("squeeze_excite")
+class SqueezeExcite(nn.Module):
+    """Weighs channels: x * sigmoid(W2 relu(W1 mean(x))), the mean over all places.
+
+    Source: Hu, Shen, Albanie, Sun and Wu 2017, "Squeeze-and-excitation networks", equations 2 to 4.
+    """
+
+    @dataclass(frozen=True)
+    class Config(AttentionConfig):
+        """Settings of squeeze and excitation.
+
+        Attributes:
+            reduction: how many times fewer channels lie between the two layers; at least 8 remain.
+        """
+
+        reduction: int = 16
+
+        def __post_init__(self) -> None:
+            if self.reduction < 1:
+                raise ValueError(f"squeeze_excite wants a reduction of at least 1, found {self.reduction}")
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__()
+        hidden = max(8, channels // config.reduction)
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.excite = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        means = x.mean(dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
+
+
+@register("spatial_attention")
+class SpatialAttention(nn.Module):
+    """Weighs every channel at every place: x * sigmoid(norm(W x)).
+
+    The point-wise form of the spatial attention module: nothing is pooled.
+    Source: Bochkovskiy, Wang and Liao 2020, "YOLOv4", section 3.4 and figure 5; Darknet's `[sam]`. It modifies Woo,
+    Park, Lee and Kweon 2018, "CBAM", section 3.
+    """
+
+    @dataclass(frozen=True)
+    class Config(AttentionConfig):
+        """Spatial attention has no settings."""
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__()
+        self.gate = ConvNormAct(channels, channels, 1, Sigmoid.Config())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return x * self.gate(x)  # type: ignore[no-any-return]  # nn.Module call
+
+
+@register("self_attention")
+class SelfAttention(nn.Module):
+    """Adds to every place a mean over all places, weighed by likeness: x + gamma * v(sum_i beta_i h(x_i)).
+
+    With 1x1 convolutions f, g, h to C / 8 channels and v back to C, beta_i = softmax over i of f(x_i) . g(x). gamma is
+    learned and starts at 0, so that an untrained module is the identity. Time grows with the square of the number of
+    places: it is meant for maps of stride 32.
+    Source: Zhang, Goodfellow, Metaxas and Odena 2018, "Self-attention generative adversarial networks", equations 1 to
+    3.
+    """
+
+    @dataclass(frozen=True)
+    class Config(AttentionConfig):
+        """Settings of self-attention.
+
+        Attributes:
+            reduction: how many times fewer channels the three projections have; at least 8 remain.
+        """
+
+        reduction: int = 8
+
+        def __post_init__(self) -> None:
+            if self.reduction < 1:
+                raise ValueError(f"self_attention wants a reduction of at least 1, found {self.reduction}")
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__()
+        self.hidden = max(8, channels // config.reduction)
+        self.project = nn.Conv2d(channels, 3 * self.hidden, 1, bias=False)  # f, g and h
+        self.restore = nn.Conv2d(self.hidden, channels, 1, bias=False)  # v
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        # One head, (B, 1, H * W, hidden) each: the shape for which no square matrix of all places is held in memory.
+        places = self.project(x).flatten(2).transpose(1, 2).unsqueeze(1)
+        keys, queries, values = (part.contiguous() for part in places.split(self.hidden, dim=3))
+        means = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)  # the source does not scale
+        means = means.squeeze(1).transpose(1, 2).reshape(x.shape[0], self.hidden, *x.shape[2:])
+        added: Tensor = self.gamma.to(x.dtype) * self.restore(means)
+        return x + added
