@@ -217,6 +217,14 @@ def test_settings_change_the_function() -> None:
     )
 
 
+def test_selu_keeps_mean_0_and_variance_1_of_normal_input() -> None:
+    x = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi) * 1e-4
+    y = make("selu")(x)
+    assert (y * density).sum().item() == pytest.approx(0, abs=1e-9)
+    assert (y.square() * density).sum().item() == pytest.approx(1, abs=1e-9)
+
+
 def test_swish_goes_from_half_the_identity_to_relu() -> None:
     assert torch.allclose(build(Swish.Config(beta=0.0))(PLACES), PLACES / 2)
     assert (build(Swish.Config(beta=1e4))(PLACES) - PLACES.clamp(min=0)).abs().max() <= 1e-12
