@@ -1,7 +1,8 @@
 """Typed, frozen config objects from YAML and overrides; every mistake of a file at once, with file and line.
 
 Where a section is expected, a text ending in `.yaml` names a file that holds it, and any other text is the registered
-name of a part with default settings.
+name of a part with default settings. A section whose class has `of_file(name, folder)` is read by that from the file
+that a text names. A part whose config has `experiment_defaults()` says what the other sections are unless told so.
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ class _Builder:
         return self.leaf(hint, node, key)
 
     def section(self, schema: Any, node: Node, key: str) -> Any:
+        if isinstance(node.value, str) and hasattr(schema, "of_file"):
+            try:
+                return schema.of_file(node.value, node.where.folder)
+            except ConfigError as error:
+                self.mistakes.add(node.where, f"{key}: {error}")
+                return _FAILED
         if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):
             try:
                 node = section_of(node)
@@ -175,9 +182,22 @@ def _hint(value: Any, wanted: Any) -> str:
     return ""
 
 
+def _with_defaults_of_parts(schema: type, node: Node) -> Node:
+    """The settings given, on top of those that the parts chosen by them want for the other sections."""
+    entries = node.value if isinstance(node.value, dict) else {}
+    for field in dataclasses.fields(schema):
+        if field.name in entries and registry.is_kind(_hints(schema)[field.name]):
+            # Mistakes are noted when the whole is built.
+            part = _Builder().build(_hints(schema)[field.name], _named(entries[field.name], field.default), field.name)
+            wanted = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
+            where = Where(f"the defaults of {field.name}", 0, Path.cwd())
+            node = merge(Node(_nodes(wanted, where), where), node)
+    return node
+
+
 def _finish(schema: type[Schema], node: Node) -> Schema:
     builder = _Builder()
-    built = builder.build(schema, node, "")
+    built = builder.build(schema, _with_defaults_of_parts(schema, node), "")
     builder.mistakes.raise_any()
     return typing.cast(Schema, _with_absolute_paths(built))
 
@@ -242,9 +262,22 @@ def config_to_plain(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text and text.isascii() else None
+    )
+
+
+_Dumper.add_representer(str, _write_text)
+
+
 def config_to_yaml(config: Any) -> str:
     """A configuration as YAML text that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(config_to_plain(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(config_to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:

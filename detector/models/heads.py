@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.models.blocks import ConvNormAct, Scale
+from detector.models.class_rows import ClassRows
 from detector.registry import PartConfig, register
 
 
@@ -106,6 +107,11 @@ class DecoupledHead(nn.Module):
             torch.cat([box(x), cls(x)], dim=1)
             for x, box, cls in zip(maps, self.box_branches, self.class_branches, strict=True)
         )
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The last convolution of each class branch."""
+        last = {f"class_branches.{i}.{len(branch) - 1}" for i, branch in enumerate(self.class_branches)}  # type: ignore[arg-type]  # a Sequential
+        return {name: ClassRows() for name in self.state_dict() if name.rpartition(".")[0] in last}
 
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
         """The raw maps flat, in float32 whatever the autocast."""

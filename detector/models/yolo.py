@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
+from detector.models.class_rows import ClassRows
 from detector.models.heads import DecoupledHead, HeadConfig
 from detector.models.necks import PAN, NeckConfig
 from detector.registry import PartConfig, build, register
@@ -18,6 +20,10 @@ from detector.registry import PartConfig, build, register
 @dataclass(frozen=True)
 class ModelConfig(PartConfig):
     """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
+
+    def experiment_defaults(self) -> dict[str, Any]:
+        """Plain settings of the other sections of an experiment that hold for this model unless others are given."""
+        return {}
 
 
 class DetectionModel(nn.Module, abc.ABC):
@@ -30,11 +36,13 @@ class DetectionModel(nn.Module, abc.ABC):
         num_classes: classes it tells apart.
         image_channels: channels of the images it takes.
         max_stride: both sides of an image must be divisible by it.
+        notes: what is worth saying of how it was described, a sentence each.
     """
 
     num_classes: int
     image_channels: int
     max_stride: int
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -48,6 +56,14 @@ class DetectionModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The tensors of the state dict that have rows of classes, so that a model of other classes can take them."""
+        return {}
+
+    def reasons_against_training(self) -> list[str]:
+        """Why the model can be run but not trained, a sentence each; empty where it can be trained."""
+        return []
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
         """Raises a `ValueError` where a canvas size does not suit the strides."""
@@ -102,6 +118,10 @@ class Yolo(DetectionModel):
         """Raw maps (B, 4 * bins + classes, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """Those of the head."""
+        return {f"head.{name}": rows for name, rows in self.head.class_rows().items()}
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
