@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from detector.errors import MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
+from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
 from detector.models.yolo import DetectionModel
 from detector.postprocess import SelectConfig, select
@@ -60,12 +62,18 @@ class Prediction:
         detections: what was found, or None where the image could not be read.
         error: why it could not be read, or None.
         image: the image itself, uint8 (H, W, C), or None where it could not be read.
+        warnings: what is odd about the image although it was read, a sentence each.
     """
 
     source: ImageSource
     detections: Detections | None
     error: str | None = None
     image: Image | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+# A source with its image, or with the reason why it cannot be read.
+_Read: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None]"
 
 
 class Predictor:
@@ -123,7 +131,7 @@ class Predictor:
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
         """One prediction per source, in order; a source that cannot be read gives a record that says why."""
-        pending: list[tuple[ImageSource, Image | None, str | None]] = []
+        pending: list[_Read] = []
         for source, image, error in self._read_ahead(sources):
             pending.append((source, image, error))
             if sum(image is not None for _, image, _ in pending) == self._batch_size:
@@ -131,26 +139,27 @@ class Predictor:
                 pending = []
         yield from self._finish(pending, config)
 
-    def _finish(
-        self, pending: Sequence[tuple[ImageSource, Image | None, str | None]], config: SelectConfig
-    ) -> Iterator[Prediction]:
-        images = [image for _, image, _ in pending if image is not None]
+    def _finish(self, pending: Sequence[_Read], config: SelectConfig) -> Iterator[Prediction]:
+        images = [image.pixels for _, image, _ in pending if image is not None]
         found = iter(self.detect(images, config) if images else [])
         for source, image, error in pending:
-            yield Prediction(source, None if image is None else next(found), error, image)
+            if image is None:
+                yield Prediction(source, None, error)
+            else:
+                yield Prediction(source, next(found), None, image.pixels, image.warnings)
 
-    def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, Image | None, str | None]]:
-        queue: deque[tuple[ImageSource, Future[Image]]] = deque()
+    def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
+        queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for source in sources:
-                queue.append((source, pool.submit(source.read, self.input.channels)))
+                queue.append((source, pool.submit(source.load, self.input.channels)))
                 if len(queue) > 2 * self._batch_size:
                     yield self._read(*queue.popleft())
             while queue:
                 yield self._read(*queue.popleft())
 
     @staticmethod
-    def _read(source: ImageSource, image: Future[Image]) -> tuple[ImageSource, Image | None, str | None]:
+    def _read(source: ImageSource, image: Future[LoadedImage]) -> _Read:
         try:
             return source, image.result(), None
         except MediaError as error:

@@ -40,19 +40,23 @@ class Evaluation:
         metrics: the numbers.
         results: the COCO result records they were computed from, original category ids, nothing rounded.
         skipped: images that could not be read, each with its reason; their objects count as missed.
+        warnings: what is odd about images although they were read.
     """
 
     metrics: CocoMetrics
     results: list[dict[str, Any]]
     skipped: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def annotated_sources(annotations: CocoAnnotations) -> list[ImageSource]:
-    """The images of a split, in the order of the file, with their ids."""
-    paths = (annotations.path(i) for i in range(len(annotations)))
-    return [
-        ImageSource(str(path), path, int(image_id)) for path, image_id in zip(paths, annotations.image_ids, strict=True)
-    ]
+    """The images of a split, in the order of the file, with their ids and listed sizes."""
+    sources = []
+    for index, (height, width) in enumerate(annotations.image_hw.tolist()):
+        path = annotations.path(index)
+        image_id = int(annotations.image_ids[index])
+        sources.append(ImageSource(str(path), path, image_id, listed_hw=(height, width) if height and width else None))
+    return sources
 
 
 def evaluate(
@@ -80,12 +84,14 @@ def evaluate(
         )
     results: list[dict[str, Any]] = []
     skipped: list[str] = []
+    warnings: list[str] = []
     known = set(annotations.category_ids)
     for done, prediction in enumerate(predictor.stream(annotated_sources(annotations), config), start=1):
+        warnings.extend(prediction.warnings)
         if prediction.detections is None or prediction.source.image_id is None:
             skipped.append(prediction.error or prediction.source.name)
         else:
             records = prediction.detections.to_coco(prediction.source.image_id)
             results.extend(record for record in records if record["category_id"] in known)
         on_image(done)
-    return Evaluation(score_results(annotations.ground_truth(), results), results, tuple(skipped))
+    return Evaluation(score_results(annotations.ground_truth(), results), results, tuple(skipped), tuple(warnings))

@@ -1,47 +1,46 @@
 """The one reader and the one writer of image files.
 
-Files are read whole and decoded from memory: OpenCV's file reader returns a half-grey picture for a truncated JPEG,
-fails on a turned TIFF and cannot open every file name; its memory decoder has none of these faults.
+The header is read first, by `detector.media.headers`: what is too large, of another pixel type or no image is refused
+before anything is decoded. Files are then read whole and decoded from memory: OpenCV's file reader returns a half-grey
+picture for a truncated JPEG, fails on a turned TIFF and cannot open every file name; its memory decoder has none of
+these faults. What a decoder does not tell cannot be told here: a JPEG whose compressed bits were changed mostly decodes
+to other pixels without a word.
 """
 
 from __future__ import annotations
 
 import codecs
 import os
+import stat
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detector.errors import MediaError
+from detector.media import tiff
+from detector.media.damage import completed_jpeg, has_end, is_damaged_png
+from detector.media.headers import ImageHeader, read_header
+from detector.media.tiff import HeaderError
 
 # Suffixes, in lower case, of files that are taken for images when a folder is listed. Any file name can be read.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif")
 )
+# Most pixels of an image: 400 MB as RGB. The largest pictures in common use, Sentinel-2 tiles, have 10980 x 10980.
+MAX_PIXELS = 2**27
+_MAX_FILE_BYTES = 8 * MAX_PIXELS  # four planes of 16 bits, not compressed
 
-# First bytes by which each format announces itself (the formats' own specifications).
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    (b"RIFF", "WebP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HTML_MARKS = (b"<!doctype html", b"<html", b"<head", b"<body")
 _NUM_SNIFFED_BYTES = 1024
 
 # EXIF orientation -> (transpose first, then flip vertically, then flip horizontally); EXIF 2.32, tag 0x0112.
-_ORIENTATION_TAG = 0x0112
 _ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     1: (False, False, False),
     2: (False, False, True),
@@ -53,9 +52,25 @@ _ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     8: (True, True, False),
 }
 
+
 # OpenCV's flag for decoding at a fraction of the size; together with IMREAD_COLOR_RGB it decodes in colour.
 _REDUCED_FLAGS = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
 _REDUCED_FLAGS[8] = cv2.IMREAD_REDUCED_GRAYSCALE_8
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image as it came from a file.
+
+    Attributes:
+        pixels: uint8 (H, W, C), contiguous, 0..255, upright; RGB when C is 3.
+        source_hw: height and width of the image in its file, upright; those of `pixels` unless a reduction was asked.
+        warnings: what is odd about the file although it was read, a sentence each that names the file.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    source_hw: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 class _Quiet:
@@ -95,47 +110,129 @@ def quiet_opencv() -> Iterator[None]:
                 logging.setLogLevel(_Quiet.previous_level)
 
 
+def image_hw(path: Path) -> tuple[int, int]:
+    """Height and width of an image as `read_image` gives it, turned upright, from the header of its file alone.
+
+    Raises:
+        MediaError: the file cannot be read or is no image known here. What lies behind the header is not looked at.
+    """
+    with _opened(path) as file:
+        return _header(path, file).image_hw
+
+
 def read_image(path: Path, channels: int = 3, reduction: int = 1) -> npt.NDArray[np.uint8]:
+    """The pixels of `load_image`: uint8 (H, W, channels)."""
+    return load_image(path, channels, reduction=reduction).pixels
+
+
+def load_image(
+    path: Path, channels: int = 3, listed_hw: tuple[int, int] | None = None, reduction: int = 1
+) -> LoadedImage:
     """Read an image file, turned upright by its EXIF orientation exactly once.
+
+    Of an animation or a file of several pages the first is taken, with a warning. A JPEG without an end marker is read,
+    with a warning, if all of its pixels are there.
 
     Args:
         path: the file; its suffix does not matter.
         channels: 3 for RGB (grey and palette images are expanded, alpha is dropped), 1 for grey, any other count for
-            all planes of a file that has exactly that many (4 is RGBA). Alpha is not composited, except that OpenCV
-            hands out the colours of a TIFF with alpha multiplied by it.
+            all planes of a file that has exactly that many (2 is grey and alpha, 4 RGBA; TIFF holds any number). Alpha
+            is not composited, except that OpenCV hands out the colours of an RGBA TIFF multiplied by it.
+        listed_hw: height and width that an annotation file gives the image, None or 0, 0 where it gives none.
         reduction: 1, 2, 4 or 8: in a JPEG of 1 or 3 wanted channels each block of so many pixels a side becomes one
             pixel, in a fraction of the time; a part of a block at the right or lower edge becomes a pixel too. Images
             of other formats and channel counts are read whole.
 
     Returns:
-        uint8 (H, W, channels), contiguous, 0..255; 16-bit images keep their high byte.
+        uint8 pixels (H, W, channels); 16-bit images keep their high byte.
 
     Raises:
-        MediaError: the file is missing, a folder, unreadable, empty, truncated, no image, of another pixel type or,
+        MediaError: the file is missing, a folder, unreadable, empty, truncated, no image, of more than `MAX_PIXELS`, of
+            another pixel type, of another size than listed (height and width exchanged are taken, with a warning) or,
             when `channels` is neither 1 nor 3, of another number of planes.
         ValueError: `channels` below 1 or another `reduction`.
     """
     if channels < 1:
-        raise ValueError(f"read_image wants at least 1 channel, found {channels}")
+        raise ValueError(f"load_image wants at least 1 channel, found {channels}")
     if reduction not in _REDUCED_FLAGS:
-        raise ValueError(f"read_image wants a reduction of 1, 2, 4 or 8, found {reduction}")
-    encoded = _read_bytes(path)
+        raise ValueError(f"load_image wants a reduction of 1, 2, 4 or 8, found {reduction}")
+    with _opened(path) as file:
+        header = _header(path, file)
+        _require_decodable(path, header, channels)
+        file.seek(0)
+        encoded = file.read()
+    warnings = []
+    if header.has_more_frames:
+        frames = "more than one page" if header.format == "TIFF" else "more than one frame"
+        warnings.append(f"{path} has {frames}, the first is taken")
+    if header.format == "JPEG" and not has_end(encoded, header.scan_start):
+        completed = completed_jpeg(encoded)
+        if completed is None:
+            raise MediaError(f"{path} cannot be decoded: it is a truncated JPEG; replace or remove it")
+        encoded = completed
+        warnings.append(f"{path} is a JPEG without end marker, all of its pixels are there")
+    size_warning = _size_warning(path, header.image_hw, listed_hw)
+    if size_warning:
+        warnings.append(size_warning)
+    if header.format != "JPEG" or channels not in (1, 3):
+        reduction = 1
+    return LoadedImage(_pixels(path, encoded, header, channels, reduction), header.image_hw, tuple(warnings))
+
+
+def _size_warning(path: Path, image_hw: tuple[int, int], listed_hw: tuple[int, int] | None) -> str | None:
+    if listed_hw is None or not any(listed_hw) or listed_hw == image_hw:
+        return None
+    sizes = [f"{width} x {height}" for height, width in (image_hw, listed_hw)]
+    found = f"{path} has {sizes[0]} pixels where its annotation file says {sizes[1]}"
+    if listed_hw != image_hw[::-1]:
+        raise MediaError(f"{found}; its boxes are not rescaled: correct the annotation file or the image")
+    return f"{found}: width and height are taken to be exchanged, the boxes to fit the upright image"
+
+
+def _require_decodable(path: Path, header: ImageHeader, channels: int) -> None:
+    """Refuse what the header alone shows to be no image for us."""
+    height, width = header.largest_hw
+    if height * width > MAX_PIXELS:
+        raise MediaError(
+            f"{path} cannot be decoded: its header claims {width} x {height} = {height * width} pixels > limit of "
+            f"{MAX_PIXELS}; cut it into tiles or shrink it"
+        )
+    pixel_type = "uint8" if header.directory is None else header.directory.pixel_type
+    if not pixel_type.startswith("uint") or header.bits > 16:
+        raise MediaError(f"{path} has {pixel_type} pixels where 8 or 16 bits are wanted; convert it")
+    if header.num_planes > 4 and header.num_planes != channels:
+        raise MediaError(_wrong_channels(path, header.num_planes, channels))
+
+
+def _wrong_channels(path: Path, found: int, wanted: int) -> str:
+    return f"{path} has {found} channels where {wanted} are wanted; convert it or change the channel count"
+
+
+def _pixels(path: Path, encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[np.uint8]:
+    """The decoded image: uint8 (H, W, channels), upright."""
+    reason = f"a truncated, damaged or unsupported {header.format}"
     try:
         with quiet_opencv():
-            image = None if _is_damaged_png(encoded) else _decode(encoded, channels, reduction)
-            if image is None:
-                raise MediaError(f"{path} cannot be decoded: it is {_reason(encoded)}; replace or remove it")
-    except cv2.error as error:
-        raise MediaError(f"{path} cannot be decoded: OpenCV refuses it ({error.err}); replace or remove it") from error
+            image = None if is_damaged_png(encoded) else _decode(encoded, header, channels, reduction)
+    except cv2.error:
+        image = None
+    except HeaderError as error:
+        reason, image = str(error) or reason, None
+    if image is None:
+        raise MediaError(f"{path} cannot be decoded: it is {reason}; replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise MediaError(f"{path} has {image.dtype} pixels where 8 or 16 bits are wanted; convert it")
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] != channels:
-        raise MediaError(
-            f"{path} has {image.shape[2]} channels where {channels} are wanted; convert it or change the channel count"
-        )
-    if image.dtype == np.uint16:
+        raise MediaError(_wrong_channels(path, image.shape[2], channels))
+    wanted_hw = tuple(-(-side // reduction) for side in header.image_hw)
+    if image.shape[:2] != wanted_hw:
+        found = f"it holds {image.shape[1]} x {image.shape[0]} where its header says {wanted_hw[1]} x {wanted_hw[0]}"
+        raise MediaError(f"{path} cannot be decoded: {found}; replace or remove it")
+    if header.max_value not in (0, 255, 65535):  # only Netpbm says which number means white
+        image = (image.astype(np.uint32).clip(0, header.max_value) * 255 + header.max_value // 2) // header.max_value
+    elif image.dtype == np.uint16:
         image = np.right_shift(image, 8)
     return np.ascontiguousarray(image, dtype=np.uint8)
 
@@ -169,77 +266,75 @@ def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:
         raise MediaError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, open; every failure of the system becomes a `MediaError`."""
     try:
-        encoded = path.read_bytes()
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"{path} cannot be read: it is a folder, not an image; name a file")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device would never end
+            raise MediaError(f"{path} cannot be read: it is a pipe or a device, not a file; name a file")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise MediaError(f"{path} cannot be read: it has {status.st_size} bytes > limit of {_MAX_FILE_BYTES}")
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError as error:
         raise MediaError(f"{path} cannot be read: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except OSError as error:
-        if path.is_dir():  # told apart here because Windows reports a folder as a missing permission
-            raise MediaError(f"{path} cannot be read: it is a folder, not an image; name a file") from error
-        if isinstance(error, PermissionError):
-            raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
         raise MediaError(f"{path} cannot be read: {error.strerror}; check the path and the disk") from error
     except ValueError as error:  # a null byte or a lone surrogate in the name
         raise MediaError(f"{str(path)!r} cannot be read: no file can have that name; correct it") from error
-    if not encoded:
-        raise MediaError(f"{path} cannot be decoded: it is empty (0 bytes); replace or remove it")
-    return encoded
 
 
-def _is_damaged_png(encoded: bytes) -> bool:
-    """Whether a PNG ends before its last chunk or a chunk that carries pixels fails its checksum.
-
-    OpenCV refuses such files too, but the PNG library inside it prints to stderr, whatever the log level.
-    """
-    if not encoded.startswith(_PNG_SIGNATURE):
-        return False
-    view, start = memoryview(encoded), len(_PNG_SIGNATURE)
-    while start + 12 <= len(encoded):
-        length, kind = int.from_bytes(view[start : start + 4], "big"), bytes(view[start + 4 : start + 8])
-        end = start + 8 + length
-        is_critical = kind[:1].isupper()  # the PNG specification's mark of chunks that are no mere comment
-        if is_critical and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return True
-        if kind == b"IEND":
-            return False
-        start = end + 4
-    return True
+def _header(path: Path, file: BinaryIO) -> ImageHeader:
+    try:
+        return read_header(file)
+    except HeaderError as error:
+        file.seek(0)
+        reason = str(error) or _kind_of_text(file.read(_NUM_SNIFFED_BYTES)) or "in no image format known here"
+        raise MediaError(f"{path} cannot be decoded: it is {reason}; replace or remove it") from error
 
 
-def _decode(encoded: bytes, channels: int, reduction: int) -> npt.NDArray[Any] | None:
+def _kind_of_text(head: bytes) -> str | None:
+    """What a file is that begins with text; None where it does not."""
+    if not head:
+        return "empty (0 bytes)"
+    if any(mark in head.lower() for mark in _HTML_MARKS):
+        return "not an image (HTML)"
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # a character cut at the end is no fault
+    except UnicodeDecodeError:
+        return None
+    is_text = all(character.isprintable() or character in "\t\n\r\f\ufeff" for character in text)
+    return "not an image (text)" if is_text else None
+
+
+def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[Any] | None:
     """The pixels, (H, W) or (H, W, C) with red first, upright; None where OpenCV finds no intact image."""
+    if header.directory is not None and header.num_planes > 1 and channels == header.num_planes:
+        is_colour = header.directory.number(tiff.PHOTOMETRIC, 0) == tiff.PHOTOMETRIC_RGB and channels in (3, 4)
+        if not is_colour:
+            return _upright(tiff.read_planes(encoded, header.directory), header.orientation)
     buffer = np.frombuffer(encoded, dtype=np.uint8)
     if channels in (1, 3):
-        reduced = _REDUCED_FLAGS[reduction] if encoded.startswith(b"\xff\xd8") else 0
-        return cv2.imdecode(buffer, (cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE) | reduced)
-    # All planes exist only without OpenCV's turning. Its TIFF decoder turns even so, and then hands out no EXIF block.
-    decoded: tuple[npt.NDArray[Any] | None, Any, Any] = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-    image, kinds, blocks = decoded
-    if image is None:
-        return None
-    for kind, block in zip(kinds, blocks, strict=True):
-        if kind == cv2.IMAGE_METADATA_EXIF:
-            image = _upright(image, _orientation_of(block.tobytes()))
-    if image.ndim == 3 and image.shape[2] == 3:
-        return image[:, :, ::-1]
-    if image.ndim == 3 and image.shape[2] == 4:
-        return image[:, :, [2, 1, 0, 3]]
-    return image
-
-
-def _orientation_of(exif: bytes) -> int:
-    """The orientation 1..8 in an EXIF block (a TIFF header and its first directory); 1 where it says none."""
-
-    def number(start: int, size: int) -> int:
-        return int.from_bytes(exif[start : start + size], "little" if exif.startswith(b"II") else "big")
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if number(entry, 2) == _ORIENTATION_TAG:
-            orientation = number(entry + 8, 2)
-            return orientation if orientation in _ORIENTATIONS else 1
-    return 1
+        flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        flags |= (
+            _REDUCED_FLAGS[reduction]
+            | cv2.IMREAD_IGNORE_ORIENTATION
+            | (cv2.IMREAD_ANYDEPTH if header.bits == 16 else 0)
+        )
+        image = cv2.imdecode(buffer, flags)
+    else:
+        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        if image is not None and image.ndim == 3 and image.shape[2] >= 3:
+            is_grey = header.format == "PNG" and header.num_planes == 2  # grey and alpha come as four planes
+            image = image[:, :, [0, 3] if is_grey else [2, 1, 0, 3][: image.shape[2]]]
+    if image is None or header.format == "TIFF":  # OpenCV's TIFF decoder turns the image whatever the flags
+        return image
+    return _upright(image, header.orientation)
 
 
 def _upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -247,25 +342,3 @@ def _upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     if transpose:
         image = image.swapaxes(0, 1)
     return image[:: -1 if flip_vertically else 1, :: -1 if flip_horizontally else 1]
-
-
-def _reason(encoded: bytes) -> str:
-    """What a file is that OpenCV finds no 8-bit image in."""
-    head = encoded[:_NUM_SNIFFED_BYTES]
-    for signature, name in _SIGNATURES:
-        if head.startswith(signature):
-            unchanged = None
-            if name == "TIFF":  # the format in which pixels may be floating-point numbers
-                unchanged = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-            if unchanged is not None:
-                return f"an image of {unchanged.dtype} pixels where 8 or 16 bits are wanted"
-            return f"a truncated, damaged or unsupported {name}"
-    if any(mark in head.lower() for mark in _HTML_MARKS):
-        return "not an image (HTML)"
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # a character cut at the end is no fault
-    except UnicodeDecodeError:
-        return "in no image format known here"
-    if all(character.isprintable() or character in "\t\n\r\f\ufeff" for character in text):
-        return "not an image (text)"
-    return "in no image format known here"

@@ -12,7 +12,7 @@ import numpy as np
 
 from detector.errors import MediaError
 from detector.geometry import Image
-from detector.media.images import IMAGE_SUFFIXES, read_image
+from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_image
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,29 @@ class ImageSource:
         path: the file it is read from, or None where `pixels` holds it.
         image_id: its id in an annotation file, or None.
         pixels: the image itself, uint8 (H, W, C), RGB when C is 3.
+        listed_hw: height and width that the annotation file gives it, or None.
     """
 
     name: str
     path: Path | None = None
     image_id: int | None = None
     pixels: Image | None = None
+    listed_hw: tuple[int, int] | None = None
 
-    def read(self, channels: int) -> Image:
-        """The pixels, uint8 (H, W, C).
+    def load(self, channels: int) -> LoadedImage:
+        """The image with `channels` planes, and what is odd about it.
 
         Raises:
-            MediaError: the file cannot be read, or the pixels have another number of channels.
+            MediaError: the file cannot be read or has another size than listed, or the pixels have another number of
+                channels.
         """
         if self.pixels is None:
             if self.path is None:
                 raise MediaError(f"{self.name}: no path and no pixels to read")
-            return read_image(self.path, channels)
+            return load_image(self.path, channels, self.listed_hw)
         if self.pixels.shape[2] != channels:
             raise MediaError(f"{self.name}: an image of {channels} channels is wanted, found {self.pixels.shape[2]}")
-        return self.pixels
+        return LoadedImage(self.pixels, (self.pixels.shape[0], self.pixels.shape[1]))
 
 
 def find_images(source: str | Path) -> list[ImageSource]:

@@ -225,10 +225,11 @@ def test_a_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
 def test_what_the_system_refuses_is_refused_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
 ) -> None:
-    def fail(self: Path) -> bytes:
+    def fail(self: Path, mode: str) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    (tmp_path / "picture.jpg").touch()
+    monkeypatch.setattr(Path, "open", fail)
     assert words in refused(tmp_path / "picture.jpg")
 
 
@@ -300,13 +301,6 @@ def test_a_wrong_checksum_of_a_comment_is_accepted(tmp_path: Path, picture: np.n
     path = tmp_path / "sum.png"
     path.write_bytes(whole[:end] + comment + whole[end:])
     np.testing.assert_array_equal(read_image(path), picture)
-
-
-def test_a_header_that_claims_too_many_pixels_is_refused_without_a_raw_error(tmp_path: Path) -> None:
-    header = struct.pack(">IIBBBBB", 65535, 65535, 1, 0, 0, 0, 0)
-    path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    assert "OpenCV refuses it" in refused(path)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -42,14 +42,14 @@ def test_a_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
     sources, is_single = as_sources(tree / "b.upload")
     assert is_single
     assert [(s.name, s.path) for s in sources] == [(str(tree / "b.upload"), tree / "b.upload")]
-    np.testing.assert_array_equal(sources[0].read(3), picture(0))
+    np.testing.assert_array_equal(sources[0].load(3).pixels, picture(0))
 
 
 def test_a_folder_gives_its_images_on_every_level_in_the_order_of_their_paths(tree: Path) -> None:
     sources, is_single = as_sources(str(tree))
     assert not is_single
     assert names(sources, tree) == ["a.png", "b.png", "deep/a.png", "deep/er/c.PNG", "z é#%.png"]
-    assert all(source.read(3).shape == (6, 9, 3) for source in sources)
+    assert all(source.load(3).pixels.shape == (6, 9, 3) for source in sources)
 
 
 def test_a_glob_gives_the_images_it_matches_in_order(tree: Path) -> None:
@@ -69,9 +69,9 @@ def test_a_list_file_keeps_its_order_and_starts_from_its_own_folder(tree: Path, 
     sources, is_single = as_sources(listed)
     assert not is_single
     assert names(sources, tree) == ["b.png", "z é#%.png", "a.png", "none.png"]
-    np.testing.assert_array_equal(sources[0].read(3), picture(0))
+    np.testing.assert_array_equal(sources[0].load(3).pixels, picture(0))
     with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
-        sources[3].read(3)
+        sources[3].load(3)
 
 
 def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
@@ -105,14 +105,14 @@ def test_a_missing_file_among_others_fails_alone_when_it_is_read(tree: Path) -> 
     sources, _ = as_sources([tree / "a.png", tree / "none.png", str(tree / "deep")])
     assert names(sources, tree) == ["a.png", "none.png", "deep/a.png", "deep/er/c.PNG"]
     with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
-        sources[1].read(3)
+        sources[1].load(3)
 
 
 def test_a_link_to_nothing_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (source,) = as_sources(tmp_path / "link.png")[0]
     with pytest.raises(MediaError, match=r"link\.png cannot be read"):
-        source.read(3)
+        source.load(3)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
@@ -123,42 +123,42 @@ def test_an_array_is_taken_as_it_is() -> None:
     (source,), is_single = as_sources(pixels)
     assert is_single
     assert (source.name, source.path) == ("0", None)
-    np.testing.assert_array_equal(source.read(3), pixels)
+    np.testing.assert_array_equal(source.load(3).pixels, pixels)
     turned = pixels[:, ::-1]
     (source,), _ = as_sources(turned)
-    np.testing.assert_array_equal(source.read(3), turned)
-    assert source.read(3).flags.c_contiguous
+    np.testing.assert_array_equal(source.load(3).pixels, turned)
+    assert source.load(3).pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("given", [picture(channels=1), picture(channels=1)[..., 0]])
 def test_a_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
     (source,), _ = as_sources(given)
-    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+    np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
     with pytest.raises(MediaError, match="0: an image of 3 channels is wanted, found 1"):
-        source.read(3)
+        source.load(3)
 
 
 def test_a_tensor_is_channels_first() -> None:
     (source,), is_single = as_sources(torch.from_numpy(picture()).permute(2, 0, 1))
     assert is_single
-    np.testing.assert_array_equal(source.read(3), picture())
+    np.testing.assert_array_equal(source.load(3).pixels, picture())
     (source,), _ = as_sources(torch.from_numpy(picture(channels=1)[..., 0]))
-    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+    np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
 def test_a_pil_image_is_rgb_or_grey() -> None:
     (source,), is_single = as_sources(Image.fromarray(picture()))
     assert is_single
-    np.testing.assert_array_equal(source.read(3), picture())
+    np.testing.assert_array_equal(source.load(3).pixels, picture())
     (source,), _ = as_sources(Image.fromarray(picture(channels=1)[..., 0]))
-    np.testing.assert_array_equal(source.read(1), picture(channels=1))
+    np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "1", "CMYK", "I;16"])
 def test_a_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
     converted = Image.new("I;16", (9, 6)) if mode == "I;16" else Image.fromarray(picture()).convert(mode)
     (source,), _ = as_sources(converted)
-    np.testing.assert_array_equal(source.read(3), np.asarray(converted.convert("RGB")))
+    np.testing.assert_array_equal(source.load(3).pixels, np.asarray(converted.convert("RGB")))
 
 
 def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> 
         assert not is_single
         assert [source.name for source in sources] == ["0", str(tree / "a.png"), "2", "3"]
         for source, seed in zip(sources, (1, 1, 2, 3), strict=True):  # a.png was drawn second
-            np.testing.assert_array_equal(source.read(3), picture(seed))
+            np.testing.assert_array_equal(source.load(3).pixels, picture(seed))
     assert as_sources([]) == ([], False)
 
 
@@ -205,4 +205,4 @@ def test_what_is_no_image_is_refused(given: Any, found: str) -> None:
 
 def test_a_source_with_neither_path_nor_pixels_is_refused() -> None:
     with pytest.raises(MediaError, match="frame 7: no path and no pixels to read"):
-        ImageSource("frame 7").read(3)
+        ImageSource("frame 7").load(3)
