@@ -47,8 +47,8 @@ def test_the_kernels_sources_are_in_the_wheel(unpacked: Path) -> None:
 
 
 def test_the_presets_of_the_wheel_are_those_of_the_repository(unpacked: Path) -> None:
-    packed = {p.name: p.read_text() for p in (unpacked / "detector/presets").rglob("*.yaml")}
-    assert packed == {p.name: p.read_text() for p in (ROOT / "cfg").rglob("*.yaml")}
+    packed = {p.name: p.read_text() for p in (unpacked / "detector/presets").rglob("*.*")}
+    assert packed == {p.name: p.read_text() for p in (ROOT / "cfg").rglob("*.*")}
 
 
 def test_the_wheel_works_away_from_the_repository(unpacked: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ class DarknetCfg:
 
     def place(self, section: Section) -> str:
         """Where a section stands, as errors begin: `file:line: [name]`."""
-        return f"{self.path}:{section.line}: [{section.name}]"
+        line = f":{section.line}" if section.line else ""
+        return f"{self.path or 'the network'}{line}: [{section.name}]"
 
     def sources(self, index: int) -> tuple[int, ...]:
         """The absolute indices of the layers that layer `index` refers to by number, in its order."""
@@ -64,6 +66,7 @@ class _RawSection:
     name: str
     line: int
     keys: dict[str, tuple[str, int]] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)  # keys that are missing or unreadable: checked no further
 
 
 class _Messages:
@@ -75,10 +78,14 @@ class _Messages:
     def __bool__(self) -> bool:
         return self._count > 0
 
+    @property
+    def is_full(self) -> bool:
+        return self._count >= MAX_MESSAGES
+
     def add(self, line: int, text: str) -> None:
-        self._count += 1
-        if len(self._found) < MAX_MESSAGES:
+        if not self.is_full:
             self._found.append((line, text))
+        self._count += 1
 
     def lines(self) -> tuple[str, ...]:
         more = (f"and {self._count - MAX_MESSAGES} more",) if self._count > MAX_MESSAGES else ()
@@ -182,21 +189,24 @@ class _Reader:
                     values[known[name].attribute] = read_value(known[name], text, noted)
                 except UnreadableValueError as problem:
                     self.mistakes.add(line, f"{place} {problem}")
+                    raw.doubtful.add(name)
                 for note in noted:
                     self.warnings.add(line, f"{place} {note}")
             elif name not in section_type.ignored:
-                nearest = registry.nearest(name, known) if len(known) < 20 else _did_you_mean(name, known)
+                # Looking for the nearest takes time: not for more keys than are shown.
+                nearest = "" if self.warnings.is_full else _did_you_mean(name, known)
                 self.warnings.add(line, f"[{raw.name}] {nodes.shown(name)} is an unknown key and left out{nearest}")
+        for name, key in known.items():
+            if key.constraints["required"] and name not in raw.keys:
+                self.mistakes.add(raw.line, f"[{raw.name}] has no {name}")
+                raw.doubtful.add(name)
         return section_type(line=raw.line, **values)
 
     def _at(self, raw: _RawSection, key: str) -> int:
         return raw.keys[key][1] if key in raw.keys else raw.line
 
     def _check_net(self, raw: _RawSection, net: NetSection) -> None:
-        for side in ("width", "height", "channels"):
-            if side not in raw.keys:
-                self.mistakes.add(raw.line, f"[net] has no {side}")
-        if net.policy == "steps" and len(net.steps) != len(net.scales):
+        if net.policy == "steps" and not {"steps", "scales"} & raw.doubtful and len(net.steps) != len(net.scales):
             found = f"{len(net.steps)} steps and {len(net.scales)} scales"
             self.mistakes.add(self._at(raw, "steps"), f"[net] policy=steps wants a scale for each step, found {found}")
 
@@ -205,32 +215,32 @@ class _Reader:
         for attribute in _REFERENCES:
             value = getattr(section, attribute, None)
             key = attribute.rstrip("_")
-            if value is None:
+            if value is None or key in raw.doubtful:
                 continue
             for reference in (value,) if isinstance(value, int) else value:
                 target = reference if reference >= 0 else index + reference
-                place = f"[{raw.name}] {key}={reference}"
+                problem = ""
                 if not 0 <= target < index:
-                    self.mistakes.add(
-                        self._at(raw, key), f"{place} is layer {target}; layer {index} can refer to 0..{index - 1} only"
-                    )
+                    problem = f"is layer {target}; layer {index} can refer to 0..{index - 1} only"
                 elif attribute == "share_index" and not isinstance(before[target], sections.ConvolutionalSection):
-                    self.mistakes.add(self._at(raw, key), f"{place} is layer {target}, no [convolutional]")
+                    problem = f"is layer {target}, no [convolutional]"
+                if problem:
+                    self.mistakes.add(self._at(raw, key), f"[{raw.name}] {key}={reference} {problem}")
 
     def _check_anchors(self, raw: _RawSection, section: LayerSection) -> None:
         if not isinstance(section, sections.AnchorSection | sections.RegionSection):
             return
-        if len(section.anchors) != section.num:
+        if not {"anchors", "num"} & raw.doubtful and len(section.anchors) != section.num:
             found = f"num={section.num} and {2 * len(section.anchors)} numbers"
             self.mistakes.add(self._at(raw, "anchors"), f"[{raw.name}] anchors wants num pairs, found {found}")
         if isinstance(section, sections.AnchorSection):
             over = [m for m in section.mask if m >= section.num]
-            if over:
+            if over and not {"mask", "num"} & raw.doubtful:
                 self.mistakes.add(
                     self._at(raw, "mask"), f"[{raw.name}] mask {over[0]} wants to be below num={section.num}"
                 )
             counters = section.counters_per_class
-            if counters and len(counters) != section.classes:
+            if counters and "classes" not in raw.doubtful and len(counters) != section.classes:
                 found = f"{len(counters)} for classes={section.classes}"
                 self.mistakes.add(
                     self._at(raw, "counters_per_class"),
@@ -239,7 +249,7 @@ class _Reader:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest key, or nothing: a list of fifty helps nobody."""
+    """The nearest key, or nothing: a list of all helps nobody."""
     text = registry.nearest(name, known)
     return text if text.startswith("; did") else ""
 
@@ -255,7 +265,7 @@ def parse_cfg(text: str, name: str) -> DarknetCfg:
         DarknetError: the file cannot be read or honoured; one line for each mistake with file, line, section and key.
     """
     if len(text) > MAX_FILE_BYTES:
-        raise DarknetError(f"{name} has {len(text)} characters, at most {MAX_FILE_BYTES} are read; is this a .cfg?")
+        raise DarknetError(f"{name} is longer than {MAX_FILE_BYTES} characters; is this a .cfg?")
     return _Reader(text, name).read()
 
 
@@ -263,17 +273,19 @@ def find_cfg(name: str | Path) -> Path:
     """A .cfg by its path, or a shipped one by name: `yolov4`, `yolov4.cfg` or `cfg/darknet/yolov4.cfg`.
 
     Raises:
-        DarknetError: there is none; the message gives the nearest shipped one.
+        DarknetError: there is none (the message gives the nearest shipped one), or it is a folder or a pipe.
     """
     path = Path(name)
+    if os.path.isfile(path):  # unlike Path.is_file, false for a name that no file can have
+        return path
+    if os.path.exists(path):
+        raise DarknetError(f"{path} is no file; a .cfg is wanted")
     folder = nodes.presets_dir() / "darknet"
-    shipped = folder / f"{path.stem if path.suffix == '.cfg' else path.name}.cfg"
-    if path.exists() or path.parent.parts not in ((), ("darknet",), ("cfg", "darknet")) or not shipped.is_file():
-        if path.exists():
-            return path
-        known = [p.stem for p in folder.glob("*.cfg")]
-        raise DarknetError(f"{nodes.shown(str(name))}: no such .cfg{registry.nearest(path.stem, known)}")
-    return shipped
+    shipped = folder / f"{path.name.removesuffix('.cfg')}.cfg"
+    if path.parent.parts in ((), ("darknet",), ("cfg", "darknet")) and os.path.isfile(shipped):
+        return shipped
+    known = [p.stem for p in folder.glob("*.cfg")]
+    raise DarknetError(f"{nodes.shown(str(name))}: no such .cfg{registry.nearest(path.name, known)}")
 
 
 def read_cfg(path: str | Path) -> DarknetCfg:

@@ -16,6 +16,7 @@ from detector import registry
 _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MAX_NUMBER_LENGTH = 400  # more than any float64 needs
+_MAX_ELEMENTS = 10_000  # of a list; the longest of a released network has 40, one for each class is thinkable
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def read_value(key: Key, text: str, warnings: list[str]) -> Any:
         return bool(flag)
     if key.type in (int, float):
         return key.type(_in_bounds(_number(text, key.type is int, warnings), key.constraints))
+    if text.count(",") >= _MAX_ELEMENTS:
+        raise UnreadableValueError(f"has more than {_MAX_ELEMENTS} elements")
     kind = typing.get_args(key.type)[0]
     numbers = [
         _in_bounds(_number(part, kind is int, warnings), key.constraints) for part in text.split(",")

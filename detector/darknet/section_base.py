@@ -34,9 +34,16 @@ def key(
     choices: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
     explicit: bool = False,
+    required: bool = False,
 ) -> T:
-    """A field of a section: its default, its bounds (inclusive) or words, and whether it is written even if default."""
-    constraints = {"low": low, "high": high, "choices": choices, "aliases": aliases or {}, "explicit": explicit}
+    """A field of a section: its default, its bounds (inclusive) or words, and when it stands in a file.
+
+    `explicit` keys are written even if they have their default, `required` ones must be in every file.
+    """
+    constraints = {
+        "low": low, "high": high, "choices": choices, "aliases": aliases or {}, "explicit": explicit or required,
+        "required": required,
+    }  # fmt: skip
     return field(default=default, metadata=constraints)
 
 
@@ -79,9 +86,9 @@ class NetSection(Section):
 
     batch: int = key(1, low=1, explicit=True)
     subdivisions: int = key(1, low=1, explicit=True)
-    width: int = key(0, low=1, explicit=True)
-    height: int = key(0, low=1, explicit=True)
-    channels: int = key(0, low=1, explicit=True)
+    width: int = key(0, low=1, required=True)
+    height: int = key(0, low=1, required=True)
+    channels: int = key(0, low=1, required=True)
     momentum: float = key(0.9)
     decay: float = key(0.0001)
     angle: float = key(0.0)

@@ -36,6 +36,9 @@ __all__ = [
     "SamSection", "ScaleChannelsSection", "Section", "ShortcutSection", "UpsampleSection", "YoloSection",
 ]  # fmt: skip
 
+_LEAST_ANCHOR = 1e-6  # the logarithm of a side is taken
+_MOST_ANCHORS = 1_000  # of one head; released networks have 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalSection(LayerSection):
@@ -159,7 +162,7 @@ class RouteSection(LayerSection):
     name: ClassVar[str] = "route"
     ignored: ClassVar[frozenset[str]] = frozenset(("stream", "wait_stream", "wait_stream_id"))
 
-    layers: tuple[int, ...] = key((-1,), explicit=True)
+    layers: tuple[int, ...] = key((-1,), required=True)
     groups: int = key(1, low=1)
     group_id: int = key(0, low=0)
 
@@ -177,7 +180,7 @@ class ShortcutSection(LayerSection):
         "assisted_excitation": ("0", "assisted excitation is not supported"),
     }
 
-    from_: tuple[int, ...] = key((-1,), explicit=True)
+    from_: tuple[int, ...] = key((-1,), required=True)
     weights_type: str = key(
         "none", choices=("none", "per_feature", "per_channel"), aliases={"per_layer": "per_feature"}
     )
@@ -191,7 +194,7 @@ class ScaleChannelsSection(LayerSection):
 
     name: ClassVar[str] = "scale_channels"
 
-    from_: int = key(-1, explicit=True)
+    from_: int = key(-1, required=True)
     scale_wh: bool = key(False)
     activation: str = key("linear", choices=ACTIVATIONS, explicit=True)
 
@@ -202,7 +205,7 @@ class SamSection(LayerSection):
 
     name: ClassVar[str] = "sam"
 
-    from_: int = key(-1, explicit=True)
+    from_: int = key(-1, required=True)
     activation: str = key("linear", choices=ACTIVATIONS, explicit=True)
 
 
@@ -257,9 +260,9 @@ class AnchorSection(LayerSection):
     ignored: ClassVar[frozenset[str]] = frozenset(("show_details",))
 
     mask: tuple[int, ...] = key((), low=0, explicit=True)  # (): all of them
-    anchors: tuple[tuple[float, float], ...] = key((), low=0, explicit=True)
+    anchors: tuple[tuple[float, float], ...] = key((), low=_LEAST_ANCHOR, required=True)
     classes: int = key(20, low=1, explicit=True)
-    num: int = key(1, low=1, explicit=True)
+    num: int = key(1, low=1, high=_MOST_ANCHORS, explicit=True)
     jitter: float = key(0.2)
     resize: float = key(1.0)
     ignore_thresh: float = key(0.5)
@@ -322,10 +325,10 @@ class RegionSection(LayerSection):
     }
     ignored: ClassVar[frozenset[str]] = frozenset(("log",))
 
-    anchors: tuple[tuple[float, float], ...] = key((), low=0, explicit=True)
+    anchors: tuple[tuple[float, float], ...] = key((), low=_LEAST_ANCHOR, required=True)
     classes: int = key(20, low=1, explicit=True)
     coords: int = key(4, low=4, high=4, explicit=True)
-    num: int = key(1, low=1, explicit=True)
+    num: int = key(1, low=1, high=_MOST_ANCHORS, explicit=True)
     softmax: bool = key(False)
     background: bool = key(False)
     bias_match: bool = key(False)

@@ -136,11 +136,12 @@ class _Chain:
         found = []
         for source in self._cfg.sources(index):
             section = self._cfg.layers[source]
-            _need(not isinstance(section, _ENDS), f"refers to layer {source}, a [{section.name}]; a head is no source")
-            _need(
-                not getattr(section, "antialiasing", 0),
-                f"refers to layer {source}, which has antialiasing; Darknet mixes up its sizes there",
-            )
+            if isinstance(section, _ENDS):
+                raise _MismatchError(f"refers to layer {source}, a [{section.name}]; a head is no source")
+            if getattr(section, "antialiasing", 0):
+                raise _MismatchError(
+                    f"refers to layer {source}, which has antialiasing; Darknet mixes up its sizes there"
+                )
             found.append(shapes[source])
         known = [shape.output_chw for shape in found if shape]
         return known if len(known) == len(found) else None
@@ -279,15 +280,15 @@ def _upsample(section: sections.UpsampleSection, given: Shape) -> Shape:
 def _route(section: sections.RouteSection, sources: list[Shape]) -> Shape:
     groups = section.groups
     _need(section.group_id < groups, f"group_id={section.group_id} wants to be below groups={groups}")
+    first = sources[0][1:]
     for reference, source in zip(section.layers, sources, strict=True):
-        _need(
-            source[1:] == sources[0][1:],
-            f"layers={reference} has a map of {_size(source)}, layers={section.layers[0]} one of {_size(sources[0])}; "
-            "they cannot be concatenated",
-        )
-        _need(
-            source[0] % groups == 0, f"groups={groups} does not divide the {source[0]} channels of layers={reference}"
-        )
+        if source[1:] != first:
+            raise _MismatchError(
+                f"layers={reference} has a map of {_size(source)}, layers={section.layers[0]} one of "
+                f"{_size(sources[0])}; they cannot be concatenated"
+            )
+        if source[0] % groups:
+            raise _MismatchError(f"groups={groups} does not divide the {source[0]} channels of layers={reference}")
     return sum(source[0] for source in sources) // groups, *sources[0][1:]
 
 

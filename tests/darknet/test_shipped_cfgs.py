@@ -1,0 +1,148 @@
+"""The shipped networks: layer by layer those that their authors released."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from detector.darknet.cfgfile import dump_cfg, parse_cfg, read_cfg
+from detector.darknet.shapes import infer_shapes, num_parameters
+from detector.darknet.weights import num_weight_bytes
+from detector.errors import DarknetError
+from detector.nodes import presets_dir
+
+# Layers, parameters and length of the weights file as Darknet counts them; digest of the released network's sections.
+SHIPPED = {
+    "yolov3": (107, 62_001_757, "872d984dc1bb35ab"),
+    "yolov3-tiny": (24, 8_858_734, "263ac85d84520bc8"),
+    "yolov4": (162, 64_429_405, "6f07ed1f4d73e58d"),
+    "yolov4-tiny": (38, 6_062_814, "e49bfb48a9658c96"),
+    "yolov4-csp": (175, 52_986_205, "040c1d03726c3555"),
+    "yolov4x-mish": (203, 99_847_037, "8bfd803b116dbb8f"),
+    "yolov4-p5": (244, 70_917_468, "1fd7b02a7d0c3171"),
+    "yolov4-p6": (305, 127_717_040, "dce4526ec062aca6"),
+    "yolov7-tiny": (99, 6_241_885, "aca1725e4c767ee8"),
+    "yolov7": (143, 36_974_557, "e12cdcf9ad6be59c"),
+}
+# name.conv.N: the first N layers; the length of the files that the authors published.
+PARTIAL = [
+    ("yolov4", 137, 170_038_676),
+    ("yolov4-tiny", 29, 19_789_716),
+    ("yolov3", 74, 162_482_580),  # darknet53.conv.74
+    ("yolov3-tiny", 11, 6_303_188),
+    ("yolov4-csp", 142, 146_548_116),
+    ("yolov4x-mish", 166, 277_307_668),
+    ("yolov4-p5", 232, 256_427_412),
+    ("yolov4-p6", 289, 463_340_948),
+]
+PARTIAL_NOT_SHIPPED = [
+    ("yolov4-csp-swish", 164, 185_312_660),
+    ("yolov4-csp-x-swish", 192, 358_357_268),
+    ("csresnext50-panet-spp", 112, 140_311_316),
+]
+FULL = {"yolov4": 257_717_640, "yolov3": 248_007_048, "yolov3-tiny": 35_434_956, "yolov4-tiny": 24_251_276}
+REFUSED = {"yolov3-tiny_xnor": "xnor", "yolov3-tiny_occlusion_track": "crnn"}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_comments(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")).lstrip("\n")
+
+
+def test_exactly_these_are_shipped():
+    assert {path.stem for path in (presets_dir() / "darknet").glob("*")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_has_the_layers_parameters_and_bytes_of_the_released_one(name):
+    num_layers, parameters, sections_digest = SHIPPED[name]
+    cfg = read_cfg(name)
+    assert cfg.warnings == ()
+    assert len(cfg.layers) == num_layers
+    assert num_parameters(cfg) == parameters
+    assert num_weight_bytes(cfg) == 4 * parameters + 20 == FULL.get(name, 4 * parameters + 20)
+    assert digest(dump_cfg(cfg)) == sections_digest
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_is_a_comment_and_our_own_writing(name):
+    text = (presets_dir() / "darknet" / f"{name}.cfg").read_text("ascii")
+    cfg = read_cfg(name)
+    assert text.startswith("# YOLOv")
+    assert max(len(line) for line in text.splitlines() if line.startswith("#")) <= 120
+    assert without_comments(text) == dump_cfg(cfg)
+    assert f"{len(cfg.layers)} layers, {num_parameters(cfg):,} parameters" in text
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_equals_its_release_layer_by_layer(name, released_cfgs: Path):
+    shipped, released = read_cfg(name), read_cfg(released_cfgs / f"{name}.cfg")
+    assert shipped.net == released.net
+    for index, (ours, theirs) in enumerate(zip(shipped.layers, released.layers, strict=True)):
+        assert ours == theirs, index
+
+
+@pytest.mark.parametrize(("name", "num_layers", "num_bytes"), PARTIAL)
+def test_a_partial_file_has_the_published_length(name, num_layers, num_bytes):
+    assert num_weight_bytes(read_cfg(name), num_layers) == num_bytes
+
+
+@pytest.mark.parametrize(("name", "num_layers", "num_bytes"), PARTIAL_NOT_SHIPPED)
+def test_a_partial_file_of_another_release_has_the_published_length(name, num_layers, num_bytes, released_cfgs: Path):
+    assert num_weight_bytes(read_cfg(released_cfgs / f"{name}.cfg"), num_layers) == num_bytes
+
+
+# Parameters as Darknet counts them.
+RELEASED = {
+    "cd53paspp-gamma": 64_429_405,
+    "csresnext50-panet-spp": 57_030_845,
+    "yolov3": 62_001_757,
+    "yolov3-openimages": 64_807_342,
+    "yolov3-tiny": 8_858_734,
+    "yolov3-tiny_3l": 9_009_967,
+    "yolov3-tiny_obj": 8_858_734,
+    "yolov3-voc": 61_678_657,
+    "yolov3.coco-giou-12": 62_001_757,
+    "yolov3_5l": 62_399_771,
+    "yolov4": 64_429_405,
+    "yolov4-csp": 52_986_205,
+    "yolov4-csp-s-mish": 8_291_165,
+    "yolov4-csp-swish": 52_986_205,
+    "yolov4-csp-x-swish": 99_847_037,
+    "yolov4-custom": 64_429_405,
+    "yolov4-p5": 70_917_468,
+    "yolov4-p6": 127_717_040,
+    "yolov4-tiny": 6_062_814,
+    "yolov4-tiny-3l": 6_334_045,
+    "yolov4-tiny-custom": 6_062_814,
+    "yolov4-tiny_contrastive": 7_390_429,
+    "yolov4x-mish": 99_847_037,
+    "yolov7": 36_974_557,
+    "yolov7-tiny": 6_241_885,
+}
+
+
+def test_every_released_network_reads_or_is_refused_with_its_reason(released_cfgs: Path):
+    names = {path.stem for path in released_cfgs.glob("*.cfg")}
+    assert names == {*RELEASED, *REFUSED}
+    for name, parameters in RELEASED.items():
+        cfg = read_cfg(released_cfgs / f"{name}.cfg")
+        assert num_parameters(cfg) == parameters, name
+        assert parse_cfg(dump_cfg(cfg), name) == cfg, name
+        assert len(infer_shapes(cfg)) == len(cfg.layers)
+        assert [w.split("] ")[1][:7] for w in cfg.warnings] == (["'batch'", "'subdiv"] if "images" in name else []), (
+            name
+        )
+    for name, reason in REFUSED.items():
+        with pytest.raises(DarknetError) as caught:
+            read_cfg(released_cfgs / f"{name}.cfg")
+        lines = str(caught.value).splitlines()
+        assert any(reason in line for line in lines)
+        assert all(
+            line.startswith(f"{released_cfgs / name}.cfg:") and " cannot be honoured: " in line for line in lines
+        )
