@@ -153,7 +153,14 @@ def activate(raw_map: Tensor, level: AnchorLevel) -> Tensor:
             f"{level.num_channels} channels, found {raw_map.shape[1]}"
         )
     batch, _, height, width = raw_map.shape
-    raw = raw_map.float().reshape(batch, len(level.mask), level.num_entries, height, width)
+    return activate_entries(raw_map.float().reshape(batch, len(level.mask), level.num_entries, height, width), level)
+
+
+def activate_entries(raw: Tensor, level: AnchorLevel) -> Tensor:
+    """The same on raw values that have their entries in dimension 2, float32 (., ., entries, ...).
+
+    Of the kind `yolo` classes may be missing.
+    """
     if level.kind == "gaussian":
         xy, wh = raw[:, :, 0:4].sigmoid(), raw[:, :, 4:8]
         xy = torch.stack([_rescaled(xy[:, :, 0], level), xy[:, :, 1], _rescaled(xy[:, :, 2], level), xy[:, :, 3]], 2)

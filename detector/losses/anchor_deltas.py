@@ -1,0 +1,346 @@
+"""What Darknet teaches the cells of one anchor level: the deltas of a `[yolo]` layer.
+
+A delta is what is added to an output so that the loss falls, summed over cells and images. The rules are sequential:
+free cells first, then the objects of an image in their order, and where objects share a cell the later ones see what
+the earlier ones left. Everything here runs over all cells at once; only objects of the same cell wait for each other.
+A cell here is one anchor at one place of the grid; cells are flat over (B, anchors, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.losses.darknet_boxes import overlap_gradient, overlap_of
+from detector.models.anchors import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
+
+_LIKELY_CLASS = 0.25  # a free cell compares itself with objects only if a class of it is likelier than this
+_CROWD_SHARE = 0.5  # a predicted box lies in a crowd region if more than this share of its area does
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a batch relative to the canvas, one padded row per image.
+
+    Attributes:
+        cxcywh: float32 (B, M, 4), centre and size over the size of the canvas.
+        labels: int64 (B, M).
+        valid: bool (B, M), false on padding.
+        crowd_xyxy: float32 (B, C, 4), crowd regions, relative.
+        crowd_valid: bool (B, C).
+    """
+
+    cxcywh: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd_xyxy: Tensor
+    crowd_valid: Tensor
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """The deltas of a level, and how far its assigned boxes are from their objects.
+
+    Attributes:
+        objectness: float32 (N,), of every cell, N = B * anchors * H * W.
+        cell: int64 (U,), the cells that have other deltas too, ascending.
+        box: float32 (U, 4), x, y, w, h.
+        classes: float32 (U, classes).
+        distance: float32 (), mean of 1 - IoU (giou: 1 - GIoU) over the assigned boxes, 0 without any.
+    """
+
+    objectness: Tensor
+    cell: Tensor
+    box: Tensor
+    classes: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """What a level predicts.
+
+    Attributes:
+        level: what its map means and how it is taught.
+        raw: float32 (B, anchors, entries, H, W).
+        cxcywh: float32 (N, 4), boxes relative to the canvas.
+        objectness: float32 (N,).
+        class_weights: float32 (classes,), the weight of each class by its rarity, or None where all weigh alike.
+    """
+
+    level: AnchorLevel
+    raw: Tensor
+    cxcywh: Tensor
+    objectness: Tensor
+    class_weights: Tensor | None
+
+    @classmethod
+    def of(cls, raw_map: Tensor, level: AnchorLevel) -> _Predictions:
+        """The predictions in a raw map; boxes and objectness of all cells, classes only where they are asked for."""
+        num_images, _, height, width = raw_map.shape
+        raw = raw_map.float().reshape(num_images, len(level.mask), level.num_entries, height, width)
+        dense = activate_entries(raw[:, :, :5], level)
+        boxes = boxes_cxcywh(dense[:, :, 0:2], dense[:, :, 2:4], level).movedim(2, 4).reshape(-1, 4)
+        canvas_h, canvas_w = level.canvas_hw((height, width))
+        relative = boxes / boxes.new_tensor([canvas_w, canvas_h, canvas_w, canvas_h])
+        return cls(level, raw, relative, dense[:, :, 4].flatten(), _class_weights(level, raw.device))
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of the level."""
+        return self.raw.shape[3], self.raw.shape[4]
+
+    def has_likely_class(self) -> Tensor:
+        """Which cells find some class likely: bool (N,)."""
+        likeliest = self.raw[:, :, 5:].amax(dim=2)
+        probability = likeliest if self.level.new_coords else likeliest.sigmoid()
+        return (probability > _LIKELY_CLASS).flatten()
+
+    def entries(self, cell: Tensor) -> Tensor:
+        """The activated entries (P, 5 + classes) of cells (P,)."""
+        image, slot, row, column = self.place(cell)
+        return activate_entries(self.raw[image, slot, :, row, column][:, None], self.level)[:, 0]
+
+    def place(self, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image, anchor, row and column of cells (P,)."""
+        num_images, num_anchors, _, rows, columns = self.raw.shape
+        image, slot, row, column = torch.unravel_index(cell, (num_images, num_anchors, rows, columns))
+        return image, slot, row, column
+
+    def weight(self, label: Tensor) -> Tensor:
+        """The weight (P,) of labels (P,)."""
+        if self.class_weights is None:
+            return torch.ones_like(label, dtype=torch.float32)
+        return self.class_weights[label]
+
+
+def _class_weights(level: AnchorLevel, device: torch.device) -> Tensor | None:
+    training = level.training
+    if training.counters_per_class is None:
+        return None
+    counters = torch.tensor(training.counters_per_class, dtype=torch.float32, device=device)
+    weights = counters.max() / counters.clamp(min=1)
+    return weights if training.max_delta is None else weights.clamp(max=training.max_delta)
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """Which cell (P,) learns which object: image (P,), column in the padded row (P,) and overlap with it (P,)."""
+
+    cell: Tensor
+    image: Tensor
+    index: Tensor
+    overlap: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> _Lessons:
+        return _Lessons(self.cell[chosen], self.image[chosen], self.index[chosen], self.overlap[chosen])
+
+
+@torch.no_grad()
+def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: Objects) -> Deltas:
+    """The deltas of one level of kind `yolo`.
+
+    Args:
+        raw_map: (B, level.num_channels, H, W).
+        level: what the map means and how it is taught.
+        objects: the objects of the batch.
+    """
+    predictions = _Predictions.of(raw_map, level)
+    objectness, near = _teach_free_cells(predictions, objects)
+    assigned = _assigned(predictions, objects)
+    cell = torch.cat([near.cell, assigned.cell]).unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    entries = predictions.entries(cell)
+    box, classes = torch.zeros_like(entries[:, :4]), torch.zeros_like(entries[:, 5:])
+    deltas = Deltas(objectness, cell, box, classes, objectness.new_zeros(()))
+    if len(near.cell):
+        _teach_near_cells(deltas, entries, predictions, objects, near)
+    if not len(assigned.cell):
+        return deltas
+    _teach_assigned_cells(deltas, entries, predictions, objects, assigned)
+    if level.training.iou_thresh < 1:
+        num_positive = (classes > 0).sum(dim=1).clamp_(min=1)
+        box /= torch.where(objectness[cell] != 0, num_positive, 1)[:, None]
+    kind: Overlap = "giou" if level.training.iou_loss == "giou" else "iou"
+    wanted = objects.cxcywh[assigned.image, assigned.index]
+    distance = (1 - overlap_of(predictions.cxcywh[assigned.cell], wanted, kind)).mean()
+    return Deltas(objectness, cell, box, classes, distance)
+
+
+# --- free cells ------------------------------------------------------------------------------------------------------
+
+
+def _teach_free_cells(predictions: _Predictions, objects: Objects) -> tuple[Tensor, _Lessons]:
+    """Every cell is background, but for those whose box lies on an object or in a crowd region.
+
+    Returns:
+        The deltas of objectness (N,), and the cells that are near enough to an object to learn it (`truth_thresh`).
+    """
+    training = predictions.level.training
+    objectness = predictions.objectness
+    deltas = training.obj_normalizer * (0 - objectness)
+    near = _overlapping(predictions, objects)
+    known = near[near.overlap > training.ignore_thresh]
+    if training.truth_thresh < 1:
+        known = known[predictions.has_likely_class()[known.cell]]
+    if training.objectness_smooth:
+        towards = training.obj_normalizer * (known.overlap - objectness[known.cell])
+        deltas[known.cell] = torch.maximum(deltas[known.cell], towards)
+    else:
+        deltas[known.cell] = 0.0
+    if objects.crowd_valid.any():
+        deltas.masked_fill_(_in_crowds(predictions, objects) & (deltas < 0), 0.0)
+    return deltas, near[near.overlap > training.truth_thresh]
+
+
+def _overlapping(predictions: _Predictions, objects: Objects) -> _Lessons:
+    """The first of the objects that overlap a cell most, for every cell that compares itself with objects."""
+    num_images = len(predictions.raw)
+    compares = predictions.has_likely_class()
+    if predictions.level.training.truth_thresh < 1:  # then every cell does
+        compares = torch.ones_like(compares)
+    has_objects = objects.valid.any(dim=1).repeat_interleave(len(compares) // num_images)
+    cell = (compares & has_objects).nonzero().squeeze(1)
+    image = cell // (len(compares) // num_images)
+    if not len(cell):
+        return _Lessons(cell, image, image, predictions.cxcywh.new_zeros(0))
+    overlap = overlap_of(predictions.cxcywh[cell, None], objects.cxcywh[image], "iou")
+    overlap = overlap.masked_fill_(~objects.valid[image], 0.0)
+    best = overlap.max(dim=1)
+    return _Lessons(cell, image, best.indices, best.values)
+
+
+def _in_crowds(predictions: _Predictions, objects: Objects) -> Tensor:
+    """Which predicted boxes lie mostly in a crowd region of their image: bool (N,)."""
+    boxes = predictions.cxcywh.view(len(predictions.raw), -1, 1, 4)
+    half = boxes[..., 2:] / 2
+    low = torch.maximum(boxes[..., :2] - half, objects.crowd_xyxy[:, None, :, :2])
+    high = torch.minimum(boxes[..., :2] + half, objects.crowd_xyxy[:, None, :, 2:])
+    inside = (high - low).clamp_(min=0).prod(dim=-1) > _CROWD_SHARE * boxes[..., 2:].prod(dim=-1)
+    return (inside & objects.crowd_valid[:, None]).any(dim=2).flatten()
+
+
+def _teach_near_cells(
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, near: _Lessons
+) -> None:
+    """Cells that overlap an object by more than `truth_thresh` learn it."""
+    training = predictions.level.training
+    row = torch.searchsorted(deltas.cell, near.cell)
+    label = objects.labels[near.image, near.index]
+    target = near.overlap.square() if training.objectness_smooth else torch.ones_like(near.overlap)
+    deltas.objectness[near.cell] = training.obj_normalizer * (target - entries[row, 4])
+    _teach_class(deltas.classes, entries, predictions, row, label)
+    if training.objectness_smooth:
+        deltas.classes[row, label] = predictions.weight(label) * (target - entries[row, 5 + label])
+    deltas.box[row] += _box_deltas(entries[row], predictions, objects, near)
+
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+
+def _assigned(predictions: _Predictions, objects: Objects) -> _Lessons:
+    """Every object to the anchors of its place that suit its shape, by image, then object."""
+    level, (rows, columns) = predictions.level, predictions.grid_hw
+    canvas_h, canvas_w = level.canvas_hw((rows, columns))
+    device = objects.cxcywh.device
+    anchors = torch.tensor(level.anchors_wh, dtype=torch.float32, device=device)
+    anchors = anchors / anchors.new_tensor([canvas_w, canvas_h])
+    # Only shapes count here: every box is moved to the origin.
+    shapes = torch.cat([torch.zeros_like(anchors), anchors], dim=1)
+    wanted = torch.cat([torch.zeros_like(objects.cxcywh[..., :2]), objects.cxcywh[..., 2:]], dim=2)[:, :, None]
+    best = overlap_of(shapes, wanted, "iou").argmax(dim=2)  # the first of equal anchors
+    suits = torch.zeros((*best.shape, len(anchors)), dtype=torch.bool, device=device)
+    if level.training.iou_thresh < 1:
+        suits = overlap_of(shapes, wanted, level.training.iou_thresh_kind) > level.training.iou_thresh
+    suits = suits.scatter(2, best[..., None], True) & objects.valid[..., None]
+    slots = [level.mask.index(n) if n in level.mask else -1 for n in range(len(anchors))]
+    slot_of_anchor = torch.tensor(slots, device=device)
+    image, index, anchor = (suits & (slot_of_anchor >= 0)).nonzero(as_tuple=True)
+    x, y = objects.cxcywh[image, index, 0], objects.cxcywh[image, index, 1]
+    # A centre on the right or lower border belongs to the last cell.
+    column = (x * columns).long().clamp_(0, columns - 1)
+    row = (y * rows).long().clamp_(0, rows - 1)
+    cell = ((image * len(level.mask) + slot_of_anchor[anchor]) * rows + row) * columns + column
+    return _Lessons(cell, image, index, torch.ones_like(x))
+
+
+def _teach_assigned_cells(
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, assigned: _Lessons
+) -> None:
+    """Every object teaches its cells, where they are shared after the objects before it."""
+    training = predictions.level.training
+    row = torch.searchsorted(deltas.cell, assigned.cell)
+    label = objects.labels[assigned.image, assigned.index]
+    box = _box_deltas(entries[row], predictions, objects, assigned)
+    objectness = predictions.weight(label) * training.obj_normalizer * (1 - entries[row, 4])
+    turn = _turns(row)
+    for rank in range(int(turn.max()) + 1):  # the objects of a cell, hardly ever more than two
+        now = turn == rank
+        at, cell = row[now], assigned.cell[now]
+        deltas.box[at] += box[now]
+        before = deltas.objectness[cell]
+        keeps = (before != 0) if training.objectness_smooth else torch.zeros_like(before, dtype=torch.bool)
+        deltas.objectness[cell] = torch.where(keeps, before, objectness[now])
+        _teach_class(deltas.classes, entries, predictions, at, label[now])
+
+
+def _turns(row: Tensor) -> Tensor:
+    """How many earlier entries name the same row: int64 (P,)."""
+    ordered, order = row.sort(stable=True)
+    position = torch.arange(len(row), device=row.device)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    start = torch.where(is_first, position, 0).cummax(dim=0).values
+    return torch.empty_like(row).scatter_(0, order, position - start)
+
+
+def _teach_class(deltas: Tensor, entries: Tensor, predictions: _Predictions, row: Tensor, label: Tensor) -> None:
+    """Class deltas (U, classes) of rows (P,), none twice, for labels (P,).
+
+    The first object of a cell writes every class; a later one finds its class written and rewrites that one alone.
+    """
+    training = predictions.level.training
+    eps, weight = training.label_smooth_eps, predictions.weight(label)
+    own = torch.arange(len(row), device=row.device)
+    probability = entries[row, 5:]
+    hit = probability[own, label]
+    wanted = torch.zeros_like(probability)
+    wanted[own, label] = 1.0
+    if training.focal_loss:  # the derivative of Lin et al. 2017, equation 5, with gamma 2, as Darknet scales it
+        certain = hit + 1e-15
+        focus = -(1 - certain) * (2 * certain * certain.log() + certain - 1)
+        whole = (wanted - probability) * (0.5 * focus)[:, None]
+    else:
+        whole = wanted * (1 - eps) + 0.5 * eps - probability
+        if predictions.class_weights is not None:
+            whole[own, label] *= weight * training.cls_normalizer
+    before = deltas[row]
+    written = before[own, label] != 0
+    before[own, label] = weight * (1 - 0.5 * eps - hit)
+    deltas[row] = torch.where(written[:, None], before, whole)
+
+
+def _box_deltas(entries: Tensor, predictions: _Predictions, objects: Objects, lessons: _Lessons) -> Tensor:
+    """The deltas (P, 4) of x, y, w, h of cells with entries (P, 5 + classes)."""
+    level, training, (rows, columns) = predictions.level, predictions.level.training, predictions.grid_hw
+    wanted = objects.cxcywh[lessons.image, lessons.index]
+    scale = training.iou_normalizer * predictions.weight(objects.labels[lessons.image, lessons.index])
+    if training.iou_loss == "mse":
+        _, slot, row, column = predictions.place(lessons.cell)
+        canvas_h, canvas_w = level.canvas_hw((rows, columns))
+        offset = wanted[:, :2] * wanted.new_tensor([columns, rows]) - torch.stack([column, row], dim=1)
+        anchors = level.own_anchors_wh(wanted.device)[slot]
+        ratio = wanted[:, 2:] * wanted.new_tensor([canvas_w, canvas_h]) / anchors
+        size = (ratio / 4).sqrt() if level.new_coords else ratio.log()
+        small = 2 - wanted[:, 2] * wanted[:, 3]  # small objects weigh more
+        return (small * scale)[:, None] * (torch.cat([offset, size], dim=1) - entries[:, :4])
+    predicted = predictions.cxcywh[lessons.cell]
+    predicted[:, 2:] = torch.where(predicted[:, 2:] == 0, 1.0, predicted[:, 2:])  # Darknet's guard of the division
+    delta = overlap_gradient(predicted, wanted, training.iou_loss)
+    if not level.new_coords:
+        delta[:, 2:] *= entries[:, 2:4].exp()
+    delta = (delta * scale[:, None]).nan_to_num_(0.0, 0.0, 0.0)
+    bound = math.inf if training.max_delta is None else training.max_delta
+    return delta.clamp_(-bound, bound)
