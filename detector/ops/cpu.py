@@ -1,6 +1,6 @@
 """The kernels on CPU tensors: float32 and bfloat16, channels_last and NCHW.
 
-The same functions exist for CUDA tensors in `cuda.py`; the operators of `mish.py` and `norm_mish.py` stand on both.
+The operators of `mish.py` and `norm_mish.py` stand on these functions and on those of `cuda.py`.
 Tensors given together have one shape; x decides dtype and memory format, the others are brought to it. Per-channel
 values are float32 (C,).
 """
@@ -72,14 +72,6 @@ def mish_backward_out(grad: Tensor, x: Tensor, out: Tensor) -> None:
     call("mish_backward", x.dtype, grad, x, out, x.numel())
 
 
-def norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel."""
-    x = image_format(x)
-    mean, variance = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
-    call("norm_statistics", x.dtype, x, *_grid(x), mean, variance)
-    return mean, variance
-
-
 def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """mish(z) + residual with z = scale (x - mean) + bias."""
     x = image_format(x)
@@ -89,22 +81,42 @@ def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, resi
     return y
 
 
-def norm_mish_sums(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over each channel of g = grad * mish'(z) and of g (x - mean)."""
+def norm_mish_train(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """mish(batch norm(x)) + residual with the statistics of x; also their mean and biased variance."""
     x = image_format(x)
-    sum_g, sum_gx = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
-    call("norm_mish_sums", x.dtype, like(grad, x), x, *_grid(x), mean, scale, bias, sum_g, sum_gx)
-    return sum_g, sum_gx
+    y = torch.empty_like(x)
+    mean, variance = torch.empty_like(weight), torch.empty_like(weight)
+    residual = None if residual is None else like(residual, x)
+    call("norm_mish_train", x.dtype, x, residual, y, *_grid(x), weight, bias, eps, mean, variance)
+    return y, mean, variance
 
 
 def norm_mish_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, constant: Tensor, slope: Tensor
-) -> Tensor:
-    """The gradient scale (g - constant - (x - mean) slope) with g = grad * mish'(z)."""
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `norm_mish_train` with respect to x, weight and bias."""
     x = image_format(x)
     out = torch.empty_like(x)
-    call("norm_mish_backward", x.dtype, like(grad, x), x, out, *_grid(x), mean, scale, bias, constant, slope)
-    return out
+    grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
+    grad = like(grad, x)
+    call(
+        "norm_mish_backward",
+        x.dtype,
+        grad,
+        x,
+        out,
+        *_grid(x),
+        weight,
+        bias,
+        mean,
+        variance,
+        eps,
+        grad_weight,
+        grad_bias,
+    )
+    return out, grad_weight, grad_bias
 
 
 def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:

@@ -120,19 +120,26 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _SUFFIXES and x.numel() > 0
 
 
+# The arguments of each kernel: p an address or None, l a 64-bit integer, d a double.
+_SIGNATURES = {
+    "mish_forward": "ppl",
+    "mish_backward": "pppl",
+    "norm_mish_forward": "ppplllppp",
+    "norm_mish_train": "ppplllppdpp",
+    "norm_mish_backward": "ppplllppppdpp",
+    "bias_mish": "ppplll",
+}
+_C_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "d": ctypes.c_double}
+
+
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
     function = getattr(_library(), f"detector_{name}_{_SUFFIXES[dtype]}")
     function.restype = None
-    function.argtypes = None
+    function.argtypes = [_C_TYPES[letter] for letter in _SIGNATURES[name]]
     return function  # type: ignore[no-any-return]  # ctypes functions are untyped
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
-    """Calls a kernel: a tensor is passed as the address of its first element, a number as a 64-bit integer."""
-    _function(name, dtype)(
-        *(
-            ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_void_p(None if a is None else a.data_ptr())
-            for a in arguments
-        )
-    )
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+    """Calls a kernel on the numbers and the addresses of the first elements of the tensors given."""
+    _function(name, dtype)(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])

@@ -56,14 +56,12 @@ def norm_mish(x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None = None) -
     if not norm.training:
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         return kernels(x).norm_mish_forward(x, norm.running_mean, scale, norm.bias, residual)  # type: ignore[union-attr, no-any-return]  # checked above
-    y, mean, variance = torch.ops.detector.norm_mish(x, residual, norm.weight, norm.bias, norm.eps)
+    y, mean, variance = _NormMish.apply(x, residual, norm.weight, norm.bias, norm.eps)
     assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    with torch.no_grad():
-        num_values = x.numel() // x.shape[1]
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (num_values / (num_values - 1)), norm.momentum)
-        norm.num_batches_tracked.add_(1)
+    num_values = x.numel() // x.shape[1]
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (num_values / (num_values - 1)), norm.momentum)
+    norm.num_batches_tracked.add_(1)
     return y  # type: ignore[no-any-return]  # operators are untyped in torch
 
 
@@ -93,6 +91,8 @@ def _forward(
     if x.numel() == x.shape[1]:
         raise ValueError(f"batch norm in training wants more than one value per channel, found {tuple(x.shape)}")
     module = kernels(x)
+    if module is cpu:
+        return cpu.norm_mish_train(x, residual, weight, bias, eps)
     if module is None:
         variance, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
         y = _composed(x, weight, bias, eps)
@@ -105,6 +105,8 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     module = kernels(x)
+    if module is cpu:
+        return cpu.norm_mish_backward(grad, x, weight, bias, mean, variance, eps)
     if module is None:
         with torch.enable_grad():
             x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
@@ -129,26 +131,41 @@ def _fake_backward(
     return torch.empty_like(cpu.image_format(x)), torch.empty_like(weight), torch.empty_like(weight)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, residual, weight, bias, ctx.eps = inputs
-    _, mean, variance = output
-    ctx.mark_non_differentiable(mean, variance)
-    ctx.has_residual = residual is not None
-    ctx.save_for_backward(x, weight, bias, mean, variance)
+class _NormMish(torch.autograd.Function):
+    """The training-time operation; saves its input and 2 C numbers besides the parameters."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The operator itself, below autograd."""
+        with torch._C._AutoDispatchBelowAutograd():
+            y, mean, variance = torch.ops.detector.norm_mish.default(x, residual, weight, bias, eps)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.eps = eps
+        return y, mean, variance
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, mean, variance = ctx.saved_tensors
-    if torch.is_grad_enabled():  # a graph of the gradient is asked for: operators that have one
-        grads = torch.autograd.grad(_composed(x, weight, bias, ctx.eps), (x, weight, bias), grad, create_graph=True)
-    else:
-        grads = torch.ops.detector.norm_mish_backward(grad, x, weight, bias, mean, variance, ctx.eps)
-    return grads[0], grad if ctx.has_residual else None, grads[1], grads[2], None
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients, through operators that have gradients themselves where a graph of them is asked for."""
+        grad = grads[0]
+        if grad is None:
+            return None, None, None, None, None
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            y = _composed(x, weight, bias, ctx.eps)
+            found = torch.autograd.grad(y, (x, weight, bias), grad, create_graph=True)
+        else:
+            found = torch.ops.detector.norm_mish_backward.default(grad, x, weight, bias, mean, variance, ctx.eps)
+        grad_x, grad_weight, grad_bias = found
+        return grad_x, grad if ctx.needs_input_grad[1] else None, grad_weight, grad_bias, None
 
 
 for _key in ("CPU", "CUDA"):
     LIBRARY.impl("norm_mish", _forward, _key)
     LIBRARY.impl("norm_mish_backward", _backward, _key)
+LIBRARY.impl("norm_mish", _NormMish.apply, "Autograd")
 torch.library.register_fake("detector::norm_mish", _fake, lib=LIBRARY)
 torch.library.register_fake("detector::norm_mish_backward", _fake_backward, lib=LIBRARY)
-torch.library.register_autograd("detector::norm_mish", _differentiate, setup_context=_save, lib=LIBRARY)

@@ -1,9 +1,18 @@
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from detector.ops import native
+from detector.ops.mish import mish
+from detector.ops.norm_mish import norm_mish
 
 _PROBE = """
 import warnings
@@ -60,3 +69,39 @@ def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path) -> None:
     assert _probe(tmp_path).stdout.splitlines()[0] == "True True"
     assert library.stat().st_mtime_ns == written
     assert [p.name for p in (tmp_path / "detector").iterdir()] == [library.name]
+
+
+# The same source on processors without AVX-512: eight lanes, and what the compiler makes of them.
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the processors are x86's")
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("processor", ["x86-64", "haswell"])
+def test_the_kernels_of_a_lesser_processor_agree_with_float64(
+    processor: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if processor == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in native._FLAGS]
+    source, built = native._SOURCES / "cpu_kernels.cpp", tmp_path / "kernels.so"
+    subprocess.run(["g++", "-w", *flags, str(source), "-o", str(built)], check=True)
+    library = ctypes.CDLL(str(built))
+    native._function.cache_clear()
+    monkeypatch.setattr(native, "_library", lambda: library)
+    try:
+        torch.manual_seed(0)
+        tolerance = {torch.float32: 2e-6, torch.bfloat16: 8e-3}[dtype]  # a gradient is rounded to bfloat16 twice
+        for shape in [(2, 24, 7, 5), (1, 3, 5, 5), (2, 100, 4, 4)]:
+            for layout in (torch.channels_last, torch.contiguous_format):
+                x = (torch.randn(shape) * 4).to(dtype).contiguous(memory_format=layout).requires_grad_()
+                norm = nn.BatchNorm2d(shape[1])
+                reference, wanted_x = nn.BatchNorm2d(shape[1]).double(), x.detach().double().requires_grad_()
+                y, wanted = norm_mish(x, norm), F.mish(reference(wanted_x))
+                grad = torch.randn(shape)
+                y.backward(grad.to(dtype))
+                wanted.backward(grad.to(dtype).double())
+                assert (y - wanted).abs().max() <= tolerance * wanted.abs().max()
+                assert (x.grad - wanted_x.grad).abs().max() <= tolerance * wanted_x.grad.abs().max()
+        values = torch.linspace(-100, 100, 4001).to(dtype)
+        assert ((mish(values) - F.mish(values.double())).abs() <= tolerance * (1 + values.abs().double())).all()
+    finally:
+        native._function.cache_clear()

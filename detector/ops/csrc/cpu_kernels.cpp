@@ -4,6 +4,7 @@
 // is a plane of 1 and a batch of all its pixels. Sums run over a fixed partition and are combined in a fixed order in
 // double, so that a result does not depend on the number of threads.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -199,28 +200,46 @@ void norm_mish_forward(const T *x, const T *residual, T *y, const Grid &grid, co
 }
 
 template <typename T>
-void norm_mish_sums(const T *grad, const T *x, const Grid &grid, const float *mean, const float *scale,
-                    const float *bias, float *sum, float *moment) {
-    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale), biases = grid.spread(bias);
-    std::vector<double> first(grid.channels), second(grid.channels);
-    sums(grid, first.data(), second.data(), [&](int64_t i, int64_t c, int64_t count, Vector &a, Vector &b) {
+void norm_mish_train(const T *x, const T *residual, T *y, const Grid &grid, const float *weight, const float *bias,
+                     double epsilon, float *mean, float *variance) {
+    statistics(x, grid, mean, variance);
+    std::vector<float> scale(grid.channels);
+    for (int64_t c = 0; c < grid.channels; ++c)
+        scale[c] = static_cast<float>(weight[c] / std::sqrt(variance[c] + epsilon));
+    norm_mish_forward(x, residual, y, grid, mean, scale.data(), bias);
+}
+
+// The first pass sums g = grad * mish'(z) and g (x - mean) and leaves g in `out`; the second makes the gradient of it.
+template <typename T>
+void norm_mish_backward(const T *grad, const T *x, T *out, const Grid &grid, const float *weight, const float *bias,
+                        const float *mean, const float *variance, double epsilon, float *grad_weight,
+                        float *grad_bias) {
+    const int64_t channels = grid.channels;
+    std::vector<float> scale(channels), constant(channels), slope(channels);
+    std::vector<double> sum(channels), moment(channels), rstd(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+        rstd[c] = 1.0 / std::sqrt(variance[c] + epsilon);
+        scale[c] = static_cast<float>(weight[c] * rstd[c]);
+    }
+    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale.data()), biases = grid.spread(bias);
+    sums(grid, sum.data(), moment.data(), [&](int64_t i, int64_t c, int64_t count, Vector &a, Vector &b) {
         const Vector centred = get(x + i, count) - load(&means[c]);
         a = get(grad + i, count) * mish_slope<T>(centred * load(&scales[c]) + load(&biases[c]));
         b = a * centred;
+        put(out + i, a, count);
     });
-    std::copy(first.begin(), first.end(), sum);
-    std::copy(second.begin(), second.end(), moment);
-}
-
-template <typename T>
-void norm_mish_backward(const T *grad, const T *x, T *out, const Grid &grid, const float *mean, const float *scale,
-                        const float *bias, const float *constant, const float *slope) {
-    const std::vector<float> means = grid.spread(mean), scales = grid.spread(scale), biases = grid.spread(bias),
-                             constants = grid.spread(constant), slopes = grid.spread(slope);
+    // grad x = scale (g - S1 / M - (x - mean) rstd^2 S2 / M), as scale g - (x slope + constant)
+    const double size = static_cast<double>(grid.batch * grid.plane);
+    for (int64_t c = 0; c < channels; ++c) {
+        grad_bias[c] = static_cast<float>(sum[c]);
+        grad_weight[c] = static_cast<float>(moment[c] * rstd[c]);
+        constant[c] = static_cast<float>(scale[c] * sum[c] / size);
+        slope[c] = static_cast<float>(scale[c] * moment[c] / size * rstd[c] * rstd[c]);
+    }
+    const std::vector<float> constants = grid.spread(constant.data()), slopes = grid.spread(slope.data());
     each(grid, [&](int64_t i, int64_t c, int64_t count) {
-        const Vector centred = get(x + i, count) - load(&means[c]), s = load(&scales[c]);
-        const Vector inner = get(grad + i, count) * mish_slope<T>(centred * s + load(&biases[c]));
-        put(out + i, s * (inner - load(&constants[c]) - centred * load(&slopes[c])), count);
+        const Vector centred = get(x + i, count) - load(&means[c]);
+        put(out + i, load(&scales[c]) * get(out + i, count) - load(&constants[c]) - centred * load(&slopes[c]), count);
     });
 }
 
@@ -244,25 +263,23 @@ void bias_mish(T *x, const float *bias, const T *residual, const Grid &grid) {
             put(out + i, get(grad + i, count) * mish_slope<T>(get(x + i, count)), count);                              \
         });                                                                                                            \
     }                                                                                                                  \
-    extern "C" void detector_norm_statistics_##NAME(const T *x, int64_t batch, int64_t channels, int64_t plane,        \
-                                                    float *mean, float *variance) {                                    \
-        statistics(x, Grid(batch, channels, plane), mean, variance);                                                   \
-    }                                                                                                                  \
     extern "C" void detector_norm_mish_forward_##NAME(const T *x, const T *residual, T *y, int64_t batch,              \
                                                       int64_t channels, int64_t plane, const float *mean,              \
                                                       const float *scale, const float *bias) {                         \
         norm_mish_forward(x, residual, y, Grid(batch, channels, plane), mean, scale, bias);                            \
     }                                                                                                                  \
-    extern "C" void detector_norm_mish_sums_##NAME(const T *grad, const T *x, int64_t batch, int64_t channels,         \
-                                                   int64_t plane, const float *mean, const float *scale,               \
-                                                   const float *bias, float *sum, float *moment) {                     \
-        norm_mish_sums(grad, x, Grid(batch, channels, plane), mean, scale, bias, sum, moment);                         \
+    extern "C" void detector_norm_mish_train_##NAME(const T *x, const T *residual, T *y, int64_t batch,                \
+                                                    int64_t channels, int64_t plane, const float *weight,              \
+                                                    const float *bias, double epsilon, float *mean,                    \
+                                                    float *variance) {                                                 \
+        norm_mish_train(x, residual, y, Grid(batch, channels, plane), weight, bias, epsilon, mean, variance);          \
     }                                                                                                                  \
-    extern "C" void detector_norm_mish_backward_##NAME(const T *grad, const T *x, T *out, int64_t batch,               \
-                                                       int64_t channels, int64_t plane, const float *mean,             \
-                                                       const float *scale, const float *bias, const float *constant,   \
-                                                       const float *slope) {                                           \
-        norm_mish_backward(grad, x, out, Grid(batch, channels, plane), mean, scale, bias, constant, slope);            \
+    extern "C" void detector_norm_mish_backward_##NAME(                                                                \
+        const T *grad, const T *x, T *out, int64_t batch, int64_t channels, int64_t plane, const float *weight,        \
+        const float *bias, const float *mean, const float *variance, double epsilon, float *grad_weight,               \
+        float *grad_bias) {                                                                                            \
+        norm_mish_backward(grad, x, out, Grid(batch, channels, plane), weight, bias, mean, variance, epsilon,          \
+                           grad_weight, grad_bias);                                                                    \
     }                                                                                                                  \
     extern "C" void detector_bias_mish_##NAME(T *x, const float *bias, const T *residual, int64_t batch,               \
                                               int64_t channels, int64_t plane) {                                       \
