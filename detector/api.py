@@ -35,10 +35,11 @@ class Detector:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Takes a model file (`.safetensors`, or a run's `last.pt`), or a configuration to train from scratch.
+        """Takes a model file (`.safetensors`, a run's `last.pt`, `.weights`) or a configuration to train from scratch.
 
         Args:
-            model: path of a model file, path of a YAML configuration, or name of a preset such as `mish-n`.
+            model: path of a model file, path of a YAML configuration or .cfg, or name of a preset such as `mish-n`; a
+                .weights file wants its .cfg beside it.
 
         Raises:
             CheckpointError: the model file cannot be read.
@@ -46,7 +47,7 @@ class Detector:
         """
         self._predictors: dict[int, Predictor] = {}
         self._loaded: LoadedModel | None = None
-        if Path(model).suffix in (".safetensors", ".pt"):
+        if Path(model).suffix in (".safetensors", ".pt", ".weights"):
             self._loaded = load_model(Path(model))
             self.config: ExperimentConfig = self._loaded.config
         else:

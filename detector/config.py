@@ -21,7 +21,7 @@ import pydantic
 import yaml
 
 from detector import registry
-from detector.errors import ConfigError
+from detector.errors import ConfigError, DetectorError
 from detector.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -78,7 +78,7 @@ class _Builder:
         if isinstance(node.value, str) and hasattr(schema, "of_file"):
             try:
                 return schema.of_file(node.value, node.where.folder)
-            except ConfigError as error:
+            except DetectorError as error:
                 self.mistakes.add(node.where, f"{key}: {error}")
                 return _FAILED
         if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,11 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detector import registry
 from detector.config import config_from_plain, load_config
+from detector.darknet.labels import DarknetDataset  # noqa: F401 (registers it)
+from detector.darknet.network import DarknetNet  # noqa: F401 (registers it)
 from detector.data.augment.settings import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig
+from detector.data.yolo import YoloDataset  # noqa: F401 (registers it)
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state
+from detector.engine.darknet_file import find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.engine.events import Noted, Report
 from detector.engine.optim import Muon, OptimizerConfig
 from detector.engine.precision import choose_device
@@ -27,7 +32,9 @@ from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.trainer import TrainConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
+from detector.losses.anchor import AnchorLoss  # noqa: F401 (registers it)
 from detector.losses.task_aligned import LossConfig, TaskAlignedLoss
+from detector.models.class_rows import is_named
 from detector.models.yolo import DetectionModel, ModelConfig, Yolo
 from detector.nodes import presets_dir
 from detector.postprocess import SelectConfig
@@ -67,11 +74,16 @@ class ExperimentConfig:
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """An experiment from a YAML file or a shipped preset, with `key=value` overrides.
+    """An experiment from a YAML file, a shipped preset or a Darknet .cfg, with `key=value` overrides.
+
+    A .cfg, by path or by the name of a shipped one such as `yolov4-tiny.cfg`, is an experiment with that network.
 
     Raises:
         ConfigError: every mistake found, each with file and line.
+        DarknetError: the .cfg cannot be honoured.
     """
+    if name.endswith(".cfg"):
+        return config_from_plain(ExperimentConfig, {"model": {"name": "darknet", "cfg": name}}, name, overrides)
     return load_config(ExperimentConfig, name, overrides)
 
 
@@ -112,14 +124,28 @@ class LoadedModel:
     file: ModelFile
 
 
-def load_model(weights: Path, overrides: Sequence[str] = ()) -> LoadedModel:
-    """A trained model from a model file, with overrides on the experiment it carries.
+def load_model(
+    weights: Path, overrides: Sequence[str] = (), *, cfg: str | None = None, names: Path | None = None
+) -> LoadedModel:
+    """A trained model from a model file or Darknet's .weights, with overrides on the experiment it carries.
+
+    Args:
+        weights: the file.
+        overrides: texts such as `evaluate.iou=0.6`.
+        cfg: the .cfg of a .weights file, or the name of a shipped one; without it the one beside it or of its name.
+        names: the class names of a .weights file; without it those beside it, or numbers.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit its own configuration.
+        DarknetError: a Darknet file cannot be read or does not fit the others.
         ConfigError: an override is wrong.
     """
-    file = load_model_file(weights)
+    if is_darknet_weights(weights):
+        file = load_darknet_file(weights, find_cfg_of(weights, cfg), names)
+    elif cfg is not None or names is not None:
+        raise ConfigError(f"--cfg and --names belong to a Darknet .weights file, found {weights}; leave them out")
+    else:
+        file = load_model_file(weights)
     try:
         config_from_plain(ExperimentConfig, file.config, str(weights))
     except ConfigError as error:
@@ -159,10 +185,37 @@ def read_split(config: ExperimentConfig, split: str, report: Report = lambda eve
     return annotations
 
 
+def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> LoadedModel:
+    """The same model with the category ids that an annotation file gives to the classes of these names.
+
+    A model without class names takes the file's categories in their order, if there are as many. Where the names are
+    not the model's, its own ids stay.
+
+    Raises:
+        DatasetError: the model has numbers for names and another number of classes.
+    """
+    names, ids = loaded.file.class_names, annotations.category_ids
+    if not is_named(names):
+        if len(names) != len(ids):
+            raise DatasetError(
+                f"{annotations.annotations}: the model has {len(names)} classes without names, the file {len(ids)} "
+                f"categories; name the classes with --names"
+            )
+        found = tuple(ids)
+    elif set(annotations.class_names) <= set(names):
+        id_of = dict(zip(annotations.class_names, ids, strict=True))
+        unused = (i for i in itertools.count(max(ids, default=0) + 1))
+        found = tuple(id_of[name] if name in id_of else next(unused) for name in names)
+    else:
+        return loaded
+    return replace(loaded, file=replace(loaded.file, category_ids=found))
+
+
 def evaluate_model(
     loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """Measures a loaded model on a split."""
+    loaded = with_category_ids_of(loaded, annotations)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
     return evaluate(predictor, annotations, loaded.config.evaluate, on_image)
 

@@ -9,25 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
+from detector.darknet.network import DarknetNet
 from detector.data.cache import stated_cost
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_skipped
 from detector.engine.checkpoint import ModelFile, load_model_file, load_training_state
+from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
 from detector.engine.events import Noted, Report
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
 from detector.engine.trainer import Trainer
-from detector.errors import CheckpointError
+from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluate import evaluate
 from detector.experiment import ExperimentConfig, build_model, read_split
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
+from detector.models.class_rows import is_named
 from detector.models.yolo import DetectionModel
 
 NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
@@ -98,6 +102,7 @@ def train(
     Raises:
         DatasetError: the data set cannot be used.
         CheckpointError: the state does not fit the experiment.
+        ConfigError: the model can be run but not trained.
         DivergenceError: a loss or gradient is not finite.
     """
     annotations = read_split(config, "train", report)
@@ -110,11 +115,14 @@ def train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     model = build_model(config, len(annotations.class_names))
+    for note in model.notes:
+        report(Noted(note))
+    if reasons := model.reasons_against_training():
+        raise ConfigError("\n".join(reasons))
     if start is None and config.train.weights is not None and resume is None:
-        start = load_model_file(config.train.weights)
+        start = read_start(config.train.weights, config)
     if start is not None:
-        left = load_matching(model, start)
-        report(Noted(f"starting from given weights; {len(left)} of {len(model.state_dict())} tensors stay random"))
+        report(Noted(f"starting from given weights; {load_matching(model, start, annotations.class_names)}"))
 
     identity: dict[str, Any] = {
         "config": config_to_plain(config),
@@ -197,12 +205,74 @@ def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last:
         )
 
 
-def load_matching(model: DetectionModel, file: ModelFile) -> list[str]:
-    """Copies the tensors of a model file whose names and shapes fit; returns the names of those left as they were."""
-    own = model.state_dict()
-    fitting = {name: t for name, t in file.state.items() if name in own and own[name].shape == t.shape}
+@dataclass(frozen=True)
+class Taken:
+    """What a model took of a model file.
+
+    Attributes:
+        left: the tensors left as they were.
+        known: the classes that both know, when rows of classes were taken by name.
+        new: the classes whose rows were left as they were.
+    """
+
+    left: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.left[:5]) + (f" and {len(self.left) - 5} more" if len(self.left) > 5 else "")
+        tensors = f"{len(self.left)} tensors stay random: {shown}" if self.left else "every tensor was taken"
+        if not (self.known or self.new):
+            return tensors
+        return (
+            f"{tensors}; classes taken by name: {', '.join(self.known) or 'none'}; new: {', '.join(self.new) or 'none'}"
+        )
+
+
+def read_start(weights: Path, config: ExperimentConfig) -> ModelFile:
+    """A file to start training from: a model file, or .weights of the experiment's own Darknet network, whole or not.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        DarknetError: it cannot be read, or is of another network.
+        ConfigError: it is Darknet's and the experiment's model is not.
+    """
+    if not is_darknet_weights(weights):
+        return load_model_file(weights)
+    if not isinstance(config.model, DarknetNet.Config):
+        raise ConfigError(
+            f"train.weights={weights} is Darknet's, the model is not; choose model={{name: darknet, cfg: FILE.cfg}}"
+        )
+    return load_darknet_file(weights, config.model.cfg, partial=True)
+
+
+def load_matching(model: DetectionModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
+    """Copies the tensors of a model file whose names and shapes fit, rows of classes by the name of the class.
+
+    Where the classes differ, every other tensor is kept and a class that both know keeps its rows. Where a side names
+    its classes by number only, all rows are copied if there are as many, else those that belong to no class.
+    """
+    own, rows = model.state_dict(), model.class_rows()
+    by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)
+    index = {name: i for i, name in enumerate(file.class_names)} if by_name else {}
+    fitting: dict[str, Tensor] = {}
+    for name, tensor in file.state.items():
+        if name not in own or tensor.shape[1:] != own[name].shape[1:]:
+            continue
+        remaps = name in rows and (by_name or len(class_names) != len(file.class_names))
+        if remaps and len(tensor) == rows[name].num_rows(len(file.class_names)):
+            fitting[name] = rows[name].remapped(own[name], tensor, [index.get(c) for c in class_names])
+        elif not remaps and tensor.shape == own[name].shape:
+            fitting[name] = tensor
     model.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]
+    left = tuple(name for name in own if name not in fitting)
+    if not by_name:
+        return Taken(left)
+    return Taken(
+        left,
+        tuple(name for name in class_names if name in index),
+        tuple(name for name in class_names if name not in index),
+    )
 
 
 def _draw_first_batches(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.cli.model_file import add_darknet_options, load
 from detector.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS key=value",
         help="a model file, then overrides such as data=my.yaml evaluate.iou=0.6",
     )
+    add_darknet_options(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default val)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file instead of a model")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="with --results: the COCO ground truth")
@@ -70,12 +72,12 @@ def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...
     from tqdm import tqdm
 
     from detector.cli.progress import TrainingProgress, say
-    from detector.experiment import evaluate_model, load_model, read_split, results_folder
+    from detector.experiment import evaluate_model, read_split, results_folder
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:
         raise ConfigError(f"one model file is wanted, found {', '.join(names) or 'none'}; give best.safetensors")
-    loaded = load_model(Path(names[0]), [word for word in arguments.words if "=" in word])
+    loaded = load(arguments, Path(names[0]), [word for word in arguments.words if "=" in word])
     annotations = read_split(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
     folder = results_folder(arguments.save_dir, "val")
     show = sys.stderr.isatty() and not arguments.quiet

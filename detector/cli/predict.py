@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.cli.model_file import add_darknet_options, load
 from detector.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS SOURCE key=value",
         help="a model file; images, folders, globs or .txt lists; then overrides such as predict.confidence=0.4",
     )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
+    add_darknet_options(parser)
     parser.add_argument("--confidence", type=float, metavar="0..1", help="lowest score kept")
     parser.add_argument("--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box goes")
     parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
@@ -53,18 +56,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts; returns the exit code."""
     words = [word for word in arguments.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in arguments.words if word not in words]
+    if arguments.weights is not None:
+        words.insert(0, str(arguments.weights))
     if len(words) < 2:
         raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
 
     from detector.cli.progress import say
     from detector.data.problems import num_skipped
-    from detector.experiment import build_predictor, load_model, results_folder
+    from detector.experiment import build_predictor, results_folder, with_category_ids_of
     from detector.media.drawing import draw_detections
     from detector.media.images import write_image
 
-    loaded = load_model(Path(words[0]), overrides)
+    loaded = load(arguments, Path(words[0]), overrides)
     is_coco = arguments.format == "coco"
     sources, annotations = _sources(arguments, words[1:])
+    if annotations is not None:
+        loaded = with_category_ids_of(loaded, annotations)
     problems = annotations.problems if annotations else ()
     for problem in problems:
         say(f"{arguments.annotations}: {problem}", arguments.quiet)

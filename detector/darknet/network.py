@@ -24,7 +24,7 @@ from detector.darknet.building import (
     with_num_classes,
 )
 from detector.darknet.cfgfile import MAX_FILE_BYTES, DarknetCfg, find_cfg, parse_cfg
-from detector.darknet.sections import ConvolutionalSection
+from detector.darknet.sections import AnchorSection, ConvolutionalSection
 from detector.darknet.shapes import HEADS, infer_shapes
 from detector.darknet.weights import WeightsHeader, read_weights, write_weights
 from detector.errors import DarknetError
@@ -72,6 +72,9 @@ class CfgText:
         return parse_cfg(self.text, self.file)
 
 
+_NMS_KINDS = {"default": "plain", "cornersnms": "plain", "greedynms": "greedy", "diounms": "diou"}
+
+
 def experiment_defaults(cfg: DarknetCfg) -> dict[str, Any]:
     """Settings of an experiment that hold for a network unless others are given, as plain data.
 
@@ -79,7 +82,11 @@ def experiment_defaults(cfg: DarknetCfg) -> dict[str, Any]:
     is what Darknet's commands use: 0.45 to show detections, 0.6 to measure them on COCO.
     """
     net = cfg.net
+    heads = [section for section in cfg.layers if isinstance(section, HEADS)]
+    last = heads[-1] if heads else None
     suppression: dict[str, Any] = {}
+    if isinstance(last, AnchorSection):
+        suppression = {"nms": _NMS_KINDS[last.nms_kind], "nms_beta": last.beta_nms}
     return {
         "loss": {"name": "anchor"},
         "input": {
@@ -139,8 +146,8 @@ class DarknetNet(DetectionModel):
         self.cfg = cfg = dataclasses.replace(with_num_classes(written, num_classes), net=net)
         self.notes = written.warnings
         shapes = infer_shapes(cfg)
-        self.anchor_levels = anchor_levels(cfg, shapes)
         self.layers = build_layers(cfg, shapes)
+        self.anchor_levels = anchor_levels(cfg, shapes)
         strides = [stride for pair in strides_yx(cfg) if pair for stride in pair]
         self.max_stride = math.lcm(*(int(stride) for stride in strides if stride.denominator == 1))
         self._inputs = tuple(inputs_of(cfg, index) for index in range(len(cfg.layers)))

@@ -24,3 +24,9 @@ def released_cfgs(data_folder: Path) -> Path:
 def darknet_numbers(data_folder: Path) -> Path:
     """The folder of numbers that Darknet itself computed (.npz)."""
     return _beside(data_folder, "darknet-golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg() -> Path:
+    """A small network with most kinds of layers: two [yolo] heads of strides 16 and 8, 3 classes, 64 x 64 pixels."""
+    return Path(__file__).parent / "tiny.cfg"

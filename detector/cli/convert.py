@@ -1,0 +1,62 @@
+"""`detector convert`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from detector.cli.model_file import add_darknet_options, load
+from detector.errors import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="SOURCE TARGET key=value",
+        help="NAME.weights (with its .cfg) to NAME.safetensors, or a Darknet model to NAME.weights, NAME.cfg and "
+        "NAME.names; then overrides such as input.size=608",
+    )
+    add_darknet_options(parser)
+    parser.add_argument(
+        "--fold",
+        action="store_true",
+        help="fold batch norm into the .weights, for programs with another epsilon such as OpenCV",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts; returns the exit code."""
+    words = [word for word in arguments.words if "=" not in word]
+    if len(words) != 2:
+        raise ConfigError(f"a SOURCE and a TARGET are wanted, found {words}; give yolov4.weights yolov4.safetensors")
+    source, target = map(Path, words)
+    suffixes = {".safetensors": (".safetensors",), ".weights": (".weights", ".cfg", ".names")}.get(target.suffix)
+    if suffixes is None:
+        raise ConfigError(f"{target}: a target NAME.safetensors or NAME.weights is wanted; change its name")
+    if arguments.fold and target.suffix != ".weights":
+        raise ConfigError(f"--fold is for NAME.weights, found {target}; a .safetensors keeps its batch norm")
+    there = [str(path) for path in map(target.with_suffix, suffixes) if path.exists()]
+    if there and not arguments.overwrite:
+        raise ConfigError(f"{', '.join(there)}: already there; choose another TARGET or say --overwrite")
+
+    from detector.config import config_to_plain
+    from detector.darknet.network import DarknetNet
+    from detector.engine.checkpoint import save_model
+    from detector.engine.darknet_file import save_darknet_files
+
+    loaded = load(arguments, source, [word for word in arguments.words if "=" in word])
+    if target.suffix == ".safetensors":
+        save_model(target, replace(loaded.file, config=config_to_plain(loaded.config)))
+        written: tuple[Path, ...] = (target,)
+    elif isinstance(loaded.model, DarknetNet):
+        model = loaded.model.folded() if arguments.fold else loaded.model
+        settings = loaded.config.input
+        written = save_darknet_files(model, target, loaded.file.class_names, settings.canvas_hw, settings.fit)
+    else:
+        raise ConfigError(f"{source}: its model has no .cfg, so .weights cannot hold it; choose a .safetensors target")
+    print("\n".join(map(str, written)))
+    return 0

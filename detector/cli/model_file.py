@@ -1,0 +1,32 @@
+"""The options that name a model, the same in every command that takes one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detector.experiment import LoadedModel
+
+
+def add_darknet_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what a Darknet .weights file leaves unsaid."""
+    parser.add_argument(
+        "--cfg", metavar="FILE", help="network of a .weights file (default: NAME.cfg beside it, or the shipped one)"
+    )
+    parser.add_argument(
+        "--names", type=Path, metavar="FILE", help="its class names, one a line (default: NAME.names beside it)"
+    )
+
+
+def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> LoadedModel:
+    """The model that a command line names; what is worth saying of it is said."""
+    from detector.cli.progress import say
+    from detector.experiment import load_model
+
+    loaded = load_model(weights, overrides, cfg=arguments.cfg, names=arguments.names)
+    for note in loaded.model.notes:
+        say(note, arguments.quiet)
+    return loaded
