@@ -142,7 +142,7 @@ class TrainingSamples(Dataset[Sample]):
         rng = np.random.default_rng((self._seed, key.epoch, key.image_index))
         skipped: list[str] = []
         letterbox = None
-        read = functools.partial(self._source, zoom=math.inf if key.closing else self._greatest_zoom, skipped=skipped)
+        read = functools.partial(self.source, zoom=math.inf if key.closing else self._greatest_zoom, skipped=skipped)
         if key.closing:
             image, objects, letterbox = self._recipe.letterboxed(key.image_index, read, rng)
         else:
@@ -150,8 +150,18 @@ class TrainingSamples(Dataset[Sample]):
         image_id = int(self.annotations.image_ids[key.image_index])
         return Sample(image, objects.xyxy, objects.labels, objects.ignore, image_id, letterbox, tuple(skipped))
 
-    def _source(self, index: int, zoom: float, skipped: list[str]) -> Source:
-        """A source image with its objects; one that cannot be read is replaced by the next and noted in `skipped`."""
+    def source(self, index: int, zoom: float = math.inf, skipped: list[str] | None = None) -> Source:
+        """A source image with its objects; one that cannot be read is replaced by the next.
+
+        Args:
+            index: image within the data set.
+            zoom: how much larger than fitted to the canvas it is shown at most, as far as decoding may depend on it.
+            skipped: where the reason of each replacement is noted.
+
+        Raises:
+            DatasetError: too many images in a row cannot be read.
+        """
+        skipped = [] if skipped is None else skipped
         for _ in range(_MAX_REPLACEMENTS):
             try:
                 return self._read(index, zoom)
@@ -206,6 +216,8 @@ def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: Lo
         worker_init_fn=_start_worker,
         timeout=config.timeout_s if config.workers else 0,
         prefetch_factor=4 if config.workers else None,
+        persistent_workers=config.workers
+        > 0,  # with what they keep in memory, should the batches be gone through again
         # It seeds the workers, who draw nothing; without one of its own it would draw from the model's random numbers.
         generator=torch.Generator(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from detector.structures import Detections, Sample
 
 _GOLDEN_RATIO = 0.618033988749895  # successive hues by this share of the circle stay far apart
 _IGNORED_RGB = (150, 150, 150)
+_TITLE_PX = 24
+_MAX_CAPTIONS = 12  # on a small picture more hide what they name
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -78,16 +81,35 @@ def draw_detections(image: Image, detections: Detections) -> Image:
 
 def draw_batch(samples: Sequence[Sample], class_names: Sequence[str]) -> Image:
     """The samples of a batch with their boxes on one sheet, RGB; crowd regions are grey."""
-    tiles = [
-        draw_boxes(
-            sample.image,
-            sample.canvas_xyxy,
-            ["ignore" if i else class_names[label] for label, i in zip(sample.labels, sample.ignore, strict=True)],
-            [_IGNORED_RGB if i else class_colour(int(c)) for c, i in zip(sample.labels, sample.ignore, strict=True)],
-        )
-        for sample in samples
-    ]
-    columns = math.ceil(math.sqrt(len(tiles)))
+    return _sheet([_draw_sample(sample, class_names) for sample in samples], math.ceil(math.sqrt(len(samples))))
+
+
+def draw_tiles(
+    samples: Sequence[Sample], class_names: Sequence[str], titles: Sequence[str], width_px: int = 320
+) -> Image:
+    """Samples with their boxes on one sheet, RGB, each as wide as asked and under a title; captions only where few."""
+    tiles = []
+    for sample, title in zip(samples, titles, strict=True):
+        scale = width_px / sample.image.shape[1]
+        height_px = max(1, round(sample.image.shape[0] * scale))
+        small = cv2.resize(as_rgb(sample.image), (width_px, height_px), interpolation=cv2.INTER_AREA)
+        names = class_names if len(sample.labels) <= _MAX_CAPTIONS else [""] * len(class_names)
+        resized = replace(sample, image=np.asarray(small, np.uint8), canvas_xyxy=sample.canvas_xyxy * np.float32(scale))
+        tile = np.full((height_px + _TITLE_PX, width_px, 3), PADDING_VALUE // 2, np.uint8)
+        tile[_TITLE_PX:] = _draw_sample(resized, names)
+        text = title.encode("ascii", "backslashreplace").decode("ascii")
+        cv2.putText(tile, text, (4, _TITLE_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    return _sheet(tiles, max(1, math.ceil(math.sqrt(len(tiles) * 4 / 3))))  # wider than high, as screens are
+
+
+def _draw_sample(sample: Sample, class_names: Sequence[str]) -> Image:
+    captions = ["ignore" if i else class_names[label] for label, i in zip(sample.labels, sample.ignore, strict=True)]
+    colours = [_IGNORED_RGB if i else class_colour(int(c)) for c, i in zip(sample.labels, sample.ignore, strict=True)]
+    return draw_boxes(sample.image, sample.canvas_xyxy, captions, colours)
+
+
+def _sheet(tiles: Sequence[Image], columns: int) -> Image:
     rows = math.ceil(len(tiles) / columns)
     height, width = tiles[0].shape[:2]
     sheet = np.full((rows * (height + 4), columns * (width + 4), 3), PADDING_VALUE // 2, dtype=np.uint8)
