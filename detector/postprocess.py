@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,11 @@ from detector.errors import ConfigError
 
 # More candidates than this cannot end among the kept ones in practice, and make suppression quadratic in time.
 MAX_CANDIDATES = 30_000
+
+NmsKind = Literal["plain", "greedy", "diou"]
+# The exponent of Darknet's `greedynms`, whose `diounms` has `beta_nms` in its place.
+_GREEDY_BETA = 0.6
+_BLOCK = 256  # boxes compared with one another at once
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class SelectConfig:
         max_detections: most detections kept per image, best first.
         class_agnostic: whether boxes of different classes suppress each other.
         classes: class indices to keep, or None for all.
+        nms: what `iou` bounds. `plain`: the intersection over union of two boxes. `greedy` and `diou`: less
+            (d^2 / c^2)^beta, where d is the distance of the centres and c the diagonal of the hull (Zheng et al. 2020,
+            section 3.4), so that boxes about different centres stay; beta is 0.6 for `greedy`, `nms_beta` for `diou`,
+            as in Darknet.
+        nms_beta: the exponent of `diou`.
     """
 
     confidence: float = 0.25
@@ -31,6 +42,8 @@ class SelectConfig:
     max_detections: int = 300
     class_agnostic: bool = False
     classes: tuple[int, ...] | None = None
+    nms: NmsKind = "plain"
+    nms_beta: float = 0.6
 
     def __post_init__(self) -> None:
         if not (0 <= self.confidence <= 1 and 0 <= self.iou <= 1):
@@ -39,9 +52,13 @@ class SelectConfig:
             raise ValueError(f"max_detections wants to be at least 1, found {self.max_detections}")
         if self.classes and min(self.classes) < 0:
             raise ValueError(f"classes wants indices of at least 0, found {min(self.classes)}")
+        if not self.nms_beta > 0:
+            raise ValueError(f"nms_beta wants to be above 0, found {self.nms_beta}")
 
 
-def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[Tensor, Tensor, Tensor]:
+def select(
+    canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
+) -> tuple[Tensor, Tensor, Tensor]:
     """The detections of one image: filtered by score, suppressed by overlap, best first.
 
     A box counts once for every class whose score passes. Boxes or scores that are not finite are never detections.
@@ -50,6 +67,8 @@ def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[T
         canvas_xyxy: float32 (A, 4), any frame.
         scores: float32 (A, classes), 0..1.
         config: what to keep.
+        image_hw: height and width of the image in that frame; `greedy` and `diou` measure distances relative to it, as
+            Darknet does, and in the frame's own unit without it.
 
     Returns:
         boxes float32 (N, 4) in the frame given, scores float32 (N,) descending, labels int64 (N,).
@@ -76,12 +95,17 @@ def select(canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig) -> tuple[T
     order = score.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
     row, label, score = row[order], label[order], score[order]
     boxes = canvas_xyxy[row]
-    kept = _suppress(boxes, score, None if config.class_agnostic else label, config.iou)[: config.max_detections]
+    if config.nms == "plain":
+        measured = boxes
+    else:
+        height, width = image_hw
+        measured = boxes / boxes.new_tensor([width, height, width, height])
+    kept = _suppress(measured, score, None if config.class_agnostic else label, config)[: config.max_detections]
     return boxes[kept], score[kept], label[kept]
 
 
-def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou: float) -> Tensor:
-    """Indices of the boxes that no better one (of the same label) overlaps by more than `iou`, ascending.
+def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: SelectConfig) -> Tensor:
+    """Indices of the boxes that no better one (of the same label) overlaps too much, ascending.
 
     One label at a time: torchvision's `batched_nms` shifts the labels apart instead, which rounds the coordinates and
     lets boxes beyond the canvas meet those of another label, and it orders equal scores at random.
@@ -90,12 +114,58 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou: float) 
         boxes: float32 (K, 4), best first.
         scores: float32 (K,), descending.
         labels: int64 (K,), or None for one label.
-        iou: overlap above which a box is suppressed.
+        config: the kind of suppression and its bounds.
     """
     if labels is None:
         labels = torch.zeros_like(scores, dtype=torch.int64)
     kept = [torch.zeros(0, dtype=torch.int64, device=boxes.device)]
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero().squeeze(1)
-        kept.append(members[nms(boxes[members], scores[members], iou)])
+        if config.nms == "plain":
+            chosen = nms(boxes[members], scores[members], config.iou)
+        else:
+            beta = _GREEDY_BETA if config.nms == "greedy" else config.nms_beta
+            chosen = _distance_nms(boxes[members], config.iou, beta, config.max_detections)
+        kept.append(members[chosen])
     return torch.cat(kept).sort().values
+
+
+def _distance_nms(boxes: Tensor, threshold: float, beta: float, most: int) -> Tensor:
+    """Indices of the first `most` boxes (K, 4), best first, that no better kept one suppresses.
+
+    A block of boxes is compared with all that were kept before it; within the block the sequential rule is the fixed
+    point of all at once (Zheng et al. 2021, "Cluster-NMS"), reached after as many rounds as the longest chain of boxes
+    that suppress one another has links.
+    """
+    chosen = [torch.zeros(0, dtype=torch.int64, device=boxes.device)]
+    num_kept = 0
+    for start in range(0, len(boxes), _BLOCK):
+        block = boxes[start : start + _BLOCK]
+        free = (~_suppresses(boxes[torch.cat(chosen)], block, threshold, beta).any(dim=0)).nonzero().squeeze(1)
+        pairs = _suppresses(block[free], block[free], threshold, beta).triu(diagonal=1).float()
+        keeps, last = torch.ones(len(free), device=boxes.device), None
+        while last is None or not torch.equal(keeps, last):
+            keeps, last = (keeps @ pairs == 0).float(), keeps
+        chosen.append(free[keeps > 0] + start)
+        num_kept += len(chosen[-1])
+        if num_kept >= most:
+            break
+    return torch.cat(chosen)
+
+
+def _suppresses(better: Tensor, others: Tensor, threshold: float, beta: float) -> Tensor:
+    """Where the overlap of boxes (K, 4) and (L, 4) less (d^2 / c^2)^beta passes the threshold: bool (K, L)."""
+    left, top, right, bottom = (side[:, None] for side in better.unbind(1))
+    other_left, other_top, other_right, other_bottom = others.unbind(1)
+    shared = (torch.minimum(right, other_right) - torch.maximum(left, other_left)).clamp_(min=0)
+    shared *= (torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)).clamp_(min=0)
+    area, other_area = (right - left) * (bottom - top), (other_right - other_left) * (other_bottom - other_top)
+    iou = shared / (area + other_area - shared)  # NaN, which passes nothing, where neither box has an area
+    passing = iou > threshold
+    row, column = passing.nonzero(as_tuple=True)  # the term only lowers the overlap: no other pair can pass
+    first, second = better[row], others[column]
+    hull = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
+    centres = (first[:, :2] + first[:, 2:] - second[:, :2] - second[:, 2:]) / 2
+    share = centres.square().sum(dim=1) / hull.square().sum(dim=1)
+    passing[row, column] = iou[row, column] - share.pow_(beta) > threshold
+    return passing
