@@ -109,7 +109,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes) -> Node:
+def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, number_keys: bool = False) -> Node:
     where = Where(source, node.start_mark.line + 1, folder)
     if node.tag not in _PLAIN_TAGS:
         tag = shown(node.tag)
@@ -120,7 +120,8 @@ def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes) -> 
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key_where = Where(source, key_node.start_mark.line + 1, folder)
-            if key_node.tag != "tag:yaml.org,2002:str":
+            is_number = number_keys and key_node.tag == "tag:yaml.org,2002:int"
+            if key_node.tag != "tag:yaml.org,2002:str" and not is_number:
                 found = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a section or list"
                 hint = " (YAML reads it as a bool, number or other value; put it in quotes)"
                 mistakes.add(key_where, f"a key wants to be text, found {found}{hint}")
@@ -130,10 +131,10 @@ def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes) -> 
                 mistakes.add(key_where, f"key {shown(key_node.value)} stands twice, first on line {first}; keep one")
                 continue
             lines[key_node.value] = key_where.line
-            mapping[key_node.value] = _convert(value_node, source, folder, mistakes)
+            mapping[key_node.value] = _convert(value_node, source, folder, mistakes, number_keys)
         return Node(mapping, where)
     if isinstance(node, yaml.SequenceNode):
-        return Node([_convert(item, source, folder, mistakes) for item in node.value], where)
+        return Node([_convert(item, source, folder, mistakes, number_keys) for item in node.value], where)
     try:
         value = yaml.constructor.SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -146,7 +147,7 @@ def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes) -> 
     return Node(value, where)
 
 
-def _parse_text(text: str, source: str, folder: Path) -> Node:
+def _parse_text(text: str, source: str, folder: Path, number_keys: bool = False) -> Node:
     mistakes = Mistakes()
     try:
         root = _Loader(text, source, folder).get_single_node()
@@ -159,9 +160,21 @@ def _parse_text(text: str, source: str, folder: Path) -> Node:
         raise ConfigError(f"{source}: not valid YAML, {problem}") from error
     if root is None:
         return Node({}, Where(source, 1, folder))
-    node = _convert(root, source, folder, mistakes)
+    node = _convert(root, source, folder, mistakes, number_keys)
     mistakes.raise_any()
     return node
+
+
+def read_foreign(path: Path) -> dict[str, Node]:
+    """The keys of another program's YAML file, which may be whole numbers, with nothing resolved in it.
+
+    Raises:
+        ConfigError: it cannot be read, or is not plain YAML of keys and values.
+    """
+    node = _parse_text(_text_of(path), _relative(path), path.parent, number_keys=True)
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{node.where}: keys and values are wanted, found {describe(node.value)}")
+    return node.value
 
 
 def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
@@ -173,18 +186,7 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
     path = path.resolve()
     if path in chain:
         raise ConfigError(f"{path}: base: leads back to this file by way of {', '.join(p.name for p in chain)}")
-    source = _relative(path)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{source}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read, {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{source}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}"
-        ) from error
-    node = _parse_text(text, source, path.parent)
+    node = _parse_text(_text_of(path), _relative(path), path.parent)
     if not isinstance(node.value, dict):
         raise ConfigError(f"{node.where}: a configuration wants keys and values, found {describe(node.value)}")
     base = node.value.pop("base", None)
@@ -197,6 +199,20 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
     except ConfigError as error:
         raise ConfigError(f"{base.where}: base: {error}") from error
     return merge(read_nodes(parent, (*chain, path)), node)
+
+
+def _text_of(path: Path) -> str:
+    source = _relative(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{source}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read, {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
 
 
 def _relative(path: Path) -> str:
@@ -225,13 +241,20 @@ def merge(base: Node, over: Node) -> Node:
 def section_of(node: Node) -> Node:
     """A text that stands for a section: the file it names, or a part's registered name with default settings.
 
+    A file of another program's format stands for the part that claims it, which reads it by its key `file`.
+
     Raises:
         ConfigError: the file it names cannot be read.
     """
-    if not node.value.endswith((".yaml", ".yml")):
+    is_config = node.value.endswith((".yaml", ".yml"))
+    if not is_config and not Path(node.value).suffix:
         return Node({"name": node}, node.where)
     try:
-        return read_nodes(find_config(node.value, relative_to=node.where.folder))
+        path = find_config(node.value, relative_to=node.where.folder)
+        part = registry.claimant(path)
+        if part is not None:
+            return Node({"name": Node(part, node.where), "file": Node(str(path.resolve()), node.where)}, node.where)
+        return read_nodes(path) if is_config else Node({"name": node}, node.where)
     except ConfigError as error:
         raise ConfigError(f"{node.where}: {error}") from error
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from detector.errors import ConfigError
@@ -101,6 +102,16 @@ def find(kind: type[PartConfig], name: str) -> Any:
     if name not in parts:
         raise ConfigError(f"no {kind.__name__.removesuffix('Config').lower()} is named {name!r}{nearest(name, parts)}")
     return parts[name]
+
+
+def claimant(path: Path) -> str | None:
+    """The name of the part that says of a file of another program's format, by its `claims(path)`, that it reads it."""
+    for parts in _PARTS.values():
+        for name, part in parts.items():
+            claims = getattr(part, "claims", None)
+            if claims is not None and claims(path):
+                return name
+    return None
 
 
 def name_of(config: PartConfig) -> str:

@@ -42,6 +42,7 @@ FLOORS = {
     "data.augment": 3,
     "data": 4,
     "darknet": 3,
+    "darknet.labels": 4,
     "losses": 4,
     "engine": 5,
     "evaluation": 5,

@@ -16,6 +16,17 @@ class DatasetConfig(PartConfig):
     """The kind `data set`. A data set gives its splits by name: `split("train")`, `split("val")`, `split("test")`."""
 
 
+def required_file(file: Path | None, what: str) -> Path:
+    """The file that describes a data set.
+
+    Raises:
+        DatasetError: none is configured.
+    """
+    if file is None:
+        raise DatasetError(f"the data set wants {what}; give data.file")
+    return file
+
+
 @dataclass(frozen=True)
 class SplitConfig:
     """One split in COCO format.

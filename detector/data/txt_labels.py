@@ -1,0 +1,307 @@
+"""Labels in text files, one beside each image, as Darknet and the YOLO family write them.
+
+A line is an object: its class, counted from 0, and the centre, width and height of its box as shares of the image, five
+numbers between spaces. An image without such a file, or with an empty one, has no objects. What leaves this reader is
+the same `CocoAnnotations` that a COCO file gives; category ids are the class numbers of the files.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.data.coco import CocoAnnotations, usable_boxes
+from detector.data.problems import Findings
+from detector.errors import DatasetError, MediaError
+from detector.geometry import cxcywh_to_xyxy, xyxy_to_xywh
+from detector.media.images import image_hw
+
+# A share of an image this large is no slip of the pen: the numbers are pixels.
+_LARGEST_SHARE = 2.0
+_MIN_POLYGON_NUMBERS = 6  # three corners
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image of a data set, and the place that lists it: the image itself, or `train.txt:17`."""
+
+    path: Path
+    place: str
+
+
+@dataclass
+class _Rows:
+    """The objects of all label files, an entry in each field per object.
+
+    Attributes:
+        image_index: position in the list of images.
+        labels: class numbers.
+        shares: four numbers an object: centre x, centre y, width, height, as shares of the image.
+        lines: 1-based line in the label file.
+        num_faulty: lines that are no object, skipped.
+    """
+
+    image_index: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    shares: array[float] = field(default_factory=lambda: array("d"))
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    num_faulty: int = 0
+
+
+def read_class_names(path: Path, findings: Findings) -> tuple[str, ...]:
+    """The names in a file of one class a line, in the order of the class numbers.
+
+    Raises:
+        DatasetError: the file cannot be read, or it names no class.
+    """
+    lines = _text(path, "a file of class names").rstrip().splitlines()
+    if not lines:
+        raise DatasetError(f"{path} names no class; write one name a line")
+    return checked_names([line.strip() for line in lines], str(path), findings)
+
+
+def checked_names(names: Sequence[str], source: str, findings: Findings) -> tuple[str, ...]:
+    """Class names, those that are missing replaced by `class_3`; what is odd is counted."""
+    checked: list[str] = []
+    for number, name in enumerate(names):
+        if not name:
+            findings.accept("class without name", f"{source}, class {number}, now class_{number}")
+        elif name in checked:
+            findings.accept("class name used twice", f"{name}, class {number}")
+        checked.append(name or f"class_{number}")
+    return tuple(checked)
+
+
+def read_image_list(path: Path, folders: Sequence[Path]) -> list[ListedImage]:
+    """The images of a list file, one path a line.
+
+    Args:
+        path: the list.
+        folders: where relative paths may start: the first of these in which one of the first images exists is taken.
+
+    Raises:
+        DatasetError: the file cannot be read, or it lists nothing.
+    """
+    numbered = enumerate(_text(path, "a list of images").splitlines(), start=1)
+    lines = [(number, _with_slashes(line.strip())) for number, line in numbered if line.strip()]
+    if not lines:
+        raise DatasetError(f"{path} lists no image; write one path a line")
+    start = next((f for f in folders if any((f / name).is_file() for _, name in lines[:10])), folders[0])
+    return [ListedImage(start / name, f"{path}:{number}") for number, name in lines]
+
+
+def _with_slashes(name: str) -> str:
+    """A path that was written on Windows, for other systems."""
+    return name.replace("\\", "/") if "/" not in name else name
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; {what} is wanted, check the path") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text in UTF-8, at byte {error.start}; {what} is wanted") from error
+    except ValueError as error:  # a null character in the name
+        raise DatasetError(f"{str(path)!r} cannot be read: no file can have that name; correct it") from error
+
+
+def read_txt_labels(
+    source: Path,
+    root: Path,
+    images: Iterable[ListedImage],
+    label_file: Callable[[Path], Path],
+    class_names: tuple[str, ...],
+    findings: Findings,
+    *,
+    polygons: bool = False,
+    ignore_unknown: bool = False,
+) -> CocoAnnotations:
+    """Read the label files of images and check all of them.
+
+    A class that has no name is refused, all such lines in one error; a line that is no box is skipped and counted; what
+    is odd but clear is accepted and counted.
+
+    Args:
+        source: the file that describes the data set, for messages.
+        root: what the file names of the result are relative to, where the images lie below it.
+        images: the images, in order; only the headers of their files are read.
+        label_file: the label file of an image.
+        class_names: the name of each class number.
+        findings: where faults are counted; it may hold some already.
+        polygons: whether a line may also be a class and the corners of a polygon; the box around it is taken.
+        ignore_unknown: skip objects of classes without a name instead of refusing.
+
+    Raises:
+        DatasetError: no image is listed, none has a label file, or more than `MAX_SKIPPED_SHARE` of the images or boxes
+            would be skipped.
+    """
+    listed = _without_repetitions(images, findings)
+    if not listed:
+        raise DatasetError(f"{source}: images are wanted, found none; check its paths")
+    sizes = [_size(image, findings) for image in listed]
+    files = [label_file(image.path) for image in listed]
+    rows = _Rows()
+    has_file = [
+        size is not None and _read_labels(file, index, rows, len(class_names), polygons, ignore_unknown, findings)
+        for index, (file, size) in enumerate(zip(files, sizes, strict=True))
+    ]
+    findings.raise_refusals()
+    is_present = np.array([size is not None for size in sizes], dtype=np.bool_)
+    findings.raise_if_too_many_skipped("images", int((~is_present).sum()), len(listed))
+    if not any(has_file):
+        raise DatasetError(
+            f"{source}: none of its {len(listed)} images has a label file; for {listed[0].path} it would be {files[0]}"
+        )
+
+    image_index, labels = np.array(rows.image_index, dtype=np.int64), np.array(rows.labels, dtype=np.int64)
+    image_hw_of_all = np.array([size or (0, 0) for size in sizes], dtype=np.int64).reshape(-1, 2)
+    row_hw = image_hw_of_all[image_index]
+    shares = np.array(rows.shares, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for afterwards
+        boxes_xywh = xyxy_to_xywh(cxcywh_to_xyxy(shares * row_hw[:, [1, 0, 1, 0]]))
+
+    def place_of(row: int) -> str:
+        return f"{files[image_index[row]]}:{rows.lines[row]}"
+
+    in_pixels = (np.isfinite(shares) & (shares > _LARGEST_SHARE)).any(axis=1)
+    keep = np.logical_not(in_pixels)
+    for row in np.flatnonzero(in_pixels).tolist():
+        findings.skip("box in pixels where shares of the image are wanted", place_of(row))
+    judged = np.flatnonzero(keep)
+    keep[judged] = usable_boxes(
+        boxes_xywh[judged], row_hw[judged], lambda position: place_of(int(judged[position])), findings
+    )
+    num_wanted = len(labels) + rows.num_faulty
+    findings.raise_if_too_many_skipped("boxes", num_wanted - int(keep.sum()), num_wanted)
+
+    present = np.flatnonzero(is_present)
+    num_boxes = np.bincount(image_index[keep], minlength=len(listed))[present]
+    for position in np.flatnonzero(num_boxes == 0).tolist():
+        kind = "image without objects" if has_file[present[position]] else "image without a label file"
+        findings.accept(kind, listed[present[position]].place)
+    boxes_xywh = boxes_xywh[keep]
+    return CocoAnnotations(
+        annotations=source,
+        images=root,
+        class_names=class_names,
+        category_ids=tuple(range(len(class_names))),
+        image_ids=_image_ids([image.path for image in listed])[present],
+        file_names=tuple(_file_name(listed[index].path, root) for index in present),
+        image_hw=image_hw_of_all[present],
+        offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
+        boxes_xywh=boxes_xywh,
+        labels=labels[keep],
+        is_crowd=np.zeros(len(boxes_xywh), dtype=np.bool_),
+        areas=boxes_xywh[:, 2] * boxes_xywh[:, 3],
+        problems=findings.problems,
+    )
+
+
+def _without_repetitions(images: Iterable[ListedImage], findings: Findings) -> list[ListedImage]:
+    listed: dict[Path, ListedImage] = {}
+    for image in images:
+        if image.path in listed:
+            findings.skip("image listed twice", image.place)
+        listed.setdefault(image.path, image)
+    return list(listed.values())
+
+
+def _size(image: ListedImage, findings: Findings) -> tuple[int, int] | None:
+    """Height and width of an image, turned upright; None, counted, where there is none to read."""
+    try:
+        return image_hw(image.path)
+    except MediaError as error:
+        if image.path.exists():
+            findings.skip("image that cannot be read", str(error))
+        else:
+            findings.skip("image file missing", f"{image.path}" if str(image.path) == image.place else image.place)
+        return None
+
+
+def _read_labels(
+    file: Path,
+    image_index: int,
+    rows: _Rows,
+    num_classes: int,
+    polygons: bool,
+    ignore_unknown: bool,
+    findings: Findings,
+) -> bool:
+    """Adds the objects of one label file to `rows`; false where there is no such file."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        findings.refuse(f"{file} cannot be read: {error.strerror}")
+        return True
+    except UnicodeDecodeError as error:
+        findings.refuse(f"{file} is no text in UTF-8, at byte {error.start}")
+        return True
+    seen: set[tuple[float, ...]] = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        place = f"{file}:{number}"
+        label, numbers = _numbers(words, polygons, place, findings)
+        if numbers is None or label is None:
+            findings.skip("line without a class and four numbers", place)
+            rows.num_faulty += 1
+        elif not (label.is_integer() and 0 <= label < num_classes):
+            if not (ignore_unknown and label.is_integer()):
+                findings.refuse(f"{place}: a class of 0..{num_classes - 1} is wanted, found {words[0]}")
+            else:
+                findings.skip("object of a class without name", f"{place}, class {words[0]}")
+        elif (label, *numbers) in seen:
+            findings.skip("object listed twice", place)
+        else:
+            seen.add((label, *numbers))
+            rows.image_index.append(image_index)
+            rows.labels.append(int(label))
+            rows.shares.extend(numbers)
+            rows.lines.append(number)
+    return True
+
+
+def _numbers(
+    words: list[str], polygons: bool, place: str, findings: Findings
+) -> tuple[float | None, tuple[float, ...] | None]:
+    """The class and the four shares of a line; None where it has something else."""
+    is_polygon = polygons and len(words) > _MIN_POLYGON_NUMBERS and len(words) % 2 == 1
+    if not (is_polygon or len(words) == 5) or any("_" in word for word in words):  # Python reads 1_0 as ten
+        return None, None
+    try:
+        label, *numbers = map(float, words)
+    except ValueError:
+        return None, None
+    if "." in words[0]:
+        findings.accept("class written with a decimal point", place)
+    if not is_polygon:
+        return label, tuple(numbers)
+    findings.accept("polygon, the box around it is taken", place)
+    if not all(map(math.isfinite, numbers)):
+        return label, (math.nan,) * 4  # counted with the boxes that are not finite
+    left, top, right, bottom = min(numbers[0::2]), min(numbers[1::2]), max(numbers[0::2]), max(numbers[1::2])
+    return label, ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+
+
+def _image_ids(paths: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """The numbers that the images are named by, as in COCO, where all have one of their own; else 1, 2, 3, ..."""
+    names = [path.stem for path in paths]
+    if all(name.isascii() and name.isdecimal() and len(name) < 19 for name in names):  # 64 bits hold 18 digits
+        numbers = [int(name) for name in names]
+        if len(set(numbers)) == len(numbers):
+            return np.array(numbers, dtype=np.int64)
+    return np.arange(1, len(paths) + 1, dtype=np.int64)
+
+
+def _file_name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
