@@ -23,7 +23,9 @@ def available(device: torch.device) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """The tensor itself where its elements fill one block of memory, else such a copy with its order of axes."""
-    return x if torch.ops.aten.is_non_overlapping_and_dense(x) else torch.empty_like(x).copy_(x)
+    if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(x):
+        return x
+    return torch.empty_like(x).copy_(x)
 
 
 def like(other: Tensor, x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def mish(x: Tensor) -> Tensor:
         return sigmoid_form(x)
     if x.device.type == "cpu" and x.numel() < _SMALL:
         return F.mish(x)
-    return torch.ops.detector.mish(x)  # type: ignore[no-any-return]  # operators are untyped in torch
+    return _Mish.apply(x) if torch.is_grad_enabled() else torch.ops.detector.mish.default(x)  # type: ignore[no-any-return]  # untyped in torch
 
 
 def sigmoid_form(x: Tensor) -> Tensor:
@@ -121,33 +121,52 @@ def _backward(grad: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+class _Mish(torch.autograd.Function):
+    """Saves its input only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The operator itself, below autograd."""
+        ctx.save_for_backward(x)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.detector.mish.default(x)  # type: ignore[no-any-return]  # operators are untyped in torch
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """The operator of the gradient, which has derivatives itself."""
+        return torch.ops.detector.mish_backward.default(grads[0], *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> Tensor:
-    return torch.ops.detector.mish_backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]  # untyped
+class _MishBackward(torch.autograd.Function):
+    """The function grad * mish'(x) of grad and x; its own backward is made of torch's operators."""
 
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
+        """The operator itself, below autograd."""
+        ctx.save_for_backward(grad, x)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.detector.mish_backward.default(grad, x)  # type: ignore[no-any-return]  # as above
 
-def _differentiate_again(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives of grad * mish'(x): with respect to grad, and, through torch's operators, to x.
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """The derivatives with respect to grad and to x.
 
-    mish' = T + x T' with T' = 4 s (1 - s)^2 / d^2, hence mish'' = 2 T' + x T'', with s' = s (1 - s) and d = 2 - n:
-    T'' / T' = (1 - s) - 2 s + 4 s (1 - s)^2 / d.
-    """
-    grad, x = ctx.saved_tensors
-    wide = x.double() if x.dtype == torch.float64 else x.float()
-    s = torch.sigmoid(wide)
-    d = 2 - s * (2 - s)
-    first = 4 * s * ((1 - s) / d) ** 2
-    second = 2 * first + wide * first * (1 - 3 * s + 4 * s * (1 - s) ** 2 / d)
-    return torch.ops.detector.mish_backward(grad_out, x), (grad_out * grad * second).to(x.dtype)
+        mish' = T + x T' with T' = 4 s (1 - s)^2 / d^2, hence mish'' = 2 T' + x T'', with s' = s (1 - s) and d = 2 - n:
+        T'' / T' = (1 - s) - 2 s + 4 s (1 - s)^2 / d.
+        """
+        grad, x = ctx.saved_tensors
+        wide = x.double() if x.dtype == torch.float64 else x.float()
+        s = torch.sigmoid(wide)
+        d = 2 - s * (2 - s)
+        first = 4 * s * ((1 - s) / d) ** 2
+        second = 2 * first + wide * first * (1 - 3 * s + 4 * s * (1 - s) ** 2 / d)
+        return torch.ops.detector.mish_backward.default(grads[0], x), (grads[0] * grad * second).to(x.dtype)
 
 
 for _key in ("CPU", "CUDA"):
     LIBRARY.impl("mish", _forward, _key)
     LIBRARY.impl("mish_backward", _backward, _key)
+LIBRARY.impl("mish", _Mish.apply, "Autograd")
+LIBRARY.impl("mish_backward", _MishBackward.apply, "Autograd")
 torch.library.register_fake("detector::mish", lambda x: torch.empty_like(x), lib=LIBRARY)
 torch.library.register_fake("detector::mish_backward", lambda grad, x: torch.empty_like(x), lib=LIBRARY)
-torch.library.register_autograd("detector::mish", _differentiate, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd("detector::mish_backward", _differentiate_again, setup_context=_save, lib=LIBRARY)
