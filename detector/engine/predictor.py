@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from detector.errors import MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
+from detector.models.folding import fold
 from detector.models.yolo import DetectionModel
 from detector.postprocess import SelectConfig, select
 from detector.structures import Detections
@@ -83,7 +85,7 @@ class Predictor:
     not depend on how many others came with it, to the last bit.
 
     Attributes:
-        model: the model, in evaluation mode.
+        model: the model, folded for inference.
         input: what the network sees.
         class_names: name of each class.
         category_ids: category id of each class in the annotation file.
@@ -99,9 +101,10 @@ class Predictor:
         device: torch.device,
         batch_size: int = 1,
     ) -> None:
-        """Moves the model to the device and sets it to evaluation mode; arithmetic is float32."""
+        """Takes a copy of the model to the device, its batch norms folded; arithmetic is float32."""
         model.check_image_hw(input_config.canvas_hw)
-        self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        folded = fold(copy.deepcopy(model))
+        self.model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input, self.device, self._batch_size = input_config, device, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
 
@@ -122,7 +125,8 @@ class Predictor:
         canvas_xyxy, scores = self.model.decode(self.model(canvases))
         detections = []
         for row_xyxy, row_scores, letterbox in zip(canvas_xyxy, scores, letterboxes, strict=False):
-            boxes, kept_scores, labels = (t.cpu() for t in select(row_xyxy, row_scores, config))
+            selected = select(row_xyxy, row_scores, config, letterbox.resized_hw)
+            boxes, kept_scores, labels = (t.cpu() for t in selected)
             source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
             with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
                 found = source_xyxy.clone(), kept_scores.clone(), labels.clone()

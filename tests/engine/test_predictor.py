@@ -251,10 +251,12 @@ def test_in_darknets_arithmetic_the_network_sees_the_letterboxs_floats(fit: str)
     config = InputConfig(64, fit=fit, arithmetic="darknet")
     made = Predictor(model, config, "abc", (1, 2, 3), device=torch.device("cpu"), batch_size=2)
     made.detect([picture(1)], EVERYTHING)
+    seen = made.model.seen
+    assert isinstance(seen, torch.Tensor)
     wanted = Letterbox.fit((90, 41), (64, 64), fit, arithmetic="darknet").apply(picture(1))
-    assert model.seen.dtype == torch.float32
-    np.testing.assert_array_equal(model.seen[0].permute(1, 2, 0).numpy(), wanted)
-    assert 0.9 < float(model.seen[0].max()) <= 1
+    assert seen.dtype == torch.float32
+    np.testing.assert_array_equal(seen[0].permute(1, 2, 0).numpy(), wanted)
+    assert 0.9 < float(seen[0].max()) <= 1
 
 
 def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
