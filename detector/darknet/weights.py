@@ -223,9 +223,10 @@ def read_weights(path: str | Path, cfg: DarknetCfg, *, partial: bool = False) ->
     wanted = header.num_bytes + (records[-1].end if records else 0) * _VALUE_BYTES
     num_whole, ending = _where_it_ends(records, num_bytes - header.num_bytes)
     if num_bytes != wanted:
-        difference = f"{abs(num_bytes - wanted)} bytes too {'short' if num_bytes < wanted else 'long'}"
+        over = num_bytes - wanted
+        difference = f"{abs(over)} byte{'s' if abs(over) > 1 else ''} too {'short' if over < 0 else 'long'}"
         found = f"{path} has {num_bytes} bytes where {cfg.path} wants {wanted}, {difference}: {ending}"
-        if num_bytes > wanted or num_whole < 0:
+        if over > 0 or num_whole < 0:
             raise DarknetError(f"{found}; it is damaged or belongs to another network")
         if num_whole == 0:
             raise DarknetError(f"{found}; it holds no layer")

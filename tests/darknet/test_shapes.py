@@ -221,7 +221,7 @@ def test_all_mistakes_are_said_at_once_and_none_follows_from_another():
 )
 def test_a_network_that_could_not_fit_is_refused_before_any_memory_is_taken(layers, net, expected):
     tracemalloc.start()
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         found = mistakes(layers, **net)
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -229,4 +229,4 @@ def test_a_network_that_could_not_fit_is_refused_before_any_memory_is_taken(laye
         tracemalloc.stop()
     assert any(expected in m for m in found), found
     assert peak_bytes < 100 * len(layers) + 2_000_000
-    assert time.perf_counter() - begun < 20
+    assert time.process_time() - begun < 20
