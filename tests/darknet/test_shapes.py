@@ -230,3 +230,55 @@ def test_a_network_that_could_not_fit_is_refused_before_any_memory_is_taken(laye
     assert any(expected in m for m in found), found
     assert peak_bytes < 100 * len(layers) + 2_000_000
     assert time.process_time() - begun < 20
+
+
+# --- YOLOv2, by its parameters as Darknet counts them ----------------------------------------------------------------
+
+
+def block(*filters: int, sizes: str = "") -> str:
+    """Convolutions with normalisation, 3 x 3 and 1 x 1 by turns unless `sizes` says otherwise."""
+    return "".join(
+        f"[convolutional]\nbatch_normalize=1\nfilters={count}\nsize={size}\npad=1\nactivation=leaky\n"
+        for count, size in zip(filters, sizes or "31" * len(filters), strict=False)
+    )
+
+
+POOL = "[maxpool]\nsize=2\nstride=2\n"
+REGION = (
+    "[convolutional]\nfilters=425\nsize=1\npad=1\nactivation=linear\n"
+    "[region]\nanchors=1,1,2,2,3,3,4,4,5,5\nclasses=80\nnum=5\nsoftmax=1\n"
+)
+YOLOV2_TINY = "".join(block(2**n) + POOL for n in range(4, 9)) + block(512) + POOL.replace("stride=2", "stride=1")
+YOLOV2 = POOL.join(
+    (
+        block(32),
+        block(64),
+        block(128, 64, 128),
+        block(256, 128, 256),
+        block(512, 256, 512, 256, 512),
+        block(1024, 512, 1024, 512, 1024) + block(1024, 1024, sizes="33"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("layers", "num_layers", "parameters"),
+    [
+        (YOLOV2_TINY + block(1024, 512, sizes="33") + REGION, 16, 11_237_145),
+        (
+            YOLOV2
+            + "[route]\nlayers=-9\n"
+            + block(64, sizes="1")
+            + "[reorg]\nstride=2\n[route]\nlayers=-1,-4\n"
+            + block(1024)
+            + REGION,
+            32,
+            50_983_561,
+        ),
+    ],
+)
+def test_the_second_generation_has_darknets_parameters(layers, num_layers, parameters):
+    cfg = network(layers, width=416, height=416)
+    assert len(cfg.layers) == num_layers
+    assert num_parameters(cfg) == parameters
+    assert infer_shapes(cfg)[-1].output_chw == (425, 13, 13)
