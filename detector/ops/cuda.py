@@ -1,0 +1,298 @@
+"""The kernels on CUDA tensors: float32, float16 and bfloat16, channels_last and NCHW.
+
+The same functions exist for CPU tensors in `cpu.py`; the operators of `mish.py` and `norm_mish.py` stand on both.
+Tensors given together have one shape; x decides dtype and memory format, the others are brought to it. Per-channel
+values are float32 (C,).
+
+Kernels run on torch's current stream of the tensor's device. Those of a storage type are compiled (`nvrtc.py`) and
+loaded when they are first called on a device, which no CUDA graph can record: `warmup` does it beforehand. Sums are the
+same bits in every run on GPUs of one model.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import struct
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.ops import cuda_driver, nvrtc
+from detector.ops.cpu import dense, image_format, like
+from detector.ops.native import KernelsUnavailableError
+
+_PART_COLUMNS = 8  # channels of a block of the kernels that put parts together
+# The arguments of the kernels, in C's own alignment.
+_POINTERS, _PLAN, _FLAT, _PART = (struct.Struct(form) for form in ("10P", "6q13i", "3Pq", "3P2i"))
+_INT_MAX = 2**31 - 1
+
+
+# ---- which path
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the kernels take this tensor: on a GPU, float32, float16 or bfloat16, not empty."""
+    return x.is_cuda and x.dtype in nvrtc.STORAGE and x.numel() > 0
+
+
+def available(device: torch.device) -> bool:
+    """Whether the kernels run on a GPU; compiles and loads on the first call. `DETECTOR_MISH` may say native or fused.
+
+    Raises:
+        KernelsUnavailableError: `DETECTOR_MISH=fused` demands them and they cannot be had, or a CUDA graph is being
+            recorded before they were loaded.
+    """
+    return _available(cuda_driver.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _available(index: int) -> bool:
+    choice = os.environ.get("DETECTOR_MISH", "auto")
+    if choice not in ("auto", "native", "fused"):
+        raise KernelsUnavailableError(f"DETECTOR_MISH wants auto, native or fused, found {choice!r}")
+    if choice == "native":
+        return False
+    try:
+        if torch.version.cuda is None:
+            raise KernelsUnavailableError("this torch was not built for NVIDIA GPUs")
+        if not cuda_driver.device_of(index).kernels:
+            cuda_driver.load(index, torch.bfloat16)
+    except KernelsUnavailableError as error:
+        if choice == "fused" or cuda_driver.capturing():
+            raise
+        warnings.warn(f"Mish runs without its fused GPU kernels: {error}", RuntimeWarning, stacklevel=3)
+        return False
+    return True
+
+
+def warmup(device: torch.device | int | None = None) -> None:
+    """Compiles and loads every kernel on a GPU, by default the current one, so that a CUDA graph can record them.
+
+    Raises:
+        KernelsUnavailableError: they cannot be had; the text says why.
+    """
+    index = device.index if isinstance(device, torch.device) else device
+    index = cuda_driver.current_device() if index is None else index
+    with torch.cuda.device(index):
+        for dtype in nvrtc.STORAGE:
+            cuda_driver.load(index, dtype)
+
+
+# ---- how the work is cut
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a kernel over channels is launched; `packed` is the part of its arguments that follows the pointers."""
+
+    kernel: str
+    num_blocks: int
+    num_threads: int
+    num_parts: int
+    packed: bytes
+
+
+def _columns(num_owners: int) -> int:
+    """Owners that a block holds side by side: enough for whole lines of memory, few enough for long columns."""
+    divisors = [number for number in range(1, cuda_driver.THREADS + 1) if num_owners % number == 0]
+    narrow = max(number for number in divisors if number <= 32)
+    if narrow >= min(num_owners, 8):
+        return narrow
+    return min((number for number in divisors if number > 32), default=min(num_owners, cuda_driver.THREADS))
+
+
+@functools.lru_cache(maxsize=4096)
+def _cut(
+    name: str, batch: int, channels: int, plane: int, last: bool, itemsize: int, aligned: bool, num_multiprocessors: int
+) -> _Cut:
+    width = 16 // itemsize
+    if not aligned or (channels if last else plane) % width:
+        width = 1
+    cells, resident = cuda_driver.CHANNEL_KERNELS[name]
+    cell_bytes = width * itemsize
+    num_threads, columns = cuda_driver.THREADS, 1
+    if last:
+        owners = channels // width
+        columns = _columns(owners)
+        merged = batch * plane <= _INT_MAX // 2
+        images, extent = (1, batch * plane) if merged else (batch, plane)
+        owner_step, line_step = cell_bytes, owners * cell_bytes
+    else:
+        owners, images, extent = channels, batch, plane // width
+        owner_step, line_step = plane * itemsize, cell_bytes
+        num_threads = min(cuda_driver.THREADS, -(-extent // (32 * cells)) * 32)
+    image_step = channels * plane * itemsize
+    lines = num_threads // columns
+    tile = lines * cells
+    chunks = -(-extent // tile)
+    owner_tiles = -(-owners // columns)
+    wanted = num_multiprocessors * resident * cuda_driver.THREADS // num_threads
+    tiles = images * chunks
+    parts = min(tiles, max(1, wanted // owner_tiles))
+    parts = -(-tiles // -(-tiles // parts))  # the fewest parts that take no more steps
+    chunk_step = parts % chunks
+    packed = _PLAN.pack(
+        owner_step,
+        image_step,
+        line_step,
+        lines * line_step,
+        parts // chunks * image_step + chunk_step * tile * line_step,
+        image_step - chunks * tile * line_step,
+        extent,
+        images,
+        chunks,
+        columns,
+        lines,
+        tile,
+        chunk_step,
+        chunk_step * tile,
+        chunks * tile,
+        owners,
+        owner_tiles,
+        parts,
+        channels,
+    )
+    layout = "odd" if width == 1 else "last" if last else "planes"
+    return _Cut(f"{name}_{layout}", owner_tiles * parts, num_threads, parts, packed)
+
+
+def _cut_of(name: str, x: Tensor, pointers: int) -> _Cut:
+    """How to launch on an image-format tensor; `pointers` has the bits of every address."""
+    batch, channels = x.shape[:2]
+    plane = x.numel() // (batch * channels)
+    last = channels > 1 and (plane == 1 or not x.is_contiguous())
+    num_multiprocessors = cuda_driver.device_of(x.get_device()).num_multiprocessors
+    return _cut(name, batch, channels, plane, last, x.element_size(), pointers % 16 == 0, num_multiprocessors)
+
+
+def _over_channels(cut: _Cut, x: Tensor, *pointers: int) -> None:
+    content = cuda_driver.frame.content
+    _POINTERS.pack_into(content, 0, *pointers)
+    content[_POINTERS.size : _POINTERS.size + _PLAN.size] = cut.packed
+    cuda_driver.launch(x, cut.kernel, cut.num_blocks, cut.num_threads)
+
+
+def _bits(addresses: tuple[int, ...]) -> int:
+    return functools.reduce(operator.or_, addresses)
+
+
+def _values(per_channel: Tensor) -> Tensor:
+    if per_channel.dtype == torch.float32 and per_channel.is_contiguous():
+        return per_channel
+    return per_channel.float().contiguous()
+
+
+# ---- the operations
+
+
+def _flat(name: str, x: Tensor, out: Tensor, grad: Tensor | None = None) -> None:
+    pointers = x.data_ptr(), 0 if grad is None else grad.data_ptr(), out.data_ptr()
+    num = x.numel()
+    aligned = (pointers[0] | pointers[1] | pointers[2]) % 16 == 0
+    per_block = cuda_driver.THREADS * cuda_driver.FLAT_KERNELS[name] * (16 // x.element_size() if aligned else 1)
+    _FLAT.pack_into(cuda_driver.frame.content, 0, *pointers, num)
+    cuda_driver.launch(x, f"{name}_cells" if aligned else f"{name}_odd", -(-num // per_block))
+
+
+def mish_forward(x: Tensor) -> Tensor:
+    """Mish of any shape."""
+    x = dense(x)
+    y = torch.empty_like(x)
+    if x.numel():
+        _flat("mish_forward", x, y)
+    return y
+
+
+def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The product grad * mish'(x)."""
+    x = dense(x)
+    out = torch.empty_like(x)
+    if x.numel():
+        _flat("mish_backward", x, out, like(grad, x))
+    return out
+
+
+def _put_together(name: str, x: Tensor, partial: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
+    channels = x.shape[1]
+    first, second = partial.new_empty((2, channels)).unbind()
+    _PART.pack_into(
+        cuda_driver.frame.content, 0, partial.data_ptr(), first.data_ptr(), second.data_ptr(), num_parts, channels
+    )
+    cuda_driver.launch(x, name, -(-channels // _PART_COLUMNS))
+    return first, second
+
+
+def norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, float32; NaN where there are no values."""
+    x = image_format(x)
+    if not x.numel():
+        mean, variance = torch.full((2, x.shape[1]), torch.nan, device=x.device).unbind()
+        return mean, variance
+    cut = _cut_of("norm_statistics", x, x.data_ptr())
+    partial = torch.empty((2 * x.shape[1] + 1) * cut.num_parts, dtype=torch.float32, device=x.device)
+    _over_channels(cut, x, x.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, partial.data_ptr())
+    return _put_together("join_statistics", x, partial, cut.num_parts)
+
+
+def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    """mish(z) + residual with z = scale (x - mean) + bias."""
+    x = image_format(x)
+    y = torch.empty_like(x)
+    if not x.numel():
+        return y
+    name = "norm_mish_forward" if residual is None else "norm_mish_residual"
+    residual = None if residual is None else like(residual, x)
+    _per_element(name, x, y, residual, _values(mean), _values(scale), _values(bias))
+    return y
+
+
+def _per_element(name: str, x: Tensor, out: Tensor, residual: Tensor | None, *per_channel: Tensor) -> None:
+    """Forward kernels: `per_channel` is mean, scale and bias, or the bias alone."""
+    source, add, target = x.data_ptr(), 0 if residual is None else residual.data_ptr(), out.data_ptr()
+    mean, scale, bias = (0, 0, *(v.data_ptr() for v in per_channel))[-3:]
+    cut = _cut_of(name, x, source | add | target | mean | scale | bias)
+    _over_channels(cut, x, source, 0, add, target, mean, scale, bias, 0, 0, 0)
+
+
+def norm_mish_sums(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums over each channel of g = grad * mish'(z) and of g (x - mean), float32."""
+    x = image_format(x)
+    if not x.numel():
+        sum_g, sum_gx = torch.zeros((2, x.shape[1]), device=x.device).unbind()
+        return sum_g, sum_gx
+    grad, mean, scale, bias = like(grad, x), _values(mean), _values(scale), _values(bias)
+    pointers = x.data_ptr(), grad.data_ptr(), mean.data_ptr(), scale.data_ptr(), bias.data_ptr()
+    cut = _cut_of("norm_mish_sums", x, _bits(pointers))
+    partial = torch.empty(2 * x.shape[1] * cut.num_parts, dtype=torch.float32, device=x.device)
+    _over_channels(cut, x, *pointers[:2], 0, 0, *pointers[2:], 0, 0, partial.data_ptr())
+    return _put_together("add_parts", x, partial, cut.num_parts)
+
+
+def norm_mish_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, constant: Tensor, slope: Tensor
+) -> Tensor:
+    """The product scale (g - constant - (x - mean) slope) with g = grad * mish'(z)."""
+    x = image_format(x)
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out
+    grad = like(grad, x)
+    per_channel = _values(mean), _values(scale), _values(bias), _values(constant), _values(slope)
+    pointers = x.data_ptr(), grad.data_ptr(), 0, out.data_ptr(), *(v.data_ptr() for v in per_channel), 0
+    _over_channels(_cut_of("norm_mish_backward", x, _bits(pointers)), x, *pointers)
+    return out
+
+
+def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    """mish(x + bias) + residual, in place of x."""
+    formatted = image_format(x)
+    if not x.numel():
+        return x
+    name = "bias_mish" if residual is None else "bias_mish_residual"
+    residual = None if residual is None else like(residual, formatted)
+    _per_element(name, formatted, formatted, residual, _values(bias))
+    return x if formatted is x else x.copy_(formatted)
