@@ -132,7 +132,7 @@ class TrainingSamples(Dataset[Sample]):
         self.annotations, self._canvas_hw, self._seed = annotations, canvas_hw, seed
         self._recipe = Recipe(augment, canvas_hw, channels, fit, len(annotations))
         self._cache = ImageCache(channels, cache_mb, disk_cache)
-        self._greatest_zoom = greatest_zoom(augment) if reduced_decode else math.inf
+        self._greatest_zoom = greatest_zoom(augment, canvas_hw) if reduced_decode else math.inf
 
     def __len__(self) -> int:
         return len(self.annotations)

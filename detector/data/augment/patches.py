@@ -44,7 +44,8 @@ def crop_window(
     may be cut. None where there is no object to keep.
     """
     height, width = image_hw
-    boxes = clip_xyxy(objects.xyxy[~objects.ignore].astype(np.float64), image_hw)
+    # A pixel to spare on each side, because the warp leaves out what it cannot interpolate at the border of an image.
+    boxes = clip_xyxy(objects.xyxy[~objects.ignore].astype(np.float64) + np.array([-1, -1, 1, 1]), image_hw)
     if not len(boxes):
         return None
     kept = boxes[rng.integers(len(boxes))]

@@ -120,11 +120,13 @@ class Recipe:
         return (image, objects) if window is None else crop_to(image, objects, window)
 
 
-def greatest_zoom(config: AugmentConfig) -> float:
-    """How much larger than fitted to the canvas a recipe ever shows a source image, at most."""
+def greatest_zoom(config: AugmentConfig, canvas_hw: tuple[int, int]) -> float:
+    """How much larger than fitted to the canvas a recipe shows any part of a source image, at most."""
     zoom = 1 + config.scale
-    if config.shear:
+    if config.shear:  # the norm of [[1, a], [b, 1]] is at most 1 + max(a, b)
         zoom *= 1 + math.tan(math.radians(config.shear))
     if config.perspective:
-        zoom /= (1 - config.perspective) ** 2  # the derivative of x / (1 - p x) where it is steepest
+        # At a point c of the canvas, taken from its middle, a tilt t maps by (1 - t.c) (I - c t'), at most this.
+        aspect = canvas_hw[1] / canvas_hw[0]
+        zoom *= (1 + config.perspective) * (1 + config.perspective / 2 * (aspect + 1 / aspect))
     return zoom / SMALLEST_CROP if config.crop else zoom

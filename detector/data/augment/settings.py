@@ -26,8 +26,8 @@ class AugmentConfig:
         shear: shear angle in degrees from -shear .. shear.
         flip_horizontal: probability of mirroring left and right; 0 where classes tell left from right.
         flip_vertical: probability of mirroring top and bottom.
-        perspective: tilt in any direction: one corner of the canvas is seen larger by up to 1 / (1 - perspective), the
-            opposite one smaller by 1 / (1 + perspective).
+        perspective: tilt in any direction: in one corner of the canvas things are shown larger by up to
+            1 + perspective, in the opposite one smaller by as little as 1 - perspective.
         mixup: probability of blending two such canvases.
         copy_paste: probability, for each object of another image, of being pasted where it hides little.
         albumentations: transforms of that library, each `{name: ..., argument: value}`, applied in order.

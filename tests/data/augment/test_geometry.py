@@ -14,7 +14,9 @@ from detector.data.augment.geometry import (
     Objects,
     blank_canvas,
     mosaic_places,
+    nine_places,
     random_affine,
+    random_perspective,
     scaling,
     transform_corners,
     transform_objects,
@@ -208,3 +210,102 @@ def test_no_objects_stay_no_objects() -> None:
     found = transform_objects(objects_of([]), translation(5, 5), CANVAS_HW)
     assert found.xyxy.shape == (0, 4)
     assert Objects.joined([found, objects_of([[1, 2, 3, 4]])]).labels.tolist() == [0]
+
+
+# ---- turned boxes: what the border cuts off does not count
+
+
+def cloud_on_canvas(box: list[float], matrix: Matrix) -> tuple[npt.NDArray[np.float64], float]:
+    """Where a dense cloud of points inside a box lands on the canvas, and the share of it that does: a slow way."""
+    xs, ys = np.meshgrid(np.linspace(box[0], box[2], 200), np.linspace(box[1], box[3], 200))
+    points = np.stack([xs.ravel(), ys.ravel(), np.ones(xs.size)], axis=1) @ matrix.T
+    points = points[points[:, 2] > 0]
+    on_canvas = points[:, :2] / points[:, 2:]
+    inside = on_canvas[((on_canvas >= 0) & (on_canvas <= [CANVAS_HW[1], CANVAS_HW[0]])).all(axis=1)]
+    return inside, len(inside) / xs.size
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_turned_box_bounds_what_is_left_of_it_on_the_canvas(seed: int) -> None:
+    rng = np.random.default_rng((3, seed))
+    config = replace(STILL, scale=0.6, translate=0.5, degrees=180, shear=25, perspective=0.5)
+    matrix = random_perspective(config, CANVAS_HW, rng) @ random_affine(config, CANVAS_HW, rng)
+    corners = rng.uniform(-80, 60, (15, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 90, (15, 2))], axis=1)
+    found = transform_objects(objects_of(boxes.tolist()), matrix, CANVAS_HW)
+    for label, box in enumerate(boxes.tolist()):
+        cloud, share = cloud_on_canvas(box, matrix)
+        if label in found.labels:
+            own = found.xyxy[found.labels == label][0]
+            wanted = np.concatenate([cloud.min(axis=0), cloud.max(axis=0)])
+            assert np.abs(own - wanted).max() < 2  # the cloud's points lie up to that far apart
+            assert share > MIN_VISIBLE_SHARE - 0.01
+        elif share > MIN_VISIBLE_SHARE + 0.01:  # then it must be a sliver
+            assert np.ptp(cloud, axis=0).min() < MIN_SIDE_PX
+
+
+def test_a_corner_that_is_cut_off_no_longer_widens_a_turned_box() -> None:
+    turn = np.array([[1, -1, 0], [1, 1, 0], [0, 0, 1]]) / np.sqrt(2)
+    turn[2, 2] = 1
+    found = transform_objects(objects_of([[0, -40, 40, 0]]), translation(64, 10) @ turn, CANVAS_HW).xyxy[0]
+    # A square on its corner, its middle at x = 64 + 40 / sqrt(2), y = 10 + 0: the upper half is above the canvas.
+    assert found.tolist() == pytest.approx([64, 0, 64 + 80 / np.sqrt(2), 10 + 40 / np.sqrt(2)], abs=1e-4)
+
+
+def test_what_lies_behind_the_horizon_is_dropped_and_what_crosses_it_is_cut() -> None:
+    tilt = translation(64, 48) @ np.array([[1, 0, 0], [0, 1, 0], [1 / 100, 0, 1]]) @ translation(-64, -48)
+    boxes = [[-400, 0, -200, 96], [-300, 10, 100, 80], [64, 40, 80, 60]]
+    found = transform_objects(objects_of(boxes), tilt, CANVAS_HW)
+    assert found.labels.tolist() == [1, 2]
+    assert found.xyxy[0, 0] == 0
+    canvas = np.zeros((*CANVAS_HW, 3), np.uint8)
+    warp_into(canvas, np.full((96, 128, 3), 255, np.uint8), tilt)
+    assert canvas[48, 64, 0] == 255
+
+
+def test_a_perspective_keeps_the_middle_and_its_corners_differ_as_stated() -> None:
+    config = replace(STILL, perspective=0.5)
+    matrices = [random_perspective(config, CANVAS_HW, np.random.default_rng(seed)) for seed in range(300)]
+    corners = np.array([[0, 0, 1], [128, 0, 1], [128, 96, 1], [0, 96, 1]])
+    shown = []
+    for matrix in matrices:
+        assert np.allclose(matrix @ [64, 48, 1], [64, 48, 1])
+        assert np.allclose(random_perspective(STILL, CANVAS_HW, np.random.default_rng(0)), np.eye(3))
+        sources = corners @ np.linalg.inv(matrix).T
+        sources /= sources[:, 2:]
+        shown += (1 / (sources @ matrix[2])).tolist()  # how much larger than in the middle
+    assert 0.5 <= min(shown) < 0.55
+    assert 1.45 < max(shown) <= 1.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nine_places_never_overlap_and_surround_the_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = [(int(h), int(w)) for h, w in rng.integers(10, 300, (9, 2))]
+    places = nine_places(sizes, CANVAS_HW, rng)
+    boxes = np.array(
+        [
+            [*transform_corners(np.array([[0, 0, w, h]]), place)[0][[0, 2]].ravel()]
+            for (h, w), place in zip(sizes, places, strict=True)
+        ]
+    )
+    for i in range(9):
+        sides = boxes[i, 2:] - boxes[i, :2]
+        assert sides[0] / sides[1] == pytest.approx(sizes[i][1] / sizes[i][0])
+        assert (sides <= np.array(CANVAS_HW[::-1]) * 2 / 3 + 1e-9).all()
+        for j in range(i):
+            gap = np.maximum(boxes[i, :2] - boxes[j, 2:], boxes[j, :2] - boxes[i, 2:])
+            assert gap.max() >= -1e-9
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert (np.abs(middles[0]) <= np.array(CANVAS_HW[::-1]) / 3 + 1e-9).all()
+    around = middles[1:] - middles[0]
+    assert {tuple(np.sign(np.round(v, 6)).astype(int).tolist()) for v in around} >= {(-1, -1), (1, -1), (-1, 1), (1, 1)}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_a_perspective_warps_every_channel_alike(channels: int) -> None:
+    matrix = random_perspective(replace(STILL, perspective=0.4), CANVAS_HW, np.random.default_rng(3))
+    plane, canvas = noise((96, 128), 1), blank_canvas(CANVAS_HW, channels)
+    warp_into(canvas, np.repeat(plane, channels, axis=2), matrix)
+    assert (canvas == canvas[..., :1]).all()
+    assert (canvas[..., 0] != PADDING_VALUE).mean() > 0.5
