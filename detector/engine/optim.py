@@ -61,7 +61,7 @@ class AdamW(torch.optim.AdamW):
 
 @register("sgd")
 class SGD(torch.optim.SGD):
-    """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
+    """Stochastic gradient descent, with Nesterov's momentum (Sutskever et al. 2013) or plain momentum."""
 
     @dataclass(frozen=True)
     class Config(OptimizerConfig):
@@ -69,11 +69,13 @@ class SGD(torch.optim.SGD):
 
         Attributes:
             momentum: memory of the gradient; 0 switches momentum off.
+            nesterov: whether momentum looks ahead; Darknet's does not.
         """
 
         lr: float = 0.01
         weight_decay: float = 5e-4
         momentum: float = 0.937
+        nesterov: bool = True
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -81,7 +83,8 @@ class SGD(torch.optim.SGD):
                 raise ValueError(f"sgd wants 0 <= momentum < 1, found {self.momentum}")
 
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
-        super().__init__(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+        nesterov = config.nesterov and config.momentum > 0
+        super().__init__(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
 
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: An optimizer for hidden layers").

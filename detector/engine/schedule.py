@@ -1,8 +1,13 @@
-"""Learning-rate schedules by name: pure functions of the progress, so that a resumed run needs no state of theirs."""
+"""Learning-rate schedules by name: pure functions of the step, so that a resumed run needs no state of theirs.
+
+Most are shares of the run; those that count updates (`iteration_steps`, `step`, `exp`, `poly`, `sigmoid`, `sgdr`,
+`random`) are the policies of Darknet, whose updates are numbered from 1.
+"""
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
 from detector.registry import PartConfig, build, register
@@ -10,17 +15,29 @@ from detector.registry import PartConfig, build, register
 
 @dataclass(frozen=True)
 class ScheduleConfig(PartConfig):
-    """The kind `schedule`. A schedule maps the progress after warm-up, 0..1, to a factor on the peak learning rate.
+    """The kind `schedule`: the progress after warm-up, 0..1, and the number of the update, 1.., to a factor.
+
+    The factor is on the peak learning rate.
 
     Attributes:
-        warmup_iterations: steps of linear rise from 0, at most a fifth of the run.
+        warmup_iterations: steps of rise from 0.
+        warmup_power: shape of the rise: 1 is a straight line. Darknet's `burn_in` of n updates is a warm-up of n - 1
+            steps of power 4.
+        warmup_share: largest share of the run that the warm-up takes.
     """
 
     warmup_iterations: int = 100
+    warmup_power: float = 1.0
+    warmup_share: float = 0.2
 
     def __post_init__(self) -> None:
         if self.warmup_iterations < 0:
             raise ValueError(f"a schedule wants warmup_iterations >= 0, found {self.warmup_iterations}")
+        if not (self.warmup_power > 0 and 0 <= self.warmup_share <= 1):
+            raise ValueError(
+                f"a schedule wants warmup_power > 0 and warmup_share within 0..1, found {self.warmup_power} and "
+                f"{self.warmup_share}"
+            )
 
 
 def _check_final(final: float) -> None:
@@ -49,7 +66,7 @@ class Cosine:
     def __init__(self, config: Config) -> None:
         self._final = config.final
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float, update: int) -> float:
         """The factor at a progress of 0..1."""
         return self._final + (1 - self._final) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -75,7 +92,7 @@ class LinearDecay:
     def __init__(self, config: Config) -> None:
         self._final = config.final
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float, update: int) -> float:
         """The factor at a progress of 0..1."""
         return 1 + (self._final - 1) * progress
 
@@ -91,14 +108,14 @@ class Constant:
     def __init__(self, config: Config) -> None:
         pass
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float, update: int) -> float:
         """The factor 1."""
         return 1.0
 
 
 @register("steps")
 class Steps:
-    """A factor at each milestone, as Darknet's policy of the same name."""
+    """A factor at each milestone, a share of the run."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
@@ -122,23 +139,235 @@ class Steps:
     def __init__(self, config: Config) -> None:
         self._milestones, self._gamma = config.milestones, config.gamma
 
-    def __call__(self, progress: float) -> float:
+    def __call__(self, progress: float, update: int) -> float:
         """The factor at a progress of 0..1."""
         return float(self._gamma ** sum(progress >= m for m in self._milestones))
 
 
+@register("iteration_steps")
+class IterationSteps:
+    """A factor of its own at each of some updates: Darknet's policy `steps`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule; the defaults are those of yolov3.cfg.
+
+        Attributes:
+            iterations: updates from which on the rate is changed, ascending.
+            scales: the factor at each of them.
+        """
+
+        iterations: tuple[int, ...] = (400_000, 450_000)
+        scales: tuple[float, ...] = (0.1, 0.1)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if len(self.iterations) != len(self.scales) or min(self.scales, default=1.0) <= 0:
+                raise ValueError(
+                    f"iteration_steps wants one scale above 0 for each of its iterations, found {self.scales} for "
+                    f"{self.iterations}"
+                )
+            if list(self.iterations) != sorted(self.iterations):
+                raise ValueError(f"iteration_steps wants ascending iterations, found {self.iterations}")
+
+    def __init__(self, config: Config) -> None:
+        self._steps = list(zip(config.iterations, config.scales, strict=True))
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The product of the scales up to an update."""
+        return math.prod(scale for iteration, scale in self._steps if iteration <= update)
+
+
+@register("step")
+class Step:
+    """A factor every so many updates: Darknet's policy `step`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            step: updates between two changes.
+            scale: factor at each change, 0 < scale <= 1.
+        """
+
+        step: int = 10_000
+        scale: float = 0.1
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.step < 1 or not 0 < self.scale <= 1:
+                raise ValueError(f"step wants step >= 1 and 0 < scale <= 1, found {self.step} and {self.scale}")
+
+    def __init__(self, config: Config) -> None:
+        self._step, self._scale = config.step, config.scale
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update."""
+        return float(self._scale ** (update // self._step))
+
+
+@register("exp")
+class Exponential:
+    """A factor at every update: Darknet's policy `exp`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            gamma: factor per update, 0 < gamma <= 1.
+        """
+
+        gamma: float = 0.9999
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.gamma <= 1:
+                raise ValueError(f"exp wants 0 < gamma <= 1, found {self.gamma}")
+
+    def __init__(self, config: Config) -> None:
+        self._gamma = config.gamma
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update."""
+        return float(self._gamma**update)
+
+
+@register("poly")
+class Polynomial:
+    """A power of what is left of so many updates, 0 from the last on: Darknet's policy `poly`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            iterations: updates until the rate is 0.
+            power: the power.
+        """
+
+        iterations: int = 500_000
+        power: float = 4.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.iterations < 1 or self.power <= 0:
+                raise ValueError(f"poly wants iterations >= 1 and power > 0, found {self.iterations}, {self.power}")
+
+    def __init__(self, config: Config) -> None:
+        self._iterations, self._power = config.iterations, config.power
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update."""
+        return float(max(1 - update / self._iterations, 0.0) ** self._power)
+
+
+@register("sigmoid")
+class Sigmoid:
+    """A falling logistic curve about an update: Darknet's policy `sigmoid`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            step: the update at which the factor is one half.
+            gamma: steepness there, times 4, per update.
+        """
+
+        step: int = 10_000
+        gamma: float = 0.001
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.step < 1 or self.gamma <= 0:
+                raise ValueError(f"sigmoid wants step >= 1 and gamma > 0, found {self.step} and {self.gamma}")
+
+    def __init__(self, config: Config) -> None:
+        self._step, self._gamma = config.step, config.gamma
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update."""
+        return (1 - math.tanh(self._gamma * (update - self._step) / 2)) / 2  # 1 / (1 + e^x), without its overflow
+
+
+@register("sgdr")
+class WarmRestarts:
+    """Half cosines of growing length (Loshchilov and Hutter 2016, equation 5): Darknet's policy `sgdr`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            cycle: updates of the first cycle.
+            growth: how many times as long as the last a cycle is.
+            final: factor at the end of a cycle, 0 < final <= 1.
+        """
+
+        cycle: int = 1000
+        growth: int = 2
+        final: float = 0.01
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            _check_final(self.final)
+            if min(self.cycle, self.growth) < 1:
+                raise ValueError(f"sgdr wants cycle and growth of at least 1, found {self.cycle} and {self.growth}")
+
+    def __init__(self, config: Config) -> None:
+        self._cycle, self._growth, self._final = config.cycle, config.growth, config.final
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update; the last one of a cycle still belongs to it."""
+        start, cycle = 0, self._cycle
+        while start + cycle < update:
+            start, cycle = start + cycle, cycle * self._growth
+        return self._final + (1 - self._final) * (1 + math.cos(math.pi * (update - start) / cycle)) / 2
+
+
+@register("random")
+class RandomRate:
+    """A power of a uniform random number at every update, a function of the seed: Darknet's policy `random`."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule.
+
+        Attributes:
+            power: the power.
+            seed: seed of the numbers.
+        """
+
+        power: float = 4.0
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.power <= 0:
+                raise ValueError(f"random wants power > 0, found {self.power}")
+
+    def __init__(self, config: Config) -> None:
+        self._power, self._seed = config.power, config.seed
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at an update."""
+        return float(random.Random(f"{self._seed}/{update}").random() ** self._power)
+
+
 class LearningRate:
-    """The factor on the peak learning rate at each step: a linear warm-up, then the schedule."""
+    """The factor on the peak learning rate at each step: a warm-up, then the schedule."""
 
     def __init__(self, config: ScheduleConfig, num_steps: int) -> None:
         """The factors of a run of `num_steps` steps."""
         self._schedule = build(config)
-        self._num_steps = num_steps
-        self._warmup = min(config.warmup_iterations, num_steps // 5)
+        self._num_steps, self._power = num_steps, config.warmup_power
+        self._warmup = min(config.warmup_iterations, int(num_steps * config.warmup_share))
 
     def factor(self, step: int) -> float:
-        """The factor at a 0-based step; above 0 at every step of the run."""
+        """The factor at a 0-based step."""
         if step < self._warmup:
-            return (step + 1) / (self._warmup + 1)
+            return float(((step + 1) / (self._warmup + 1)) ** self._power)
         progress = (step - self._warmup) / max(1, self._num_steps - 1 - self._warmup)
-        return float(self._schedule(progress))
+        return float(self._schedule(progress, step + 1))

@@ -3,7 +3,8 @@
 Darknet hands deltas to the layer below and reports a number that they are not the derivative of. So the loss has a
 backward pass of its own: the gradient of a raw map is -delta / B, with B the images of the batch. The trainer averages
 over the batches of a step, which makes B what Darknet divides by, `batch` images per update, and SGD without Nesterov's
-look-ahead the update of Darknet. Darknet does not clip the gradient's norm: `train.clip_norm=inf` is what it does.
+look-ahead the update of Darknet. Darknet does not clip the gradient's norm: a `train.clip_norm` out of reach, such as
+1e9, is what it does.
 """
 
 from __future__ import annotations

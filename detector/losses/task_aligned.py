@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
+from detector.errors import ConfigError
 from detector.losses.assignment import assign_task_aligned, cells_in_crowds
 from detector.models.heads import DensePredictions
 from detector.models.yolo import Yolo
@@ -55,6 +56,16 @@ class TaskAlignedLoss:
                 raise ValueError("the task_aligned loss wants weights and exponents >= 0 and num_candidates >= 1")
 
     def __init__(self, config: Config, model: Yolo) -> None:
+        """Takes up the head of a model.
+
+        Raises:
+            ConfigError: it is no anchor-free head.
+        """
+        if not hasattr(getattr(model, "head", None), "dense"):
+            raise ConfigError(
+                "loss: task_aligned wants a model with an anchor-free head, found one without; give loss: anchor to a "
+                "model with anchors"
+            )
         self.config, self.head = config, model.head
 
     def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:

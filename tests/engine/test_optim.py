@@ -53,6 +53,20 @@ def test_norms_and_biases_do_not_decay_and_weights_do(name: str) -> None:
         assert parameter.detach().unique().tolist() == pytest.approx([wanted])
 
 
+def test_sgd_without_nesterov_is_the_update_of_darknet() -> None:
+    """u <- momentum * u + gradients - decay * B * w; w <- w + lr / B * u, with gradients summed over B images."""
+    lr, momentum, decay, batch = 0.1, 0.9, 0.01, 8
+    weight = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(weight.weight, 2.0)
+    optimizer = build_optimizer(SGD.Config(lr=lr, momentum=momentum, weight_decay=decay, nesterov=False), weight)
+    w, u = 2.0, 0.0
+    for downhill in (3.0, -1.0, 5.0):
+        u = momentum * u + downhill - decay * batch * w
+        w += lr / batch * u
+        step_with(weight, optimizer, [torch.full((1, 1, 1, 1), -downhill / batch)])
+        assert weight.weight.item() == pytest.approx(w, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_in_none(name: str) -> None:
     model = network()

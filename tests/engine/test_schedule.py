@@ -6,11 +6,33 @@ from typing import Any
 import pytest
 
 import detector.experiment  # noqa: F401 (registers every schedule)
-from detector.engine.schedule import Constant, Cosine, LearningRate, LinearDecay, ScheduleConfig, Steps
+from detector.engine.schedule import (
+    Constant,
+    Cosine,
+    Exponential,
+    IterationSteps,
+    LearningRate,
+    LinearDecay,
+    Polynomial,
+    RandomRate,
+    ScheduleConfig,
+    Sigmoid,
+    Step,
+    Steps,
+    WarmRestarts,
+)
 from detector.registry import build, find, names
 
 SCHEDULES = names(ScheduleConfig)
+BY_SHARE = ["constant", "cosine", "linear", "steps"]  # start at 1 after any warm-up; the others count updates
 RUNS = [1, 2, 7, 50, 1000]
+
+
+def darknet_rates(name: str, num_steps: int, **settings: Any) -> list[float]:
+    """The factors of a run under a policy without burn-in, or with the one that the settings say."""
+    config = find(ScheduleConfig, name).Config(**{"warmup_iterations": 0, "warmup_share": 1.0, **settings})
+    rate = LearningRate(config, num_steps)
+    return [rate.factor(step) for step in range(num_steps)]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -29,12 +51,13 @@ def test_warm_up_is_a_straight_line_up_to_the_peak_and_at_most_a_fifth_of_the_ru
     name: str, warmup: int, num_steps: int, expected: int
 ) -> None:
     rate = LearningRate(find(ScheduleConfig, name).Config(warmup_iterations=warmup), num_steps)
-    factors = [rate.factor(step) for step in range(expected + 1)]
-    assert factors == pytest.approx([(step + 1) / (expected + 1) for step in range(expected + 1)])
-    assert factors[-1] == pytest.approx(1.0)
+    factors = [rate.factor(step) for step in range(expected)]
+    assert factors == pytest.approx([(step + 1) / (expected + 1) for step in range(expected)])
+    if name in BY_SHARE:
+        assert rate.factor(expected) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"random"}))
 def test_after_warm_up_the_factor_never_rises(name: str) -> None:
     rate = LearningRate(find(ScheduleConfig, name).Config(warmup_iterations=20), 300)
     factors = [rate.factor(step) for step in range(20, 300)]
@@ -46,32 +69,96 @@ def test_the_factor_is_the_schedule_of_the_progress_after_warm_up(name: str) -> 
     config = find(ScheduleConfig, name).Config(warmup_iterations=10)
     rate, schedule = LearningRate(config, 111), build(config)
     for step in range(10, 111):
-        assert rate.factor(step) == pytest.approx(schedule((step - 10) / 100))
-    assert rate.factor(110) == pytest.approx(schedule(1.0))
+        assert rate.factor(step) == pytest.approx(schedule((step - 10) / 100, step + 1))
+    assert rate.factor(110) == pytest.approx(schedule(1.0, 111))
 
 
 @pytest.mark.parametrize("final", [0.02, 0.5, 1.0])
 def test_cosine_is_half_a_cosine_from_1_to_its_final_factor(final: float) -> None:
     cosine = Cosine(Cosine.Config(final=final))
     for progress, share in ((0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0)):
-        assert cosine(progress) == pytest.approx(final + (1 - final) * share)
+        assert cosine(progress, 1) == pytest.approx(final + (1 - final) * share)
 
 
 @pytest.mark.parametrize("final", [0.01, 0.3])
 def test_linear_is_a_straight_line_from_1_to_its_final_factor(final: float) -> None:
     linear = LinearDecay(LinearDecay.Config(final=final))
     for progress in (0, 0.25, 0.5, 1):
-        assert linear(progress) == pytest.approx((1 - progress) + final * progress)
+        assert linear(progress, 1) == pytest.approx((1 - progress) + final * progress)
 
 
 def test_constant_is_one_throughout() -> None:
-    assert [Constant(Constant.Config())(progress) for progress in (0, 0.3, 1)] == [1.0] * 3
+    assert [Constant(Constant.Config())(progress, 1) for progress in (0, 0.3, 1)] == [1.0] * 3
 
 
 def test_steps_fall_at_each_milestone_and_not_before() -> None:
     steps = Steps(Steps.Config(milestones=(0.5, 0.8, 0.8), gamma=0.5))
-    found = [steps(progress) for progress in (0, 0.499, 0.5, 0.799, 0.8, 1)]
+    found = [steps(progress, 1) for progress in (0, 0.499, 0.5, 0.799, 0.8, 1)]
     assert found == pytest.approx([1, 1, 0.5, 0.5, 0.125, 0.125])
+
+
+# ---- Darknet's policies: k = step + 1 is the number of the update
+
+
+def test_burn_in_and_steps_are_those_of_darknet() -> None:
+    """learning_rate=0.001, burn_in=4, policy=steps, steps=6,8, scales=.1,.5."""
+    factors = darknet_rates(
+        "iteration_steps", 9, iterations=(6, 8), scales=(0.1, 0.5), warmup_iterations=3, warmup_power=4.0
+    )
+    rates = [0.001 * factor for factor in factors]
+    assert rates == pytest.approx([3.90625e-6, 6.25e-5, 3.1640625e-4, 1e-3, 1e-3, 1e-4, 1e-4, 5e-5, 5e-5], rel=1e-12)
+
+
+def test_the_warm_up_takes_no_more_of_the_run_than_it_is_allowed() -> None:
+    for share, num_warm in ((0.0, 0), (0.1, 3), (0.2, 6), (1.0, 25)):
+        rate = LearningRate(Constant.Config(warmup_iterations=25, warmup_share=share), 30)
+        assert sum(rate.factor(step) < 1 for step in range(30)) == num_warm
+
+
+def test_scales_above_one_raise_the_rate() -> None:
+    assert darknet_rates("iteration_steps", 4, iterations=(2, 4), scales=(10.0, 0.1)) == pytest.approx([1, 10, 10, 1])
+
+
+def test_step_changes_every_so_many_updates() -> None:
+    factors = darknet_rates("step", 8, step=3, scale=0.5)
+    assert factors == pytest.approx([0.5 ** (k // 3) for k in range(1, 9)])
+
+
+def test_exp_changes_at_every_update() -> None:
+    assert darknet_rates("exp", 5, gamma=0.9) == pytest.approx([0.9**k for k in range(1, 6)])
+
+
+def test_poly_falls_to_zero_and_stays_there() -> None:
+    factors = darknet_rates("poly", 7, iterations=5, power=2.0)
+    assert factors == pytest.approx([0.64, 0.36, 0.16, 0.04, 0, 0, 0])
+
+
+def test_sigmoid_falls_about_its_step_without_overflow() -> None:
+    factors = darknet_rates("sigmoid", 9, step=5, gamma=0.7)
+    assert factors == pytest.approx([1 / (1 + math.exp(0.7 * (k - 5))) for k in range(1, 10)])
+    assert Sigmoid(Sigmoid.Config(step=1, gamma=1.0))(0.0, 10**6) == 0.0
+
+
+def test_sgdr_restarts_with_cycles_of_growing_length() -> None:
+    factors = darknet_rates("sgdr", 12, cycle=3, growth=2, final=0.1)
+
+    def cosine(done: int, cycle: int) -> float:
+        return 0.1 + 0.5 * 0.9 * (1 + math.cos(math.pi * done / cycle))
+
+    wanted = (
+        [cosine(k, 3) for k in (1, 2, 3)]
+        + [cosine(k, 6) for k in (1, 2, 3, 4, 5, 6)]
+        + [cosine(k, 12) for k in (1, 2, 3)]
+    )
+    assert factors == pytest.approx(wanted)
+
+
+def test_random_rates_are_powers_of_uniform_numbers_and_a_function_of_the_seed() -> None:
+    factors = darknet_rates("random", 2000, power=2.0)
+    assert factors == darknet_rates("random", 2000, power=2.0)
+    assert factors != darknet_rates("random", 2000, power=2.0, seed=1)
+    roots = sorted(factor**0.5 for factor in factors)
+    assert max(abs(root - (i + 0.5) / 2000) for i, root in enumerate(roots)) < 0.05  # Kolmogorov, 2000 numbers
 
 
 @pytest.mark.parametrize(
@@ -83,6 +170,18 @@ def test_steps_fall_at_each_milestone_and_not_before() -> None:
         (Steps, {"milestones": (0.9, 0.8)}, "ascending milestones"),
         (Steps, {"milestones": (0.5, 1.2)}, "ascending milestones"),
         (Steps, {"gamma": 0.0}, "0 < gamma <= 1"),
+        (IterationSteps, {"iterations": (5,)}, "one scale above 0 for each"),
+        (IterationSteps, {"iterations": (5, 6), "scales": (0.1, 0.0)}, "one scale above 0 for each"),
+        (IterationSteps, {"iterations": (6, 5)}, "ascending iterations"),
+        (Step, {"step": 0}, "step >= 1"),
+        (Exponential, {"gamma": 1.1}, "0 < gamma <= 1"),
+        (Polynomial, {"power": 0.0}, "power > 0"),
+        (Sigmoid, {"gamma": 0.0}, "gamma > 0"),
+        (WarmRestarts, {"growth": 0}, "of at least 1"),
+        (WarmRestarts, {"final": 0.0}, "0 < final <= 1"),
+        (RandomRate, {"power": -1.0}, "power > 0"),
+        (Constant, {"warmup_power": 0.0}, "warmup_power > 0"),
+        (Constant, {"warmup_share": 1.5}, "warmup_share within 0..1"),
     ],
 )
 def test_senseless_settings_are_refused(part: Any, settings: dict[str, Any], message: str) -> None:
