@@ -61,7 +61,7 @@ def test_objects_come_out_in_pixels_of_the_image(folder):
     assert annotations.offsets[:3].tolist() == [0, 2, 3]
     assert not annotations.is_crowd.any()
     assert annotations.image_hw.tolist() == [[HEIGHT, WIDTH]] * NUM_IMAGES
-    assert annotations.file_names[:2] == ("00.png", "01.png")
+    assert tuple(annotations.file_names[:2]) == ("00.png", "01.png")
     assert annotations.path(1) == folder / "01.png"
     assert annotations.image_ids.tolist() == list(range(NUM_IMAGES))
 
@@ -239,7 +239,7 @@ def test_image_ids_are_the_numbers_of_the_files_where_they_can_be(tmp_path, name
     elsewhere = tmp_path / "elsewhere"
     made = read_txt_labels(tmp_path, elsewhere, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
     assert made.image_ids.tolist() == ids
-    assert made.file_names == tuple(str(image.path) for image in images)  # not below the root: written out
+    assert tuple(made.file_names) == tuple(str(image.path) for image in images)  # not below the root: written out
 
 
 # --- names and lists -----------------------------------------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""`detector anchors`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from detector.errors import ConfigError
+
+_METRICS = ("iou", "euclidean")  # those of detector.data.anchors, which takes a second to import
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="DATA key=value",
+        help="a data set (COCO description, data.yaml or .data file), then overrides such as input.fit=stretch",
+    )
+    parser.add_argument("--num", type=int, default=9, help="how many anchors (default 9)")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[416], help="the canvas: its side, or height and width (default 416)"
+    )
+    parser.add_argument("--metric", choices=_METRICS, default="iou", help="distance of the clusters (default iou)")
+    parser.add_argument("--split", default="train", help="train, val or test (default train)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random starts (default 0)")
+    parser.add_argument("--json", action="store_true", help="print the anchors and figures as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Finds anchors and prints them as a Darknet .cfg has them; returns the exit code."""
+    from detector.cli.progress import TrainingProgress, say
+    from detector.data.anchors import RECALL_IOU, canvas_sizes, find_anchors
+    from detector.experiment import load_experiment, read_split
+
+    names = [word for word in arguments.words if "=" not in word]
+    if len(names) != 1:
+        raise ConfigError(f"one data set is wanted, found {', '.join(names) or 'none'}; give data.yaml")
+    if arguments.num < 1 or min(arguments.size) < 1 or len(arguments.size) > 2:
+        raise ConfigError("--num wants at least 1, --size one or two numbers of at least 1")
+    overrides = [f"data={json.dumps(names[0])}", *(word for word in arguments.words if "=" in word)]
+    config = load_experiment("base", overrides)
+    annotations = read_split(config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
+    canvas_hw = (arguments.size[0], arguments.size[-1])
+    sizes = canvas_sizes(annotations, canvas_hw, config.input.fit, config.input.arithmetic)
+    anchors = find_anchors(sizes, arguments.num, arguments.metric, arguments.seed)
+    pairs = anchors.wh.tolist()
+    if arguments.json:
+        plain = {"average_iou": anchors.average_iou, "recall": anchors.recall, "num_boxes": anchors.num_boxes}
+        print(json.dumps({"anchors": pairs, **plain}))
+        return 0
+    if len({tuple(pair) for pair in pairs}) < len(pairs):
+        say("some anchors are the same in whole pixels: ask for fewer, or for a larger --size", arguments.quiet)
+    print(f"num = {len(pairs)}")
+    print(f"anchors = {', '.join(f'{width},{height}' for width, height in pairs)}")
+    print(
+        f"# average IoU {anchors.average_iou:.3f}, {anchors.recall:.1%} of {anchors.num_boxes} boxes have an anchor "
+        f"of IoU above {RECALL_IOU}"
+    )
+    return 0
