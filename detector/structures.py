@@ -32,6 +32,7 @@ class Sample:
         image_id: the id of the (first) image in its annotation file.
         letterbox: how the source was fitted, or None where an augmentation mixed several sources.
         skipped: sources that could not be read and were replaced by another one, each with its reason.
+        warnings: what is odd about sources that were read, a sentence each.
     """
 
     image: Image
@@ -41,6 +42,7 @@ class Sample:
     image_id: int
     letterbox: Letterbox | None = None
     skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3:
@@ -115,12 +117,14 @@ class Batch:
         targets: the objects of all images.
         image_ids: the B ids in their annotation file.
         skipped: sources that could not be read, each with its reason.
+        warnings: what is odd about sources that were read, a sentence each.
     """
 
     images: Tensor
     targets: Targets
     image_ids: tuple[int, ...]
     skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -144,7 +148,8 @@ class Batch:
         )
         images = torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in samples]))
         skipped = tuple(reason for s in samples for reason in s.skipped)
-        return cls(images, targets, tuple(s.image_id for s in samples), skipped)
+        warnings = tuple(warning for s in samples for warning in s.warnings)
+        return cls(images, targets, tuple(s.image_id for s in samples), skipped, warnings)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError
 from detector.geometry import Image
-from detector.media.images import read_image
+from detector.media.images import load_image
 
 # A cached file: this header, then the pixels row by row. Size and modification time are those of the image file.
 _HEADER = struct.Struct("<8sQQIII28x")  # magic, size in bytes, time in nanoseconds, height, width, channels
@@ -47,8 +47,10 @@ class ImageCache:
         self._channels, self._memory_mb, self._folder = state
         self._empty()
 
-    def read(self, path: Path, reduction: int = 1) -> Image:
+    def read(self, path: Path, reduction: int = 1, warned: list[str] | None = None) -> Image:
         """The image that `read_image(path, channels, reduction)` gives; it may be kept, so do not change it.
+
+        What is odd about its file is added to `warned` when it is decoded, not when it is kept already.
 
         Raises:
             MediaError: it cannot be read.
@@ -57,25 +59,30 @@ class ImageCache:
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        image = self._from_folder(path, reduction)
+        image = self._from_folder(path, reduction, [] if warned is None else warned)
         if image.nbytes <= self._room_bytes:
             self._kept[key] = image
             self._room_bytes -= image.nbytes
         return image
 
-    def _from_folder(self, path: Path, reduction: int) -> Image:
+    def _decode(self, path: Path, reduction: int, warned: list[str]) -> Image:
+        loaded = load_image(path, self._channels, reduction=reduction)
+        warned.extend(loaded.warnings)
+        return loaded.pixels
+
+    def _from_folder(self, path: Path, reduction: int, warned: list[str]) -> Image:
         if self._folder is None:
-            return read_image(path, self._channels, reduction)
+            return self._decode(path, reduction, warned)
         try:
             found = path.stat()
         except (OSError, ValueError):  # the reader says what is wrong with it
-            return read_image(path, self._channels, reduction)
+            return self._decode(path, reduction, warned)
         stamp = (_MAGIC, found.st_size, found.st_mtime_ns)
         name = hashlib.sha256(f"{os.path.abspath(path)}\n{self._channels} {reduction}".encode("utf-8", "replace"))
         own = self._folder / name.hexdigest()[:2] / f"{name.hexdigest()[2:32]}.pixels"
         image = _load(own, stamp, self._channels)
         if image is None:
-            image = read_image(path, self._channels, reduction)
+            image = self._decode(path, reduction, warned)
             try:
                 _save(own, stamp, image)
             except OSError as error:

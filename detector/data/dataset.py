@@ -53,12 +53,14 @@ class CocoDataset:
             val: what `evaluate` measures on, and training while it runs.
             test: a split kept for last.
             ignore_unknown: count and skip annotations of categories that the file does not list, instead of refusing.
+            allow_outside: whether file names of images may lead out of the folder of images.
         """
 
         train: SplitConfig | None = None
         val: SplitConfig | None = None
         test: SplitConfig | None = None
         ignore_unknown: bool = False
+        allow_outside: bool = False
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -74,7 +76,12 @@ class CocoDataset:
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"
             )
-        return read_coco(split.annotations, split.images, ignore_unknown=self.config.ignore_unknown)
+        return read_coco(
+            split.annotations,
+            split.images,
+            ignore_unknown=self.config.ignore_unknown,
+            allow_outside=self.config.allow_outside,
+        )
 
 
 @register("shapes")

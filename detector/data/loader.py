@@ -22,6 +22,8 @@ from detector.data.augment.settings import AugmentConfig
 from detector.data.cache import ImageCache, prepare_cache_folder
 from detector.data.coco import CocoAnnotations
 from detector.errors import DatasetError, DetectorError, MediaError
+from detector.geometry import Letterbox, clip_xyxy
+from detector.media.images import size_warning
 from detector.structures import Batch, Sample
 
 # After this many unreadable images in a row the set is taken to be broken, not the image.
@@ -129,7 +131,7 @@ class TrainingSamples(Dataset[Sample]):
         """
         if disk_cache is not None:
             prepare_cache_folder(disk_cache, annotations)
-        self.annotations, self._canvas_hw, self._seed = annotations, canvas_hw, seed
+        self.annotations, self._canvas_hw, self._fit, self._seed = annotations, canvas_hw, fit, seed
         self._recipe = Recipe(augment, canvas_hw, channels, fit, len(annotations))
         self._cache = ImageCache(channels, cache_mb, disk_cache)
         self._greatest_zoom = greatest_zoom(augment, canvas_hw) if reduced_decode else math.inf
@@ -140,31 +142,36 @@ class TrainingSamples(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         """The sample of a key: the same arrays on every call, in any process."""
         rng = np.random.default_rng((self._seed, key.epoch, key.image_index))
-        skipped: list[str] = []
+        skipped, warned = list[str](), list[str]()
         letterbox = None
-        read = functools.partial(self.source, zoom=math.inf if key.closing else self._greatest_zoom, skipped=skipped)
+        zoom = math.inf if key.closing else self._greatest_zoom
+        read = functools.partial(self.source, zoom=zoom, skipped=skipped, warned=warned)
         if key.closing:
             image, objects, letterbox = self._recipe.letterboxed(key.image_index, read, rng)
         else:
             image, objects = self._recipe.varied(key.image_index, read, rng)
         image_id = int(self.annotations.image_ids[key.image_index])
-        return Sample(image, objects.xyxy, objects.labels, objects.ignore, image_id, letterbox, tuple(skipped))
+        left_out, odd = tuple(skipped), tuple(warned)
+        return Sample(image, objects.xyxy, objects.labels, objects.ignore, image_id, letterbox, left_out, odd)
 
-    def source(self, index: int, zoom: float = math.inf, skipped: list[str] | None = None) -> Source:
+    def source(
+        self, index: int, zoom: float = math.inf, skipped: list[str] | None = None, warned: list[str] | None = None
+    ) -> Source:
         """A source image with its objects; one that cannot be read is replaced by the next.
 
         Args:
             index: image within the data set.
             zoom: how much larger than fitted to the canvas it is shown at most, as far as decoding may depend on it.
             skipped: where the reason of each replacement is noted.
+            warned: where it is noted what is odd about an image that is decoded.
 
         Raises:
             DatasetError: too many images in a row cannot be read.
         """
-        skipped = [] if skipped is None else skipped
+        skipped, warned = [] if skipped is None else skipped, [] if warned is None else warned
         for _ in range(_MAX_REPLACEMENTS):
             try:
-                return self._read(index, zoom)
+                return self._read(index, zoom, warned)
             except MediaError as error:
                 skipped.append(str(error))
                 index = (index + 1) % len(self.annotations)
@@ -173,31 +180,37 @@ class TrainingSamples(Dataset[Sample]):
             f"{skipped[-1]}; check the images folder"
         )
 
-    def _read(self, index: int, zoom: float) -> Source:
+    def _read(self, index: int, zoom: float, warned: list[str]) -> Source:
         path, source_xyxy = self.annotations.path(index), self.annotations.source_xyxy(index)
         height, width = self.annotations.image_hw[index].tolist()
-        reduction = _reduction((height, width), self._canvas_hw, zoom)
-        image = self._cache.read(path, reduction)
+        reduction = _reduction((height, width), self._canvas_hw, self._fit, zoom)
+        image = self._cache.read(path, reduction, warned)
         if reduction > 1 and image.shape[:2] != (height // reduction, width // reduction):
             # It is no JPEG, or not of the size that the annotation file gives.
-            reduction, image = 1, self._cache.read(path)
+            reduction, image = 1, self._cache.read(path, 1, warned)
+        image_hw = image.shape[0] * reduction, image.shape[1] * reduction
+        warning = size_warning(path, image_hw, (height, width))
+        if warning is not None:
+            warned.append(warning)
+            source_xyxy = clip_xyxy(source_xyxy, image_hw)
         # Whole blocks became pixels: the same frame in larger units, and a power of two divides without rounding.
         labels, is_crowd = self.annotations.labels_of(index), self.annotations.is_crowd_of(index)
         return image, Objects(source_xyxy / np.float32(reduction), labels, is_crowd)
 
 
-def _reduction(image_hw: tuple[int, int], canvas_hw: tuple[int, int], zoom: float) -> int:
-    """The largest of 8, 4, 2 and 1 that divides an image's sides and leaves every pixel that a zoom shows.
+def _reduction(image_hw: tuple[int, int], canvas_hw: tuple[int, int], fit: str, zoom: float) -> int:
+    """The largest of 8, 4, 2 and 1 that divides an image's sides and leaves every pixel that is ever shown.
 
     Args:
         image_hw: height and width as the annotation file gives them; 0, 0 where it does not.
         canvas_hw: height and width of the canvas.
-        zoom: the greatest zoom of an image that fills the canvas.
+        fit: a mode of `Letterbox`.
+        zoom: the greatest zoom of an image fitted to the canvas.
     """
     if not all(image_hw) or math.isinf(zoom):
         return 1
-    fit = max(canvas_hw[0] / image_hw[0], canvas_hw[1] / image_hw[1])  # of the longer side when it is stretched
-    return next((r for r in (8, 4, 2) if fit * zoom * r <= 1 and image_hw[0] % r == image_hw[1] % r == 0), 1)
+    scale = max(Letterbox.fit(image_hw, canvas_hw, fit).scale_hw) * zoom
+    return next((r for r in (8, 4, 2) if scale * r <= 1 and image_hw[0] % r == image_hw[1] % r == 0), 1)
 
 
 def _start_worker(worker_id: int) -> None:

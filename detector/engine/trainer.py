@@ -133,6 +133,7 @@ class Trainer:
         self._sums: dict[str, float] = {}
         self._num_summed = 0
         self._skipped: set[str] = set()
+        self._warnings: set[str] = set()
         self._elapsed_s = 0.0
 
     # --- the loop ------------------------------------------------------------------------------------------------
@@ -218,6 +219,10 @@ class Trainer:
         self._skipped |= new
         for reason in sorted(new):
             self._report(Noted(f"skipped: {reason}"))
+        new_warnings = {warning for batch in group for warning in batch.warnings} - self._warnings
+        self._warnings |= new_warnings
+        for warning in sorted(new_warnings):
+            self._report(Noted(f"warning: {warning}"))
         if len(self._skipped) > MAX_SKIPPED_SHARE * self._num_images:
             raise DatasetError(
                 f"{len(self._skipped)} of {self._num_images} training images cannot be read, at most "
@@ -230,6 +235,11 @@ class Trainer:
     def num_skipped(self) -> int:
         """Training images that could not be read so far."""
         return len(self._skipped)
+
+    @property
+    def num_warnings(self) -> int:
+        """What was odd about training images that were read, since the run started or resumed."""
+        return len(self._warnings)
 
     @property
     def metrics(self) -> CocoMetrics | None:

@@ -19,7 +19,7 @@ from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import DatasetError
 from detector.geometry import Letterbox
-from detector.media.images import read_image
+from detector.media.images import LoadedImage, read_image
 from detector.structures import Batch
 
 # Everything at once; HorizontalFlip moves boxes, GaussNoise draws many numbers.
@@ -226,7 +226,12 @@ def test_images_of_other_channel_counts_pass_through(
     grey = [read_image(annotations.path(i), 1) for i in range(len(annotations))]
     paths = {annotations.path(i): i for i in range(len(annotations))}
     if channels == 5:  # no common format holds five planes: a reader for one is stood in for
-        monkeypatch.setattr(cache, "read_image", lambda path, wanted, _: np.repeat(grey[paths[path]], wanted, axis=2))
+
+        def load_planes(path: Path, wanted: int, reduction: int) -> LoadedImage:
+            planes = np.repeat(grey[paths[path]], wanted, axis=2)
+            return LoadedImage(planes, planes.shape[:2])
+
+        monkeypatch.setattr(cache, "load_image", load_planes)
     samples = samples_of(annotations, FULL, channels=channels)
     for closing in (False, True):
         sample = samples[SampleKey(0, 3, closing)]
