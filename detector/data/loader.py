@@ -262,7 +262,7 @@ def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
     found = re.search(r"worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\. |exited unexpectedly)", text)
     if found is None:
         return error
-    how = f"was killed ({found[2]})" if found[2] else "ended by itself"
+    how = f"was killed ({found[2]})" if found[2] else "ended without a word"
     return DetectorError(
         f"a worker of the loader, process {found[1]}, {how}, mostly for want of memory; use fewer loader.workers, a "
         f"smaller loader.cache_mb or a larger /dev/shm, or loader.workers=0 to see the cause, and resume the run"
