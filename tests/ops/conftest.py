@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from detector.ops import cuda_driver, nvrtc
+from detector.ops.native import KernelsUnavailableError
 
 TESTS = Path(__file__).parent
 SOURCES = Path(nvrtc.__file__).parent / "csrc"
@@ -46,6 +48,16 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctype
         return built[storage]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def machine_code() -> Callable[[str, str], bytes]:
+    """The kernels of a storage type as NVRTC compiles them for an architecture; skips where there is no NVRTC."""
+    try:
+        nvrtc.version()
+    except KernelsUnavailableError as error:
+        pytest.skip(str(error))
+    return functools.cache(nvrtc.compiled)
 
 
 class Driver:

@@ -36,6 +36,7 @@ double exp2_error, reciprocal_error;  // relative
 static float flushed(double y) { return y < 0x1p-126 ? 0.0f : static_cast<float>(y); }
 static float ptx_exp2(float x) { return x != x ? x : flushed(std::exp2(static_cast<double>(x)) * (1.0 + exp2_error)); }
 static float ptx_reciprocal(float x) { return static_cast<float>(1.0 / x * (1.0 + reciprocal_error)); }
+static void ptx_assume_global(const void *) {}
 static float ptx_minimum(float x, float bound) { return x > bound ? bound : x; }
 
 static unsigned __float_as_uint(float x) {
@@ -157,7 +158,11 @@ int launch_kernel(const void *kernel, unsigned num_blocks, unsigned num_threads,
     return 0;
 }
 
-// The functions of a float in mish_math.h as they are on the GPU: accurate, of the 16-bit kernels, second derivative.
+int64_t argument_bytes(int which) {
+    return which == 0 ? sizeof(Arguments) : which == 1 ? sizeof(FlatArguments) : sizeof(PartialArguments);
+}
+
+// The functions of a float in mish_math.h, as float32 tensors have them on the GPU.
 void evaluate(const float *x, float *y, int64_t num, int which) {
     for (int64_t i = 0; i < num; ++i)
         y[i] = which == 0 ? mish_forward(x[i]) : which == 1 ? mish_gradient(x[i]) : mish_second(x[i]);

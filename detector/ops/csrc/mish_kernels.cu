@@ -127,10 +127,12 @@ struct Cell<float, 1> {
 
 template <typename T, int width>
 MISH_INLINE Cell<T, width> load(const void *p, int64 bytes) {
+    ptx_assume_global(p);
     return *reinterpret_cast<const Cell<T, width> *>(static_cast<const char *>(p) + bytes);
 }
 template <typename T, int width>
 MISH_INLINE void store(void *p, int64 bytes, const float (&v)[width]) {
+    ptx_assume_global(p);
     *reinterpret_cast<Cell<T, width> *>(static_cast<char *>(p) + bytes) = Cell<T, width>::of(v);
 }
 

@@ -50,6 +50,8 @@ MISH_INLINE float ptx_minimum(float x, float bound) {  // a NaN stays one, which
     return x > bound ? bound : x;
 #endif
 }
+// A compiler that does not know that an address is one of global memory emits slower generic accesses.
+MISH_INLINE void ptx_assume_global(const void *p) { __builtin_assume(__isGlobal(p)); }
 // Pairs of 16-bit numbers in a word, the first in its low half.
 MISH_INLINE void ptx_from_half2(unsigned pair, float &low, float &high) {
     asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
