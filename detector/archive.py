@@ -63,7 +63,7 @@ def unpack(
             return _write(archive, _within(archive, _in_tar(archive, opened_tar), max_bytes), folder, progress)
     except _DAMAGE as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise DetectorError(f"{archive} cannot be unpacked, it is damaged or no archive: {said}") from error
+        raise DetectorError(f"{archive} cannot be unpacked, it is damaged or no archive: {said}; remove it") from error
     except OSError as error:
         raise DetectorError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}") from error
 

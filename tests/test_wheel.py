@@ -53,6 +53,12 @@ def test_the_presets_of_the_wheel_are_those_of_the_repository(unpacked: Path) ->
     assert packed == {p.name: p.read_text() for p in (ROOT / "cfg").rglob("*.*")}
 
 
+def test_the_indexes_of_what_can_be_downloaded_are_in_the_wheel(unpacked: Path) -> None:
+    assert (unpacked / "detector/index/weights.yaml").read_text() == (ROOT / "weights/index.yaml").read_text()
+    assert (unpacked / "detector/index/data.yaml").read_text() == (ROOT / "data/downloads.yaml").read_text()
+    assert "yolov4-tiny" in _run(unpacked, "-m", "detector", "download")
+
+
 def test_the_wheel_works_away_from_the_repository(unpacked: Path) -> None:
     where = _run(unpacked, "-c", "import detector; print(detector.__file__)")
     assert Path(where.strip()).is_relative_to(unpacked)

@@ -26,6 +26,7 @@ COMMANDS = {
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
+    "download": ("download", "fetch published Darknet weights or a data set, by name"),
     "env": ("env", "show versions, devices and what may be wrong with this installation"),
 }
 EXIT_CODES = """exit codes: 0 done, 1 runtime error, 2 usage or configuration, 3 data, 4 model file, 5 done with skips

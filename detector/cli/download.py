@@ -1,0 +1,67 @@
+"""`detector download`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.catalog import Published
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("words", nargs="*", metavar="NAME", help="what to download; without it, what there is")
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="where to put it (default weights/FILE or data/NAME)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Downloads, or lists what can be; returns the exit code."""
+    from tqdm import tqdm
+
+    from detector.catalog import PublishedWeights, fetch_data_set, fetch_weights, find_published, published
+    from detector.cli.progress import say
+
+    if not arguments.words:
+        for entry in published().values():
+            print(_line(entry))
+        return 0
+    if len(arguments.words) > 1:
+        raise ConfigError(f"one name is wanted, found {', '.join(arguments.words)}; download one after the other")
+    entry = find_published(arguments.words[0])
+    say(f"{entry.name}: {entry.page}", arguments.quiet)
+    say(f"licence: {entry.licence}", arguments.quiet)
+    show = sys.stderr.isatty() and not arguments.quiet
+    with tqdm(total=entry.num_bytes, unit="B", unit_scale=True, disable=not show) as bar:
+
+        def progress(num_done: int) -> None:
+            bar.update(num_done - bar.n)
+
+        if isinstance(entry, PublishedWeights):
+            target = arguments.output or Path("weights") / entry.file_name
+            target = target / entry.file_name if target.is_dir() else target
+            fetch_weights(entry, target, progress)
+        else:
+            target = arguments.output or Path("data") / entry.name
+            fetch_data_set(entry, target, progress)
+    print(target)
+    return 0
+
+
+def _line(entry: Published) -> str:
+    """Name, size, and what the publisher measured."""
+    from detector.catalog import PublishedWeights
+
+    what = "data set"
+    if isinstance(entry, PublishedWeights):
+        figures = {"AP": entry.ap, "AP50": entry.ap50}
+        measured = ", ".join(f"{name} {figure}" for name, figure in figures.items() if figure is not None)
+        what = f"{measured} at {entry.measured_at} ({entry.test_set})" if measured else "no figures stated"
+        what = f"first {entry.num_layers} layers of {entry.network}" if entry.num_layers else what
+    return f"{entry.name:28} {entry.num_bytes / 1e6:10.1f} MB  {what}"
