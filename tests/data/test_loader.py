@@ -247,6 +247,7 @@ def test_images_of_other_channel_counts_pass_through(
 # ---- batches
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes")
 def test_batches_are_the_same_bits_for_every_number_of_workers_and_when_resumed(annotations: CocoAnnotations) -> None:
     samples = samples_of(annotations)
     sampler = sampler_of(len(annotations), closing_from=4)

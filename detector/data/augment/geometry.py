@@ -207,7 +207,8 @@ def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, in
         return _transform_turned(objects, matrix, canvas_hw)
     corners = transform_corners(objects.xyxy, matrix)
     whole = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    clipped = clip_xyxy(whole, canvas_hw)
+    height, width = canvas_hw
+    clipped = np.clip(whole, 0, np.array([width, height, width, height]))
     visible = area_xyxy(clipped) > MIN_VISIBLE_SHARE * area_xyxy(whole)
     return _left_of(objects, clipped, visible)
 
