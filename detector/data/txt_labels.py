@@ -172,8 +172,7 @@ def read_txt_labels(
 
     in_pixels = (np.isfinite(shares) & (shares > _LARGEST_SHARE)).any(axis=1)
     keep = np.logical_not(in_pixels)
-    for row in np.flatnonzero(in_pixels).tolist():
-        findings.skip("box in pixels where shares of the image are wanted", place_of(row))
+    findings.count("box in pixels where shares of the image are wanted", "skipped", np.flatnonzero(in_pixels), place_of)
     judged = np.flatnonzero(keep)
     keep[judged] = usable_boxes(
         boxes_xywh[judged], row_hw[judged], lambda position: place_of(int(judged[position])), findings
@@ -183,9 +182,14 @@ def read_txt_labels(
 
     present = np.flatnonzero(is_present)
     num_boxes = np.bincount(image_index[keep], minlength=len(listed))[present]
-    for position in np.flatnonzero(num_boxes == 0).tolist():
-        kind = "image without objects" if has_file[present[position]] else "image without a label file"
-        findings.accept(kind, listed[present[position]].place)
+    without_objects = present[num_boxes == 0]
+    with_file = np.array(has_file, dtype=np.bool_)[without_objects]
+
+    def image_place(index: int) -> str:
+        return listed[index].place
+
+    findings.count("image without a label file", "accepted", without_objects[~with_file], image_place)
+    findings.count("image without objects", "noted", without_objects[with_file], image_place)
     boxes_xywh = boxes_xywh[keep]
     return CocoAnnotations(
         annotations=source,

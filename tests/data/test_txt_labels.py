@@ -137,7 +137,7 @@ def test_a_missing_label_file_and_an_empty_one_are_background_and_counted_apart(
     assert annotations.num_boxes == NUM_IMAGES - 3
     assert found(annotations) == {
         "image without a label file": ("accepted", 1, (str(folder / "03.png"),)),
-        "image without objects": ("accepted", 2, (str(folder / "04.png"), str(folder / "05.png"))),
+        "image without objects": ("noted", 2, (str(folder / "04.png"), str(folder / "05.png"))),
     }
     assert annotations.source_xyxy(3).shape == (0, 4)
 
