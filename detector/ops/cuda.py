@@ -27,7 +27,8 @@ from detector.ops.native import KernelsUnavailableError
 
 _PART_COLUMNS = 8  # channels of a block of the kernels that put parts together
 # The arguments of the kernels, in C's own alignment.
-_POINTERS, _PLAN, _FLAT, _PART = (struct.Struct(form) for form in ("10P", "6q13i", "3Pq", "3P2i"))
+_POINTERS, _PLAN, _FLAT, _PART = (struct.Struct(form) for form in ("11P", "6q13i", "3Pq", "6Pdq2i"))
+_EPSILON = struct.Struct("f")
 _INT_MAX = 2**31 - 1
 
 
@@ -169,10 +170,11 @@ def _cut_of(name: str, x: Tensor, pointers: int) -> _Cut:
     return _cut(name, batch, channels, plane, last, x.element_size(), pointers % 16 == 0, num_multiprocessors)
 
 
-def _over_channels(cut: _Cut, x: Tensor, *pointers: int) -> None:
+def _over_channels(cut: _Cut, x: Tensor, *pointers: int, epsilon: float = 0.0) -> None:
     content = cuda_driver.frame.content
     _POINTERS.pack_into(content, 0, *pointers)
     content[_POINTERS.size : _POINTERS.size + _PLAN.size] = cut.packed
+    _EPSILON.pack_into(content, _POINTERS.size + _PLAN.size, epsilon)
     cuda_driver.launch(x, cut.kernel, cut.num_blocks, cut.num_threads)
 
 
@@ -216,75 +218,125 @@ def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def _put_together(name: str, x: Tensor, partial: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
-    channels = x.shape[1]
-    first, second = partial.new_empty((2, channels)).unbind()
-    _PART.pack_into(
-        cuda_driver.frame.content, 0, partial.data_ptr(), first.data_ptr(), second.data_ptr(), num_parts, channels
-    )
-    cuda_driver.launch(x, name, -(-channels // _PART_COLUMNS))
-    return first, second
+@dataclass(frozen=True)
+class _Norm:
+    """Mean, scale and bias of each channel; with a variance the scale is scale / sqrt(variance + epsilon)."""
+
+    mean: Tensor
+    scale: Tensor
+    bias: Tensor
+    variance: Tensor | None = None
+    epsilon: float = 0.0
+
+    def addresses(self) -> tuple[int, int, int, int]:
+        """As they follow each other in the kernels' arguments."""
+        variance = 0 if self.variance is None else self.variance.data_ptr()
+        return self.mean.data_ptr(), self.scale.data_ptr(), variance, self.bias.data_ptr()
 
 
 def norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, float32; NaN where there are no values."""
     x = image_format(x)
+    channels = x.shape[1]
     if not x.numel():
-        mean, variance = torch.full((2, x.shape[1]), torch.nan, device=x.device).unbind()
+        mean, variance = torch.full((2, channels), torch.nan, device=x.device).unbind()
         return mean, variance
     cut = _cut_of("norm_statistics", x, x.data_ptr())
-    partial = torch.empty((2 * x.shape[1] + 1) * cut.num_parts, dtype=torch.float32, device=x.device)
-    _over_channels(cut, x, x.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, partial.data_ptr())
-    return _put_together("join_statistics", x, partial, cut.num_parts)
+    partial = torch.empty((2 * channels + 1) * cut.num_parts, dtype=torch.float32, device=x.device)
+    _over_channels(cut, x, x.data_ptr(), *[0] * 9, partial.data_ptr())
+    mean, variance = partial.new_empty((2, channels)).unbind()
+    pointers = partial.data_ptr(), 0, mean.data_ptr(), variance.data_ptr(), 0, 0
+    _put_together("join_statistics", x, pointers, 0.0, cut.num_parts)
+    return mean, variance
+
+
+def _put_together(name: str, x: Tensor, pointers: tuple[int, ...], epsilon: float, num_parts: int) -> None:
+    channels = x.shape[1]
+    _PART.pack_into(cuda_driver.frame.content, 0, *pointers, epsilon, x.numel() // channels, num_parts, channels)
+    cuda_driver.launch(x, name, -(-channels // _PART_COLUMNS))
 
 
 def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """mish(z) + residual with z = scale (x - mean) + bias."""
+    return _norm_forward(x, _Norm(_values(mean), _values(scale), _values(bias)), residual)
+
+
+def _norm_forward(x: Tensor, norm: _Norm, residual: Tensor | None) -> Tensor:
     x = image_format(x)
     y = torch.empty_like(x)
     if not x.numel():
         return y
     name = "norm_mish_forward" if residual is None else "norm_mish_residual"
     residual = None if residual is None else like(residual, x)
-    _per_element(name, x, y, residual, _values(mean), _values(scale), _values(bias))
+    add = 0 if residual is None else residual.data_ptr()
+    pointers = x.data_ptr(), 0, add, y.data_ptr(), *norm.addresses(), 0, 0, 0
+    _over_channels(_cut_of(name, x, _bits(pointers)), x, *pointers, epsilon=norm.epsilon)
     return y
-
-
-def _per_element(name: str, x: Tensor, out: Tensor, residual: Tensor | None, *per_channel: Tensor) -> None:
-    """Forward kernels: `per_channel` is mean, scale and bias, or the bias alone."""
-    source, add, target = x.data_ptr(), 0 if residual is None else residual.data_ptr(), out.data_ptr()
-    mean, scale, bias = (0, 0, *(v.data_ptr() for v in per_channel))[-3:]
-    cut = _cut_of(name, x, source | add | target | mean | scale | bias)
-    _over_channels(cut, x, source, 0, add, target, mean, scale, bias, 0, 0, 0)
 
 
 def norm_mish_sums(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The sums over each channel of g = grad * mish'(z) and of g (x - mean), float32."""
+    sums = _norm_sums(grad, x, _Norm(_values(mean), _values(scale), _values(bias)))
+    return sums[0], sums[1]
+
+
+def _norm_sums(grad: Tensor, x: Tensor, norm: _Norm) -> tuple[Tensor, ...]:
+    """The two sums; with a variance, the gradients of bias and weight, and constant and slope of the gradient of x."""
     x = image_format(x)
+    channels, num_results = x.shape[1], 2 if norm.variance is None else 4
     if not x.numel():
-        sum_g, sum_gx = torch.zeros((2, x.shape[1]), device=x.device).unbind()
-        return sum_g, sum_gx
-    grad, mean, scale, bias = like(grad, x), _values(mean), _values(scale), _values(bias)
-    pointers = x.data_ptr(), grad.data_ptr(), mean.data_ptr(), scale.data_ptr(), bias.data_ptr()
-    cut = _cut_of("norm_mish_sums", x, _bits(pointers))
-    partial = torch.empty(2 * x.shape[1] * cut.num_parts, dtype=torch.float32, device=x.device)
-    _over_channels(cut, x, *pointers[:2], 0, 0, *pointers[2:], 0, 0, partial.data_ptr())
-    return _put_together("add_parts", x, partial, cut.num_parts)
+        return torch.zeros((num_results, channels), device=x.device).unbind()
+    grad = like(grad, x)
+    addresses = norm.addresses()
+    cut = _cut_of("norm_mish_sums", x, x.data_ptr() | grad.data_ptr() | _bits(addresses))
+    partial = torch.empty(2 * channels * cut.num_parts, dtype=torch.float32, device=x.device)
+    pointers = x.data_ptr(), grad.data_ptr(), 0, 0, *addresses, 0, 0, partial.data_ptr()
+    _over_channels(cut, x, *pointers, epsilon=norm.epsilon)
+    results = partial.new_empty((num_results, channels)).unbind()
+    outputs = *(result.data_ptr() for result in results), *[0] * (4 - num_results)
+    _put_together("add_parts", x, (partial.data_ptr(), addresses[2], *outputs), norm.epsilon, cut.num_parts)
+    return results
 
 
 def norm_mish_backward(
     grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, constant: Tensor, slope: Tensor
 ) -> Tensor:
     """The product scale (g - constant - (x - mean) slope) with g = grad * mish'(z)."""
+    norm = _Norm(_values(mean), _values(scale), _values(bias))
+    return _norm_backward(grad, x, norm, _values(constant), _values(slope))
+
+
+def _norm_backward(grad: Tensor, x: Tensor, norm: _Norm, constant: Tensor, slope: Tensor) -> Tensor:
     x = image_format(x)
     out = torch.empty_like(x)
     if not x.numel():
         return out
     grad = like(grad, x)
-    per_channel = _values(mean), _values(scale), _values(bias), _values(constant), _values(slope)
-    pointers = x.data_ptr(), grad.data_ptr(), 0, out.data_ptr(), *(v.data_ptr() for v in per_channel), 0
-    _over_channels(_cut_of("norm_mish_backward", x, _bits(pointers)), x, *pointers)
+    per_channel = *norm.addresses(), constant.data_ptr(), slope.data_ptr()
+    pointers = x.data_ptr(), grad.data_ptr(), 0, out.data_ptr(), *per_channel, 0
+    _over_channels(_cut_of("norm_mish_backward", x, _bits(pointers)), x, *pointers, epsilon=norm.epsilon)
     return out
+
+
+def norm_mish_train(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The whole of training: mish(batch norm of x) + residual, mean and biased variance, in three launches."""
+    x = image_format(x)
+    mean, variance = norm_statistics(x)
+    y = _norm_forward(x, _Norm(mean, _values(weight), _values(bias), variance, epsilon), residual)
+    return y, mean, variance
+
+
+def norm_mish_train_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias of `norm_mish_train`, in three launches."""
+    x = image_format(x)
+    grad = like(grad, x)
+    norm = _Norm(_values(mean), _values(weight), _values(bias), _values(variance), epsilon)
+    grad_bias, grad_weight, constant, slope = _norm_sums(grad, x, norm)
+    return _norm_backward(grad, x, norm, constant, slope), grad_weight, grad_bias
 
 
 def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
@@ -294,5 +346,8 @@ def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         return x
     name = "bias_mish" if residual is None else "bias_mish_residual"
     residual = None if residual is None else like(residual, formatted)
-    _per_element(name, formatted, formatted, residual, _values(bias))
+    add = 0 if residual is None else residual.data_ptr()
+    bias = _values(bias)
+    pointers = formatted.data_ptr(), 0, add, formatted.data_ptr(), 0, 0, 0, bias.data_ptr(), 0, 0, 0
+    _over_channels(_cut_of(name, formatted, _bits(pointers)), formatted, *pointers)
     return x if formatted is x else x.copy_(formatted)

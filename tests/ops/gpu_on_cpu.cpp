@@ -37,6 +37,7 @@ static float flushed(double y) { return y < 0x1p-126 ? 0.0f : static_cast<float>
 static float ptx_exp2(float x) { return x != x ? x : flushed(std::exp2(static_cast<double>(x)) * (1.0 + exp2_error)); }
 static float ptx_reciprocal(float x) { return static_cast<float>(1.0 / x * (1.0 + reciprocal_error)); }
 static void ptx_assume_global(const void *) {}
+static float rsqrtf(float x) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(x))); }
 static float ptx_minimum(float x, float bound) { return x > bound ? bound : x; }
 
 static unsigned __float_as_uint(float x) {

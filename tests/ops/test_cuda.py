@@ -146,6 +146,29 @@ def test_results_do_not_depend_on_the_order_of_threads_and_are_the_same_in_every
         assert torch.equal(one, backwards)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "misaligned"])
+@pytest.mark.parametrize("shape", [(2, 16, 8, 8), (3, 5, 20, 24)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_training_is_batch_norm_and_mish_in_float64(
+    dtype: torch.dtype, shape: tuple[int, ...], layout: str, gpu_on_cpu: Any
+) -> None:
+    case = Case(shape, dtype)
+    weight, epsilon, of = case.scale, 0.03, LAYOUTS[layout]
+    x, w, b = (t.double().requires_grad_() for t in (case.x, weight, case.bias))
+    wanted = F.mish(F.batch_norm(x, None, None, w, b, True, 0.0, epsilon))
+    grad_x, grad_w, grad_b = torch.autograd.grad(wanted, (x, w, b), case.grad.double())
+    for residual in (None, case.residual):
+        y, mean, variance = cuda.norm_mish_train(of(case.x), residual, weight, case.bias, epsilon)
+        assert close(y, wanted.detach() + (0 if residual is None else residual.double()))
+        assert torch.allclose(mean.double(), case.mean.double(), rtol=0, atol=1e-6)
+        assert torch.allclose(variance.double(), case.variance, rtol=2e-6, atol=0)
+    found = cuda.norm_mish_train_backward(case.grad, of(case.x), weight, case.bias, mean, variance, epsilon)
+    assert close(found[0], grad_x)
+    assert torch.allclose(found[1].double(), grad_w, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found[2].double(), grad_b, rtol=1e-5, atol=1e-5)
+    assert len(gpu_on_cpu.launches) == 3 + 3 + 3
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("num_multiprocessors", [1, 3, 132])
 def test_every_number_of_parts_gives_the_sums(

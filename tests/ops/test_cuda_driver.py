@@ -56,7 +56,7 @@ class Recorder:
     def cuLaunchKernel(self, kernel: int, blocks: int, y: int, z: int, threads: int, *rest: Any) -> int:  # noqa: N802
         stream, parameters, extra = rest[3:]
         assert extra is None
-        arguments = ctypes.string_at(ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))[0], 184)
+        arguments = ctypes.string_at(ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))[0], 192)
         self.launches.append((self.names[kernel], blocks, threads, stream, arguments))
         return self.statuses.pop(0) if self.statuses else 0
 
@@ -102,7 +102,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
 def test_the_arguments_are_as_long_as_the_kernels_have_them(emulation: Callable[[str], ctypes.CDLL]) -> None:
     library = emulation("float")
     library.argument_bytes.restype = ctypes.c_int64
-    padded = -(-(cuda._POINTERS.size + cuda._PLAN.size) // 8) * 8
+    padded = cuda._POINTERS.size + cuda._PLAN.size + cuda._EPSILON.size
     sizes = [padded, cuda._FLAT.size, cuda._PART.size]
     assert [library.argument_bytes(which) for which in range(3)] == sizes
     assert max(sizes) <= len(cuda_driver.frame.content)
@@ -113,14 +113,14 @@ def test_every_pointer_is_where_the_kernel_looks_for_it(machine: Machine) -> Non
     mean, scale, bias, constant, slope = (torch.randn(16) for _ in range(5))
     out = cuda.norm_mish_backward(grad, x, mean, scale, bias, constant, slope)
     name, blocks, threads, stream, arguments = machine.driver.launches[-1]
-    pointers = struct.unpack_from("10P", arguments)
-    given = (x, grad, None, out, mean, scale, bias, constant, slope, None)
+    pointers = struct.unpack_from("11P", arguments)
+    given = (x, grad, None, out, mean, scale, None, bias, constant, slope, None)
     assert pointers == tuple(0 if tensor is None else tensor.data_ptr() for tensor in given)
     assert (name, stream) == ("norm_mish_backward_planes", 4999)
-    extent, images, chunks, columns, lines, tile = struct.unpack_from("6i", arguments, 128)
+    extent, images, chunks, columns, lines, tile = struct.unpack_from("6i", arguments, 136)
     assert (extent, images, columns) == (16, 2, 1)  # 64 elements in cells of 4
     assert (threads, lines, tile, chunks) == (32, 32, 64, 1)
-    owners, owner_tiles, parts, channels = struct.unpack_from("4i", arguments, 164)
+    owners, owner_tiles, parts, channels = struct.unpack_from("4i", arguments, 172)
     assert (owners, owner_tiles, channels, blocks) == (16, 16, 16, 16 * parts)
 
 

@@ -28,7 +28,8 @@ struct Float16 {
 struct Arguments {
     const void *x, *grad, *residual;
     void *out;
-    const float *mean, *scale, *bias, *constant, *slope;  // of each channel
+    const float *mean, *scale, *variance, *bias, *constant, *slope;  // of each channel; with a variance, `scale` is the
+    // weight, and the scale is weight / sqrt(variance + epsilon)
     float *partial;                                       // sums of each part
     int64 owner_step, image_step, line_step, cell_step;              // in bytes: to the next owner, image, position
     int64 tile_step, wrap_step;                           // in bytes: `parts` tiles on; and where that leaves the image
@@ -37,6 +38,7 @@ struct Arguments {
     int chunk_step, left_step, left_wrap;
     int owners, owner_tiles;                              // owner_tiles = owners / columns, rounded up
     int parts, channels;
+    float epsilon;
 };
 
 struct FlatArguments {
@@ -238,6 +240,16 @@ MISH_INLINE void load_channels(const float *values, int owner, float (&v)[lanes]
     }
 }
 
+template <int lanes>
+MISH_INLINE void load_scale(const Arguments &a, int owner, float (&scale)[lanes]) {
+    load_channels<lanes>(a.scale, owner, scale);
+    if (a.variance == nullptr) return;
+    float variance[lanes];
+    load_channels<lanes>(a.variance, owner, variance);
+#pragma unroll
+    for (int j = 0; j < lanes; ++j) scale[j] *= rsqrtf(variance[j] + a.epsilon);
+}
+
 // ---- sums over a block
 
 template <int values, int lanes>
@@ -346,7 +358,7 @@ MISH_INLINE void norm_mish_sums(const Arguments &a) {
     float mean[lanes] = {}, scale[lanes] = {}, bias[lanes] = {}, sum[lanes] = {}, moment[lanes] = {};
     if (p.active) {
         load_channels<lanes>(a.mean, p.owner, mean);
-        load_channels<lanes>(a.scale, p.owner, scale);
+        load_scale<lanes>(a, p.owner, scale);
         load_channels<lanes>(a.bias, p.owner, bias);
     }
     for (auto t = Tiles<false>::begin(a, p); t.more(); t.next()) {
@@ -401,8 +413,10 @@ MISH_INLINE void norm_mish_sums(const Arguments &a) {
 // ---- the parts together, in double
 
 struct PartialArguments {
-    const float *partial;
-    float *first, *second;
+    const float *partial, *variance;
+    float *first, *second, *constant, *slope;
+    double epsilon;
+    int64 num;  // values of a channel
     int parts, channels;
 };
 
@@ -424,6 +438,8 @@ MISH_INLINE void add_lines(double (&v)[values], double (*board)[MISH_THREADS]) {
     }
 }
 
+// The sums themselves, S1 and S2; with a variance, the gradients of bias and weight, and what is constant in that of x:
+// with r = 1 / sqrt(variance + epsilon), S1, S2 r, S1 / num and S2 r^2 / num.
 extern "C" __global__ void __launch_bounds__(MISH_THREADS) add_parts(const PartialArguments a) {
     __shared__ double board[2][MISH_THREADS];
     const int channel = blockIdx.x * kColumns + threadIdx.x % kColumns;
@@ -436,10 +452,16 @@ extern "C" __global__ void __launch_bounds__(MISH_THREADS) add_parts(const Parti
         }
     }
     add_lines(v, board);
-    if (threadIdx.x < kColumns && channel < a.channels) {
-        a.first[channel] = static_cast<float>(v[0]);
+    if (threadIdx.x >= kColumns || channel >= a.channels) return;
+    a.first[channel] = static_cast<float>(v[0]);
+    if (a.variance == nullptr) {
         a.second[channel] = static_cast<float>(v[1]);
+        return;
     }
+    const double shrunk = v[1] / (a.variance[channel] + a.epsilon);  // S2 r^2
+    a.second[channel] = static_cast<float>(shrunk * sqrt(a.variance[channel] + a.epsilon));
+    a.constant[channel] = static_cast<float>(v[0] / a.num);
+    a.slope[channel] = static_cast<float>(shrunk / a.num);
 }
 
 // Means and summed squares around the mean of the first part.
@@ -477,7 +499,7 @@ MISH_INLINE void channel_forward(const Arguments &a) {
     load_channels<lanes>(a.bias, p.owner, bias);
     if (norm) {
         load_channels<lanes>(a.mean, p.owner, mean);
-        load_channels<lanes>(a.scale, p.owner, scale);
+        load_scale<lanes>(a, p.owner, scale);
     }
     for (auto t = Tiles<true>::begin(a, p); t.more(); t.next()) {
         Cell<T, width> x[cells], r[cells];
@@ -511,7 +533,7 @@ MISH_INLINE void channel_backward(const Arguments &a) {
     if (!p.active) return;
     float mean[lanes], scale[lanes], bias[lanes], constant[lanes], slope[lanes];
     load_channels<lanes>(a.mean, p.owner, mean);
-    load_channels<lanes>(a.scale, p.owner, scale);
+    load_scale<lanes>(a, p.owner, scale);
     load_channels<lanes>(a.bias, p.owner, bias);
     load_channels<lanes>(a.constant, p.owner, constant);
     load_channels<lanes>(a.slope, p.owner, slope);
