@@ -70,7 +70,7 @@ class AnchorLoss:
         Raises:
             ConfigError: the model has none, or levels that cannot be taught.
         """
-        levels: tuple[AnchorLevel, ...] | None = getattr(model, "anchor_levels", None)
+        levels = model.anchor_levels
         if not levels:
             raise ConfigError(
                 "loss: anchor wants a model with an anchor head, found one without; choose another loss or model.head"

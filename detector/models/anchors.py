@@ -218,18 +218,17 @@ def decode_level(raw_map: Tensor, level: AnchorLevel) -> tuple[Tensor, Tensor]:
     Returns:
         canvas_xyxy float32 (B, H * W * len(mask), 4), not clipped, and scores float32 (B, H * W * len(mask), classes).
     """
-    with torch.autocast(raw_map.device.type, enabled=False):
-        entries = activate(raw_map, level)
-        if level.kind == "gaussian":
-            boxes = boxes_cxcywh(entries[:, :, 0:4:2], entries[:, :, 4:8:2], level)
-            objectness = entries[:, :, 8:9] * (1 - entries[:, :, 1:8:2].mean(dim=2, keepdim=True))
-            scores = objectness * entries[:, :, 9:]
-        else:
-            boxes = boxes_cxcywh(entries[:, :, 0:2], entries[:, :, 2:4], level)
-            scores = entries[:, :, 4:5] * entries[:, :, 5:]
-        half = boxes[:, :, 2:] / 2
-        canvas_xyxy = torch.cat([boxes[:, :, :2] - half, boxes[:, :, :2] + half], dim=2)
-        return _by_cell(canvas_xyxy), _by_cell(scores)
+    entries = activate(raw_map, level)
+    if level.kind == "gaussian":
+        boxes = boxes_cxcywh(entries[:, :, 0:4:2], entries[:, :, 4:8:2], level)
+        objectness = entries[:, :, 8:9] * (1 - entries[:, :, 1:8:2].mean(dim=2, keepdim=True))
+        scores = objectness * entries[:, :, 9:]
+    else:
+        boxes = boxes_cxcywh(entries[:, :, 0:2], entries[:, :, 2:4], level)
+        scores = entries[:, :, 4:5] * entries[:, :, 5:]
+    half = boxes[:, :, 2:] / 2
+    canvas_xyxy = torch.cat([boxes[:, :, :2] - half, boxes[:, :, :2] + half], dim=2)
+    return _by_cell(canvas_xyxy), _by_cell(scores)
 
 
 def decode_levels(raw_maps: tuple[Tensor, ...], levels: tuple[AnchorLevel, ...]) -> tuple[Tensor, Tensor]:

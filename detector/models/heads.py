@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.errors import ConfigError
+from detector.models.anchors import AnchorLevel, AnchorTraining, BoxLoss, decode_levels
 from detector.models.blocks import ConvNormAct, Scale
 from detector.models.class_rows import ClassRows
 from detector.registry import PartConfig, register
@@ -135,3 +137,100 @@ class DecoupledHead(nn.Module):
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         dense = self.dense(raw_maps)
         return dense.canvas_xyxy(), F.sigmoid(dense.class_logits)
+
+
+# Anchors of YOLOv4 on COCO, canvas pixels at 512 to 640 (Bochkovskiy et al. 2020), finest level first.
+_YOLOV4_ANCHORS_WH = (
+    (12.0, 16.0), (19.0, 36.0), (40.0, 28.0),
+    (36.0, 75.0), (76.0, 55.0), (72.0, 146.0),
+    (142.0, 110.0), (192.0, 243.0), (459.0, 401.0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScaledYoloTraining(AnchorTraining):
+    """How the levels of an anchor head are taught, with the settings of yolov4-csp.cfg where nothing else is said."""
+
+    iou_loss: BoxLoss = "ciou"
+    iou_normalizer: float = 0.05
+    ignore_thresh: float = 0.7
+    iou_thresh: float = 0.2
+    max_delta: float | None = 5.0
+
+
+@register("anchor")
+class AnchorHead(nn.Module):
+    """Anchor-based head of YOLOv4: one branch per level, for each anchor a box, an objectness and the classes.
+
+    Sources: Bochkovskiy et al. 2020 (YOLOv4); Wang et al. 2020 ("Scaled-YOLOv4") for `new_coords`.
+
+    Attributes:
+        anchor_levels: what each raw map means and how it is taught.
+    """
+
+    @dataclass(frozen=True)
+    class Config(HeadConfig):
+        """Settings of the head; it is taught by the loss `anchor`.
+
+        Attributes:
+            anchors: widths and heights in canvas pixels, shared out evenly among the levels, the finest first.
+            new_coords: whether the raw maps are activated by the head's convolutions and sizes are squares, or raw
+                maps are logits and sizes exponentials.
+            scale_x_y: factor on the offset within a cell about its middle.
+            training: how the levels are taught.
+        """
+
+        anchors: tuple[tuple[float, float], ...] = _YOLOV4_ANCHORS_WH
+        new_coords: bool = True
+        scale_x_y: float = 2.0
+        training: ScaledYoloTraining = ScaledYoloTraining()
+
+        def __post_init__(self) -> None:
+            if self.scale_x_y < 1:
+                raise ValueError(f"the anchor head wants scale_x_y >= 1, found {self.scale_x_y}")
+
+    def __init__(
+        self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
+    ) -> None:
+        super().__init__()
+        if not config.anchors or len(config.anchors) % len(strides):
+            raise ConfigError(
+                f"model.head: anchor wants as many anchors for each of the {len(strides)} levels, found "
+                f"{len(config.anchors)} anchors"
+            )
+        per_level = len(config.anchors) // len(strides)
+        self.new_coords = config.new_coords
+        self.anchor_levels = tuple(
+            AnchorLevel(
+                num_classes,
+                config.anchors,
+                tuple(range(level * per_level, (level + 1) * per_level)),
+                (float(stride), float(stride)),
+                scale_x_y=config.scale_x_y,
+                new_coords=config.new_coords,
+                training=config.training,
+            )
+            for level, stride in enumerate(strides)
+        )
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(channels, 2 * channels, 3, scale.activation),
+                nn.Conv2d(2 * channels, level.num_channels, 1),
+            )
+            for channels, level in zip(in_channels, self.anchor_levels, strict=True)
+        )
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One raw map (B, anchors * (5 + classes), H, W) for each map given; float32 where it is activated."""
+        raw_maps = tuple(branch(x) for x, branch in zip(maps, self.branches, strict=True))
+        return tuple(raw_map.float().sigmoid() for raw_map in raw_maps) if self.new_coords else raw_maps
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The last convolution of each branch."""
+        last = {f"branches.{index}.1": len(level.mask) for index, level in enumerate(self.anchor_levels)}
+        names = [name for name in self.state_dict() if name.rpartition(".")[0] in last]
+        return {name: ClassRows(last[name.rpartition(".")[0]], 5) for name in names}
+
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        return decode_levels(raw_maps, self.anchor_levels)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detector.models.activations import ActivationConfig, Mish
+from detector.models.anchors import AnchorLevel
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
@@ -36,12 +37,14 @@ class DetectionModel(nn.Module, abc.ABC):
         num_classes: classes it tells apart.
         image_channels: channels of the images it takes.
         max_stride: both sides of an image must be divisible by it.
+        anchor_levels: what each raw map means where the head is anchor-based, else empty.
         notes: what is worth saying of how it was described, a sentence each.
     """
 
     num_classes: int
     image_channels: int
     max_stride: int
+    anchor_levels: tuple[AnchorLevel, ...] = ()
     notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
@@ -75,7 +78,7 @@ class DetectionModel(nn.Module, abc.ABC):
 
 @register("yolo")
 class Yolo(DetectionModel):
-    """CSP-Darknet backbone, path-aggregation neck, decoupled anchor-free head: the family `mish-n` .. `mish-x`."""
+    """CSP-Darknet backbone, path-aggregation neck, head; with the decoupled one the family `mish-n` .. `mish-x`."""
 
     @dataclass(frozen=True)
     class Config(ModelConfig):
@@ -113,9 +116,10 @@ class Yolo(DetectionModel):
         self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
         self.num_classes, self.image_channels = num_classes, image_channels
         self.max_stride = max(self.backbone.strides)
+        self.anchor_levels = getattr(self.head, "anchor_levels", ())
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps (B, 4 * bins + classes, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
+        """Raw maps (B, channels of the head, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
 

@@ -275,7 +275,7 @@ def test_what_is_not_finite_in_the_map_shows_in_the_loss() -> None:
 
 def test_a_model_without_an_anchor_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="anchor wants a model with an anchor head, found one without"):
-        AnchorLoss(AnchorLoss.Config(), SimpleNamespace())  # type: ignore[arg-type]  # no model at all
+        AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=()))  # type: ignore[arg-type]  # no model
 
 
 def test_a_model_without_an_anchor_free_head_is_refused_by_the_other_loss() -> None:

@@ -305,7 +305,8 @@ def test_every_preset_makes_a_model(preset: str) -> None:
     assert boxes.shape[:2] == scores.shape[:2]
     assert scores.shape[2] == 80
     if isinstance(model, Yolo):
-        assert boxes.shape[:2] == (2, num_cells((64, 96)))
+        boxes_per_cell = len(model.anchor_levels[0].mask) if model.anchor_levels else 1
+        assert boxes.shape[:2] == (2, num_cells((64, 96)) * boxes_per_cell)
 
 
 # Millions of parameters and GFLOPs (two per multiply-add) at 640 x 640 and 80 classes: the range in which the sizes of
