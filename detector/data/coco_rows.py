@@ -121,10 +121,9 @@ class Rows:
 
     def name(self, row: int) -> str:
         """How a message names an annotation: by its id, by its position where it has none."""
-        identifier = self._large_ids.get(row, self._ids[row])
-        return (
-            f"annotations[{self._positions[row]}]" if identifier == _NO_ID else f"annotation {reprlib.repr(identifier)}"
-        )
+        if self._ids[row] == _NO_ID and row not in self._large_ids:
+            return f"annotations[{self._positions[row]}]"
+        return f"annotation {reprlib.repr(self._large_ids.get(row, self._ids[row]))}"
 
     def repeated(self) -> npt.NDArray[np.int64]:
         """The rows whose id an earlier row has."""

@@ -143,7 +143,9 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
-                if end < len(self._text) or self._is_last:
+                # "1" may be the start of "1.5", "1e5" or "1e+5".
+                is_whole = isinstance(value, (dict, list, str)) or end < len(self._text) - 2
+                if is_whole or self._is_last:
                     break
             except json.JSONDecodeError as error:
                 is_cut = error.pos > len(self._text) - _LONGEST_WORD or error.msg.startswith("Unterminated string")
