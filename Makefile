@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test nightly lint types format wheel clean
+.PHONY: help demo test nightly gpu lint types format wheel clean
 
 help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -20,6 +20,9 @@ test: lint types  ## everything a change must pass: lint, types and the tests of
 
 nightly: $(READY)  ## the long fuzz and soak tests
 	$(PYTHON_BIN) -m pytest -q -m nightly
+
+gpu: $(READY)  ## the tests that need a CUDA device
+	$(PYTHON_BIN) -m pytest -q -m gpu
 
 lint: $(READY)  ## ruff: rules and format
 	$(PYTHON_BIN) -m ruff check .
