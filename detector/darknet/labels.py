@@ -9,6 +9,7 @@ line is held to five, and another is counted and skipped.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from detector.registry import nearest, register
 _WANTED = "a .data file of Darknet"
 _MAX_FILE_BYTES = 65_536  # a .data file is five lines
 _READ = ("classes", "train", "valid", "names")
+_KEYS = {"train": "train", "val": "valid"}  # by split
 # Where Darknet writes, and how its own evaluation reports: nothing that changes what the data set is.
 _OF_DARKNET = ("backup", "results", "eval", "difficult", "saveweights", "savelast", "top", "labels")
 # Folders that Darknet replaces on the way from an image to its label file; no other one is.
@@ -72,6 +74,16 @@ class DarknetDataset:
         """Whether a file is such a description, by its name."""
         return path.suffix.lower() == ".data"
 
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that the `.data` file has.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        file = required_file(self.config.file, _WANTED)
+        entries = read_data_file(file, Findings(str(file)))
+        return tuple(name for name, key in _KEYS.items() if key in entries)
+
     def split(self, name: str) -> CocoAnnotations:
         """The annotations of `train` or `val`.
 
@@ -81,7 +93,7 @@ class DarknetDataset:
         file = required_file(self.config.file, _WANTED)
         findings = Findings(str(file))
         entries = read_data_file(file, findings)
-        key = {"train": "train", "val": "valid"}.get(name)
+        key = _KEYS.get(name)
         if key is None or key not in entries:
             raise DatasetError(f"{file}: has no split {name!r}; train= and valid= name the splits train and val")
         images_list = _found(file, entries[key])
@@ -146,7 +158,7 @@ def _starts(file: Path) -> list[Path]:
 
 def _found(file: Path, entry: DataEntry) -> Path:
     value = entry.value.replace("\\", "/") if "/" not in entry.value else entry.value
-    tried = [start / Path(value).expanduser() for start in _starts(file)]
+    tried = [start / os.path.expanduser(value) for start in _starts(file)]  # unlike Path's, it takes any name
     for path in tried:
         if path.is_file():
             return path

@@ -146,7 +146,8 @@ def read_txt_labels(
     if not listed:
         raise DatasetError(f"{source}: images are wanted, found none; check its paths")
     sizes = [_size(image, findings) for image in listed]
-    files = [label_file(image.path) for image in listed]
+    # Only what was read is known to be a file, with a name that a label file's can be made of.
+    files = [image.path if size is None else label_file(image.path) for image, size in zip(listed, sizes, strict=True)]
     rows = _Rows()
     has_file = [
         size is not None and _read_labels(file, index, rows, len(class_names), polygons, ignore_unknown, findings)
@@ -156,8 +157,10 @@ def read_txt_labels(
     is_present = np.array([size is not None for size in sizes], dtype=np.bool_)
     findings.raise_if_too_many_skipped("images", int((~is_present).sum()), len(listed))
     if not any(has_file):
+        first = int(is_present.argmax())
         raise DatasetError(
-            f"{source}: none of its {len(listed)} images has a label file; for {listed[0].path} it would be {files[0]}"
+            f"{source}: none of its {len(listed)} images has a label file; for {listed[first].path} it would be "
+            f"{files[first]}"
         )
 
     image_index, labels = np.array(rows.image_index, dtype=np.int64), np.array(rows.labels, dtype=np.int64)

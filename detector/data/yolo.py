@@ -8,6 +8,7 @@ never followed, other keys say nothing about detection.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,15 @@ class YoloDataset:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         return bool(_CLASSES.search(text)) and not _CONFIGURATION.search(text)
 
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that the description has.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        found = _splits(required_file(self.config.file, _WANTED))
+        return tuple(name for name in SPLITS if found[name] is not None)
+
     def split(self, name: str) -> CocoAnnotations:
         """The annotations of `train`, `val` or `test`.
 
@@ -130,7 +140,7 @@ def _root(file: Path, entries: dict[str, Node]) -> Path:
     if not isinstance(node.value, str):
         raise DatasetError(f"{node.where}: path: wants a folder, found {describe(node.value)}")
     # A `path` that was written for another place is common; the splits are then looked for beside the file.
-    root = file.parent / Path(node.value).expanduser()
+    root = file.parent / os.path.expanduser(node.value)  # unlike Path's, it takes any name
     return root if root.is_dir() else file.parent
 
 

@@ -283,3 +283,14 @@ def test_a_list_of_images_starts_where_its_images_are(tmp_path):
     assert [i.place for i in images] == [f"{path}:1", f"{path}:3", f"{path}:4"]
     path.write_text("nowhere.png")
     assert read_image_list(path, [tmp_path / "a", tmp_path / "b"])[0].path == tmp_path / "a" / "nowhere.png"
+
+
+def test_a_list_with_names_that_no_file_has_is_counted(folder):
+    names = [*(f"{number:02d}.png" for number in range(NUM_IMAGES)), "/", "..", "\0.png", "~nobody/x.png"]
+    (folder / "list.txt").write_text("\n".join(names))
+    images = read_image_list(folder / "list.txt", [folder])
+    with pytest.raises(DatasetError, match=f"would lose 4 of {NUM_IMAGES + 4} images"):
+        read_txt_labels(folder, folder, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    fewer = [image for image in images if image.path.name != ".."][: NUM_IMAGES + 2]
+    made = read_txt_labels(folder, folder, fewer, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    assert len(made) == NUM_IMAGES
