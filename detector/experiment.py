@@ -21,6 +21,7 @@ from detector.data.coco import CocoAnnotations
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig
 from detector.data.yolo import YoloDataset  # noqa: F401 (registers it)
+from detector.engine import darknet_policies  # noqa: F401 (registers them)
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state
 from detector.engine.darknet_file import find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.engine.events import Noted, Report

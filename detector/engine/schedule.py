@@ -1,13 +1,11 @@
 """Learning-rate schedules by name: pure functions of the step, so that a resumed run needs no state of theirs.
 
-Most are shares of the run; those that count updates (`iteration_steps`, `step`, `exp`, `poly`, `sigmoid`, `sgdr`,
-`random`) are the policies of Darknet, whose updates are numbered from 1.
+These are shares of the run; `darknet_policies.py` has those that count updates.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 
 from detector.registry import PartConfig, build, register
@@ -40,7 +38,8 @@ class ScheduleConfig(PartConfig):
             )
 
 
-def _check_final(final: float) -> None:
+def check_final(final: float) -> None:
+    """Raises a `ValueError` where a factor at the end of a schedule is not within 0 < final <= 1."""
     if not 0 < final <= 1:
         raise ValueError(f"a schedule wants 0 < final <= 1, found {final}")
 
@@ -61,7 +60,7 @@ class Cosine:
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            _check_final(self.final)
+            check_final(self.final)
 
     def __init__(self, config: Config) -> None:
         self._final = config.final
@@ -87,7 +86,7 @@ class LinearDecay:
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            _check_final(self.final)
+            check_final(self.final)
 
     def __init__(self, config: Config) -> None:
         self._final = config.final
@@ -144,216 +143,105 @@ class Steps:
         return float(self._gamma ** sum(progress >= m for m in self._milestones))
 
 
-@register("iteration_steps")
-class IterationSteps:
-    """A factor of its own at each of some updates: Darknet's policy `steps`."""
-
-    @dataclass(frozen=True)
-    class Config(ScheduleConfig):
-        """Settings of the schedule; the defaults are those of yolov3.cfg.
-
-        Attributes:
-            iterations: updates from which on the rate is changed, ascending.
-            scales: the factor at each of them.
-        """
-
-        iterations: tuple[int, ...] = (400_000, 450_000)
-        scales: tuple[float, ...] = (0.1, 0.1)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if len(self.iterations) != len(self.scales) or min(self.scales, default=1.0) <= 0:
-                raise ValueError(
-                    f"iteration_steps wants one scale above 0 for each of its iterations, found {self.scales} for "
-                    f"{self.iterations}"
-                )
-            if list(self.iterations) != sorted(self.iterations):
-                raise ValueError(f"iteration_steps wants ascending iterations, found {self.iterations}")
-
-    def __init__(self, config: Config) -> None:
-        self._steps = list(zip(config.iterations, config.scales, strict=True))
-
-    def __call__(self, progress: float, update: int) -> float:
-        """The product of the scales up to an update."""
-        return math.prod(scale for iteration, scale in self._steps if iteration <= update)
-
-
-@register("step")
-class Step:
-    """A factor every so many updates: Darknet's policy `step`."""
+@register("flat_cosine")
+class FlatCosine:
+    """The peak for a share of the run, then half a cosine to `final`: the recipe Ranger and Mish are known with."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
         """Settings of the schedule.
 
         Attributes:
-            step: updates between two changes.
-            scale: factor at each change, 0 < scale <= 1.
+            flat: share of the run at the peak, 0 <= flat < 1; 0.72 is that of the fast.ai leaderboard's entries (2019).
+            final: factor at the end, 0 < final <= 1.
         """
 
-        step: int = 10_000
-        scale: float = 0.1
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.step < 1 or not 0 < self.scale <= 1:
-                raise ValueError(f"step wants step >= 1 and 0 < scale <= 1, found {self.step} and {self.scale}")
-
-    def __init__(self, config: Config) -> None:
-        self._step, self._scale = config.step, config.scale
-
-    def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update."""
-        return float(self._scale ** (update // self._step))
-
-
-@register("exp")
-class Exponential:
-    """A factor at every update: Darknet's policy `exp`."""
-
-    @dataclass(frozen=True)
-    class Config(ScheduleConfig):
-        """Settings of the schedule.
-
-        Attributes:
-            gamma: factor per update, 0 < gamma <= 1.
-        """
-
-        gamma: float = 0.9999
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 < self.gamma <= 1:
-                raise ValueError(f"exp wants 0 < gamma <= 1, found {self.gamma}")
-
-    def __init__(self, config: Config) -> None:
-        self._gamma = config.gamma
-
-    def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update."""
-        return float(self._gamma**update)
-
-
-@register("poly")
-class Polynomial:
-    """A power of what is left of so many updates, 0 from the last on: Darknet's policy `poly`."""
-
-    @dataclass(frozen=True)
-    class Config(ScheduleConfig):
-        """Settings of the schedule.
-
-        Attributes:
-            iterations: updates until the rate is 0.
-            power: the power.
-        """
-
-        iterations: int = 500_000
-        power: float = 4.0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.iterations < 1 or self.power <= 0:
-                raise ValueError(f"poly wants iterations >= 1 and power > 0, found {self.iterations}, {self.power}")
-
-    def __init__(self, config: Config) -> None:
-        self._iterations, self._power = config.iterations, config.power
-
-    def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update."""
-        return float(max(1 - update / self._iterations, 0.0) ** self._power)
-
-
-@register("sigmoid")
-class Sigmoid:
-    """A falling logistic curve about an update: Darknet's policy `sigmoid`."""
-
-    @dataclass(frozen=True)
-    class Config(ScheduleConfig):
-        """Settings of the schedule.
-
-        Attributes:
-            step: the update at which the factor is one half.
-            gamma: steepness there, times 4, per update.
-        """
-
-        step: int = 10_000
-        gamma: float = 0.001
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.step < 1 or self.gamma <= 0:
-                raise ValueError(f"sigmoid wants step >= 1 and gamma > 0, found {self.step} and {self.gamma}")
-
-    def __init__(self, config: Config) -> None:
-        self._step, self._gamma = config.step, config.gamma
-
-    def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update."""
-        return (1 - math.tanh(self._gamma * (update - self._step) / 2)) / 2  # 1 / (1 + e^x), without its overflow
-
-
-@register("sgdr")
-class WarmRestarts:
-    """Half cosines of growing length (Loshchilov and Hutter 2016, equation 5): Darknet's policy `sgdr`."""
-
-    @dataclass(frozen=True)
-    class Config(ScheduleConfig):
-        """Settings of the schedule.
-
-        Attributes:
-            cycle: updates of the first cycle.
-            growth: how many times as long as the last a cycle is.
-            final: factor at the end of a cycle, 0 < final <= 1.
-        """
-
-        cycle: int = 1000
-        growth: int = 2
+        flat: float = 0.72
         final: float = 0.01
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            _check_final(self.final)
-            if min(self.cycle, self.growth) < 1:
-                raise ValueError(f"sgdr wants cycle and growth of at least 1, found {self.cycle} and {self.growth}")
+            check_final(self.final)
+            if not 0 <= self.flat < 1:
+                raise ValueError(f"flat_cosine wants 0 <= flat < 1, found {self.flat}")
 
     def __init__(self, config: Config) -> None:
-        self._cycle, self._growth, self._final = config.cycle, config.growth, config.final
+        self._flat, self._final = config.flat, config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update; the last one of a cycle still belongs to it."""
-        start, cycle = 0, self._cycle
-        while start + cycle < update:
-            start, cycle = start + cycle, cycle * self._growth
-        return self._final + (1 - self._final) * (1 + math.cos(math.pi * (update - start) / cycle)) / 2
+        """The factor at a progress of 0..1."""
+        falling = max(0.0, progress - self._flat) / (1 - self._flat)
+        return self._final + (1 - self._final) * (1 + math.cos(math.pi * falling)) / 2
 
 
-@register("random")
-class RandomRate:
-    """A power of a uniform random number at every update, a function of the seed: Darknet's policy `random`."""
+@register("one_cycle")
+class OneCycle:
+    """Half a cosine up to the peak, then one down to almost nothing (Smith and Topin 2017); momentum stays constant.
+
+    The rise is the warm-up: `warmup_iterations` is 0 unless set.
+    """
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
-        """Settings of the schedule.
+        """Settings of the schedule; the defaults are those of torch's `OneCycleLR`.
 
         Attributes:
-            power: the power.
-            seed: seed of the numbers.
+            rise: share of the run until the peak, 0 < rise < 1.
+            first: factor at the start, 0 < first <= 1.
+            final: factor at the end, 0 < final <= 1.
         """
 
-        power: float = 4.0
-        seed: int = 0
+        warmup_iterations: int = 0
+        rise: float = 0.3
+        first: float = 0.04
+        final: float = 4e-6
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.power <= 0:
-                raise ValueError(f"random wants power > 0, found {self.power}")
+            check_final(self.final)
+            check_final(self.first)
+            if not 0 < self.rise < 1:
+                raise ValueError(f"one_cycle wants 0 < rise < 1, found {self.rise}")
 
     def __init__(self, config: Config) -> None:
-        self._power, self._seed = config.power, config.seed
+        self._rise, self._first, self._final = config.rise, config.first, config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at an update."""
-        return float(random.Random(f"{self._seed}/{update}").random() ** self._power)
+        """The factor at a progress of 0..1."""
+        low, share = self._first, 1 - progress / self._rise
+        if progress > self._rise:
+            low, share = self._final, (progress - self._rise) / (1 - self._rise)
+        return low + (1 - low) * (1 + math.cos(math.pi * share)) / 2
+
+
+@register("power")
+class PowerDecay:
+    """A power of what is left of the run, from 1 to `final` ("poly" of Chen et al. 2017, DeepLab, section 4)."""
+
+    @dataclass(frozen=True)
+    class Config(ScheduleConfig):
+        """Settings of the schedule; Darknet's `poly` counts updates instead.
+
+        Attributes:
+            exponent: the power; 0.9 is DeepLab's.
+            final: factor at the end, 0 < final <= 1.
+        """
+
+        exponent: float = 0.9
+        final: float = 0.01
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_final(self.final)
+            if self.exponent <= 0:
+                raise ValueError(f"power wants exponent > 0, found {self.exponent}")
+
+    def __init__(self, config: Config) -> None:
+        self._exponent, self._final = config.exponent, config.final
+
+    def __call__(self, progress: float, update: int) -> float:
+        """The factor at a progress of 0..1."""
+        return float(self._final + (1 - self._final) * (1 - progress) ** self._exponent)
 
 
 class LearningRate:

@@ -6,25 +6,37 @@ from typing import Any
 import pytest
 
 import detector.experiment  # noqa: F401 (registers every schedule)
+from detector.engine.darknet_policies import (
+    Exponential,
+    IterationSteps,
+    Polynomial,
+    RandomRate,
+    Sigmoid,
+    Step,
+    WarmRestarts,
+)
 from detector.engine.schedule import (
     Constant,
     Cosine,
-    Exponential,
-    IterationSteps,
+    FlatCosine,
     LearningRate,
     LinearDecay,
-    Polynomial,
-    RandomRate,
+    OneCycle,
+    PowerDecay,
     ScheduleConfig,
-    Sigmoid,
-    Step,
     Steps,
-    WarmRestarts,
 )
 from detector.registry import build, find, names
 
 SCHEDULES = names(ScheduleConfig)
-BY_SHARE = ["constant", "cosine", "linear", "steps"]  # start at 1 after any warm-up; the others count updates
+BY_SHARE = [
+    "constant",
+    "cosine",
+    "flat_cosine",
+    "linear",
+    "power",
+    "steps",
+]  # start at 1 after any warm-up; the others count updates
 RUNS = [1, 2, 7, 50, 1000]
 
 
@@ -57,7 +69,7 @@ def test_warm_up_is_a_straight_line_up_to_the_peak_and_at_most_a_fifth_of_the_ru
         assert rate.factor(expected) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"random"}))
+@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"random", "one_cycle"}))
 def test_after_warm_up_the_factor_never_rises(name: str) -> None:
     rate = LearningRate(find(ScheduleConfig, name).Config(warmup_iterations=20), 300)
     factors = [rate.factor(step) for step in range(20, 300)]
@@ -193,3 +205,40 @@ def test_senseless_settings_are_refused(part: Any, settings: dict[str, Any], mes
 def test_a_negative_warm_up_is_refused_by_every_schedule(name: str) -> None:
     with pytest.raises(ValueError, match="warmup_iterations >= 0, found -5"):
         find(ScheduleConfig, name).Config(warmup_iterations=-5)
+
+
+def test_flat_cosine_stays_at_the_peak_and_then_falls_along_half_a_cosine() -> None:
+    factor = FlatCosine(FlatCosine.Config(flat=0.6, final=0.1))
+    assert [factor(progress, 1) for progress in (0, 0.3, 0.6)] == [1.0, 1.0, 1.0]
+    assert factor(0.8, 1) == pytest.approx(0.55)
+    assert factor(1, 1) == pytest.approx(0.1)
+
+
+def test_one_cycle_rises_and_falls_along_half_cosines() -> None:
+    factor = OneCycle(OneCycle.Config())
+    found = [factor(progress, 1) for progress in (0, 0.15, 0.3, 0.65, 1)]
+    assert found == pytest.approx([0.04, (0.04 + 1) / 2, 1.0, (4e-6 + 1) / 2, 4e-6])
+    factors = [factor(progress / 1000, 1) for progress in range(1001)]
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_power_falls_as_the_power_of_what_is_left() -> None:
+    factor = PowerDecay(PowerDecay.Config(exponent=2.0, final=0.2))
+    assert [factor(progress, 1) for progress in (0, 0.5, 1)] == pytest.approx([1.0, 0.2 + 0.8 * 0.25, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("flat_cosine", {"flat": 1.0}),
+        ("flat_cosine", {"final": 0.0}),
+        ("one_cycle", {"rise": 0.0}),
+        ("one_cycle", {"first": 2.0}),
+        ("power", {"exponent": 0.0}),
+    ],
+)
+def test_shares_outside_their_range_are_refused(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="wants"):
+        find(ScheduleConfig, name).Config(**settings)
