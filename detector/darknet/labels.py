@@ -59,13 +59,6 @@ class DarknetDataset:
         file: Path | None = None
         ignore_unknown: bool = False
 
-        @property
-        def val(self) -> str | None:
-            """The list of images to validate on; None where there is none."""
-            file = required_file(self.file, _WANTED)
-            entry = read_data_file(file, Findings(str(file))).get("valid")
-            return entry.value if entry else None
-
     def __init__(self, config: Config) -> None:
         self.config = config
 

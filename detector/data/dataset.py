@@ -13,7 +13,7 @@ from detector.registry import PartConfig, register
 
 @dataclass(frozen=True)
 class DatasetConfig(PartConfig):
-    """The kind `data set`. A data set gives its splits by name: `split("train")`, `split("val")`, `split("test")`."""
+    """The kind `data set`. A data set has `split_names()` and gives each split by its name: `split("train")`."""
 
 
 def required_file(file: Path | None, what: str) -> Path:
@@ -65,6 +65,10 @@ class CocoDataset:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that are configured."""
+        return tuple(name for name in ("train", "val", "test") if getattr(self.config, name) is not None)
+
     def split(self, name: str) -> CocoAnnotations:
         """The annotations of a split.
 
@@ -108,6 +112,10 @@ class ShapesDataset:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that are drawn."""
+        return ("train", "val")
 
     def split(self, name: str) -> CocoAnnotations:
         """The annotations of `train` or `val`, drawn first where they are missing.

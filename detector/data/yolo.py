@@ -57,11 +57,6 @@ class YoloDataset:
         file: Path | None = None
         ignore_unknown: bool = False
 
-        @property
-        def val(self) -> Any:
-            """What the description says of validation; None where there is none."""
-            return _splits(required_file(self.file, _WANTED))["val"]
-
     def __init__(self, config: Config) -> None:
         self.config = config
 

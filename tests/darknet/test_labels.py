@@ -151,10 +151,11 @@ def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
     for override in (f"data={path}", "data=cfg/x.data"):
         config = load_experiment("mish-n", [override])
         assert config.data == DarknetDataset.Config(path)
-        assert config.data.val == "data/val.txt"
+        assert DarknetDataset(config.data).split_names() == ("train", "val")
     assert len(read_split(config, "val")) == 1
     assert load_experiment("mish-n", [f"data={path}", "data.ignore_unknown=true"]).data.ignore_unknown
-    assert DarknetDataset.Config(data_file("classes=2\ntrain=data/train.txt")).val is None
+    without = DarknetDataset.Config(data_file("classes=2\ntrain=data/train.txt"))
+    assert DarknetDataset(without).split_names() == ("train",)
     with pytest.raises(ConfigError, match=r"no configuration file or preset is named 'none.data'"):
         load_experiment("mish-n", ["data=none.data"])
 

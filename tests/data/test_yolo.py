@@ -167,8 +167,9 @@ def test_a_description_of_our_own_is_still_read_as_one(tmp_path):
 
 
 def test_a_description_without_val_is_trained_without_measuring(description):
-    assert YoloDataset.Config(description(GOOD)).val is not None
-    assert YoloDataset.Config(description("train: images/train\nnames: [cat, dog]\n")).val is None
+    assert YoloDataset(YoloDataset.Config(description(GOOD))).split_names() == ("train", "val")
+    without = description("train: images/train\nval:\nnames: [cat, dog]\n")
+    assert YoloDataset(YoloDataset.Config(without)).split_names() == ("train",)
 
 
 def test_a_name_alone_is_not_enough():
