@@ -17,7 +17,7 @@ from detector.darknet.network import DarknetNet
 from detector.data.cache import stated_cost
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
-from detector.data.problems import num_skipped
+from detector.data.problems import num_accepted, num_skipped
 from detector.engine.checkpoint import ModelFile, load_model_file, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
 from detector.engine.events import Noted, Report
@@ -47,6 +47,7 @@ class TrainingResult:
         metrics: the numbers of the last evaluation, or None.
         best_ap: the best AP of the run, or -1.
         num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
+        num_warnings: images and boxes that are odd and were used.
     """
 
     folder: RunFolder
@@ -54,6 +55,7 @@ class TrainingResult:
     metrics: CocoMetrics | None
     best_ap: float
     num_skipped: int
+    num_warnings: int
 
 
 def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[ExperimentConfig, RunFolder, dict[str, Any]]:
@@ -106,7 +108,7 @@ def train(
         DivergenceError: a loss or gradient is not finite.
     """
     annotations = read_split(config, "train", report)
-    has_val = config.data is not None and getattr(config.data, "val", True) is not None
+    has_val = config.data is not None and "val" in registry.build(config.data).split_names()
     val = read_split(config, "val", report) if has_val else None
     if val is None:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
@@ -190,7 +192,8 @@ def train(
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
     problems = [*annotations.problems, *(val.problems if val is not None else ())]
     num_left_out = trainer.num_skipped + num_skipped(problems)
-    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out)
+    num_odd = trainer.num_warnings + num_accepted(problems)
+    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out, num_odd)
 
 
 def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:

@@ -12,8 +12,13 @@ from detector.cli.model_file import add_darknet_options, load
 from detector.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from detector.data.coco import CocoAnnotations
     from detector.evaluation.coco_metrics import CocoMetrics
+
+    # The numbers, why images were skipped, what is odd about others, and the annotations.
+    _Measured: TypeAlias = tuple[CocoMetrics, tuple[str, ...], tuple[str, ...], CocoAnnotations]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,25 +34,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file instead of a model")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="with --results: the COCO ground truth")
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/val)")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; returns the exit code."""
     from detector.cli.progress import metrics_table, say
-    from detector.data.problems import num_skipped
+    from detector.data.problems import num_accepted, num_skipped
 
-    metrics, skipped, annotations = (_score_file if arguments.results else _measure)(arguments)
-    for reason in skipped[:10]:
-        say(f"skipped: {reason}", arguments.quiet)
-    if len(skipped) > 10:
-        say(f"skipped: {len(skipped) - 10} more images", arguments.quiet)
+    metrics, skipped, warnings, annotations = (_score_file if arguments.results else _measure)(arguments)
+    for what, reasons in (("skipped", skipped), ("warning", warnings)):
+        for reason in reasons[:10]:
+            say(f"{what}: {reason}", arguments.quiet)
+        if len(reasons) > 10:
+            say(f"{what}: {len(reasons) - 10} more images", arguments.quiet)
     print(json.dumps({**metrics.to_plain(), "num_skipped": len(skipped)}) if arguments.json else metrics_table(metrics))
-    return 5 if arguments.strict and (skipped or num_skipped(annotations.problems)) else 0
+    num_faults = len(skipped) + len(warnings) + num_skipped(annotations.problems) + num_accepted(annotations.problems)
+    return 5 if arguments.strict and num_faults else 0
 
 
-def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...], CocoAnnotations]:
+def _score_file(arguments: argparse.Namespace) -> _Measured:
     """The numbers of a results file, as written."""
     from detector.cli.progress import say
     from detector.data.coco import read_coco
@@ -64,10 +73,10 @@ def _score_file(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, 
     annotations = read_coco(arguments.annotations, None)
     for problem in annotations.problems:
         say(f"{annotations.annotations}: {problem}", arguments.quiet)
-    return score_results(annotations.ground_truth(), results), (), annotations
+    return score_results(annotations.ground_truth(), results), (), (), annotations
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...], CocoAnnotations]:
+def _measure(arguments: argparse.Namespace) -> _Measured:
     """The numbers of a model on a split; its results are written down."""
     from tqdm import tqdm
 
@@ -90,4 +99,4 @@ def _measure(arguments: argparse.Namespace) -> tuple[CocoMetrics, tuple[str, ...
     path = folder / "results.json"
     path.write_text(json.dumps(evaluation.results), encoding="utf-8")
     say(f"results: {path}", arguments.quiet)
-    return evaluation.metrics, evaluation.skipped, annotations
+    return evaluation.metrics, evaluation.skipped, evaluation.warnings, annotations

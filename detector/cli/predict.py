@@ -48,7 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/predict)")
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+    )
     parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
 
 
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
 
     from detector.cli.progress import say
-    from detector.data.problems import num_skipped
+    from detector.data.problems import num_accepted, num_skipped
     from detector.experiment import build_predictor, results_folder, with_category_ids_of
     from detector.media.drawing import draw_detections
     from detector.media.images import write_image
@@ -82,9 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     records: list[dict[str, Any]] = []
     # A source in the folder of results is never written over.
     pictures = {s.path.name for s in sources if s.path and s.path.parent.resolve() == folder.resolve()}
-    num_unread = 0
+    num_unread = num_warnings = 0
     for prediction in build_predictor(loaded, batch_size).stream(sources, select):
         detections, image = prediction.detections, prediction.image
+        num_warnings += len(prediction.warnings)
+        for warning in prediction.warnings:
+            say(f"warning: {warning}", arguments.quiet)
         if detections is None or image is None:
             num_unread += 1
             say(f"skipped: {prediction.error}", arguments.quiet)
@@ -101,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"{len(sources) - num_unread} images, {num_unread} skipped: {path}", arguments.quiet)
     if num_unread == len(sources):
         raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words[1:])}")
-    return 5 if arguments.strict and (num_unread or num_skipped(problems)) else 0
+    num_faults = num_unread + num_warnings + num_skipped(problems) + num_accepted(problems)
+    return 5 if arguments.strict and num_faults else 0
 
 
 def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[list[ImageSource], CocoAnnotations | None]:
@@ -159,6 +165,7 @@ def _record(prediction: Prediction) -> dict[str, Any]:
         return {"source": prediction.source.name, "error": prediction.error, "detections": []}
     return {
         "source": prediction.source.name,
+        **({"warnings": list(prediction.warnings)} if prediction.warnings else {}),
         "height": detections.image_hw[0],
         "width": detections.image_hw[1],
         "detections": [

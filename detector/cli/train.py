@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50",
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run (its folder)")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -73,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             "best_ap": result.best_ap,
             "metrics": metrics.to_plain() if metrics else None,
             "num_skipped": result.num_skipped,
+            "num_warnings": result.num_warnings,
         }
         print(json.dumps(summary))
     else:
@@ -82,4 +85,4 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
         print(f"best weights (AP {best_ap}): {result.folder.best}")
-    return 5 if arguments.strict and result.num_skipped else 0
+    return 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
