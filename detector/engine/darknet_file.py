@@ -10,6 +10,8 @@ from detector.darknet.cfgfile import DarknetCfg, dump_cfg
 from detector.darknet.network import CfgText, DarknetNet
 from detector.darknet.shapes import HEADS
 from detector.darknet.weights import WeightsHeader
+from detector.data.problems import Findings
+from detector.data.txt_labels import read_class_names
 from detector.engine.checkpoint import ModelFile
 from detector.errors import DarknetError
 
@@ -87,33 +89,19 @@ def class_names_of(weights: Path, names: Path | None, num_classes: int) -> tuple
     """One name a class: from a list, from the one beside the weights, or the numbers of the classes.
 
     Raises:
-        DarknetError: the list cannot be read, or has another length.
+        DatasetError: the list cannot be read.
+        DarknetError: it has another length.
     """
     beside = weights.with_suffix(".names")
     path = names if names is not None else beside if beside.is_file() else None
     if path is None:
         return tuple(map(str, range(num_classes)))
-    found = read_names(path)
+    found = read_class_names(path, Findings(str(path)))  # an odd name is the list's own affair
     if len(found) != num_classes:
         raise DarknetError(
             f"{path}: the network has {num_classes} classes, found {len(found)} names; give its own list"
         )
     return found
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """The class names of a .names file, one a line.
-
-    Raises:
-        DarknetError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DarknetError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DarknetError(f"{path}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}") from error
-    return tuple(line.strip() for line in text.rstrip().split("\n"))
 
 
 def save_darknet_files(

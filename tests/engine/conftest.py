@@ -11,9 +11,13 @@ from torch import Tensor, equal
 
 from detector.experiment import ExperimentConfig, load_experiment
 
+# The smallest networks: of our own family, and of a Darknet .cfg.
+NETWORKS = {
+    "mish-n": "model.width=0.125",
+    "darknet": f"model={{name: darknet, cfg: {Path(__file__).parents[1]}/darknet/tiny.cfg}}",
+}
 # The smallest run there is: about a twentieth of a second a step.
 TINY = (
-    "model.width=0.125",
     "input.size=64",
     "loader.workers=0",
     "loader.batch_size=4",
@@ -36,11 +40,16 @@ def data_override(root: Path) -> str:
 
 
 @pytest.fixture
-def experiment(tiny_shapes: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
-    """Makes the experiment of a tiny run in the test's own folder, with overrides on top."""
+def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
+    """Makes the experiment of a tiny run in the test's own folder, with overrides on top.
+
+    The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
+    """
+    network = NETWORKS[getattr(request, "param", "mish-n")]
 
     def make(*overrides: str, data: Path = tiny_shapes) -> ExperimentConfig:
-        return load_experiment("mish-n", [*TINY, data_override(data), f"train.project={tmp_path}/runs", *overrides])
+        own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
+        return load_experiment("mish-n", [*own, *overrides])
 
     return make
 

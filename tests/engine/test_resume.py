@@ -17,6 +17,8 @@ from detector.training import open_run, train
 
 Make = Callable[..., ExperimentConfig]
 Assert = Callable[..., None]
+# A test on both kinds of network.
+BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 
 
 def rows(folder: RunFolder) -> list[dict[str, str]]:
@@ -34,6 +36,7 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
     return should_stop
 
 
+@BOTH
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -62,7 +65,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
     assert ours.pop("elapsed_s") != theirs.pop("elapsed_s")  # the one thing that may differ
     assert ours.pop("config") == theirs.pop("config")
     assert ours["step"] == 6
-    assert len(ours["optimizer"]["state"]) > 50
+    assert len(ours["optimizer"]["state"]) > 15
     assert any((ours["ema"][name] != tensor).any() for name, tensor in ours["model"].items())
     assert_same(ours, theirs)
     assert_same(load_model_file(resumed.folder.best).state, load_model_file(whole.folder.best).state)
@@ -70,6 +73,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
     assert without_time[0] == without_time[1]
 
 
+@BOTH
 def test_training_twice_gives_the_same_bits_and_another_seed_does_not(experiment: Make, assert_same: Assert) -> None:
     results = [train(experiment("train.iterations=2", f"train.seed={seed}")) for seed in (0, 0, 1)]
     first, second, other = (load_training_state(result.folder.last)["model"] for result in results)
@@ -86,6 +90,7 @@ def test_the_number_of_workers_may_change_when_a_run_is_resumed(experiment: Make
     assert_same(load_training_state(folder.last)["model"], load_training_state(whole.folder.last)["model"])
 
 
+@BOTH
 def test_a_finished_run_that_is_resumed_stays_as_it_is(experiment: Make, assert_same: Assert) -> None:
     whole = train(experiment("train.iterations=2"))
     before = load_training_state(whole.folder.last)

@@ -29,6 +29,8 @@ from detector.structures import Batch, Targets
 from detector.training import TrainingResult, train
 
 Make = Callable[..., ExperimentConfig]
+# A test on both kinds of network.
+BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 Assert = Callable[..., None]
 
 
@@ -261,6 +263,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
     assert float(table[-1]["lr/pg0"]) == pytest.approx(config.optimizer.lr * last_factor, rel=1e-4)
 
 
+@BOTH
 def test_the_model_file_says_what_the_data_set_says(experiment: Make, tiny_shapes: Path) -> None:
     config = experiment("train.iterations=1")
     result = train(config)
@@ -271,6 +274,7 @@ def test_the_model_file_says_what_the_data_set_says(experiment: Make, tiny_shape
         assert file.config == config_to_plain(config)
 
 
+@BOTH
 def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experiment: Make, assert_same: Assert) -> None:
     result = train(experiment("train.evaluations=1"))
     state, best = load_training_state(result.folder.last), load_model_file(result.folder.best)
@@ -287,6 +291,7 @@ def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: P
     assert named.folder.path == tmp_path / "runs/mine"
 
 
+@BOTH
 def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, assert_same: Assert) -> None:
     result, events = watched(experiment("data.val=null", "train.iterations=2"))
     assert (result.finished, result.metrics, result.best_ap) == (True, None, -1.0)
@@ -297,6 +302,7 @@ def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, a
     assert not (result.folder.path / "results.csv").exists()
 
 
+@BOTH
 def test_a_val_split_without_objects_hands_on_the_latest_weights(
     experiment: Make, assert_same: Assert, tiny_shapes: Path, tmp_path: Path
 ) -> None:
