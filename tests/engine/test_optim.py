@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import detector.experiment  # noqa: F401 (registers every optimiser)
-from detector.engine.optim import SGD, AdamW, OptimizerConfig, build_optimizer
+from detector.engine.optim import SGD, AdamW, OptimizerConfig, RAdam, Ranger, build_optimizer
 from detector.registry import find, names
 
 OPTIMIZERS = names(OptimizerConfig)
@@ -106,11 +107,11 @@ def test_a_step_goes_downhill(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_restored_state_goes_on_as_if_never_stopped(name: str) -> None:
     torch.manual_seed(1)
-    gradients = [[torch.randn_like(p) for p in network().parameters()] for _ in range(4)]
+    gradients = [[torch.randn_like(p) for p in network().parameters()] for _ in range(8)]
     config = find(OptimizerConfig, name).Config()
     whole = network()
     optimizer = build_optimizer(config, whole)
-    for step in range(4):
+    for step in range(8):
         step_with(whole, optimizer, gradients[step])
 
     first, second = network(), network()
@@ -120,7 +121,7 @@ def test_a_restored_state_goes_on_as_if_never_stopped(name: str) -> None:
     second.load_state_dict(first.state_dict())
     resumed = build_optimizer(config, second)
     resumed.load_state_dict(optimizer.state_dict())
-    for step in range(2, 4):
+    for step in range(2, 8):
         step_with(second, resumed, gradients[step])
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
@@ -174,6 +175,63 @@ def test_steps_are_the_formula_worked_by_hand(
         own = torch.stack([g[number].flatten() for g in gradients]).T.tolist()
         wanted = [by_hand(config, w, g, decay) for w, g in zip(before[number], own, strict=True)]
         assert parameter.detach().flatten().tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
+# ---- around an optimiser
+
+
+def test_centralised_gradients_have_no_mean_over_the_inputs_and_vectors_stay_as_they_are() -> None:
+    model = network()
+    optimizer = build_optimizer(SGD.Config(lr=1.0, momentum=0.0, weight_decay=0.0, centralise=True), model)
+    before = [p.detach().clone() for p in model.parameters()]
+    torch.manual_seed(3)
+    gradients = [torch.randn_like(p) for p in model.parameters()]
+    step_with(model, optimizer, gradients)
+    for start, gradient, parameter in zip(before, gradients, model.parameters(), strict=True):
+        wanted = gradient.double()
+        if parameter.ndim > 1:
+            wanted = wanted - wanted.flatten(1).mean(1).reshape(-1, *[1] * (parameter.ndim - 1))
+        assert torch.allclose((start - parameter).double(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "radam"])
+def test_lookahead_goes_part_of_the_way_from_the_slow_weights_every_few_steps(name: str) -> None:
+    """Zhang et al. 2019, algorithm 1, worked with a plain optimiser that is set back by hand."""
+    config = find(OptimizerConfig, name).Config(lr=0.02)
+    fast, model = network(), network()
+    plain = build_optimizer(config, fast)
+    optimizer = build_optimizer(replace(config, lookahead=3, lookahead_share=0.25), model)
+    slow = [p.detach().double() for p in model.parameters()]
+    torch.manual_seed(4)
+    for step in range(1, 8):
+        gradients = [torch.randn_like(p) for p in model.parameters()]
+        step_with(fast, plain, gradients)
+        step_with(model, optimizer, gradients)
+        if step % 3 == 0:
+            slow = [s + 0.25 * (f.detach().double() - s) for s, f in zip(slow, fast.parameters(), strict=True)]
+            with torch.no_grad():
+                for s, f in zip(slow, fast.parameters(), strict=True):
+                    f.copy_(s)
+        for ours, wanted in zip(model.parameters(), fast.parameters(), strict=True):
+            assert torch.allclose(ours, wanted, atol=1e-6)
+
+
+def test_ranger_is_rectified_adam_with_both_around_it() -> None:
+    model, other = network(), network()
+    ranger = build_optimizer(Ranger.Config(lr=0.01), model)
+    made = build_optimizer(RAdam.Config(lr=0.01, beta1=0.95, centralise=True, lookahead=6), other)
+    torch.manual_seed(5)
+    for _ in range(13):
+        gradients = [torch.randn_like(p) for p in model.parameters()]
+        step_with(model, ranger, gradients)
+        step_with(other, made, gradients)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"lookahead": -1}, {"lookahead_share": 0.0}, {"lookahead_share": 1.5}])
+def test_a_lookahead_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="lookahead >= 0 and 0 < lookahead_share <= 1"):
+        AdamW.Config(**settings)
 
 
 # ---- settings
