@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a trained detector: the 12 COCO numbers and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
     "predict": ("predict", "detect objects in images"),
+    "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
     "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),

@@ -116,8 +116,17 @@ def image_hw(path: Path) -> tuple[int, int]:
     Raises:
         MediaError: the file cannot be read or is no image known here. What lies behind the header is not looked at.
     """
+    return image_header(path).image_hw
+
+
+def image_header(path: Path) -> ImageHeader:
+    """What an image file says of itself before its pixels.
+
+    Raises:
+        MediaError: the file cannot be read or is no image known here. What lies behind the header is not looked at.
+    """
     with _opened(path) as file:
-        return _header(path, file).image_hw
+        return _header(path, file)
 
 
 def read_image(path: Path, channels: int = 3, reduction: int = 1) -> npt.NDArray[np.uint8]:
@@ -171,16 +180,21 @@ def load_image(
             raise MediaError(f"{path} cannot be decoded: it is a truncated JPEG; replace or remove it")
         encoded = completed
         warnings.append(f"{path} is a JPEG without end marker, all of its pixels are there")
-    size_warning = _size_warning(path, header.image_hw, listed_hw)
-    if size_warning:
-        warnings.append(size_warning)
+    warning = None if listed_hw is None else size_warning(path, header.image_hw, listed_hw)
+    if warning is not None:
+        warnings.append(warning)
     if header.format != "JPEG" or channels not in (1, 3):
         reduction = 1
     return LoadedImage(_pixels(path, encoded, header, channels, reduction), header.image_hw, tuple(warnings))
 
 
-def _size_warning(path: Path, image_hw: tuple[int, int], listed_hw: tuple[int, int] | None) -> str | None:
-    if listed_hw is None or not any(listed_hw) or listed_hw == image_hw:
+def size_warning(path: Path, image_hw: tuple[int, int], listed_hw: tuple[int, int]) -> str | None:
+    """What is odd about the size of an image, upright, next to the one that an annotation file lists; 0, 0 for none.
+
+    Raises:
+        MediaError: they are two different sizes; width and height exchanged are not.
+    """
+    if not any(listed_hw) or listed_hw == image_hw:
         return None
     sizes = [f"{width} x {height}" for height, width in (image_hw, listed_hw)]
     found = f"{path} has {sizes[0]} pixels where its annotation file says {sizes[1]}"

@@ -1,0 +1,116 @@
+"""Settings that suit a data set: an input size from its objects, anchors, repeat factors for rare classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.data.anchors import find_anchors
+from detector.data.coco import CocoAnnotations
+from detector.data.doctor.boxes import BoxTable
+from detector.data.doctor.findings import Suggestion
+from detector.data.problems import shown
+from detector.errors import DatasetError
+
+INPUT_SIZES = (320, 416, 512, 640, 768, 896, 1024, 1280, 1536)
+MIN_OBJECT_PX = 8  # on the canvas: a cell of the finest usual grid
+COVERED_SHARE = 0.95
+_MOST_ENLARGED = 1.5  # beyond, an image is shown larger than what it shows
+NUM_ANCHORS = 9
+_MAX_MEASURED = 5_000  # boxes that anchors are sought on; more move them by less than a pixel
+# LVIS repeats classes of fewer than a thousandth of its 100,000 images (A. Gupta et al., CVPR 2019, section 4.2), where
+# that is 100 images; a small data set wants a threshold with as many images behind it, up to one image in ten.
+LVIS_THRESHOLD, _WANTED_IMAGES, _GREATEST_THRESHOLD = 0.001, 100, 0.1
+
+
+def suggest(
+    annotations: CocoAnnotations, table: BoxTable, split: str, canvas_hw: tuple[int, int]
+) -> tuple[Suggestion, ...]:
+    """What suits a split; nothing where it has no objects."""
+    if not len(table):
+        return ()
+    return (
+        _input_size(table, canvas_hw),
+        *_anchors(table, canvas_hw),
+        *_repeat_factors(annotations, split),
+    )
+
+
+def _input_size(table: BoxTable, canvas_hw: tuple[int, int]) -> Suggestion:
+    """The smallest usual size that shows nearly all objects large enough, but not larger than the images are."""
+    longer = table.image_wh.max(axis=1)
+    relative = np.sqrt(table.clipped_wh.prod(axis=1)) / longer  # of a square canvas that the image is fitted into
+
+    def covered(size: int) -> float:
+        return float((relative * size >= MIN_OBJECT_PX).mean())
+
+    source_side = float(np.median(longer))
+    useful = [size for size in INPUT_SIZES if size <= source_side * _MOST_ENLARGED] or [INPUT_SIZES[0]]
+    size = next((size for size in useful if covered(size) >= COVERED_SHARE), useful[-1])
+    reason = f"{covered(size):.1%} of the objects are then {MIN_OBJECT_PX} px or larger"
+    if size != max(canvas_hw):
+        reason += f" ({covered(max(canvas_hw)):.1%} at {max(canvas_hw)})"
+    if covered(size) < COVERED_SHARE:
+        reason += f"; more would only enlarge the images, of {source_side:.0f} px: tiles of larger originals help"
+    elif size < max(canvas_hw):
+        reason += "; larger costs time and may still gain accuracy"
+    shares = {str(candidate): round(covered(candidate), 4) for candidate in INPUT_SIZES}
+    return Suggestion("input.size", str(size), reason, {"size": size, "share_large_enough": shares})
+
+
+def _anchors(table: BoxTable, canvas_hw: tuple[int, int]) -> list[Suggestion]:
+    sizes = table.canvas_wh[(table.canvas_wh > 0).all(axis=1)]
+    if len(sizes) > _MAX_MEASURED:
+        sizes = np.random.default_rng(0).choice(sizes, _MAX_MEASURED, replace=False)
+    try:
+        anchors = find_anchors(sizes, NUM_ANCHORS)
+    except DatasetError:  # fewer different boxes than anchors
+        return []
+    pairs = anchors.wh.tolist()
+    height, width = canvas_hw
+    reason = (
+        f"for Darknet networks at {width} x {height}: average IoU {anchors.average_iou:.3f}, {anchors.recall:.1%} of "
+        "the objects have an anchor of IoU above 0.5"
+    )
+    details = {"wh": pairs, "average_iou": round(anchors.average_iou, 4), "recall": round(anchors.recall, 4)}
+    return [Suggestion("anchors", ", ".join(f"{w},{h}" for w, h in pairs), reason, details)]
+
+
+def repeat_factors(
+    annotations: CocoAnnotations, threshold: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Repeat factors of classes, float64 (C,), and of images, float64 (N,): how often to show each in an epoch.
+
+    A class in a share f of the images has max(1, sqrt(threshold / f)), an image the greatest of its classes: A. Gupta,
+    P. Dollar and R. Girshick, "LVIS" (CVPR 2019), section 4.2. A class or an image without objects has 1.
+    """
+    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[~annotations.is_crowd]
+    labels = annotations.labels[~annotations.is_crowd]
+    pairs = np.unique(np.stack([labels, image], axis=1), axis=0)
+    num_images = np.bincount(pairs[:, 0], minlength=len(annotations.class_names))
+    share = num_images / max(len(annotations), 1)
+    of_class = np.ones(len(share))
+    of_class[num_images > 0] = np.maximum(1, np.sqrt(threshold / share[num_images > 0]))
+    of_image = np.ones(len(annotations))
+    np.maximum.at(of_image, pairs[:, 1], of_class[pairs[:, 0]])
+    return of_class, of_image
+
+
+def _repeat_factors(annotations: CocoAnnotations, split: str) -> list[Suggestion]:
+    threshold = min(max(LVIS_THRESHOLD, _WANTED_IMAGES / len(annotations)), _GREATEST_THRESHOLD)
+    of_class, of_image = repeat_factors(annotations, threshold)
+    factors = zip(annotations.class_names, of_class.round(2).tolist(), strict=True)
+    ranked = sorted(((shown(name), factor) for name, factor in factors if factor > 1), key=lambda item: -item[1])
+    if not ranked:
+        return []
+    listed = ", ".join(f"{name} {factor:g}" for name, factor in ranked[:5])
+    more = f" and {len(ranked) - 5} more" if len(ranked) > 5 else ""
+    least = math.ceil(threshold * len(annotations))
+    reason = (
+        f"images of classes in fewer than {least} of {len(annotations):,} images of {split}, shown so often that rare "
+        f"classes are seen more (LVIS, t = {threshold:g}); an epoch grows to {of_image.mean():.2f} times its length"
+    )
+    details = {"threshold": threshold, "classes": dict(ranked), "epoch_factor": round(float(of_image.mean()), 4)}
+    return [Suggestion("repeat factors", listed + more, reason, details)]
