@@ -24,7 +24,6 @@ SHAPES = [
     (2, 5, 61, 67),
     (7, 40, 1, 1),
     (3, 148, 2, 3),
-    (2, 2056, 1),
     (40, 48),
     (2, 16, 48),
     (2, 16, 3, 4, 4),
@@ -81,15 +80,20 @@ def close(found: Tensor, wanted: Tensor) -> bool:
     return bool(((found.double() - wanted).abs() <= 1.01 * rounding + 3e-6 * wanted.abs().max()).all())
 
 
-@pytest.mark.parametrize(
-    ("dtype", "layout"),
-    [(torch.bfloat16, layout) for layout in LAYOUTS]
-    + [(dtype, layout) for dtype in (torch.float32, torch.float16) for layout in ("contiguous", "channels_last")],
-    ids=str,
-)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+CASES = [(shape, torch.bfloat16, layout) for shape in SHAPES for layout in LAYOUTS]
+CASES += [
+    (shape, dtype, layout)
+    for shape in SHAPES
+    for dtype in (torch.float32, torch.float16)
+    for layout in ("contiguous", "channels_last")
+]
+# More channels than a block has threads for, in cells and one by one: slow here, so once each.
+CASES += [((2, 2056, 1), torch.bfloat16, "contiguous"), ((1, 514, 1), torch.bfloat16, "misaligned")]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "layout"), CASES, ids=str)
 def test_every_operation_agrees_with_float64(
-    dtype: torch.dtype, shape: tuple[int, ...], layout: str, gpu_on_cpu: Any
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str, gpu_on_cpu: Any
 ) -> None:
     case, of = Case(shape, dtype), LAYOUTS[layout]
     wanted, x = case.reference(), of(case.x)
