@@ -24,6 +24,7 @@ from detector.darknet.building import (
     with_num_classes,
 )
 from detector.darknet.cfgfile import MAX_FILE_BYTES, DarknetCfg, find_cfg, parse_cfg
+from detector.darknet.recipe import recipe_of
 from detector.darknet.sections import AnchorSection, ConvolutionalSection
 from detector.darknet.shapes import HEADS, infer_shapes
 from detector.darknet.weights import WeightsHeader, read_weights, write_weights
@@ -121,13 +122,17 @@ class DarknetNet(DetectionModel):
 
         Attributes:
             cfg: a path, or the name of a shipped network such as yolov4-tiny; a model file carries the text itself.
+            recipe: whether an experiment that says nothing else trains as the .cfg has it, with its optimiser,
+                schedule, batch and number of updates; without it as every model of this package.
         """
 
         cfg: CfgText = field(default_factory=lambda: CfgText.of_file("yolov4-tiny"))
+        recipe: bool = False
 
         def experiment_defaults(self) -> dict[str, Any]:
-            """Input, loss and non-maximum suppression as the .cfg has them."""
-            return experiment_defaults(self.cfg.parsed())
+            """Input, loss and non-maximum suppression as the .cfg has them; its training recipe where that is asked."""
+            cfg = self.cfg.parsed()
+            return {**experiment_defaults(cfg), **(recipe_of(cfg) if self.recipe else {})}
 
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         """A network with random weights.
@@ -145,6 +150,7 @@ class DarknetNet(DetectionModel):
         net = dataclasses.replace(written.net, channels=image_channels)
         self.cfg = cfg = dataclasses.replace(with_num_classes(written, num_classes), net=net)
         self.notes = written.warnings
+        self.may_skip_parameters = any(s.stopbackward or s.onlyforward for s in cfg.layers)
         shapes = infer_shapes(cfg)
         self.layers = build_layers(cfg, shapes)
         self.anchor_levels = anchor_levels(cfg, shapes)

@@ -161,3 +161,26 @@ def test_a_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> 
         load_model(tmp_path / "net.safetensors", cfg="yolov3")
     with pytest.raises(CheckpointError):
         load_model(tmp_path / "missing.safetensors")
+
+
+def test_a_network_trains_as_its_cfg_says_where_that_is_asked() -> None:
+    plain = load_experiment(str(TINY))
+    asked = load_experiment(str(TINY), ["model.recipe=true", "train.clip_norm=10"])
+    assert type(plain.optimizer) is not type(asked.optimizer)
+    assert plain.train.iterations is None
+    assert (asked.optimizer.lr, asked.loader.batch_size, asked.train.iterations) == (0.01, 4, 100)
+    assert asked.schedule.warmup_iterations == 1  # burn_in=2: the second update has the full rate
+    assert asked.train.clip_norm == 10  # what is said counts
+    assert asked.input == plain.input
+
+
+def test_the_presets_of_darknet_networks_stand_on_the_common_recipe() -> None:
+    for name in ("yolov4-tiny", "yolov4"):
+        preset, bare = load_experiment(name), load_experiment(f"{name}.cfg")
+        assert (preset.model, preset.input, preset.loss, preset.predict) == (
+            bare.model,
+            bare.input,
+            bare.loss,
+            bare.predict,
+        )
+        assert preset.optimizer == load_experiment("mish-n").optimizer

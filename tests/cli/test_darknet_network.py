@@ -1,0 +1,170 @@
+"""A Darknet network from the command line: trained, converted, measured and run on images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import run
+
+QUIET = ("--json", "--quiet")
+TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A Darknet network that has learnt the validation images of `tiny_shapes`, and where those are."""
+
+    weights: Path
+    images: Path
+    annotations: Path
+    data: str
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("darknet")
+    images, annotations = tiny_shapes / "images/val", tiny_shapes / "annotations/val.json"
+    split = f"{{annotations: {annotations}, images: {images}}}"
+    data = f"data={{name: coco, train: {split}, val: {split}}}"
+    code = run(
+        [
+            *("train", str(TINY), data, "--quiet"),
+            *("loader={workers: 0, batch_size: 6}", "device=cpu", "optimizer={name: adamw, lr: 0.02}"),
+            "augment={mosaic: 0, scale: 0, translate: 0, flip_horizontal: 0, hue: 0, saturation: 0, value: 0}",
+            "augment.albumentations=[]",
+            f"train={{iterations: 150, evaluations: 1, precision: fp32, project: {root}/runs}}",
+        ]
+    )
+    assert code == 0
+    return Trained(root / "runs/train/weights/best.safetensors", images, annotations, data)
+
+
+def words(*given: object) -> list[str]:
+    return [str(word) for word in given]
+
+
+def test_it_goes_to_weights_and_back_and_is_the_same(trained: Trained, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "shapes.weights"
+    assert run(words("convert", trained.weights, target)) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"shapes.{k}") for k in ("weights", "cfg", "names")]
+    assert (tmp_path / "shapes.names").read_text() == "circle\nsquare\ntriangle\nstar\ncross\ncrescent\n"
+    again = tmp_path / "again.safetensors"
+    assert run(words("convert", target, again)) == 0
+    assert run(words("convert", again, tmp_path / "third.weights")) == 0
+    assert (tmp_path / "third.weights").read_bytes() == target.read_bytes()
+    assert (tmp_path / "third.cfg").read_text() == (tmp_path / "shapes.cfg").read_text()
+    assert run(words("convert", target, tmp_path / "folded.weights", "--fold")) == 0
+    assert "batch_normalize" not in (tmp_path / "folded.cfg").read_text()
+
+    found = {}
+    for name in (trained.weights, target, again, tmp_path / "folded.weights"):
+        folder = tmp_path / f"val-{name.stem}"
+        arguments = words("evaluate", name, trained.data, "device=cpu", "--json", "--quiet", "--save-dir", folder)
+        capsys.readouterr()
+        assert run(arguments) == 0
+        found[name.stem] = json.loads(capsys.readouterr().out)["AP"]
+    assert found["best"] > 0.2
+    assert found["shapes"] == found["again"] == found["best"]
+    assert found["folded"] == pytest.approx(found["best"], abs=0.01)
+
+
+def test_what_predict_saves_scores_as_what_evaluate_measures(trained: Trained, tmp_path: Path, capsys) -> None:
+    weights = tmp_path / "shapes.weights"
+    assert run(words("convert", trained.weights, weights)) == 0
+    assert (
+        run(
+            words(
+                *(
+                    "predict",
+                    "--weights",
+                    weights,
+                    "--cfg",
+                    tmp_path / "shapes.cfg",
+                    "--names",
+                    tmp_path / "shapes.names",
+                ),
+                *(trained.images, "--annotations", trained.annotations, "--format", "coco", "device=cpu", "--quiet"),
+                *("--save-dir", tmp_path / "predict", "evaluate.batch_size=4"),
+            )
+        )
+        == 0
+    )
+    capsys.readouterr()
+    results = tmp_path / "predict/results.json"
+    assert run(words("evaluate", "--results", results, "--annotations", trained.annotations, "--json", "--quiet")) == 0
+    saved = json.loads(capsys.readouterr().out)
+    measure = words(
+        "evaluate", weights, trained.data, "device=cpu", "--json", "--quiet", "--save-dir", tmp_path / "val"
+    )
+    assert run([*measure, "evaluate.batch_size=4"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["AP"] > 0.2
+    for name, value in measured.items():
+        if name.startswith("A"):
+            assert saved[name] == value, name
+
+
+def test_without_names_classes_are_numbers_and_categories_go_by_their_order(
+    trained: Trained, tmp_path: Path, capsys
+) -> None:
+    weights = tmp_path / "shapes.weights"
+    assert run(words("convert", trained.weights, weights)) == 0
+    measure = words(
+        "evaluate", weights, trained.data, "device=cpu", "--json", "--quiet", "--save-dir", tmp_path / "val"
+    )
+    assert run(measure) == 0
+    named = json.loads(capsys.readouterr().out.split("\n", 3)[3])
+    (tmp_path / "shapes.names").unlink()
+    assert run(measure) == 0
+    assert json.loads(capsys.readouterr().out)["AP"] == named["AP"]
+    image = sorted(trained.images.iterdir())[0]
+    shown = words("predict", weights, image, "device=cpu", "--json", "--quiet", "--save-dir", tmp_path / "one")
+    assert run(shown) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {found["class"] for found in record["detections"]} <= set("012345")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["a.weights"], "a SOURCE and a TARGET are wanted"),
+        (["a.weights", "b.onnx"], r"b\.onnx: a target NAME\.safetensors or NAME\.weights is wanted"),
+        (["a.weights", "b.safetensors", "--fold"], r"--fold is for NAME\.weights"),
+        (["missing.weights", "b.safetensors", "--cfg", "yolov3-tiny"], r"missing\.weights cannot be read"),
+    ],
+)
+def test_a_conversion_that_cannot_be_is_refused_in_words(given, reason, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["convert", *given]) in (2, 3)
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_there_are_not_replaced_unasked(trained: Trained, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.cfg").write_text("precious")
+    assert run(words("convert", trained.weights, tmp_path / "mine.weights")) == 2
+    assert "mine.cfg: already there; choose another TARGET or say --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "mine.cfg").read_text() == "precious"
+    assert not (tmp_path / "mine.weights").exists()
+    assert run(words("convert", trained.weights, tmp_path / "mine.weights", "--overwrite")) == 0
+    assert (tmp_path / "mine.cfg").read_text().startswith("[net]")
+
+
+def test_a_model_of_another_kind_has_no_weights_file(tmp_path: Path, capsys) -> None:
+    import torch
+
+    from detector.config import config_to_plain
+    from detector.engine.checkpoint import ModelFile, save_model
+    from detector.experiment import build_model, load_experiment
+
+    torch.manual_seed(0)
+    config = load_experiment("mish-n", ["model.width=0.125"])
+    state = build_model(config, 1).state_dict()
+    save_model(tmp_path / "m.safetensors", ModelFile(config_to_plain(config), ("ball",), (1,), state))
+    assert run(words("convert", tmp_path / "m.safetensors", tmp_path / "m.weights")) == 2
+    assert "its model has no .cfg" in capsys.readouterr().err
