@@ -32,6 +32,7 @@ from detector.engine.run import RunFolder
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.trainer import TrainConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
+from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
 from detector.losses.anchor import AnchorLoss  # noqa: F401 (registers it)
 from detector.losses.task_aligned import LossConfig, TaskAlignedLoss
@@ -222,6 +223,15 @@ def evaluate_model(
 
 
 def results_folder(asked: Path | None, name: str) -> Path:
+def map_detections(
+    loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
+) -> DarknetDetections:
+    """The detections of a loaded model that Darknet's `map` would score on a split."""
+    loaded = with_category_ids_of(loaded, annotations)
+    predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
+    return darknet_results(predictor, annotations, darknet_selection(loaded.config.evaluate), on_image)
+
+
     """A folder for results: the one asked for, or a new one in the default project below the working directory.
 
     Raises:

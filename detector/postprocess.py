@@ -76,6 +76,18 @@ def select(
     Raises:
         ConfigError: `config.classes` names a class that the scores do not have.
     """
+    row, label = select_rows(canvas_xyxy, scores, config, image_hw)
+    return canvas_xyxy[row], scores[row, label], label
+
+
+def select_rows(
+    canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
+) -> tuple[Tensor, Tensor]:
+    """The same detections as `select` gives, as rows of the boxes and labels, int64 (N,) each.
+
+    Raises:
+        ConfigError: `config.classes` names a class that the scores do not have.
+    """
     passing = scores >= config.confidence
     passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false by itself
     passing &= torch.isfinite(scores)
@@ -101,7 +113,7 @@ def select(
         height, width = image_hw
         measured = boxes / boxes.new_tensor([width, height, width, height])
     kept = _suppress(measured, score, None if config.class_agnostic else label, config)[: config.max_detections]
-    return boxes[kept], score[kept], label[kept]
+    return row[kept], label[kept]
 
 
 def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: SelectConfig) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 
 from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
-from detector.evaluation.coco_metrics import CocoMetrics
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
 
@@ -98,23 +97,3 @@ def _evaluated_line(event: Evaluated) -> str:
         f"step {event.step}: AP {number(stats['AP'])} AP50 {number(stats['AP50'])} AP75 {number(stats['AP75'])}"
         f"{best} after {event.elapsed_s:.0f} s"
     )
-
-
-def metrics_table(metrics: CocoMetrics) -> str:
-    """The numbers of an evaluation as text."""
-    stats = metrics.stats
-    lines = [
-        f"{metrics.num_images} images, {metrics.num_objects} objects, {metrics.num_crowds} crowd regions, "
-        f"{metrics.num_detections} detections",
-        "",
-        "        0.50:0.95   0.50    0.75   small  medium   large",
-        "AP      " + "  ".join(f"{number(stats[n]):>7}" for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")),
-        "        1 per image      10     100   small  medium   large",
-        "AR      " + "  ".join(f"{number(stats[n]):>7}" for n in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")),
-        "",
-        f"precision {number(metrics.precision)}  recall {number(metrics.recall)}  (IoU 0.5, best F1 of each class)",
-        "",
-    ]
-    width = max((len(name) for name in metrics.class_ap), default=5)
-    lines += [f"{name:<{width}}  AP {number(value)}" for name, value in metrics.class_ap.items()]
-    return "\n".join(lines)

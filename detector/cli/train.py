@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     if overrides and not names:
         raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
 
-    from detector.cli.progress import TrainingProgress, metrics_table, number, say
+    from detector.cli.metrics_text import coco_text
+    from detector.cli.progress import TrainingProgress, number, say
     from detector.experiment import load_experiment
     from detector.training import open_run, train
 
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary))
     else:
         if metrics and not arguments.quiet:
-            print(metrics_table(metrics))
+            print(coco_text(metrics))
         if result.num_skipped:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detector.errors import MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
@@ -74,8 +75,24 @@ class Prediction:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class RawBoxes:
+    """All boxes that a model has for one image, before any is selected.
+
+    Attributes:
+        canvas_xyxy: float32 (A, 4), pixels of the canvas, not clipped.
+        scores: float32 (A, classes), 0..1.
+        letterbox: where the image lies on the canvas.
+    """
+
+    canvas_xyxy: Tensor
+    scores: Tensor
+    letterbox: Letterbox
+
+
 # A source with its image, or with the reason why it cannot be read.
 _Read: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None]"
+_Run: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None, RawBoxes | None]"  # and with its boxes
 
 
 class Predictor:
@@ -108,11 +125,15 @@ class Predictor:
         self.input, self.device, self._batch_size = input_config, device, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
 
-    @torch.inference_mode()
     def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
         """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3."""
+        return [self._selected(raw, config) for raw in self.raw_boxes(images)]
+
+    @torch.inference_mode()
+    def raw_boxes(self, images: Sequence[Image]) -> list[RawBoxes]:
+        """All boxes of up to `batch_size` images, as `detect` takes them, for who selects by a rule of their own."""
         if not 1 <= len(images) <= self._batch_size:
-            raise ValueError(f"Predictor.detect wants 1 to {self._batch_size} images, found {len(images)}")
+            raise ValueError(f"Predictor wants 1 to {self._batch_size} images, found {len(images)}")
         canvas_hw = self.input.canvas_hw
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         arithmetic = self.input.arithmetic
@@ -123,34 +144,44 @@ class Predictor:
         # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
         canvases = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
         canvas_xyxy, scores = self.model.decode(self.model(canvases))
-        detections = []
-        for row_xyxy, row_scores, letterbox in zip(canvas_xyxy, scores, letterboxes, strict=False):
-            selected = select(row_xyxy, row_scores, config, letterbox.resized_hw)
-            boxes, kept_scores, labels = (t.cpu() for t in selected)
-            source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
-            with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
-                found = source_xyxy.clone(), kept_scores.clone(), labels.clone()
-            detections.append(Detections(*found, letterbox.source_hw, self.class_names, self.category_ids))
-        return detections
+        return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
+
+    @torch.inference_mode()
+    def _selected(self, raw: RawBoxes, config: SelectConfig) -> Detections:
+        letterbox = raw.letterbox
+        boxes, scores, labels = (t.cpu() for t in select(raw.canvas_xyxy, raw.scores, config, letterbox.resized_hw))
+        source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
+        with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
+            found = source_xyxy.clone(), scores.clone(), labels.clone()
+        return Detections(*found, letterbox.source_hw, self.class_names, self.category_ids)
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
         """One prediction per source, in order; a source that cannot be read gives a record that says why."""
+        for source, image, error, raw in self._stream(sources):
+            if image is None or raw is None:
+                yield Prediction(source, None, error)
+            else:
+                yield Prediction(source, self._selected(raw, config), None, image.pixels, image.warnings)
+
+    def stream_raw(self, sources: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, RawBoxes | None, str | None]]:
+        """All boxes of each source, in order, or None and why it cannot be read."""
+        for source, _, error, raw in self._stream(sources):
+            yield source, raw, error
+
+    def _stream(self, sources: Iterable[ImageSource]) -> Iterator[_Run]:
         pending: list[_Read] = []
         for source, image, error in self._read_ahead(sources):
             pending.append((source, image, error))
             if sum(image is not None for _, image, _ in pending) == self._batch_size:
-                yield from self._finish(pending, config)
+                yield from self._run(pending)
                 pending = []
-        yield from self._finish(pending, config)
+        yield from self._run(pending)
 
-    def _finish(self, pending: Sequence[_Read], config: SelectConfig) -> Iterator[Prediction]:
+    def _run(self, pending: Sequence[_Read]) -> Iterator[_Run]:
         images = [image.pixels for _, image, _ in pending if image is not None]
-        found = iter(self.detect(images, config) if images else [])
+        found = iter(self.raw_boxes(images) if images else [])
         for source, image, error in pending:
-            if image is None:
-                yield Prediction(source, None, error)
-            else:
-                yield Prediction(source, next(found), None, image.pixels, image.warnings)
+            yield source, image, error, None if image is None else next(found)
 
     def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
         queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()

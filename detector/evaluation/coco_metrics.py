@@ -1,23 +1,72 @@
-"""The twelve COCO numbers, per-class AP and an operating point, computed by pycocotools on detections as written."""
+"""The twelve COCO numbers, AP per class and by size, and an operating point, of detections as written.
+
+AP without a label is always that of at most 100 detections per class and image, which is COCO's; other limits are
+computed on request and carry theirs in the name, as `AP@maxDets=300`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import dataclasses
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import numpy.typing as npt
 
-from detector.errors import DatasetError
+from detector.data.problems import Findings
+from detector.errors import ConfigError
+from detector.evaluation.columns import GroundTruth, Results
+from detector.evaluation.curves import (
+    AREA_NAMES,
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    LIMITS,
+    RECALLS,
+    Curves,
+    pycocotools_curves,
+)
+from detector.evaluation.matching import fast_curves
+from detector.evaluation.results_file import checked_results
 
 # The order of pycocotools' `stats`.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+Backend = Literal["auto", "pycocotools", "fast"]
+# `pycocotools` is the reference; `fast` gives the same bits, which is why `auto` takes it.
+BACKENDS: dict[str, Callable[[GroundTruth, Results, Sequence[int]], Curves]] = {
+    "pycocotools": pycocotools_curves,
+    "fast": fast_curves,
+}
+_AT_50 = 0
+_AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """What one evaluation found of one class; a number without ground truth to measure it on is NaN.
+
+    Attributes:
+        name: the class; one whose name several bear is followed by its category id.
+        category_id: its id in the annotation file.
+        ap: AP over IoU 0.50:0.95.
+        ap50: AP at IoU 0.50.
+        ap75: AP at IoU 0.75.
+        ar: AR at 100 detections per image.
+        num_objects: ground-truth objects, crowds excluded.
+        num_detections: detections scored.
+    """
+
+    name: str
+    category_id: int
+    ap: float
+    ap50: float
+    ap75: float
+    ar: float
+    num_objects: int
+    num_detections: int
 
 
 @dataclass(frozen=True)
@@ -26,142 +75,166 @@ class CocoMetrics:
 
     Attributes:
         stats: the twelve COCO numbers by name (`STAT_NAMES`), at most 100 detections per class and image.
-        class_ap: AP of each class by name (and category id, where several classes share a name).
+        other_limits: AP, AP50, AP75 and AR with other limits, by labelled name, as `AP@maxDets=300`.
+        classes: the numbers of each class.
         precision: mean precision over classes at IoU 0.5, where each class has its best F1.
         recall: mean recall at the same points.
         num_images: images evaluated.
         num_objects: ground-truth objects, crowds excluded.
+        num_by_size: those objects, small, medium and large.
         num_crowds: crowd regions.
-        num_detections: detections scored.
+        num_detections: detections given.
+        num_beyond_limit: those of them beyond 100 of a class in an image, which COCO's AP does not look at.
+        lowest_score: the lowest score among the detections; NaN without any.
+        backend: what computed the numbers.
+        ground_truth_sha256: the hash of the ground truth as scored, `GroundTruth.sha256`.
     """
 
     stats: dict[str, float]
-    class_ap: dict[str, float]
+    other_limits: dict[str, float]
+    classes: tuple[ClassMetrics, ...]
     precision: float
     recall: float
     num_images: int
     num_objects: int
+    num_by_size: dict[str, int]
     num_crowds: int
     num_detections: int
+    num_beyond_limit: int
+    lowest_score: float
+    backend: str
+    ground_truth_sha256: str = field(repr=False)
 
     @property
     def ap(self) -> float:
         """AP over IoU 0.50:0.95; NaN without ground truth."""
         return self.stats["AP"]
 
+    @property
+    def class_ap(self) -> dict[str, float]:
+        """AP of each class by name."""
+        return {row.name: row.ap for row in self.classes}
+
     def to_plain(self) -> dict[str, Any]:
         """The same as plain data for JSON; a number that does not exist is None."""
-
-        def plain(value: float) -> float | None:
-            return None if math.isnan(value) else value
-
-        return {
-            **{name: plain(value) for name, value in self.stats.items()},
-            "class_ap": {name: plain(value) for name, value in self.class_ap.items()},
-            "precision": plain(self.precision),
-            "recall": plain(self.recall),
-            "num_images": self.num_images,
-            "num_objects": self.num_objects,
-            "num_crowds": self.num_crowds,
-            "num_detections": self.num_detections,
-        }
+        plain: dict[str, Any] = as_plain(
+            {"metric": "coco", **self.stats, **dataclasses.asdict(self), "class_ap": self.class_ap}
+        )
+        del plain["stats"]
+        return plain
 
 
-def score_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+def as_plain(value: Any) -> Any:
+    """Plain data for JSON: a number that does not exist is None."""
+    if isinstance(value, dict):
+        return {key: as_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def score_results(
+    ground_truth: Mapping[str, Any] | GroundTruth,
+    results: Sequence[Mapping[str, Any]] | Results,
+    *,
+    backend: Backend = "auto",
+    other_limits: Sequence[int] = (),
+) -> CocoMetrics:
     """Scores COCO result records against ground truth, in float64, as written.
 
     Args:
-        ground_truth: a COCO data set as `CocoAnnotations.ground_truth()` gives it.
-        results: records with image_id, category_id, bbox (xywh) and score.
+        ground_truth: the objects, or a COCO data set as `CocoAnnotations.ground_truth()` gives it.
+        results: the detections, or records with image_id, category_id, bbox (xywh) and score.
+        backend: `pycocotools`, or `fast` for the same bits in a fraction of the time; `auto` is `fast`.
+        other_limits: numbers of detections per class and image to compute AP and AR for besides COCO's.
 
     Raises:
+        ConfigError: a limit below 1.
         DatasetError: a record that is not finite, is incomplete or names an unknown image: pycocotools would count a
             NaN box as a perfect match and pass over the rest in silence.
     """
-    _check_results(ground_truth, results)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO()
-        # pycocotools writes into the annotations it evaluates.
-        truth.dataset = {**ground_truth, "annotations": [dict(a) for a in ground_truth["annotations"]]}
-        truth.createIndex()
-        found = _detections(truth, results)
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats = {name: _number(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
-    # (IoU thresholds, recall points, classes, areas, detection limits); area 0 is all, limit -1 is 100.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    names = _unique_names(ground_truth["categories"])
-    class_ap = {
-        names[category]: _number(_mean(precision[:, :, column]))
-        for column, category in enumerate(evaluation.params.catIds)
-    }
-    at_best = [_best_f1(precision[0, :, column], evaluation.params.recThrs) for column in range(precision.shape[2])]
+    if min(other_limits, default=1) < 1:
+        raise ConfigError(f"limits want numbers of detections of at least 1, found {list(other_limits)}")
+    truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.of_mapping(ground_truth)
+    if not isinstance(results, Results):
+        results = checked_results(results, truth, Findings("the results"))
+    name = "fast" if backend == "auto" else backend
+    return summarize(truth, results, BACKENDS[name](truth, results, sorted({*LIMITS, *other_limits})), name)
+
+
+def summarize(truth: GroundTruth, results: Results, curves: Curves, backend: str) -> CocoMetrics:
+    """The numbers of curves that one of `BACKENDS` computed."""
+    coco = curves.limits.index(LIMITS[-1])
+    precision = curves.precision[:, :, :, 0, coco]  # of objects of any size
+    recall = curves.recall[:, :, 0, coco]
+    at_best = [_best_f1(precision[_AT_50, :, label]) for label in range(len(truth.category_ids))]
     known = [pair for pair in at_best if pair is not None]
-    crowds = sum(bool(a["iscrowd"]) for a in ground_truth["annotations"])
+    wanted, is_sized = ~truth.is_crowd, _is_of_size(truth.areas)
+    objects = np.bincount(truth.category_ranks[wanted], minlength=len(truth.category_ids)).tolist()
+    detections = np.bincount(results.category_ranks, minlength=len(truth.category_ids)).tolist()
+    per_image = np.unique(results.category_ranks * len(truth.image_ids) + results.image_ranks, return_counts=True)[1]
     return CocoMetrics(
-        stats=stats,
-        class_ap=class_ap,
+        stats={
+            "AP": _mean(precision),
+            "AP50": _mean(precision[_AT_50]),
+            "AP75": _mean(precision[_AT_75]),
+            **{f"AP{AREA_NAMES[a][0]}": _mean(curves.precision[:, :, :, a, coco]) for a in (1, 2, 3)},
+            **{f"AR{limit}": _mean(curves.recall[:, :, 0, curves.limits.index(limit)]) for limit in LIMITS},
+            **{f"AR{AREA_NAMES[a][0]}": _mean(curves.recall[:, :, a, coco]) for a in (1, 2, 3)},
+        },
+        other_limits={
+            f"{name}@maxDets={limit}": _mean(values)
+            for level, limit in enumerate(curves.limits)
+            if limit not in LIMITS
+            for name, values in (
+                ("AP", curves.precision[:, :, :, 0, level]),
+                ("AP50", curves.precision[_AT_50, :, :, 0, level]),
+                ("AP75", curves.precision[_AT_75, :, :, 0, level]),
+                ("AR", curves.recall[:, :, 0, level]),
+            )
+        },
+        classes=tuple(
+            ClassMetrics(
+                name,
+                category_id,
+                _mean(precision[:, :, label]),
+                _mean(precision[_AT_50, :, label]),
+                _mean(precision[_AT_75, :, label]),
+                _mean(recall[:, label]),
+                objects[label],
+                detections[label],
+            )
+            for label, (name, category_id) in enumerate(zip(truth.class_names, truth.category_ids, strict=True))
+        ),
         precision=float(np.mean([p for p, _ in known])) if known else math.nan,
         recall=float(np.mean([r for _, r in known])) if known else math.nan,
-        num_images=len(ground_truth["images"]),
-        num_objects=len(ground_truth["annotations"]) - crowds,
-        num_crowds=crowds,
+        num_images=len(truth.image_ids),
+        num_objects=int(wanted.sum()),
+        num_by_size={name: int((wanted & is_sized[a]).sum()) for a, name in enumerate(AREA_NAMES) if a},
+        num_crowds=int(truth.is_crowd.sum()),
         num_detections=len(results),
+        num_beyond_limit=int(np.maximum(per_image - LIMITS[-1], 0).sum()),
+        lowest_score=float(results.scores.min()) if len(results) else math.nan,
+        backend=f"{'' if backend == 'pycocotools' else f'{backend}, overlaps of '}pycocotools {version('pycocotools')}",
+        ground_truth_sha256=truth.sha256,
     )
 
 
-def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """The name of each category id; a name that several bear is followed by the id."""
-    counts = Counter(category["name"] for category in categories)
-    return {c["id"]: c["name"] if counts[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
+def _is_of_size(areas: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which areas (A,) are within each of COCO's ranges, whose ends belong to both neighbours: bool (4, A)."""
+    within: npt.NDArray[np.bool_] = (areas >= AREA_RANGES[:, :1]) & (areas <= AREA_RANGES[:, 1:])
+    return within
 
 
-def _detections(truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
-    """The records as pycocotools' own `loadRes` makes them, which fails on an empty list."""
-    found = COCO()
-    found.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"]}
-    found.dataset["annotations"] = [
-        {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
-        for number, record in enumerate(results, start=1)
-    ]
-    found.createIndex()
-    return found
-
-
-def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    images = {image["id"] for image in ground_truth["images"]}
-    categories = {category["id"] for category in ground_truth["categories"]}
-    for number, record in enumerate(results):
-        problem = None
-        try:
-            values = [*record["bbox"], record["score"]]
-            if len(values) != 5 or not all(math.isfinite(v) for v in values):
-                problem = f"a box of 4 finite numbers and a finite score are wanted, found {values}"
-            elif record["image_id"] not in images:
-                problem = f"image_id {record['image_id']!r} is not in the annotation file"
-            elif record["category_id"] not in categories:
-                problem = f"category_id {record['category_id']!r} is not in the annotation file"
-        except (KeyError, TypeError, OverflowError) as error:
-            problem = f"image_id, category_id, bbox and score are wanted ({type(error).__name__}: {error})"
-        if problem:
-            raise DatasetError(f"result {number}: {problem}; correct the results file")
-
-
-def _number(value: float) -> float:
-    """A pycocotools number, whose -1 means that there is no ground truth to measure it on."""
-    return math.nan if value < 0 else float(value)
-
-
-def _mean(values: Any) -> float:
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    """The mean of what there is ground truth for, as pycocotools takes it: it writes -1 where there is none."""
     known = values[values > -1]
-    return float(known.mean()) if len(known) else -1.0
+    return float(known.mean()) if len(known) else math.nan
 
 
-def _best_f1(precision: Any, recall: Any) -> tuple[float, float] | None:
+def _best_f1(precision: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     """Precision and recall where a class has its best F1, or None where it has no ground truth."""
     if (precision < 0).any():
         return None
-    best = int(np.argmax(2 * precision * recall / np.maximum(precision + recall, 1e-16)))
-    return float(precision[best]), float(recall[best])
+    best = int(np.argmax(2 * precision * RECALLS / np.maximum(precision + RECALLS, 1e-16)))
+    return float(precision[best]), float(RECALLS[best])

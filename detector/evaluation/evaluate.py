@@ -1,35 +1,83 @@
-"""Measuring a predictor on a split: the same path as prediction, then pycocotools."""
+"""Measuring a predictor on a split: the same path as prediction, then COCO's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from detector.data.coco import CocoAnnotations
+from detector.data.problems import Findings
 from detector.engine.predictor import Predictor
 from detector.errors import DatasetError
-from detector.evaluation.coco_metrics import CocoMetrics, score_results
+from detector.evaluation.coco_metrics import Backend, CocoMetrics, score_results
+from detector.evaluation.columns import GroundTruth, Results
+from detector.evaluation.results_file import checked_results
 from detector.media.sources import ImageSource
 from detector.postprocess import SelectConfig
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(SelectConfig):
-    """What evaluation keeps of the model's boxes.
+    """What evaluation keeps of the model's boxes, and how they are scored.
 
     Attributes:
         confidence: lowest score kept; COCO's AP wants the low scores too.
         batch_size: images in a batch.
+        backend: `pycocotools`, the reference, or `fast`, the same bits in a fraction of the time; `auto` is `fast`.
+        other_limits: numbers of detections per class and image to give AP for besides COCO's 100, labelled.
     """
 
     confidence: float = 0.001
     batch_size: int = 16
+    backend: Backend = "auto"
+    other_limits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1:
             raise ValueError(f"evaluate.batch_size wants to be at least 1, found {self.batch_size}")
+        if min(self.other_limits, default=1) < 1:
+            raise ValueError(f"evaluate.other_limits wants numbers of at least 1, found {list(self.other_limits)}")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a model was measured: what two numbers must share to be compared.
+
+    Attributes:
+        confidence: lowest score kept.
+        nms: what non-maximum suppression bounds, as in `SelectConfig`.
+        iou: its threshold.
+        max_detections: most detections kept per image.
+        class_agnostic: whether boxes of different classes suppressed each other.
+        input_hw: height and width of the canvas in pixels.
+        fit: how images were fitted into it.
+        arithmetic: how they were resized.
+    """
+
+    confidence: float
+    nms: str
+    iou: float
+    max_detections: int
+    class_agnostic: bool
+    input_hw: tuple[int, int]
+    fit: str
+    arithmetic: str
+
+    @classmethod
+    def of(cls, predictor: Predictor, config: SelectConfig) -> Conditions:
+        """The conditions that a predictor and a selection make."""
+        return cls(
+            config.confidence,
+            config.nms if config.nms != "diou" else f"diou, beta {config.nms_beta}",
+            config.iou,
+            config.max_detections,
+            config.class_agnostic,
+            predictor.input.canvas_hw,
+            predictor.input.fit,
+            predictor.input.arithmetic,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,13 +86,19 @@ class Evaluation:
 
     Attributes:
         metrics: the numbers.
-        results: the COCO result records they were computed from, original category ids, nothing rounded.
+        conditions: under which conditions they were measured.
+        truth: the ground truth they were computed from.
+        detections: the detections they were computed from.
+        results: the same as COCO result records, original category ids, nothing rounded.
         skipped: images that could not be read, each with its reason; their objects count as missed.
         warnings: what is odd about images although they were read.
     """
 
     metrics: CocoMetrics
-    results: list[dict[str, Any]]
+    conditions: Conditions
+    truth: GroundTruth = field(repr=False)
+    detections: Results = field(repr=False)
+    results: list[dict[str, Any]] = field(repr=False)
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
@@ -62,7 +116,7 @@ def annotated_sources(annotations: CocoAnnotations) -> list[ImageSource]:
 def evaluate(
     predictor: Predictor,
     annotations: CocoAnnotations,
-    config: SelectConfig,
+    config: EvaluateConfig,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Runs a predictor over a split and scores what it finds.
@@ -76,12 +130,7 @@ def evaluate(
     Raises:
         DatasetError: the split has a category that the model does not know.
     """
-    unknown = sorted(set(annotations.category_ids) - set(predictor.category_ids))
-    if unknown:
-        raise DatasetError(
-            f"{annotations.annotations}: the model knows the category ids {sorted(predictor.category_ids)}, the file "
-            f"also has {unknown}; evaluate on a file with the model's categories"
-        )
+    require_known_categories(predictor, annotations)
     results: list[dict[str, Any]] = []
     skipped: list[str] = []
     warnings: list[str] = []
@@ -94,4 +143,22 @@ def evaluate(
             records = prediction.detections.to_coco(prediction.source.image_id)
             results.extend(record for record in records if record["category_id"] in known)
         on_image(done)
-    return Evaluation(score_results(annotations.ground_truth(), results), results, tuple(skipped), tuple(warnings))
+    truth = GroundTruth.of_annotations(annotations)
+    detections = checked_results(results, truth, Findings("the model's detections"))
+    metrics = score_results(truth, detections, backend=config.backend, other_limits=config.other_limits)
+    conditions = Conditions.of(predictor, config)
+    return Evaluation(metrics, conditions, truth, detections, results, tuple(skipped), tuple(warnings))
+
+
+def require_known_categories(predictor: Predictor, annotations: CocoAnnotations) -> None:
+    """Refuses a split with a category that the model does not know.
+
+    Raises:
+        DatasetError: it has one.
+    """
+    unknown = sorted(set(annotations.category_ids) - set(predictor.category_ids))
+    if unknown:
+        raise DatasetError(
+            f"{annotations.annotations}: the model knows the category ids {sorted(predictor.category_ids)}, the file "
+            f"also has {unknown}; evaluate on a file with the model's categories"
+        )

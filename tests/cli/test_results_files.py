@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ def test_a_results_file_gets_the_numbers_of_its_records(tmp_path: Path, capsys: 
     code, found, _ = score(tmp_path, truth, results, capsys)
     assert code == 0
     assert 0.3 < expected.ap < 0.7
-    assert found == {**expected.to_plain(), "num_skipped": 0}
+    assert found.items() >= {**expected.to_plain(), "num_skipped": 0, "conditions": None}.items()
+    assert found["ground_truth"] == {
+        "file": str(tmp_path / "truth.json"),
+        "sha256": hashlib.sha256((tmp_path / "truth.json").read_bytes()).hexdigest(),
+    }
+    assert found["results"]["sha256"] == hashlib.sha256((tmp_path / "results.json").read_bytes()).hexdigest()
 
 
 def test_results_are_scored_in_float64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +72,9 @@ def test_a_number_without_ground_truth_is_printed_as_not_available(
     assert (code, found["AP"], found["num_objects"]) == (0, None, 0)
     assert run(["evaluate", "--results", f"{tmp_path}/results.json", "--annotations", f"{tmp_path}/truth.json"]) == 0
     table = capsys.readouterr().out
-    assert table.count("n/a") == 16  # twelve numbers, precision, recall and two classes
+    # Twelve numbers, precision and recall, four numbers of two classes, and the word on what it means.
+    assert table.count("n/a") == 12 + 2 + 4 * 2 + 1
+    assert table.endswith("n/a: no ground truth\n")
     assert "-1" not in table
     assert "nan" not in table
 
@@ -78,9 +86,18 @@ def test_a_number_without_ground_truth_is_printed_as_not_available(
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
         ('{"annotations": []}', "a list of results is wanted, found dict"),
-        ('[{"image_id": 5, "category_id": 7, "bbox": [NaN, 1, 2, 3], "score": 1}]', "result 0: a box of 4 finite"),
-        ('[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]', "result 0: a box of 4 finite"),
-        ('[{"image_id": 99, "category_id": 7, "bbox": [1, 1, 2, 3], "score": 1}]', "image_id 99 is not in"),
+        (
+            '[{"image_id": 5, "category_id": 7, "bbox": [NaN, 1, 2, 3], "score": 1}]',
+            "bbox of results[0] must be 4 finite",
+        ),
+        (
+            '[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]',
+            "bbox of results[0] must be 4 finite",
+        ),
+        (
+            '[{"image_id": 99, "category_id": 7, "bbox": [1, 1, 2, 3], "score": 1}]',
+            "image_id not in the annotation file: 99",
+        ),
     ],
 )
 def test_a_results_file_that_cannot_be_scored_ends_with_exit_code_3(

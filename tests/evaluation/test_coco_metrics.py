@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import math
-import random
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detector.data.coco import read_coco
-from detector.errors import DatasetError
+from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import STAT_NAMES, score_results
 
+Twin: TypeAlias = Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]
+SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
+Reference: TypeAlias = Callable[[dict[str, Any], list[dict[str, Any]]], COCOeval]
+BACKENDS = ("pycocotools", "fast")
 NUM_RANDOM_SETS = 30
 # AP and AR that COCO's own repository publishes for its example results on the first hundred images of val2014.
 PUBLISHED = [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564]
@@ -26,59 +26,6 @@ PUBLISHED = [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.64
 TWIN = [0.34543843448233685, 0.4355640268870304, 0.38323737666089486, 0.36856592710553104]
 TWIN += [0.28118400851074116, 0.5136358635863586, 0.3141219666466114, 0.4503741071566313]
 TWIN += [0.4503741071566313, 0.4351768968456948, 0.3806818181818182, 0.5857142857142856]
-
-
-def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A data set with crowds, empty images, several classes and all areas, and results of every quality."""
-    rng = np.random.default_rng(seed)
-    image_ids = rng.choice(10_000, int(rng.integers(3, 25)), replace=False).tolist()
-    category_ids = sorted(rng.choice(90, int(rng.integers(1, 7)), replace=False).tolist())
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-
-    def box(largest: float) -> list[float]:
-        w, h = np.exp(rng.uniform(np.log(4), np.log(largest), 2))
-        return [float(rng.uniform(0, 640 - w)), float(rng.uniform(0, 480 - h)), float(w), float(h)]
-
-    for image_id in image_ids:
-        if rng.random() < 0.15:
-            continue
-        for _ in range(int(rng.integers(0, 12))):
-            found = box(300)
-            crowd = int(rng.random() < 0.08)
-            area = found[2] * found[3] * rng.uniform(0.4, 1)
-            category = int(rng.choice(category_ids))
-            annotations.append({"image_id": image_id, "category_id": category, "bbox": found, "area": area})
-            annotations[-1] |= {"id": len(annotations), "iscrowd": crowd}
-            for _ in range(int(rng.integers(0, 4 if not crowd else 8))):
-                moved = (np.array(found) + rng.normal(0, 0.12, 4) * np.array(found)[[2, 3, 2, 3]]).tolist()
-                label = category if rng.random() < 0.9 else int(rng.choice(category_ids))
-                results.append({"image_id": image_id, "category_id": label, "bbox": moved})
-    for _ in range(int(rng.integers(0, 150))):
-        label, image_id = int(rng.choice(category_ids)), int(rng.choice(image_ids))
-        results.append({"image_id": image_id, "category_id": label, "bbox": box(400)})
-    for record in results:
-        record["score"] = round(float(rng.random()), 2) if seed % 3 == 0 else float(rng.random())  # with ties
-    truth = {
-        "info": {},
-        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 480, "width": 640} for i in image_ids],
-        "categories": [{"id": i, "name": f"class {i}"} for i in category_ids],
-        "annotations": annotations,
-    }
-    return truth, results
-
-
-def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
-    """The installed library on its own, the way its documentation says."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
 
 
 def stats_as_minus_one(stats: dict[str, float]) -> list[float]:
@@ -104,11 +51,14 @@ def result(box: list[float], score: float = 0.9, **changes: Any) -> dict[str, An
 # --- against pycocotools itself --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(NUM_RANDOM_SETS))
-def test_the_twelve_numbers_are_those_of_pycocotools(seed: int) -> None:
+def test_the_twelve_numbers_are_those_of_pycocotools(
+    seed: int, backend: Any, random_set: SetOf, by_pycocotools: Reference
+) -> None:
     truth, results = random_set(seed)
     expected = by_pycocotools(truth, results)
-    found = score_results(truth, results)
+    found = score_results(truth, results, backend=backend)
     np.testing.assert_allclose(stats_as_minus_one(found.stats), expected.stats, rtol=0, atol=1e-12)
     assert found.num_images == len(truth["images"])
     assert found.num_crowds == sum(a["iscrowd"] for a in truth["annotations"])
@@ -116,7 +66,7 @@ def test_the_twelve_numbers_are_those_of_pycocotools(seed: int) -> None:
     assert found.num_detections == len(results)
 
 
-def test_the_random_sets_hold_what_they_are_meant_to_hold() -> None:
+def test_the_random_sets_hold_what_they_are_meant_to_hold(random_set: SetOf) -> None:
     sets = [random_set(seed) for seed in range(NUM_RANDOM_SETS)]
     ap = [score_results(*pair).ap for pair in sets]
     assert 0.05 < np.nanmin(ap) < np.nanmax(ap) < 0.95  # neither all found nor none
@@ -127,13 +77,15 @@ def test_the_random_sets_hold_what_they_are_meant_to_hold() -> None:
 
 
 @pytest.mark.parametrize("seed", range(0, NUM_RANDOM_SETS, 3))
-def test_the_mean_of_the_class_aps_is_the_ap(seed: int) -> None:
+def test_the_mean_of_the_class_aps_is_the_ap(seed: int, random_set: SetOf) -> None:
     found = score_results(*random_set(seed))
     assert np.nanmean(list(found.class_ap.values())) == pytest.approx(found.ap, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(0, NUM_RANDOM_SETS, 3))
-def test_each_class_ap_is_what_pycocotools_gives_for_that_class_alone(seed: int) -> None:
+def test_each_class_ap_is_what_pycocotools_gives_for_that_class_alone(
+    seed: int, random_set: SetOf, by_pycocotools: Reference
+) -> None:
     truth, results = random_set(seed)
     found = score_results(truth, results)
     for category in truth["categories"]:
@@ -148,7 +100,9 @@ def test_each_class_ap_is_what_pycocotools_gives_for_that_class_alone(seed: int)
 
 
 @pytest.mark.parametrize("seed", range(0, NUM_RANDOM_SETS, 3))
-def test_the_operating_point_is_where_each_class_has_its_best_f1(seed: int) -> None:
+def test_the_operating_point_is_where_each_class_has_its_best_f1(
+    seed: int, random_set: SetOf, by_pycocotools: Reference
+) -> None:
     truth, results = random_set(seed)
     precision = by_pycocotools(truth, results).eval["precision"]
     points = []
@@ -166,7 +120,7 @@ def test_the_operating_point_is_where_each_class_has_its_best_f1(seed: int) -> N
     assert found.recall == pytest.approx(np.mean([r for _, _, r in points]), abs=1e-12)
 
 
-def test_scoring_leaves_its_arguments_as_they_were() -> None:
+def test_scoring_leaves_its_arguments_as_they_were(random_set: SetOf) -> None:
     truth, results = random_set(1)
     before = copy.deepcopy((truth, results))
     score_results(truth, results)
@@ -241,81 +195,92 @@ def test_two_classes_of_one_name_are_both_listed() -> None:
     assert len(set(found.class_ap)) == 2
 
 
-# --- records that pycocotools would take -----------------------------------------------------------------------------
+# --- other limits, sizes, classes, and what stands beside the numbers -------------------------------------------------
 
 
-def test_results_that_are_all_nan_are_refused_where_pycocotools_counts_them_as_found() -> None:
-    truth, results = random_set(4)
-    broken = [{**r, "bbox": [math.nan] * 4} for r in results]
-    assert by_pycocotools(truth, broken).stats[0] > 0.1  # what this project guards against
-    with pytest.raises(DatasetError, match=r"result 0: a box of 4 finite numbers and a finite score are wanted.*nan"):
-        score_results(truth, broken)
+def crowded(num_boxes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One image of many objects, all of them found after as many false alarms."""
+    boxes = [[float(20 * (i % 30)), float(20 * (i // 30)), 10.0, 10.0] for i in range(num_boxes)]
+    alarms = [result([box[0] + 10, box[1] + 10, 9.0, 9.0], 0.9 - i * 1e-6) for i, box in enumerate(boxes)]
+    return one_image(boxes), [*alarms, *(result(box, 0.5 - i * 1e-6) for i, box in enumerate(boxes))]
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (result([1, 2, math.inf, 4]), "a box of 4 finite numbers"),
-        (result([1, 2, 10**400, 4]), "image_id, category_id, bbox and score are wanted (OverflowError"),
-        (result([1, 2, 3, 4], math.nan), "a finite score"),
-        (result([1, 2, 3]), "a box of 4 finite numbers"),
-        (result([1, 2, 3, 4, 5]), "a box of 4 finite numbers"),
-        (result([1, 2, "3", 4]), "image_id, category_id, bbox and score are wanted"),
-        (result([1, 2, None, 4]), "image_id, category_id, bbox and score are wanted"),
-        (result(None), "image_id, category_id, bbox and score are wanted"),  # type: ignore[arg-type]  # on purpose
-        (result([1, 2, 3, 4], image_id=6), "image_id 6 is not in the annotation file"),
-        (result([1, 2, 3, 4], image_id="5"), "image_id '5' is not in the annotation file"),
-        (result([1, 2, 3, 4], image_id=[5]), "image_id, category_id, bbox and score are wanted"),
-        (result([1, 2, 3, 4], category_id=0), "category_id 0 is not in the annotation file"),
-        ({"image_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}, "'category_id'"),
-        ({"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}, "'score'"),
-        ("a text", "image_id, category_id, bbox and score are wanted"),
-        (None, "image_id, category_id, bbox and score are wanted"),
-    ],
-)
-def test_a_record_that_cannot_be_scored_is_refused_with_its_place(record: Any, message: str) -> None:
-    with pytest.raises(DatasetError, match=f"^result 1: .*{re.escape(message)}.*; correct the results file$"):
-        score_results(one_image([[10, 10, 40, 40]]), [result([1, 2, 3, 4]), record])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_limit_is_computed_and_labelled_and_leaves_ap_alone(backend: Any) -> None:
+    truth, results = crowded(80)
+    plain = score_results(truth, results, backend=backend)
+    found = score_results(truth, results, backend=backend, other_limits=(300, 10, 120))
+    assert found.stats == plain.stats
+    assert plain.other_limits == {}
+    assert list(found.other_limits) == [
+        f"{name}@maxDets={limit}" for limit in (120, 300) for name in ("AP", "AP50", "AP75", "AR")
+    ]  # 10 is COCO's own
+    # 20 of 80 objects are among the first 100, 40 among the first 120, all among the first 300.
+    assert found.stats["AR100"] == pytest.approx(20 / 80, abs=1e-12)
+    assert found.other_limits["AR@maxDets=120"] == pytest.approx(40 / 80, abs=1e-12)
+    assert found.other_limits["AR@maxDets=300"] == pytest.approx(1.0, abs=1e-12)
+    assert found.stats["AP"] == pytest.approx(26 * 20 / 100 / 101, abs=1e-12)  # precision 20 / 100 at 26 recalls
+    assert found.other_limits["AP@maxDets=300"] == pytest.approx(80 / 160, abs=1e-12)
+    assert found.num_beyond_limit == 60
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_low_limit_does_not_take_the_place_of_the_hundred(backend: Any) -> None:
+    truth, results = crowded(80)
+    found = score_results(truth, results, backend=backend, other_limits=(20,))
+    assert found.stats == score_results(truth, results).stats
+    assert found.other_limits["AR@maxDets=20"] == 0.0
+
+
+def test_a_limit_of_no_detections_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"limits want numbers of detections of at least 1, found \[300, 0\]"):
+        score_results(one_image([]), [], other_limits=(300, 0))
+
+
+def test_objects_are_counted_by_size_without_crowds() -> None:
+    truth = one_image([[0, 0, 10, 10], [0, 0, 40, 40], [0, 0, 50, 50], [0, 0, 97, 97], [0, 0, 98, 98]])
+    truth["annotations"][4]["iscrowd"] = 1
+    assert score_results(truth, []).num_by_size == {"small": 1, "medium": 2, "large": 1}
+
+
+def test_each_class_has_its_numbers_objects_and_detections() -> None:
+    truth = one_image([[0, 0, 60, 40], [10, 50, 20, 20]])
+    truth["categories"] = [{"id": 9, "name": "star"}, {"id": 7, "name": "circle"}]
+    results = [result([0, 0, 40, 40], 0.8), result([70, 70, 5, 5], 0.3, category_id=9)]
+    circle, star = score_results(truth, results).classes
+    assert (circle.name, circle.category_id, circle.num_objects, circle.num_detections) == ("circle", 7, 2, 1)
+    # Found at four of ten thresholds, at half the recall: 51 of 101 points.
+    assert (circle.ap, circle.ap50, circle.ap75) == pytest.approx((0.4 * 51 / 101, 51 / 101, 0.0), abs=1e-12)
+    assert circle.ar == pytest.approx(0.4 * 0.5, abs=1e-12)
+    assert (star.name, star.num_objects, star.num_detections) == ("star", 0, 1)
+    assert math.isnan(star.ap)
+
+
+def test_the_back_end_the_lowest_score_and_the_hash_stand_beside_the_numbers() -> None:
+    truth, results = one_image([[10, 10, 40, 40]]), [result([10, 10, 40, 40], 0.125), result([1, 1, 4, 4], 0.5)]
+    found = score_results(truth, results)
+    assert found.lowest_score == 0.125
+    assert found.backend.startswith("fast, overlaps of pycocotools 2.")
+    assert score_results(truth, results, backend="pycocotools").backend.startswith("pycocotools 2.")
+    plain = found.to_plain()
+    assert plain["ground_truth_sha256"] == found.ground_truth_sha256
+    assert len(found.ground_truth_sha256) == 64
+    assert {"num_images", "num_objects", "num_crowds", "num_detections", "backend", "lowest_score"} <= set(plain)
+    assert math.isnan(score_results(truth, []).lowest_score)
 
 
 # --- golden numbers --------------------------------------------------------------------------------------------------
 
 
-def golden_twin() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Forty images with objects, crowds, near misses and false alarms, in numbers of two decimals."""
-    draw = random.Random(20).random  # this one method gives the same numbers in every version of Python
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-
-    def record(image: int, category: int, box: list[float], score: float) -> None:
-        rounded = [round(v, 2) for v in box]
-        results.append({"image_id": image, "category_id": category, "bbox": rounded, "score": round(score, 3)})
-
-    for image in range(10, 50):
-        for _ in range(int(7 * draw())):
-            side, category = 8 * 30 ** draw(), (1, 3, 90)[int(3 * draw())]
-            box = [round(300 * draw(), 2), round(200 * draw(), 2), round(side, 2), round(side * (0.5 + draw()), 2)]
-            area, crowd = round(box[2] * box[3] * (0.4 + 0.6 * draw()), 2), int(draw() < 0.06)
-            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": category, "bbox": box})
-            annotations[-1] |= {"area": area, "iscrowd": crowd}
-            for _ in range(int(2.2 * draw()) + 3 * crowd):
-                off = 0.3 * draw() ** 2
-                moved = [v + off * (draw() - 0.5) * s for v, s in zip(box, [*box[2:], *box[2:]], strict=True)]
-                record(image, category if draw() < 0.95 else 3, moved, 0.3 + 0.7 * draw())
-        for _ in range(int(3 * draw())):
-            record(image, 90, [300 * draw(), 200 * draw(), 10 + 90 * draw(), 10 + 90 * draw()], 0.7 * draw())
-    images = [{"id": image, "file_name": f"{image}.jpg", "height": 480, "width": 640} for image in range(10, 50)]
-    categories = [{"id": category, "name": str(category)} for category in (1, 3, 90)]
-    return {"images": images, "categories": categories, "annotations": annotations}, results
-
-
-def test_the_embedded_golden_set_keeps_its_numbers() -> None:
+def test_the_embedded_golden_set_keeps_its_numbers(golden_twin: Twin) -> None:
     truth, results = golden_twin()
     assert (len(truth["annotations"]), sum(a["iscrowd"] for a in truth["annotations"]), len(results)) == (111, 5, 118)
-    assert list(score_results(truth, results).stats.values()) == pytest.approx(TWIN, abs=1e-12)
+    for backend in BACKENDS:
+        found = score_results(truth, results, backend=backend)
+        assert list(found.stats.values()) == pytest.approx(TWIN, abs=1e-12)
 
 
-def test_the_example_of_coco_itself_gets_the_published_numbers(data_folder: Path) -> None:
+def test_the_example_of_coco_itself_gets_the_published_numbers(data_folder: Path, by_pycocotools: Reference) -> None:
     folder = data_folder / "coco-golden"
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")

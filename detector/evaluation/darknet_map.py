@@ -1,0 +1,291 @@
+"""What Darknet's `detector map` prints, to the digit: its boxes, its matching, its AP and its counts at a threshold.
+
+The rules differ from COCO's and from Pascal VOC's: a detection belongs to the object of highest overlap whether or not
+that one is taken, boxes are neither clipped nor limited in number, a class without objects counts as an AP of 0, and
+the counts at a threshold are taken in the order in which the network's boxes come out of suppression, not by score.
+Reference: https://github.com/AlexeyAB/darknet, `validate_detector_map`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.data.coco import CocoAnnotations
+from detector.engine.predictor import Predictor, RawBoxes
+from detector.errors import ConfigError
+from detector.evaluation.columns import GroundTruth, Results, shared_groups
+from detector.evaluation.evaluate import Conditions, annotated_sources, require_known_categories
+from detector.evaluation.voc import average_precision, is_first
+from detector.geometry import xyxy_to_xywh
+from detector.postprocess import SelectConfig, select_rows
+
+# What `detector map` takes for a candidate, and how far candidates may overlap.
+_CANDIDATE, _NMS_IOU = np.float32(0.005), 0.45
+_NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class DarknetClass:
+    """One class in Darknet's `map`.
+
+    Attributes:
+        name: the class.
+        ap: its AP, 0 where it has no objects.
+        num_right: true positives above the threshold on the score.
+        num_wrong: false positives above it.
+    """
+
+    name: str
+    ap: float
+    num_right: int
+    num_wrong: int
+
+
+@dataclass(frozen=True)
+class DarknetMap:
+    """What Darknet's `map` prints.
+
+    Attributes:
+        mean_ap: the sum of the APs over the number of classes, those without objects included.
+        classes: each class.
+        precision: true positives among the detections above the threshold on the score, 0 without any.
+        recall: true positives among the objects.
+        f1: their harmonic mean.
+        mean_iou: the overlap of true positives, summed, over the number of detections above the threshold.
+        num_missed: objects less true positives.
+        num_images: images evaluated.
+        num_objects: ground-truth objects.
+        num_detections: detections, of any score.
+        points: recall levels of the AP; 0 for the area under the curve.
+        iou_threshold: a detection of an object overlaps it by more.
+        confidence: the threshold on the score of the counts.
+        ground_truth_sha256: the hash of the ground truth as scored, `GroundTruth.sha256`.
+    """
+
+    mean_ap: float
+    classes: tuple[DarknetClass, ...]
+    precision: float
+    recall: float
+    f1: float
+    mean_iou: float
+    num_missed: int
+    num_images: int
+    num_objects: int
+    num_detections: int
+    points: int
+    iou_threshold: float
+    confidence: float
+    ground_truth_sha256: str = field(repr=False)
+
+    @property
+    def num_right(self) -> int:
+        """True positives above the threshold on the score."""
+        return sum(row.num_right for row in self.classes)
+
+    @property
+    def num_wrong(self) -> int:
+        """False positives above it."""
+        return sum(row.num_wrong for row in self.classes)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same as plain data for JSON."""
+        return {
+            "metric": "darknet",
+            **dataclasses.asdict(self),
+            "classes": [dataclasses.asdict(c) for c in self.classes],
+        }
+
+
+def darknet_map(
+    truth: GroundTruth, results: Results, *, points: int = 0, iou_threshold: float = 0.5, confidence: float = 0.25
+) -> DarknetMap:
+    """Scores detections as Darknet's `map` does.
+
+    Args:
+        truth: the objects; crowd regions are what Darknet calls difficult.
+        results: the detections, those of an image in Darknet's order (`darknet_results`).
+        points: 0 for the area under the curve of precision and recall, else the number of recalls averaged over.
+        iou_threshold: an overlap above it is a match.
+        confidence: the threshold on the score of the counts.
+
+    Raises:
+        ConfigError: `points` is 1 or negative.
+    """
+    if points < 0 or points == 1:
+        raise ConfigError(f"Darknet's map wants 0 or at least 2 points of recall, found {points}")
+    objects, overlaps, is_removed = _matched(truth, results, np.float32(iou_threshold))
+    kept = np.flatnonzero(~is_removed)
+    objects, overlaps = objects[kept], overlaps[kept]
+    scores, labels = results.scores[kept].astype(np.float32), results.category_ranks[kept]
+    num_classes = len(truth.category_ids)
+    num_wanted = np.bincount(truth.category_ranks[~truth.is_crowd], minlength=num_classes)
+
+    by_score = np.argsort(-scores, kind="stable")
+    is_right = is_first(objects[by_score])
+    aps = [
+        average_precision(is_right[labels[by_score] == label], int(num_wanted[label]), points)
+        for label in range(num_classes)
+    ]
+    is_shown = scores > np.float32(confidence)
+    is_hit = is_shown & is_first(objects)  # a hit of any score before it takes the object
+    num_right = np.bincount(labels[is_hit], minlength=num_classes)
+    num_wrong = np.bincount(labels[is_shown], minlength=num_classes) - num_right
+    hits, shown, wanted = int(num_right.sum()), int(is_shown.sum()), int(num_wanted.sum())
+    precision, recall = hits / shown if shown else 0.0, hits / wanted if wanted else 0.0
+    return DarknetMap(
+        mean_ap=sum(aps) / num_classes,
+        classes=tuple(
+            DarknetClass(*row)
+            for row in zip(truth.class_names, aps, num_right.tolist(), num_wrong.tolist(), strict=True)
+        ),
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / (precision + recall) if hits else 0.0,
+        mean_iou=float(overlaps[is_hit].sum(dtype=np.float64)) / shown if shown else 0.0,
+        num_missed=wanted - hits,
+        num_images=len(truth.image_ids),
+        num_objects=wanted,
+        num_detections=len(kept),
+        points=points,
+        iou_threshold=iou_threshold,
+        confidence=confidence,
+        ground_truth_sha256=truth.sha256,
+    )
+
+
+def _matched(
+    truth: GroundTruth, results: Results, threshold: np.float32
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The object that each detection belongs to or -1, their overlap, and whether the detection is left out: (N,)."""
+    objects, overlaps = np.full(len(results), -1), np.zeros(len(results), np.float32)
+    is_removed = np.zeros(len(results), np.bool_)
+    boxes = _relative(results.boxes_xywh, truth.image_hw[results.image_ranks])
+    truth_boxes = _relative(truth.boxes_xywh, truth.image_hw[truth.image_ranks])
+    groups = results.image_ranks * len(truth.category_ids) + results.category_ranks
+    truth_groups = truth.image_ranks * len(truth.category_ids) + truth.category_ranks
+    by_group, truth_by_group = np.argsort(groups, kind="stable"), np.argsort(truth_groups, kind="stable")
+    for found, group in shared_groups(groups[by_group], truth_groups[truth_by_group]):
+        rows, truth_rows = by_group[found], truth_by_group[group]
+        iou = _overlaps(boxes[rows], truth_boxes[truth_rows])
+        is_crowd = truth.is_crowd[truth_rows]
+        if not is_crowd.all():
+            plain, plain_rows = iou[:, ~is_crowd], truth_rows[~is_crowd]
+            best = plain.argmax(axis=1)  # the first of equals
+            overlaps[rows] = plain.max(axis=1)
+            objects[rows] = np.where(overlaps[rows] > threshold, plain_rows[best], -1)
+        is_removed[rows] = (objects[rows] < 0) & (iou[:, is_crowd] > threshold).any(axis=1)
+    return objects, overlaps, is_removed
+
+
+def _relative(boxes_xywh: npt.NDArray[np.float64], image_hw: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Boxes as Darknet has them: centre, width and height in shares of the image, float32 (N, 4)."""
+    width_height = np.maximum(image_hw[:, ::-1], 1)  # overlaps have no unit: pixels do where no size is known
+    centres, sizes = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]
+    return np.concatenate([centres / width_height, sizes / width_height], axis=1).astype(np.float32)
+
+
+def _overlaps(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Intersection over union of boxes (n, 4) and (m, 4), centre form: float32 (n, m), each step as in Darknet."""
+    a, b = first[:, None], second[None]
+    low = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    high = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    sides = high - low
+    shared = np.where((sides < 0).any(axis=2), np.float32(0), sides[..., 0] * sides[..., 1])
+    union = a[..., 2] * a[..., 3] + b[..., 2] * b[..., 3] - shared
+    overlaps: npt.NDArray[np.float32] = np.zeros_like(shared)
+    np.divide(shared, union, out=overlaps, where=(shared != 0) & (union != 0))
+    return overlaps
+
+
+@dataclass(frozen=True)
+class DarknetDetections:
+    """What Darknet's `map` would score.
+
+    Attributes:
+        truth: the objects of the split.
+        detections: the detections, in Darknet's order.
+        conditions: under which conditions they were made.
+        skipped: images that could not be read, each with its reason; their objects count as missed.
+    """
+
+    truth: GroundTruth
+    detections: Results
+    conditions: Conditions
+    skipped: tuple[str, ...]
+
+
+def darknet_selection(config: SelectConfig) -> SelectConfig:
+    """What Darknet's `map` keeps of a network's boxes: the suppression of a configuration, within its own bounds."""
+    lowest = float(np.nextafter(_CANDIDATE, np.float32(1)))  # above, not at
+    return SelectConfig(lowest, _NMS_IOU, _NO_LIMIT, nms=config.nms, nms_beta=config.nms_beta)
+
+
+def darknet_results(
+    predictor: Predictor,
+    annotations: CocoAnnotations,
+    config: SelectConfig,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> DarknetDetections:
+    """The detections that Darknet's `map` has of a split, in its order.
+
+    No box is clipped, and no number of detections is too large but for `postprocess.MAX_CANDIDATES` candidates per
+    image.
+
+    Args:
+        predictor: the model; its category ids must be those of the split.
+        annotations: the split.
+        config: what to keep, as `darknet_selection` gives it.
+        on_image: told the number of images done, after each.
+
+    Raises:
+        DatasetError: the split has a category that the model does not know.
+    """
+    require_known_categories(predictor, annotations)
+    truth = GroundTruth.of_annotations(annotations)
+    image_rank = {identifier: rank for rank, identifier in enumerate(truth.image_ids)}
+    category_rank = {identifier: rank for rank, identifier in enumerate(truth.category_ids)}
+    rank_of_label = np.array([category_rank.get(identifier, -1) for identifier in predictor.category_ids])
+    images: list[npt.NDArray[np.int64]] = []
+    labels: list[npt.NDArray[np.int64]] = []
+    numbers: list[npt.NDArray[np.float64]] = []
+    skipped: list[str] = []
+    for done, (source, raw, error) in enumerate(predictor.stream_raw(annotated_sources(annotations)), start=1):
+        if raw is None or source.image_id is None:
+            skipped.append(error or source.name)
+        else:
+            boxes_xywh, scores, found = _of_image(raw, config)
+            is_listed = rank_of_label[found] >= 0
+            numbers.append(np.column_stack([boxes_xywh, scores])[is_listed])
+            labels.append(rank_of_label[found[is_listed]])
+            images.append(np.full(int(is_listed.sum()), image_rank[source.image_id]))
+        on_image(done)
+    columns = np.concatenate([np.zeros((0, 5)), *numbers])
+    empty = np.zeros(0, np.int64)
+    results = Results(np.concatenate([empty, *images]), np.concatenate([empty, *labels]), columns[:, :4], columns[:, 4])
+    return DarknetDetections(truth, results, Conditions.of(predictor, config), tuple(skipped))
+
+
+def _of_image(
+    raw: RawBoxes, config: SelectConfig
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Boxes xywh in source pixels (N, 4), scores and labels (N,) of an image, as Darknet's suppression leaves them.
+
+    Darknet sorts the boxes by the scores of one class after the other, each time from where the last sort left them,
+    and lists the classes of each box in order at the end.
+    """
+    rows, labels = (t.cpu().numpy() for t in select_rows(raw.canvas_xyxy, raw.scores, config, raw.letterbox.resized_hw))
+    scores = raw.scores.cpu().numpy()
+    candidates = np.unique(rows)
+    passing = np.where(scores[candidates] >= config.confidence, scores[candidates], 0)
+    position = np.empty(len(scores), np.int64)
+    position[candidates[np.lexsort((-passing).T)]] = np.arange(len(candidates))
+    order = np.lexsort((labels, position[rows]))
+    rows, labels = rows[order], labels[order]
+    source_xyxy = raw.letterbox.boxes_to_source(raw.canvas_xyxy.cpu().numpy()[rows].astype(np.float64))
+    return xyxy_to_xywh(source_xyxy), scores[rows, labels].astype(np.float64), labels
