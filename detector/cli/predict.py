@@ -195,10 +195,11 @@ def _coco_records(prediction: Prediction, annotations: CocoAnnotations | None) -
 
 
 def _line(record: dict[str, Any]) -> str:
+    name = record["source"].encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
     if "error" in record:
-        return f"{record['source']}: not read"
+        return f"{name}: not read"
     counts: dict[str, int] = {}
     for found in record["detections"]:
         counts[found["class"]] = counts.get(found["class"], 0) + 1
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{record['source']}: {listed or 'nothing'}"
+    return f"{name}: {listed or 'nothing'}"

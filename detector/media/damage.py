@@ -17,24 +17,25 @@ _JPEG_END = b"\xff\xd9"
 _FILLING = bytes(range(1, 255)) * 4
 
 
-def is_damaged_png(encoded: bytes) -> bool:
-    """Whether a PNG ends before its last chunk or a chunk that carries pixels fails its checksum.
+def pixels_of_png(png: bytes) -> bytes | None:
+    """A PNG without the chunks that carry no pixels; None if it ends early or a chunk fails its checksum.
 
-    OpenCV refuses such files too, but the PNG library inside it prints to stderr, whatever the log level.
+    OpenCV refuses damaged ones too, but the PNG library inside it prints to stderr, whatever the log level. The chunks
+    of an animation crash OpenCV 5.0 when they are damaged: what it gets is the still image.
     """
-    if not encoded.startswith(PNG_SIGNATURE):
-        return False
-    view, start = memoryview(encoded), len(PNG_SIGNATURE)
-    while start + 12 <= len(encoded):
+    view, start = memoryview(png), len(PNG_SIGNATURE)
+    parts = [view[:start]]
+    while start + 12 <= len(png):
         length, kind = int.from_bytes(view[start : start + 4], "big"), bytes(view[start + 4 : start + 8])
         end = start + 8 + length
-        is_critical = kind[:1].isupper()  # the PNG specification's mark of chunks that are no mere comment
-        if is_critical and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return True
+        if kind == b"tRNS" or kind[:1].isupper():  # a capital marks what must be understood to see the image
+            if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+                return None
+            parts.append(view[start : end + 4])
         if kind == b"IEND":
-            return False
+            return b"".join(parts)
         start = end + 4
-    return True
+    return None
 
 
 def has_end(jpeg: bytes, scan_start: int) -> bool:

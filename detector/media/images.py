@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from detector.errors import MediaError
 from detector.media import tiff
-from detector.media.damage import completed_jpeg, has_end, is_damaged_png
+from detector.media.damage import completed_jpeg, has_end, pixels_of_png
 from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
 
@@ -227,7 +227,8 @@ def _pixels(path: Path, encoded: bytes, header: ImageHeader, channels: int, redu
     reason = f"a truncated, damaged or unsupported {header.format}"
     try:
         with quiet_opencv():
-            image = None if is_damaged_png(encoded) else _decode(encoded, header, channels, reduction)
+            sound = pixels_of_png(encoded) if header.format == "PNG" else encoded
+            image = None if sound is None else _decode(sound, header, channels, reduction)
     except cv2.error:
         image = None
     except HeaderError as error:

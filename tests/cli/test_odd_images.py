@@ -34,6 +34,7 @@ FILES: list[tuple[str, bytes, str, str]] = [
     ("png named.jpg", encode("PNG"), "OK", ""),
     ("späce #1 100%.png", encode("PNG"), "OK", ""),
     ("图片.png", encode("PNG"), "OK", ""),
+    ("\udcff no UTF-8.png", encode("PNG"), "OK", ""),
     ("empty.jpg", b"", "S", "it is empty (0 bytes)"),
     ("page.jpg", b"<!doctype html><html></html>", "S", "not an image (HTML)"),
     ("half.jpg", JPEG[: len(JPEG) // 2], "S", "truncated"),

@@ -191,3 +191,18 @@ def test_what_the_decoder_gives_has_the_size_of_the_header(tmp_path: Path) -> No
     assert image_hw(path) == (30, 50)
     reference = cv2.cvtColor(np.asarray(Image.open(io.BytesIO(encode("GIF"))).convert("RGB")), cv2.COLOR_RGB2GRAY)
     assert np.abs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:24, :40].astype(int) - reference).max() <= 2
+
+
+def test_a_damaged_animation_is_read_as_its_still_image(tmp_path: Path) -> None:
+    """OpenCV's reader of animations crashes on this one."""
+    out = io.BytesIO()
+    Image.fromarray(PICTURE).save(out, "PNG", save_all=True, append_images=[Image.fromarray(255 - PICTURE)])
+    content = bytearray(out.getvalue())
+    content[content.index(b"fcTL") + 3] ^= 0x20
+    at = content.index(b"fdAT") + 37
+    content[at : at + 2] = b"\xff\xda"
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path), PICTURE)
+    with pytest.raises(MediaError, match="has 3 channels where 4 are wanted"):
+        read_image(path, 4)
