@@ -5,8 +5,9 @@
     python tools/darknet_oracle.py --opencv /tmp/opencv4/bin/python --photo street.jpg yolov4-tiny yolov4
 
 OpenCV 5 dropped the reader, so OpenCV 4 lives in an environment of its own and runs there as a process of its own. Each
-network gets seeded random weights of realistic statistics, and its batch norms are folded for the comparison, because
-OpenCV's epsilon is another one. `--golden FOLDER` writes the numbers that guard the test suite.
+network gets seeded random weights of realistic statistics, unless a trained model is given (.safetensors or .weights);
+its batch norms are folded for the comparison, because OpenCV's epsilon is another one. `--golden FOLDER` writes the
+numbers that guard the test suite.
 """
 
 from __future__ import annotations
@@ -237,8 +238,15 @@ def compare(
     name: str, photo: npt.NDArray[np.uint8], opencv: Path, canvas_hw: tuple[int, int] | None
 ) -> Iterator[tuple[str, Compared, dict[str, Array]]]:
     """Each fit of a photo through a network by both; with what OpenCV found."""
-    net = realistic_network(name, photo, canvas_hw or STATISTICS_HW)
-    size = canvas_hw or (net.cfg.net.height, net.cfg.net.width)
+    if name.endswith((".safetensors", ".weights")):
+        from detector.experiment import load_model
+
+        loaded = load_model(Path(name))
+        net: Any = loaded.model.eval()
+        size = canvas_hw or loaded.config.input.canvas_hw
+    else:
+        net = realistic_network(name, photo, canvas_hw or STATISTICS_HW)
+        size = canvas_hw or (net.cfg.net.height, net.cfg.net.width)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_case(folder, net, size)
@@ -288,7 +296,9 @@ def golden(found: dict[str, dict[str, Array]]) -> dict[str, Array]:
 def main() -> int:
     """Compares; the exit code is 1 where a network disagrees."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f".cfg files or shipped names (default: {' '.join(SHIPPED)})")
+    parser.add_argument(
+        "networks", nargs="*", help=f".cfg files, shipped names or models (default: {' '.join(SHIPPED)})"
+    )
     parser.add_argument("--opencv", type=Path, help="Python of an environment with OpenCV 4")
     parser.add_argument("--photo", type=Path, help="a photo (default: a synthetic picture)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="canvas (default: that of each .cfg)")

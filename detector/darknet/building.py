@@ -217,7 +217,10 @@ def anchor_levels(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> tuple[Anch
                 f"{cfg.place(section)} has {height} x {width} cells, which do not divide the input of "
                 f"{cfg.net.height} x {cfg.net.width} evenly; make height and width of [net] multiples of its strides"
             )
-        levels.append(_anchor_level(section, stride))
+        try:
+            levels.append(_anchor_level(section, stride))
+        except ValueError as error:
+            raise DarknetError(f"{cfg.place(section)} {error}") from error
     if not levels:
         raise DarknetError(f"{cfg.path}: no section is [yolo], [Gaussian_yolo] or [region]; this is no detector")
     return tuple(levels)

@@ -9,7 +9,7 @@ from pathlib import Path
 from detector.darknet.cfgfile import DarknetCfg, dump_cfg
 from detector.darknet.network import CfgText, DarknetNet
 from detector.darknet.shapes import HEADS
-from detector.darknet.weights import WeightsHeader
+from detector.darknet.weights import WeightsHeader, read_weights
 from detector.data.problems import Findings
 from detector.data.txt_labels import read_class_names
 from detector.engine.checkpoint import ModelFile
@@ -60,6 +60,7 @@ def load_darknet_file(weights: Path, cfg: CfgText, names: Path | None = None, *,
     """
     parsed = cfg.parsed()
     num_classes = num_classes_of(parsed)
+    read_weights(weights, parsed, partial=partial)  # a file that does not fit is refused before memory is taken
     model = DarknetNet(DarknetNet.Config(cfg), num_classes, parsed.net.channels)
     missing = set(model.load_weights(weights, partial=partial))
     return ModelFile(
