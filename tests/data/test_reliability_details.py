@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as runs
 
 from detector.data.dataset import CocoDataset, SplitConfig
-from detector.data.overlap import shared_images
+from detector.data.doctor.files import check_files, scan_files
 from detector.errors import DatasetError
 from detector.media.images import write_image
 
@@ -125,6 +125,10 @@ def test_images_in_two_splits_are_found_by_their_content(tmp_path: Path, folder:
     shutil.copy(folder / "007.png", other / "009.png")
     splits = {"train": read_changed(lambda document: None, folder), "val": read_changed(lambda document: None, other)}
     (folder / "001.png").unlink()
-    (problem,) = shared_images(splits)
-    assert str(problem) == "1 x image of the same content in train and val, accepted (009.png)"
-    assert shared_images({"train": splits["train"]}) == ()
+    findings = {finding.code: finding for finding in check_files(splits, scan_files(splits, 3, decode=False))}
+    leak = findings["leak-exact"]
+    assert (leak.severity, leak.title, leak.counts) == ("warning", "1 image of one split also in another", {"val": 1})
+    assert "009.png" in leak.examples[0]
+    assert "007.png" in leak.examples[0]
+    alone = {"train": splits["train"]}
+    assert "leak-exact" not in {finding.code for finding in check_files(alone, scan_files(alone, 3, decode=False))}
