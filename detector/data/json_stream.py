@@ -47,6 +47,8 @@ def read_items(
     """
     if path.is_dir():
         raise DatasetError(f"{path} cannot be read: Is a directory; name a file")
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device would never end
+        raise DatasetError(f"{path} cannot be read: it is a pipe or a device; name a file")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -167,8 +169,11 @@ class _Scanner:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
-            names = [name for name, _ in pairs]
-            self._twice.extend(name for name in entry if names.count(name) > 1)
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    self._twice.append(name)
+                seen.add(name)
         return entry
 
     def _grow(self) -> None:

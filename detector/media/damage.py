@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detector.media.headers import PNG_SIGNATURE
 
+_MAX_CHUNKS = 2**18  # of a PNG; they are rarely less than 8 kB
 _JPEG_END = b"\xff\xd9"
 # Bits to follow a JPEG that has no end; any will do that hold no marker (0xFF).
 _FILLING = bytes(range(1, 255)) * 4
@@ -25,7 +26,9 @@ def pixels_of_png(png: bytes) -> bytes | None:
     """
     view, start = memoryview(png), len(PNG_SIGNATURE)
     parts = [view[:start]]
-    while start + 12 <= len(png):
+    for _ in range(_MAX_CHUNKS):
+        if start + 12 > len(png):
+            return None
         length, kind = int.from_bytes(view[start : start + 4], "big"), bytes(view[start + 4 : start + 8])
         end = start + 8 + length
         if kind == b"tRNS" or kind[:1].isupper():  # a capital marks what must be understood to see the image

@@ -20,7 +20,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x0112
 _EXIF_MARK = b"Exif\0\0"
 _PLANES_OF_PNG = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_MAX_STEPS = 2**20  # chunks, segments or blocks that are walked through; none of a thousand bytes needs more
+_MAX_STEPS = 2**18  # chunks, segments or blocks that are walked through; no real file has a tenth of them
+_MAX_STRAY_BYTES = 2**16  # between two segments of a JPEG
 _PNM_HEAD_BYTES = 2**16
 _PNM_TOKEN = re.compile(rb"(?:\s+|#[^\r\n]*[\r\n])*([0-9]{1,10})(?=[\s#]|$)")
 
@@ -139,10 +140,7 @@ def _jpeg(file: BinaryIO) -> ImageHeader:
     header, orientation = None, 1
     take(file, 2)
     for _ in range(_MAX_STEPS):
-        while take(file, 1) != b"\xff":  # decoders pass over bytes between segments
-            pass
-        while (marker := take(file, 1)[0]) == 0xFF:
-            pass
+        marker = _next_marker(file)
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # markers that stand alone
             continue
         if marker == 0xD9:
@@ -160,6 +158,16 @@ def _jpeg(file: BinaryIO) -> ImageHeader:
         elif marker == 0xDA and header is not None:
             return replace(header, orientation=orientation, scan_start=end)
         file.seek(end)
+    raise HeaderError
+
+
+def _next_marker(file: BinaryIO) -> int:
+    """The next marker of a JPEG: decoders pass over bytes between segments and over repeated 0xFF."""
+    byte = previous = b""
+    for _ in range(_MAX_STRAY_BYTES):
+        byte, previous = take(file, 1), byte
+        if previous == b"\xff" and byte != b"\xff":
+            return byte[0]
     raise HeaderError
 
 
@@ -205,8 +213,13 @@ def _gif(file: BinaryIO) -> ImageHeader:
             file.seek(1, 1)
         else:
             break
-        while (size := file.read(1)) not in (b"", b"\0"):
+        for _ in range(_MAX_STEPS):
+            size = file.read(1)
+            if size in (b"", b"\0"):
+                break
             file.seek(size[0], 1)
+        else:
+            break
     return ImageHeader("GIF", (height, width), num_planes=1, has_more_frames=num_frames > 1)
 
 

@@ -19,6 +19,7 @@ _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 278, 2
 _WANTED = frozenset((256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 322, 323, 339))
 _CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field type -> unsigned number; no tag above has another type
 _MAX_ENTRIES = 4096  # of a directory; writers use some dozens
+_MAX_VALUES = 2**20  # of an entry; a strip is rarely less than a row
 _NO_COMPRESSION, _DEFLATE, _OLD_DEFLATE = 1, 8, 32946
 _HORIZONTAL_DIFFERENCES = 2
 PHOTOMETRIC_RGB = 2
@@ -96,10 +97,10 @@ def read_directory(file: BinaryIO) -> TiffDirectory:
         count = int(struct.unpack(order + offset_code, entry[4 : 4 + inline])[0])
         num_bytes = count * struct.calcsize(_CODES[kind])
         data = entry[4 + inline :]
-        if num_bytes > inline:
+        if inline < num_bytes <= 8 * _MAX_VALUES:
             file.seek(struct.unpack(order + offset_code, data)[0])
             data = file.read(num_bytes)
-        if count and len(data) >= num_bytes:
+        if 0 < count <= _MAX_VALUES and len(data) >= num_bytes:
             values[tag] = struct.unpack(f"{order}{count}{_CODES[kind]}", data[:num_bytes])
     if WIDTH not in values or HEIGHT not in values:
         raise HeaderError

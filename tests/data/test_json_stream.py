@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,13 @@ def test_an_error_early_in_a_large_file_does_not_read_the_rest(tmp_path: Path, m
 def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: Is a directory" in refused(tmp_path)
     assert "gone.json cannot be read: No such file" in refused(tmp_path / "gone.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    assert "pipe.json cannot be read: it is a pipe or a device" in refused(tmp_path / "pipe.json")
+
+
+def test_an_object_of_many_repeated_keys_takes_no_time(tmp_path: Path) -> None:
+    text = ", ".join(f'"{i % 50_000}": 0' for i in range(100_000))
+    start_s = time.process_time()
+    _, twice = collect(write(tmp_path, f'{{"images": [{{{text}}}]}}'))
+    assert len(twice) == 50_000
+    assert time.process_time() - start_s < 2

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -206,3 +208,28 @@ def test_a_damaged_animation_is_read_as_its_still_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), PICTURE)
     with pytest.raises(MediaError, match="has 3 channels where 4 are wanted"):
         read_image(path, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "filling"),
+    [
+        (b"\xff\xd8\xff\xe0\0\2", b"\0"),
+        (b"\xff\xd8\xff\xe0\0\2", b"\xff"),
+        (b"\xff\xd8\xff", b"\xff\xe0\0\2"),
+        (encode("GIF", "L")[:-1], b"\x21\0\0"),
+        (encode("GIF", "L")[:-3], b"\1\0\1\0"),
+        (encode("GIF", "L")[:-1] + b"\x21\0", b"\1\1"),
+        (encode("PNG")[:33], b"\0\0\0\0tEXt\0\0\0\0"),
+        (encode("WEBP", "RGBA", orientation=6), b"ABCD\0\0\0\0"),
+        (b"P5 ", b" "),
+        (b"P5", b"#\n"),
+        (struct.pack("<2sHIHHHIIHHII", b"II", 42, 8, 9, 273, 4, 2**23, 8, 256, 4, 1, 9), b"\1"),
+    ],
+)
+def test_a_long_file_of_nothing_takes_no_time(start: bytes, filling: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(start + filling * (2**25 // len(filling)))
+    start_s = time.process_time()
+    with contextlib.suppress(MediaError):
+        read_image(path)
+    assert time.process_time() - start_s < 4
