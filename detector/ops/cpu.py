@@ -95,7 +95,7 @@ def norm_mish_train(
     return y, mean, variance
 
 
-def norm_mish_backward(
+def norm_mish_train_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `norm_mish_train` with respect to x, weight and bias."""

@@ -91,34 +91,23 @@ def _forward(
     if x.numel() == x.shape[1]:
         raise ValueError(f"batch norm in training wants more than one value per channel, found {tuple(x.shape)}")
     module = kernels(x)
-    if module is cpu:
-        return cpu.norm_mish_train(x, residual, weight, bias, eps)
-    if module is None:
-        variance, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
-        y = _composed(x, weight, bias, eps)
-        return y if residual is None else residual + y, mean, variance
-    mean, variance = module.norm_statistics(x)
-    return module.norm_mish_forward(x, mean, weight * torch.rsqrt(variance + eps), bias, residual), mean, variance
+    if module is not None:
+        return module.norm_mish_train(x, residual, weight, bias, eps)  # type: ignore[no-any-return]  # untyped modules
+    variance, mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)
+    y = _composed(x, weight, bias, eps)
+    return y if residual is None else residual + y, mean, variance
 
 
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     module = kernels(x)
-    if module is cpu:
-        return cpu.norm_mish_backward(grad, x, weight, bias, mean, variance, eps)
-    if module is None:
-        with torch.enable_grad():
-            x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
-            y = _composed(x, weight, bias, eps)
-            return torch.autograd.grad(y, (x, weight, bias), grad)  # type: ignore[return-value]  # three of them
-    rstd = torch.rsqrt(variance + eps)
-    scale = weight * rstd
-    sum_g, sum_gx = module.norm_mish_sums(grad, x, mean, scale, bias)
-    num_values = x.numel() // x.shape[1]
-    slope = sum_gx * (rstd * rstd / num_values)
-    grad_x = module.norm_mish_backward(grad, x, mean, scale, bias, sum_g / num_values, slope)
-    return grad_x, sum_gx * rstd, sum_g
+    if module is not None:
+        return module.norm_mish_train_backward(grad, x, weight, bias, mean, variance, eps)  # type: ignore[no-any-return]
+    with torch.enable_grad():
+        x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
+        y = _composed(x, weight, bias, eps)
+        return torch.autograd.grad(y, (x, weight, bias), grad)  # type: ignore[return-value]  # three of them
 
 
 def _fake(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
