@@ -22,6 +22,7 @@ COMMANDS = {
     "val": ("evaluate", "the same as evaluate"),
     "predict": ("predict", "detect objects in images"),
     "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
+    "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),
     "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),

@@ -19,6 +19,7 @@ import numpy as np
 from detector.darknet import labels
 from detector.data import yolo
 from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import Extras, ground_truth_with
 from detector.errors import DatasetError, MediaError
 from detector.geometry import clip_xyxy, xywh_to_xyxy, xyxy_to_cxcywh
 from detector.media.images import image_hw
@@ -37,21 +38,37 @@ class Conversion:
     notes: tuple[str, ...] = ()
 
 
-def write_coco(annotations: CocoAnnotations, path: Path) -> None:
+def write_coco(annotations: CocoAnnotations, path: Path, extras: Extras | None = None) -> None:
     """Writes annotations as a COCO JSON file that reads back equal, original ids included; no image is touched.
+
+    Args:
+        annotations: what to write.
+        path: the file.
+        extras: what else to write of each image, box and category.
 
     Raises:
         DatasetError: the file exists, or cannot be written.
     """
-    _write(path, json.dumps(annotations.ground_truth(), ensure_ascii=False, allow_nan=False))
+    truth = annotations.ground_truth() if extras is None else ground_truth_with(annotations, extras)
+    try:
+        text = json.dumps(truth, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which JSON can spell
+        text = json.dumps(truth, allow_nan=False)
+    except ValueError as error:
+        raise DatasetError(f"{annotations.annotations}: holds a number that JSON has not; correct it") from error
+    _write(path, text)
 
 
-def yolo_to_coco(splits: Mapping[str, CocoAnnotations], folder: Path) -> Conversion:
+def yolo_to_coco(
+    splits: Mapping[str, CocoAnnotations], folder: Path, extras: Mapping[str, Extras] | None = None
+) -> Conversion:
     """Writes splits, however they were read, as COCO JSON files and a description of them; images stay where they are.
 
     Args:
         splits: by name, `train`, `val` or `test`, read with their images.
         folder: where `annotations/instances_NAME.json` and `data.yaml` go; it must be new or empty.
+        extras: what else to write, by split.
 
     Raises:
         DatasetError: the folder is not empty, or cannot be written.
@@ -60,7 +77,7 @@ def yolo_to_coco(splits: Mapping[str, CocoAnnotations], folder: Path) -> Convers
     lines = ["name: coco"]
     for name, split in splits.items():
         file = f"annotations/instances_{name}.json"
-        write_coco(split, folder / file)
+        write_coco(split, folder / file, None if extras is None else extras[name])
         images = _quoted(str(_images_of(split).resolve()))
         lines.append(f"{name}: {{annotations: {file}, images: {images}}}")
     _write(folder / "data.yaml", "\n".join(lines) + "\n")

@@ -1,0 +1,276 @@
+"""`detector dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from detector.cli.data_words import DATA_HELP, configured
+from detector.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from detector.data.formats import Conversion
+    from detector.data.rearrange import Portion
+
+_ACTIONS = {
+    "to-coco": "write COCO files from any of these, from Pascal VOC (its folder) or from a CSV file and its images",
+    "to-yolo": "write text labels, images and a data.yaml",
+    "to-darknet": "write text labels beside the images, lists and a .data file",
+    "split": "share out the images of one split, every class as asked",
+    "merge": "make one of several, classes matched by name",
+    "subset": "keep some classes or images",
+    "remap": "rename, join and leave out classes",
+}
+_SHARES = "train=0.8,val=0.2"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    actions = "; ".join(f"{name}: {text}" for name, text in _ACTIONS.items())
+    parser.add_argument("words", nargs="*", metavar="ACTION DATA", help=f"{actions}. DATA is {DATA_HELP}")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the result goes: a new or an empty folder")
+    parser.add_argument("--link", action="store_true", help="to-yolo, to-darknet: link images instead of copying them")
+    parser.add_argument(
+        "--difficult",
+        choices=("ignore", "keep", "drop"),
+        default="ignore",
+        help="to-coco from VOC: what becomes of difficult objects (default ignore: neither learnt nor scored)",
+    )
+    parser.add_argument("--shares", default=_SHARES, metavar="S", help=f"split: the splits to make (default {_SHARES})")
+    parser.add_argument(
+        "--from-split", default="train", metavar="NAME", help="split: the one to share out (default train)"
+    )
+    parser.add_argument(
+        "--group",
+        metavar="HOW",
+        help="split: keep images together that share their folder (folder), or what a regular expression finds in "
+        "their names, its first group if it has one",
+    )
+    parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep")
+    parser.add_argument("--num", type=int, metavar="N", help="subset: draw this many images from each split")
+    parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="remap: a YAML file of old: new; or words old=new")
+    parser.add_argument("--seed", type=int, default=0, help="of draws (default 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts or rearranges a data set; returns the exit code."""
+    words = list(arguments.words)
+    if not words or words[0] not in _ACTIONS:
+        raise ConfigError(f"an action is wanted, one of {', '.join(_ACTIONS)}; found {words[0] if words else 'none'}")
+    if arguments.to is None:
+        raise ConfigError("a place for the result is wanted; give --to FOLDER")
+
+    from detector.cli.progress import say
+
+    actions: dict[str, Callable[[list[str], argparse.Namespace], tuple[Conversion, list[str]]]] = {
+        "to-coco": _to_coco,
+        "to-yolo": _to_text,
+        "to-darknet": _to_text,
+        "split": _split,
+        "merge": _merge,
+        "subset": _subset,
+        "remap": _remap,
+    }
+    conversion, notes = actions[words[0]](words, arguments)
+    for note in (*notes, *conversion.notes):
+        say(note, arguments.quiet)
+    print(conversion.description)
+    return 0
+
+
+def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]]:
+    """Every split of a data set, and what its reader found; the result goes to another place than its images."""
+    from detector import registry
+    from detector.data.coco_extras import read_extras
+    from detector.data.rearrange import Portion
+
+    _, config = configured(words)
+    assert config.data is not None  # `configured` names one
+    dataset = registry.build(config.data)
+    names = dataset.split_names()
+    if not names:
+        raise DatasetError(f"{words[0]}: has no split; give data.train.annotations and data.train.images")
+    portions, notes = {}, []
+    for name in names:
+        annotations = dataset.split(name)
+        notes += [f"{name}: {problem}" for problem in annotations.problems if problem.outcome != "noted"]
+        portions[name] = Portion(annotations, read_extras(annotations))
+    _require_apart(portions, target)
+    return portions, notes
+
+
+def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
+    from detector.data.formats import yolo_to_coco
+
+    annotations = {name: portion.annotations for name, portion in portions.items()}
+    return yolo_to_coco(annotations, folder, {name: portion.extras for name, portion in portions.items()})
+
+
+def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
+    """Refuses a result in a folder that holds images it is made from, or below one."""
+    target = folder.resolve()
+    for source in (portion.annotations for portion in portions.values()):
+        holders = {source.path(index).parent for index in range(len(source))}
+        inside = next((holder for holder in holders if target.is_relative_to(holder.resolve())), None)
+        if inside is not None:
+            raise ConfigError(f"{folder} lies in {inside}, which holds images of the source; name a folder elsewhere")
+
+
+def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.csv_boxes import read_csv
+    from detector.data.rearrange import Portion
+    from detector.data.voc import read_voc
+
+    names = words[1:]
+    if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
+        if len(names) > 2:
+            raise ConfigError(f"a table and the folder of its images are wanted, found {', '.join(names)}")
+        table = Path(names[0])
+        found, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
+    elif len(names) == 1 and Path(names[0]).is_dir():
+        found, notes = read_voc(Path(names[0]), difficult=arguments.difficult)
+    else:
+        portions, notes = _read(names, arguments.to)
+        return _write(portions, arguments.to), notes
+    portions = {name: Portion(annotations, extras) for name, (annotations, extras) in found.items()}
+    for name, portion in portions.items():
+        notes += [f"{name}: {problem}" for problem in portion.annotations.problems if problem.outcome != "noted"]
+    _require_apart(portions, arguments.to)
+    return _write(portions, arguments.to), notes
+
+
+def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.formats import coco_to_darknet, coco_to_yolo
+
+    portions, notes = _read(words[1:], arguments.to)
+    splits = {name: portion.annotations for name, portion in portions.items()}
+    for name, portion in portions.items():
+        keys = sorted({key for other in (*portion.extras.rows, *portion.extras.images) for key in other} - {"id"})
+        if keys:
+            notes.append(f"{name}: text labels have no place for {', '.join(keys)}, which is left out")
+    if words[0] == "to-darknet":
+        return coco_to_darknet(splits, arguments.to, link=arguments.link), notes
+    return coco_to_yolo(splits, arguments.to, link=arguments.link), notes
+
+
+def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.rearrange import split_portion
+
+    shares = _shares(arguments.shares)
+    portions, notes = _read(words[1:], arguments.to)
+    if arguments.from_split not in portions:
+        raise DatasetError(f"{words[1]}: has no split {arguments.from_split!r}, it has {', '.join(portions)}")
+    whole = portions[arguments.from_split]
+    kept = {name: portion for name, portion in portions.items() if name not in (*shares, arguments.from_split)}
+    lost = [name for name in portions if name in shares and name != arguments.from_split]
+    if lost:
+        raise ConfigError(
+            f"{words[1]}: has a split {lost[0]} already; merge it into one first, or leave it out of --shares"
+        )
+    parts = split_portion(whole, shares, seed=arguments.seed, group_of=_group_of(arguments.group))
+    notes += [
+        f"{name}: {len(part.annotations)} images, {part.annotations.num_boxes} boxes" for name, part in parts.items()
+    ]
+    return _write({**parts, **kept}, arguments.to), notes
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for item in text.split(","):
+        name, equals, share = item.strip().partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or name not in ("train", "val", "test") or name in shares:
+            raise ConfigError(
+                f"--shares wants train, val and test, each once with its share, as {_SHARES}; found {text!r}"
+            )
+        shares[name] = value
+    return shares
+
+
+def _group_of(how: str | None) -> Callable[[str], str] | None:
+    if how is None:
+        return None
+    if how == "folder":
+        return lambda name: str(PurePosixPath(name).parent)
+    try:
+        pattern = re.compile(how)
+    except re.error as error:
+        raise ConfigError(f"--group wants 'folder' or a regular expression, found {how!r}: {error}") from error
+
+    def group(name: str) -> str:
+        found = pattern.search(name)
+        if found is None:
+            raise ConfigError(f"--group {how!r} finds nothing in {name!r}; every image needs a group")
+        return found[1] if pattern.groups and found[1] is not None else found[0]
+
+    return group
+
+
+def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.rearrange import merge
+
+    if len(words) < 3:
+        raise ConfigError("two data sets or more are wanted; a COCO file counts as one, its images are found beside it")
+    data_sets: list[dict[str, Portion]] = []
+    notes: list[str] = []
+    for word in words[1:]:
+        portions, found = _read([word], arguments.to)
+        notes += [f"{word}: {note}" for note in found]
+        data_sets.append(portions)
+    merged, changed = merge(data_sets)
+    return _write(merged, arguments.to), [*notes, *changed]
+
+
+def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.rearrange import subset
+
+    if arguments.classes is None and arguments.num is None:
+        raise ConfigError("what to keep is wanted; give --classes A,B or --num N")
+    names = [name.strip() for name in arguments.classes.split(",") if name.strip()] if arguments.classes else []
+    portions, notes = _read(words[1:], arguments.to)
+    chosen = {}
+    for name, portion in portions.items():
+        kept = subset(
+            portion, class_names=names, num=arguments.num, seed=arguments.seed, keep_empty=arguments.keep_empty
+        )
+        chosen[name] = kept
+        num_boxes, num_before = kept.annotations.num_boxes, portion.annotations.num_boxes
+        notes.append(
+            f"{name}: {len(kept.annotations)} of {len(portion.annotations)} images, {num_boxes} of {num_before} boxes"
+        )
+    return _write(chosen, arguments.to), notes
+
+
+def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    from detector.data.rearrange import remap_classes
+
+    mapping = _mapping(arguments.map) if arguments.map is not None else {}
+    pairs = [word for word in words[1:] if "=" in word]
+    mapping.update((old.strip(), new.strip()) for old, _, new in (pair.partition("=") for pair in pairs))
+    if not mapping:
+        raise ConfigError("a mapping is wanted; give words old=new (old= leaves a class out) or --map FILE.yaml")
+    portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.to)
+    changed = {name: remap_classes(portion, mapping) for name, portion in portions.items()}
+    for name, portion in changed.items():
+        lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes
+        if lost:
+            notes.append(f"{name}: {lost} boxes of classes that are left out are gone")
+    return _write(changed, arguments.to), notes
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    from detector.nodes import read_foreign
+
+    mapping = {}
+    for old, node in read_foreign(path).items():
+        if not (node.value is None or isinstance(node.value, str)):
+            raise ConfigError(f"{node.where}: a class name is wanted (in quotes if it is a number), or nothing")
+        mapping[old] = node.value or ""
+    return mapping

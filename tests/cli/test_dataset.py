@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detector.cli.main import run
+from detector.data.coco import CocoAnnotations
+from detector.experiment import load_experiment, read_split
+
+
+@pytest.fixture
+def source(tiny_shapes: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "source" / "shapes.yaml"
+    path.parent.mkdir()
+    lines = [
+        f"{split}: {{annotations: {tiny_shapes}/annotations/{split}.json, images: {tiny_shapes}/images/{split}}}\n"
+        for split in ("train", "val")
+    ]
+    path.write_text("name: coco\n" + "".join(lines))
+    return path
+
+
+def split_of(description: Path | str, name: str = "train") -> CocoAnnotations:
+    return read_split(load_experiment("base", [f"data={json.dumps(str(description))}"]), name)
+
+
+def called(*words: object) -> int:
+    return run(["dataset", *map(str, words)])
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("action", ["to-yolo", "to-darknet"])
+def test_a_round_trip_by_way_of_text_labels_gives_the_same_boxes(source, tiny_shapes, tmp_path, capsys, action):
+    before = tree(tiny_shapes)
+    assert called(action, source, "--to", tmp_path / "text") == 0
+    captured = capsys.readouterr()
+    text = Path(captured.out.strip())
+    assert "text labels have no place for visible_share" in captured.err
+    assert "the category ids 3, 7, 11, 20, 42, ... become 0, 1, 2" in captured.err
+    assert called("to-coco", text, "--to", tmp_path / "coco") == 0
+    for split in ("train", "val"):
+        one, two = split_of(source, split), split_of(tmp_path / "coco" / "data.yaml", split)
+        assert one.class_names == two.class_names
+        np.testing.assert_array_equal(one.offsets, two.offsets)
+        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_allclose(one.boxes_xywh, two.boxes_xywh, rtol=0, atol=1e-12)
+        for index in range(len(one)):
+            assert one.path(index).read_bytes() == two.path(index).read_bytes()
+    assert tree(tiny_shapes) == before
+
+
+def test_what_text_labels_cannot_hold_is_counted(tiny_shapes, tmp_path, capsys):
+    content = json.loads((tiny_shapes / "annotations/val.json").read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"][1]["segmentation"] = [[1, 1, 2, 2, 3, 1]]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    words = ("to-yolo", tmp_path / "val.json", tiny_shapes / "images/val", "--to", tmp_path / "yolo", "--link")
+    assert called(*words) == 0
+    said = capsys.readouterr().err
+    assert "1 crowd regions are left out" in said
+    assert "no place for segmentation, visible_share" in said
+    assert all(path.is_symlink() for path in (tmp_path / "yolo/images/train").iterdir())
+
+
+def test_coco_to_coco_keeps_everything(source, tiny_shapes, tmp_path, capsys):
+    assert called("to-coco", source, "--to", tmp_path / "again") == 0
+    for split in ("train", "val"):
+        one = json.loads((tiny_shapes / f"annotations/{split}.json").read_text())
+        two = json.loads((tmp_path / f"again/annotations/instances_{split}.json").read_text())
+        assert two == one
+
+
+def test_a_split_is_shared_out_and_can_be_trained_on(source, tmp_path, capsys):
+    assert called("split", source, "--to", tmp_path / "new", "--shares", "train=0.5,test=0.5", "--seed", 4) == 0
+    assert "train: 6 images" in capsys.readouterr().err
+    train, test, val = (split_of(tmp_path / "new/data.yaml", name) for name in ("train", "test", "val"))
+    assert (len(train), len(test), len(val)) == (6, 6, 6)
+    assert not set(train.file_names) & set(test.file_names)
+    assert train.category_ids == split_of(source).category_ids
+    assert called("split", source, "--to", tmp_path / "same", "--shares", "train=0.5,test=0.5", "--seed", 4) == 0
+    assert tree(tmp_path / "same") == tree(tmp_path / "new")
+
+
+def test_groups_are_found_in_names(source, tmp_path, capsys):
+    words = ("split", source, "--to", tmp_path / "new", "--shares", "train=0.5,test=0.5", "--group", r"(\d)\.jpg$")
+    assert called(*words) == 0
+    endings = [{name[-5] for name in split_of(tmp_path / "new/data.yaml", s).file_names} for s in ("train", "test")]
+    assert not endings[0] & endings[1]
+
+
+def test_data_sets_are_merged_and_split_again(source, tmp_path, capsys):
+    assert called("subset", source, "--num", 3, "--to", tmp_path / "three") == 0
+    rest = [n for n in split_of(source).file_names if n not in split_of(tmp_path / "three/data.yaml").file_names]
+    assert len(rest) == 9
+    assert called("to-yolo", source, "--to", tmp_path / "yolo") == 0
+    assert called("merge", tmp_path / "three/data.yaml", tmp_path / "yolo/data.yaml", "--to", tmp_path / "merged") == 0
+    merged = split_of(tmp_path / "merged/data.yaml")
+    assert len(merged) == 15
+    assert merged.class_names == split_of(source).class_names
+    assert called("merge", source, tmp_path / "three/data.yaml", "--to", tmp_path / "twice") == 3
+    assert "is in two of the data sets" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+
+
+def test_classes_are_chosen_and_renamed(source, tmp_path, capsys):
+    assert called("subset", source, "--classes", "circle, star", "--to", tmp_path / "two") == 0
+    assert split_of(tmp_path / "two/data.yaml").class_names == ("circle", "star")
+    (tmp_path / "map.yaml").write_text("circle: round\nsquare: angular\ntriangle: angular\ncross:\n")
+    words = ("remap", source, "--map", tmp_path / "map.yaml", "star=angular", "--to", tmp_path / "mapped")
+    assert called(*words) == 0
+    mapped = split_of(tmp_path / "mapped/data.yaml")
+    assert mapped.class_names == ("round", "angular", "crescent")
+    assert mapped.category_ids == (3, 7, 90)
+    assert "boxes of classes that are left out are gone" in capsys.readouterr().err
+
+
+def test_voc_and_csv_become_coco(tmp_path, capsys):
+    folder = tmp_path / "voc"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.zeros((30, 40, 3), np.uint8))
+    (folder / "a.xml").write_text(
+        "<annotation><filename>a.png</filename><object><name>dog</name><difficult>0</difficult><bndbox><xmin>5</xmin>"
+        "<ymin>6</ymin><xmax>20</xmax><ymax>16</ymax></bndbox></object></annotation>"
+    )
+    assert called("to-coco", folder, "--to", tmp_path / "one") == 0
+    assert "pixels count from 1" in capsys.readouterr().err
+    (tmp_path / "boxes.csv").write_text("image,label,x1,y1,x2,y2\na,dog,4,5,20,16\n")
+    assert called("to-coco", tmp_path / "boxes.csv", folder, "--to", tmp_path / "two") == 0
+    one, two = split_of(tmp_path / "one/data.yaml"), split_of(tmp_path / "two/data.yaml")
+    assert one.boxes_xywh.tolist() == two.boxes_xywh.tolist() == [[4, 5, 16, 11]]
+    assert one.class_names == two.class_names == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "an action is wanted, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; found none"),
+        (("to-voc", "SOURCE"), 2, "found to-voc"),
+        (("split", "SOURCE"), 2, "a place for the result is wanted; give --to FOLDER"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares wants train, val and test"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares wants train, val and test"),
+        (("split", "SOURCE", "--to", "OUT"), 2, "has a split val already"),
+        (("split", "SOURCE", "--to", "OUT", "--from-split", "test"), 3, "has no split 'test', it has train, val"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "("), 2, "--group wants"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "x"), 2, "finds nothing in"),
+        (("merge", "SOURCE", "--to", "OUT"), 2, "two data sets or more are wanted"),
+        (("subset", "SOURCE", "--to", "OUT"), 2, "give --classes A,B or --num N"),
+        (
+            ("subset", "SOURCE", "--to", "OUT", "--classes", "circel"),
+            3,
+            "has no class 'circel'; did you mean 'circle'?",
+        ),
+        (("remap", "SOURCE", "--to", "OUT"), 2, "a mapping is wanted"),
+        (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "a table and the folder of its images are wanted"),
+        (("to-coco", "none.csv", "--to", "OUT"), 3, "none.csv cannot be read"),
+        (("to-coco", "SOURCE", "--to", "INSIDE"), 2, "which holds images of the source; name a folder elsewhere"),
+        (("to-coco", "SOURCE", "--to", "FULL"), 3, "is not empty; name a new folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(source, tiny_shapes, tmp_path, capsys, words, code, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    places = {"SOURCE": source, "OUT": tmp_path / "out", "FULL": tmp_path / "full"}
+    places["INSIDE"] = tiny_shapes / "images" / "train" / "new"
+    before = tree(tiny_shapes)
+    assert called(*(places.get(word, word) for word in words)) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()
+    assert not places["INSIDE"].exists()
+    assert tree(tmp_path / "full").keys() == {"mine.txt"}
+    assert tree(tiny_shapes) == before
