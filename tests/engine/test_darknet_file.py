@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from detector.engine.darknet_file import (
     num_classes_of,
     save_darknet_files,
 )
-from detector.errors import CheckpointError, ConfigError, DarknetError, DetectorError
-from detector.experiment import ExperimentConfig, load_experiment, load_model
+from detector.errors import CheckpointError, ConfigError, DarknetError, DatasetError, DetectorError
+from detector.experiment import ExperimentConfig, load_experiment, load_model, with_category_ids_of
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
@@ -184,3 +186,31 @@ def test_the_presets_of_darknet_networks_stand_on_the_common_recipe() -> None:
             bare.predict,
         )
         assert preset.optimizer == load_experiment("mish-n").optimizer
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ({"star": 7, "ball": 3, "box": 5}, (3, 5, 7)),
+        ({"star": 7}, (8, 9, 7)),  # ids that the file does not have for what it does not know
+        ({"star": 7, "moon": 8}, (0, 1, 2)),
+        ({}, (1, 2, 3)),
+    ],
+)
+def test_category_ids_go_by_the_names_of_the_classes(
+    listed: dict[str, int], wanted: tuple[int, ...], weights: Path
+) -> None:
+    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
+    annotations: Any = SimpleNamespace(class_names=tuple(listed), category_ids=tuple(listed.values()), annotations="a")
+    assert with_category_ids_of(load_model(weights), annotations).file.category_ids == wanted
+
+
+def test_names_that_stand_twice_and_numbers_for_names_are_no_names(weights: Path) -> None:
+    twice: Any = SimpleNamespace(class_names=("0", "0", "1"), category_ids=(4, 5, 6), annotations="twice.json")
+    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (4, 5, 6)  # by their order
+    few: Any = SimpleNamespace(class_names=("a", "b"), category_ids=(4, 5), annotations="few.json")
+    with pytest.raises(DatasetError, match=r"few\.json: the model has 3 classes without names, the file 2 categories"):
+        with_category_ids_of(load_model(weights), few)
+    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
+    twice.class_names = ("ball", "ball", "box")
+    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (0, 1, 2)
