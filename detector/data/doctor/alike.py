@@ -24,7 +24,9 @@ _NUM_BITS = 2 * (_GRID - 1) ** 2
 _NUM_BANDS = MAX_BITS + 1
 # Bits of one band come from all over the image: neighbours say nearly the same.
 _SHUFFLED = np.random.default_rng(0).permutation(_NUM_BITS)
-_MAX_PAIRS_AT_ONCE = 2**20
+# Of the images that share a band each is compared with so many in the order of their bits: frames of a still scene all
+# share it, and to find one that looks the same is enough.
+_MAX_NEIGHBOURS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,10 @@ def look_at(image: Image) -> Look:
 
 
 def near_duplicates(looks: list[Look]) -> list[tuple[int, int]]:
-    """Pairs of positions, the earlier one first, of images that look the same; sorted."""
+    """Pairs of positions, the earlier one first, of images that look the same; sorted.
+
+    They are all such pairs, unless more than `_MAX_NEIGHBOURS` images share a band of their bits.
+    """
     if len(looks) < 2:
         return []
     thumbnails = np.stack([look.thumbnail for look in looks]).reshape(len(looks), -1).astype(np.float32)
@@ -63,18 +68,15 @@ def near_duplicates(looks: list[Look]) -> list[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     for band in np.array_split(bits, _NUM_BANDS, axis=1):
         keys = band @ (1 << np.arange(band.shape[1]))
-        order = np.argsort(keys, kind="stable")
-        step = 1
+        order = np.lexsort((packed[:, 1], packed[:, 0], keys))
         active = np.arange(len(order) - 1)
-        while len(active):  # each with the one `step` places later, as long as they share the band
-            active = active[keys[order[active]] == keys[order[active + step]]]
-            for part in np.array_split(active, len(active) // _MAX_PAIRS_AT_ONCE + 1):
-                a, b = order[part], order[part + step]
-                is_near = np.bitwise_count(packed[a] ^ packed[b]).sum(axis=1) <= MAX_BITS
-                a, b = a[is_near], b[is_near]
-                is_alike = (normal[a] * normal[b]).mean(axis=1) >= MIN_CORRELATION
-                pairs = np.sort(np.stack([kept[a[is_alike]], kept[b[is_alike]]], axis=1), axis=1)
-                found.update(map(tuple, pairs.tolist()))
-            step += 1
+        for step in range(1, _MAX_NEIGHBOURS + 1):  # each with the one so many places later, if it shares the band
             active = active[active + step < len(order)]
+            active = active[keys[order[active]] == keys[order[active + step]]]
+            a, b = order[active], order[active + step]
+            is_near = np.bitwise_count(packed[a] ^ packed[b]).sum(axis=1) <= MAX_BITS
+            a, b = a[is_near], b[is_near]
+            is_alike = (normal[a] * normal[b]).mean(axis=1) >= MIN_CORRELATION
+            pairs = np.sort(np.stack([kept[a[is_alike]], kept[b[is_alike]]], axis=1), axis=1)
+            found.update(map(tuple, pairs.tolist()))
     return sorted(found)

@@ -98,14 +98,15 @@ def check_files(splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile
     readable = [file for file in files if not file.error]
     broken = [(file, file.error) for file in files if file.error]
     odd = [(file, file.warnings[0]) for file in readable if file.warnings]
+    groups = content_groups([file.path for file in files])
     is_all = any(totals[split] == count for split, count in Counter(file.split for file, _ in broken).items())
     return [
         *_per_file("image-unreadable", "error" if is_all else "warning", "{} cannot be read", broken, totals),
         *_sizes(splits, readable, totals),
         *_per_file("image-odd", "note", "{} read, though odd", odd, totals),
         *_mix(readable, totals),
-        *_copies(splits, files, totals),
-        *_near_copies(readable, totals),
+        *_copies(splits, files, groups, totals),
+        *_near_copies(files, groups, totals),
     ]
 
 
@@ -196,11 +197,14 @@ def _digest(path: Path) -> bytes | None:
 
 
 def _copies(
-    splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile], totals: Mapping[str, int]
+    splits: Mapping[str, CocoAnnotations],
+    files: Sequence[ImageFile],
+    groups: Sequence[Sequence[int]],
+    totals: Mapping[str, int],
 ) -> list[Finding]:
     """Files with the same content, in one split and across splits."""
     pairs = []
-    for group in content_groups([file.path for file in files]):
+    for group in groups:
         pairs += [(files[a], files[b]) for a, b in _representatives([files[i].split for i in group], group)]
     inside = [(a, b) for a, b in pairs if a.split == b.split and a.path != b.path]
     across = [(a, b) for a, b in pairs if a.split != b.split]
@@ -213,13 +217,17 @@ def _copies(
     ]
 
 
-def _near_copies(files: Sequence[ImageFile], totals: Mapping[str, int]) -> list[Finding]:
-    """Images that look the same, but whose files differ."""
-    looking = [file for file in files if file.look is not None]
+def _near_copies(
+    files: Sequence[ImageFile], groups: Sequence[Sequence[int]], totals: Mapping[str, int]
+) -> list[Finding]:
+    """Files that look the same, but differ in content."""
+    group_of = {position: number for number, group in enumerate(groups) for position in group}
+    looking = [position for position, file in enumerate(files) if file.look is not None]
+    found = near_duplicates([look for file in files if (look := file.look) is not None])
     pairs = [
-        (looking[a], looking[b])
-        for a, b in near_duplicates([file.look for file in looking if file.look is not None])
-        if looking[a].path != looking[b].path and not _same_content(looking[a].path, looking[b].path)
+        (files[one], files[other])
+        for one, other in ((looking[a], looking[b]) for a, b in found)
+        if group_of.get(one, -1) != group_of.get(other, -2)
     ]
     across: dict[tuple[str, int], tuple[ImageFile, ImageFile]] = {}
     within: dict[tuple[str, int], tuple[ImageFile, ImageFile]] = {}
@@ -230,10 +238,6 @@ def _near_copies(files: Sequence[ImageFile], totals: Mapping[str, int]) -> list[
         *_pairs("leak-near", "warning", "{} looking like one of another split", leaks, totals),
         *_pairs("image-near-duplicate", "note", "{} looking like an earlier one of its split", repeats, totals),
     ]
-
-
-def _same_content(one: Path, other: Path) -> bool:
-    return bool(content_groups([one, other]))
 
 
 def _representatives(names: Sequence[str], group: Sequence[int]) -> Iterator[tuple[int, int]]:

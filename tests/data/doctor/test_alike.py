@@ -60,3 +60,16 @@ def test_drawn_images_are_not_alike(tiny_shapes):
 def test_nothing_is_alike_to_nothing():
     assert near_duplicates([]) == []
     assert near_duplicates([look_at(np.zeros((5, 5, 3), np.uint8))] * 3) == []
+
+
+def test_hundreds_of_frames_of_one_scene_are_all_found(paint):
+    rng = np.random.default_rng(1)
+    scene = look_at(paint("scene"))
+    frames = []
+    for _ in range(800):
+        bits = scene.bits.copy()
+        bits[rng.choice(128, 4, replace=False)] ^= True
+        frames.append(Look(bits, (scene.thumbnail + rng.integers(0, 3, (16, 16))).clip(0, 255).astype(np.uint8)))
+    pairs = near_duplicates(frames)
+    assert {position for pair in pairs for position in pair} == set(range(800))
+    assert len(pairs) < 800 * 64 * 12
