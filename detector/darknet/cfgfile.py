@@ -220,7 +220,9 @@ class _Reader:
             for reference in (value,) if isinstance(value, int) else value:
                 target = reference if reference >= 0 else index + reference
                 problem = ""
-                if not 0 <= target < index:
+                if not index:
+                    problem = "refers to a layer before this one, which is the first"
+                elif not 0 <= target < index:
                     problem = f"is layer {target}; layer {index} can refer to 0..{index - 1} only"
                 elif attribute == "share_index" and not isinstance(before[target], sections.ConvolutionalSection):
                     problem = f"is layer {target}, no [convolutional]"

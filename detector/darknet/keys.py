@@ -17,6 +17,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MAX_NUMBER_LENGTH = 400  # more than any float64 needs
 _MAX_ELEMENTS = 10_000  # of a list; the longest of a released network has 40, one for each class is thinkable
+_OTHER_NAMES = {"silu": "swish", "sigmoid": "logistic"}  # of words, as other frameworks have them
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def read_value(key: Key, text: str, warnings: list[str]) -> Any:
     if key.type is str:
         word = key.constraints["aliases"].get(text, text)
         if word not in key.constraints["choices"]:
-            raise UnreadableValueError(f"is unknown{registry.nearest(text, key.constraints['choices'])}")
+            same = _OTHER_NAMES.get(text.lower())
+            hint = f"; Darknet calls it {same!r}" if same else registry.nearest(text, key.constraints["choices"])
+            raise UnreadableValueError(f"is unknown{hint}")
         return word
     if key.type is bool:
         flag = _number(text, True, warnings)

@@ -26,11 +26,16 @@ def recipe_of(cfg: DarknetCfg) -> dict[str, Any]:
             f"{cfg.place(net)} adam=1: Darknet's Adam, which decays biases too, is not rebuilt here; "
             "set optimizer=adamw or remove the key"
         )
+    if net.subdivisions > net.batch:
+        raise DarknetError(
+            f"{cfg.place(net)} subdivisions={net.subdivisions} is more than batch={net.batch} and leaves no image to "
+            "a part; lower subdivisions or raise batch"
+        )
     recipe: dict[str, Any] = {
         "optimizer": optimizer_of(net),
         "schedule": schedule_of(net),
         "train": {"accumulate": net.subdivisions, "clip_norm": _NO_BOUND},
-        "loader": {"batch_size": max(net.batch // net.subdivisions, 1)},
+        "loader": {"batch_size": net.batch // net.subdivisions},
     }
     if net.max_batches:
         recipe["train"]["iterations"] = net.max_batches

@@ -24,6 +24,7 @@ IOU_KINDS = ("iou", "giou", "diou", "ciou")
 NMS_KINDS = ("default", "greedynms", "diounms", "cornersnms")
 POLICIES = ("constant", "step", "exp", "poly", "steps", "sigmoid", "random", "sgdr")
 MAX_INTEGER = 2**31 - 1  # Darknet's int
+_LONGEST_SIDE = 65_535  # of a JPEG, in pixels; no network input is larger
 
 
 def key(
@@ -86,8 +87,8 @@ class NetSection(Section):
 
     batch: int = key(1, low=1, explicit=True)
     subdivisions: int = key(1, low=1, explicit=True)
-    width: int = key(0, low=1, required=True)
-    height: int = key(0, low=1, required=True)
+    width: int = key(0, low=1, high=_LONGEST_SIDE, required=True)
+    height: int = key(0, low=1, high=_LONGEST_SIDE, required=True)
     channels: int = key(0, low=1, required=True)
     momentum: float = key(0.9)
     decay: float = key(0.0001)

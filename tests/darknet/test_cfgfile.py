@@ -151,7 +151,7 @@ def test_a_broken_structure_is_refused_with_its_line(text, expected):
         ("learning_rate=nan", "learning_rate='nan' is not a number"),
         ("learning_rate=1e999", "learning_rate='1e999' is out of range"),
         ("learning_rate=1_0", "learning_rate='1_0' is not a number"),
-        ("share_index=-1", "share_index=-1 is layer -1; layer 0 can refer to 0..-1 only"),
+        ("share_index=-1", "share_index=-1 refers to a layer before this one, which is the first"),
         ("stride=1,2", "stride='1,2' is not an integer"),
         ("xnor=1", "xnor='1' cannot be honoured: binary networks are not supported"),
         ("flipped=1", "flipped='1' cannot be honoured"),
@@ -167,6 +167,18 @@ def test_a_value_that_cannot_be_read_or_honoured_is_refused(line, expected):
 def test_an_unknown_activation_is_refused(word):
     (found,) = mistakes(NET + CONV.replace("leaky", word))
     assert found.startswith(f"n.cfg:9: [convolutional] activation='{word}' is unknown")
+
+
+@pytest.mark.parametrize(("word", "name"), [("silu", "swish"), ("SiLU", "swish"), ("sigmoid", "logistic")])
+def test_an_activation_by_the_name_of_other_frameworks_is_refused_with_darknets_name(word, name):
+    (found,) = mistakes(NET + CONV.replace("leaky", word))
+    assert found == f"n.cfg:9: [convolutional] activation='{word}' is unknown; Darknet calls it '{name}'"
+
+
+@pytest.mark.parametrize(("side", "line"), [("width", 2), ("height", 3)])
+def test_an_input_longer_than_any_picture_is_refused_whatever_its_other_side(side, line):
+    (found,) = mistakes(NET.replace(f"{side}=32", f"{side}=1000000") + CONV)
+    assert found == f"n.cfg:{line}: [net] {side}='1000000' is out of range: at most 65535 is wanted"
 
 
 @pytest.mark.parametrize(

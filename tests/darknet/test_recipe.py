@@ -90,3 +90,13 @@ def test_random_rates_become_the_seeded_policy() -> None:
 def test_darknets_adam_is_refused_with_its_place() -> None:
     with pytest.raises(DarknetError, match=r"test\.cfg:1: \[net\] adam=1: .* set optimizer=adamw or remove the key"):
         recipe_from("adam=1")
+
+
+def test_more_parts_than_images_are_refused_with_their_place() -> None:
+    with pytest.raises(DarknetError, match=r"test\.cfg:1: \[net\] subdivisions=64 is more than batch=16"):
+        recipe_from("batch=16\nsubdivisions=64")
+
+
+def test_a_batch_that_its_parts_do_not_divide_loses_the_rest() -> None:
+    recipe = recipe_from("batch=64\nsubdivisions=24")
+    assert (recipe["loader"]["batch_size"], recipe["train"]["accumulate"]) == (2, 24)

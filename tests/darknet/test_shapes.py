@@ -213,8 +213,8 @@ def test_all_mistakes_are_said_at_once_and_none_follows_from_another():
         (CONV8 + f"[route]\nlayers={','.join('0' * 9000)}\n", {"width": 1000}, "gives a map of 72000 x 20 x 1000"),
         (
             CONV8,
-            {"width": 1_000_000, "height": 416},
-            "n.cfg:1: [net] an input of 3 x 416 x 1000000 values is more than",
+            {"width": 60_000, "height": 60_000},
+            "n.cfg:1: [net] an input of 3 x 60000 x 60000 values is more than",
         ),
         (CONV8, {"channels": 2_000_000_000}, "n.cfg:1: [net] an input of 2000000000 x 20 x 24"),
     ],
