@@ -191,7 +191,7 @@ def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> L
     """The same model with the category ids that an annotation file gives to the classes of these names.
 
     A model without class names takes the file's categories in their order, if there are as many. Where the names are
-    not the model's, its own ids stay.
+    not the model's, or stand twice, its own ids stay.
 
     Raises:
         DatasetError: the model has numbers for names and another number of classes.
@@ -204,9 +204,9 @@ def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> L
                 f"categories; name the classes with --names"
             )
         found = tuple(ids)
-    elif set(annotations.class_names) <= set(names):
+    elif set(annotations.class_names) <= set(names) and len(set(annotations.class_names)) == len(ids):
         id_of = dict(zip(annotations.class_names, ids, strict=True))
-        unused = (i for i in itertools.count(max(ids, default=0) + 1))
+        unused = itertools.count(max(ids, default=0) + 1)
         found = tuple(id_of[name] if name in id_of else next(unused) for name in names)
     else:
         return loaded
