@@ -20,6 +20,7 @@ from detector.data.loader import StreamSampler, TrainingSamples, training_batche
 from detector.data.problems import num_accepted, num_skipped
 from detector.engine.checkpoint import ModelFile, load_model_file, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
+from detector.engine.distributed import World, joined
 from detector.engine.events import Noted, Report
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import Predictor
@@ -48,6 +49,7 @@ class TrainingResult:
         best_ap: the best AP of the run, or -1.
         num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
         num_warnings: images and boxes that are odd and were used.
+        is_main: whether this process is the one to report it.
     """
 
     folder: RunFolder
@@ -56,6 +58,7 @@ class TrainingResult:
     best_ap: float
     num_skipped: int
     num_warnings: int
+    is_main: bool = True
 
 
 def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[ExperimentConfig, RunFolder, dict[str, Any]]:
@@ -107,12 +110,31 @@ def train(
         ConfigError: the model can be run but not trained.
         DivergenceError: a loss or gradient is not finite.
     """
+    with joined(config.train.timeout_s) as world:
+        return _train(config, world, resume, start, report if world.is_main else _say_nothing, should_stop)
+
+
+def _say_nothing(event: object) -> None:
+    pass
+
+
+def _train(
+    config: ExperimentConfig,
+    world: World,
+    resume: tuple[RunFolder, dict[str, Any]] | None,
+    start: ModelFile | None,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> TrainingResult:
     annotations = read_split(config, "train", report)
     has_val = config.data is not None and "val" in registry.build(config.data).split_names()
     val = read_split(config, "val", report) if has_val else None
     if val is None:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
     device = choose_device(config.device)
+    if world.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
@@ -133,9 +155,8 @@ def train(
     }
     if resume is not None:
         _require_same_classes(resume[1], identity, resume[0].last)
-    folder = resume[0] if resume else RunFolder.create(config.train.project.resolve(), config.train.run_name)
-    folder.write_config(config_to_yaml(config))
-    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size)
+    folder = _open_folder(config, world, resume)
+    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * world.size)
 
     def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
         predictor = Predictor(
@@ -162,7 +183,9 @@ def train(
         identity=identity,
         evaluate=None if val is None else functools.partial(measure, split=val),
         report=report,
+        world=world,
     )
+    torch.manual_seed(config.train.seed + world.rank)  # what a network draws in training differs between processes
     if resume is not None:
         trainer.restore(resume[1])
     samples = TrainingSamples(
@@ -186,14 +209,28 @@ def train(
         start=trainer.step * config.train.accumulate,
         stop=num_batches,
         closing_from=num_batches - int(config.augment.closing_share * num_batches),
+        rank=world.rank,
+        world_size=world.size,
     )
-    if trainer.step == 0:
+    if trainer.step == 0 and world.is_main:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
     problems = [*annotations.problems, *(val.problems if val is not None else ())]
     num_left_out = trainer.num_skipped + num_skipped(problems)
     num_odd = trainer.num_warnings + num_accepted(problems)
-    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out, num_odd)
+    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out, num_odd, world.is_main)
+
+
+def _open_folder(config: ExperimentConfig, world: World, resume: tuple[RunFolder, dict[str, Any]] | None) -> RunFolder:
+    """The folder of the run, made by process 0."""
+    if resume is not None:
+        folder = resume[0]
+    else:
+        project, name = config.train.project.resolve(), config.train.run_name
+        folder = RunFolder(world.shared(RunFolder.create(project, name).path if world.is_main else project))
+    if world.is_main:
+        folder.write_config(config_to_yaml(config))
+    return folder
 
 
 def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:

@@ -22,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run (its folder)")
     parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run of this name where there is one: the same command can be given again and again",
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -44,9 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.training import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
-    resume = None
-    if arguments.resume:
-        config, folder, state = open_run(arguments.resume, config)
+    resume, run = None, arguments.resume
+    if config is not None and arguments.go_on:
+        own = config.train.project.resolve() / config.train.run_name
+        run = own if (own / "weights" / "last.pt").is_file() else None
+    if run:
+        config, folder, state = open_run(run, config)
         resume = (folder, state)
     if config is None:
         raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
@@ -66,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not result.finished:
-        say(f"stopped and saved; go on with: detector train --resume {result.folder.path}")
-        return 128 + caught[0]
+        say(f"stopped and saved; go on with: detector train --resume {result.folder.path}", not result.is_main)
+        return 128 + (caught[0] if caught else signal.SIGTERM)  # another process of the run may have been told
+    code = 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
+    if not result.is_main:
+        return code
     metrics = result.metrics
     if arguments.json:
         summary = {
@@ -86,4 +98,4 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
         print(f"best weights (AP {best_ap}): {result.folder.best}")
-    return 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
+    return code

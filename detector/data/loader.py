@@ -81,10 +81,23 @@ class StreamSampler(Sampler[list[SampleKey]]):
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, seed: int, *, start: int, stop: int, closing_from: int
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start: int,
+        stop: int,
+        closing_from: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Batches `start` .. `stop` - 1 of the stream; those from `closing_from` on are marked as closing."""
+        """Batches `start` .. `stop` - 1 of a process; those from `closing_from` on are marked as closing.
+
+        Several processes share one stream: batch k of process r is batch k * world_size + r of it.
+        """
         self.num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
+        self._rank, self._world_size = rank, world_size
         self._start, self._stop, self._closing_from = start, stop, closing_from
 
     def __len__(self) -> int:
@@ -98,7 +111,8 @@ class StreamSampler(Sampler[list[SampleKey]]):
         epoch, order = -1, []
         for batch in range(self._start, self._stop):
             keys = []
-            for position in range(batch * self._batch_size, (batch + 1) * self._batch_size):
+            first = (batch * self._world_size + self._rank) * self._batch_size
+            for position in range(first, first + self._batch_size):
                 if position // self.num_samples != epoch:
                     epoch = position // self.num_samples
                     order = self._order(epoch)

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.engine.checkpoint import ModelFile, load_state, save_model, save_training_state
+from detector.engine.distributed import World
 from detector.engine.ema import averaged_model
 from detector.engine.events import Evaluated, Noted, Report, Started, StepDone
 from detector.engine.optim import OptimizerConfig, build_optimizer
 from detector.engine.precision import Precision, PrecisionName
 from detector.engine.run import RunFolder
 from detector.engine.schedule import LearningRate, ScheduleConfig
-from detector.errors import DatasetError, DivergenceError
+from detector.errors import CheckpointError, DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
+from detector.losses.parts import LossParts
 from detector.models.yolo import DetectionModel
 from detector.structures import Batch, Targets
 
@@ -41,6 +43,7 @@ class TrainConfig:
         evaluations: evaluations during the run, the last at its end.
         precision: number format: auto, fp32, bf16 or fp16.
         seed: seed of initialisation, order and augmentation.
+        timeout_s: seconds that a process waits for another one before the run ends.
         weights: a model file to start from, or None for random weights.
         project: folder of the run folders.
         run_name: name of the run folder.
@@ -55,6 +58,7 @@ class TrainConfig:
     evaluations: int = 20
     precision: PrecisionName = "auto"
     seed: int = 0
+    timeout_s: float = 600.0
     weights: Path | None = None
     project: Path = Path("runs/detect")
     run_name: str = "train"
@@ -64,8 +68,8 @@ class TrainConfig:
             raise ValueError("train wants epochs > 0 and iterations >= 1")
         if min(self.min_iterations, self.evaluations, self.seed) < 0 or self.accumulate < 1:
             raise ValueError("train wants min_iterations, evaluations and seed >= 0 and accumulate >= 1")
-        if self.clip_norm <= 0 or not 0 < self.ema_horizon <= 1:
-            raise ValueError("train wants clip_norm > 0 and ema_horizon within 0..1")
+        if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
+            raise ValueError("train wants clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
 
     def num_steps(self, num_images: int, batch_size: int) -> int:
         """Optimiser steps of a run over `num_images` images."""
@@ -87,7 +91,7 @@ class Trainer:
     def __init__(
         self,
         model: DetectionModel,
-        loss: Callable[[tuple[Tensor, ...], Targets], dict[str, Tensor]],
+        loss: Callable[[tuple[Tensor, ...], Targets], LossParts],
         config: TrainConfig,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
@@ -100,6 +104,7 @@ class Trainer:
         identity: Mapping[str, Any],
         evaluate: Callable[[DetectionModel], CocoMetrics] | None,
         report: Report,
+        world: World | None = None,
     ) -> None:
         """Sets a run up.
 
@@ -111,14 +116,17 @@ class Trainer:
             schedule: the learning-rate schedule.
             num_steps: optimiser steps of the whole run.
             num_images: images of the data set.
-            batch_size: images of a batch.
+            batch_size: images of a batch of one process.
             device: where to train.
             folder: where files go.
             identity: what a model file says of the model: config, class_names and category_ids, as plain data.
             evaluate: measures a model, or None where there is nothing to measure on.
             report: told of every event.
+            world: this process among those that train together; by default there is one.
         """
+        self._world = world or World()
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
         self.averaged = averaged_model(self.model, config.ema_horizon * num_steps)
         self.optimizer = build_optimizer(optimizer, self.model)
         self.precision = Precision(config.precision, device)
@@ -158,6 +166,8 @@ class Trainer:
         started_s = time.monotonic() - self._elapsed_s
         stepping_s, steps_timed = 0.0, 0
         stream = iter(batches)
+        if self.step == 0:
+            self.save()  # from here on the run can be taken up again
         while self.step < self.num_steps:
             step_started_s = time.monotonic()
             group = list(itertools.islice(stream, self._config.accumulate))
@@ -172,7 +182,7 @@ class Trainer:
                 self._measure()
                 self._elapsed_s = time.monotonic() - started_s
                 self.save()
-            if self.step < self.num_steps and should_stop():
+            if self.step < self.num_steps and self._world.any(should_stop()):
                 self.save()
                 return False
         self.save()
@@ -183,18 +193,29 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self._peak_lr * self.rate.factor(self.step)
         self.model.train()
-        for batch in group:
+        shares = len(group) * self._world.size
+        count = torch.zeros((), device=self._device)
+        for number, batch in enumerate(group, start=1):
             images = batch.images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
-            with self.precision.autocast():
-                raw_maps = self.model(images)
-            parts = self._loss(raw_maps, batch.targets.to(self._device))
-            self._require_finite(parts, group)
-            total = torch.stack(list(parts.values())).sum() / len(group)
-            self.precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with self._world.alone(self._network, active=number < len(group)):
+                with self.precision.autocast():
+                    raw_maps = self._network(images)
+                parts = self._loss(raw_maps, batch.targets.to(self._device))
+                self._require_finite(parts, group)
+                total = torch.stack(list(parts.values())).sum()
+                if shares > 1:  # the sum over the batch, until the count of the whole step is known
+                    total = total * parts.count
+                    count += parts.count
+                self.precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             for name, value in parts.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
             self._num_summed += 1
         self.precision.scaler.unscale_(self.optimizer)
+        if shares > 1:  # the processes' gradients come as their mean
+            mean = self._world.size / self._world.total(count)
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= mean
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
         if not self.precision.scaler.is_enabled():  # fp16 scaling meets infinities by design and skips the step itself
             self._require_finite({"gradient norm": norm}, group)
@@ -248,7 +269,7 @@ class Trainer:
 
     @property
     def _images_per_step(self) -> int:
-        return self._batch_size * self._config.accumulate
+        return self._batch_size * self._config.accumulate * self._world.size
 
     def _is_evaluation_due(self) -> bool:
         count = self._config.evaluations
@@ -263,20 +284,22 @@ class Trainer:
     def _measure(self) -> None:
         assert self._evaluate is not None  # for the type checker: evaluations are due only where there is one
         averaged: Any = self.averaged.module
+        self._world.equalise(averaged)
         self._metrics = self._evaluate(averaged)
         ap = -1.0 if math.isnan(self._metrics.ap) else self._metrics.ap
         is_best = ap > self.best_ap or math.isnan(self._metrics.ap)  # without objects to find, the latest
         if is_best:
             self.best_ap = ap
             self._save_best()
-        self._folder.add_result(
-            epoch=self.step * self._images_per_step / self._num_images,
-            step=self.step,
-            elapsed_s=self._elapsed_s,
-            losses=self._mean_losses(),
-            metrics=self._metrics,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-        )
+        if self._world.is_main:
+            self._folder.add_result(
+                epoch=self.step * self._images_per_step / self._num_images,
+                step=self.step,
+                elapsed_s=self._elapsed_s,
+                losses=self._mean_losses(),
+                metrics=self._metrics,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+            )
         self._sums, self._num_summed = {}, 0
         self._report(Evaluated(self.step, self._metrics, is_best, self._elapsed_s))
 
@@ -286,6 +309,8 @@ class Trainer:
         return {k: v for k, v in self._metrics.stats.items() if not math.isnan(v)}
 
     def _save_best(self) -> None:
+        if not self._world.is_main:
+            return
         state = {name: value.cpu() for name, value in self.averaged.module.state_dict().items()}
         identity = self._identity
         save_model(
@@ -301,27 +326,30 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the whole state to `weights/last.pt`; without evaluations the averaged weights count as the best."""
-        save_training_state(
-            self._folder.last,
-            {
-                **self._identity,
-                "model": self.model.state_dict(),
-                "ema": self.averaged.module.state_dict(),
-                "ema_updates": int(self.averaged.n_averaged),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.precision.scaler.state_dict(),
-                "random": torch.get_rng_state(),
-                "step": self.step,
-                "best_ap": self.best_ap,
-                "metrics": self._plain_metrics(),
-                "elapsed_s": self._elapsed_s,
-                "loss_sums": self._sums,
-                "num_summed": self._num_summed,
-                "skipped": sorted(self._skipped),
-            },
-        )
+        self._skipped = set(self._world.gathered(sorted(self._skipped)))
+        random = self._world.gathered([torch.get_rng_state()])
+        if self._world.is_main:
+            save_training_state(self._folder.last, self._state(random))
         if self._evaluate is None or not self._config.evaluations:
             self._save_best()
+
+    def _state(self, random: list[Tensor]) -> dict[str, Any]:
+        return {
+            **self._identity,
+            "model": self.model.state_dict(),
+            "ema": self.averaged.module.state_dict(),
+            "ema_updates": int(self.averaged.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "random": random,
+            "step": self.step,
+            "best_ap": self.best_ap,
+            "metrics": self._plain_metrics(),
+            "elapsed_s": self._elapsed_s,
+            "loss_sums": self._sums,
+            "num_summed": self._num_summed,
+            "skipped": sorted(self._skipped),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes up a state that `save` wrote, so that the run goes on as if it had never stopped.
@@ -330,13 +358,18 @@ class Trainer:
             CheckpointError: the tensors are not those of this model.
         """
         who = str(self._folder.last)
+        if len(state["random"]) != self._world.size:
+            raise CheckpointError(
+                f"{who}: a run resumes in as many processes as it began with, found {self._world.size} instead of "
+                f"{len(state['random'])}; start as many, or a new run with train.weights"
+            )
         load_state(self.model, state["model"], who)
         load_state(self.averaged.module, state["ema"], who)
         self.averaged.n_averaged.fill_(state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.precision.scaler.is_enabled():
             self.precision.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"][self._world.rank])
         self.step, self.best_ap, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
         self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
         self._restored_metrics, self._skipped = dict(state["metrics"]), set(state["skipped"])

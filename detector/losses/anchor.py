@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError
 from detector.losses.anchor_deltas import Deltas, Objects, deltas_of_level
-from detector.losses.task_aligned import LossConfig
+from detector.losses.parts import LossConfig, LossParts
 from detector.models.anchors import AnchorLevel
 from detector.models.yolo import DetectionModel
 from detector.registry import register
@@ -84,7 +84,7 @@ class AnchorLoss:
             )
         self.levels = levels
 
-    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
         """The parts of the loss that Darknet reports, each a scalar float32 per image, averaged over the levels.
 
         Args:
@@ -94,7 +94,8 @@ class AnchorLoss:
         with torch.autocast(raw_maps[0].device.type, enabled=False):
             levels = zip(raw_maps, self.levels, strict=True)
             parts = torch.stack([self._parts_of_level(raw_map, level, targets) for raw_map, level in levels])
-        return dict(zip(("box", "obj", "cls"), parts.sum(dim=0).unbind(), strict=True))
+        named = dict(zip(("box", "obj", "cls"), parts.sum(dim=0).unbind(), strict=True))
+        return LossParts(named, parts.new_tensor(float(len(raw_maps[0]))))
 
     def _parts_of_level(self, raw_map: Tensor, level: AnchorLevel, targets: Targets) -> Tensor:
         objects = _objects(targets, level, (raw_map.shape[2], raw_map.shape[3]))

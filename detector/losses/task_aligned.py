@@ -11,15 +11,11 @@ from torchvision.ops import complete_box_iou_loss
 
 from detector.errors import ConfigError
 from detector.losses.assignment import assign_task_aligned, cells_in_crowds
+from detector.losses.parts import LossConfig, LossParts
 from detector.models.heads import DensePredictions
 from detector.models.yolo import Yolo
-from detector.registry import PartConfig, register
+from detector.registry import register
 from detector.structures import Targets
-
-
-@dataclass(frozen=True)
-class LossConfig(PartConfig):
-    """The kind `loss`. A loss is built from its config and the model; it maps raw maps and targets to named parts."""
 
 
 @register("task_aligned")
@@ -68,7 +64,7 @@ class TaskAlignedLoss:
             )
         self.config, self.head = config, model.head
 
-    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
         """The weighted parts, each a scalar float32; their sum is what training minimises.
 
         Args:
@@ -78,7 +74,7 @@ class TaskAlignedLoss:
         with torch.autocast(raw_maps[0].device.type, enabled=False):
             return self._parts(self.head.dense(raw_maps), targets)
 
-    def _parts(self, dense: DensePredictions, targets: Targets) -> dict[str, Tensor]:
+    def _parts(self, dense: DensePredictions, targets: Targets) -> LossParts:
         config = self.config
         target_xyxy, target_labels, valid = targets.padded(ignore=False)
         canvas_xyxy = dense.canvas_xyxy()
@@ -111,11 +107,12 @@ class TaskAlignedLoss:
         distances = torch.cat([dense.points_xy[cell] - boxes[:, :2], boxes[:, 2:] - dense.points_xy[cell]], dim=1)
         distances = distances / dense.strides[cell, None]
         distribution = distribution_focal_loss(dense.distribution_logits[image, cell], distances).mean(1) * quality
-        return {
+        parts = {
             "box": config.box * box / normaliser,
             "cls": config.classes * entropy.sum() / normaliser,
             "dfl": config.distribution * distribution.sum() / normaliser,
         }
+        return LossParts(parts, normaliser)
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class DetectionModel(nn.Module, abc.ABC):
         max_stride: both sides of an image must be divisible by it.
         anchor_levels: what each raw map means where the head is anchor-based, else empty.
         notes: what is worth saying of how it was described, a sentence each.
+        may_skip_parameters: whether a training step may leave parameters without a gradient.
     """
 
     num_classes: int
@@ -46,6 +47,7 @@ class DetectionModel(nn.Module, abc.ABC):
     max_stride: int
     anchor_levels: tuple[AnchorLevel, ...] = ()
     notes: tuple[str, ...] = ()
+    may_skip_parameters: bool = False
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

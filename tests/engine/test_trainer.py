@@ -23,6 +23,7 @@ from detector.engine.run import RESULT_COLUMNS, RunFolder
 from detector.engine.trainer import TrainConfig, Trainer
 from detector.errors import DatasetError, DivergenceError
 from detector.experiment import ExperimentConfig, build_model, load_experiment
+from detector.losses.parts import LossParts
 from detector.media.images import read_image
 from detector.models.yolo import Yolo
 from detector.structures import Batch, Targets
@@ -56,7 +57,7 @@ def batches_of(config: ExperimentConfig, num_batches: int, size: int = 2) -> lis
 def bare_trainer(
     config: ExperimentConfig,
     folder: Path,
-    loss: Callable[[Yolo], Callable[[tuple[Tensor, ...], Targets], dict[str, Tensor]]] | None = None,
+    loss: Callable[[Yolo], Callable[[tuple[Tensor, ...], Targets], LossParts]] | None = None,
 ) -> Trainer:
     """A trainer without data or evaluation, to be given batches by hand."""
     torch.manual_seed(3)
@@ -85,7 +86,18 @@ def bare_trainer(
 PLAIN_SGD = ("optimizer={name: sgd, lr: 0.1, momentum: 0, weight_decay: 0}", "schedule={name: constant}")
 
 
-def test_accumulated_batches_make_the_mean_of_their_gradients(experiment: Make, tmp_path: Path) -> None:
+class Counted:
+    """A loss whose parts are a mean over 1 at its first call, over 2 at its second, and so on."""
+
+    def __init__(self, model: Yolo, config: ExperimentConfig) -> None:
+        self.loss, self.calls = registry.build(config.loss, model), 0
+
+    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
+        self.calls += 1
+        return LossParts(self.loss(raw_maps, targets), torch.tensor(float(self.calls)))
+
+
+def test_accumulated_batches_make_the_mean_of_their_gradients_by_count(experiment: Make, tmp_path: Path) -> None:
     config = experiment(
         *PLAIN_SGD,
         "train.accumulate=2",
@@ -94,15 +106,15 @@ def test_accumulated_batches_make_the_mean_of_their_gradients(experiment: Make, 
         "schedule.warmup_iterations=0",
     )
     batches = batches_of(config, 2)
-    trainer = bare_trainer(config, tmp_path)
+    trainer = bare_trainer(config, tmp_path, loss=lambda model: Counted(model, config))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
     reference = bare_trainer(config, tmp_path)
     gradients: list[dict[str, Tensor]] = []
     for batch in batches:
         reference.model.zero_grad()
-        loss = registry.build(config.loss, reference.model)
-        torch.stack(list(loss(reference.model.train()(batch.images), batch.targets).values())).sum().backward()
+        parts = registry.build(config.loss, reference.model)(reference.model.train()(batch.images), batch.targets)
+        torch.stack(list(parts.values())).sum().backward()
         gradients.append(
             {name: p.grad.double() for name, p in reference.model.named_parameters() if p.grad is not None}
         )
@@ -110,7 +122,7 @@ def test_accumulated_batches_make_the_mean_of_their_gradients(experiment: Make, 
     trainer.run(batches)
     largest = 0.0
     for name, parameter in trainer.model.named_parameters():
-        mean = (gradients[0][name] + gradients[1][name]) / 2
+        mean = (gradients[0][name] + 2 * gradients[1][name]) / 3
         step = (before[name].double() - parameter.detach().double()) / 0.1
         torch.testing.assert_close(step, mean, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
         largest = max(largest, float((gradients[0][name] - gradients[1][name]).abs().max()))
@@ -173,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     assert caught.value.exit_code == 6
     assert_same({name: p.detach() for name, p in trainer.model.named_parameters()}, seen["model"])
     assert_same(dict(trainer.averaged.module.state_dict()), seen["ema"])
-    assert not (tmp_path / "bare/weights/last.pt").exists()
+    assert load_training_state(tmp_path / "bare/weights/last.pt")["step"] == 0  # the save of the start is the last
 
 
 # --- images that cannot be read --------------------------------------------------------------------------------------
@@ -259,7 +271,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
         assert float(row["train/box_loss"]) > 0
     assert result.metrics is not None
     assert float(table[-1]["metrics/mAP50-95(B)"]) == pytest.approx(result.metrics.ap, abs=1e-5)
-    last_factor = registry.build(config.schedule)(1.0)
+    last_factor = registry.build(config.schedule)(1.0, 6)
     assert float(table[-1]["lr/pg0"]) == pytest.approx(config.optimizer.lr * last_factor, rel=1e-4)
 
 

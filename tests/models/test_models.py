@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import detector.experiment as experiment  # imports, and so registers, every part
-from detector.losses.task_aligned import LossConfig
+from detector.losses.parts import LossConfig
 from detector.models.activations import ActivationConfig
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale

@@ -1,0 +1,138 @@
+"""Runs in several processes, which torchrun starts and gloo connects."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.config import config_to_yaml
+from detector.engine.checkpoint import load_training_state
+from detector.engine.distributed import World, joined
+from detector.errors import ConfigError
+from detector.experiment import ExperimentConfig
+
+Make = Callable[..., ExperimentConfig]
+
+# Batch norm sees each batch by itself either way, and plain SGD keeps rounding small.
+ALIKE = (
+    "optimizer={name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 0.0005}",
+    "schedule={name: constant, warmup_iterations: 0}",
+    "train.iterations=20",
+    "train.evaluations=1",
+    "train.clip_norm=1000",
+)
+
+
+def torchrun(
+    config: ExperimentConfig, folder: Path, *words: str, num_processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    return subprocess.run(
+        [*command, "-m", "detector", "train", str(folder / "run.yaml"), "--json", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def last_state(project: Path, name: str = "train") -> dict[str, object]:
+    return load_training_state(project / name / "weights" / "last.pt")
+
+
+@pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+def test_two_processes_train_what_one_trains_with_two_batches_a_step(experiment: Make, tmp_path: Path) -> None:
+    from detector.training import train
+
+    alone = train(experiment(*ALIKE, "train.accumulate=2", "train.run_name=alone"))
+    done = torchrun(experiment(*ALIKE), tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)  # one process reports
+    assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
+    wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["alone", "train"]
+    moved = 0.0
+    for name, tensor in wanted["model"].items():
+        if "running" in name or not tensor.is_floating_point():
+            continue  # the statistics are those of one process's batches
+        torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
+        moved = max(moved, float(tensor.abs().max()))
+    assert moved > 0.1
+
+
+def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
+    experiment: Make, tmp_path: Path, assert_same: Callable[..., None]
+) -> None:
+    assert torchrun(experiment("train.run_name=whole"), tmp_path).returncode == 0
+    part = tmp_path / "part.py"
+    part.write_text(
+        "import os, signal\n"
+        "from detector.engine import trainer\n"
+        "whole = trainer.Trainer._optimise\n"
+        "def stops(self, group):\n"
+        "    whole(self, group)\n"
+        "    if self.step == 3 and os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "trainer.Trainer._optimise = stops\n"
+    )
+    stopped = torchrun(experiment(), tmp_path, "--import", str(part))
+    assert stopped.returncode != 0
+    assert last_state(tmp_path / "runs")["step"] == 3
+    assert torchrun(experiment(), tmp_path, "--continue").returncode == 0
+    whole, other = last_state(tmp_path / "runs", "whole"), last_state(tmp_path / "runs")
+    assert_same(
+        {k: whole[k] for k in ("model", "ema", "optimizer", "random")},
+        {k: other[k] for k in ("model", "ema", "optimizer", "random")},
+    )
+    again = torchrun(experiment(), tmp_path, "--resume", str(tmp_path / "runs" / "train"), num_processes=3)
+    assert again.returncode != 0
+    assert "as many processes as it began with, found 3 instead of 2" in again.stderr
+
+
+def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp_path: Path) -> None:
+    part = tmp_path / "part.py"
+    part.write_text(
+        "import os\n"
+        "from detector.data import loader\n"
+        "whole = loader.TrainingSamples.__getitem__\n"
+        "def fails(self, key):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise RuntimeError('the culprit')\n"
+        "    return whole(self, key)\n"
+        "loader.TrainingSamples.__getitem__ = fails\n"
+    )
+    done = torchrun(experiment("train.timeout_s=60"), tmp_path, "--import", str(part))
+    assert done.returncode != 0
+    assert "the culprit" in done.stderr
+
+
+def test_one_process_talks_to_nobody() -> None:
+    with joined(1.0) as world:
+        assert world == World(0, 1, 0)
+        assert world.is_main
+        assert world.any(True)
+        assert not world.any(False)
+        assert world.gathered([1, 2]) == [1, 2]
+        assert world.shared("a") == "a"
+        value = torch.ones(2)
+        assert world.total(value) is value
+
+
+def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(ConfigError, match="torchrun's environment, found WORLD_SIZE without RANK, LOCAL_RANK"),
+        joined(1.0),
+    ):
+        pass
