@@ -1,12 +1,12 @@
 """How long scoring a large results file takes and how much memory: 5,000 images, 36,500 objects, 500,000 detections.
 
-python tools/benchmark_evaluation.py                     (reading and scoring by the fast back end)
-python tools/benchmark_evaluation.py --backend pycocotools
-python tools/benchmark_evaluation.py --compare           (both, and whether every number is the same)
-python tools/benchmark_evaluation.py --write FOLDER      (instances.json and results.json, for other programs)
+    python tools/benchmark_evaluation.py                     (reading and scoring by the fast back end)
+    python tools/benchmark_evaluation.py --compare           (pycocotools too, and whether every number is the same)
+    python tools/benchmark_evaluation.py --write FOLDER      (instances.json and results.json, for other programs)
 
-The set is drawn, the same from every seed: 80 classes, 7.3 objects an image in long-tailed classes, 100 detections an
-image: near every object up to three, the rest anywhere. One per cent of the objects are crowds.
+The set is drawn, the same from every seed: 80 classes of very different sizes, 7.3 objects an image, of which one per
+cent are crowds, 100 detections an image: up to three near every object, the rest anywhere. The measured process reads
+the two files and scores them, nothing else.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from detector.data.coco import read_coco
 from detector.evaluation.coco_metrics import BACKENDS, summarize
@@ -29,24 +32,25 @@ from detector.evaluation.results_file import read_results
 NUM_CLASSES, WIDTH, HEIGHT = 80, 640, 480
 
 
+def _boxes(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
+    """Boxes xywh inside the image: float64 (count, 4)."""
+    sides = np.exp(rng.uniform(np.log(8), np.log(350), (count, 2)))
+    return np.column_stack([rng.uniform(0, 1, (count, 2)) * ((WIDTH, HEIGHT) - sides), sides])
+
+
 def write_set(folder: Path, num_images: int, num_objects: int, num_detections: int, seed: int) -> None:
     """Draws the set and writes `instances.json` and `results.json`."""
     rng = np.random.default_rng(seed)
     class_shares = rng.dirichlet(np.full(NUM_CLASSES, 0.5))
-
-    def boxes_of(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        sides = np.exp(rng.uniform(np.log(8), np.log(350), (count, 2)))
-        return np.column_stack([rng.uniform(0, 1, (count, 2)) * ((WIDTH, HEIGHT) - sides), sides])
-
     image_ids = np.sort(rng.choice(600_000, num_images, replace=False))
     category_ids = np.sort(rng.choice(np.arange(1, 91), NUM_CLASSES, replace=False))
     images, labels = rng.integers(0, num_images, num_objects), rng.choice(NUM_CLASSES, num_objects, p=class_shares)
-    boxes = boxes_of(num_objects)
+    boxes = _boxes(rng, num_objects)
     areas, is_crowd = boxes[:, 2] * boxes[:, 3] * rng.uniform(0.4, 1, num_objects), rng.random(num_objects) < 0.01
     near = np.repeat(np.arange(num_objects), rng.integers(0, 4, num_objects))
     off = rng.normal(0, 0.08, (len(near), 4)) * boxes[near][:, [2, 3, 2, 3]]
     num_stray = num_detections - len(near)
-    found_boxes = np.concatenate([np.abs(boxes[near] + off), boxes_of(num_stray)])
+    found_boxes = np.concatenate([np.abs(boxes[near] + off), _boxes(rng, num_stray)])
     found_images = np.concatenate([images[near], rng.integers(0, num_images, num_stray)])
     found_labels = np.concatenate([labels[near], rng.choice(NUM_CLASSES, num_stray, p=class_shares)])
     scores = np.concatenate([rng.beta(3, 2, len(near)), rng.beta(1, 6, num_stray)])
@@ -117,20 +121,18 @@ def main() -> None:
     parser.add_argument("--backend", choices=sorted(BACKENDS), default="fast")
     parser.add_argument("--compare", action="store_true", help="score with both")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the files there and score nothing")
-    parser.add_argument("--read", type=Path, metavar="FOLDER", help="score files written before: the leanest process")
+    parser.add_argument("--read", type=Path, metavar="FOLDER", help="score the files that --write wrote")
     arguments = parser.parse_args()
-    numbers = arguments.images, arguments.objects, arguments.detections, arguments.seed
-    if arguments.write is not None:
-        arguments.write.mkdir(parents=True, exist_ok=True)
-        write_set(arguments.write, *numbers)
-        return
-    backends = ["fast", "pycocotools"] if arguments.compare else [arguments.backend]
     if arguments.read is not None:
-        measure(arguments.read, backends)
+        measure(arguments.read, ["fast", "pycocotools"] if arguments.compare else [arguments.backend])
         return
-    with tempfile.TemporaryDirectory() as folder:
-        write_set(Path(folder), *numbers)
-        measure(Path(folder), backends)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.write or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_set(folder, arguments.images, arguments.objects, arguments.detections, arguments.seed)
+        if arguments.write is None:  # in a process of its own, whose memory the drawing is no part of
+            how = ["--compare"] if arguments.compare else ["--backend", arguments.backend]
+            subprocess.run([sys.executable, __file__, "--read", str(folder), *how], check=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
     return json.loads(captured.out)
 
 
+def numbers_of(document: dict[str, Any]) -> dict[str, Any]:
+    """What `evaluate` says but for where the detections came from."""
+    return {key: value for key, value in document.items() if key not in ("conditions", "results")}
+
+
 # --- the same numbers whichever way ----------------------------------------------------------------------------------
 
 
@@ -45,7 +50,7 @@ def test_predict_and_evaluate_give_the_same_results_and_numbers_to_the_last_digi
     assert json.loads(results.read_text()) == json.loads((tmp_path / "evaluate/results.json").read_text())
     scored = printed(["evaluate", "--results", str(results), "--annotations", str(trained.annotations)], capsys)
     assert [scored[name] for name in STAT_NAMES] == [measured[name] for name in STAT_NAMES]
-    assert scored == measured
+    assert numbers_of(scored) == numbers_of(measured)
     assert 0.1 < measured["AP"] < 1
     assert not list((tmp_path / "predict").glob("*.jpg"))
 
@@ -75,7 +80,7 @@ def test_categories_that_the_annotation_file_lacks_are_left_out_of_both_results(
     scored = printed(
         ["evaluate", "--results", str(tmp_path / "predict/results.json"), "--annotations", str(few)], capsys
     )
-    assert scored == measured
+    assert numbers_of(scored) == numbers_of(measured)
     assert measured["AP"] > 0.05
 
 

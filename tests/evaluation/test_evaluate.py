@@ -191,6 +191,32 @@ def test_sources_keep_the_order_and_ids_of_the_file(split: CocoAnnotations) -> N
     assert [source.path.name for source in sources if source.path] == [f"{i}.png" for i in range(len(SIZES_HW))]
 
 
+def test_the_conditions_stand_beside_the_numbers(split: CocoAnnotations) -> None:
+    config = EvaluateConfig(confidence=0.01, iou=0.6, nms="diou", nms_beta=0.8, max_detections=50)
+    found = evaluate(oracle(split, InputConfig((96, 160), fit="stretch")), split, config).conditions
+    assert (found.confidence, found.nms, found.iou, found.max_detections) == (0.01, "diou, beta 0.8", 0.6, 50)
+    assert (found.input_hw, found.fit, found.arithmetic) == ((96, 160), "stretch", "opencv")
+
+
+def test_the_configuration_chooses_the_back_end_and_other_limits(split: CocoAnnotations) -> None:
+    reference = evaluate(
+        oracle(split, InputConfig(64)), split, EvaluateConfig(backend="pycocotools", other_limits=(300,))
+    ).metrics
+    fast = evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig()).metrics
+    assert reference.stats == fast.stats
+    assert reference.backend.startswith("pycocotools ")
+    assert reference.other_limits["AP@maxDets=300"] == pytest.approx(1.0, abs=1e-12)
+    assert fast.other_limits == {}
+    with pytest.raises(ValueError, match=r"evaluate\.other_limits wants numbers of at least 1, found \[0\]"):
+        EvaluateConfig(other_limits=(0,))
+
+
+def test_the_columns_that_were_scored_come_with_the_numbers(split: CocoAnnotations) -> None:
+    found = evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig())
+    assert found.detections.to_records(found.truth) == found.results
+    assert score_results(found.truth, found.detections) == found.metrics
+
+
 def test_a_batch_of_no_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluate\.batch_size wants to be at least 1, found 0"):
         EvaluateConfig(batch_size=0)
