@@ -45,23 +45,39 @@ class Matches:
     is_truth_ignored: Flags
 
 
-def match(truth: GroundTruth, results: Results, limit: int = LIMITS[-1]) -> Matches:
-    """Matches the best `limit` detections of each class and image, at all IoU thresholds and ranges of area."""
+def match(
+    truth: GroundTruth,
+    results: Results,
+    limit: int = LIMITS[-1],
+    *,
+    ranges: npt.NDArray[np.float64] = AREA_RANGES,
+    measures: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
+) -> Matches:
+    """Matches the best detections of each class and image, at all IoU thresholds and ranges of a measure.
+
+    Args:
+        truth: the objects.
+        results: the detections.
+        limit: how many of a class in an image are looked at.
+        ranges: float64 (S, 2), both ends within: what lies outside of a range need not be found.
+        measures: what the ranges are of, float64 of every object (A,) and detection (N,); their areas if None.
+    """
     num_images = len(truth.image_ids)
     groups = results.category_ranks * num_images + results.image_ranks
     rows = np.lexsort((-results.scores, groups))  # stable, as COCOeval's sort
     turns = _positions_within(groups[rows])
     rows, turns = rows[turns < limit], turns[turns < limit]
     pairs = _overlapping(truth, results, rows, groups[rows])
-    shape = (len(AREA_RANGES), len(_THRESHOLDS), len(rows))
+    shape = (len(ranges), len(_THRESHOLDS), len(rows))
     truth_rows, is_ignored = np.full(shape, -1, np.int32), np.zeros(shape, np.bool_)
-    areas = results.areas[rows]
-    low, high = AREA_RANGES[:, :1], AREA_RANGES[:, 1:]
-    is_truth_ignored = truth.is_crowd | (truth.areas < low) | (truth.areas > high)
+    of_truth, of_results = measures or (truth.areas, results.areas)
+    measured = of_results[rows]
+    low, high = ranges[:, :1], ranges[:, 1:]
+    is_truth_ignored = truth.is_crowd | (of_truth < low) | (of_truth > high)
     for found, ignored, is_free_of in zip(truth_rows, is_ignored, is_truth_ignored, strict=True):
         _take_turns(pairs, truth.is_crowd, is_free_of, found)
         ignored[:] = (found >= 0) & is_free_of[found] if len(is_free_of) else False
-    is_outside = (areas < low) | (areas > high)
+    is_outside = (measured < low) | (measured > high)
     is_ignored |= (truth_rows < 0) & is_outside[:, None]
     return Matches(rows, turns, truth_rows, is_ignored, is_truth_ignored)
 
