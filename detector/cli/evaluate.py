@@ -55,7 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--match-iou", type=float, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
     )
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/val)")
-    parser.add_argument("--strict", action="store_true", help="exit with 5 when images or boxes had to be skipped")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -70,22 +72,24 @@ class _Measured:
     skipped: tuple[str, ...]
     num_unscored: int = 0  # results of a file that were skipped
     folder: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; returns the exit code."""
     from detector.cli.metrics_text import coco_text, conditions_text, darknet_text, file_entry, file_text, voc_text
     from detector.cli.progress import say
-    from detector.data.problems import num_skipped
+    from detector.data.problems import num_accepted, num_skipped
     from detector.evaluation.coco_metrics import CocoMetrics
     from detector.evaluation.voc import VocMetrics
 
     _check(arguments)
     measured = (_score_file if arguments.results else _measure)(arguments)
-    for reason in measured.skipped[:10]:
-        say(f"skipped: {reason}", arguments.quiet)
-    if len(measured.skipped) > 10:
-        say(f"skipped: {len(measured.skipped) - 10} more images", arguments.quiet)
+    for what, reasons in (("skipped", measured.skipped), ("warning", measured.warnings)):
+        for reason in reasons[:10]:
+            say(f"{what}: {reason}", arguments.quiet)
+        if len(reasons) > 10:
+            say(f"{what}: {len(reasons) - 10} more images", arguments.quiet)
     truth_file = file_entry(measured.annotations.annotations)
     results_file = file_entry(measured.results) if measured.results else None
     document = {
@@ -112,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(coco_text(metrics))
         else:
             print(voc_text(metrics) if isinstance(metrics, VocMetrics) else darknet_text(metrics))
-    is_whole = not (measured.skipped or measured.num_unscored or num_skipped(measured.annotations.problems))
-    return 5 if arguments.strict and not is_whole else 0
+    num_faults = len(measured.skipped) + measured.num_unscored + len(measured.warnings)
+    num_faults += num_skipped(measured.annotations.problems) + num_accepted(measured.annotations.problems)
+    return 5 if arguments.strict and num_faults else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -208,6 +213,7 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
         def on_image(done: int) -> None:
             bar.update(done - bar.n)
 
+        warnings: tuple[str, ...] = ()
         if arguments.metric == "darknet":
             found = map_detections(loaded, annotations, on_image)
             records, conditions, skipped = found.detections.to_records(found.truth), found.conditions, found.skipped
@@ -215,12 +221,12 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
         else:
             evaluation = evaluate_model(loaded, annotations, on_image)
             records, conditions, skipped = evaluation.results, evaluation.conditions, evaluation.skipped
-            metrics = evaluation.metrics
+            metrics, warnings = evaluation.metrics, evaluation.warnings
             if arguments.metric == "voc":
                 metrics = _scored(arguments, evaluation.truth, evaluation.detections)
     _write(path, json.dumps(records))
     say(f"results: {path}", arguments.quiet)
-    return _Measured(metrics, annotations, conditions, path, skipped, folder=folder)
+    return _Measured(metrics, annotations, conditions, path, skipped, folder=folder, warnings=warnings)
 
 
 def _write(path: Path, text: str) -> None:
