@@ -186,7 +186,7 @@ def read_coco(
     def place_of_wanted(position: int) -> str:
         return place_of(int(wanted[position]))
 
-    hint = _other_format(boxes_xywh[wanted], image_hw[image_index[wanted]], place_of_wanted, findings)
+    hint = other_format(boxes_xywh[wanted], image_hw[image_index[wanted]], place_of_wanted, findings)
     keep[wanted] = usable_boxes(boxes_xywh[wanted], image_hw[image_index[wanted]], place_of_wanted, findings)
     areas = np.array(rows.areas, dtype=np.float64)
     without_area = np.flatnonzero(keep & np.isnan(areas))
@@ -275,7 +275,7 @@ def _belonging(
     return keep, int(is_unlisted.sum()) if ignore_unknown else 0
 
 
-def _other_format(
+def other_format(
     boxes_xywh: npt.NDArray[np.float64],
     image_hw: npt.NDArray[np.int64],
     place_of: Callable[[int], str],

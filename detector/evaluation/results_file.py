@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detector.data.coco import other_format
 from detector.data.coco_rows import identifier_of
 from detector.data.problems import Findings, Problem
 from detector.errors import DatasetError
@@ -121,7 +122,9 @@ def checked_results(
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(scores, np.float64),
     )
-    _look_at_boxes(results, np.array(positions, np.int64), findings)
+    rows = np.array(positions, np.int64)
+    _look_at_boxes(results, rows, findings)
+    other_format(results.boxes_xywh, truth.image_hw[results.image_ranks], lambda row: _place(int(rows[row])), findings)
     findings.raise_refusals()
     return results
 

@@ -125,6 +125,8 @@ def test_unknown_images_and_categories_are_skipped_and_counted_when_asked() -> N
         ([result(), result(score=0.1), result()], "result that stands in the file before, a false positive", 1),
         ([result()] * 101, "result that stands in the file before, a false positive", 100),
         ([result(score=97)], "score outside 0..1", 1),
+        ([result([20, 30, 95, 90]), result()], "box that looks like xyxy where xywh is wanted", 1),
+        ([result([0.2, 0.3, 0.5, 0.4])], "box that looks normalised to 0..1 where pixels are wanted", 1),
     ],
 )
 def test_what_is_odd_and_clear_is_kept_and_counted(records: list[Any], kind: str, count: int) -> None:
