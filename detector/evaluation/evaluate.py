@@ -96,8 +96,8 @@ class Evaluation:
 
     metrics: CocoMetrics
     conditions: Conditions
-    truth: GroundTruth = field(repr=False)
-    detections: Results = field(repr=False)
+    truth: GroundTruth = field(repr=False, compare=False)
+    detections: Results = field(repr=False, compare=False)
     results: list[dict[str, Any]] = field(repr=False)
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ DATA_ERRORS = [
         ["train", "mish-n", "data={name: coco, train: {annotations: none.json, images: .}}"],
         "none.json",
     ),
-    (["evaluate", "--results", "none.json", "--annotations", "none.json"], "none.json: a COCO results file is wanted"),
+    (["evaluate", "--results", "none.json", "--annotations", "none.json"], "none.json cannot be read"),
     (["train", "mish-n", "data=shapes", "data.num_train=0"], "shapes wants num_train of at least 1, found 0"),
 ]
 MODEL_ERRORS = [
