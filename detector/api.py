@@ -11,6 +11,7 @@ from detector.engine.events import Report
 from detector.engine.predictor import Prediction, Predictor, only_detections
 from detector.errors import CheckpointError
 from detector.evaluation.evaluate import Evaluation
+from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.experiment import (
     ExperimentConfig,
     LoadedModel,
@@ -74,7 +75,8 @@ class Detector:
         Args:
             source: an image path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL image; a
                 tensor uint8 (C, H, W); or a list of these.
-            **settings: keys of `SelectConfig`, such as confidence, iou, max_detections, classes, class_agnostic.
+            **settings: keys of `SelectConfig`, such as confidence, iou, max_detections, classes, class_agnostic;
+                `confidence="best"` takes the thresholds that the model carries.
 
         Returns:
             One `Detections` for a single image, else a list, in order.
@@ -93,8 +95,14 @@ class Detector:
         return self._predictor(batch_size).stream(sources, self._select(settings))
 
     def _select(self, settings: dict[str, Any]) -> SelectConfig:
+        asked = settings.get("confidence")
+        if asked in (BEST, BEST_OVERALL):
+            settings = {key: value for key, value in settings.items() if key != "confidence"}
         plain = {**config_to_plain(self.config.predict), **settings}
-        return config_from_plain(SelectConfig, plain, "predict")
+        config: SelectConfig = config_from_plain(SelectConfig, plain, "predict")
+        if asked in (BEST, BEST_OVERALL):
+            return OperatingPoint.of_file(self._model().file, "this model").applied(config, str(asked))
+        return config
 
     def evaluate(self, data: Any = None, split: str = "val", **settings: Any) -> Evaluation:
         """Measures the model on a split.

@@ -26,6 +26,7 @@ class SelectConfig:
 
     Attributes:
         confidence: lowest score kept, 0..1.
+        class_confidence: lowest score kept of each class, 0..1, in place of `confidence`, or None.
         iou: overlap above which the lower-scoring box of a class is suppressed, 0..1.
         max_detections: most detections kept per image, best first.
         class_agnostic: whether boxes of different classes suppress each other.
@@ -44,8 +45,11 @@ class SelectConfig:
     classes: tuple[int, ...] | None = None
     nms: NmsKind = "plain"
     nms_beta: float = 0.6
+    class_confidence: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in self.class_confidence or ()):
+            raise ValueError(f"class_confidence wants to be within 0..1, found {list(self.class_confidence or ())}")
         if not (0 <= self.confidence <= 1 and 0 <= self.iou <= 1):
             raise ValueError(f"confidence and iou want to be within 0..1, found {self.confidence} and {self.iou}")
         if self.max_detections < 1:
@@ -74,7 +78,8 @@ def select(
         boxes float32 (N, 4) in the frame given, scores float32 (N,) descending, labels int64 (N,).
 
     Raises:
-        ConfigError: `config.classes` names a class that the scores do not have.
+        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has not as
+            many.
     """
     row, label = select_rows(canvas_xyxy, scores, config, image_hw)
     return canvas_xyxy[row], scores[row, label], label
@@ -86,9 +91,10 @@ def select_rows(
     """The same detections as `select` gives, as rows of the boxes and labels, int64 (N,) each.
 
     Raises:
-        ConfigError: `config.classes` names a class that the scores do not have.
+        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has not as
+            many.
     """
-    passing = scores >= config.confidence
+    passing = scores >= _lowest(scores, config)
     passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false by itself
     passing &= torch.isfinite(scores)
     if config.classes is not None:
@@ -114,6 +120,18 @@ def select_rows(
         measured = boxes / boxes.new_tensor([width, height, width, height])
     kept = _suppress(measured, score, None if config.class_agnostic else label, config)[: config.max_detections]
     return row[kept], label[kept]
+
+
+def _lowest(scores: Tensor, config: SelectConfig) -> float | Tensor:
+    """The lowest score kept, of each class where they differ."""
+    if config.class_confidence is None:
+        return config.confidence
+    if len(config.class_confidence) != scores.shape[1]:
+        raise ConfigError(
+            f"class_confidence wants a value for each of {scores.shape[1]} classes, found "
+            f"{len(config.class_confidence)}; give one for each"
+        )
+    return scores.new_tensor(config.class_confidence)
 
 
 def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: SelectConfig) -> Tensor:

@@ -14,6 +14,7 @@ from detector.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
+    from detector.engine.checkpoint import ModelFile
     from detector.engine.predictor import Prediction
     from detector.media.sources import ImageSource
     from detector.postprocess import SelectConfig
@@ -29,7 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
     add_darknet_options(parser)
-    parser.add_argument("--confidence", type=float, metavar="0..1", help="lowest score kept")
+    parser.add_argument(
+        "--confidence",
+        type=_confidence,
+        metavar="0..1|best",
+        help="lowest score kept; best: the model's own thresholds, one for each class; best-overall: its one for all",
+    )
     parser.add_argument("--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box goes")
     parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
     parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
@@ -78,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         say(f"{arguments.annotations}: {problem}", arguments.quiet)
     batch_size = loaded.config.evaluate.batch_size if is_coco else min(len(sources), 8)
-    select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file.class_names)
+    select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file, words[0])
     folder = results_folder(arguments.save_dir, "predict")
 
     records: list[dict[str, Any]] = []
@@ -126,9 +132,25 @@ def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[list[
     return annotated_sources(annotations), annotations
 
 
-def _select(arguments: argparse.Namespace, config: SelectConfig, class_names: Sequence[str]) -> SelectConfig:
-    names = ("confidence", "iou", "max_detections")
+def _confidence(text: str) -> float | str:
+    """A number or one of the two words; argparse refuses the rest."""
+    if text in ("best", "best-overall"):
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a number of 0..1, best or best-overall is wanted, found {text!r}") from error
+
+
+def _select(arguments: argparse.Namespace, config: SelectConfig, file: ModelFile, who: str) -> SelectConfig:
+    from detector.evaluation.operating_point import OperatingPoint
+
+    names, class_names = ("confidence", "iou", "max_detections"), file.class_names
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if isinstance(arguments.confidence, str):
+        config = OperatingPoint.of_file(file, who).applied(config, given.pop("confidence"))
+    elif arguments.confidence is not None:
+        given["class_confidence"] = None
     if arguments.class_agnostic:
         given["class_agnostic"] = True
     if arguments.classes is not None:

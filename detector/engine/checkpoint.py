@@ -44,6 +44,7 @@ _FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
     "class_names": ("a list of text", list, (str,)),
     "category_ids": ("a list of whole numbers", list, (int,)),
     "metrics": ("a mapping of names to numbers", dict, (int, float)),
+    "operating_point": ("a mapping", dict, ()),
 }
 
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
@@ -80,6 +81,7 @@ class ModelFile:
         category_ids: the data set's own id of each class, in the same order.
         state: the model's state dict; on loading, dense tensors on the CPU.
         metrics: what was measured, for example AP.
+        operating_point: the thresholds that were chosen for it, plain data as `OperatingPoint` has it, or nothing.
     """
 
     config: dict[str, Any]
@@ -87,6 +89,7 @@ class ModelFile:
     category_ids: tuple[int, ...]
     state: dict[str, Tensor]
     metrics: dict[str, float] = field(default_factory=dict)
+    operating_point: dict[str, Any] = field(default_factory=dict)
 
 
 def save_model(path: Path, model_file: ModelFile) -> None:
@@ -310,7 +313,7 @@ def _check_version(content: object, who: str) -> None:
 
 def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
     """The checked model file with `source`'s description and `state`'s tensors."""
-    given = {"metrics": {}} | {key: source[key] for key in _FIELDS if key in source}
+    given = {"metrics": {}, "operating_point": {}} | {key: source[key] for key in _FIELDS if key in source}
     fields = _plain(given, who, as_json=True)
     for key, (wanted, kind, item_kinds) in _FIELDS.items():
         value = fields.get(key)
@@ -320,13 +323,9 @@ def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile
     num_classes, num_ids = len(fields["class_names"]), len(set(fields["category_ids"]))
     if not num_classes == num_ids == len(fields["category_ids"]):
         raise CheckpointError(f"{who} wants a category id per class ({num_classes}), found {num_ids}: correct them")
-    return ModelFile(
-        config=fields["config"],
-        class_names=tuple(fields["class_names"]),
-        category_ids=tuple(fields["category_ids"]),
-        state=_state_dict(state, who),
-        metrics={name: float(value) for name, value in fields["metrics"].items()},
-    )
+    names, ids = tuple(fields["class_names"]), tuple(fields["category_ids"])
+    metrics = {name: float(value) for name, value in fields["metrics"].items()}
+    return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, fields["operating_point"])
 
 
 def _check_training_state(state: Mapping[str, Any], who: str) -> None:

@@ -1,0 +1,110 @@
+"""The thresholds that a model carries: chosen on a split, stored in its file, used by prediction when asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detector.engine.checkpoint import ModelFile
+from detector.errors import CheckpointError, ConfigError, DatasetError
+from detector.evaluation.columns import GroundTruth
+from detector.evaluation.confidence import Target, choose_thresholds
+from detector.evaluation.ranking import Ranking
+from detector.postprocess import SelectConfig
+
+BEST, BEST_OVERALL = "best", "best-overall"  # what prediction is asked for: a threshold for each class, or one
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """From which score on a model's detections are worth showing.
+
+    Attributes:
+        target: what the thresholds were chosen for, in words.
+        overall: one threshold for all classes.
+        by_class: one for each class, in the order of the model's class indices; a class without objects to choose it on
+            has the overall one.
+        num_images: images they were chosen on.
+        ground_truth_sha256: the hash of the ground truth they were chosen on, as scored.
+    """
+
+    target: str
+    overall: float
+    by_class: tuple[float, ...]
+    num_images: int
+    ground_truth_sha256: str
+
+    @classmethod
+    def chosen(
+        cls, truth: GroundTruth, ranking: Ranking, target: Target, category_ids: Sequence[int]
+    ) -> OperatingPoint:
+        """The thresholds that serve a target best on a split.
+
+        Args:
+            truth: the split.
+            ranking: the model's detections on it.
+            target: what to choose them for.
+            category_ids: the id in that split of each class of the model.
+
+        Raises:
+            DatasetError: there is no object or no detection to choose them on.
+        """
+        overall, by_class = choose_thresholds(ranking, target)
+        if overall is None:
+            raise DatasetError("thresholds want objects and detections to be chosen on, found none; use another split")
+        known = {i: t.confidence for i, t in zip(truth.category_ids, by_class, strict=True) if t is not None}
+        return cls(
+            target=str(target),
+            overall=overall.confidence,
+            by_class=tuple(known.get(category_id, overall.confidence) for category_id in category_ids),
+            num_images=len(truth.image_ids),
+            ground_truth_sha256=truth.sha256,
+        )
+
+    @classmethod
+    def of_file(cls, file: ModelFile, who: str) -> OperatingPoint:
+        """The thresholds that a model file carries.
+
+        Raises:
+            ConfigError: it carries none.
+            CheckpointError: what it carries are none.
+        """
+        if not file.operating_point:
+            raise ConfigError(
+                f"{who} carries no thresholds; store some with detector evaluate {who} --store-thresholds FILE"
+            )
+        found = cls._read(file.operating_point)
+        if found is None or len(found.by_class) != len(file.class_names):
+            raise CheckpointError(
+                f"{who} wants a threshold within 0..1 for each of its {len(file.class_names)} classes, found "
+                f"{file.operating_point!r:.80}; store them again with detector evaluate --store-thresholds FILE"
+            )
+        return found
+
+    @classmethod
+    def _read(cls, plain: Mapping[str, Any]) -> OperatingPoint | None:
+        overall, by_class = plain.get("overall"), plain.get("by_class")
+        values: list[Any] = [overall, *by_class] if isinstance(by_class, (list, tuple)) else [None]
+        if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
+            return None
+        overall, *others = map(float, values)
+        num_images = plain.get("num_images")
+        return cls(
+            target=str(plain.get("target", "")),
+            overall=overall,
+            by_class=tuple(others),
+            num_images=num_images if isinstance(num_images, int) else 0,
+            ground_truth_sha256=str(plain.get("ground_truth_sha256", "")),
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same as plain data for a model file."""
+        return dataclasses.asdict(self)
+
+    def applied(self, config: SelectConfig, which: str = BEST) -> SelectConfig:
+        """A selection with these thresholds, `best` or `best-overall`, in place of its own."""
+        if which == BEST_OVERALL:
+            return dataclasses.replace(config, confidence=self.overall, class_confidence=None)
+        return dataclasses.replace(config, confidence=min(self.by_class), class_confidence=self.by_class)
