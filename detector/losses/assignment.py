@@ -69,7 +69,8 @@ def assign_task_aligned(
 
     The alignment of a cell with an object is score^alpha * IoU^beta (TOOD, equation 3). Each object takes its
     `num_candidates` best cells among those whose centre it contains; a cell wanted by several goes to the one its box
-    overlaps most.
+    overlaps most. An object that loses all its cells, a small one on a large one, gets its best one back where the
+    winner keeps another: without it, it would never be taught, however long training lasts.
 
     Args:
         scores: float32 (B, A, classes), 0..1.
@@ -106,6 +107,7 @@ def assign_task_aligned(
     first = torch.full((num_images, num_cells), num_objects, device=target.device)
     first.view(-1).scatter_reduce_(0, (image * num_cells + cell)[wins], target[wins], "amin")
     wins &= target == first[image, cell]
+    wins = _with_the_lost(wins, image * num_objects, target, first[image, cell], image * num_cells + cell, alignment)
     image, target, cell = image[wins], target[wins], cell[wins]
     overlap, alignment = overlap[wins], alignment[wins]
 
@@ -118,6 +120,40 @@ def assign_task_aligned(
     # A cell that weighs nothing teaches nothing, and a predicted box without area would make 0 * NaN of its CIoU.
     weighs = quality > 0
     return Assignment(image[weighs], cell[weighs], target[weighs], quality[weighs])
+
+
+def _with_the_lost(
+    wins: Tensor, base: Tensor, target: Tensor, owner: Tensor, place: Tensor, alignment: Tensor
+) -> Tensor:
+    """Which pairs of object and cell match when objects without a cell have got their best one back.
+
+    Args:
+        wins: bool (P,), which pairs match so far.
+        base: int64 (P,), number of the first object of the pair's image.
+        target: int64 (P,), the object of the pair in its image.
+        owner: int64 (P,), the object that has the cell of the pair.
+        place: int64 (P,), number of the cell in the batch.
+        alignment: float32 (P,).
+    """
+    row, owner_row = base + target, base + owner
+    size = int(row.max()) + 1 if len(row) else 0
+    num_won = torch.zeros(size, device=row.device).index_add_(0, row, wins.float())
+    asks = (num_won[row] == 0) & (num_won[owner_row] > 1)
+    if not asks.any():
+        return wins
+    peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row[asks], alignment[asks], "amax")
+    asks &= alignment == peak[row]
+    asks &= place == _lowest(place, row, asks)  # the first of cells that are equally good
+    asks &= row == _lowest(row, place, asks)  # the first of those who ask for a cell
+    given = torch.zeros(int(place.max()) + 1, dtype=torch.bool, device=place.device)
+    given[place[asks]] = True
+    return (wins & ~given[place]) | asks
+
+
+def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
+    """For each entry, the lowest chosen value under its key: int64 (P,), more than any value where there is none."""
+    lowest = torch.full((int(keys.max()) + 1,), int(values.max()) + 1, device=keys.device)
+    return lowest.scatter_reduce_(0, keys[chosen], values[chosen], "amin")[keys]
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ class LossParts(dict[str, Tensor]):
     """The weighted parts of a loss by name, each a scalar float32; their sum is what training minimises.
 
     Attributes:
-        count: what the parts are a mean over, a scalar float32 of at least 1: the batches of one step, in one process or
-            in several, are averaged by it, so that their step is that of one batch.
+        count: what the parts are a mean over, a scalar float32 of at least 1: the batches of one step, in one process
+            or in several, are averaged by it, so that their step is that of one batch.
     """
 
     def __init__(self, parts: Mapping[str, Tensor], count: Tensor) -> None:
