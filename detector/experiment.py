@@ -35,7 +35,8 @@ from detector.errors import CheckpointError, ConfigError, DatasetError, Detector
 from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
 from detector.losses.anchor import AnchorLoss  # noqa: F401 (registers it)
-from detector.losses.task_aligned import LossConfig, TaskAlignedLoss
+from detector.losses.parts import LossConfig
+from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.class_rows import is_named
 from detector.models.yolo import DetectionModel, ModelConfig, Yolo
 from detector.nodes import presets_dir
@@ -222,7 +223,6 @@ def evaluate_model(
     return evaluate(predictor, annotations, loaded.config.evaluate, on_image)
 
 
-def results_folder(asked: Path | None, name: str) -> Path:
 def map_detections(
     loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
 ) -> DarknetDetections:
@@ -232,6 +232,7 @@ def map_detections(
     return darknet_results(predictor, annotations, darknet_selection(loaded.config.evaluate), on_image)
 
 
+def results_folder(asked: Path | None, name: str) -> Path:
     """A folder for results: the one asked for, or a new one in the default project below the working directory.
 
     Raises:
