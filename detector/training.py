@@ -167,7 +167,7 @@ def _train(
             device=device,
             batch_size=config.evaluate.batch_size,
         )
-        return evaluate(predictor, split, config.evaluate).metrics
+        return evaluate(predictor, split, config.evaluate, world=world).metrics
 
     trainer = Trainer(
         model,

@@ -8,6 +8,7 @@ from typing import Any
 
 from detector.data.coco import CocoAnnotations
 from detector.data.problems import Findings
+from detector.engine.distributed import World
 from detector.engine.predictor import Predictor
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import Backend, CocoMetrics, score_results
@@ -118,6 +119,7 @@ def evaluate(
     annotations: CocoAnnotations,
     config: EvaluateConfig,
     on_image: Callable[[int], None] = lambda done: None,
+    world: World | None = None,
 ) -> Evaluation:
     """Runs a predictor over a split and scores what it finds.
 
@@ -126,23 +128,30 @@ def evaluate(
         annotations: the split.
         config: what to keep of the model's boxes.
         on_image: told the number of images done, after each.
+        world: the processes that share the images; each of them gets the whole evaluation.
 
     Raises:
         DatasetError: the split has a category that the model does not know.
     """
     require_known_categories(predictor, annotations)
-    results: list[dict[str, Any]] = []
-    skipped: list[str] = []
-    warnings: list[str] = []
+    world = world or World()
     known = set(annotations.category_ids)
-    for done, prediction in enumerate(predictor.stream(annotated_sources(annotations), config), start=1):
-        warnings.extend(prediction.warnings)
+    sources = annotated_sources(annotations)[world.rank :: world.size]
+    own: list[tuple[int, list[dict[str, Any]], list[str], tuple[str, ...]]] = []
+    for done, prediction in enumerate(predictor.stream(sources, config), start=1):
+        records, errors = [], []
         if prediction.detections is None or prediction.source.image_id is None:
-            skipped.append(prediction.error or prediction.source.name)
+            errors.append(prediction.error or prediction.source.name)
         else:
-            records = prediction.detections.to_coco(prediction.source.image_id)
-            results.extend(record for record in records if record["category_id"] in known)
+            found = prediction.detections.to_coco(prediction.source.image_id)
+            records = [record for record in found if record["category_id"] in known]
+        place = (done - 1) * world.size + world.rank
+        own.append((place, records, errors, prediction.warnings))
         on_image(done)
+    images = sorted(world.gathered(own), key=lambda image: image[0])  # as one process sees them
+    results = [record for _, records, _, _ in images for record in records]
+    skipped = [error for _, _, errors, _ in images for error in errors]
+    warnings = [warning for *_, found in images for warning in found]
     truth = GroundTruth.of_annotations(annotations)
     detections = checked_results(results, truth, Findings("the model's detections"))
     metrics = score_results(truth, detections, backend=config.backend, other_limits=config.other_limits)

@@ -58,6 +58,8 @@ def test_two_processes_train_what_one_trains_with_two_batches_a_step(experiment:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)  # one process reports
     assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
+    assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was measured once
+    assert summary["metrics"]["num_detections"] == alone.metrics.num_detections
     wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["alone", "train"]
     moved = 0.0
