@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.ops import cuda_driver, nvrtc
+from detector.ops import cuda_driver, native, nvrtc
 from detector.ops.cpu import dense, image_format, like
 from detector.ops.native import KernelsUnavailableError
 
@@ -52,10 +51,7 @@ def available(device: torch.device) -> bool:
 
 @functools.cache
 def _available(index: int) -> bool:
-    choice = os.environ.get("DETECTOR_MISH", "auto")
-    if choice not in ("auto", "native", "fused"):
-        raise KernelsUnavailableError(f"DETECTOR_MISH wants auto, native or fused, found {choice!r}")
-    if choice == "native":
+    if native.choice() == "native":
         return False
     try:
         if torch.version.cuda is None:
@@ -63,7 +59,7 @@ def _available(index: int) -> bool:
         if not cuda_driver.device_of(index).kernels:
             cuda_driver.load(index, torch.bfloat16)
     except KernelsUnavailableError as error:
-        if choice == "fused" or cuda_driver.capturing():
+        if native.choice() == "fused" or cuda_driver.capturing():
             raise
         warnings.warn(f"Mish runs without its fused GPU kernels: {error}", RuntimeWarning, stacklevel=3)
         return False

@@ -93,6 +93,18 @@ def _library() -> ctypes.CDLL:
         raise KernelsUnavailableError(str(error)) from error
 
 
+def choice() -> str:
+    """What the variable `DETECTOR_MISH` asks for: auto, native (no kernels) or fused (kernels, or an error).
+
+    Raises:
+        KernelsUnavailableError: it says something else.
+    """
+    asked = os.environ.get("DETECTOR_MISH", "auto")
+    if asked not in ("auto", "native", "fused"):
+        raise KernelsUnavailableError(f"DETECTOR_MISH wants auto, native or fused, found {asked!r}")
+    return asked
+
+
 @functools.cache
 def available() -> bool:
     """Whether the kernels run here; compiles them on the first call. `DETECTOR_MISH` may say native or fused.
@@ -100,15 +112,12 @@ def available() -> bool:
     Raises:
         KernelsUnavailableError: `DETECTOR_MISH=fused` demands them and they cannot be had.
     """
-    choice = os.environ.get("DETECTOR_MISH", "auto")
-    if choice not in ("auto", "native", "fused"):
-        raise KernelsUnavailableError(f"DETECTOR_MISH wants auto, native or fused, found {choice!r}")
-    if choice == "native":
+    if choice() == "native":
         return False
     try:
         _library()
     except KernelsUnavailableError as error:
-        if choice == "fused":
+        if choice() == "fused":
             raise
         warnings.warn(f"Mish runs without its fused CPU kernels: {error}", RuntimeWarning, stacklevel=2)
         return False
