@@ -30,7 +30,7 @@ from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
 from detector.engine.schedule import Cosine, ScheduleConfig
-from detector.engine.trainer import TrainConfig
+from detector.engine.settings import TrainConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
 from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate

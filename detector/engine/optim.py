@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class OptimizerConfig(PartConfig):
         centralise: whether the mean over the inputs is taken off every weight's gradient (Yong et al. 2020).
         lookahead: steps between two of Lookahead's slow weights (Zhang et al. 2019), or 0 for none.
         lookahead_share: of the way to the fast weights that the slow ones go.
+        layer_decay: factor on the learning rate from each part of the network to the one before it, counted from the
+            head (Clark et al. 2020, ELECTRA, "layerwise learning rate decay"); 1 gives all parts the same rate.
     """
 
     lr: float = 1e-3
@@ -32,6 +34,7 @@ class OptimizerConfig(PartConfig):
     centralise: bool = False
     lookahead: int = 0
     lookahead_share: float = 0.5
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if self.lookahead < 0 or not 0 < self.lookahead_share <= 1:
@@ -39,6 +42,8 @@ class OptimizerConfig(PartConfig):
                 f"an optimiser wants lookahead >= 0 and 0 < lookahead_share <= 1, found {self.lookahead} and "
                 f"{self.lookahead_share}"
             )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"an optimiser wants 0 < layer_decay <= 1, found {self.layer_decay}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(
                 f"an optimiser wants lr > 0 and weight_decay >= 0, found {self.lr} and {self.weight_decay}"
@@ -245,13 +250,40 @@ class Muon(torch.optim.Optimizer):
         parameter.addcdiv_(state["mean"], root, value=-lr / (1 - beta1 ** state["updates"]))
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """An optimiser over a model's trainable parameters; vectors (norms and biases) do not decay."""
+def layer_rates(parts: Sequence[nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
+    """The factor on the learning rate of each parameter: 1 in the last part, `layer_decay` in the one before, ...
+
+    Args:
+        parts: the parts of a network that have parameters, from its stem to its head; what is shared belongs to the
+            last of its parts.
+        layer_decay: the factor from one part to the one before it.
+    """
+    with_parameters = [part for part in parts if next(part.parameters(), None) is not None]
+    depth = len(with_parameters) - 1
+    return {p: layer_decay ** (depth - i) for i, part in enumerate(with_parameters) for p in part.parameters()}
+
+
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, parts: Sequence[nn.Module] | None = None
+) -> torch.optim.Optimizer:
+    """An optimiser over a model's trainable parameters; vectors (norms and biases) do not decay.
+
+    Args:
+        config: the optimiser; where its `layer_decay` is not 1, a group says its factor as `layer_rate`.
+        model: the model.
+        parts: the model's parts from its stem to its head, by default its children; parameters of none have the rate
+            of the head.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    rates: dict[nn.Parameter, float] = {}
+    if config.layer_decay != 1:
+        rates = layer_rates(list(model.children()) if parts is None else parts, config.layer_decay)
+    groups: list[dict[str, Any]] = []
+    for rate in sorted({rates.get(p, 1.0) for p in parameters}, reverse=True):
+        own = [p for p in parameters if rates.get(p, 1.0) == rate]
+        told = {} if config.layer_decay == 1 else {"layer_rate": rate, "lr": config.lr * rate}
+        groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": config.weight_decay, **told})
+        groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, **told})
     optimizer: torch.optim.Optimizer = build(config, groups)
     if config.centralise:
         optimizer.register_step_pre_hook(centralise)

@@ -6,8 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,64 +16,17 @@ from detector.engine.checkpoint import ModelFile, load_state, save_model, save_t
 from detector.engine.distributed import World
 from detector.engine.ema import averaged_model
 from detector.engine.events import Evaluated, Noted, Report, Started, StepDone
+from detector.engine.freezing import freeze
 from detector.engine.optim import OptimizerConfig, build_optimizer
-from detector.engine.precision import Precision, PrecisionName
+from detector.engine.precision import Precision
 from detector.engine.run import RunFolder
 from detector.engine.schedule import LearningRate, ScheduleConfig
+from detector.engine.settings import TrainConfig
 from detector.errors import CheckpointError, DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.losses.parts import LossParts
 from detector.models.yolo import DetectionModel
 from detector.structures import Batch, Targets
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how training runs.
-
-    Attributes:
-        epochs: passes over the data set.
-        iterations: optimiser steps; overrides `epochs` and `min_iterations`.
-        min_iterations: steps that a small data set gets at least, however few its images.
-        accumulate: batches per optimiser step.
-        clip_norm: largest norm of the whole gradient.
-        ema_horizon: share of the run that the averaged weights look back over.
-        evaluations: evaluations during the run, the last at its end.
-        precision: number format: auto, fp32, bf16 or fp16.
-        seed: seed of initialisation, order and augmentation.
-        timeout_s: seconds that a process waits for another one before the run ends.
-        weights: a model file to start from, or None for random weights.
-        project: folder of the run folders.
-        run_name: name of the run folder.
-    """
-
-    epochs: float = 100
-    iterations: int | None = None
-    min_iterations: int = 2000
-    accumulate: int = 1
-    clip_norm: float = 10.0
-    ema_horizon: float = 0.05
-    evaluations: int = 20
-    precision: PrecisionName = "auto"
-    seed: int = 0
-    timeout_s: float = 600.0
-    weights: Path | None = None
-    project: Path = Path("runs/detect")
-    run_name: str = "train"
-
-    def __post_init__(self) -> None:
-        if self.epochs <= 0 or (self.iterations is not None and self.iterations < 1):
-            raise ValueError("train wants epochs > 0 and iterations >= 1")
-        if min(self.min_iterations, self.evaluations, self.seed) < 0 or self.accumulate < 1:
-            raise ValueError("train wants min_iterations, evaluations and seed >= 0 and accumulate >= 1")
-        if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
-            raise ValueError("train wants clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
-
-    def num_steps(self, num_images: int, batch_size: int) -> int:
-        """Optimiser steps of a run over `num_images` images."""
-        if self.iterations is not None:
-            return self.iterations
-        return max(math.ceil(self.epochs * num_images / (batch_size * self.accumulate)), self.min_iterations, 1)
 
 
 class Trainer:
@@ -126,9 +77,10 @@ class Trainer:
         """
         self._world = world or World()
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self._frozen = freeze(self.model, config.freeze)
         self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
         self.averaged = averaged_model(self.model, config.ema_horizon * num_steps)
-        self.optimizer = build_optimizer(optimizer, self.model)
+        self.optimizer = build_optimizer(optimizer, self.model, self.model.parts_in_order())
         self.precision = Precision(config.precision, device)
         self.rate = LearningRate(schedule, num_steps)
         self.step, self.num_steps, self.best_ap = 0, num_steps, -1.0
@@ -191,8 +143,10 @@ class Trainer:
     def _optimise(self, group: list[Batch]) -> None:
         """One optimiser step over one or more batches."""
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = self._peak_lr * self.rate.factor(self.step)
+            parameters["lr"] = self._peak_lr * parameters.get("layer_rate", 1.0) * self.rate.factor(self.step)
         self.model.train()
+        for module in self._frozen:
+            module.eval()
         shares = len(group) * self._world.size
         count = torch.zeros((), device=self._device)
         for number, batch in enumerate(group, start=1):

@@ -66,6 +66,10 @@ class DetectionModel(nn.Module, abc.ABC):
         """The tensors of the state dict that have rows of classes, so that a model of other classes can take them."""
         return {}
 
+    def parts_in_order(self) -> list[nn.Module]:
+        """The parts from the stem to the head, for learning rates by depth: its children, lists of modules unfolded."""
+        return _unfolded(self)
+
     def reasons_against_training(self) -> list[str]:
         """Why the model can be run but not trained, a sentence each; empty where it can be trained."""
         return []
@@ -76,6 +80,10 @@ class DetectionModel(nn.Module, abc.ABC):
             raise ValueError(
                 f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
             )
+
+
+def _unfolded(module: nn.Module) -> list[nn.Module]:
+    return [part for child in module.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
 
 
 @register("yolo")
@@ -124,6 +132,10 @@ class Yolo(DetectionModel):
         """Raw maps (B, channels of the head, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
+
+    def parts_in_order(self) -> list[nn.Module]:
+        """The parts of the backbone (stem, stages, pooling), the neck, the head."""
+        return [*_unfolded(self.backbone), self.neck, self.head]
 
     def class_rows(self) -> dict[str, ClassRows]:
         """Those of the head."""

@@ -20,7 +20,8 @@ from detector.data.shapes import draw_shapes
 from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
 from detector.engine.run import RESULT_COLUMNS, RunFolder
-from detector.engine.trainer import TrainConfig, Trainer
+from detector.engine.settings import TrainConfig
+from detector.engine.trainer import Trainer
 from detector.errors import DatasetError, DivergenceError
 from detector.experiment import ExperimentConfig, build_model, load_experiment
 from detector.losses.parts import LossParts
