@@ -18,10 +18,11 @@ from detector.data.cache import stated_cost
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_accepted, num_skipped
-from detector.engine.checkpoint import ModelFile, load_model_file, load_training_state
+from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
 from detector.engine.distributed import World, joined
 from detector.engine.events import Noted, Report
+from detector.engine.pictures import RunPictures
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
@@ -50,6 +51,7 @@ class TrainingResult:
         num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
         num_warnings: images and boxes that are odd and were used.
         is_main: whether this process is the one to report it.
+        ended_at: the step at which `train.patience` ended the run early, or None.
     """
 
     folder: RunFolder
@@ -59,6 +61,7 @@ class TrainingResult:
     num_skipped: int
     num_warnings: int
     is_main: bool = True
+    ended_at: int | None = None
 
 
 def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[ExperimentConfig, RunFolder, dict[str, Any]]:
@@ -158,17 +161,20 @@ def _train(
     folder = _open_folder(config, world, resume)
     num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * world.size)
 
-    def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
-        predictor = Predictor(
-            averaged,
+    def predictor_of(network: DetectionModel) -> Predictor:
+        return Predictor(
+            network,
             config.input,
             annotations.class_names,
             annotations.category_ids,
             device=device,
             batch_size=config.evaluate.batch_size,
         )
-        return evaluate(predictor, split, config.evaluate, world=world).metrics
 
+    def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
+        return evaluate(predictor_of(averaged), split, config.evaluate, world=world).metrics
+
+    pictures = RunPictures(folder, annotations, config.input, report) if world.is_main else None
     trainer = Trainer(
         model,
         registry.build(config.loss, model),
@@ -182,7 +188,7 @@ def _train(
         folder=folder,
         identity=identity,
         evaluate=None if val is None else functools.partial(measure, split=val),
-        report=report,
+        report=pictures or report,
         world=world,
     )
     torch.manual_seed(config.train.seed + world.rank)  # what a network draws in training differs between processes
@@ -215,10 +221,15 @@ def _train(
     if trainer.step == 0 and world.is_main:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
+    if pictures and finished and val is not None:
+        load_state(model, load_model_file(folder.best).state, str(folder.best))
+        pictures.draw_predictions(predictor_of(model), val, config.predict)
     problems = [*annotations.problems, *(val.problems if val is not None else ())]
     num_left_out = trainer.num_skipped + num_skipped(problems)
     num_odd = trainer.num_warnings + num_accepted(problems)
-    return TrainingResult(folder, finished, trainer.metrics, trainer.best_ap, num_left_out, num_odd, world.is_main)
+    ended_at = trainer.step if trainer.ended_early else None
+    best_ap, metrics = trainer.best_ap, trainer.metrics
+    return TrainingResult(folder, finished, metrics, best_ap, num_left_out, num_odd, world.is_main, ended_at)
 
 
 def _open_folder(config: ExperimentConfig, world: World, resume: tuple[RunFolder, dict[str, Any]] | None) -> RunFolder:

@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             "metrics": metrics.to_plain() if metrics else None,
             "num_skipped": result.num_skipped,
             "num_warnings": result.num_warnings,
+            "ended_early_at_step": result.ended_at,
         }
         print(json.dumps(summary))
     else:
@@ -96,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(coco_text(metrics))
         if result.num_skipped:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
+        if result.ended_at is not None:
+            say(f"ended early at step {result.ended_at}: AP had stopped rising (train.patience)", arguments.quiet)
         best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
         print(f"best weights (AP {best_ap}): {result.folder.best}")
     return code

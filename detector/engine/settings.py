@@ -21,6 +21,7 @@ class TrainConfig:
         clip_norm: largest norm of the whole gradient.
         ema_horizon: share of the run that the averaged weights look back over.
         evaluations: evaluations during the run, the last at its end.
+        patience: evaluations in a row without a better AP after which the run ends early, or 0 to go on to its end.
         precision: number format: auto, fp32, bf16 or fp16.
         seed: seed of initialisation, order and augmentation.
         timeout_s: seconds that a process waits for another one before the run ends.
@@ -37,6 +38,7 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_horizon: float = 0.05
     evaluations: int = 20
+    patience: int = 0
     precision: PrecisionName = "auto"
     seed: int = 0
     timeout_s: float = 600.0
@@ -48,8 +50,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs <= 0 or (self.iterations is not None and self.iterations < 1):
             raise ValueError("train wants epochs > 0 and iterations >= 1")
-        if min(self.min_iterations, self.evaluations, self.seed) < 0 or self.accumulate < 1:
-            raise ValueError("train wants min_iterations, evaluations and seed >= 0 and accumulate >= 1")
+        if min(self.min_iterations, self.evaluations, self.patience, self.seed) < 0 or self.accumulate < 1:
+            raise ValueError("train wants min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
             raise ValueError("train wants clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
 

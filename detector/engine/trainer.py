@@ -37,6 +37,7 @@ class Trainer:
         averaged: the moving average of its weights; `.module` is the model that gets measured.
         step: optimiser steps done.
         best_ap: best AP so far, or -1.
+        ended_early: whether `patience` evaluations in a row found no better AP.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Trainer:
         self.optimizer = build_optimizer(optimizer, self.model, self.model.parts_in_order())
         self.precision = Precision(config.precision, device)
         self.rate = LearningRate(schedule, num_steps)
-        self.step, self.num_steps, self.best_ap = 0, num_steps, -1.0
+        self.step, self.num_steps, self.best_ap, self.ended_early = 0, num_steps, -1.0, False
+        self._num_worse = 0  # evaluations since the best
         self._loss, self._config, self._peak_lr = loss, config, optimizer.lr
         self._num_images, self._batch_size = num_images, batch_size
         self._device, self._folder, self._identity = device, folder, identity
@@ -106,7 +108,7 @@ class Trainer:
             should_stop: asked after each step; true saves the state and returns.
 
         Returns:
-            Whether the run reached its end.
+            Whether the run reached its end, or an early one.
 
         Raises:
             DivergenceError: a loss or gradient is not finite.
@@ -120,7 +122,7 @@ class Trainer:
         stream = iter(batches)
         if self.step == 0:
             self.save()  # from here on the run can be taken up again
-        while self.step < self.num_steps:
+        while self.step < self.num_steps and not self.ended_early:
             step_started_s = time.monotonic()
             group = list(itertools.islice(stream, self._config.accumulate))
             self._note_skipped(group)
@@ -134,7 +136,7 @@ class Trainer:
                 self._measure()
                 self._elapsed_s = time.monotonic() - started_s
                 self.save()
-            if self.step < self.num_steps and self._world.any(should_stop()):
+            if self.step < self.num_steps and not self.ended_early and self._world.any(should_stop()):
                 self.save()
                 return False
         self.save()
@@ -242,6 +244,9 @@ class Trainer:
         self._metrics = self._evaluate(averaged)
         ap = -1.0 if math.isnan(self._metrics.ap) else self._metrics.ap
         is_best = ap > self.best_ap or math.isnan(self._metrics.ap)  # without objects to find, the latest
+        self._num_worse = 0 if is_best else self._num_worse + 1
+        if self._config.patience:
+            self.ended_early = self._world.any(self._num_worse >= self._config.patience)
         if is_best:
             self.best_ap = ap
             self._save_best()
@@ -298,6 +303,7 @@ class Trainer:
             "random": random,
             "step": self.step,
             "best_ap": self.best_ap,
+            "num_worse": self._num_worse,
             "metrics": self._plain_metrics(),
             "elapsed_s": self._elapsed_s,
             "loss_sums": self._sums,
@@ -326,4 +332,6 @@ class Trainer:
         torch.set_rng_state(state["random"][self._world.rank])
         self.step, self.best_ap, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
         self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
+        self._num_worse = state.get("num_worse", 0)  # not in states of runs that began without patience
+        self.ended_early = 0 < self._config.patience <= self._num_worse
         self._restored_metrics, self._skipped = dict(state["metrics"]), set(state["skipped"])
