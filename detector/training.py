@@ -18,6 +18,7 @@ from detector.data.cache import stated_cost
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_accepted, num_skipped
+from detector.data.repeats import repeat_factors
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
 from detector.engine.distributed import World, joined
@@ -207,7 +208,7 @@ def _train(
     )
     if config.loader.disk_cache is not None:
         report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
-    num_batches = num_steps * config.train.accumulate
+    num_batches, repeat_factor = num_steps * config.train.accumulate, config.loader.repeat_factor
     sampler = StreamSampler(
         len(annotations),
         config.loader.batch_size,
@@ -217,6 +218,7 @@ def _train(
         closing_from=num_batches - int(config.augment.closing_share * num_batches),
         rank=world.rank,
         world_size=world.size,
+        factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
     )
     if trainer.step == 0 and world.is_main:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)

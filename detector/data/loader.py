@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -37,11 +38,13 @@ class SampleKey(NamedTuple):
         epoch: pass over the data set.
         image_index: image within the data set.
         closing: whether training is in its last part, where images are letterboxed, mirrored and recoloured only.
+        copy: which showing of the image in the pass, above 0 where images of rare classes are repeated.
     """
 
     epoch: int
     image_index: int
     closing: bool
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class LoaderConfig:
             takes height x width x channels bytes there and is renewed when its file changes.
         reduced_decode: whether a JPEG of which training shows each pixel at no more than a half, a quarter or an eighth
             of its size is decoded at that size. It changes pixels a little (they are averaged first), boxes never.
+        repeat_factor: share of the images under which a class is rare and its images are shown more often, by the
+            square root of what is missing (the threshold t of Gupta et al. 2019, LVIS, section 4.2); 0 shows every
+            image once a pass. The steps of a run stay as many: rare classes take the place of frequent ones.
         timeout_s: seconds to wait for a batch before a worker is taken to hang.
     """
 
@@ -64,17 +70,22 @@ class LoaderConfig:
     cache_mb: int = 512
     disk_cache: Path | None = None
     reduced_decode: bool = False
+    repeat_factor: float = 0.0
     timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0 or self.cache_mb < 0 or self.timeout_s <= 0:
             raise ValueError("the loader wants batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0")
+        if not 0 <= self.repeat_factor <= 1:
+            raise ValueError(f"loader.repeat_factor wants a share of the images, 0..1, found {self.repeat_factor}")
 
 
 class StreamSampler(Sampler[list[SampleKey]]):
     """Batches cut from an endless stream of seeded permutations: each image once per epoch, every batch full.
 
-    A batch may span two epochs, so a data set smaller than a batch works and no batch is ever short.
+    Where images have factors of repetition, each comes as often in an epoch as its factor has wholes, and once more
+    with the probability of the rest, drawn anew for every epoch and image. A batch may span two epochs, so a data set
+    smaller than a batch works and no batch is ever short.
 
     Attributes:
         num_samples: images in the data set.
@@ -91,32 +102,51 @@ class StreamSampler(Sampler[list[SampleKey]]):
         closing_from: int,
         rank: int = 0,
         world_size: int = 1,
+        factors: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Batches `start` .. `stop` - 1 of a process; those from `closing_from` on are marked as closing.
 
-        Several processes share one stream: batch k of process r is batch k * world_size + r of it.
+        Several processes share one stream: batch k of process r is batch k * world_size + r of it. `factors` (N,) are
+        those of repetition, at least 1; None shows every image once.
         """
         self.num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
         self._rank, self._world_size = rank, world_size
         self._start, self._stop, self._closing_from = start, stop, closing_from
+        self._factors = factors
 
     def __len__(self) -> int:
         return self._stop - self._start
 
-    def _order(self, epoch: int) -> list[int]:
-        order: list[int] = np.random.default_rng((self._seed, epoch)).permutation(self.num_samples).tolist()
-        return order
+    def _num_copies(self, epoch: int) -> npt.NDArray[np.int64]:
+        """How often each image comes in an epoch, int64 (N,)."""
+        if self._factors is None:
+            return np.ones(self.num_samples, np.int64)
+        wholes = self._factors.astype(np.int64)
+        # More words than the order or a sample is seeded by: numpy takes missing ones for 0.
+        rests = np.random.default_rng((self._seed, epoch, 0, 0, 1)).random(self.num_samples)
+        return wholes + (rests < self._factors - wholes)
+
+    def _order(self, num_copies: npt.NDArray[np.int64], epoch: int) -> list[tuple[int, int]]:
+        """Images and which of their showings it is, in the order in which they come."""
+        images = np.repeat(np.arange(self.num_samples), num_copies)
+        copies = np.arange(len(images)) - np.repeat(np.cumsum(num_copies) - num_copies, num_copies)
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(images))
+        return list(zip(images[order].tolist(), copies[order].tolist(), strict=True))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, order = -1, []
+        epoch, begin, end = -1, 0, 0
+        order: list[tuple[int, int]] = []
         for batch in range(self._start, self._stop):
             keys = []
             first = (batch * self._world_size + self._rank) * self._batch_size
             for position in range(first, first + self._batch_size):
-                if position // self.num_samples != epoch:
-                    epoch = position // self.num_samples
-                    order = self._order(epoch)
-                keys.append(SampleKey(epoch, order[position % self.num_samples], batch >= self._closing_from))
+                while position >= end:
+                    epoch, begin, order = epoch + 1, end, []
+                    num_copies = self._num_copies(epoch)
+                    end += int(num_copies.sum())
+                order = order or self._order(num_copies, epoch)
+                image_index, copy = order[position - begin]
+                keys.append(SampleKey(epoch, image_index, batch >= self._closing_from, copy))
             yield keys
 
 
@@ -155,7 +185,7 @@ class TrainingSamples(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         """The sample of a key: the same arrays on every call, in any process."""
-        rng = np.random.default_rng((self._seed, key.epoch, key.image_index))
+        rng = np.random.default_rng((self._seed, key.epoch, key.image_index, *([key.copy] if key.copy else [])))
         skipped, warned = list[str](), list[str]()
         letterbox = None
         zoom = math.inf if key.closing else self._greatest_zoom
