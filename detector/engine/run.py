@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,11 +92,30 @@ class RunFolder:
             "lr/pg0": f"{learning_rate:.6g}",
         }
         columns = list(dict.fromkeys([*RESULT_COLUMNS, *row]))
-        rows: list[dict[str, object]] = []
-        if self._results.exists():
-            with self._results.open(newline="") as file:
-                rows = [dict(r) for r in csv.DictReader(file) if int(r["step"]) < step]
-        with self._results.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows([*rows, row])
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows([*(r for r in self.results() if int(r["step"]) < step), row])
+        self.write_file("results.csv", text.getvalue().encode())
+
+    def results(self) -> list[dict[str, str]]:
+        """The rows of `results.csv` so far."""
+        if not self._results.exists():
+            return []
+        with self._results.open(newline="") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Writes a file that is whole whenever it is looked at: an old one stays until the new one is there.
+
+        Raises:
+            DetectorError: the disk refuses.
+        """
+        path, temporary = self.path / name, self.path / f".{name}.tmp"
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DetectorError(
+                f"{path} cannot be written ({error.strerror}), an old one is whole: check the disk"
+            ) from error
