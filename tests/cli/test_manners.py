@@ -63,7 +63,7 @@ USAGE_ERRORS = [
     (["evaluate", "--split"], "detector evaluate: argument --split: expected one argument; see"),
     (["predict", "a.safetensors"], "a model file and a source are wanted"),
     (["predict", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
-    (["predict", "--confidence", "high"], "argument --confidence: invalid float value: 'high'"),
+    (["predict", "--confidence", "high"], "argument --confidence: a number of 0..1, best or best-overall is wanted"),
     (["models", "--size", "100"], "input.size: Yolo wants images with both sides a multiple of 32, found (100, 100)"),
     (["models", "--size", "0"], "a size and channels of at least 1"),
     (["models", "--num-classes", "0"], "--num-classes wants at least 1, found 0"),
