@@ -15,6 +15,7 @@ from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
 from detector.darknet.network import DarknetNet
 from detector.data.cache import stated_cost
+from detector.data.canvases import training_canvases
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_accepted, num_skipped
@@ -219,6 +220,7 @@ def _train(
         rank=world.rank,
         world_size=world.size,
         factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
+        canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
     )
     if trainer.step == 0 and world.is_main:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)

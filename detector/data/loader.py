@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -39,12 +39,14 @@ class SampleKey(NamedTuple):
         image_index: image within the data set.
         closing: whether training is in its last part, where images are letterboxed, mirrored and recoloured only.
         copy: which showing of the image in the pass, above 0 where images of rare classes are repeated.
+        canvas_hw: height and width of the batch's canvas, or None for the configured one.
     """
 
     epoch: int
     image_index: int
     closing: bool
     copy: int = 0
+    canvas_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,18 @@ class StreamSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         factors: npt.NDArray[np.float64] | None = None,
+        canvases: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Batches `start` .. `stop` - 1 of a process; those from `closing_from` on are marked as closing.
 
         Several processes share one stream: batch k of process r is batch k * world_size + r of it. `factors` (N,) are
-        those of repetition, at least 1; None shows every image once.
+        those of repetition, at least 1; None shows every image once. Each batch before the closing ones has one of
+        `canvases` where there are any, the same in every process.
         """
         self.num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
         self._rank, self._world_size = rank, world_size
         self._start, self._stop, self._closing_from = start, stop, closing_from
-        self._factors = factors
+        self._factors, self._canvases = factors, canvases
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -133,11 +137,17 @@ class StreamSampler(Sampler[list[SampleKey]]):
         order = np.random.default_rng((self._seed, epoch)).permutation(len(images))
         return list(zip(images[order].tolist(), copies[order].tolist(), strict=True))
 
+    def _canvas_hw(self, batch: int) -> tuple[int, int] | None:
+        if batch >= self._closing_from or not self._canvases:
+            return None
+        # As many words as no other draw is seeded by.
+        return self._canvases[int(np.random.default_rng((self._seed, batch, 0, 0, 0, 2)).integers(len(self._canvases)))]
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, begin, end = -1, 0, 0
         order: list[tuple[int, int]] = []
         for batch in range(self._start, self._stop):
-            keys = []
+            keys, canvas_hw = [], self._canvas_hw(batch)
             first = (batch * self._world_size + self._rank) * self._batch_size
             for position in range(first, first + self._batch_size):
                 while position >= end:
@@ -146,7 +156,7 @@ class StreamSampler(Sampler[list[SampleKey]]):
                     end += int(num_copies.sum())
                 order = order or self._order(num_copies, epoch)
                 image_index, copy = order[position - begin]
-                keys.append(SampleKey(epoch, image_index, batch >= self._closing_from, copy))
+                keys.append(SampleKey(epoch, image_index, batch >= self._closing_from, copy, canvas_hw))
             yield keys
 
 
@@ -176,30 +186,45 @@ class TrainingSamples(Dataset[Sample]):
         if disk_cache is not None:
             prepare_cache_folder(disk_cache, annotations)
         self.annotations, self._canvas_hw, self._fit, self._seed = annotations, canvas_hw, fit, seed
-        self._recipe = Recipe(augment, canvas_hw, channels, fit, len(annotations))
+        self._augment, self._channels, self._reduced_decode = augment, channels, reduced_decode
         self._cache = ImageCache(channels, cache_mb, disk_cache)
-        self._greatest_zoom = greatest_zoom(augment, canvas_hw) if reduced_decode else math.inf
+        self._recipes: dict[tuple[int, int], tuple[Recipe, float]] = {}
+        self._recipe_of(canvas_hw)
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[Recipe, float]:
+        """The recipe of a canvas and the greatest zoom that decoding may count on."""
+        if canvas_hw not in self._recipes:
+            recipe = Recipe(self._augment, canvas_hw, self._channels, self._fit, len(self.annotations))
+            zoom = greatest_zoom(self._augment, canvas_hw) if self._reduced_decode else math.inf
+            self._recipes[canvas_hw] = recipe, zoom
+        return self._recipes[canvas_hw]
 
     def __getitem__(self, key: SampleKey) -> Sample:
         """The sample of a key: the same arrays on every call, in any process."""
         rng = np.random.default_rng((self._seed, key.epoch, key.image_index, *([key.copy] if key.copy else [])))
         skipped, warned = list[str](), list[str]()
-        letterbox = None
-        zoom = math.inf if key.closing else self._greatest_zoom
-        read = functools.partial(self.source, zoom=zoom, skipped=skipped, warned=warned)
+        letterbox, canvas_hw = None, key.canvas_hw or self._canvas_hw
+        recipe, greatest = self._recipe_of(canvas_hw)
+        zoom = math.inf if key.closing else greatest
+        read = functools.partial(self.source, zoom=zoom, skipped=skipped, warned=warned, canvas_hw=canvas_hw)
         if key.closing:
-            image, objects, letterbox = self._recipe.letterboxed(key.image_index, read, rng)
+            image, objects, letterbox = recipe.letterboxed(key.image_index, read, rng)
         else:
-            image, objects = self._recipe.varied(key.image_index, read, rng)
+            image, objects = recipe.varied(key.image_index, read, rng)
         image_id = int(self.annotations.image_ids[key.image_index])
         left_out, odd = tuple(skipped), tuple(warned)
         return Sample(image, objects.xyxy, objects.labels, objects.ignore, image_id, letterbox, left_out, odd)
 
     def source(
-        self, index: int, zoom: float = math.inf, skipped: list[str] | None = None, warned: list[str] | None = None
+        self,
+        index: int,
+        zoom: float = math.inf,
+        skipped: list[str] | None = None,
+        warned: list[str] | None = None,
+        canvas_hw: tuple[int, int] | None = None,
     ) -> Source:
         """A source image with its objects; one that cannot be read is replaced by the next.
 
@@ -208,6 +233,7 @@ class TrainingSamples(Dataset[Sample]):
             zoom: how much larger than fitted to the canvas it is shown at most, as far as decoding may depend on it.
             skipped: where the reason of each replacement is noted.
             warned: where it is noted what is odd about an image that is decoded.
+            canvas_hw: height and width of the canvas it is shown on, by default of the configured one.
 
         Raises:
             DatasetError: too many images in a row cannot be read.
@@ -215,7 +241,7 @@ class TrainingSamples(Dataset[Sample]):
         skipped, warned = [] if skipped is None else skipped, [] if warned is None else warned
         for _ in range(_MAX_REPLACEMENTS):
             try:
-                return self._read(index, zoom, warned)
+                return self._read(index, zoom, warned, canvas_hw or self._canvas_hw)
             except MediaError as error:
                 skipped.append(str(error))
                 index = (index + 1) % len(self.annotations)
@@ -224,10 +250,10 @@ class TrainingSamples(Dataset[Sample]):
             f"{skipped[-1]}; check the images folder"
         )
 
-    def _read(self, index: int, zoom: float, warned: list[str]) -> Source:
+    def _read(self, index: int, zoom: float, warned: list[str], canvas_hw: tuple[int, int]) -> Source:
         path, source_xyxy = self.annotations.path(index), self.annotations.source_xyxy(index)
         height, width = self.annotations.image_hw[index].tolist()
-        reduction = _reduction((height, width), self._canvas_hw, self._fit, zoom)
+        reduction = _reduction((height, width), canvas_hw, self._fit, zoom)
         image = self._cache.read(path, reduction, warned)
         if reduction > 1 and image.shape[:2] != (height // reduction, width // reduction):
             # It is no JPEG, or not of the size that the annotation file gives.

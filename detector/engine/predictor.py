@@ -35,12 +35,16 @@ class InputConfig:
         fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
         arithmetic: how evaluation and prediction resize: `opencv`, or `darknet` for the numbers that Darknet computes.
             Training images are resized by OpenCV either way, as Darknet's own are.
+        multi_scale: how far the canvas of a training batch may be smaller or larger, as a share of the configured size,
+            0 <= multi_scale < 1; its sides are multiples of the model's largest stride. Evaluation, prediction and the
+            closing part of training have the configured size.
     """
 
     size: int | tuple[int, int] = 640
     channels: int = 3
     fit: str = "letterbox"
     arithmetic: str = "opencv"
+    multi_scale: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.canvas_hw) < 1 or self.channels < 1:
@@ -49,6 +53,8 @@ class InputConfig:
             raise ValueError(f"input.fit wants {' or '.join(FITS)}, found {self.fit!r}")
         if self.arithmetic not in ARITHMETICS:
             raise ValueError(f"input.arithmetic wants {' or '.join(ARITHMETICS)}, found {self.arithmetic!r}")
+        if not 0 <= self.multi_scale < 1:
+            raise ValueError(f"input.multi_scale wants 0 <= multi_scale < 1, found {self.multi_scale}")
 
     @property
     def canvas_hw(self) -> tuple[int, int]:

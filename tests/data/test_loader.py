@@ -189,7 +189,7 @@ def test_closing_samples_are_letterboxed_and_never_joined(
     samples = samples_of(annotations, replace(FULL, mosaic=1.0, mixup=1.0))
     for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "degrade", "cut_out", "crop_to"):
         monkeypatch.setattr(recipe, name, refuse)
-    monkeypatch.setattr(samples._recipe, "_chain", refuse)
+    monkeypatch.setattr(samples._recipe_of(CANVAS_HW)[0], "_chain", refuse)
     mirrored = set()
     for epoch in range(12):
         sample = samples[SampleKey(epoch, 0, True)]

@@ -43,8 +43,9 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
         ("loader.workers=2", "train.precision=bf16", "augment.albumentations=[{name: CLAHE, p: 0.5}]"),
         ("train.accumulate=2", "loader.batch_size=2", "optimizer={name: adamw}", "augment.mixup=0.5"),
         ("optimizer={name: sgd}", "train.evaluations=6"),
+        ("loader.repeat_factor=0.9", "input.multi_scale=0.5", "loader.workers=2"),
     ],
-    ids=["muon-bf16-workers", "adamw-accumulate", "sgd-evaluations"],
+    ids=["muon-bf16-workers", "adamw-accumulate", "sgd-evaluations", "repeats-and-scales"],
 )
 def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
     overrides: tuple[str, ...], experiment: Make, assert_same: Assert
