@@ -52,6 +52,7 @@ FLOORS = {
     "evaluation": 5,
     "experiment": 6,
     "training": 6,
+    "rehearsal": 6,
     "api": 6,
     "cli": 7,
     "__main__": 7,

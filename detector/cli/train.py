@@ -28,6 +28,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="go on with the run of this name where there is one: the same command can be given again and again",
     )
     parser.add_argument(
+        "--plot-schedule", type=Path, metavar="FILE.png", help="draw the learning rate of the whole run, do not train"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, make a few steps, print memory, speed and the time of the run; nothing is kept",
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -43,9 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if overrides and not names:
         raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
+    if arguments.dry_run and arguments.resume:
+        raise ConfigError("--dry-run rehearses a new run, found --resume; leave one of them out")
 
     from detector.cli.metrics_text import coco_text
     from detector.cli.progress import TrainingProgress, number, say
+    from detector.cli.rehearse import dry_run, plot_schedule
     from detector.experiment import load_experiment
     from detector.training import open_run, train
 
@@ -59,6 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
         resume = (folder, state)
     if config is None:
         raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
+
+    if arguments.plot_schedule:
+        plot_schedule(config, arguments.plot_schedule, arguments.quiet)
+    if arguments.dry_run:
+        return dry_run(config, arguments.json, arguments.quiet, arguments.verbose)
+    if arguments.plot_schedule:
+        return 0
 
     caught: list[int] = []
 

@@ -245,17 +245,21 @@ class PowerDecay:
 
 
 class LearningRate:
-    """The factor on the peak learning rate at each step: a warm-up, then the schedule."""
+    """The factor on the peak learning rate at each step: a warm-up, then the schedule.
+
+    Attributes:
+        warmup_steps: steps of the warm-up.
+    """
 
     def __init__(self, config: ScheduleConfig, num_steps: int) -> None:
         """The factors of a run of `num_steps` steps."""
         self._schedule = build(config)
         self._num_steps, self._power = num_steps, config.warmup_power
-        self._warmup = min(config.warmup_iterations, int(num_steps * config.warmup_share))
+        self.warmup_steps = min(config.warmup_iterations, int(num_steps * config.warmup_share))
 
     def factor(self, step: int) -> float:
         """The factor at a 0-based step."""
-        if step < self._warmup:
-            return float(((step + 1) / (self._warmup + 1)) ** self._power)
-        progress = (step - self._warmup) / max(1, self._num_steps - 1 - self._warmup)
+        if step < self.warmup_steps:
+            return float(((step + 1) / (self.warmup_steps + 1)) ** self._power)
+        progress = (step - self.warmup_steps) / max(1, self._num_steps - 1 - self.warmup_steps)
         return float(self._schedule(progress, step + 1))

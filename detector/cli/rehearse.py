@@ -1,0 +1,81 @@
+"""`detector train --plot-schedule` and `--dry-run`: what training would do, before it does it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detector.errors import ConfigError, DetectorError
+
+if TYPE_CHECKING:
+    from detector.experiment import ExperimentConfig
+    from detector.rehearsal import Rehearsal
+
+
+def plot_schedule(config: ExperimentConfig, path: Path, quiet: bool) -> None:
+    """Draws the learning rate of a run into a PNG.
+
+    Raises:
+        ConfigError: the file has another ending.
+        DetectorError: it cannot be written, or the data set cannot be used.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--plot-schedule wants a file that ends in .png, found {str(path)!r}; rename it")
+    from detector.cli.progress import say
+    from detector.media.run_charts import schedule_chart
+    from detector.rehearsal import plan_schedule
+
+    picture = schedule_chart(plan_schedule(config))
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise DetectorError(f"{path}: the picture cannot be written, {error.strerror}; give another place") from error
+    say(f"the schedule is drawn in {path}", quiet)
+
+
+def dry_run(config: ExperimentConfig, as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Makes the first steps of a run, keeps nothing, prints what they showed; returns the exit code.
+
+    Raises:
+        DetectorError: all that training itself would raise up to there.
+    """
+    from detector.cli.progress import TrainingProgress
+    from detector.rehearsal import rehearse
+
+    rehearsal = rehearse(config, TrainingProgress(quiet, verbose))
+    if rehearsal.is_main:
+        print(json.dumps(rehearsal.to_plain()) if as_json else _text(rehearsal))
+    return 0
+
+
+def _text(found: Rehearsal) -> str:
+    evaluation = "none: no val split is configured"
+    if found.num_val_images:
+        at = found.evaluated_at
+        times = f"{len(at)} times, first after step {at[0]:,}" if at else "never: train.evaluations is 0"
+        evaluation = f"{found.num_val_images:,} images, {found.num_val_objects:,} boxes; {times}"
+    memory = "not told by this system"
+    if found.peak_bytes is not None:
+        where = "of the GPU" if found.device.startswith("cuda") else "of the main process"
+        memory = f"{found.peak_bytes / 2**30:.2f} GiB at most, {where}"
+    per_s = found.images_per_step / found.step_s
+    lines = {
+        "network": f"{found.num_parameters:,} parameters, {found.num_classes} classes",
+        "training": f"{found.num_images:,} images, {found.num_objects:,} boxes",
+        "evaluation": evaluation,
+        "run": f"{found.num_steps:,} steps of {found.images_per_step} images ({found.num_epochs:.1f} epochs) on "
+        f"{found.device}, {found.precision}",
+        "memory": memory,
+        "speed": f"{found.step_s:.3g} s a step, {per_s:.1f} images/s; the first step was done after "
+        f"{found.first_step_s:.1f} s",
+        "time": f"about {_duration(found.steps_s + found.evaluations_s)}: steps {_duration(found.steps_s)}, "
+        f"evaluations {_duration(found.evaluations_s)}",
+    }
+    return "\n".join([*(f"{name:<11} {text}" for name, text in lines.items()), "nothing of this was kept"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,218 @@
+"""What a training run would do, told before it does it: its schedule, and a few of its steps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector import registry
+from detector.data.coco import CocoAnnotations
+from detector.engine.events import Event, Noted, Report, Started
+from detector.engine.precision import choose_device
+from detector.engine.predictor import Predictor
+from detector.engine.schedule import LearningRate
+from detector.evaluation.evaluate import annotated_sources
+from detector.experiment import ExperimentConfig, build_model, read_split
+from detector.media.run_charts import SchedulePlan
+from detector.training import train
+
+_TIMED_S, _MAX_TIMED_STEPS = 5.0, 20  # the steps after the first one are timed, until either is reached
+_MAX_POINTS = 2000  # of a schedule's curve
+
+
+def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
+    """The numbers of steps done at which a run is measured: evaluation k of n at ceil(k * steps / n)."""
+    return sorted({-(-k * num_steps // evaluations) for k in range(1, evaluations + 1)})
+
+
+def plan_schedule(config: ExperimentConfig) -> SchedulePlan:
+    """The learning rate of the run that a configuration describes; the data set's files are read, nothing is trained.
+
+    Raises:
+        DatasetError: the data set cannot be used.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    annotations, val = read_split(config, "train"), _val_of(config)
+    train_config, batch_size = config.train, config.loader.batch_size * num_processes
+    num_steps = train_config.num_steps(len(annotations), batch_size)
+    rate = LearningRate(config.schedule, num_steps)
+    steps = sorted({step * (num_steps - 1) // _MAX_POINTS for step in range(_MAX_POINTS + 1)})
+    num_batches = num_steps * train_config.accumulate
+    closing_batch = num_batches - int(config.augment.closing_share * num_batches)
+    return SchedulePlan(
+        name=f"{registry.name_of(config.schedule)} schedule, {registry.name_of(config.optimizer)}",
+        steps=steps,
+        rates=[config.optimizer.lr * rate.factor(step) for step in steps],
+        warmup_steps=rate.warmup_steps,
+        closing_from=closing_batch // train_config.accumulate,
+        evaluations=evaluation_steps(num_steps, train_config.evaluations) if val is not None else [],
+        num_steps=num_steps,
+        num_epochs=num_batches * batch_size / len(annotations),
+    )
+
+
+def _val_of(config: ExperimentConfig, report: Report = lambda event: None) -> CocoAnnotations | None:
+    has_val = config.data is not None and "val" in registry.build(config.data).split_names()
+    return read_split(config, "val", report) if has_val else None
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a few steps of a run showed.
+
+    Attributes:
+        num_parameters: of the network.
+        num_classes: of the data set.
+        num_images: of the training split.
+        num_objects: its boxes.
+        num_val_images: of the validation split; 0 where there is none.
+        num_val_objects: its boxes.
+        evaluated_at: the numbers of steps done at which the run would be measured.
+        num_steps: optimiser steps of the run.
+        num_epochs: passes over the data set that they amount to.
+        images_per_step: over all processes.
+        device: where it runs.
+        precision: number format of the network.
+        peak_bytes: most memory that was held: of the GPU where there is one, else of the main process; None where the
+            system does not say.
+        first_step_s: seconds until the first step was done, with all that is made once.
+        step_s: seconds of a step after the first.
+        val_image_s: seconds of a validation image, scoring left out.
+        steps_s: estimated seconds of the run's steps.
+        evaluations_s: estimated seconds of its evaluations.
+        is_main: whether this process is the one to report it.
+    """
+
+    num_parameters: int
+    num_classes: int
+    num_images: int
+    num_objects: int
+    num_val_images: int
+    num_val_objects: int
+    evaluated_at: Sequence[int]
+    num_steps: int
+    num_epochs: float
+    images_per_step: int
+    device: str
+    precision: str
+    peak_bytes: int | None
+    first_step_s: float
+    step_s: float
+    val_image_s: float
+    steps_s: float
+    evaluations_s: float
+    is_main: bool
+
+    def to_plain(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {key: value for key, value in asdict(self).items() if key != "is_main"}
+
+
+def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> Rehearsal:
+    """Builds all of a run, makes its first steps and times them; nothing of it is kept.
+
+    The steps are those of the run itself, in a folder that is removed. One that has to wait for the first batch and for
+    what is compiled on first use comes before those that are timed.
+
+    Args:
+        config: the experiment.
+        report: told of what training notes.
+
+    Raises:
+        DetectorError: all that training itself would raise up to there.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    started: list[Started] = []
+    begun_s = time.monotonic()
+    done_s: list[float] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Started):
+            started.append(event)
+        elif isinstance(event, Noted):
+            report(event)
+
+    def is_enough() -> bool:
+        done_s.append(time.monotonic())
+        return len(done_s) > 1 and (done_s[-1] - done_s[0] > _TIMED_S or len(done_s) > _MAX_TIMED_STEPS)
+
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory(prefix="detector-") as folder:
+        steps_only = replace(config.train, evaluations=0, project=Path(folder))
+        result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
+    done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
+    peak_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _peak_bytes()
+
+    annotations, val = read_split(config, "train"), _val_of(config)
+    model = build_model(config, len(annotations.class_names))
+    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * num_processes)
+    step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
+    val_image_s, num_val_images, evaluated_at = 0.0, 0, []
+    if val is not None and result.is_main:
+        predictor = Predictor(
+            model,
+            config.input,
+            annotations.class_names,
+            annotations.category_ids,
+            device=device,
+            batch_size=config.evaluate.batch_size,
+        )
+        num_val_images, evaluated_at = len(val), evaluation_steps(num_steps, config.train.evaluations)
+        val_image_s = _seconds_per_image(predictor, val, config)
+    return Rehearsal(
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_classes=len(annotations.class_names),
+        num_images=len(annotations),
+        num_objects=annotations.num_boxes,
+        num_val_images=num_val_images,
+        num_val_objects=val.num_boxes if val is not None else 0,
+        evaluated_at=evaluated_at,
+        num_steps=num_steps,
+        num_epochs=started[0].num_epochs if started else 0.0,
+        images_per_step=config.loader.batch_size * config.train.accumulate * num_processes,
+        device=str(device),
+        precision=started[0].precision if started else "",
+        peak_bytes=peak_bytes,
+        first_step_s=done_s[0] - begun_s,
+        step_s=step_s,
+        val_image_s=val_image_s,
+        steps_s=num_steps * step_s,
+        evaluations_s=len(evaluated_at) * num_val_images * val_image_s / num_processes,
+        is_main=result.is_main,
+    )
+
+
+def _seconds_per_image(predictor: Predictor, val: CocoAnnotations, config: ExperimentConfig) -> float:
+    """Of a batch of validation images, the second time it is asked for.
+
+    What a random network finds is no measure of what a trained one will, so its boxes are filtered as in prediction.
+    """
+    sources = list(itertools.islice(annotated_sources(val), config.evaluate.batch_size))
+    took_s = 0.0
+    for _ in range(2):
+        started_s = time.monotonic()
+        for _ in predictor.stream(sources, config.predict):
+            pass
+        took_s = time.monotonic() - started_s
+    return took_s / max(1, len(sources))
+
+
+def _peak_bytes() -> int | None:
+    """The most memory this process has held, or None where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
