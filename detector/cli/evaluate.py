@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.cli.model_file import add_darknet_options, load
+from detector.cli.report import add_report_options, check_report_options, store_thresholds, write
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from detector.evaluation.darknet_map import DarknetMap
     from detector.evaluation.evaluate import Conditions
     from detector.evaluation.voc import VocMetrics
+    from detector.experiment import LoadedModel
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--match-iou", type=float, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
     )
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/val)")
+    add_report_options(parser)
     parser.add_argument(
         "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
     )
@@ -70,8 +73,11 @@ class _Measured:
     conditions: Conditions | None
     results: Path | None
     skipped: tuple[str, ...]
+    truth: GroundTruth
+    detections: Results
     num_unscored: int = 0  # results of a file that were skipped
     folder: Path | None = None
+    loaded: LoadedModel | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -81,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped
     from detector.evaluation.coco_metrics import CocoMetrics
+    from detector.evaluation.runs import recipe_sha256
     from detector.evaluation.voc import VocMetrics
 
     _check(arguments)
@@ -99,19 +106,30 @@ def run(arguments: argparse.Namespace) -> int:
         "ground_truth": truth_file,
         "results": results_file,
     }
+    if measured.loaded is not None:
+        document["model"] = {"recipe_sha256": recipe_sha256(measured.loaded.file.config)}
     if measured.folder is not None:
         path = measured.folder / "metrics.json"
         _write(path, json.dumps(document, indent=1))
         say(f"numbers: {path}", arguments.quiet)
+    facts = [file_text("ground truth", truth_file)]
+    if measured.conditions is not None:
+        facts.append(conditions_text(measured.conditions))
+    elif results_file is not None:
+        facts.append(file_text("scored as written:", results_file))
+    metrics = measured.metrics
+    if arguments.report and isinstance(metrics, CocoMetrics):
+        title = str(arguments.results or next(word for word in arguments.words if "=" not in word))
+        scored = measured.annotations, measured.truth, measured.detections
+        page, said = write(arguments, title, metrics, *scored, document, [*facts, _provenance(metrics)])
+        say(f"{said}\nreport: {page}", arguments.quiet)
+    if arguments.store_thresholds and measured.loaded is not None:
+        point = store_thresholds(arguments, measured.loaded, measured.annotations, measured.truth, measured.detections)
+        say(f"threshold for {point.target}: {point.overall:.3f}; {arguments.store_thresholds}", arguments.quiet)
     if arguments.json:
         print(json.dumps(document))
     else:
-        print(file_text("ground truth", truth_file))
-        if measured.conditions is not None:
-            print(conditions_text(measured.conditions))
-        elif results_file is not None:
-            print(file_text("scored as written:", results_file))
-        metrics = measured.metrics
+        print("\n".join(facts))
         if isinstance(metrics, CocoMetrics):
             print(coco_text(metrics))
         else:
@@ -121,8 +139,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 5 if arguments.strict and num_faults else 0
 
 
+def _provenance(metrics: CocoMetrics) -> str:
+    return f"scored by {metrics.backend}; ground truth as scored: sha256 {metrics.ground_truth_sha256}"
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses options that the metric does not have."""
+    check_report_options(arguments)
     for name, metrics in (
         ("backend", ("coco",)),
         ("limits", ("coco",)),
@@ -173,7 +196,7 @@ def _score_file(arguments: argparse.Namespace) -> _Measured:
 
     if arguments.annotations is None or arguments.words:
         raise ConfigError("--results wants --annotations FILE and no model; the two files are all it needs")
-    annotations = read_coco(arguments.annotations, None)
+    annotations = read_coco(arguments.annotations, arguments.images)
     truth = GroundTruth.of_annotations(annotations)
     results, problems = read_results(arguments.results, truth, ignore_unknown=arguments.ignore_unknown)
     for file, found in ((arguments.annotations, annotations.problems), (arguments.results, problems)):
@@ -185,7 +208,7 @@ def _score_file(arguments: argparse.Namespace) -> _Measured:
         from detector.experiment import results_folder
 
         folder = results_folder(arguments.save_dir, "val")
-    return _Measured(metrics, annotations, None, arguments.results, (), num_skipped(problems), folder)
+    return _Measured(metrics, annotations, None, arguments.results, (), truth, results, num_skipped(problems), folder)
 
 
 def _measure(arguments: argparse.Namespace) -> _Measured:
@@ -205,7 +228,7 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
         overrides.append(f"evaluate.other_limits={limits}")
     loaded = load(arguments, Path(names[0]), overrides)
     annotations = read_split(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
-    folder = results_folder(arguments.save_dir, "val")
+    folder = results_folder(arguments.save_dir or arguments.report, "val")
     show = sys.stderr.isatty() and not arguments.quiet
     path = folder / "results.json"
     with tqdm(total=len(annotations), unit="image", disable=not show) as bar:
@@ -217,16 +240,29 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
         if arguments.metric == "darknet":
             found = map_detections(loaded, annotations, on_image)
             records, conditions, skipped = found.detections.to_records(found.truth), found.conditions, found.skipped
-            metrics = _scored(arguments, found.truth, found.detections)
+            truth, detections = found.truth, found.detections
+            metrics = _scored(arguments, truth, detections)
         else:
             evaluation = evaluate_model(loaded, annotations, on_image)
             records, conditions, skipped = evaluation.results, evaluation.conditions, evaluation.skipped
             metrics, warnings = evaluation.metrics, evaluation.warnings
+            truth, detections = evaluation.truth, evaluation.detections
             if arguments.metric == "voc":
-                metrics = _scored(arguments, evaluation.truth, evaluation.detections)
+                metrics = _scored(arguments, truth, detections)
     _write(path, json.dumps(records))
     say(f"results: {path}", arguments.quiet)
-    return _Measured(metrics, annotations, conditions, path, skipped, folder=folder, warnings=warnings)
+    return _Measured(
+        metrics,
+        annotations,
+        conditions,
+        path,
+        skipped,
+        truth,
+        detections,
+        folder=folder,
+        loaded=loaded,
+        warnings=warnings,
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train", "train a detector on a COCO-format data set"),
     "evaluate": ("evaluate", "measure a trained detector: the 12 COCO numbers and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
+    "compare": ("compare", "put measured runs side by side: numbers, a paired test, deviation over seeds"),
     "predict": ("predict", "detect objects in images"),
     "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
     "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),

@@ -43,7 +43,7 @@ def coco_text(metrics: CocoMetrics) -> str:
         (c.name, *map(number, (c.ap, c.ap50, c.ap75, c.ar)), str(c.num_objects), str(c.num_detections))
         for c in metrics.classes
     ]
-    lines += _columns([("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), *rows])
+    lines += columns([("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), *rows])
     return _said("\n".join(lines))
 
 
@@ -58,7 +58,7 @@ def voc_text(metrics: VocMetrics) -> str:
         "",
         f"Pascal VOC mAP ({how}, IoU {metrics.iou_threshold:g}) {number(metrics.mean_ap, 4)}",
         "",
-        *_columns([("class", "AP", "objects"), *rows]),
+        *columns([("class", "AP", "objects"), *rows]),
     ]
     return _said("\n".join(lines))
 
@@ -78,7 +78,7 @@ def darknet_text(metrics: DarknetMap) -> str:
             f"{at}: TP {metrics.num_right}, FP {metrics.num_wrong}, FN {metrics.num_missed}, "
             f"average IoU {100 * metrics.mean_iou:.2f}%",
             "",
-            *_columns([("class", "AP", "TP", "FP"), *rows]),
+            *columns([("class", "AP", "TP", "FP"), *rows]),
         ]
     )
 
@@ -115,7 +115,7 @@ def _said(text: str) -> str:
     return f"{text}\n\nn/a: no ground truth" if " n/a" in text else text
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of a table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -84,11 +84,7 @@ def crowding_slices(truth: GroundTruth, ranking: Ranking, num_groups: int = 3) -
         num_wanted = int(weights[0, ranking.object_images].sum())
         recall = float(ranking.is_right[_AT_50, is_counted].sum() / num_wanted)
         name = f"{low} to {high} objects" if high > low else f"{low} object{'s' if low > 1 else ''}"
-        slices.append(
-            Slice(
-                f"{name} in an image", num_wanted, mean_precision(precision), mean_precision(precision[_AT_50]), recall
-            )
-        )
+        slices.append(Slice(name, num_wanted, mean_precision(precision), mean_precision(precision[_AT_50]), recall))
         low = high + 1
     return tuple(slices)
 
@@ -110,7 +106,7 @@ def overlap_slices(truth: GroundTruth, ranking: Ranking) -> tuple[Slice, ...]:
     for low, high in _pairs((-1.0, *OVERLAP_EDGES)):
         is_in = ~truth.is_crowd & (greatest > low) & (greatest <= high)
         recall = float(is_found[is_in].mean()) if is_in.any() else math.nan
-        name = "overlaps no other" if high == 0 else f"overlaps another by {low:g} to {high:g}"
+        name = "no overlap" if high == 0 else f"IoU {low:g} to {high:g}"
         slices.append(Slice(name, int(is_in.sum()), math.nan, math.nan, recall))
     return tuple(slices)
 

@@ -14,8 +14,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # The palette of Okabe and Ito 2008, "Color universal design"; one colour for each split.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_INK, _GRID = "#333333", "#EAEAEA"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+INK, GRID = "#333333", "#EAEAEA"
 _WIDTH_IN, _HEIGHT_IN, _DPI = 5.6, 3.4, 110
 MAX_CLASSES_SHOWN = 40
 COCO_SMALL_PX, COCO_MEDIUM_PX = 32, 96  # sides of squares; COCO's bounds of small and medium objects
@@ -34,7 +34,7 @@ def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> by
     if num_hidden:
         half = MAX_CLASSES_SHOWN // 2
         order = np.concatenate([order[:half], order[-half:]])
-    figure, panel = _panel(height_in=max(1.6, 0.9 + 0.19 * len(order)))
+    figure, panel = new_panel(height_in=max(1.6, 0.9 + 0.19 * len(order)))
     places = np.arange(len(order))[::-1].astype(np.float64)
     if num_hidden:
         places[: MAX_CLASSES_SHOWN // 2] += 1.5
@@ -44,15 +44,15 @@ def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> by
     for number, (split, of_split) in enumerate(counts.items()):
         offset = 0.4 - thickness * (number + 0.5)
         values = np.array(of_split)[order]
-        panel.barh(places + offset, values, thickness, color=_COLOURS[number % 4], label=split)
+        panel.barh(places + offset, values, thickness, color=COLOURS[number % 4], label=split)
     shown = totals[order]
     if shown.max() > 30 * max(1, shown.min()):
         panel.set_xscale("symlog", linthresh=1)
         panel.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
-    panel.set_yticks(places, [_cut(names[i]) for i in order.tolist()], parse_math=False, fontsize=8)
+    panel.set_yticks(places, [shortened(names[i]) for i in order.tolist()], parse_math=False, fontsize=8)
     panel.set_ylim(places.min() - 0.6, places.max() + 0.6)
     panel.grid(axis="y", visible=False)
-    return _finish(figure, panel, "objects", "", len(counts) > 1)
+    return as_png(figure, panel, "objects", "", len(counts) > 1)
 
 
 def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] = ()) -> bytes:
@@ -63,7 +63,7 @@ def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] =
         what: the label of the axis.
         bounds: sizes to mark.
     """
-    figure, panel = _panel()
+    figure, panel = new_panel()
     everything = np.concatenate([values for values in sides.values() if len(values)] or [np.ones(1)])
     everything = everything[everything > 0]
     lowest, highest = max(everything.min(), 0.5), max(everything.max(), 1.0)
@@ -77,7 +77,7 @@ def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] =
                 weights=weights,
                 histtype="stepfilled",
                 alpha=0.25,
-                color=_COLOURS[number % 4],
+                color=COLOURS[number % 4],
             )
             panel.hist(
                 np.maximum(values, lowest),
@@ -85,7 +85,7 @@ def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] =
                 weights=weights,
                 histtype="step",
                 linewidth=1.6,
-                color=_COLOURS[number % 4],
+                color=COLOURS[number % 4],
                 label=split,
             )
     panel.set_xscale("log", base=2)
@@ -95,12 +95,12 @@ def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] =
             panel.axvline(bound, color="#888888", linewidth=1, linestyle=":")
             panel.annotate(f"{bound:g}", (bound, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
                            textcoords="offset points", fontsize=8, color="#666666")  # fmt: skip
-    return _finish(figure, panel, what, "share of the split in %", len(sides) > 1)
+    return as_png(figure, panel, what, "share of the split in %", len(sides) > 1)
 
 
 def shape_chart(wh: Floats, marks_wh: Sequence[tuple[float, float]], what: str) -> bytes:
     """How wide and how high objects are: a density of (N, 2) on logarithmic axes, with marks such as anchors."""
-    figure, panel = _panel()
+    figure, panel = new_panel()
     wh = np.maximum(wh, 0.5)
     if len(wh):
         lowest, highest = wh.min(), wh.max() * 1.01 + 0.1
@@ -108,71 +108,73 @@ def shape_chart(wh: Floats, marks_wh: Sequence[tuple[float, float]], what: str) 
         panel.hist2d(wh[:, 0], wh[:, 1], bins=[bins, bins], cmap="Blues", norm="log", rasterized=True)
         panel.plot([lowest, highest], [lowest, highest], color="#BBBBBB", linewidth=0.9, linestyle="--")
     if marks_wh:
-        panel.plot(*zip(*marks_wh, strict=True), "o", color=_COLOURS[1], markersize=5, label="anchors")
+        panel.plot(*zip(*marks_wh, strict=True), "o", color=COLOURS[1], markersize=5, label="anchors")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", base=2)
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(lambda value, position: f"{value:g}")
-    return _finish(figure, panel, f"width, {what}", "height", bool(marks_wh))
+    return as_png(figure, panel, f"width, {what}", "height", bool(marks_wh))
 
 
 def place_chart(centres_xy: Floats) -> bytes:
     """Where the centres of objects lie, (N, 2) as shares of width and height: a map of the image."""
-    figure, panel = _panel()
+    figure, panel = new_panel()
     counts, _, _ = np.histogram2d(centres_xy[:, 1], centres_xy[:, 0], bins=24, range=[[0, 1], [0, 1]])
     panel.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0), aspect=0.75, vmin=0)
     panel.grid(visible=False)
     panel.set_xticks([0, 0.5, 1], ["left", "middle", "right"])
     panel.set_yticks([0, 0.5, 1], ["top", "middle", "bottom"])
-    return _finish(figure, panel, "", "", False)
+    return as_png(figure, panel, "", "", False)
 
 
 def image_chart(image_wh: Mapping[str, Integers]) -> bytes:
     """Width and height of the images, (N, 2) by split; a larger dot stands for more images of one size."""
-    figure, panel = _panel()
+    figure, panel = new_panel()
     for number, (split, sizes) in enumerate(image_wh.items()):
         if len(sizes):
             unique, counts = np.unique(sizes, axis=0, return_counts=True)
             area = 14 + 300 * counts / sum(map(len, image_wh.values()))
             panel.scatter(
-                unique[:, 0], unique[:, 1], area, color=_COLOURS[number % 4], alpha=0.45, linewidths=0, label=split
+                unique[:, 0], unique[:, 1], area, color=COLOURS[number % 4], alpha=0.45, linewidths=0, label=split
             )
     panel.set_xlim(left=0)
     panel.set_ylim(bottom=0)
-    return _finish(figure, panel, "width in pixels", "height in pixels", len(image_wh) > 1)
+    return as_png(figure, panel, "width in pixels", "height in pixels", len(image_wh) > 1)
 
 
 def count_chart(num_objects: Mapping[str, Integers]) -> bytes:
     """How many objects images have, (N,) by split, as shares of the split."""
-    figure, panel = _panel()
+    figure, panel = new_panel()
     greatest = max((int(values.max(initial=0)) for values in num_objects.values()), default=0)
     step = max(1, -(-greatest // 40))
     bins = np.arange(0, greatest + step + 1, step) - 0.5
     for number, (split, values) in enumerate(num_objects.items()):
         if len(values):
             weights = np.full(len(values), 100 / len(values))
-            panel.hist(values, bins, weights=weights, histtype="stepfilled", alpha=0.25, color=_COLOURS[number % 4])
+            panel.hist(values, bins, weights=weights, histtype="stepfilled", alpha=0.25, color=COLOURS[number % 4])
             panel.hist(
-                values, bins, weights=weights, histtype="step", linewidth=1.6, color=_COLOURS[number % 4], label=split
+                values, bins, weights=weights, histtype="step", linewidth=1.6, color=COLOURS[number % 4], label=split
             )
-    return _finish(figure, panel, "objects in an image", "share of the split in %", len(num_objects) > 1)
+    return as_png(figure, panel, "objects in an image", "share of the split in %", len(num_objects) > 1)
 
 
-def _panel(height_in: float = _HEIGHT_IN) -> tuple[Any, Any]:
+def new_panel(height_in: float = _HEIGHT_IN) -> tuple[Any, Any]:
+    """A figure and its one panel, in the look of all charts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained", facecolor="white")
     panel = figure.subplots()
-    panel.grid(color=_GRID, linewidth=0.7)
+    panel.grid(color=GRID, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0, labelsize=9, labelcolor="#555555", which="both")
     return figure, panel
 
 
-def _finish(figure: Any, panel: Any, x_label: str, y_label: str, has_legend: bool) -> bytes:
-    panel.set_xlabel(x_label, fontsize=9, color=_INK)
-    panel.set_ylabel(y_label, fontsize=9, color=_INK)
+def as_png(figure: Any, panel: Any, x_label: str, y_label: str, has_legend: bool) -> bytes:
+    """The bytes of a figure, its axes and lines labelled."""
+    panel.set_xlabel(x_label, fontsize=9, color=INK)
+    panel.set_ylabel(y_label, fontsize=9, color=INK)
     if has_legend:
         panel.legend(frameon=False, fontsize=9)
     picture = io.BytesIO()
@@ -182,5 +184,6 @@ def _finish(figure: Any, panel: Any, x_label: str, y_label: str, has_legend: boo
     return picture.getvalue()
 
 
-def _cut(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name as a chart has room for it."""
     return name if len(name) <= 24 else f"{name[:23]}…"

@@ -122,9 +122,9 @@ def test_recall_by_overlap_counts_each_object_once() -> None:
     truth, results = box_set(objects, [(2, [0, 5, 10, 10], 0.9), (1, [50, 0, 10, 10], 0.8)])
     ground_truth, _, ranking = columns(truth, results)
     found = {s.name: (s.num_objects, s.recall) for s in overlap_slices(ground_truth, ranking)}
-    assert found["overlaps no other"] == (2, 0.5)
-    assert found["overlaps another by 0.2 to 0.4"] == (2, 0.5)
-    assert found["overlaps another by 0 to 0.2"][0] == 0
+    assert found["no overlap"] == (2, 0.5)
+    assert found["IoU 0.2 to 0.4"] == (2, 0.5)
+    assert found["IoU 0 to 0.2"][0] == 0
     assert sum(num for num, _ in found.values()) == 4
 
 

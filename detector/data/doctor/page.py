@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -16,6 +14,7 @@ from detector.errors import MediaError
 from detector.geometry import PADDING_VALUE, Image, xywh_to_xyxy
 from detector.media import charts
 from detector.media.drawing import as_rgb, draw_boxes
+from detector.media.html import embedded, page_of, text
 from detector.media.images import load_image
 
 _DRAWN_PX = 360
@@ -26,70 +25,18 @@ _OFFENDING_RGB, _OTHER_RGB = (230, 60, 30), (150, 170, 190)
 _MAX_CLASSES_LISTED = 200
 _VERDICTS = {"error": "Training will stop or mislead", "warning": "Usable, with warnings", "note": "Clean"}
 
-_STYLE = """
-:root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1d2329; --soft: #5c6772; --line: #e1e5ea;
-  --error: #c22d1b; --warning: #b06a00; --note: #2b6cb0; --good: #1f7a4d; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14181c; --card: #1d2329; --ink: #e6eaee; --soft: #9aa6b2;
-  --line: #313a43; --error: #ff7b68; --warning: #f0b04a; --note: #7fb4ec; --good: #62c896; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 25px; margin: 0 0 2px; overflow-wrap: anywhere; }
-h2 { font-size: 18px; margin: 34px 0 12px; }
-h3 { font-size: 15px; margin: 0 0 8px; }
-p { margin: 0 0 8px; }
-.soft { color: var(--soft); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px;
-  margin: 0 0 12px; }
-.finding { border-left: 5px solid var(--note); }
-.finding.error { border-left-color: var(--error); } .finding.warning { border-left-color: var(--warning); }
-.badge { display: inline-block; border-radius: 5px; padding: 0 7px; font-size: 12px; font-weight: 600;
-  color: var(--card); background: var(--note); margin-right: 8px; }
-.badge.error { background: var(--error); } .badge.warning { background: var(--warning); }
-.badge.good { background: var(--good); }
-.verdict { font-size: 17px; margin: 12px 0 22px; }
-.title { font-weight: 600; }
-code { font: 13px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-ul { margin: 6px 0; padding-left: 20px; } li { overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 10px; }
-figure { margin: 0; } figcaption { font-size: 12.5px; color: var(--soft); max-width: 360px; overflow-wrap: anywhere; }
-.pictures img { max-width: 100%; border-radius: 6px; display: block; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(430px, 1fr)); gap: 12px; align-items: start; }
-.charts img { width: 100%; border-radius: 6px; display: block; }
-@media (max-width: 520px) { .charts { grid-template-columns: 1fr; } }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-summary { cursor: pointer; color: var(--soft); }
-"""
-
 
 def page(report: Report) -> str:
     """The page, complete; its pictures are drawn anew from the images."""
     parts = [
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>{_text(report.source)}: data set check</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>",
         *_head(report),
         *_split_table(report.splits),
         *_findings(report),
         *_suggestions(report.suggestions),
         *_charts(report),
         *_class_table(report),
-        "</main>\n</body>\n</html>\n",
     ]
-    return "\n".join(parts)
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _embedded(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+    return page_of(f"{report.source}: data set check", parts)
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -98,8 +45,8 @@ def _head(report: Report) -> Iterator[str]:
         plural(report.num(severity), severity) for severity in ("error", "warning", "note") if report.num(severity)
     ]
     height, width = report.canvas_hw
-    yield f"<h1>{_text(report.source)}</h1>"
-    yield f"<p class='soft'>Data set check. Looked at: {_text(report.checked)}; network input {width} x {height}.</p>"
+    yield f"<h1>{text(report.source)}</h1>"
+    yield f"<p class='soft'>Data set check. Looked at: {text(report.checked)}; network input {width} x {height}.</p>"
     badge = "good" if worst == "note" else worst
     yield f"<p class='verdict'><span class='badge {badge}'>{_VERDICTS[worst]}</span>{', '.join(counted)}</p>"
 
@@ -115,7 +62,7 @@ def _split_table(splits: Sequence[SplitSummary]) -> Iterator[str]:
         shares = " / ".join(f"{value / max(s.num_objects, 1):.0%}" for value in s.num_small_medium_large)
         cells = (f"{s.num_images:,}", f"{s.num_empty:,}", f"{s.num_objects:,}", f"{s.num_crowds:,}", s.num_classes,
                  s.max_objects, f"{s.median_image_wh[0]} x {s.median_image_wh[1]}", sizes, shares)  # fmt: skip
-        yield f"<tr><td title='{_text(s.annotations)}'>{_text(s.name)}</td>"
+        yield f"<tr><td title='{text(s.annotations)}'>{text(s.name)}</td>"
         yield "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     yield "</table></div>"
 
@@ -127,14 +74,14 @@ def _findings(report: Report) -> Iterator[str]:
     for finding in report.findings:
         yield f"<div class='card finding {finding.severity}'>"
         yield f"<p><span class='badge {finding.severity}'>{finding.severity}</span>"
-        yield f"<span class='title'>{_text(finding.title)}</span> <span class='soft'>{finding.extent()}</span></p>"
-        yield f"<p>{_text(finding.advice)}</p>"
+        yield f"<span class='title'>{text(finding.title)}</span> <span class='soft'>{finding.extent()}</span></p>"
+        yield f"<p>{text(finding.advice)}</p>"
         pictures = list(_pictures(report, finding.offenders))
         if pictures:
             yield "<div class='pictures'>" + "\n".join(pictures) + "</div>"
         rest = finding.examples[len(pictures) :]
         if rest:
-            yield "<ul>" + "".join(f"<li><code>{_text(example)}</code></li>" for example in rest) + "</ul>"
+            yield "<ul>" + "".join(f"<li><code>{text(example)}</code></li>" for example in rest) + "</ul>"
         yield f"<p class='soft'><code>{finding.code}</code></p></div>"
 
 
@@ -144,8 +91,8 @@ def _pictures(report: Report, offenders: Sequence[Offender]) -> Iterator[str]:
         if picture is not None:
             ok, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             if ok:
-                caption = _text(offender.caption)
-                source = _embedded(encoded.tobytes(), "jpeg")
+                caption = text(offender.caption)
+                source = embedded(encoded.tobytes(), "jpeg")
                 yield f"<figure><img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
 
 
@@ -202,8 +149,8 @@ def _suggestions(suggestions: Sequence[Suggestion]) -> Iterator[str]:
     if suggestions:
         yield "<h2>Suggestions</h2>"
     for s in suggestions:
-        yield f"<div class='card'><p><span class='title'>{_text(s.name)}</span> <code>{_text(s.value)}</code></p>"
-        yield f"<p class='soft'>{_text(s.reason)}</p></div>"
+        yield f"<div class='card'><p><span class='title'>{text(s.name)}</span> <code>{text(s.value)}</code></p>"
+        yield f"<p class='soft'>{text(s.reason)}</p></div>"
 
 
 def _charts(report: Report) -> Iterator[str]:
@@ -211,7 +158,7 @@ def _charts(report: Report) -> Iterator[str]:
         return
     yield "<h2>Charts</h2><div class='charts'>"
     for title, picture in drawn_charts(report):
-        yield f"<div class='card'><h3>{title}</h3><img src='{_embedded(picture, 'png')}' alt='{title}'></div>"
+        yield f"<div class='card'><h3>{title}</h3><img src='{embedded(picture, 'png')}' alt='{title}'></div>"
     yield "</div>"
 
 
@@ -253,7 +200,7 @@ def _class_table(report: Report) -> Iterator[str]:
             f"<td>{entry.num_objects.get(name, 0):,}</td><td>{entry.num_images.get(name, 0):,}</td>" for name in splits
         )
         size = f"{entry.median_px:.0f} px" if entry.median_px else ""
-        yield f"<tr><td>{_text(entry.name)}</td><td>{entry.category_id}</td>{cells}<td>{size}</td></tr>"
+        yield f"<tr><td>{text(entry.name)}</td><td>{entry.category_id}</td>{cells}<td>{size}</td></tr>"
     yield "</table>"
     if len(report.classes) > _MAX_CLASSES_LISTED:
         yield f"<p class='soft'>and {len(report.classes) - _MAX_CLASSES_LISTED} classes more</p>"

@@ -1,0 +1,51 @@
+"""Pictures of single boxes in their surroundings: a part of an image, enlarged or reduced, with what is meant drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detector.geometry import Image
+from detector.media.drawing import as_rgb, draw_boxes
+
+# A part is this many times as wide as the boxes, and at least this share of the image's shorter side.
+_ENLARGED, _LEAST_SHARE = 2.0, 0.12
+
+
+def draw_closeup(
+    image: Image,
+    source_xyxy: npt.NDArray[np.float64],
+    captions: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    num_meant: int,
+    longer_px: int = 360,
+) -> Image:
+    """A square part of an image around some boxes, with these and others drawn on it.
+
+    Args:
+        image: uint8 (H, W, C).
+        source_xyxy: float64 (N, 4), pixels of the image; those meant come last and lie on top.
+        captions: one for each box, or nothing.
+        colours: RGB, one for each box.
+        num_meant: how many of the last boxes the picture is about, at least 1.
+        longer_px: the longer side of the picture.
+
+    Returns:
+        uint8 (h, w, 3), RGB.
+    """
+    height, width = image.shape[:2]
+    meant = source_xyxy[-num_meant:]
+    low, high = meant[:, :2].min(axis=0), meant[:, 2:].max(axis=0)
+    half = max(_ENLARGED * float((high - low).max()), _LEAST_SHARE * min(height, width), 8.0) / 2
+    centre = ((low + high) / 2).clip(0, (width, height))
+    x1, y1 = np.floor(np.maximum(centre - half, 0)).astype(int).tolist()
+    x2, y2 = np.ceil(np.minimum(centre + half, (width, height))).astype(int).tolist()
+    part = as_rgb(image)[y1:y2, x1:x2]
+    scale = longer_px / max(part.shape[:2])
+    drawn_wh = [max(1, round(side * scale)) for side in (part.shape[1], part.shape[0])]
+    drawn = cv2.resize(part, drawn_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    boxes = ((source_xyxy - (x1, y1, x1, y1)) * scale).clip(-longer_px, 2 * longer_px).astype(np.float32)
+    return draw_boxes(np.asarray(drawn, np.uint8), boxes, captions, colours)
