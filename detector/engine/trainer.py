@@ -17,6 +17,7 @@ from detector.engine.distributed import World
 from detector.engine.ema import averaged_model
 from detector.engine.events import Evaluated, Noted, Report, Started, StepDone
 from detector.engine.freezing import freeze
+from detector.engine.memory import memory_in_words
 from detector.engine.optim import OptimizerConfig, build_optimizer
 from detector.engine.precision import Precision
 from detector.engine.run import RunFolder
@@ -113,6 +114,7 @@ class Trainer:
         Raises:
             DivergenceError: a loss or gradient is not finite.
             DatasetError: too many images cannot be read.
+            DetectorError: the memory does not hold a step.
         """
         epochs = self.num_steps * self._images_per_step / self._num_images
         device = str(self._device)
@@ -126,7 +128,8 @@ class Trainer:
             step_started_s = time.monotonic()
             group = list(itertools.islice(stream, self._config.accumulate))
             self._note_skipped(group)
-            self._optimise(group)
+            with memory_in_words(self.step, tuple(group[0].images.shape), self._config.accumulate, self._device):
+                self._optimise(group)
             stepping_s += time.monotonic() - step_started_s
             steps_timed += 1
             self._elapsed_s = time.monotonic() - started_s
