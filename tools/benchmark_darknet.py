@@ -14,11 +14,12 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from turns import take_turns
 
 if TYPE_CHECKING:
     from detector.darknet.network import DarknetNet
@@ -92,24 +93,7 @@ def main() -> None:
             "this package, bf16": [*ours, "bf16"],
             "OpenCV DNN, fp32": [options.opencv_python, "-c", OPENCV_WORKER, cfg, str(weights), *sides, threads],
         }
-        workers = {
-            name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for name, command in commands.items()
-        }
-        times: dict[str, list[float]] = {name: [] for name in workers}
-        for turn in range(options.rounds + 5):  # the first five of each are not counted
-            for name, process in workers.items():
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write("image\n")
-                process.stdin.flush()
-                milliseconds = float(process.stdout.readline())
-                if turn >= 5:
-                    times[name].append(milliseconds)
-        for process in workers.values():
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
+        times = take_turns(commands, options.rounds, warmup=5)
     reference = statistics.median(times["OpenCV DNN, fp32"])
     print(f"{options.cfg.stem}, one image of {'x'.join(sides)}, folded, {os.cpu_count()} cores", end=", ")
     print(

@@ -12,10 +12,11 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
+
+from turns import take_turns
 
 # Name, activation, DETECTOR_MISH, precision and memory format of each variant.
 VARIANTS = {
@@ -93,30 +94,12 @@ def main() -> None:
         activation, precision, memory_format = options.worker
         worker(activation, precision, memory_format, options.size, options.batch_size)
         return
-    workers = {}
-    for name, (activation, mish, precision, memory_format) in VARIANTS.items():
-        command = [sys.executable, __file__, "--size", str(options.size), "--batch-size", str(options.batch_size)]
-        workers[name] = subprocess.Popen(
-            [*command, "--worker", activation, precision, memory_format],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "DETECTOR_MISH": mish},
-        )
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for turn in range(options.rounds + 2):  # the first two steps of each are not counted
-        for name, process in workers.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            milliseconds = float(process.stdout.readline())
-            if turn >= 2:
-                times[name].append(milliseconds)
-    for process in workers.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    worker_of = [sys.executable, __file__, "--size", str(options.size), "--batch-size", str(options.batch_size)]
+    commands = {
+        name: [*worker_of, "--worker", act, precision, layout] for name, (act, _, precision, layout) in VARIANTS.items()
+    }
+    environments = {name: {"DETECTOR_MISH": mish} for name, (_, mish, _, _) in VARIANTS.items()}
+    times = take_turns(commands, options.rounds, warmup=2, environments=environments)
     first = statistics.median(times[next(iter(VARIANTS))])
     print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {os.cpu_count()} cores, ", end="")
     print(f"{platform.machine()}, median of {options.rounds}\n\n| variant | ms | ratio |\n|---|---|---|")
