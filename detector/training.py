@@ -28,6 +28,7 @@ from detector.engine.pictures import RunPictures
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
+from detector.engine.scalars import ScalarLog, summary_writer
 from detector.engine.trainer import Trainer
 from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.coco_metrics import CocoMetrics
@@ -131,6 +132,7 @@ def _train(
     report: Report,
     should_stop: Callable[[], bool],
 ) -> TrainingResult:
+    writer = summary_writer() if config.train.tensorboard else None
     annotations = read_split(config, "train", report)
     has_val = config.data is not None and "val" in registry.build(config.data).split_names()
     val = read_split(config, "val", report) if has_val else None
@@ -176,7 +178,8 @@ def _train(
     def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
         return evaluate(predictor_of(averaged), split, config.evaluate, world=world).metrics
 
-    pictures = RunPictures(folder, annotations, config.input, report) if world.is_main else None
+    scalars = ScalarLog(folder, writer, report) if writer and world.is_main else None
+    pictures = RunPictures(folder, annotations, config.input, scalars or report) if world.is_main else None
     trainer = Trainer(
         model,
         registry.build(config.loss, model),
@@ -225,6 +228,8 @@ def _train(
     if trainer.step == 0 and world.is_main:
         _draw_first_batches(samples, sampler, annotations.class_names, folder)
     finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
+    if scalars:
+        scalars.close()
     if pictures and finished and val is not None:
         load_state(model, load_model_file(folder.best).state, str(folder.best))
         pictures.draw_predictions(predictor_of(model), val, config.predict)

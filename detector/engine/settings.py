@@ -27,6 +27,7 @@ class TrainConfig:
         timeout_s: seconds that a process waits for another one before the run ends.
         weights: a model file to start from, or None for random weights.
         freeze: names of modules or parameters that stay as they are, such as backbone, with all that is below them.
+        tensorboard: whether the rows of `results.csv` are written for TensorBoard too; wants the extra `log`.
         project: folder of the run folders.
         run_name: name of the run folder.
     """
@@ -44,6 +45,7 @@ class TrainConfig:
     timeout_s: float = 600.0
     weights: Path | None = None
     freeze: tuple[str, ...] = ()
+    tensorboard: bool = False
     project: Path = Path("runs/detect")
     run_name: str = "train"
 
