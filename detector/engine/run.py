@@ -46,12 +46,23 @@ class RunFolder:
             sweep_temporary(self.last.parent)
 
     @classmethod
-    def create(cls, project: Path, name: str, subfolders: Sequence[str] = ("weights",)) -> RunFolder:
+    def create(
+        cls, project: Path, name: str, subfolders: Sequence[str] = ("weights",), *, reuse: bool = False
+    ) -> RunFolder:
         """A new folder `project/name`, or with the first free number behind the name, and folders in it.
+
+        Args:
+            project: where it is made.
+            name: its name.
+            subfolders: the folders in it.
+            reuse: whether a folder of the very name will do that has no save yet, as a run leaves that is killed early.
 
         Raises:
             DetectorError: the folder cannot be made.
         """
+        if reuse and _is_without_save(project / name):
+            (project / name / "weights").mkdir(exist_ok=True)
+            return cls(project / name)
         for number in range(1, 10_000):
             path = project / (name if number == 1 else f"{name}{number}")
             try:
@@ -119,3 +130,14 @@ class RunFolder:
             raise DetectorError(
                 f"{path} cannot be written ({error.strerror}), an old one is whole: check the disk"
             ) from error
+
+
+def _is_without_save(path: Path) -> bool:
+    """Whether a folder is that of a run before its first save: empty, or with a folder for weights that has none."""
+    if not path.is_dir():
+        return False
+    weights = path / "weights"
+    is_bare = not any(path.iterdir())
+    return is_bare or (
+        weights.is_dir() and not any(entry.suffix in (".pt", ".safetensors") for entry in weights.iterdir())
+    )
