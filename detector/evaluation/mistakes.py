@@ -101,7 +101,7 @@ def suspect_labels(
     places = np.flatnonzero((ranking.scores >= confidence) & ((split.kinds == BACKGROUND) | is_contradiction))
     places = places[np.argsort(-ranking.scores[places], kind="stable")]
     suspects = []
-    for place in _apart(results, ranking, places)[:num].tolist():
+    for place in _apart(results, ranking, places, num):
         mistake = _of_detection(truth, results, ranking, split, place)
         advice = {
             "background": f"is a label of class {mistake.detected_as} missing here?",
@@ -117,18 +117,20 @@ def suspect_labels(
     return tuple(suspects)
 
 
-def _apart(results: Results, ranking: Ranking, places: Integers) -> Integers:
-    """The places, best first, without those on a place that a better one in the same image already names."""
+def _apart(results: Results, ranking: Ranking, places: Integers, num: int) -> list[int]:
+    """The first places, best first, without those where a better one in the same image already is."""
     kept: dict[int, list[int]] = {}
-    chosen = []
+    chosen: list[int] = []
     for place in places.tolist():
+        if len(chosen) == num:
+            break
         others = kept.setdefault(int(ranking.units[place]), [])
         boxes = results.boxes_xywh[ranking.rows[[place, *others]]]
         overlaps = mask.iou(boxes[:1], boxes[1:], np.zeros(len(others), np.uint8)) if others else np.zeros(0)
         if not (np.asarray(overlaps) >= FOREGROUND_IOU).any():
             others.append(place)
             chosen.append(place)
-    return np.array(chosen, np.int64)
+    return chosen
 
 
 def _touched(truth: GroundTruth, results: Results) -> Flags:
