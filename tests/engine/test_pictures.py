@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,3 +184,9 @@ def test_a_file_of_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeyp
     ):
         folder.write_file("a.txt", b"newer")
     assert (folder.path / "a.txt").read_bytes() == b"old"
+
+
+def test_the_library_that_draws_is_loaded_when_something_is_drawn() -> None:
+    code = "import sys, detector.training; print(any(name.startswith('matplotlib') for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
