@@ -100,6 +100,7 @@ def train(
     start: ModelFile | None = None,
     report: Report = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
+    reuse_folder: bool = False,
 ) -> TrainingResult:
     """Trains an experiment.
 
@@ -109,6 +110,7 @@ def train(
         start: weights to start from; tensors that do not fit are left random and named in a report.
         report: told of every event.
         should_stop: asked after each step; true saves and ends the run.
+        reuse_folder: whether a folder of the run's name that holds no save will do for a new run.
 
     Raises:
         DatasetError: the data set cannot be used.
@@ -117,7 +119,8 @@ def train(
         DivergenceError: a loss or gradient is not finite.
     """
     with joined(config.train.timeout_s) as world:
-        return _train(config, world, resume, start, report if world.is_main else _say_nothing, should_stop)
+        told = report if world.is_main else _say_nothing
+        return _train(config, world, resume, start, told, should_stop, reuse_folder)
 
 
 def _say_nothing(event: object) -> None:
@@ -131,6 +134,7 @@ def _train(
     start: ModelFile | None,
     report: Report,
     should_stop: Callable[[], bool],
+    reuse_folder: bool,
 ) -> TrainingResult:
     writer = summary_writer() if config.train.tensorboard else None
     annotations = read_split(config, "train", report)
@@ -162,7 +166,9 @@ def _train(
     }
     if resume is not None:
         _require_same_classes(resume[1], identity, resume[0].last)
-    folder = _open_folder(config, world, resume)
+    folder = resume[0] if resume is not None else _new_folder(config, world, reuse_folder)
+    if world.is_main:
+        folder.write_config(config_to_yaml(config))
     num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * world.size)
 
     def predictor_of(network: DetectionModel) -> Predictor:
@@ -241,16 +247,10 @@ def _train(
     return TrainingResult(folder, finished, metrics, best_ap, num_left_out, num_odd, world.is_main, ended_at)
 
 
-def _open_folder(config: ExperimentConfig, world: World, resume: tuple[RunFolder, dict[str, Any]] | None) -> RunFolder:
-    """The folder of the run, made by process 0."""
-    if resume is not None:
-        folder = resume[0]
-    else:
-        project, name = config.train.project.resolve(), config.train.run_name
-        folder = RunFolder(world.shared(RunFolder.create(project, name).path if world.is_main else project))
-    if world.is_main:
-        folder.write_config(config_to_yaml(config))
-    return folder
+def _new_folder(config: ExperimentConfig, world: World, reuse: bool) -> RunFolder:
+    """The folder of a new run, made by process 0."""
+    project, name = config.train.project.resolve(), config.train.run_name
+    return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
 
 
 def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:

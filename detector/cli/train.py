@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(stop, note_signal)
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
     try:
-        result = train(config, resume=resume, report=progress, should_stop=lambda: bool(caught))
+        result = train(
+            config, resume=resume, report=progress, should_stop=lambda: bool(caught), reuse_folder=arguments.go_on
+        )
     finally:
         progress.close()
     if not result.finished:
