@@ -9,6 +9,7 @@ import pytest
 from detector.cli.main import run
 from detector.config import config_to_yaml
 from detector.engine.checkpoint import load_training_state
+from detector.engine.distributed import World
 from detector.engine.events import Evaluated, Event
 from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import CocoMetrics
@@ -106,3 +107,13 @@ def test_the_command_says_that_a_run_ended_early(
 def test_a_negative_patience_is_refused(experiment: Make) -> None:
     with pytest.raises(ConfigError, match="patience"):
         experiment("train.patience=-1")
+
+
+def test_a_run_ends_early_in_every_process_when_it_does_in_one(
+    experiment: Make, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "any", lambda self, flag: True)  # what the others say
+    measured.aps = iter([0.3])
+    result = train(experiment(*SIX, "train.patience=5"))
+    assert result.finished
+    assert result.ended_at == 1
