@@ -21,7 +21,8 @@ class TrainConfig:
         clip_norm: largest norm of the whole gradient.
         ema_horizon: share of the run that the averaged weights look back over.
         evaluations: evaluations during the run, the last at its end.
-        patience: evaluations in a row without a better AP after which the run ends early, or 0 to go on to its end.
+        patience: evaluations in a row without a better AP after which the run ends early, before the closing part of
+            its schedule and augmentation, or 0 to go on to its end.
         precision: number format: auto, fp32, bf16 or fp16.
         seed: seed of initialisation, order and augmentation.
         timeout_s: seconds that a process waits for another one before the run ends.
