@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from detector.data.coco import CocoAnnotations
-from detector.engine.events import Evaluated, Event, Noted, Report, StepDone
+from detector.engine.events import Evaluated, Event, Noted, Report, Started, StepDone
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
 from detector.errors import DetectorError
@@ -34,11 +34,13 @@ class RunPictures:
     def __init__(self, folder: RunFolder, annotations: CocoAnnotations, canvas: InputConfig, report: Report) -> None:
         """The pictures of a run in `folder` on a training split; events are handed on to `report` first."""
         self._folder, self._annotations, self._canvas, self._report = folder, annotations, canvas, report
-        self._has_labels = (folder.path / "labels.png").exists()
+        self._has_labels = False
 
     def __call__(self, event: Event) -> None:
         """Hands an event on and draws what it makes due."""
         self._report(event)
+        if isinstance(event, Started) and event.first_step:
+            self._has_labels = (self._folder.path / "labels.png").exists()
         with self._told():
             if isinstance(event, StepDone) and not self._has_labels:
                 self._has_labels = True

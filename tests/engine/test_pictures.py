@@ -15,7 +15,7 @@ import torch
 
 from detector.data.coco import read_coco
 from detector.engine import pictures
-from detector.engine.events import Event, Noted
+from detector.engine.events import Event, Noted, Started
 from detector.engine.pictures import NUM_COMPARED, RunPictures, labels_picture, predictions_picture
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
@@ -59,6 +59,18 @@ def test_results_are_redrawn_when_a_run_goes_on_and_labels_are_not(experiment: M
     assert (folder / "labels.png").read_bytes() == b"kept"
     assert (folder / "results.png").read_bytes() != before["results.png"]
     assert (folder / "val_predictions.jpg").exists()
+
+
+def test_a_new_run_draws_its_own_labels_whatever_its_folder_holds(experiment: Make) -> None:
+    config = experiment("train.iterations=1", "train.evaluations=0")
+    folder = config.train.project / "train"
+
+    def leave_one(event: Event) -> None:
+        if isinstance(event, Started):
+            (folder / "labels.png").write_bytes(b"of another run")
+
+    train(config, report=leave_one)
+    assert (folder / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_pictures_change_no_number(experiment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
