@@ -31,7 +31,7 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
 
 def numbers_of(document: dict[str, Any]) -> dict[str, Any]:
     """What `evaluate` says but for where the detections came from."""
-    return {key: value for key, value in document.items() if key not in ("conditions", "results")}
+    return {key: value for key, value in document.items() if key not in ("conditions", "results", "model")}
 
 
 # --- the same numbers whichever way ----------------------------------------------------------------------------------
