@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler:
 
 # Channels below, at and above a vector, odd ones, and numbers of rows that no power of two divides.
 SHAPES = [(4, 16, 9, 9), (2, 24, 7, 5), (3, 64, 8, 8), (1, 3, 5, 5), (4, 100, 4, 4), (2, 1, 3, 7), (1, 257, 3, 4)]
-# Relative to the largest value of the reference: float32 arithmetic throughout, bfloat16 storage of activations, where a
-# gradient is rounded twice (2^-9 each), once before and once after the norm's share is taken off.
+# Relative to the largest value of the reference: float32 arithmetic throughout, bfloat16 storage of activations, where
+# a gradient is rounded twice (2^-9 each), once before and once after the norm's share is taken off.
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 
 
