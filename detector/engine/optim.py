@@ -50,27 +50,32 @@ class OptimizerConfig(PartConfig):
             )
 
 
+@dataclass(frozen=True)
+class AdamConfig(OptimizerConfig):
+    """Settings of the relatives of Adam.
+
+    Attributes:
+        beta1: memory of the gradient's mean.
+        beta2: memory of the gradient's square.
+    """
+
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"Adam wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1} and {self.beta2}")
+
+
 @register("adamw")
 class AdamW(torch.optim.AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
 
     @dataclass(frozen=True)
-    class Config(OptimizerConfig):
-        """Settings of AdamW.
-
-        Attributes:
-            beta1: memory of the gradient's mean.
-            beta2: memory of the gradient's square.
-        """
-
-        weight_decay: float = 0.05
-        beta1: float = 0.9
-        beta2: float = 0.999
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-                raise ValueError(f"adamw wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1}, {self.beta2}")
+    class Config(AdamConfig):
+        """Settings of AdamW."""
 
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         super().__init__(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
@@ -81,22 +86,8 @@ class RAdam(torch.optim.RAdam):
     """Adam whose step waits for a variance to be known (Liu et al. 2019, algorithm 2), with decoupled decay."""
 
     @dataclass(frozen=True)
-    class Config(OptimizerConfig):
-        """Settings of RAdam.
-
-        Attributes:
-            beta1: memory of the gradient's mean.
-            beta2: memory of the gradient's square.
-        """
-
-        weight_decay: float = 0.05
-        beta1: float = 0.9
-        beta2: float = 0.999
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-                raise ValueError(f"radam wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1}, {self.beta2}")
+    class Config(AdamConfig):
+        """Settings of RAdam."""
 
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         betas = (config.beta1, config.beta2)
@@ -111,7 +102,7 @@ class Ranger(RAdam):
     """
 
     @dataclass(frozen=True)
-    class Config(RAdam.Config):
+    class Config(AdamConfig):
         """Settings of Ranger: those of RAdam, with Lookahead and centralisation on."""
 
         centralise: bool = True
