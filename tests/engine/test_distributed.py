@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,15 @@ ALIKE = (
 )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of several processes has: another number rounds otherwise, and cells change their owners."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 def torchrun(
     config: ExperimentConfig, folder: Path, *words: str, num_processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
@@ -49,6 +58,7 @@ def last_state(project: Path, name: str = "train") -> dict[str, object]:
     return load_training_state(project / name / "weights" / "last.pt")
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 def test_two_processes_train_what_one_trains_with_two_batches_a_step(experiment: Make, tmp_path: Path) -> None:
     from detector.training import train
