@@ -11,9 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-# The palette of Okabe and Ito 2008, "Color universal design".
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, GRID = "#333333", "#EAEAEA"
+from detector.media import charts
+from detector.media.charts import GRID, INK
+
+COLOURS = (*charts.COLOURS, "#E69F00", "#56B4E9")  # two more of the same palette
 # Losses whose largest value is so many times the smallest are drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 20.0
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10, "fontweight": "bold", "color": INK}

@@ -1,6 +1,6 @@
 """The kernels on CUDA tensors: float32, float16 and bfloat16, channels_last and NCHW.
 
-The same functions exist for CPU tensors in `cpu.py`; the operators of `mish.py` and `norm_mish.py` stand on both.
+The operators of `mish.py` and `norm_mish.py` stand on these functions and on those of `cpu.py`.
 Tensors given together have one shape; x decides dtype and memory format, the others are brought to it. Per-channel
 values are float32 (C,).
 

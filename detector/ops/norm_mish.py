@@ -38,7 +38,8 @@ def norm_mish(x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None = None) -
         norm: a batch norm with weights and running statistics; they are updated in training as it would do itself.
         residual: what is added to the result, of the shape of `x`.
     """
-    if (
+    module = None
+    if not (
         x.ndim != 4
         or torch.compiler.is_compiling()
         or recording()
@@ -47,17 +48,19 @@ def norm_mish(x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None = None) -
         or norm.momentum is None
         or norm.weight.dtype != torch.float32
         or (torch.is_grad_enabled() and not norm.training)
-        or kernels(x) is None
     ):
+        module = kernels(x)
+    if module is None:
         y = mish(norm(x))
         return y if residual is None else residual + y
     assert norm.running_mean is not None  # for the type checker: track_running_stats is checked above
     assert norm.running_var is not None
     if not norm.training:
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        return kernels(x).norm_mish_forward(x, norm.running_mean, scale, norm.bias, residual)  # type: ignore[union-attr, no-any-return]  # checked above
+        return module.norm_mish_forward(x, norm.running_mean, scale, norm.bias, residual)  # type: ignore[no-any-return]  # modules are untyped
     y, mean, variance = _NormMish.apply(x, residual, norm.weight, norm.bias, norm.eps)
     assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
     num_values = x.numel() // x.shape[1]
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (num_values / (num_values - 1)), norm.momentum)
