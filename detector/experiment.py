@@ -29,6 +29,7 @@ from detector.engine.optim import Muon, OptimizerConfig
 from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
+from detector.engine.runtime import TorchRuntime
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
@@ -161,14 +162,9 @@ def load_model(
 
 def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
     """A predictor over a loaded model."""
-    return Predictor(
-        loaded.model,
-        loaded.config.input,
-        loaded.file.class_names,
-        loaded.file.category_ids,
-        device=choose_device(loaded.config.device),
-        batch_size=batch_size,
-    )
+    runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device))
+    names, ids = loaded.file.class_names, loaded.file.category_ids
+    return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size)
 
 
 def read_split(config: ExperimentConfig, split: str, report: Report = lambda event: None) -> CocoAnnotations:

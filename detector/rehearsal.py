@@ -19,6 +19,7 @@ from detector.data.coco import CocoAnnotations
 from detector.engine.events import Event, Noted, Report, Started
 from detector.engine.precision import choose_device
 from detector.engine.predictor import Predictor
+from detector.engine.runtime import TorchRuntime
 from detector.engine.schedule import LearningRate
 from detector.evaluation.evaluate import annotated_sources
 from detector.experiment import ExperimentConfig, build_model, read_split
@@ -160,14 +161,9 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
     step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
     val_image_s, num_val_images, evaluated_at = 0.0, 0, []
     if val is not None and result.is_main:
-        predictor = Predictor(
-            model,
-            config.input,
-            annotations.class_names,
-            annotations.category_ids,
-            device=device,
-            batch_size=config.evaluate.batch_size,
-        )
+        names, ids = annotations.class_names, annotations.category_ids
+        runtime = TorchRuntime(model, device)
+        predictor = Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size)
         num_val_images, evaluated_at = len(val), evaluation_steps(num_steps, config.train.evaluations)
         val_image_s = _seconds_per_image(predictor, val, config)
     return Rehearsal(

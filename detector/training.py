@@ -28,6 +28,7 @@ from detector.engine.pictures import RunPictures
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
+from detector.engine.runtime import TorchRuntime
 from detector.engine.scalars import ScalarLog, summary_writer
 from detector.engine.trainer import Trainer
 from detector.errors import CheckpointError, ConfigError
@@ -172,14 +173,9 @@ def _train(
     num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * world.size)
 
     def predictor_of(network: DetectionModel) -> Predictor:
-        return Predictor(
-            network,
-            config.input,
-            annotations.class_names,
-            annotations.category_ids,
-            device=device,
-            batch_size=config.evaluate.batch_size,
-        )
+        names, ids = annotations.class_names, annotations.category_ids
+        runtime = TorchRuntime(network, device)
+        return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size)
 
     def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
         return evaluate(predictor_of(averaged), split, config.evaluate, world=world).metrics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.engine.runtime import Runtime
 from detector.errors import MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
-from detector.models.folding import fold
-from detector.models.yolo import DetectionModel
 from detector.postprocess import SelectConfig, select
 from detector.structures import Detections
 
@@ -108,7 +106,7 @@ class Predictor:
     not depend on how many others came with it, to the last bit.
 
     Attributes:
-        model: the model, folded for inference.
+        runtime: what computes the boxes.
         input: what the network sees.
         class_names: name of each class.
         category_ids: category id of each class in the annotation file.
@@ -116,19 +114,16 @@ class Predictor:
 
     def __init__(
         self,
-        model: DetectionModel,
+        runtime: Runtime,
         input_config: InputConfig,
         class_names: Sequence[str],
         category_ids: Sequence[int],
         *,
-        device: torch.device,
         batch_size: int = 1,
     ) -> None:
-        """Takes a copy of the model to the device, its batch norms folded; arithmetic is float32."""
-        model.check_image_hw(input_config.canvas_hw)
-        folded = fold(copy.deepcopy(model))
-        self.model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.input, self.device, self._batch_size = input_config, device, batch_size
+        """Raises a `ValueError` where the input size does not suit the network."""
+        runtime.check_image_hw(input_config.canvas_hw)
+        self.runtime, self.input, self._batch_size = runtime, input_config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
 
     def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
@@ -147,9 +142,7 @@ class Predictor:
         batch = np.zeros((self._batch_size, *canvas_hw, self.input.channels), ARITHMETICS[arithmetic].dtype)
         for row, letterbox, image in zip(batch, letterboxes, images, strict=False):
             row[:] = letterbox.apply(image)
-        # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
-        canvases = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device)
-        canvas_xyxy, scores = self.model.decode(self.model(canvases))
+        canvas_xyxy, scores = self.runtime.boxes(batch)
         return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
 
     @torch.inference_mode()

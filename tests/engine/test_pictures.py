@@ -19,6 +19,7 @@ from detector.engine.events import Event, Noted, Started
 from detector.engine.pictures import NUM_COMPARED, RunPictures, labels_picture, predictions_picture
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
+from detector.engine.runtime import TorchRuntime
 from detector.errors import DetectorError
 from detector.experiment import ExperimentConfig, build_model
 from detector.media.comparisons import Comparison
@@ -148,9 +149,8 @@ def test_a_split_with_fewer_classes_is_shown_under_the_models_names(
     val = read_coco(root / "annotations/val.json", root / "images/val")
     (root / "images/val" / val.file_names[0]).write_bytes(b"broken")
     config = experiment(data=root)
-    predictor = Predictor(
-        build_model(config, 6).eval(), config.input, names, ids, device=torch.device("cpu"), batch_size=4
-    )
+    runtime = TorchRuntime(build_model(config, 6), torch.device("cpu"))
+    predictor = Predictor(runtime, config.input, names, ids, batch_size=4)
     shown: list[Comparison] = []
 
     def note(compared: Sequence[Comparison], class_names: Sequence[str], tile_hw: tuple[int, int]) -> None:
@@ -173,8 +173,8 @@ def test_nothing_is_drawn_where_no_image_can_be_read(experiment: Make, tiny_shap
     for name in val.file_names:
         (root / "images/val" / name).write_bytes(b"broken")
     config = experiment(data=root)
-    model = build_model(config, 6).eval()
-    predictor = Predictor(model, config.input, val.class_names, val.category_ids, device=torch.device("cpu"))
+    runtime = TorchRuntime(build_model(config, 6), torch.device("cpu"))
+    predictor = Predictor(runtime, config.input, val.class_names, val.category_ids)
     assert predictions_picture(predictor, val, SelectConfig()) is None
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from detector.engine.predictor import InputConfig, Prediction, Predictor, only_detections
+from detector.engine.runtime import TorchRuntime
 from detector.errors import ConfigError, MediaError
 from detector.experiment import ExperimentConfig
 from detector.geometry import Letterbox
@@ -43,7 +44,7 @@ def network(channels: int = 3, num_classes: int = 3) -> Yolo:
 def predictor(batch_size: int, channels: int = 3, size: int | tuple[int, int] = 64) -> Predictor:
     config = InputConfig(size, channels)
     names, ids = ("a", "b", "c"), (3, 7, 90)
-    return Predictor(network(channels), config, names, ids, device=torch.device("cpu"), batch_size=batch_size)
+    return Predictor(TorchRuntime(network(channels), torch.device("cpu")), config, names, ids, batch_size=batch_size)
 
 
 def picture(index: int, channels: int = 3) -> np.ndarray:
@@ -205,7 +206,7 @@ def test_a_turned_photograph_is_predicted_upright(orientation: int, turns: int, 
 def test_a_model_whose_numbers_are_not_finite_finds_nothing() -> None:
     made = predictor(batch_size=1)
     with torch.no_grad():
-        next(made.model.parameters()).fill_(float("nan"))
+        next(made.runtime.model.parameters()).fill_(float("nan"))
     (found,) = made.detect([picture(0)], EVERYTHING)
     assert len(found) == 0
 
@@ -249,9 +250,9 @@ class Seeing(Yolo):
 def test_in_darknets_arithmetic_the_network_sees_the_letterboxs_floats(fit: str) -> None:
     model = Seeing(Yolo.Config(width=0.125), 3)
     config = InputConfig(64, fit=fit, arithmetic="darknet")
-    made = Predictor(model, config, "abc", (1, 2, 3), device=torch.device("cpu"), batch_size=2)
+    made = Predictor(TorchRuntime(model, torch.device("cpu")), config, "abc", (1, 2, 3), batch_size=2)
     made.detect([picture(1)], EVERYTHING)
-    seen = made.model.seen
+    seen = made.runtime.model.seen
     assert isinstance(seen, torch.Tensor)
     wanted = Letterbox.fit((90, 41), (64, 64), fit, arithmetic="darknet").apply(picture(1))
     assert seen.dtype == torch.float32

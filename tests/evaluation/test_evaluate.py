@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.engine.predictor import InputConfig, Predictor
+from detector.engine.runtime import TorchRuntime
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import score_results
 from detector.evaluation.evaluate import EvaluateConfig, annotated_sources, evaluate
@@ -88,7 +89,7 @@ def oracle(
 ) -> Predictor:
     model = Oracle(annotations, category_ids, canvas)
     names = [f"class {i}" for i in category_ids]
-    return Predictor(model, canvas, names, category_ids, device=torch.device("cpu"), batch_size=3)
+    return Predictor(TorchRuntime(model, torch.device("cpu")), canvas, names, category_ids, batch_size=3)
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
@@ -121,7 +122,7 @@ def test_the_records_carry_the_ids_and_boxes_of_the_annotation_file(split: CocoA
 
 def test_the_numbers_are_those_of_the_records(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64))
-    model = predictor.model
+    model = predictor.runtime.model
     assert isinstance(model, Oracle)
     model.answers[grey_of(0)][0].add_(9)  # boxes off their place
     found = evaluate(predictor, split, EvaluateConfig())
@@ -139,7 +140,7 @@ def test_a_category_that_the_model_does_not_know_is_refused(split: CocoAnnotatio
 
 def test_categories_that_the_file_does_not_list_are_not_scored(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64), (1, *CATEGORY_IDS))
-    model = predictor.model
+    model = predictor.runtime.model
     assert isinstance(model, Oracle)
     for _, scores in model.answers.values():
         scores[:, 0] = 0.95  # every box is also, and rather, of the category 1

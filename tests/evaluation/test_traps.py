@@ -27,6 +27,7 @@ from torch import Tensor
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import Findings
 from detector.engine.predictor import InputConfig, Predictor
+from detector.engine.runtime import TorchRuntime
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import STAT_NAMES, score_results
 from detector.evaluation.columns import GroundTruth
@@ -152,11 +153,10 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         write_image(folder / image["file_name"], pixels)
     annotations = read_coco(folder / "truth.json", folder)
     predictor = Predictor(
-        Meant(answers_of(truth, results, request.param)),
+        TorchRuntime(Meant(answers_of(truth, results, request.param)), torch.device("cpu")),
         InputConfig(CANVAS, fit=request.param),
         [f"class {i}" for i in CATEGORY_IDS],
         CATEGORY_IDS,
-        device=torch.device("cpu"),
         batch_size=7,  # the last batch is filled up
     )
     numbered = {**truth, "annotations": [{**a, "id": a["id"] + 1} for a in truth["annotations"]]}
