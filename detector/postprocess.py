@@ -108,18 +108,35 @@ def select_rows(
         allowed[list(config.classes)] = True
         passing &= allowed
     row, label = passing.nonzero(as_tuple=True)
-    score = scores[row, label]
+    kept = select_labelled(canvas_xyxy[row], scores[row, label], label, config, image_hw)
+    return row[kept], label[kept]
+
+
+def select_labelled(
+    xyxy: Tensor, scores: Tensor, labels: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
+) -> Tensor:
+    """Which boxes of one class each are detections, best first: the suppression of `select` without its filters.
+
+    Args:
+        xyxy: float32 (K, 4), any frame, finite.
+        scores: float32 (K,), finite.
+        labels: int64 (K,).
+        config: how they suppress each other, and how many are kept.
+        image_hw: as `select` takes it.
+
+    Returns:
+        Their rows, int64 (N,).
+    """
     # A stable order makes equal scores come out the same on every run.
-    order = score.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
-    row, label, score = row[order], label[order], score[order]
-    boxes = canvas_xyxy[row]
+    order = scores.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
+    boxes = xyxy[order]
     if config.nms == "plain":
         measured = boxes
     else:
         height, width = image_hw
         measured = boxes / boxes.new_tensor([width, height, width, height])
-    kept = _suppress(measured, score, None if config.class_agnostic else label, config)[: config.max_detections]
-    return row[kept], label[kept]
+    kept = _suppress(measured, scores[order], None if config.class_agnostic else labels[order], config)
+    return order[kept[: config.max_detections]]
 
 
 def _lowest(scores: Tensor, config: SelectConfig) -> float | Tensor:
