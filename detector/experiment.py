@@ -32,6 +32,7 @@ from detector.engine.run import RunFolder
 from detector.engine.runtime import TorchRuntime
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
+from detector.engine.views import ViewsConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
 from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
@@ -60,6 +61,7 @@ class ExperimentConfig:
         train: how long and how training runs.
         evaluate: what evaluation keeps of the model's boxes.
         predict: what prediction keeps of them.
+        views: how evaluation and prediction look at each image.
         device: auto, cpu, cuda or cuda:N.
     """
 
@@ -74,6 +76,7 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: SelectConfig = field(default_factory=SelectConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     device: str = "auto"
 
 
@@ -164,7 +167,7 @@ def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
     """A predictor over a loaded model."""
     runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device))
     names, ids = loaded.file.class_names, loaded.file.category_ids
-    return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size)
+    return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size, views=loaded.config.views)
 
 
 def read_split(config: ExperimentConfig, split: str, report: Report = lambda event: None) -> CocoAnnotations:

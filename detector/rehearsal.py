@@ -163,7 +163,9 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
     if val is not None and result.is_main:
         names, ids = annotations.class_names, annotations.category_ids
         runtime = TorchRuntime(model, device)
-        predictor = Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size)
+        predictor = Predictor(
+            runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views
+        )
         num_val_images, evaluated_at = len(val), evaluation_steps(num_steps, config.train.evaluations)
         val_image_s = _seconds_per_image(predictor, val, config)
     return Rehearsal(

@@ -175,7 +175,7 @@ def _train(
     def predictor_of(network: DetectionModel) -> Predictor:
         names, ids = annotations.class_names, annotations.category_ids
         runtime = TorchRuntime(network, device)
-        return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size)
+        return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views)
 
     def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
         return evaluate(predictor_of(averaged), split, config.evaluate, world=world).metrics

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from detector.cli.model_file import add_darknet_options, load
 from detector.cli.report import add_report_options, check_report_options, store_thresholds, write
+from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match-iou", type=float, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
     )
+    add_view_options(parser)
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="where results go (default runs/detect/val)")
     add_report_options(parser)
     parser.add_argument(
@@ -221,7 +223,7 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:
         raise ConfigError(f"one model file is wanted, found {', '.join(names) or 'none'}; give best.safetensors")
-    overrides = [word for word in arguments.words if "=" in word]
+    overrides = [*(word for word in arguments.words if "=" in word), *view_overrides(arguments)]
     if arguments.backend is not None:
         overrides.append(f"evaluate.backend={arguments.backend}")
     if limits := _limits(arguments):

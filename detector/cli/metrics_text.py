@@ -91,6 +91,7 @@ def conditions_text(conditions: Conditions) -> str:
     return (
         f"confidence {conditions.confidence:g}, suppression {conditions.nms} above IoU {conditions.iou:g}{agnostic}, "
         f"{most}; input {width} x {height}, {conditions.fit}, resized as by {conditions.arithmetic}"
+        + (f"; views: {conditions.views}" if conditions.views else "")
     )
 
 

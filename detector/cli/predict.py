@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.cli.model_file import add_darknet_options, load
+from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
     parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
     parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
+    add_view_options(parser)
     parser.add_argument(
         "--format",
         choices=("json", "coco"),
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.media.drawing import draw_detections
     from detector.media.images import write_image
 
-    loaded = load(arguments, Path(words[0]), overrides)
+    loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
     is_coco = arguments.format == "coco"
     sources, annotations = _sources(arguments, words[1:])
     if annotations is not None:
@@ -83,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = annotations.problems if annotations else ()
     for problem in problems:
         say(f"{arguments.annotations}: {problem}", arguments.quiet)
-    batch_size = loaded.config.evaluate.batch_size if is_coco else min(len(sources), 8)
+    batch_size = 8 if not loaded.config.views.is_plain else min(len(sources), 8)
+    batch_size = loaded.config.evaluate.batch_size if is_coco else batch_size
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file, words[0])
     folder = results_folder(arguments.save_dir, "predict")
 

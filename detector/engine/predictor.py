@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from detector.engine.runtime import Runtime
-from detector.errors import MediaError
-from detector.geometry import ARITHMETICS, FITS, Image, Letterbox, clip_xyxy
+from detector.engine.views import Found, View, Views, ViewsConfig
+from detector.errors import ConfigError, MediaError
+from detector.geometry import ARITHMETICS, FITS, Image, Letterbox
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
 from detector.postprocess import SelectConfig, select
 from detector.structures import Detections
 
 _NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
+# With several looks at an image, images are gathered until they fill this many batches; the last one is not full.
+_NUM_FILLED = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class RawBoxes:
 
 # A source with its image, or with the reason why it cannot be read.
 _Read: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None]"
-_Run: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None, RawBoxes | None]"  # and with its boxes
+_Answer = TypeVar("_Answer")
 
 
 class Predictor:
@@ -108,6 +113,7 @@ class Predictor:
     Attributes:
         runtime: what computes the boxes.
         input: what the network sees.
+        views: how each image is looked at.
         class_names: name of each class.
         category_ids: category id of each class in the annotation file.
     """
@@ -120,74 +126,138 @@ class Predictor:
         category_ids: Sequence[int],
         *,
         batch_size: int = 1,
+        views: ViewsConfig | None = None,
     ) -> None:
-        """Raises a `ValueError` where the input size does not suit the network."""
+        """One plain look at each image without `views`.
+
+        Raises:
+            ValueError: the input size does not suit the network.
+            ConfigError: the network takes no canvas of a scale asked for.
+        """
         runtime.check_image_hw(input_config.canvas_hw)
         self.runtime, self.input, self._batch_size = runtime, input_config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
+        how = input_config.canvas_hw, input_config.fit, input_config.arithmetic, runtime.check_image_hw
+        self._views = Views(views or ViewsConfig(), *how)
+        self.views = self._views.config
 
+    @torch.inference_mode()
     def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
         """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3."""
-        return [self._selected(raw, config) for raw in self.raw_boxes(images)]
+        self._require_fitting(images)
+        views = [self._views.of((image.shape[0], image.shape[1])) for image in images]
+        places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for index, of_image in enumerate(views):
+            for position, view in enumerate(of_image):
+                places[view.letterbox.canvas_hw].append((index, position))
+        found: list[dict[int, Found]] = [{} for _ in images]
+        for of_canvas in places.values():
+            for start in range(0, len(of_canvas), self._batch_size):
+                batch = of_canvas[start : start + self._batch_size]
+                looks = [(views[index][position], images[index]) for index, position in batch]
+                for (index, position), kept in zip(batch, self._look(looks, config), strict=True):
+                    found[index][position] = kept
+        return [
+            self._detections(of_image, [kept[position] for position in range(len(of_image))], config, image)
+            for of_image, kept, image in zip(views, found, images, strict=True)
+        ]
+
+    def _look(self, looks: Sequence[tuple[View, Image]], config: SelectConfig) -> list[Found]:
+        """What is found in each of up to a batch of looks with canvases of one size, in pixels of the sources."""
+        letterboxes = [view.letterbox for view, _ in looks]
+        canvas_xyxy, scores = self._boxes([view.canvas(image) for view, image in looks])
+        found = []
+        for (view, _), letterbox, boxes, of_boxes in zip(looks, letterboxes, canvas_xyxy, scores, strict=False):
+            kept = select(boxes, of_boxes, config, letterbox.resized_hw)
+            boxes, of_boxes, labels = (tensor.cpu() for tensor in kept)
+            found.append((view.boxes_to_source(boxes), of_boxes, labels))
+        return found
+
+    def _boxes(self, canvases: Sequence[npt.NDArray[Any]]) -> tuple[Tensor, Tensor]:
+        """All boxes and scores of up to a batch of canvases of one size, and of the blank ones that fill it up."""
+        batch = np.zeros((self._batch_size, *canvases[0].shape), canvases[0].dtype)
+        for row, canvas in zip(batch, canvases, strict=False):
+            row[:] = canvas
+        return self.runtime.boxes(batch)
+
+    def _detections(
+        self, views: Sequence[View], found: Sequence[Found], config: SelectConfig, image: Image
+    ) -> Detections:
+        image_hw = (image.shape[0], image.shape[1])
+        merged = self._views.merged(views, found, config, image_hw)
+        with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
+            boxes, scores, labels = (tensor.clone() for tensor in merged)
+        return Detections(boxes, scores, labels, image_hw, self.class_names, self.category_ids)
 
     @torch.inference_mode()
     def raw_boxes(self, images: Sequence[Image]) -> list[RawBoxes]:
-        """All boxes of up to `batch_size` images, as `detect` takes them, for who selects by a rule of their own."""
-        if not 1 <= len(images) <= self._batch_size:
-            raise ValueError(f"Predictor wants 1 to {self._batch_size} images, found {len(images)}")
-        canvas_hw = self.input.canvas_hw
+        """All boxes of one plain look at up to `batch_size` images, for who selects by a rule of their own.
+
+        Raises:
+            ConfigError: several looks are configured.
+        """
+        self._require_fitting(images)
+        if not self.views.is_plain:
+            raise ConfigError(f"one plain look at each image is wanted here, found views: {self.views.text}")
+        how = self.input.canvas_hw, self.input.fit
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        arithmetic = self.input.arithmetic
-        letterboxes = [Letterbox.fit(hw, canvas_hw, self.input.fit, arithmetic=arithmetic) for hw in sizes]
-        batch = np.zeros((self._batch_size, *canvas_hw, self.input.channels), ARITHMETICS[arithmetic].dtype)
-        for row, letterbox, image in zip(batch, letterboxes, images, strict=False):
-            row[:] = letterbox.apply(image)
-        canvas_xyxy, scores = self.runtime.boxes(batch)
+        letterboxes = [Letterbox.fit(hw, *how, arithmetic=self.input.arithmetic) for hw in sizes]
+        canvases = [letterbox.apply(image) for letterbox, image in zip(letterboxes, images, strict=True)]
+        canvas_xyxy, scores = self._boxes(canvases)
         return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
 
-    @torch.inference_mode()
-    def _selected(self, raw: RawBoxes, config: SelectConfig) -> Detections:
-        letterbox = raw.letterbox
-        boxes, scores, labels = (t.cpu() for t in select(raw.canvas_xyxy, raw.scores, config, letterbox.resized_hw))
-        source_xyxy = clip_xyxy(letterbox.boxes_to_source(boxes), letterbox.source_hw)
-        with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
-            found = source_xyxy.clone(), scores.clone(), labels.clone()
-        return Detections(*found, letterbox.source_hw, self.class_names, self.category_ids)
+    def _require_fitting(self, images: Sequence[Image]) -> None:
+        if not 1 <= len(images) <= self._batch_size:
+            raise ValueError(f"Predictor wants 1 to {self._batch_size} images, found {len(images)}")
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
         """One prediction per source, in order; a source that cannot be read gives a record that says why."""
-        for source, image, error, raw in self._stream(sources):
-            if image is None or raw is None:
+        for source, image, error, detections in self._stream(sources, partial(self.detect, config=config)):
+            if image is None or detections is None:
                 yield Prediction(source, None, error)
             else:
-                yield Prediction(source, self._selected(raw, config), None, image.pixels, image.warnings)
+                yield Prediction(source, detections, None, image.pixels, image.warnings)
 
     def stream_raw(self, sources: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, RawBoxes | None, str | None]]:
         """All boxes of each source, in order, or None and why it cannot be read."""
-        for source, _, error, raw in self._stream(sources):
+        for source, _, error, raw in self._stream(sources, self.raw_boxes):
             yield source, raw, error
 
-    def _stream(self, sources: Iterable[ImageSource]) -> Iterator[_Run]:
+    def _stream(
+        self, sources: Iterable[ImageSource], answer: Callable[[Sequence[Image]], Sequence[_Answer]]
+    ) -> Iterator[tuple[ImageSource, LoadedImage | None, str | None, _Answer | None]]:
         pending: list[_Read] = []
-        for source, image, error in self._read_ahead(sources):
-            pending.append((source, image, error))
-            if sum(image is not None for _, image, _ in pending) == self._batch_size:
-                yield from self._run(pending)
+        for read in self._read_ahead(sources):
+            pending.append(read)
+            if self._is_enough([image.pixels for _, image, _ in pending if image is not None]):
+                yield from self._answered(pending, answer)
                 pending = []
-        yield from self._run(pending)
+        yield from self._answered(pending, answer)
 
-    def _run(self, pending: Sequence[_Read]) -> Iterator[_Run]:
+    def _is_enough(self, images: Sequence[Image]) -> bool:
+        """Whether images fill a batch; of many looks at each, a few."""
+        if self.views.is_plain or len(images) >= self._batch_size:
+            return len(images) >= self._batch_size
+        num_looks = sum(len(self._views.of((image.shape[0], image.shape[1]))) for image in images)
+        return num_looks >= _NUM_FILLED * self._batch_size
+
+    @staticmethod
+    def _answered(
+        pending: Sequence[_Read], answer: Callable[[Sequence[Image]], Sequence[_Answer]]
+    ) -> Iterator[tuple[ImageSource, LoadedImage | None, str | None, _Answer | None]]:
         images = [image.pixels for _, image, _ in pending if image is not None]
-        found = iter(self.raw_boxes(images) if images else [])
+        answers = iter(answer(images) if images else [])
         for source, image, error in pending:
-            yield source, image, error, None if image is None else next(found)
+            yield source, image, error, None if image is None else next(answers)
 
     def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
         queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()
+        # Images in tiles are large, and keep the network busy for long.
+        most = 2 * self._batch_size if self.views.tile is None else _NUM_READERS
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for source in sources:
                 queue.append((source, pool.submit(source.load, self.input.channels)))
-                if len(queue) > 2 * self._batch_size:
+                if len(queue) > most:
                     yield self._read(*queue.popleft())
             while queue:
                 yield self._read(*queue.popleft())

@@ -55,6 +55,7 @@ class Conditions:
         input_hw: height and width of the canvas in pixels.
         fit: how images were fitted into it.
         arithmetic: how they were resized.
+        views: how each image was looked at, or None for one plain look.
     """
 
     confidence: float
@@ -65,6 +66,7 @@ class Conditions:
     input_hw: tuple[int, int]
     fit: str
     arithmetic: str
+    views: str | None = None
 
     @classmethod
     def of(cls, predictor: Predictor, config: SelectConfig) -> Conditions:
@@ -78,6 +80,7 @@ class Conditions:
             predictor.input.canvas_hw,
             predictor.input.fit,
             predictor.input.arithmetic,
+            None if predictor.views.is_plain else predictor.views.text,
         )
 
 

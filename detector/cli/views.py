@@ -1,0 +1,29 @@
+"""The options that say how an image is looked at, the same in every command that looks at images."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options; each stands for a key of the section `views`."""
+    group = parser.add_argument_group("several looks at each image")
+    group.add_argument("--tile", type=int, metavar="PX", help="cut images into overlapping squares of this side")
+    group.add_argument("--overlap", type=float, metavar="0..0.9", help="share of a tile that the next one has (0.2)")
+    group.add_argument("--no-whole", action="store_true", help="leave out the look at the whole of an image in tiles")
+    group.add_argument("--flip", action="store_true", help="look at everything mirrored, too")
+    group.add_argument("--scales", metavar="S,S", help="look at canvases of these relative sizes, such as 0.83,1,1.17")
+    group.add_argument("--merge", choices=("nms", "fusion"), help="keep the best of several boxes (nms) or their mean")
+
+
+def view_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options given, as overrides of the experiment."""
+    names = ("tile", "overlap", "merge")
+    overrides = [f"views.{name}={getattr(arguments, name)}" for name in names if getattr(arguments, name) is not None]
+    if arguments.scales is not None:
+        overrides.append(f"views.scales=[{arguments.scales}]")
+    if arguments.flip:
+        overrides.append("views.flip=true")
+    if arguments.no_whole:
+        overrides.append("views.whole=false")
+    return overrides
