@@ -113,7 +113,7 @@ class Batch:
     """What the loader hands to a training step.
 
     Attributes:
-        images: uint8 (B, C, H, W).
+        images: uint8 (B, C, H, W); what `of` makes is channels_last in memory, as the images are and training wants it.
         targets: the objects of all images.
         image_ids: the B ids in their annotation file.
         skipped: sources that could not be read, each with its reason.
@@ -146,10 +146,49 @@ class Batch:
             torch.from_numpy(np.concatenate([s.ignore for s in samples]).astype(np.bool_)),
             len(samples),
         )
-        images = torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in samples]))
+        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
         skipped = tuple(reason for s in samples for reason in s.skipped)
         warnings = tuple(warning for s in samples for warning in s.warnings)
         return cls(images, targets, tuple(s.image_id for s in samples), skipped, warnings)
+
+
+@dataclass(frozen=True)
+class ImageClasses:
+    """The class of each image of a batch.
+
+    Attributes:
+        labels: int64 (B,), 0-based.
+        mixed_labels: int64 (B,), the class of what was mixed into each image, or None where nothing was.
+        share: how much of each image is its own, 0..1.
+    """
+
+    labels: Tensor
+    mixed_labels: Tensor | None = None
+    share: float = 1.0
+
+    def to(self, device: torch.device) -> ImageClasses:
+        """The same on another device."""
+        mixed = None if self.mixed_labels is None else self.mixed_labels.to(device, non_blocking=True)
+        return ImageClasses(self.labels.to(device, non_blocking=True), mixed, self.share)
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """What a training step of classification is made of.
+
+    Attributes:
+        images: uint8 (B, C, H, W), channels_last in memory.
+        targets: their classes.
+        image_ids: their places in the split.
+        skipped: always empty: what cannot be read is left out when the split is.
+        warnings: always empty, likewise.
+    """
+
+    images: Tensor
+    targets: ImageClasses
+    image_ids: tuple[int, ...]
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 
 from turns import take_turns
 
@@ -28,42 +27,15 @@ VARIANTS = {
 }
 
 
-def worker(activation: str, precision: str, memory_format: str, size: int, batch_size: int) -> None:
+def worker(activation: str, precision: str, layout: str, size: int, batch_size: int) -> None:
     """Runs one training step for each line on stdin and answers with its milliseconds."""
     import torch
-    import torch.nn.functional as F
-    from torch import Tensor, nn
+    from steps import Step
 
-    from detector import registry
-    from detector.engine.optim import Muon, build_optimizer
-    from detector.engine.precision import keep_freed_memory
-    from detector.losses.task_aligned import TaskAlignedLoss
-    from detector.models.activations import ActivationConfig
-    from detector.models.yolo import Yolo
     from detector.structures import Targets
 
-    @registry.register("torch_mish")
-    class TorchMish(nn.Module):
-        """torch's own Mish, as a comparison."""
-
-        @dataclass(frozen=True)
-        class Config(ActivationConfig):
-            """No settings."""
-
-        def __init__(self, config: Config) -> None:
-            super().__init__()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.mish(x)
-
-    keep_freed_memory()
-    torch.manual_seed(0)
-    layout = getattr(torch, f"{memory_format}_format" if memory_format == "contiguous" else memory_format)
-    part = registry.find(ActivationConfig, activation)
-    model = Yolo(Yolo.Config(activation=part.Config()), 3).to(memory_format=layout)
-    loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
-    optimizer = build_optimizer(Muon.Config(), model)
-    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=layout)
+    step = Step(activation, precision, layout, 3)
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=step.layout)
     corners = torch.rand(12 * batch_size, 2) * size * 0.7
     targets = Targets(
         torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
@@ -74,11 +46,7 @@ def worker(activation: str, precision: str, memory_format: str, size: int, batch
     )
     for _ in sys.stdin:
         started_s = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            raw_maps = model(images)
-        torch.stack(list(loss(raw_maps, targets).values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        step(images, targets)
         print(f"{(time.perf_counter() - started_s) * 1e3:.3f}", flush=True)
 
 
@@ -88,11 +56,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", nargs=3, metavar=("ACTIVATION", "PRECISION", "FORMAT"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, metavar=("ACTIVATION", "PRECISION", "LAYOUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        activation, precision, memory_format = options.worker
-        worker(activation, precision, memory_format, options.size, options.batch_size)
+        activation, precision, layout = options.worker
+        worker(activation, precision, layout, options.size, options.batch_size)
         return
     worker_of = [sys.executable, __file__, "--size", str(options.size), "--batch-size", str(options.batch_size)]
     commands = {

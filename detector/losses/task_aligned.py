@@ -12,7 +12,7 @@ from torchvision.ops import complete_box_iou_loss
 from detector.errors import ConfigError
 from detector.losses.assignment import assign_task_aligned, cells_in_crowds
 from detector.losses.parts import LossConfig, LossParts
-from detector.models.heads import DensePredictions
+from detector.models.heads import DensePredictions, boxes_of_distributions
 from detector.models.yolo import Yolo
 from detector.registry import register
 from detector.structures import Targets
@@ -77,10 +77,11 @@ class TaskAlignedLoss:
     def _parts(self, dense: DensePredictions, targets: Targets) -> LossParts:
         config = self.config
         target_xyxy, target_labels, valid = targets.padded(ignore=False)
-        canvas_xyxy = dense.canvas_xyxy()
+        with torch.no_grad():  # the assignment is no part of the gradient, and few of the boxes are taught
+            canvas_xyxy = dense.canvas_xyxy()
         positive = assign_task_aligned(
             dense.class_logits.detach().sigmoid(),
-            canvas_xyxy.detach(),
+            canvas_xyxy,
             dense.points_xy,
             dense.strides,
             target_xyxy,
@@ -103,10 +104,11 @@ class TaskAlignedLoss:
             in_crowd[image, cell] = False  # a cell that an object took is no background
             entropy = entropy.masked_fill(in_crowd[..., None], 0.0)
 
-        box = (complete_box_iou_loss(canvas_xyxy[image, cell], boxes, reduction="none") * quality).sum()
-        distances = torch.cat([dense.points_xy[cell] - boxes[:, :2], boxes[:, 2:] - dense.points_xy[cell]], dim=1)
-        distances = distances / dense.strides[cell, None]
-        distribution = distribution_focal_loss(dense.distribution_logits[image, cell], distances).mean(1) * quality
+        logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
+        found_xyxy = boxes_of_distributions(logits, points_xy, strides)
+        box = (complete_box_iou_loss(found_xyxy, boxes, reduction="none") * quality).sum()
+        distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]
+        distribution = distribution_focal_loss(logits, distances).mean(1) * quality
         parts = {
             "box": config.box * box / normaliser,
             "cls": config.classes * entropy.sum() / normaliser,

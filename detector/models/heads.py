@@ -38,10 +38,21 @@ class DensePredictions:
     strides: Tensor
 
     def canvas_xyxy(self) -> Tensor:
-        """Boxes (B, A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4)."""
-        bins = torch.arange(self.distribution_logits.shape[-1], dtype=torch.float32, device=self.points_xy.device)
-        distances = self.distribution_logits.softmax(-1) @ bins * self.strides[:, None]
-        return torch.cat([self.points_xy - distances[..., :2], self.points_xy + distances[..., 2:]], dim=-1)
+        """Boxes (B, A, 4) in canvas pixels."""
+        return boxes_of_distributions(self.distribution_logits, self.points_xy, self.strides)
+
+
+def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strides: Tensor) -> Tensor:
+    """Boxes (..., A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4).
+
+    Args:
+        distribution_logits: float32 (..., A, 4, bins), over distances left, top, right, bottom in units of the stride.
+        points_xy: float32 (A, 2), cell centres in canvas pixels.
+        strides: float32 (A,), canvas pixels per cell.
+    """
+    bins = torch.arange(distribution_logits.shape[-1], dtype=torch.float32, device=points_xy.device)
+    distances = distribution_logits.softmax(-1) @ bins * strides[:, None]
+    return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
 
 
 @register("decoupled")
@@ -117,14 +128,14 @@ class DecoupledHead(nn.Module):
 
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
         """The raw maps flat, in float32 whatever the autocast."""
-        flat = torch.cat([m.float().flatten(2) for m in raw_maps], dim=2).transpose(1, 2)
-        distribution, class_logits = flat[..., : 4 * self.bins], flat[..., 4 * self.bins :]
+        flat = torch.cat([m.flatten(2).transpose(1, 2) for m in raw_maps], dim=1).float()
+        distribution, class_logits = torch.split(flat, [4 * self.bins, self.num_classes], dim=-1)
         points, strides = [], []
         for raw, stride in zip(raw_maps, self.strides, strict=True):
             height, width = raw.shape[-2:]
             y = (torch.arange(height, dtype=torch.float32, device=raw.device) + 0.5) * stride
             x = (torch.arange(width, dtype=torch.float32, device=raw.device) + 0.5) * stride
-            points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1))
+            points.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2).flatten(0, 1))
             strides.append(torch.full((height * width,), float(stride), device=raw.device))
         return DensePredictions(
             distribution.reshape(*distribution.shape[:2], 4, self.bins),

@@ -1,0 +1,71 @@
+"""A training step of mish-n in the variants that the benchmarks compare: number format, layout, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector import registry
+from detector.engine.ema import averaged_model
+from detector.engine.optim import Muon, build_optimizer
+from detector.engine.precision import keep_freed_memory
+from detector.engine.settings import TrainConfig
+from detector.losses.task_aligned import TaskAlignedLoss
+from detector.models.activations import ActivationConfig
+from detector.models.yolo import Yolo
+from detector.structures import Targets
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@registry.register("torch_mish")
+class TorchMish(nn.Module):
+    """torch's own Mish, as a comparison."""
+
+    @dataclass(frozen=True)
+    class Config(ActivationConfig):
+        """No settings."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mish of x."""
+        return F.mish(x)
+
+
+class Step:
+    """All that the trainer does to a batch, on the CPU."""
+
+    def __init__(self, activation: str, precision: str, layout: str, num_classes: int) -> None:
+        """A fresh mish-n of `num_classes` classes.
+
+        Args:
+            activation: a registered one; `torch_mish` keeps batch norm and activation apart.
+            precision: fp32 or bf16.
+            layout: a key of `LAYOUTS`.
+            num_classes: of the model.
+        """
+        keep_freed_memory()
+        torch.manual_seed(0)
+        part = registry.find(ActivationConfig, activation)
+        self.layout, self._is_bf16 = LAYOUTS[layout], precision == "bf16"
+        model = Yolo(Yolo.Config(activation=part.Config()), num_classes)
+        self._model = model.to(memory_format=self.layout)
+        self._loss = TaskAlignedLoss(TaskAlignedLoss.Config(), self._model)
+        self._optimizer = build_optimizer(Muon.Config(), self._model)
+        self._averaged = averaged_model(self._model, 100)
+
+    def __call__(self, images: Tensor, targets: Targets) -> None:
+        """One optimiser step on uint8 images (B, 3, H, W)."""
+        images = images.contiguous(memory_format=self.layout)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bf16):
+            raw_maps = self._model(images)
+        torch.stack(list(self._loss(raw_maps, targets).values())).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._model.parameters(), TrainConfig().clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._averaged.update_parameters(self._model)
