@@ -8,19 +8,14 @@ unpickled with `weights_only=True` all the same. Every save is atomic: under its
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import pickle
 import pickletools
-import re
 import struct
-import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from detector.engine.atomic import write_atomically
 from detector.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -46,8 +42,6 @@ _FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
     "metrics": ("a mapping of names to numbers", dict, (int, float)),
     "operating_point": ("a mapping", dict, ()),
 }
-
-_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 # A training state holds some thousand values; lists that hold one another a few dozen deep hold billions.
 _MAX_VALUES, _MAX_DEPTH = 1_000_000, 64
@@ -99,12 +93,12 @@ def save_model(path: Path, model_file: ModelFile) -> None:
         CheckpointError: a tensor is not finite, a field is not what `ModelFile` says, or the disk refuses.
     """
     who = f"the model for {path}"
-    checked = _model_file({key: getattr(model_file, key) for key in _FIELDS}, model_file.state, who)
+    checked = checked_model_file({key: getattr(model_file, key) for key in _FIELDS}, model_file.state, who)
     document = json.dumps({key: getattr(checked, key) for key in _FIELDS} | {"format_version": FORMAT_VERSION})
     # Cloned because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in checked.state.items()}
     content = safetensors.torch.save(tensors, {_DOCUMENT_KEY: document, _DIGEST_KEY: _digest(document, tensors)})
-    _write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content))
 
 
 def load_model_file(path: Path) -> ModelFile:
@@ -115,7 +109,7 @@ def load_model_file(path: Path) -> ModelFile:
     """
     if _is_archive(path):
         training_state = load_training_state(path)
-        return _model_file(training_state, training_state["ema"], str(path))
+        return checked_model_file(training_state, training_state["ema"], str(path))
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -129,10 +123,10 @@ def load_model_file(path: Path) -> ModelFile:
         document = json.loads(metadata[_DOCUMENT_KEY])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} {_DAMAGED} (its description is not JSON)") from error
-    _check_version(document, str(path))  # first of all: a newer version may well compute another digest
+    check_version(document, str(path))  # first of all: a newer version may well compute another digest
     if _digest(metadata[_DOCUMENT_KEY], state) != metadata[_DIGEST_KEY]:
         raise CheckpointError(f"{path} {_DAMAGED} (its content does not match its SHA-256)")
-    return _model_file(document, state, str(path))
+    return checked_model_file(document, state, str(path))
 
 
 def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -150,7 +144,7 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     content = _plain({**state, "format_version": FORMAT_VERSION}, who)
     _check_training_state(content, who)
     # Protocol 2 names every class in a GLOBAL opcode, which is what `_check_archive` looks for.
-    _write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
+    write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
@@ -168,7 +162,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
-    _check_version(content, str(path))
+    check_version(content, str(path))
     state: dict[str, Any] = _plain(content, str(path))
     _check_training_state(state, str(path))
     return state
@@ -201,55 +195,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
         listed = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
         raise CheckpointError(f"{who} does not fit the model, build it from the configuration saved along ({listed})")
     model.load_state_dict(dict(state), strict=True)
-
-
-def sweep_temporary(folder: Path) -> None:
-    """Removes what interrupted saves left in a folder; to be called before a run's first save, when none is under way.
-
-    Raises:
-        CheckpointError: the folder cannot be listed or a leftover cannot be removed.
-    """
-    try:
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file():
-                entry.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be cleared of interrupted saves ({error})") from error
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes beside `path`, forces the bytes to disk, and only then takes the name: a crash leaves one whole file."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # Windows cannot open a folder
-            _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError, with the true cause as its context.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise CheckpointError(f"{path} is not saved ({cause.strerror}), an old one is whole: check the disk") from error
-    finally:
-        with contextlib.suppress(OSError):  # the error above matters more, and `sweep_temporary` comes by
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Forces a rename to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _is_archive(path: Path) -> bool:
@@ -303,7 +248,12 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_WANTED}")
 
 
-def _check_version(content: object, who: str) -> None:
+def check_version(content: object, who: str) -> None:
+    """Refuses what does not say of itself that it is of this format and of a version known here.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(content, dict) or "config" not in content or type(version) is not int or version < 1:
         raise CheckpointError(f"{who} has no format_version and config, as files of another project: give {_WANTED}")
@@ -311,8 +261,12 @@ def _check_version(content: object, who: str) -> None:
         raise CheckpointError(f"{who} has format version {version}, {FORMAT_VERSION} is supported: update detector")
 
 
-def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
-    """The checked model file with `source`'s description and `state`'s tensors."""
+def checked_model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
+    """The model file of a description and a state dict.
+
+    Raises:
+        CheckpointError: a part of them is not what `ModelFile` says.
+    """
     given = {"metrics": {}, "operating_point": {}} | {key: source[key] for key in _FIELDS if key in source}
     fields = _plain(given, who, as_json=True)
     for key, (wanted, kind, item_kinds) in _FIELDS.items():
@@ -330,7 +284,7 @@ def _model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile
 
 def _check_training_state(state: Mapping[str, Any], who: str) -> None:
     _state_dict(state.get("model"), who)
-    _model_file(state, state.get("ema"), who)
+    checked_model_file(state, state.get("ema"), who)
 
 
 def _state_dict(state: object, who: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detector.engine.checkpoint import sweep_temporary
+from detector.engine.atomic import sweep_temporary
 from detector.errors import DetectorError
 from detector.evaluation.coco_metrics import CocoMetrics
 
