@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from detector.config import config_from_plain, config_to_plain
 from detector.engine.events import Report
+from detector.engine.pipeline import Pipeline, PipelineConfig
 from detector.engine.predictor import Prediction, Predictor, only_detections
-from detector.errors import CheckpointError
+from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.evaluate import Evaluation
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.experiment import (
@@ -17,11 +18,11 @@ from detector.experiment import (
     LoadedModel,
     build_predictor,
     evaluate_model,
-    load_experiment,
+    load_detection,
     load_model,
     read_split,
 )
-from detector.media.sources import as_sources
+from detector.media.sources import ImageSource, Source, VideoSource, as_sources
 from detector.postprocess import SelectConfig
 from detector.structures import Detections
 from detector.training import TrainingResult, train
@@ -36,11 +37,12 @@ class Detector:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Takes a model file (`.safetensors`, a run's `last.pt`, `.weights`) or a configuration to train from scratch.
+        """Takes a model file, an export or a configuration to train from scratch.
 
         Args:
-            model: path of a model file, path of a YAML configuration or .cfg, or name of a preset such as `mish-n`; a
-                .weights file wants its .cfg beside it.
+            model: path of a model file (`.safetensors`, a run's `last.pt`, `.weights` with its .cfg beside it) or of an
+                export (`.onnx`, `.xml`, `.torchscript`, `.pt2`), path of a YAML configuration or .cfg, or name of a
+                preset such as `mish-n`.
 
         Raises:
             CheckpointError: the model file cannot be read.
@@ -48,11 +50,11 @@ class Detector:
         """
         self._predictors: dict[int, Predictor] = {}
         self._loaded: LoadedModel | None = None
-        if Path(model).suffix in (".safetensors", ".pt", ".weights"):
+        if Path(model).suffix in (".safetensors", ".pt", ".weights") or target_of(Path(model)) is not None:
             self._loaded = load_model(Path(model))
             self.config: ExperimentConfig = self._loaded.config
         else:
-            self.config = load_experiment(str(model))
+            self.config = load_detection(str(model))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,26 +75,54 @@ class Detector:
         """Detects objects.
 
         Args:
-            source: an image path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL image; a
-                tensor uint8 (C, H, W); or a list of these.
+            source: an image or video path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL
+                image; a tensor uint8 (C, H, W); or a list of these.
             **settings: keys of `SelectConfig`, such as confidence, iou, max_detections, classes, class_agnostic;
                 `confidence="best"` takes the thresholds that the model carries.
 
         Returns:
-            One `Detections` for a single image, else a list, in order.
+            One `Detections` for a single image, else a list, in order: one for each image and each frame of a video.
 
         Raises:
             MediaError: an image cannot be read; `stream` gives a record for it instead.
+            ConfigError: a camera or network stream, which `stream` takes.
         """
         sources, is_single = as_sources(source)
-        select = self._select(settings)
-        found = [only_detections(p) for p in self._predictor(1).stream(sources, select)]
+        live = [s.name for s in sources if isinstance(s, VideoSource) and s.is_live]
+        if live:
+            raise ConfigError(f"{live[0]} has no end that predict could wait for; use stream")
+        found = [only_detections(p) for p in self._stream(sources, 1, 1, self._select(settings))]
         return found[0] if is_single else found
 
-    def stream(self, source: Any, *, batch_size: int = 1, **settings: Any) -> Iterator[Prediction]:
-        """Detects objects one image after the other: one record per input, with its error where it cannot be read."""
-        sources, _ = as_sources(source)
-        return self._predictor(batch_size).stream(sources, self._select(settings))
+    def stream(
+        self, source: Any, *, batch_size: int = 1, stride: int = 1, allow_url: bool = False, **settings: Any
+    ) -> Iterator[Prediction]:
+        """Detects objects one image or frame after the other.
+
+        Args:
+            source: what `predict` takes, and `camera:0`, an address such as `rtsp://camera.lan/1`, or `-` for images
+                on stdin; `Prediction.source.frame` says which frame of a video it is, and its time.
+            batch_size: images that go through the network at once.
+            stride: every how many frames of a video one is looked at.
+            allow_url: whether an address may be opened.
+            **settings: as `predict` takes them.
+
+        Returns:
+            One record per image or frame, with its error where it cannot be read.
+        """
+        sources, _ = as_sources(source, allow_url)
+        return self._stream(sources, batch_size, stride, self._select(settings))
+
+    def _stream(
+        self, sources: Sequence[Source], batch_size: int, stride: int, select: SelectConfig
+    ) -> Iterator[Prediction]:
+        predictor, images = self._predictor(batch_size), [s for s in sources if isinstance(s, ImageSource)]
+        if len(images) == len(sources):
+            yield from predictor.stream(images, select)
+            return
+        with Pipeline(predictor, select, sources, config=PipelineConfig(stride), batch_size=batch_size) as results:
+            for result in results:
+                yield result.prediction
 
     def _select(self, settings: dict[str, Any]) -> SelectConfig:
         asked = settings.get("confidence")
@@ -130,12 +160,44 @@ class Detector:
         Raises:
             DatasetError: the data set cannot be used.
             DivergenceError: a loss or gradient is not finite.
+            CheckpointError: the detector is an export.
         """
+        if self._loaded is not None and isinstance(self._loaded.model, ExportRuntime):
+            raise CheckpointError("an export is not trained; train the model file it came from, and export again")
         config = self._changed(data, settings)
         result = train(config, start=self._loaded.file if self._loaded else None, report=report)
         self._loaded = load_model(result.folder.best)
         self.config, self._predictors = self._loaded.config, {}
         return result
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        check_images: str | Path | None = None,
+        calibration: str | Path | None = None,
+        **settings: Any,
+    ) -> ExportReport:
+        """Writes the model for another runtime, checked against this one.
+
+        Args:
+            path: the file; its suffix `.onnx`, `.xml` (OpenVINO), `.torchscript` or `.pt2` says which.
+            check_images: images to compare the two on, instead of the model's own split `val`.
+            calibration: images to find the ranges of 8 bits on, instead of its split `train`.
+            **settings: keys of `ExportSettings`, such as nms, dynamic, precision; else sections of the experiment, such
+                as `input={"size": 320}`.
+
+        Raises:
+            CheckpointError: the export differs from the model by more than it may; nothing is left of it.
+            ConfigError: a key is unknown or cannot be honoured.
+        """
+        from detector.exporting import export_at
+
+        loaded = self._model()
+        own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
+        config = self._changed(None, {key: value for key, value in settings.items() if key not in own})
+        asked = {key: value for key, value in settings.items() if key in own}
+        return export_at(LoadedModel(config, loaded.model, loaded.file), Path(path), asked, check_images, calibration)
 
     def _changed(self, data: Any, settings: dict[str, Any]) -> ExperimentConfig:
         plain = _merged(config_to_plain(self.config), settings)

@@ -37,6 +37,12 @@ class MediaError(DetectorError):
     exit_code = 3
 
 
+class StreamError(MediaError):
+    """A camera or network stream that cannot be reached or was lost; exit code 1."""
+
+    exit_code = 1
+
+
 class CheckpointError(DetectorError):
     """A model file that cannot be read or does not fit; exit code 4."""
 

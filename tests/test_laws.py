@@ -49,9 +49,13 @@ FLOORS = {
     "catalog": 4,
     "losses": 4,
     "engine": 5,
+    "export": 5,
     "evaluation": 5,
+    "classification": 6,
     "experiment": 6,
+    "tasks": 6,
     "training": 6,
+    "exporting": 6,
     "rehearsal": 6,
     "api": 6,
     "cli": 7,
@@ -61,12 +65,15 @@ FLOORS = {
 FENCES = {
     "albumentations": ("data/transforms.py",),
     "pycocotools": ("data/coco", "evaluation/"),
-    "cv2": ("geometry.py", "data/", "media/"),
+    "cv2": ("geometry.py", "data/", "media/", "cli/show.py"),
     "pydantic": ("config.py",),
     "yaml": ("nodes.py", "config.py"),
     "tqdm": ("cli/",),
     "argparse": ("cli/",),
     "PIL": ("media/damage.py",),
+    "onnx": ("export/",),
+    "onnxruntime": ("export/",),
+    "openvino": ("export/",),
 }
 MAX_LINES = 400
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),
+    "export": ("export", "write a model for ONNX Runtime, OpenVINO, TorchScript or torch.export, checked against it"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
     "download": ("download", "fetch published Darknet weights or a data set, by name"),
     "env": ("env", "show versions, devices and what may be wrong with this installation"),
@@ -116,8 +117,8 @@ def run(argv: Sequence[str]) -> int:
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """Parses words and options in any order, which argparse refuses to do for commands."""
     arguments, rest = parser.parse_known_args(argv)
-    words = [word for word in rest if not word.startswith("-")]
-    unknown = [word for word in rest if word.startswith("-")]
+    words = [word for word in rest if not word.startswith("-") or word == "-"]  # - is stdin
+    unknown = [word for word in rest if word not in words]
     if unknown or not hasattr(arguments, "words"):
         if rest:
             parser.prog = f"detector {arguments.command}"

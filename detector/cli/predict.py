@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.cli.model_file import add_darknet_options, load
+from detector.cli.predict_video import add_video_options, run_video
 from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, MediaError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
     from detector.engine.checkpoint import ModelFile
     from detector.engine.predictor import Prediction
-    from detector.media.sources import ImageSource
+    from detector.media.sources import Source
     from detector.postprocess import SelectConfig
 
 
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="WEIGHTS SOURCE key=value",
-        help="a model file; images, folders, globs or .txt lists; then overrides such as predict.confidence=0.4",
+        help="a model file; images, videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
     add_darknet_options(parser)
@@ -60,11 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
     )
     parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
+    add_video_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts; returns the exit code."""
-    words = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    words = [w for w in arguments.words if "=" not in w or "://" in w.partition("=")[0] or Path(w).exists()]
     overrides = [word for word in arguments.words if word not in words]
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
@@ -76,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.experiment import build_predictor, results_folder, with_category_ids_of
     from detector.media.drawing import draw_detections
     from detector.media.images import write_image
+    from detector.media.sources import ImageSource
 
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
     is_coco = arguments.format == "coco"
@@ -89,12 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
     batch_size = loaded.config.evaluate.batch_size if is_coco else batch_size
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file, words[0])
     folder = results_folder(arguments.save_dir, "predict")
+    if len(images := [source for source in sources if isinstance(source, ImageSource)]) < len(sources):
+        return run_video(arguments, loaded, sources, select, folder, _record)
 
     records: list[dict[str, Any]] = []
     # A source in the folder of results is never written over.
     pictures = {s.path.name for s in sources if s.path and s.path.parent.resolve() == folder.resolve()}
     num_unread = num_warnings = 0
-    for prediction in build_predictor(loaded, batch_size).stream(sources, select):
+    for prediction in build_predictor(loaded, batch_size).stream(images, select):
         detections, image = prediction.detections, prediction.image
         num_warnings += len(prediction.warnings)
         for warning in prediction.warnings:
@@ -119,13 +124,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 5 if arguments.strict and num_faults else 0
 
 
-def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[list[ImageSource], CocoAnnotations | None]:
+def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Sequence[Source], CocoAnnotations | None]:
     from detector.media.sources import as_sources
 
     if arguments.annotations is None:
         if arguments.format == "coco":
             raise ConfigError("--format coco wants --annotations FILE, which gives each image its id")
-        return as_sources(words[0] if len(words) == 1 else list(words))[0], None
+        given = words[0] if len(words) == 1 else list(words)
+        return as_sources(given, arguments.allow_url)[0], None
     if len(words) != 1:
         raise ConfigError(f"with --annotations one SOURCE is wanted, the folder of its images, found {list(words)}")
     from detector.data.coco import read_coco

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -166,10 +167,19 @@ def load_image(
     if reduction not in _REDUCED_FLAGS:
         raise ValueError(f"load_image wants a reduction of 1, 2, 4 or 8, found {reduction}")
     with _opened(path) as file:
-        header = _header(path, file)
-        _require_decodable(path, header, channels)
-        file.seek(0)
-        encoded = file.read()
+        return _load(path, file, channels, listed_hw, reduction)
+
+
+def load_encoded(name: str, encoded: bytes, channels: int = 3) -> LoadedImage:
+    """An image as `load_image` reads it, from the bytes of a file that goes by `name` in messages."""
+    return _load(Path(name), BytesIO(encoded), channels, None, 1)
+
+
+def _load(path: Path, file: BinaryIO, channels: int, listed_hw: tuple[int, int] | None, reduction: int) -> LoadedImage:
+    header = _header(path, file)
+    _require_decodable(path, header, channels)
+    file.seek(0)
+    encoded = file.read()
     warnings = []
     if header.has_more_frames:
         frames = "more than one page" if header.format == "TIFF" else "more than one frame"

@@ -1,18 +1,76 @@
-"""What prediction can be pointed at: an image, a folder, a glob, a list file, or pixels already in memory."""
+"""What prediction can be pointed at: images, videos, cameras, streams, stdin, or pixels already in memory.
+
+A source is only named here; `detector.media.video` and `detector.media.streams` open those that have many frames.
+"""
 
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from detector.errors import MediaError
+from detector.errors import ConfigError, MediaError
 from detector.geometry import Image
-from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_image
+from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image
+
+# Suffixes, in lower case, of files that are taken for videos. Not .ts, which is TypeScript as often.
+VIDEO_SUFFIXES: frozenset[str] = frozenset(
+    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts")
+)
+# FFmpeg knows many more, among them some that read files; these are what cameras and web servers speak.
+URL_SCHEMES = ("http", "https", "rtsp", "rtsps")
+STDIN = "-"
+_CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """Something that gives one frame after another. Exactly one of `path`, `url` and `camera` is set, for stdin none.
+
+    Attributes:
+        name: what to call it in a report: its path or address, a password left out.
+        path: the video file.
+        url: the address of a stream, with its scheme.
+        camera: the index of a camera of this machine.
+    """
+
+    name: str
+    path: Path | None = None
+    url: str | None = field(default=None, repr=False)  # it may hold a password
+    camera: int | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its frames come when they come: a camera or a stream, but not a video file on a web server."""
+        if self.url is not None and (parts := _URL.fullmatch(self.url)) is not None:
+            return parts["scheme"].lower().startswith("rtsp") or not _is_video(Path(parts["path"]))
+        return self.camera is not None
+
+
+@dataclass(frozen=True)
+class FrameOrigin:
+    """Where in a video an image was taken.
+
+    Attributes:
+        video: the video.
+        index: number of the frame, from 0, among those that could be read.
+        time_s: its presentation time in seconds; of a live source, since its first frame, by this machine's clock;
+            None where frames carry no time (stdin).
+        fps: frames per second to play the video at; 30 where it does not say.
+        num_frames: how many frames the video says it has, or None.
+    """
+
+    video: VideoSource
+    index: int
+    time_s: float | None
+    fps: float
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -21,10 +79,14 @@ class ImageSource:
 
     Attributes:
         name: what to call it in a report: its path, or a number where it has none.
-        path: the file it is read from, or None where `pixels` holds it.
+        path: the file it is read from, or None where it lies in memory.
         image_id: its id in an annotation file, or None.
         pixels: the image itself, uint8 (H, W, C), RGB when C is 3.
         listed_hw: height and width that the annotation file gives it, or None.
+        encoded: the bytes of its file, where they are at hand and `pixels` are not.
+        frame: the place in the video it was taken from, or None.
+        warnings: what is odd about the video up to here, a sentence each.
+        error: why there is nothing to read, or None.
     """
 
     name: str
@@ -32,6 +94,10 @@ class ImageSource:
     image_id: int | None = None
     pixels: Image | None = None
     listed_hw: tuple[int, int] | None = None
+    encoded: bytes | None = field(default=None, repr=False)
+    frame: FrameOrigin | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
 
     def load(self, channels: int) -> LoadedImage:
         """The image with `channels` planes, and what is odd about it.
@@ -40,77 +106,125 @@ class ImageSource:
             MediaError: the file cannot be read or has another size than listed, or the pixels have another number of
                 channels.
         """
+        if self.error is not None:
+            raise MediaError(self.error)
         if self.pixels is None:
+            if self.encoded is not None:
+                name = self.name if self.frame is None else f"{self.name} image {self.frame.index}"
+                return load_encoded(name, self.encoded, channels)
             if self.path is None:
                 raise MediaError(f"{self.name}: no path and no pixels to read")
             return load_image(self.path, channels, self.listed_hw)
         if self.pixels.shape[2] != channels:
             raise MediaError(f"{self.name}: an image of {channels} channels is wanted, found {self.pixels.shape[2]}")
-        return LoadedImage(self.pixels, (self.pixels.shape[0], self.pixels.shape[1]))
+        return LoadedImage(self.pixels, (self.pixels.shape[0], self.pixels.shape[1]), self.warnings)
 
 
-def find_images(source: str | Path) -> list[ImageSource]:
-    """The images behind a path: a file, the images of a folder (by name), a glob pattern, or a `.txt` list of paths.
+Source: TypeAlias = "ImageSource | VideoSource"
 
-    A relative path in a list file starts from the folder of that file.
+
+def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
+    """What is behind a word: a file, the images and videos of a folder, a glob, a `.txt` list, a camera, URL or stdin.
+
+    A folder or glob gives its files by name. A relative path in a list file starts from the folder of that file; a line
+    may be a camera or URL too. A camera is `camera:0`, or `0` where no file has that name; stdin is `-`.
+
+    Args:
+        source: the word.
+        allow_url: whether the network may be used for an address of `URL_SCHEMES`.
 
     Raises:
         MediaError: nothing is there.
+        ConfigError: an address without `allow_url`, or of another scheme.
     """
     text, path = str(source), Path(source)
+    if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
+        return [stream]
     if path.is_dir():
-        found = _images_of(path.rglob("*"))
-        wanted = "an image"
+        found: list[Source] = [_file(p) for p in _files_of(path.rglob("*"))]
+        wanted = "an image or video"
     elif path.is_file() or path.is_symlink():
-        found = _listed(path) if path.suffix.lower() == ".txt" else [path]
+        found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
         wanted = "a line with a path"
     elif glob.has_magic(text):
-        found = _images_of(Path(p) for p in glob.iglob(text, recursive=True))
-        wanted = "a matching image"
+        found = [_file(p) for p in _files_of(Path(p) for p in glob.iglob(text, recursive=True))]
+        wanted = "a matching image or video"
     else:
-        raise MediaError(f"{text}: no such image, folder, glob or list file; check the path")
+        raise MediaError(f"{text}: no such image, video, folder, glob, list file or camera; check the path")
     if not found:
         raise MediaError(f"{text}: {wanted} is wanted, found none; check the path")
-    return [ImageSource(str(p), p) for p in found]
+    return found
 
 
-def _images_of(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+def _stream(text: str, allow_url: bool) -> VideoSource | None:
+    """The camera, address or stdin that a word stands for; None where it is a path."""
+    if text == STDIN:
+        return VideoSource("stdin")
+    camera = _CAMERA.fullmatch(text)
+    if camera is not None and not Path(text).exists():
+        return VideoSource(f"camera:{int(camera[1])}", camera=int(camera[1]))
+    parts = _URL.fullmatch(text)
+    if parts is None:
+        return None
+    name = f"{parts['scheme']}://{parts['host']}{parts['path']}{parts['rest']}"
+    if parts["scheme"].lower() not in URL_SCHEMES or not parts["host"]:
+        raise ConfigError(f"{name}: an address of {', '.join(URL_SCHEMES)} is wanted, found {parts['scheme']}://")
+    if not allow_url:
+        raise ConfigError(f"{name}: this would use the network; allow it by --allow-url (in Python: allow_url=True)")
+    return VideoSource(name, url=text)
 
 
-def _listed(path: Path) -> list[Path]:
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _file(path: Path) -> Source:
+    return VideoSource(str(path), path) if _is_video(path) else ImageSource(str(path), path)
+
+
+def _files_of(paths: Iterable[Path]) -> list[Path]:
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return sorted(p for p in paths if p.suffix.lower() in suffixes and not p.is_dir())
+
+
+def _listed(path: Path, allow_url: bool) -> list[Source]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MediaError(f"{path}: a list of image paths is wanted, it cannot be read as text: {error}") from error
-    return [path.parent / line.strip() for line in lines if line.strip()]
+    words = [line.strip() for line in lines if line.strip()]
+    return [_stream(w, allow_url) or _file(path.parent / w) for w in words]
 
 
-def as_sources(given: Any) -> tuple[list[ImageSource], bool]:
-    """The images behind anything the Python interface takes, and whether it was a single image.
+def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]:
+    """The sources behind anything the Python interface takes, and whether it was a single image.
 
     Args:
-        given: a path (image, folder, glob, list file), an array uint8 (H, W, C) or (H, W) in RGB order, a PIL image, a
-            tensor uint8 (C, H, W), or a sequence of these, where a missing file fails only when it is read.
+        given: a path or word as `find_sources` takes it, an array uint8 (H, W, C) or (H, W) in RGB order, a PIL image,
+            a tensor uint8 (C, H, W), or a sequence of these, where a missing file fails only when it is read.
+        allow_url: whether the network may be used for an address.
 
     Raises:
         MediaError: something else, or nothing behind a path.
+        ConfigError: an address that is not allowed.
     """
     if isinstance(given, (str, Path)):
-        found = find_images(given)
-        return found, len(found) == 1 and Path(given).is_file() and Path(given).suffix.lower() != ".txt"
+        found = find_sources(given, allow_url)
+        return found, isinstance(found[0], ImageSource) and len(found) == 1 and found[0].path == Path(given)
     if isinstance(given, Iterable) and not hasattr(given, "shape") and not hasattr(given, "convert"):
         items: Sequence[Any] = list(given)
-        return [s for i, item in enumerate(items) for s in _one(item, str(i))], False
-    return _one(given, "0"), True
+        return [s for i, item in enumerate(items) for s in _one(item, str(i), allow_url)], False
+    return list(_one(given, "0", allow_url)), True
 
 
-def _one(given: Any, name: str) -> list[ImageSource]:
+def _one(given: Any, name: str, allow_url: bool) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
-        path = Path(given)
-        if path.exists() or glob.has_magic(str(given)):
-            return find_images(given)
-        return [ImageSource(str(path), path)]  # fails when it is read, without the others
+        try:
+            return find_sources(given, allow_url)
+        except MediaError:
+            if glob.has_magic(str(given)) or Path(given).exists():
+                raise
+            return [_file(Path(given))]  # fails when it is read, without the others
     return [ImageSource(name, pixels=_pixels(given, name))]
 
 

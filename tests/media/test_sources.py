@@ -10,7 +10,7 @@ from PIL import Image
 
 from detector.errors import MediaError
 from detector.media.images import write_image
-from detector.media.sources import ImageSource, as_sources, find_images
+from detector.media.sources import ImageSource, as_sources, find_sources
 
 
 def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
@@ -53,14 +53,14 @@ def test_a_folder_gives_its_images_on_every_level_in_the_order_of_their_paths(tr
 
 
 def test_a_glob_gives_the_images_it_matches_in_order(tree: Path) -> None:
-    assert names(find_images(f"{tree}/*.png"), tree) == ["a.png", "b.png", "z é#%.png"]
-    assert names(find_images(f"{tree}/**/a.*"), tree) == ["a.png", "deep/a.png"]
-    assert names(find_images(f"{tree}/*"), tree) == ["a.png", "b.png", "z é#%.png"]  # neither notes nor folders
+    assert names(find_sources(f"{tree}/*.png"), tree) == ["a.png", "b.png", "z é#%.png"]
+    assert names(find_sources(f"{tree}/**/a.*"), tree) == ["a.png", "deep/a.png"]
+    assert names(find_sources(f"{tree}/*"), tree) == ["a.png", "b.png", "z é#%.png"]  # neither notes nor folders
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tree: Path) -> None:
     (tree / "a.png").rename(tree / "[1]*.png")
-    assert names(find_images(tree / "[1]*.png"), tree) == ["[1]*.png"]
+    assert names(find_sources(tree / "[1]*.png"), tree) == ["[1]*.png"]
 
 
 def test_a_list_file_keeps_its_order_and_starts_from_its_own_folder(tree: Path, tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.jpg", "no such image, folder, glob or list file"),
-        ("no/folder", "no such image, folder, glob or list file"),
-        ("*.jpg", "a matching image is wanted, found none"),
-        ("empty", "an image is wanted, found none"),
+        ("none.jpg", "no such image, video, folder, glob, list file or camera"),
+        ("no/folder", "no such image, video, folder, glob, list file or camera"),
+        ("*.jpg", "a matching image or video is wanted, found none"),
+        ("empty", "an image or video is wanted, found none"),
         ("empty.txt", "a line with a path is wanted, found none"),
         ("binary.txt", "a list of image paths is wanted, it cannot be read as text"),
     ],

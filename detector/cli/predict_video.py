@@ -1,0 +1,330 @@
+"""`detector predict` on videos, cameras and streams, alone or among images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.errors import MediaError, StreamError
+
+if TYPE_CHECKING:
+    from detector.engine.pipeline import Pipeline, Result
+    from detector.engine.predictor import Prediction
+    from detector.experiment import LoadedModel
+    from detector.media.sources import Source
+    from detector.media.video_writer import VideoWriter
+    from detector.postprocess import SelectConfig
+
+_LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
+_GPU_BATCH_SIZE = 8
+_MAX_STEM = 80
+
+
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for sources with frames."""
+    group = parser.add_argument_group("videos, cameras (camera:0), streams (rtsp://, http://) and images on stdin (-)")
+    group.add_argument("--allow-url", action="store_true", help="open sources that are addresses")
+    group.add_argument("--stride", type=_positive, default=1, metavar="N", help="look at every Nth frame")
+    group.add_argument("--every-frame", action="store_true", help="let live sources wait instead of dropping frames")
+    group.add_argument(
+        "--max-reconnect", type=_natural, default=5, metavar="N", help="attempts in a row to reach a lost live source"
+    )
+    group.add_argument(
+        "--codec", default="mp4v", metavar="NAME", help="of annotated videos: mp4v (default), avc1, MJPG or VP90"
+    )
+    group.add_argument("--show", action="store_true", help="show what is found in a window")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted, found {text!r}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number is wanted, found {text!r}")
+    return int(text)
+
+
+def run_video(
+    arguments: argparse.Namespace,
+    loaded: LoadedModel,
+    sources: Sequence[Source],
+    select: SelectConfig,
+    folder: Path,
+    record_of: Callable[[Prediction], dict[str, Any]],
+) -> int:
+    """Predicts on sources of which some have frames; returns the exit code.
+
+    Args:
+        arguments: of the command.
+        loaded: the model.
+        sources: what to look at.
+        select: which boxes are kept.
+        folder: where results go: `predictions.jsonl`, a line per image or frame, an annotated video for each video and
+            an annotated picture for each image.
+        record_of: the record of a prediction.
+    """
+    from detector.cli.progress import say
+    from detector.engine.pipeline import Pipeline, PipelineConfig
+    from detector.engine.precision import choose_device
+    from detector.experiment import build_predictor
+    from detector.media.streams import ReconnectConfig
+
+    batch_size = 1 if choose_device(loaded.config.device).type == "cpu" else _GPU_BATCH_SIZE
+    predictor = build_predictor(loaded, batch_size)
+    outputs = Outputs(folder, arguments.codec, arguments.stride, [s.path for s in sources if s.path])
+    config = PipelineConfig(
+        arguments.stride, latest_only=not arguments.every_frame, reconnect=ReconnectConfig(arguments.max_reconnect)
+    )
+    stages = [] if arguments.no_pictures and not arguments.show else [_draw]
+    stages += [] if arguments.no_pictures else [outputs.write]
+    tallies: dict[str, Tally] = {}
+    path = folder / "predictions.jsonl"
+    with ExitStack() as opened:
+        show = _window(opened) if arguments.show else lambda picture: True
+        file = opened.enter_context(path.open("w", encoding="utf-8"))
+        opened.callback(outputs.close)
+        progress = opened.enter_context(Progress(arguments.quiet))
+        pipeline = Pipeline(predictor, select, sources, stages=stages, config=config, batch_size=batch_size)
+        results = opened.enter_context(pipeline)
+        stopped = opened.enter_context(_stopping_gently(results))
+        for result in results:
+            record = framed(record_of(result.prediction), result.prediction)
+            file.write(json.dumps(record) + "\n")
+            if arguments.json:
+                print(json.dumps(record))
+            tallies.setdefault(result.prediction.source.name, Tally()).add(result.prediction)
+            for warning in result.prediction.warnings:
+                progress.say(f"warning: {warning}")
+            if result.prediction.error is not None:
+                progress.say(f"skipped: {result.prediction.error}")
+            progress.update(result.prediction)
+            if result.picture is not None and not show(result.picture):
+                results.stop()
+        outputs.close()
+    for warning in outputs.warnings:
+        say(f"warning: {warning}", arguments.quiet)
+    for name, num_dropped in results.num_dropped.items():
+        if num_dropped:
+            say(f"{name}: {num_dropped} frames were dropped because newer ones had come", arguments.quiet)
+    return _ended(arguments, tallies, path, len(outputs.warnings), stopped)
+
+
+def _ended(
+    arguments: argparse.Namespace, tallies: dict[str, Tally], path: Path, num_warnings: int, stopped: list[int]
+) -> int:
+    """Says what was found and returns the exit code, or raises what says more."""
+    from detector.cli.main import Stopped
+    from detector.cli.progress import say
+
+    for name, tally in tallies.items():
+        if not arguments.json:
+            print(f"{name.encode('utf-8', 'backslashreplace').decode()}: {tally}")
+    num_read, errors = sum(t.num_read for t in tallies.values()), [e for t in tallies.values() for e in t.errors]
+    say(f"{num_read} images and frames, {len(errors)} skipped: {path}", arguments.quiet)
+    if stopped:
+        raise Stopped(stopped[0])
+    lost = [t.errors[0] for t in tallies.values() if t.is_live and t.errors]
+    if lost:
+        raise StreamError(lost[0])
+    if errors and not num_read:
+        more = f" (and {len(errors) - 1} more sources that cannot be read)" if len(errors) > 1 else ""
+        raise MediaError(errors[0] + more)
+    num_faults = len(errors) + num_warnings + sum(t.num_warnings for t in tallies.values())
+    return 5 if arguments.strict and num_faults else 0
+
+
+def _window(opened: ExitStack) -> Callable[[Any], bool]:
+    from detector.cli.show import Window
+
+    return opened.enter_context(Window()).show
+
+
+@contextmanager
+def _stopping_gently(results: Pipeline) -> Iterator[list[int]]:
+    """At the first signal no more frames are read, and those on their way are still written; a second one ends all."""
+    from detector.cli.main import Stopped
+
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise Stopped(number)
+        results.stop()
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _draw(result: Result) -> Result:
+    from detector.media.drawing import draw_detections
+
+    prediction = result.prediction
+    if prediction.image is None or prediction.detections is None:
+        return result
+    return replace(result, picture=draw_detections(prediction.image, prediction.detections))
+
+
+def framed(record: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
+    """A record with the number of its frame and its time in seconds behind its source, where it has them."""
+    frame = prediction.source.frame
+    if frame is None or prediction.error is not None:
+        return record
+    time_s = None if frame.time_s is None else round(frame.time_s, 6)
+    return {"source": record["source"], "frame": frame.index, "time_s": time_s, **record}
+
+
+@dataclass
+class Tally:
+    """What came of one source."""
+
+    num_read: int = 0
+    num_warnings: int = 0
+    is_video: bool = False
+    is_live: bool = False
+    errors: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, prediction: Prediction) -> None:
+        """Counts one more record."""
+        frame = prediction.source.frame
+        if frame is not None:
+            self.is_video, self.is_live = True, frame.video.is_live
+        self.num_warnings += len(prediction.warnings)
+        if prediction.detections is None:
+            self.errors.append(prediction.error or "no image")
+        else:
+            self.num_read += 1
+            self.counts.update(prediction.detections.names)
+
+    def __str__(self) -> str:
+        if not self.num_read:
+            return "not read"
+        listed = ", ".join(f"{count} {name}" for name, count in self.counts.most_common()) or "nothing"
+        return f"{listed} in {self.num_read} frames" if self.is_video else listed
+
+
+class Outputs:
+    """The annotated videos and pictures of a folder; a source in it is never written over.
+
+    Attributes:
+        warnings: what was done otherwise than asked, a sentence each.
+    """
+
+    def __init__(self, folder: Path, codec: str, stride: int, sources: Sequence[Path]) -> None:
+        from detector.media.video_writer import require_codec
+
+        require_codec(codec)
+        self._folder, self._codec, self._stride = folder, codec, stride
+        self._taken = {path.stem for path in sources if path.parent.resolve() == folder.resolve()}
+        self._writers: dict[str, VideoWriter] = {}
+        self.warnings: list[str] = []
+
+    def write(self, result: Result) -> Result:
+        """Adds a result's picture to the video of its source, or writes it as a file of its own."""
+        from detector.media.images import write_image
+        from detector.media.video_writer import VideoWriter
+
+        source, picture = result.prediction.source, result.picture
+        if picture is None:
+            return result
+        if source.frame is None:
+            write_image(self._free_path(Path(source.name).stem or "image", ".jpg"), picture)
+            return result
+        video = source.frame.video
+        if video.name not in self._writers:
+            if not video.is_live:  # files come one after another: the last one is done
+                self._close(lambda name: ":" not in name)
+            path = self._free_path(_stem(video.name), ".mp4")
+            fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
+            self._writers[video.name] = VideoWriter(path, fps, image_hw, self._codec)
+        self._writers[video.name].write(picture)
+        return result
+
+    def _free_path(self, stem: str, suffix: str) -> Path:
+        number, name = 1, stem
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(name)
+        return self._folder / f"{name}{suffix}"
+
+    def _close(self, is_done: Callable[[str], bool]) -> None:
+        for name in [name for name in self._writers if is_done(name)]:
+            writer = self._writers.pop(name)
+            self.warnings += writer.warnings
+            writer.close()
+
+    def close(self) -> None:
+        """Ends every file, so that it can be played."""
+        with ExitStack() as closing:
+            for name in list(self._writers):
+                closing.callback(self._close, name.__eq__)
+
+
+def _stem(name: str) -> str:
+    """A file name for a source: that of its file, or its address in letters that every system takes."""
+    if "://" in name or name.startswith("camera:"):
+        return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STEM] or "stream"
+    return Path(name).stem
+
+
+class Progress:
+    """Frames done and frames per second: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._name = quiet, ""
+        self._num_done, self._last_num, self._last_s = 0, 0, time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        if not self._quiet and sys.stderr.isatty():
+            self._bar = tqdm(unit="frame", dynamic_ncols=True, file=sys.stderr)
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, text: str) -> None:
+        """A line that does not disturb the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def update(self, prediction: Prediction) -> None:
+        """One more record."""
+        frame, self._num_done = prediction.source.frame, self._num_done + 1
+        total = None if frame is None else frame.num_frames
+        if self._bar is not None:
+            if prediction.source.name != self._name:
+                self._name = prediction.source.name
+                self._bar.reset(total)
+                self._bar.set_description_str(Path(self._name).name)
+            self._bar.update(1 if total is None or frame is None else frame.index + 1 - self._bar.n)
+        elif time.monotonic() - self._last_s >= _LINE_EVERY_S:
+            now_s = time.monotonic()
+            rate = (self._num_done - self._last_num) / (now_s - self._last_s)
+            self._last_num, self._last_s = self._num_done, now_s
+            place = "" if frame is None else f", frame {frame.index + 1}" + (f"/{total}" if total else "")
+            self.say(f"{prediction.source.name}{place}: {rate:.1f} frames/s")
