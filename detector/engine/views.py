@@ -177,7 +177,8 @@ class Views:
             ConfigError: the network takes no canvas near a scale.
         """
         self.config, self._fit, self._arithmetic = config, fit, arithmetic
-        self._canvases = [_scaled(canvas_hw, scale, check_image_hw) for scale in config.scales]
+        # Two scales near each other may have one canvas.
+        self._canvases = tuple(dict.fromkeys(_scaled(canvas_hw, scale, check_image_hw) for scale in config.scales))
 
     def of(self, image_hw: tuple[int, int]) -> list[View]:
         """The looks at an image of height and width `image_hw`."""
