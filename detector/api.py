@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from detector.experiment import (
     load_model,
     read_split,
 )
+from detector.export.runtime import ExportRuntime
+from detector.export.settings import SUFFIXES, ExportSettings, target_of
+from detector.exporting import ExportReport, export_model
 from detector.media.sources import ImageSource, Source, VideoSource, as_sources
 from detector.postprocess import SelectConfig
 from detector.structures import Detections
@@ -191,13 +195,15 @@ class Detector:
             CheckpointError: the export differs from the model by more than it may; nothing is left of it.
             ConfigError: a key is unknown or cannot be honoured.
         """
-        from detector.exporting import export_at
-
-        loaded = self._model()
+        loaded, target = self._model(), target_of(Path(path))
+        if target is None:
+            raise ConfigError(f"{path}: an export ends in {', '.join(SUFFIXES.values())}; rename it")
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
         config = self._changed(None, {key: value for key, value in settings.items() if key not in own})
         asked = {key: value for key, value in settings.items() if key in own}
-        return export_at(LoadedModel(config, loaded.model, loaded.file), Path(path), asked, check_images, calibration)
+        images = (None if given is None else Path(given) for given in (check_images, calibration))
+        changed = LoadedModel(config, loaded.model, loaded.file)
+        return export_model(changed, Path(path), ExportSettings(target, **asked), *images)
 
     def _changed(self, data: Any, settings: dict[str, Any]) -> ExperimentConfig:
         plain = _merged(config_to_plain(self.config), settings)

@@ -29,13 +29,16 @@ from detector.engine.optim import Muon, OptimizerConfig
 from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
-from detector.engine.runtime import TorchRuntime
+from detector.engine.runtime import Runtime, TorchRuntime
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
 from detector.engine.views import ViewsConfig
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
 from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
+from detector.export.making import open_export
+from detector.export.runtime import ExportRuntime
+from detector.export.settings import target_of
 from detector.losses.anchor import AnchorLoss  # noqa: F401 (registers it)
 from detector.losses.parts import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
@@ -127,14 +130,14 @@ class LoadedModel:
     """A model file, read: its experiment, its model and what its classes are called."""
 
     config: ExperimentConfig
-    model: DetectionModel
+    model: DetectionModel | ExportRuntime
     file: ModelFile
 
 
 def load_model(
     weights: Path, overrides: Sequence[str] = (), *, cfg: str | None = None, names: Path | None = None
 ) -> LoadedModel:
-    """A trained model from a model file or Darknet's .weights, with overrides on the experiment it carries.
+    """A trained model from a model file, Darknet's .weights or an export, with overrides on its experiment.
 
     Args:
         weights: the file.
@@ -147,17 +150,26 @@ def load_model(
         DarknetError: a Darknet file cannot be read or does not fit the others.
         ConfigError: an override is wrong.
     """
+    export: ExportRuntime | None = None
     if is_darknet_weights(weights):
         file = load_darknet_file(weights, find_cfg_of(weights, cfg), names)
     elif cfg is not None or names is not None:
         raise ConfigError(f"--cfg and --names belong to a Darknet .weights file, found {weights}; leave them out")
+    elif target_of(weights) is not None:
+        export = open_export(weights)
+        file = export.description.file
     else:
         file = load_model_file(weights)
     try:
-        config_from_plain(ExperimentConfig, file.config, str(weights))
+        carried = config_from_plain(ExperimentConfig, file.config, str(weights))
     except ConfigError as error:
         raise CheckpointError(f"{weights}: carries a configuration that this version cannot read: {error}") from error
     config = config_from_plain(ExperimentConfig, file.config, str(weights), overrides)
+    if export is not None:
+        if config.model != carried.model:
+            raise ConfigError(f"{weights}: the network of an export is what it is; leave the keys of model out")
+        export.description.require_input(config.input)
+        return LoadedModel(config, export, file)
     model = build_model(config, len(file.class_names))
     load_state(model, file.state, str(weights))
     return LoadedModel(config, model, file)
@@ -165,7 +177,14 @@ def load_model(
 
 def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
     """A predictor over a loaded model."""
-    runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device))
+    runtime: Runtime
+    if isinstance(loaded.model, ExportRuntime):
+        loaded.model.description.require_input(loaded.config.input)
+        if choose_device(loaded.config.device).type == "cuda" and loaded.config.device != "auto":
+            raise ConfigError(f"device={loaded.config.device}: an export runs on the CPU here; leave the device out")
+        runtime = loaded.model
+    else:
+        runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device))
     names, ids = loaded.file.class_names, loaded.file.category_ids
     return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size, views=loaded.config.views)
 

@@ -139,6 +139,43 @@ def select_labelled(
     return order[kept[: config.max_detections]]
 
 
+def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
+    """Refuses to select by a rule what was selected before by one that took away more, or otherwise.
+
+    Selecting by the same rule twice gives the same as once, as do higher scores, fewer detections, fewer classes.
+
+    Args:
+        selected: the rule that the boxes went through.
+        asked: the rule that is asked for.
+
+    Raises:
+        ConfigError: its result cannot be had of those boxes; every reason.
+    """
+    num_classes = len(selected.class_confidence or asked.class_confidence or (0.0,))
+    before = selected.class_confidence or (selected.confidence,) * num_classes
+    now = asked.class_confidence or (asked.confidence,) * num_classes
+    # Of classes that do not suppress one another, some may be asked for.
+    is_part = asked.classes is not None and set(asked.classes) <= set(selected.classes or asked.classes)
+    is_part = is_part and not selected.class_agnostic
+    fits = {
+        f"confidence of at least {_listed(before)}": all(a >= b for a, b in zip(now, before, strict=False)),
+        f"iou={selected.iou:g}": asked.iou == selected.iou,
+        f"nms={selected.nms}": asked.nms == selected.nms,
+        f"class_agnostic={selected.class_agnostic}": asked.class_agnostic == selected.class_agnostic,
+        f"max_detections of at most {selected.max_detections}": asked.max_detections <= selected.max_detections,
+        f"classes={selected.classes}": asked.classes == selected.classes or is_part,
+    }
+    if not all(fits.values()):
+        wanted = ", ".join(what for what, is_so in fits.items() if not is_so)
+        raise ConfigError(
+            f"the file suppresses by itself and gives boxes for {wanted} only; ask for that, or export without --nms"
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else f"{[round(value, 4) for value in values]}"
+
+
 def _lowest(scores: Tensor, config: SelectConfig) -> float | Tensor:
     """The lowest score kept, of each class where they differ."""
     if config.class_confidence is None:

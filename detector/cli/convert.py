@@ -47,8 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.darknet.network import DarknetNet
     from detector.engine.checkpoint import save_model
     from detector.engine.darknet_file import save_darknet_files
+    from detector.export.runtime import ExportRuntime
 
     loaded = load(arguments, source, [word for word in arguments.words if "=" in word])
+    if isinstance(loaded.model, ExportRuntime):
+        raise ConfigError(f"{source}: an export is not converted; give the model file it came from")
     if target.suffix == ".safetensors":
         save_model(target, replace(loaded.file, config=config_to_plain(loaded.config)))
         written: tuple[Path, ...] = (target,)

@@ -80,7 +80,10 @@ def store_thresholds(
     from detector.evaluation.operating_point import OperatingPoint
     from detector.evaluation.ranking import Ranking
     from detector.experiment import with_category_ids_of
+    from detector.export.runtime import ExportRuntime
 
+    if isinstance(loaded.model, ExportRuntime):
+        raise ConfigError("--store-thresholds wants a model file to store them with, found an export; give its source")
     ids = with_category_ids_of(loaded, annotations).file.category_ids
     target = Target.parse(arguments.threshold_for or "f1")
     point = OperatingPoint.chosen(truth, Ranking.of(truth, results), target, ids)

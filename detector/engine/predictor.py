@@ -20,7 +20,7 @@ from detector.errors import ConfigError, MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
-from detector.postprocess import SelectConfig, select
+from detector.postprocess import SelectConfig, require_within, select
 from detector.structures import Detections
 
 _NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
@@ -143,7 +143,13 @@ class Predictor:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
-        """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3."""
+        """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3.
+
+        Raises:
+            ConfigError: the runtime has selected boxes already by another rule.
+        """
+        if self.runtime.selection is not None:
+            require_within(self.runtime.selection, config)
         self._require_fitting(images)
         views = [self._views.of((image.shape[0], image.shape[1])) for image in images]
         places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
@@ -194,8 +200,10 @@ class Predictor:
         """All boxes of one plain look at up to `batch_size` images, for who selects by a rule of their own.
 
         Raises:
-            ConfigError: several looks are configured.
+            ConfigError: several looks are configured, or the runtime gives selected boxes only.
         """
+        if self.runtime.selection is not None:
+            raise ConfigError("all boxes are wanted here, found a file that selects by itself; export without --nms")
         self._require_fitting(images)
         if not self.views.is_plain:
             raise ConfigError(f"one plain look at each image is wanted here, found views: {self.views.text}")

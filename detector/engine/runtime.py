@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detector.models.folding import fold
 from detector.models.yolo import DetectionModel
+from detector.postprocess import SelectConfig
 
 
 class Runtime(Protocol):
@@ -19,10 +20,12 @@ class Runtime(Protocol):
     Attributes:
         num_classes: classes it tells apart.
         notes: what is worth saying of it, a sentence each.
+        selection: what it has selected of its boxes already, as an exported file may, or None where it gives all.
     """
 
     num_classes: int
     notes: tuple[str, ...]
+    selection: SelectConfig | None
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
         """Raises a `ValueError` where a canvas size does not suit the network."""
@@ -47,6 +50,8 @@ class TorchRuntime:
         num_classes: classes it tells apart.
         notes: what is worth saying of how it was described, a sentence each.
     """
+
+    selection: SelectConfig | None = None
 
     def __init__(self, model: DetectionModel, device: torch.device) -> None:
         """Takes a copy of the model to the device, its batch norms folded; arithmetic is float32."""

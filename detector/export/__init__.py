@@ -1,0 +1,1 @@
+"""Models as files of other runtimes, each checked against the model it came from."""

@@ -1,0 +1,126 @@
+"""Archives of torch, looked through before torch opens them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detector.errors import CheckpointError
+
+_NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ValueError,
+           RecursionError, LookupError, TypeError, AttributeError, NotImplementedError)  # fmt: skip
+
+# What torch makes a file of: torch looks a name of an operator up in its own modules, whatever it is, and hands an
+# expression to sympy, which evaluates it as Python. Its own check of the pickle of the example falls back to none.
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\b|save\b)\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|truediv)"
+)
+_EXPRESSION = re.compile(
+    r"(?:\b(?:Symbol|Integer|Mul|Add|Pow|Max|Min|FloorDiv|Mod|CeilDiv|CleanDiv|PythonMod|TruncToInt|IntTrueDiv)\b"
+    r"|'s\d+'|\bs\d+\b|\bpositive=True\b|\binteger=True\b|-?\b\d{1,9}\b|[ (),*+/-])*"
+)
+_SAMPLE_GLOBALS = {"torch._utils _rebuild_tensor_v2", "torch ByteStorage", "torch FloatStorage",
+                   "collections OrderedDict"}  # fmt: skip
+_ENTRIES = re.compile(
+    r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)|models/model\.json|data/sample_inputs/model\.pt"
+    r"|extra/detector\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
+)
+
+
+_LARGEST_PROGRAM = 64 << 20  # bytes of the text of a program, which TorchScript compresses
+
+
+def check_archive(path: Path, *, may_compress: bool = False) -> list[str]:
+    """The names of the entries of an archive as torch writes it, which compresses nothing, or the program alone.
+
+    Raises:
+        CheckpointError: it is no archive, is damaged, or unpacks to more than it is.
+    """
+    try:
+        if not path.is_file():
+            what = "is not a regular file" if path.exists() else "does not exist"
+            raise CheckpointError(f"{path} {what}: give a file that `detector export` wrote")
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            is_plain = may_compress or all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+            if not is_plain or unpacked > path.stat().st_size + (_LARGEST_PROGRAM if may_compress else 0):
+                raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no export does: export the model again")
+            if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
+                raise CheckpointError(f"{path} is damaged: export the model again")
+            return [entry.filename for entry in entries]
+    except _ERRORS as error:
+        raise CheckpointError(f"{path} is damaged or no export: export the model again") from error
+
+
+def check_pt2(path: Path) -> None:
+    """Refuses a file of `torch.export` that holds more than tensors and operators on tensors.
+
+    Raises:
+        CheckpointError: it does, or it is damaged.
+    """
+    for name in check_archive(path):
+        if _ENTRIES.fullmatch(name) is None:
+            raise CheckpointError(f"{path} holds {name[:80]!r}, as no export does: give a file of `detector export`")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            reasons = list(_reasons(archive))
+    except _ERRORS as error:
+        raise CheckpointError(f"{path} is damaged: export the model again") from error
+    if reasons:
+        raise CheckpointError(f"{path} asks for code ({reasons[0][:80]}) and was not loaded: give an export of yours")
+
+
+def _reasons(archive: zipfile.ZipFile) -> Iterator[str]:
+    """What in a file could be more than data."""
+    for name in archive.namelist():
+        if name.endswith("config.json"):
+            config = json.loads(archive.read(name))
+            if any(entry["use_pickle"] is not False for entry in config["config"].values()):
+                yield f"{name} is pickled"
+        elif name.endswith("sample_inputs/model.pt"):
+            yield from _named_in(archive.read(name))
+        elif name.endswith("models/model.json"):
+            program = json.loads(archive.read(name))
+            for text in program["range_constraints"]:
+                if _EXPRESSION.fullmatch(text) is None:
+                    yield text
+            yield from _foreign(program["graph_module"])
+
+
+def _named_in(content: bytes) -> Iterator[str]:
+    """The Python objects that the pickle of the example input asks for, besides a tensor."""
+    with zipfile.ZipFile(io.BytesIO(content)) as inner:
+        for entry in inner.infolist():
+            if entry.filename.endswith("data.pkl"):
+                opcodes = pickletools.genops(inner.read(entry))
+                named = {str(arg or code.name) for code, arg, _ in opcodes if code.name in _NAMING_OPCODES}
+                yield from sorted(named - _SAMPLE_GLOBALS)
+
+
+def _foreign(value: Any) -> Iterator[str]:
+    """Operators and expressions of a graph that are none of those an export has, wherever they stand."""
+    if isinstance(value, dict):
+        for key, content in value.items():
+            if key == "target" and isinstance(content, str) and _OPERATOR.fullmatch(content) is None:
+                yield content
+            elif key == "expr_str" and (not isinstance(content, str) or _EXPRESSION.fullmatch(content) is None):
+                yield str(content)
+            elif key in ("as_operator", "as_custom_obj", "as_graph") and content is not None:
+                yield f"{key} {content}"
+            else:
+                yield from _foreign(content)
+    elif isinstance(value, list):
+        for content in value:
+            yield from _foreign(content)

@@ -1,0 +1,141 @@
+"""What an exported file says of itself: one JSON document, the same in every format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from detector.config import config_from_plain, config_to_plain
+from detector.engine.checkpoint import FORMAT_VERSION, ModelFile, check_version, checked_model_file
+from detector.engine.predictor import InputConfig
+from detector.errors import CheckpointError, ConfigError
+from detector.geometry import ARITHMETICS
+from detector.postprocess import SelectConfig
+
+DOCUMENT_KEY = "detector"  # of the metadata of every format
+MAX_DOCUMENT_BYTES = 64 << 20  # class names and a Darknet .cfg of a few megabytes at the most
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file holds.
+
+    Attributes:
+        file: the configuration, names, category ids, metrics and thresholds of the model it came from; no tensors.
+        target: the format.
+        precision: of the network.
+        max_stride: both sides of a canvas are multiples of it.
+        channels: of a canvas.
+        dtype: of a canvas: uint8, or float32 in 0..1.
+        canvas_hw: the only size of a canvas, or None for any.
+        nms: what is selected within the file, or None.
+        written: what else is worth knowing of how it was written: the form of Mish, the version of the operators.
+    """
+
+    file: ModelFile
+    target: str
+    precision: str
+    max_stride: int
+    channels: int
+    dtype: Literal["uint8", "float32"]
+    canvas_hw: tuple[int, int] | None
+    nms: SelectConfig | None
+    written: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the model tells apart."""
+        return len(self.file.class_names)
+
+    def to_json(self) -> str:
+        """The document."""
+        file = self.file
+        export = {
+            "target": self.target,
+            "precision": self.precision,
+            "max_stride": self.max_stride,
+            "channels": self.channels,
+            "dtype": self.dtype,
+            "canvas_hw": self.canvas_hw,
+            "nms": None if self.nms is None else config_to_plain(self.nms),
+            "written": self.written,
+        }
+        return json.dumps(
+            {
+                "format_version": FORMAT_VERSION,
+                "config": file.config,
+                "class_names": file.class_names,
+                "category_ids": file.category_ids,
+                "metrics": file.metrics,
+                "operating_point": file.operating_point,
+                "export": export,
+            }
+        )
+
+    @classmethod
+    def of_json(cls, text: str | None, who: str) -> Description:
+        """The description of a document.
+
+        Raises:
+            CheckpointError: there is none, or it is not what `to_json` writes.
+        """
+        if not text or len(text) > MAX_DOCUMENT_BYTES:
+            raise CheckpointError(f"{who} does not describe its model: give a file that `detector export` wrote")
+        damaged = f"{who} is damaged or of another program (its description is not as written): export it again"
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(damaged) from error
+        check_version(document, who)
+        file = checked_model_file(document, {}, who)
+        export = document.get("export")
+        if not isinstance(export, dict):
+            raise CheckpointError(damaged)
+        try:
+            nms = None if export["nms"] is None else config_from_plain(SelectConfig, export["nms"], who)
+            hw = None if export["canvas_hw"] is None else (int(export["canvas_hw"][0]), int(export["canvas_hw"][1]))
+            stride, channels, dtype = int(export["max_stride"]), int(export["channels"]), export["dtype"]
+            found = cls(
+                file, str(export["target"]), str(export["precision"]), stride, channels, dtype, hw, nms,
+                dict(export["written"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
+            raise CheckpointError(damaged) from error
+        if dtype not in ("uint8", "float32") or min(stride, channels, *(hw or (1,))) < 1:
+            raise CheckpointError(damaged)
+        return found
+
+    def require_input(self, config: InputConfig) -> None:
+        """Refuses an input that the file does not take.
+
+        Raises:
+            ConfigError: its size, channels or arithmetic are others.
+        """
+        try:
+            self.check_image_hw(config.canvas_hw)
+        except ValueError as error:
+            raise ConfigError(f"input.size: {error}") from error
+        if config.channels != self.channels:
+            raise ConfigError(f"input.channels: the export takes {self.channels}, found {config.channels}; leave it")
+        if np.dtype(ARITHMETICS[config.arithmetic].dtype).name != self.dtype:
+            raise ConfigError(
+                f"input.arithmetic: the export takes canvases of {self.dtype}, {config.arithmetic!r} makes others; "
+                "leave it, or export the model with it"
+            )
+
+    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
+        """Raises a `ValueError` where a canvas has a size that the file does not take."""
+        if self.canvas_hw is not None and image_hw != self.canvas_hw:
+            raise ValueError(
+                f"the export takes canvases of {self.canvas_hw}, found {image_hw}; leave the size, or export the model "
+                "with --dynamic or with that input.size"
+            )
+        # torch tells apart 1 and more when it exports, so the smallest grid has 2 cells on a side.
+        if any(side < 2 * self.max_stride or side % self.max_stride for side in image_hw) and self.canvas_hw is None:
+            raise ValueError(
+                f"the export takes canvases with both sides a multiple of {self.max_stride} and at least "
+                f"{2 * self.max_stride}, found {image_hw}"
+            )
