@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +34,26 @@ def data_folder() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("DETECTOR_TEST_DATA names no folder")
     return Path(named)
+
+
+@pytest.fixture
+def draw_video(tmp_path: Path) -> Callable[..., Path]:
+    """Draws videos: six bars of frame `n` are black or white as the bits of `n`, so that a frame tells its number."""
+
+    def draw(
+        name: str = "video.mp4", num_frames: int = 60, image_hw: tuple[int, int] = (48, 64), fps: float = 25.0
+    ) -> Path:
+        path = tmp_path / name
+        fourcc = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+        writer = cv2.VideoWriter(str(path), fourcc, fps, image_hw[::-1])
+        for number in range(num_frames):
+            bits = [255 * (number >> bit & 1) for bit in range(6)]
+            bars = np.repeat(np.array(bits, np.uint8), -(-image_hw[1] // 6))[: image_hw[1]]
+            writer.write(np.ascontiguousarray(np.broadcast_to(bars[None, :, None], (*image_hw, 3))))
+        writer.release()
+        return path
+
+    return draw
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

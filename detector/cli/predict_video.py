@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detector.engine.pipeline import Pipeline, Result
     from detector.engine.predictor import Prediction
     from detector.experiment import LoadedModel
-    from detector.media.sources import Source
+    from detector.media.sources import Source, VideoSource
     from detector.media.video_writer import VideoWriter
     from detector.postprocess import SelectConfig
 
@@ -88,7 +88,7 @@ def run_video(
     config = PipelineConfig(
         arguments.stride, latest_only=not arguments.every_frame, reconnect=ReconnectConfig(arguments.max_reconnect)
     )
-    stages = [] if arguments.no_pictures and not arguments.show else [_draw]
+    stages = [] if arguments.no_pictures and not arguments.show else [draw]
     stages += [] if arguments.no_pictures else [outputs.write]
     tallies: dict[str, Tally] = {}
     path = folder / "predictions.jsonl"
@@ -173,7 +173,8 @@ def _stopping_gently(results: Pipeline) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _draw(result: Result) -> Result:
+def draw(result: Result) -> Result:
+    """Draws what was found on a result's image; a stage of the pipeline."""
     from detector.media.drawing import draw_detections
 
     prediction = result.prediction
@@ -234,7 +235,7 @@ class Outputs:
         require_codec(codec)
         self._folder, self._codec, self._stride = folder, codec, stride
         self._taken = {path.stem for path in sources if path.parent.resolve() == folder.resolve()}
-        self._writers: dict[str, VideoWriter] = {}
+        self._writers: dict[int, tuple[VideoSource, VideoWriter]] = {}  # a video may be given twice
         self.warnings: list[str] = []
 
     def write(self, result: Result) -> Result:
@@ -249,13 +250,13 @@ class Outputs:
             write_image(self._free_path(Path(source.name).stem or "image", ".jpg"), picture)
             return result
         video = source.frame.video
-        if video.name not in self._writers:
+        if id(video) not in self._writers:
             if not video.is_live:  # files come one after another: the last one is done
-                self._close(lambda name: ":" not in name)
+                self._close(lambda other: not other.is_live)
             path = self._free_path(_stem(video.name), ".mp4")
             fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
-            self._writers[video.name] = VideoWriter(path, fps, image_hw, self._codec)
-        self._writers[video.name].write(picture)
+            self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
+        self._writers[id(video)][1].write(picture)
         return result
 
     def _free_path(self, stem: str, suffix: str) -> Path:
@@ -266,17 +267,23 @@ class Outputs:
         self._taken.add(name)
         return self._folder / f"{name}{suffix}"
 
-    def _close(self, is_done: Callable[[str], bool]) -> None:
-        for name in [name for name in self._writers if is_done(name)]:
-            writer = self._writers.pop(name)
+    def _close(self, is_done: Callable[[VideoSource], bool] = lambda video: True) -> None:
+        for key in [key for key, (video, _) in self._writers.items() if is_done(video)]:
+            _, writer = self._writers.pop(key)
             self.warnings += writer.warnings
             writer.close()
 
     def close(self) -> None:
-        """Ends every file, so that it can be played."""
-        with ExitStack() as closing:
-            for name in list(self._writers):
-                closing.callback(self._close, name.__eq__)
+        """Ends every file, so that it can be played; where one fails, the others first.
+
+        Raises:
+            MediaError: a file does not hold what was written.
+        """
+        try:
+            self._close()
+        finally:
+            if self._writers:
+                self.close()
 
 
 def _stem(name: str) -> str:

@@ -80,7 +80,7 @@ def header_of(capture: Any, name: str) -> VideoHeader:
     warnings: tuple[str, ...] = ()
     if not _MIN_FPS <= fps <= _MAX_FPS:  # false for NaN too
         warnings = (
-            f"{name} claims {fps:g} frames per second: output plays at {DEFAULT_FPS:g}, records keep its times",
+            f"{name} claims {fps:g} frames per second: output plays at {DEFAULT_FPS:g}, records keep the times",
         )
         fps = DEFAULT_FPS
     is_count = 0 < num_frames < _MAX_NUM_FRAMES

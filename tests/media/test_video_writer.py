@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.errors import ConfigError, MediaError
+from detector.media.sources import VideoSource
+from detector.media.video import read_header, video_frames
+from detector.media.video_writer import CODECS, VideoWriter
+
+
+def grey(level: int, image_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
+    return np.full((*image_hw, 3), level, np.uint8)
+
+
+def read(path: Path) -> list[np.ndarray]:
+    return [frame.load(3).pixels for frame in video_frames(VideoSource(str(path), path))]
+
+
+@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "avc1"])
+def test_what_is_written_is_read_again(codec: str, tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", 29.97, (48, 64), codec)
+    for level in range(0, 200, 10):
+        frame = grey(level)
+        frame[:, 32:, 0] = 255  # RGB: the right half is reddish
+        writer.write(frame)
+    writer.close()
+    writer.close()
+    assert writer.path == tmp_path / f"out{CODECS[codec]}"
+    frames = read(writer.path)
+    assert [round(float(f[:, :28].mean()) / 10) for f in frames] == list(range(20))
+    assert frames[0][24, 50, 0] > 200 > 90 > frames[0][24, 50, 2]
+    assert read_header(writer.path).fps == pytest.approx(29.97, abs=0.04)  # WebM counts milliseconds
+    assert writer.warnings == []
+
+
+def test_a_missing_codec_falls_back_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 71
+    monkeypatch.setitem(CODECS, "none", ".mkv")
+    writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64), "none")
+    writer.write(grey(9))
+    writer.close()
+    assert len(read(tmp_path / "out.mp4")) == 1
+    assert writer.warnings == [f"{tmp_path / 'out.mp4'}: no encoder for none here, mp4v is taken"]
+    with pytest.raises(ConfigError, match="a codec of mp4v, avc1, MJPG, VP90, none is wanted, found 'h265'"):
+        VideoWriter(tmp_path / "x.mp4", 25, (48, 64), "h265")
+
+
+def test_odd_sides_get_their_last_line_twice(tmp_path: Path) -> None:  # row 72
+    frame = grey(40, (47, 63))
+    frame[-1], frame[:, -1] = 200, 200
+    writer = VideoWriter(tmp_path / "odd.mp4", 25, (47, 63), "MJPG")
+    writer.write(frame)
+    writer.close()
+    (found,) = read(writer.path)
+    assert found.shape == (48, 64, 3)
+    assert abs(found[47, 10:60].astype(int) - 200).max() < 40
+    assert abs(found[10:40, 63].astype(int) - 200).max() < 40
+    assert abs(found[10:40, 10:50].astype(int) - 40).max() < 12
+
+
+def test_a_frame_of_another_size_is_fitted_in_with_one_warning(tmp_path: Path) -> None:  # row 72
+    writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64))
+    for image_hw in ((48, 64), (96, 64), (10, 10), (48, 64)):
+        writer.write(grey(200, image_hw))
+    writer.close()
+    frames = read(writer.path)
+    assert [f.shape for f in frames] == [(48, 64, 3)] * 4
+    assert [bool(f[24, 2].mean() > 180) for f in frames] == [
+        True,
+        False,
+        False,
+        True,
+    ]  # bars beside what is not as wide
+    assert all(f[24, 32].mean() > 180 for f in frames)
+    assert writer.warnings == [f"{writer.path}: a frame has 64 x 96 pixels, it is fitted into the first one's 64 x 48"]
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "MJPG"])
+def test_a_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
+    program = f"""
+        import resource
+        from pathlib import Path
+        import numpy as np
+        from detector.errors import MediaError
+        from detector.media.video_writer import VideoWriter
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
+        writer = VideoWriter(Path({str(tmp_path / "full.mp4")!r}), 25, (96, 128), {codec!r})
+        try:
+            for seed in range(60):
+                writer.write(np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8))
+            writer.close()
+        except MediaError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert "is the disk full?" in done.stdout
+
+
+def test_a_file_that_does_not_hold_what_was_written_is_an_error(tmp_path: Path) -> None:  # row 73
+    writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64))
+    for _ in range(5):
+        writer.write(grey(10))
+    writer.num_frames += 1  # as if one had been lost on the way
+    with pytest.raises(MediaError, match=r"out\.mp4: 6 frames were written, the file holds 5; is the disk full\?"):
+        writer.close()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"out\.mp4 cannot be written as a video of 64 x 48 at 25 frames per second"):
+        VideoWriter(tmp_path / "none/out.mp4", 25, (48, 64))
