@@ -10,13 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import PADDING_VALUE, Image, Letterbox
-from detector.media.drawing import as_rgb, class_colour, draw_boxes
+from detector.geometry import Image, Letterbox
+from detector.media.captions import caption, lay
+from detector.media.drawing import GROUND_RGB, IGNORED_RGB, as_rgb, class_colours, draw_boxes
 from detector.structures import Detections
 
-_GROUND = PADDING_VALUE // 2
-_IGNORED_RGB = (150, 150, 150)
-_LINE_PX, _GAP_PX, _MARGIN_PX = 24, 4, 10
+_LINE_PX, _GAP_PX, _MARGIN_PX, _TEXT_PX = 24, 4, 10, 13
 _MAX_CAPTIONS = 12  # on a small picture more hide what they name; the colours stand for the classes
 _MAX_LEGEND = 40  # classes
 
@@ -57,7 +56,7 @@ def draw_comparisons(
     columns = min(columns, len(pairs))
     rows = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]
     width = rows[0].shape[1]
-    rows[-1] = np.pad(rows[-1], ((0, 0), (0, width - rows[-1].shape[1]), (0, 0)), constant_values=_GROUND)
+    rows[-1] = np.pad(rows[-1], ((0, 0), (0, width - rows[-1].shape[1]), (0, 0)), constant_values=GROUND_RGB[0])
     shown = sorted({int(label) for one in compared for label in (*one.labels, *one.detections.labels.tolist())})
     return np.concatenate([*rows, _draw_legend(shown[:_MAX_LEGEND], class_names, width)])
 
@@ -67,12 +66,13 @@ def _draw_pair(one: Comparison, class_names: Sequence[str], tile_hw: tuple[int, 
     letterbox = Letterbox.fit((one.image.shape[0], one.image.shape[1]), tile_hw)
     canvas = letterbox.apply(as_rgb(one.image))
     crowd = one.is_crowd.tolist()
+    colours = class_colours(tuple(class_names))
     has_names = len(one.labels) <= _MAX_CAPTIONS
     truth = draw_boxes(
         canvas,
         letterbox.boxes_to_canvas(one.source_xyxy),
         ["ignore" if c else class_names[k] * has_names for k, c in zip(one.labels, crowd, strict=True)],
-        [_IGNORED_RGB if c else class_colour(int(k)) for k, c in zip(one.labels, crowd, strict=True)],
+        [IGNORED_RGB if c else colours[int(k)] for k, c in zip(one.labels, crowd, strict=True)],
     )
     found = one.detections[list(range(len(one.detections)))[::-1]]  # the most certain one is drawn last, on top
     named = [f"{name} " * (len(found) <= _MAX_CAPTIONS) for name in found.names]
@@ -80,31 +80,30 @@ def _draw_pair(one: Comparison, class_names: Sequence[str], tile_hw: tuple[int, 
         canvas,
         letterbox.boxes_to_canvas(found.source_xyxy.numpy()),
         [f"{name}{score:.2f}" for name, score in zip(named, found.scores.tolist(), strict=True)],
-        [class_colour(label) for label in found.labels.tolist()],
+        [colours[label] for label in found.labels.tolist()],
     )
-    pair = np.full((_LINE_PX + height + _MARGIN_PX, 2 * width + _GAP_PX + _MARGIN_PX, 3), _GROUND, np.uint8)
+    pair = np.full((_LINE_PX + height + _MARGIN_PX, 2 * width + _GAP_PX + _MARGIN_PX, 3), GROUND_RGB, np.uint8)
     right = width + _GAP_PX
     pair[_LINE_PX : _LINE_PX + height, :width] = truth
     pair[_LINE_PX : _LINE_PX + height, right : right + width] = predicted
     title = f"{len(one.labels) - sum(crowd)} in {one.name}"
-    room = max(8, width // 9)  # letters of the built-in font
-    _write(pair, title if len(title) <= room else f"{title[: room - 3]}...", (4, _LINE_PX - 7))
-    _write(pair, f"{len(found)} predicted", (right + 4, _LINE_PX - 7))
+    room = max(8, width // 9)  # letters
+    _write(pair, title if len(title) <= room else f"{title[: room - 3]}...", (0, 3))
+    _write(pair, f"{len(found)} predicted", (right, 3))
     return pair
 
 
 def _draw_legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Image:
     entry_px = 30 + 10 * min(24, max((len(class_names[label]) for label in labels), default=0))
     per_row = max(1, width // entry_px)
-    legend = np.full((max(1, math.ceil(len(labels) / per_row)) * _LINE_PX, width, 3), _GROUND, np.uint8)
+    legend = np.full((max(1, math.ceil(len(labels) / per_row)) * _LINE_PX, width, 3), GROUND_RGB, np.uint8)
+    colours = class_colours(tuple(class_names))
     for number, label in enumerate(labels):
         x, y = number % per_row * entry_px + 4, number // per_row * _LINE_PX + 4
-        cv2.rectangle(legend, (x, y), (x + 13, y + 13), class_colour(label), cv2.FILLED)
-        _write(legend, class_names[label][:24], (x + 20, y + 12))
+        cv2.rectangle(legend, (x, y), (x + 13, y + 13), colours[label], cv2.FILLED)
+        _write(legend, class_names[label][:24], (x + 16, y - 1))
     return legend
 
 
-def _write(picture: Image, text: str, corner_xy: tuple[int, int]) -> None:
-    # The built-in font knows ASCII only; a letter it lacks is shown by its code point.
-    plain = text.encode("ascii", "backslashreplace").decode("ascii")
-    cv2.putText(picture, plain, corner_xy, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+def _write(picture: Image, text: str, left_top: tuple[int, int]) -> None:
+    lay(picture, caption(text, _TEXT_PX, GROUND_RGB), left_top)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import math
+import unicodedata
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,18 +15,39 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.geometry import PADDING_VALUE, Image
+from detector.media.captions import RGB, caption, lay, place_captions
 from detector.structures import Detections, Sample
 
-_GOLDEN_RATIO = 0.618033988749895  # successive hues by this share of the circle stay far apart
-_IGNORED_RGB = (150, 150, 150)
-_TITLE_PX = 24
+IGNORED_RGB = (150, 150, 150)
+GROUND_RGB = (PADDING_VALUE // 2,) * 3  # of sheets
+_TITLE_PX, _TITLE_TEXT_PX = 24, 13
 _MAX_CAPTIONS = 12  # on a small picture more hide what they name
+# Sizes as shares of the side of a square with the picture's area, and of a box's sides.
+_LINE_SHARE, _TEXT_SHARE, _MIN_TEXT_PX = 1 / 300, 1 / 50, 11
+_LINE_SHARE_OF_BOX, _TEXT_SHARE_OF_BOX = 1 / 12, 1 / 3
+_NUM_HUES = 12  # that people tell apart; two brightnesses of each
+_STEP = 5  # to the next colour where two classes have one: far away, and every colour is reached
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A lasting RGB colour for a class index."""
-    red, green, blue = colorsys.hsv_to_rgb((0.02 + label * _GOLDEN_RATIO) % 1.0, 0.85, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
+@functools.lru_cache(maxsize=64)
+def class_colours(class_names: tuple[str, ...]) -> tuple[RGB, ...]:
+    """An RGB colour for each class.
+
+    It follows from the name: a class has the same colour in every run and model, unless another class there, earlier in
+    the alphabet, has taken it. Up to 24 classes have colours of their own.
+    """
+    colour_of: dict[str, RGB] = {}
+    num, taken = 2 * _NUM_HUES, set[int]()
+    plain = [unicodedata.normalize("NFC", name).casefold() for name in class_names]
+    for name in sorted(set(plain)):
+        place = zlib.crc32(name.encode("utf-8", "surrogatepass")) % num
+        while place in taken and len(taken) < num:
+            place = (place + _STEP) % num
+        taken.add(place)
+        is_dark, hue = divmod(place, _NUM_HUES)
+        red, green, blue = colorsys.hsv_to_rgb((hue + is_dark / 2) / _NUM_HUES, 0.85, 0.62 if is_dark else 0.97)
+        colour_of[name] = round(red * 255), round(green * 255), round(blue * 255)
+    return tuple(colour_of[name] for name in plain)
 
 
 def as_rgb(image: Image) -> Image:
@@ -34,48 +58,45 @@ def as_rgb(image: Image) -> Image:
 
 
 def draw_boxes(
-    image: Image,
-    boxes_xyxy: npt.NDArray[np.float32],
-    captions: Sequence[str],
-    colours: Sequence[tuple[int, int, int]],
+    image: Image, boxes_xyxy: npt.NDArray[np.float32], captions: Sequence[str], colours: Sequence[RGB]
 ) -> Image:
-    """A copy of an RGB image with boxes and captions; line and text sizes follow the image's size."""
+    """A copy of an image with boxes and captions, RGB; lines and text follow the size of the image and of each box.
+
+    Args:
+        image: uint8 (H, W, C).
+        boxes_xyxy: (N, 4), pixels; later ones lie on top, and their captions choose their places first.
+        captions: one for each box, or nothing.
+        colours: RGB, one for each box.
+    """
     picture = as_rgb(image)
     height, width = picture.shape[:2]
-    thickness = max(1, round(min(height, width) / 300))
-    text_scale = max(0.35, min(height, width) / 1100)
-    for (x1, y1, x2, y2), caption, colour in zip(np.rint(boxes_xyxy).astype(int), captions, colours, strict=True):
-        cv2.rectangle(picture, (int(x1), int(y1)), (int(x2), int(y2)), colour, thickness, cv2.LINE_AA)
-        if caption:
-            _draw_caption(picture, caption, (int(x1), int(y1)), colour, text_scale)
+    side = math.sqrt(height * width)
+    # Nothing is lost: what is so far away is not on the picture.
+    corners = np.rint(np.asarray(boxes_xyxy).clip(-2 * side, 3 * side)).astype(np.int64).reshape(-1, 4)
+    patches = []
+    for (x1, y1, x2, y2), text, colour in zip(corners.tolist(), captions, colours, strict=True):
+        short, long = sorted((x2 - x1, y2 - y1))
+        line_px = max(1, round(min(_LINE_SHARE * side, _LINE_SHARE_OF_BOX * short)))
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_px, cv2.LINE_AA)
+        text_px = round(max(_MIN_TEXT_PX, min(_TEXT_SHARE * side, _TEXT_SHARE_OF_BOX * long)))
+        patches.append(caption(text, text_px, colour) if text else None)
+    rows = [row for row, patch in enumerate(patches) if patch is not None][::-1]
+    shown = [patch for patch in patches if patch is not None][::-1]
+    sizes_wh = np.array([patch.shape[1::-1] for patch in shown], np.int64).reshape(-1, 2)
+    places = place_captions(corners[rows], sizes_wh, (height, width))
+    for patch, left_top in zip(shown[::-1], places[::-1].tolist(), strict=True):
+        lay(picture, patch, left_top)
     return picture
-
-
-def _draw_caption(
-    picture: Image, caption: str, corner_xy: tuple[int, int], colour: tuple[int, int, int], scale: float
-) -> None:
-    # The built-in font knows ASCII only; a letter it lacks is shown by its code point.
-    text = caption.encode("ascii", "backslashreplace").decode("ascii")
-    weight = max(1, round(scale * 1.8))
-    (text_w, text_h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
-    x = max(0, min(corner_xy[0], picture.shape[1] - text_w - 2))
-    y = corner_xy[1] - 2 if corner_xy[1] >= text_h + below + 2 else corner_xy[1] + text_h + below
-    cv2.rectangle(picture, (x, y - text_h - below // 2), (x + text_w + 2, y + below // 2 + 1), colour, cv2.FILLED)
-    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]  # ITU-R BT.601
-    ink = (0, 0, 0) if luminance > 140 else (255, 255, 255)
-    cv2.putText(picture, text, (x + 1, y), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, weight, cv2.LINE_AA)
 
 
 def draw_detections(image: Image, detections: Detections) -> Image:
     """A copy of an image, RGB, with its detections."""
     labels = detections.labels.tolist()
     captions = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)]
+    colours = class_colours(detections.class_names)
     order = slice(None, None, -1)  # the most certain one is drawn last, on top
     return draw_boxes(
-        image,
-        detections.source_xyxy.numpy()[order],
-        captions[order],
-        [class_colour(label) for label in labels][order],
+        image, detections.source_xyxy.numpy()[order], captions[order], [colours[label] for label in labels][order]
     )
 
 
@@ -93,19 +114,21 @@ def draw_tiles(
         scale = width_px / sample.image.shape[1]
         height_px = max(1, round(sample.image.shape[0] * scale))
         small = cv2.resize(as_rgb(sample.image), (width_px, height_px), interpolation=cv2.INTER_AREA)
-        names = class_names if len(sample.labels) <= _MAX_CAPTIONS else [""] * len(class_names)
         resized = replace(sample, image=np.asarray(small, np.uint8), canvas_xyxy=sample.canvas_xyxy * np.float32(scale))
-        tile = np.full((height_px + _TITLE_PX, width_px, 3), PADDING_VALUE // 2, np.uint8)
-        tile[_TITLE_PX:] = _draw_sample(resized, names)
-        text = title.encode("ascii", "backslashreplace").decode("ascii")
-        cv2.putText(tile, text, (4, _TITLE_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        tile = np.full((height_px + _TITLE_PX, width_px, 3), GROUND_RGB, np.uint8)
+        tile[_TITLE_PX:] = _draw_sample(resized, class_names, len(sample.labels) <= _MAX_CAPTIONS)
+        lay(tile, caption(title, _TITLE_TEXT_PX, GROUND_RGB), (0, 3))
         tiles.append(tile)
     return _sheet(tiles, max(1, math.ceil(math.sqrt(len(tiles) * 4 / 3))))  # wider than high, as screens are
 
 
-def _draw_sample(sample: Sample, class_names: Sequence[str]) -> Image:
-    captions = ["ignore" if i else class_names[label] for label, i in zip(sample.labels, sample.ignore, strict=True)]
-    colours = [_IGNORED_RGB if i else class_colour(int(c)) for c, i in zip(sample.labels, sample.ignore, strict=True)]
+def _draw_sample(sample: Sample, class_names: Sequence[str], has_captions: bool = True) -> Image:
+    captions = [
+        ("ignore" if i else class_names[label]) * has_captions
+        for label, i in zip(sample.labels, sample.ignore, strict=True)
+    ]
+    of_class = class_colours(tuple(class_names))
+    colours = [IGNORED_RGB if i else of_class[int(c)] for c, i in zip(sample.labels, sample.ignore, strict=True)]
     return draw_boxes(sample.image, sample.canvas_xyxy, captions, colours)
 
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 from detector.media.comparisons import Comparison, draw_comparisons
-from detector.media.drawing import class_colour
+from detector.media.drawing import class_colours
 from detector.structures import Detections
 
 NAMES = ("circle", "star", "雪")
@@ -32,7 +32,7 @@ def compared(truth: list[int], found: list[int], image_hw: tuple[int, int] = (10
 
 
 def has(picture: npt.NDArray[np.uint8], label: int) -> bool:
-    return bool((np.abs(picture.astype(int) - class_colour(label)).max(axis=-1) < 40).sum() > 20)
+    return bool((np.abs(picture.astype(int) - class_colours(NAMES)[label]).max(axis=-1) < 40).sum() > 20)
 
 
 def test_the_truth_is_on_the_left_and_predictions_are_on_the_right() -> None:
@@ -40,7 +40,7 @@ def test_the_truth_is_on_the_left_and_predictions_are_on_the_right() -> None:
     pair = sheet[:224]  # without the legend
     left, right = pair[:, :200], pair[:, 204:404]
     assert (has(left, 0), has(left, 1), has(right, 0), has(right, 1)) == (True, False, False, True)
-    rows, columns = np.nonzero(np.abs(right.astype(int) - class_colour(1)).max(axis=-1) < 60)
+    rows, columns = np.nonzero(np.abs(right.astype(int) - class_colours(NAMES)[1]).max(axis=-1) < 60)
     assert (columns.min(), columns.max()) == (40, 160)  # the image is drawn at twice its size
     assert rows.max() == 24 + 140
 

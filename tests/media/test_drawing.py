@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from detector.geometry import PADDING_VALUE
-from detector.media.drawing import as_rgb, class_colour, draw_batch, draw_boxes, draw_detections
+from detector.media.drawing import as_rgb, class_colours, draw_batch, draw_boxes, draw_detections
 from detector.structures import Detections, Sample
 
+NAMES = ("circle", "star")
 UNICODE_NAMES = ("Zürich", "猫", "🦊 fox", "a\nb\x00", "")
 
 
@@ -69,8 +70,9 @@ def test_names_in_any_script_are_drawn(label: int) -> None:
     found = detections([[30, 40, 90, 70]], UNICODE_NAMES, label)
     drawn = draw_detections(plain(), found)
     above = drawn[25:39, 30:60]
-    assert (above == class_colour(label)).all(axis=-1).mean() > 0.2  # the ground of a caption
-    assert (above != class_colour(label)).any()  # and its letters
+    colour = class_colours(UNICODE_NAMES)[label]
+    assert (above == colour).all(axis=-1).mean() > 0.2  # the ground of a caption
+    assert (above != colour).any()  # and its letters
 
 
 def test_a_caption_stays_on_a_picture_that_is_smaller_than_it() -> None:
@@ -90,16 +92,55 @@ def test_the_most_certain_detection_is_drawn_on_top() -> None:
         (1, 2),
     )
     drawn = draw_detections(plain(), found)
-    assert is_close(drawn[70, 60], class_colour(1))
-    assert not is_close(drawn[70, 60], class_colour(0))
+    assert is_close(drawn[70, 60], class_colours(NAMES)[1])
+    assert not is_close(drawn[70, 60], class_colours(NAMES)[0])
 
 
-def test_class_colours_last_and_differ() -> None:
-    colours = [class_colour(label) for label in range(20)]
-    assert colours == [class_colour(label) for label in range(20)]
+def test_a_class_has_one_colour_in_every_model() -> None:
+    names = ("person", "Car", "猫", "dog")
+    alone = [class_colours((name,))[0] for name in names]
+    assert list(class_colours(names)) == alone
+    assert class_colours(("dog", "bus", "CAR"))[2] == alone[1]
+    assert class_colours(("u\u0308ber",)) == class_colours(("\u00fcber",))  # two ways to write one letter
+    # Fixed for good: pictures of last year have the same colours.
+    assert alone == [(125, 158, 24), (125, 24, 158), (247, 37, 37), (158, 125, 24)]
+
+
+def test_classes_of_a_model_differ_in_colour_whatever_their_names_and_order() -> None:
+    names = tuple(f"class {number}" for number in range(24))
+    colours = class_colours(names)
+    assert len(set(colours)) == 24
     distance = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours) for b in colours[:i]]
-    assert min(distance) > 15
+    assert min(distance) > 60
+    assert class_colours(names[::-1])[::-1] == colours
     assert all(0 <= value <= 255 for colour in colours for value in colour)
+    many = class_colours(tuple(map(str, range(1000))))
+    assert len(set(many)) == 24
+    assert class_colours(("a", "a", "b"))[0] == class_colours(("a", "a", "b"))[1]
+    assert class_colours(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "line_px", "text_px"), [((120, 160), 1, 11), ((720, 1280), 3, 19), ((3000, 4000), 12, 69)]
+)
+def test_lines_and_captions_follow_the_size_of_the_image(image_hw: tuple[int, int], line_px: int, text_px: int) -> None:
+    height, width = image_hw
+    box = np.array([[width / 4, height / 3, width * 0.75, height * 0.9]], np.float32)
+    drawn = draw_boxes(plain(*image_hw), box, ["name"], [(10, 200, 30)])
+    column = is_close(drawn, (10, 200, 30))[:, width * 7 // 10]  # through the upper and the lower edge
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], column, [0]]))))[::2]
+    assert abs(runs - line_px).max() <= 2  # softened edges
+    caption_rows = np.flatnonzero((drawn[: height // 3 - line_px, width // 4 + 2] == (10, 200, 30)).all(axis=-1))
+    assert abs(len(caption_rows) - 1.36 * text_px) <= line_px + 1
+
+
+def test_lines_and_captions_of_a_small_box_are_finer() -> None:
+    image, colour = plain(720, 1280), (10, 200, 30)
+    small = draw_boxes(image, np.array([[600, 300, 618, 318]], np.float32), ["name"], [colour])
+    large = draw_boxes(image, np.array([[300, 200, 900, 500]], np.float32), ["name"], [colour])
+    assert is_close(small, colour)[300:318, 609].sum() <= 3  # of two edges
+    heights = [is_close(picture, colour).any(axis=1).sum() for picture in (small, large[:200])]
+    assert heights[0] - 19 < heights[1]  # less the box itself
 
 
 def sample(value: int, labels: list[int], ignore: list[bool], channels: int = 3) -> Sample:
@@ -126,8 +167,9 @@ def test_a_batch_is_one_sheet_in_reading_order() -> None:
 def test_objects_of_a_batch_are_coloured_and_crowds_are_grey() -> None:
     sheet = draw_batch([sample(0, [1], [False]), sample(0, [1], [True], channels=3)], ("circle", "猫"))
     tile, crowd = sheet[:32, :32], sheet[:32, 36:68]
-    assert is_close(tile, class_colour(1)).any()
-    assert not is_close(crowd, class_colour(1)).any()
+    colour = class_colours(("circle", "猫"))[1]
+    assert is_close(tile, colour).any()
+    assert not is_close(crowd, colour).any()
     grey = crowd[28, 10]
     assert grey[0] == grey[1] == grey[2] > 0
 

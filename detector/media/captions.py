@@ -1,0 +1,141 @@
+"""Captions on pictures: text in any script the fonts know, on a ground of its own, placed where it hides least.
+
+Letters are drawn by FreeType, with the DejaVu font that comes with matplotlib. What that font lacks (Chinese, Japanese,
+Korean) is drawn by OpenCV's own font from version 5 on, and shown by its code point before.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detector.geometry import Image
+
+RGB = tuple[int, int, int]
+Integers = npt.NDArray[np.int64]
+
+_HEIGHT = 1.36  # of a caption, in sizes of its font: room for accents above capitals and for descenders
+_CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, likewise
+_PADDING = 0.3  # left and right of the text, likewise
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+
+
+def readable_ink(ground: RGB) -> RGB:
+    """Black or white, whichever has the higher contrast on a ground (WCAG 2.2, "contrast ratio")."""
+    levels = np.array(ground) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    # Contrasts (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white.
+    return _BLACK if (luminance + 0.05) ** 2 >= 1.05 * 0.05 else _WHITE
+
+
+@functools.lru_cache(maxsize=4096)
+def caption(text: str, size_px: int, ground: RGB) -> Image:
+    """A text in black or white on a ground, ready to be laid on a picture.
+
+    Args:
+        text: anything; what cannot be shown is shown by its code point.
+        size_px: of the font, at least 5.
+        ground: RGB.
+
+    Returns:
+        uint8 (h, w, 3), not to be written to.
+    """
+    cover = _cover(text, size_px).astype(np.float32)[..., None] / 255
+    ink = np.array(readable_ink(ground), np.float32)
+    patch = np.rint(cover * ink + (1 - cover) * np.array(ground, np.float32)).astype(np.uint8)
+    patch.setflags(write=False)
+    return patch
+
+
+def _cover(text: str, size_px: int) -> Image:
+    """How much of each pixel of a caption is ink: uint8 (h, w)."""
+    font = _font()
+    shown = "".join(letter if letter.isprintable() else _code_point(letter) for letter in text)
+    if all(font.get_char_index(ord(letter)) for letter in shown):
+        cover, below = _by_freetype(font, shown, size_px)
+    elif hasattr(cv2, "FontFace"):
+        cover, below = _by_opencv(shown, size_px)
+    else:
+        known = (letter if font.get_char_index(ord(letter)) else _code_point(letter) for letter in shown)
+        cover, below = _by_freetype(font, "".join(known), size_px)
+    height, padding = round(_HEIGHT * size_px), max(2, round(_PADDING * size_px))
+    patch = np.zeros((height, cover.shape[1] + 2 * padding), np.uint8)
+    base = round((height + _CAPITALS * size_px) / 2)
+    top = base + below - len(cover)
+    rows = cover[max(0, -top) : max(0, height - top)]
+    patch[max(0, top) : max(0, top) + len(rows), padding : padding + cover.shape[1]] = rows
+    return patch
+
+
+def _code_point(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+@functools.lru_cache(maxsize=1)
+def _font() -> Any:
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font
+
+    return FT2Font(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"))
+
+
+def _by_freetype(font: Any, text: str, size_px: int) -> tuple[Image, int]:
+    """The ink of a text, (h, w), and how many of its rows are below the base line."""
+    font.clear()
+    font.set_size(size_px, 72)  # at 72 dpi a point is a pixel
+    font.set_text(text)
+    font.draw_glyphs_to_bitmap(antialiased=True)
+    return np.array(font.get_image(), np.uint8), round(font.get_descent() / 64)
+
+
+def _by_opencv(text: str, size_px: int) -> tuple[Image, int]:
+    # Characters may be as wide as high; what is too wide is cut off again.
+    picture = np.zeros((2 * size_px, (len(text) + 1) * 2 * size_px, 3), np.uint8)
+    base = round(1.4 * size_px)
+    drawn = cv2.putText(picture, text, (0, base), _WHITE, cv2.FontFace("uni"), size_px)  # from version 5 on
+    cover = np.asarray(drawn[1], np.uint8)[..., 0]
+    columns = np.flatnonzero(cover.any(axis=0))
+    width = int(columns[-1]) + 1 if len(columns) else 1
+    return cover[:, :width], len(cover) - base
+
+
+def place_captions(boxes_xyxy: Integers, sizes_wh: Integers, picture_hw: tuple[int, int]) -> Integers:
+    """Where captions go: beside their boxes or in them, on the picture, over no caption placed before where avoidable.
+
+    Args:
+        boxes_xyxy: int64 (N, 4), pixels; the first are placed first.
+        sizes_wh: int64 (N, 2), width and height of each caption.
+        picture_hw: height and width of the picture.
+
+    Returns:
+        Left and top of each caption, int64 (N, 2).
+    """
+    height, width = picture_hw
+    placed = np.zeros((len(boxes_xyxy), 4), np.int64)
+    for row, ((x1, y1, x2, y2), (w, h)) in enumerate(zip(boxes_xyxy.tolist(), sizes_wh.tolist(), strict=True)):
+        # Above, in the upper left corner, below; the same at the right; beside; in the lower left corner.
+        corners = [(x1, y1 - h), (x1, y1), (x1, y2), (x2 - w, y1 - h), (x2 - w, y1), (x2 - w, y2), (x2, y1),
+                   (x1 - w, y1), (x1, y2 - h)]  # fmt: skip
+        on_picture = [(max(0, min(x, width - w)), max(0, min(y, height - h))) for x, y in corners]
+        # Moved to the side it is still at its box; moved up or down it is not where it was meant to be.
+        likely = [moved for moved, (x, y) in zip(on_picture, corners, strict=True) if moved[1] == y] or on_picture
+        places = np.array([(x, y, x + w, y + h) for x, y in likely])
+        others = placed[:row, None]
+        sides = np.minimum(places[:, 2:], others[..., 2:]) - np.maximum(places[:, :2], others[..., :2])
+        hidden = sides.clip(min=0).prod(axis=2).sum(axis=0)
+        placed[row] = places[int(hidden.argmin())]  # the first of equals
+    return placed[:, :2]
+
+
+def lay(picture: Image, patch: Image, left_top: Sequence[int]) -> None:
+    """Lays a caption on a picture, in place; what sticks out is cut off."""
+    (left, top), (height, width) = left_top, patch.shape[:2]
+    part = picture[max(0, top) : top + height, max(0, left) : left + width]
+    part[:] = patch[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
