@@ -29,7 +29,7 @@ from detector.engine.optim import Muon, OptimizerConfig
 from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig, Predictor
 from detector.engine.run import RunFolder
-from detector.engine.runtime import Runtime, TorchRuntime
+from detector.engine.runtime import Runtime, RuntimeConfig, TorchRuntime
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
 from detector.engine.views import ViewsConfig
@@ -65,7 +65,8 @@ class ExperimentConfig:
         evaluate: what evaluation keeps of the model's boxes.
         predict: what prediction keeps of them.
         views: how evaluation and prediction look at each image.
-        device: auto, cpu, cuda or cuda:N.
+        runtime: how the network runs in evaluation and prediction.
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     model: ModelConfig = Yolo.Config()  # noqa: RUF009 (frozen: shared safely)
@@ -80,6 +81,7 @@ class ExperimentConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     predict: SelectConfig = field(default_factory=SelectConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     device: str = "auto"
 
 
@@ -184,7 +186,7 @@ def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
             raise ConfigError(f"device={loaded.config.device}: an export runs on the CPU here; leave the device out")
         runtime = loaded.model
     else:
-        runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device))
+        runtime = TorchRuntime(loaded.model, choose_device(loaded.config.device), loaded.config.runtime)
     names, ids = loaded.file.class_names, loaded.file.category_ids
     return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size, views=loaded.config.views)
 

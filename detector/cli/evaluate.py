@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.cli.model_file import add_darknet_options, load
+from detector.cli.model_file import add_darknet_options, add_runtime_options, load
 from detector.cli.report import add_report_options, check_report_options, store_thresholds, write
 from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, DetectorError
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a model file, then overrides such as data=my.yaml evaluate.iou=0.6",
     )
     add_darknet_options(parser)
+    add_runtime_options(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default val)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file instead of a model")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="with --results: the COCO ground truth")

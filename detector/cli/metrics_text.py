@@ -92,6 +92,7 @@ def conditions_text(conditions: Conditions) -> str:
         f"confidence {conditions.confidence:g}, suppression {conditions.nms} above IoU {conditions.iou:g}{agnostic}, "
         f"{most}; input {width} x {height}, {conditions.fit}, resized as by {conditions.arithmetic}"
         + (f"; views: {conditions.views}" if conditions.views else "")
+        + (f"; computed in {conditions.precision}" if conditions.precision != "fp32" else "")
     )
 
 

@@ -21,11 +21,23 @@ def add_darknet_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how the network runs."""
+    parser.add_argument(
+        "--precision",
+        dest="runtime_precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="number format of the network's arithmetic (default fp32); auto: the fastest that the device has natively",
+    )
+
+
 def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> LoadedModel:
     """The model that a command line names; what is worth saying of it is said."""
     from detector.cli.progress import say
     from detector.experiment import load_model
 
+    if getattr(arguments, "runtime_precision", None) is not None:
+        overrides = [*overrides, f"runtime.precision={arguments.runtime_precision}"]
     loaded = load_model(weights, overrides, cfg=arguments.cfg, names=arguments.names)
     for note in loaded.model.notes:
         say(note, arguments.quiet)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.cli.model_file import add_darknet_options, load
+from detector.cli.model_file import add_darknet_options, add_runtime_options, load
 from detector.cli.predict_video import add_video_options, run_video
 from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, MediaError
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
     add_darknet_options(parser)
+    add_runtime_options(parser)
     parser.add_argument(
         "--confidence",
         type=_confidence,

@@ -15,20 +15,22 @@ PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; `auto` is the first CUDA device, else the CPU.
+    """A device by name; `auto` is the first CUDA device, else the CPU; `mps`, Apple's, is taken where it is named.
 
     Raises:
         ConfigError: another name, or the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = f"device wants auto, cpu, cuda or cuda:N, found {name!r}; use one of them"
+    wanted = f"device wants auto, cpu, cuda, cuda:N or mps, found {name!r}; use one of them"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(wanted) from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(wanted)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device {name!r} is wanted, torch finds no Apple GPU here; use device=cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ConfigError(f"device {name!r} is wanted, torch finds {found} CUDA devices; use device=cpu or auto")
@@ -49,6 +51,7 @@ class Precision:
 
     Attributes:
         name: fp32, bf16 or fp16.
+        dtype: the same as torch has it.
         scaler: the loss scaler; does nothing unless the format is fp16.
     """
 
@@ -60,12 +63,12 @@ class Precision:
             raise ConfigError("precision fp16 wants a CUDA device; use bf16 or fp32 on the CPU")
         self.name = name
         self._device_type = device.type
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs."""
-        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self.name != "fp32")
+        return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name != "fp32")
 
 
 def keep_freed_memory() -> None:

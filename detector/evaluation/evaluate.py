@@ -56,6 +56,7 @@ class Conditions:
         fit: how images were fitted into it.
         arithmetic: how they were resized.
         views: how each image was looked at, or None for one plain look.
+        precision: number format of the network's arithmetic.
     """
 
     confidence: float
@@ -67,6 +68,7 @@ class Conditions:
     fit: str
     arithmetic: str
     views: str | None = None
+    precision: str = "fp32"
 
     @classmethod
     def of(cls, predictor: Predictor, config: SelectConfig) -> Conditions:
@@ -81,6 +83,7 @@ class Conditions:
             predictor.input.fit,
             predictor.input.arithmetic,
             None if predictor.views.is_plain else predictor.views.text,
+            predictor.runtime.precision,
         )
 
 

@@ -55,6 +55,7 @@ def test_a_model_is_measured_by_either_back_end_with_everything_beside_the_numbe
         "fit": "letterbox",
         "arithmetic": "opencv",
         "views": None,
+        "precision": "fp32",
     }
     sha256 = hashlib.sha256(trained.annotations.read_bytes()).hexdigest()
     assert document["ground_truth"] == {"file": str(trained.annotations), "sha256": sha256}

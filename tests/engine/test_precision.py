@@ -106,9 +106,9 @@ def test_a_device_is_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda:1") == torch.device("cuda", 1)
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "0", "meta", "mps"])
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "0", "meta", "xpu"])
 def test_any_other_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="device wants auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match="device wants auto, cpu, cuda, cuda:N or mps"):
         choose_device(name)
 
 
@@ -117,6 +117,14 @@ def test_a_gpu_that_is_not_there_is_refused(name: str, count: int, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(ConfigError, match=f"torch finds {count} CUDA devices; use device=cpu or auto"):
         choose_device(name)
+
+
+def test_apple_s_gpu_is_taken_by_name_where_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch finds no Apple GPU here; use device=cpu or auto"):
+        choose_device("mps")
 
 
 # ---- memory
