@@ -229,6 +229,31 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
     return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
 
 
+def load_config_of(schemas: Mapping[str, type[Any]], name: str, overrides: Iterable[str] = ()) -> Any:
+    """`load_config` with the schema that the key `task` names; without the key, with the first one.
+
+    Raises:
+        ConfigError: as `load_config`, or there is no such task.
+    """
+    node = read_nodes(find_config(name))
+    return _finish_of(schemas, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def _finish_of(schemas: Mapping[str, type[Any]], node: Node) -> Any:
+    asked = node.value.get("task")
+    if asked is None:
+        return _finish(next(iter(schemas.values())), node)
+    if not isinstance(asked.value, str) or asked.value not in schemas:
+        raise ConfigError(
+            f"{asked.where}: task wants {' or '.join(schemas)}, found {describe(asked.value)}"
+            f"{registry.nearest(str(asked.value), schemas)}"
+        )
+    schema = schemas[asked.value]
+    if "task" not in {field.name for field in dataclasses.fields(schema)}:  # the task of a configuration without one
+        node = Node({key: value for key, value in node.value.items() if key != "task"}, node.where)
+    return _finish(schema, node)
+
+
 def config_from_plain(
     schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
 ) -> Schema:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector import registry
-from detector.config import config_from_plain, load_config
+from detector.classification import ClassificationConfig, is_classifier
+from detector.config import config_from_plain, load_config_of
 from detector.darknet.labels import DarknetDataset  # noqa: F401 (registers it)
 from detector.darknet.network import DarknetNet  # noqa: F401 (registers it)
 from detector.data.augment.settings import AugmentConfig
@@ -85,8 +87,13 @@ class ExperimentConfig:
     device: str = "auto"
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """An experiment from a YAML file, a shipped preset or a Darknet .cfg, with `key=value` overrides.
+Experiment: TypeAlias = "ExperimentConfig | ClassificationConfig"
+# By the key `task` of a configuration; the first is the task of one without the key, and writes none.
+TASKS: dict[str, type[Any]] = {"detect": ExperimentConfig, "classify": ClassificationConfig}
+
+
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment of any task from a YAML file, a shipped preset or a Darknet .cfg, with `key=value` overrides.
 
     A .cfg, by path or by the name of a shipped one such as `yolov4-tiny.cfg`, is an experiment with that network.
 
@@ -96,7 +103,20 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfi
     """
     if name.endswith(".cfg"):
         return config_from_plain(ExperimentConfig, {"model": {"name": "darknet", "cfg": name}}, name, overrides)
-    return load_config(ExperimentConfig, name, overrides)
+    experiment: Experiment = load_config_of(TASKS, name, overrides)
+    return experiment
+
+
+def load_detection(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """`load_experiment` where only detection will do.
+
+    Raises:
+        ConfigError: as `load_experiment`, or the experiment is of another task.
+    """
+    config = load_experiment(name, overrides)
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError(f"{name}: an experiment of detection is wanted, found task: {config.task}; give another one")
+    return config
 
 
 def import_parts(path: Path) -> None:
@@ -162,6 +182,8 @@ def load_model(
         file = export.description.file
     else:
         file = load_model_file(weights)
+    if is_classifier(file):
+        raise CheckpointError(f"{weights}: a detector is wanted, found a classifier; open it as detector.Classifier")
     try:
         carried = config_from_plain(ExperimentConfig, file.config, str(weights))
     except ConfigError as error:
@@ -285,7 +307,7 @@ def measure_presets(size: int, num_classes: int) -> list[ModelSize]:
     measured = []
     for path in presets_dir().glob("*.yaml"):
         config = load_experiment(str(path), [f"input.size={size}"])
-        if config.data is not None or path.stem == "base":
+        if not isinstance(config, ExperimentConfig) or config.data is not None or path.stem == "base":
             continue
         with torch.device("meta"):
             model = build_model(config, num_classes).eval()

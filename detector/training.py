@@ -11,36 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detector import registry
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
 from detector.darknet.network import DarknetNet
-from detector.data.cache import stated_cost
-from detector.data.canvases import training_canvases
-from detector.data.coco import CocoAnnotations
-from detector.data.loader import StreamSampler, TrainingSamples, training_batches
 from detector.data.problems import num_accepted, num_skipped
-from detector.data.repeats import repeat_factors
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
 from detector.engine.distributed import World, joined
 from detector.engine.events import Noted, Report
-from detector.engine.pictures import RunPictures
 from detector.engine.precision import choose_device, keep_freed_memory
-from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
-from detector.engine.runtime import TorchRuntime
 from detector.engine.scalars import ScalarLog, summary_writer
 from detector.engine.trainer import Trainer
 from detector.errors import CheckpointError, ConfigError
-from detector.evaluation.coco_metrics import CocoMetrics
-from detector.evaluation.evaluate import evaluate
-from detector.experiment import ExperimentConfig, build_model, read_split
-from detector.media.drawing import draw_batch
-from detector.media.images import write_image
+from detector.evaluation.measurement import Metrics
+from detector.experiment import TASKS, Experiment, ExperimentConfig
 from detector.models.class_rows import is_named
-from detector.models.yolo import DetectionModel
-
-NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
+from detector.models.contract import TrainableModel
+from detector.tasks.base import Task
+from detector.tasks.classification import ClassificationTask
+from detector.tasks.detection import DetectionTask
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class TrainingResult:
         folder: the run folder.
         finished: false when it was asked to stop before its end.
         metrics: the numbers of the last evaluation, or None.
-        best_ap: the best AP of the run, or -1.
+        best: the best headline number of the run (AP, or top-1 accuracy), or -1.
         num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
         num_warnings: images and boxes that are odd and were used.
         is_main: whether this process is the one to report it.
@@ -60,15 +49,15 @@ class TrainingResult:
 
     folder: RunFolder
     finished: bool
-    metrics: CocoMetrics | None
-    best_ap: float
+    metrics: Metrics | None
+    best: float
     num_skipped: int
     num_warnings: int
     is_main: bool = True
     ended_at: int | None = None
 
 
-def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[ExperimentConfig, RunFolder, dict[str, Any]]:
+def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, RunFolder, dict[str, Any]]:
     """The experiment, folder and state of an interrupted run.
 
     Args:
@@ -81,10 +70,12 @@ def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[Experime
     """
     last = run / "weights" / "last.pt" if run.is_dir() else run
     state = load_training_state(last)
-    config = config_from_plain(ExperimentConfig, state["config"], str(last))
+    schema = TASKS.get(state["config"].get("task"), ExperimentConfig)
+    config: Experiment = config_from_plain(schema, state["config"], str(last))
     if asked is not None:
-        workers = asked.loader.workers
-        config = replace(config, device=asked.device, loader=replace(config.loader, workers=workers))
+        config = replace(config, device=asked.device)
+        if isinstance(config, ExperimentConfig) and isinstance(asked, ExperimentConfig):
+            config = replace(config, loader=replace(config.loader, workers=asked.loader.workers))
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
@@ -95,7 +86,7 @@ def open_run(run: Path, asked: ExperimentConfig | None = None) -> tuple[Experime
 
 
 def train(
-    config: ExperimentConfig,
+    config: Experiment,
     *,
     resume: tuple[RunFolder, dict[str, Any]] | None = None,
     start: ModelFile | None = None,
@@ -103,7 +94,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     reuse_folder: bool = False,
 ) -> TrainingResult:
-    """Trains an experiment.
+    """Trains an experiment, of any task.
 
     Args:
         config: the experiment, with a data set.
@@ -129,7 +120,7 @@ def _say_nothing(event: object) -> None:
 
 
 def _train(
-    config: ExperimentConfig,
+    config: Experiment,
     world: World,
     resume: tuple[RunFolder, dict[str, Any]] | None,
     start: ModelFile | None,
@@ -138,10 +129,10 @@ def _train(
     reuse_folder: bool,
 ) -> TrainingResult:
     writer = summary_writer() if config.train.tensorboard else None
-    annotations = read_split(config, "train", report)
-    has_val = config.data is not None and "val" in registry.build(config.data).split_names()
-    val = read_split(config, "val", report) if has_val else None
-    if val is None:
+    task: Task = (
+        DetectionTask(config, report) if isinstance(config, ExperimentConfig) else ClassificationTask(config, report)
+    )
+    if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
     device = choose_device(config.device)
     if world.size > 1 and device.type == "cuda":
@@ -150,7 +141,7 @@ def _train(
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
-    model = build_model(config, len(annotations.class_names))
+    model: TrainableModel = task.model()
     for note in model.notes:
         report(Noted(note))
     if reasons := model.reasons_against_training():
@@ -158,92 +149,53 @@ def _train(
     if start is None and config.train.weights is not None and resume is None:
         start = read_start(config.train.weights, config)
     if start is not None:
-        report(Noted(f"starting from given weights; {load_matching(model, start, annotations.class_names)}"))
+        report(Noted(f"starting from given weights; {load_matching(model, start, task.class_names)}"))
 
     identity: dict[str, Any] = {
         "config": config_to_plain(config),
-        "class_names": list(annotations.class_names),
-        "category_ids": list(annotations.category_ids),
+        "class_names": list(task.class_names),
+        "category_ids": list(task.category_ids),
     }
     if resume is not None:
         _require_same_classes(resume[1], identity, resume[0].last)
     folder = resume[0] if resume is not None else _new_folder(config, world, reuse_folder)
     if world.is_main:
         folder.write_config(config_to_yaml(config))
-    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * world.size)
-
-    def predictor_of(network: DetectionModel) -> Predictor:
-        names, ids = annotations.class_names, annotations.category_ids
-        runtime = TorchRuntime(network, device)
-        return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views)
-
-    def measure(averaged: DetectionModel, split: CocoAnnotations) -> CocoMetrics:
-        return evaluate(predictor_of(averaged), split, config.evaluate, world=world).metrics
-
+    num_steps = config.train.num_steps(task.num_images, task.batch_size * world.size)
     scalars = ScalarLog(folder, writer, report) if writer and world.is_main else None
-    pictures = RunPictures(folder, annotations, config.input, scalars or report) if world.is_main else None
     trainer = Trainer(
         model,
-        registry.build(config.loss, model),
+        task.loss(model),
         config.train,
         config.optimizer,
         config.schedule,
         num_steps=num_steps,
-        num_images=len(annotations),
-        batch_size=config.loader.batch_size,
+        num_images=task.num_images,
+        batch_size=task.batch_size,
         device=device,
         folder=folder,
         identity=identity,
-        evaluate=None if val is None else functools.partial(measure, split=val),
-        report=pictures or report,
+        evaluate=functools.partial(task.measure, device=device, world=world) if task.has_val else None,
+        report=task.drawn_reports(folder, scalars or report) if world.is_main else report,
         world=world,
     )
     torch.manual_seed(config.train.seed + world.rank)  # what a network draws in training differs between processes
     if resume is not None:
         trainer.restore(resume[1])
-    samples = TrainingSamples(
-        annotations,
-        config.input.canvas_hw,
-        config.input.channels,
-        config.input.fit,
-        config.augment,
-        config.train.seed,
-        config.loader.cache_mb,
-        disk_cache=config.loader.disk_cache,
-        reduced_decode=config.loader.reduced_decode,
-    )
-    if config.loader.disk_cache is not None:
-        report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
-    num_batches, repeat_factor = num_steps * config.train.accumulate, config.loader.repeat_factor
-    sampler = StreamSampler(
-        len(annotations),
-        config.loader.batch_size,
-        config.train.seed,
-        start=trainer.step * config.train.accumulate,
-        stop=num_batches,
-        closing_from=num_batches - int(config.augment.closing_share * num_batches),
-        rank=world.rank,
-        world_size=world.size,
-        factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
-        canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
-    )
-    if trainer.step == 0 and world.is_main:
-        _draw_first_batches(samples, sampler, annotations.class_names, folder)
-    finished = trainer.run(training_batches(samples, sampler, config.loader), should_stop)
+    finished = trainer.run(task.batches(model, trainer.step, num_steps, folder, world, report), should_stop)
     if scalars:
         scalars.close()
-    if pictures and finished and val is not None:
+    if world.is_main and finished and task.has_val:
         load_state(model, load_model_file(folder.best).state, str(folder.best))
-        pictures.draw_predictions(predictor_of(model), val, config.predict)
-    problems = [*annotations.problems, *(val.problems if val is not None else ())]
-    num_left_out = trainer.num_skipped + num_skipped(problems)
-    num_odd = trainer.num_warnings + num_accepted(problems)
+        task.draw_end(model, device)
+    num_left_out = trainer.num_skipped + num_skipped(task.problems)
+    num_odd = trainer.num_warnings + num_accepted(task.problems)
     ended_at = trainer.step if trainer.ended_early else None
-    best_ap, metrics = trainer.best_ap, trainer.metrics
-    return TrainingResult(folder, finished, metrics, best_ap, num_left_out, num_odd, world.is_main, ended_at)
+    best, metrics = trainer.best, trainer.metrics
+    return TrainingResult(folder, finished, metrics, best, num_left_out, num_odd, world.is_main, ended_at)
 
 
-def _new_folder(config: ExperimentConfig, world: World, reuse: bool) -> RunFolder:
+def _new_folder(config: Experiment, world: World, reuse: bool) -> RunFolder:
     """The folder of a new run, made by process 0."""
     project, name = config.train.project.resolve(), config.train.run_name
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
@@ -285,7 +237,7 @@ class Taken:
         )
 
 
-def read_start(weights: Path, config: ExperimentConfig) -> ModelFile:
+def read_start(weights: Path, config: Experiment) -> ModelFile:
     """A file to start training from: a model file, or .weights of the experiment's own Darknet network, whole or not.
 
     Raises:
@@ -302,7 +254,7 @@ def read_start(weights: Path, config: ExperimentConfig) -> ModelFile:
     return load_darknet_file(weights, config.model.cfg, partial=True)
 
 
-def load_matching(model: DetectionModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
+def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
     """Copies the tensors of a model file whose names and shapes fit, rows of classes by the name of the class.
 
     Where the classes differ, every other tensor is kept and a class that both know keeps its rows. Where a side names
@@ -329,11 +281,3 @@ def load_matching(model: DetectionModel, file: ModelFile, class_names: Sequence[
         tuple(name for name in class_names if name in index),
         tuple(name for name in class_names if name not in index),
     )
-
-
-def _draw_first_batches(
-    samples: TrainingSamples, sampler: StreamSampler, class_names: Sequence[str], folder: RunFolder
-) -> None:
-    for number, keys in zip(range(NUM_DRAWN_BATCHES), sampler, strict=False):
-        picture = draw_batch([samples[key] for key in keys[:16]], class_names)
-        write_image(folder.path / f"train_batch{number}.jpg", picture)

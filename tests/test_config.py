@@ -290,7 +290,7 @@ def test_a_preset_written_down_and_read_again_is_the_same(preset, tmp_path, monk
     assert load_experiment(str(again)) == config
     plain = yaml.safe_load(config_to_yaml(config))
     assert plain == config_to_plain(config)
-    assert config_from_plain(ExperimentConfig, plain, "a checkpoint") == config
+    assert config_from_plain(type(config), plain, "a checkpoint") == config
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

@@ -7,10 +7,13 @@ import dataclasses
 import typing
 from pathlib import Path
 
+import pytest
+
 import detector
 from detector import registry
+from detector.classification import ClassificationConfig
 from detector.config import config_to_yaml
-from detector.experiment import ExperimentConfig, load_experiment
+from detector.experiment import TASKS, ExperimentConfig, load_experiment
 
 
 def hints_of(schema: type) -> dict[str, tuple[type, ...]]:
@@ -62,7 +65,7 @@ READ_BY_NAME = {("Config", "train"), ("Config", "val"), ("Config", "test")}
 
 
 def test_every_key_is_read_by_something():
-    configs = reachable(ExperimentConfig)
+    configs = set().union(*map(reachable, TASKS.values()))
     assert len(configs) > 20
     reads = [
         (attribute, path, inside)
@@ -81,18 +84,19 @@ def test_every_key_is_read_by_something():
 
 
 def test_every_config_is_frozen_and_every_key_documented():
-    for config in reachable(ExperimentConfig):
+    for config in set().union(*map(reachable, TASKS.values())):
         assert config.__dataclass_params__.frozen, config
         documented = " ".join(c.__doc__ or "" for c in config.__mro__ if dataclasses.is_dataclass(c))
         for field in dataclasses.fields(config):
             assert f"{field.name}:" in documented, f"{config.__qualname__}.{field.name}"
 
 
-def test_every_part_of_every_kind_survives_the_round_trip(tmp_path):
-    for field in dataclasses.fields(ExperimentConfig):
-        kind = next((h for h in hints_of(ExperimentConfig)[field.name] if registry.is_kind(h)), None)
+@pytest.mark.parametrize(("schema", "preset"), [(ExperimentConfig, "mish-n"), (ClassificationConfig, "classify")])
+def test_every_part_of_every_kind_survives_the_round_trip(schema, preset, tmp_path):
+    for field in dataclasses.fields(schema):
+        kind = next((h for h in hints_of(schema)[field.name] if registry.is_kind(h)), None)
         for name in registry.names(kind) if kind else ():
-            config = load_experiment("mish-n", [f"{field.name}={name}"])
+            config = load_experiment(preset, [f"{field.name}={name}"])
             assert registry.name_of(getattr(config, field.name)) == name
             path = tmp_path / f"{field.name}_{name}.yaml"
             path.write_text(config_to_yaml(config), encoding="utf-8")

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Finds anchors and prints them as a Darknet .cfg has them; returns the exit code."""
     from detector.cli.progress import TrainingProgress, say
     from detector.data.anchors import RECALL_IOU, canvas_sizes, find_anchors
-    from detector.experiment import load_experiment, read_split
+    from detector.experiment import load_detection, read_split
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.num < 1 or min(arguments.size) < 1 or len(arguments.size) > 2:
         raise ConfigError("--num wants at least 1, --size one or two numbers of at least 1")
     overrides = [f"data={json.dumps(names[0])}", *(word for word in arguments.words if "=" in word)]
-    config = load_experiment("base", overrides)
+    config = load_detection("base", overrides)
     annotations = read_split(config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
     canvas_hw = (arguments.size[0], arguments.size[-1])
     sizes = canvas_sizes(annotations, canvas_hw, config.input.fit, config.input.arithmetic)

@@ -32,11 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.progress import say
     from detector.data.loader import TrainingSamples
     from detector.data.preview import alone_tiles, whole_tiles
-    from detector.experiment import load_experiment, read_split
+    from detector.experiment import load_detection, read_split
     from detector.media.drawing import draw_tiles
     from detector.media.images import write_image
 
-    config = load_experiment(arguments.config, [f"data={arguments.preview}", *arguments.words])
+    config = load_detection(arguments.config, [f"data={arguments.preview}", *arguments.words])
     annotations = read_split(config, arguments.split)
     augment, canvas_hw, channels, fit = config.augment, config.input.canvas_hw, config.input.channels, config.input.fit
     seed = config.train.seed

@@ -27,7 +27,7 @@ def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, Ex
     Raises:
         ConfigError: not one data set is named, the images of a COCO file are not found, or the configuration is wrong.
     """
-    from detector.experiment import load_experiment
+    from detector.experiment import load_detection
 
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
@@ -40,7 +40,7 @@ def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, Ex
         data = json.dumps({"name": "coco", "train": split})
     else:
         data = json.dumps(names[0])
-    return names[0], load_experiment(config_name, [f"data={data}", *overrides])
+    return names[0], load_detection(config_name, [f"data={data}", *overrides])
 
 
 def images_beside(annotations: Path) -> Path:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from detector.cli.progress import number
 
 if TYPE_CHECKING:
+    from detector.evaluation.classification import ClassificationMetrics
     from detector.evaluation.coco_metrics import CocoMetrics
     from detector.evaluation.darknet_map import DarknetMap
     from detector.evaluation.evaluate import Conditions
+    from detector.evaluation.measurement import Metrics
     from detector.evaluation.voc import VocMetrics
 
 _CHUNK_BYTES = 2**20
@@ -45,6 +47,35 @@ def coco_text(metrics: CocoMetrics) -> str:
     ]
     lines += columns([("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), *rows])
     return _said("\n".join(lines))
+
+
+def classification_text(metrics: ClassificationMetrics) -> str:
+    """Accuracy, of all images and of each class, with the class that each is most often taken for."""
+    rows = []
+    for index, (row, counts) in enumerate(zip(metrics.classes, metrics.confusion.tolist(), strict=True)):
+        counts[index] = 0
+        most = max(counts)
+        taken_for = f"{metrics.classes[counts.index(most)].name} ({most})" if most else ""
+        rows.append((row.name, number(row.accuracy), str(row.num_images), taken_for))
+    without = f", {metrics.num_without_answer} without an answer" if metrics.num_without_answer else ""
+    lines = [
+        f"{metrics.num_images} images{without}",
+        "  ".join(f"{name} {number(value, 4)}" for name, value in metrics.stats.items()),
+        "",
+        *columns([("class", "accuracy", "images", "most often taken for"), *rows]),
+    ]
+    return _said("\n".join(lines))
+
+
+def metrics_text(metrics: Metrics) -> str:
+    """The numbers that training measures, of either task."""
+    from detector.evaluation.classification import ClassificationMetrics
+    from detector.evaluation.coco_metrics import CocoMetrics
+
+    if isinstance(metrics, CocoMetrics):
+        return coco_text(metrics)
+    assert isinstance(metrics, ClassificationMetrics)  # the other of the two
+    return classification_text(metrics)
 
 
 def voc_text(metrics: VocMetrics) -> str:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
 
+_SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # of a measurement while training runs
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
 
 
@@ -91,9 +92,6 @@ class TrainingProgress:
 
 
 def _evaluated_line(event: Evaluated) -> str:
-    stats = event.metrics.stats
+    shown = [f"{name} {number(value)}" for name, value in event.metrics.stats.items() if name in _SHOWN_STATS]
     best = " (best so far)" if event.is_best else ""
-    return (
-        f"step {event.step}: AP {number(stats['AP'])} AP50 {number(stats['AP50'])} AP75 {number(stats['AP75'])}"
-        f"{best} after {event.elapsed_s:.0f} s"
-    )
+    return f"step {event.step}: {' '.join(shown)}{best} after {event.elapsed_s:.0f} s"

@@ -54,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run rehearses a new run, found --resume; leave one of them out")
 
-    from detector.cli.metrics_text import coco_text
+    from detector.cli.metrics_text import metrics_text
     from detector.cli.progress import TrainingProgress, number, say
     from detector.cli.rehearse import dry_run, plot_schedule
-    from detector.experiment import load_experiment
+    from detector.experiment import ExperimentConfig, load_experiment
     from detector.training import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
@@ -71,9 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     if config is None:
         raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
 
-    if arguments.plot_schedule:
+    if (arguments.plot_schedule or arguments.dry_run) and not isinstance(config, ExperimentConfig):
+        raise ConfigError(f"--plot-schedule and --dry-run are for detection, found task: {config.task}; leave them out")
+    if arguments.plot_schedule and isinstance(config, ExperimentConfig):
         plot_schedule(config, arguments.plot_schedule, arguments.quiet)
-    if arguments.dry_run:
+    if arguments.dry_run and isinstance(config, ExperimentConfig):
         return dry_run(config, arguments.json, arguments.quiet, arguments.verbose)
     if arguments.plot_schedule:
         return 0
@@ -100,12 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
     code = 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
     if not result.is_main:
         return code
-    metrics = result.metrics
+    metrics, is_detection = result.metrics, isinstance(config, ExperimentConfig)
+    headline = "AP" if is_detection else "top-1 accuracy"
     if arguments.json:
         summary = {
             "run": str(result.folder.path),
             "weights": str(result.folder.best),
-            "best_ap": result.best_ap,
+            "best_ap" if is_detection else "best_top1": result.best,
             "metrics": metrics.to_plain() if metrics else None,
             "num_skipped": result.num_skipped,
             "num_warnings": result.num_warnings,
@@ -114,11 +117,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary))
     else:
         if metrics and not arguments.quiet:
-            print(coco_text(metrics))
+            print(metrics_text(metrics))
         if result.num_skipped:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         if result.ended_at is not None:
-            say(f"ended early at step {result.ended_at}: AP had stopped rising (train.patience)", arguments.quiet)
-        best_ap = number(result.best_ap if result.best_ap >= 0 else math.nan)
-        print(f"best weights (AP {best_ap}): {result.folder.best}")
+            say(
+                f"ended early at step {result.ended_at}: {headline} had stopped rising (train.patience)",
+                arguments.quiet,
+            )
+        best = number(result.best if result.best >= 0 else math.nan)
+        print(f"best weights ({headline} {best}): {result.folder.best}")
     return code

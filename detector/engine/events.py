@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.evaluation.coco_metrics import CocoMetrics
+from detector.evaluation.measurement import Metrics
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Evaluated(Event):
     Attributes:
         step: steps done so far.
         metrics: what was found.
-        is_best: whether the AP is the best of the run.
+        is_best: whether its headline number is the best of the run.
         elapsed_s: seconds of the run, those before a resume included.
     """
 
     step: int
-    metrics: CocoMetrics
+    metrics: Metrics
     is_best: bool
     elapsed_s: float
 

@@ -10,22 +10,7 @@ from pathlib import Path
 
 from detector.engine.atomic import sweep_temporary
 from detector.errors import DetectorError
-from detector.evaluation.coco_metrics import CocoMetrics
-
-# The names that readers of such files know; the box metrics carry a (B).
-RESULT_COLUMNS = (
-    "epoch",
-    "step",
-    "time",
-    "train/box_loss",
-    "train/cls_loss",
-    "train/dfl_loss",
-    "metrics/precision(B)",
-    "metrics/recall(B)",
-    "metrics/mAP50(B)",
-    "metrics/mAP50-95(B)",
-    "lr/pg0",
-)
+from detector.evaluation.measurement import Metrics
 
 
 class RunFolder:
@@ -87,7 +72,7 @@ class RunFolder:
         step: int,
         elapsed_s: float,
         losses: Mapping[str, float],
-        metrics: CocoMetrics,
+        metrics: Metrics,
         learning_rate: float,
     ) -> None:
         """Adds a line to `results.csv`; rows of later steps, left from before a resume, are dropped first."""
@@ -96,13 +81,10 @@ class RunFolder:
             "step": step,
             "time": f"{elapsed_s:.2f}",
             **{f"train/{name}_loss": f"{value:.5f}" for name, value in losses.items()},
-            "metrics/precision(B)": f"{metrics.precision:.5f}",
-            "metrics/recall(B)": f"{metrics.recall:.5f}",
-            "metrics/mAP50(B)": f"{metrics.stats['AP50']:.5f}",
-            "metrics/mAP50-95(B)": f"{metrics.ap:.5f}",
+            **{name: f"{value:.5f}" for name, value in metrics.columns().items()},
             "lr/pg0": f"{learning_rate:.6g}",
         }
-        columns = list(dict.fromkeys([*RESULT_COLUMNS, *row]))
+        columns = list(dict.fromkeys([*metrics.first_columns, *row]))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns)
         writer.writeheader()

@@ -24,10 +24,10 @@ from detector.engine.run import RunFolder
 from detector.engine.schedule import LearningRate, ScheduleConfig
 from detector.engine.settings import TrainConfig
 from detector.errors import CheckpointError, DatasetError, DivergenceError
-from detector.evaluation.coco_metrics import CocoMetrics
+from detector.evaluation.measurement import Metrics
 from detector.losses.parts import LossParts
-from detector.models.yolo import DetectionModel
-from detector.structures import Batch, Targets
+from detector.models.contract import TrainableModel
+from detector.structures import Batch, ClassBatch
 
 
 class Trainer:
@@ -37,14 +37,14 @@ class Trainer:
         model: the model in training.
         averaged: the moving average of its weights; `.module` is the model that gets measured.
         step: optimiser steps done.
-        best_ap: best AP so far, or -1.
-        ended_early: whether `patience` evaluations in a row found no better AP.
+        best: the best headline number so far (AP, or top-1 accuracy), or -1.
+        ended_early: whether `patience` evaluations in a row found no better one.
     """
 
     def __init__(
         self,
-        model: DetectionModel,
-        loss: Callable[[tuple[Tensor, ...], Targets], LossParts],
+        model: TrainableModel,
+        loss: Callable[[Any, Any], LossParts],
         config: TrainConfig,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
@@ -55,7 +55,7 @@ class Trainer:
         device: torch.device,
         folder: RunFolder,
         identity: Mapping[str, Any],
-        evaluate: Callable[[DetectionModel], CocoMetrics] | None,
+        evaluate: Callable[[Any], Metrics] | None,
         report: Report,
         world: World | None = None,
     ) -> None:
@@ -63,7 +63,7 @@ class Trainer:
 
         Args:
             model: the model, on the CPU.
-            loss: raw maps and targets to named parts.
+            loss: what the model returns and the batch's targets, to named parts.
             config: how training runs.
             optimizer: the optimiser.
             schedule: the learning-rate schedule.
@@ -85,13 +85,13 @@ class Trainer:
         self.optimizer = build_optimizer(optimizer, self.model, self.model.parts_in_order())
         self.precision = Precision(config.precision, device)
         self.rate = LearningRate(schedule, num_steps)
-        self.step, self.num_steps, self.best_ap, self.ended_early = 0, num_steps, -1.0, False
+        self.step, self.num_steps, self.best, self.ended_early = 0, num_steps, -1.0, False
         self._num_worse = 0  # evaluations since the best
         self._loss, self._config, self._peak_lr = loss, config, optimizer.lr
         self._num_images, self._batch_size = num_images, batch_size
         self._device, self._folder, self._identity = device, folder, identity
         self._evaluate, self._report = evaluate, report
-        self._metrics: CocoMetrics | None = None
+        self._metrics: Metrics | None = None
         self._restored_metrics: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._num_summed = 0
@@ -101,7 +101,7 @@ class Trainer:
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, batches: Iterable[Batch | ClassBatch], should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Trains from the current step to the end.
 
         Args:
@@ -145,7 +145,7 @@ class Trainer:
         self.save()
         return True
 
-    def _optimise(self, group: list[Batch]) -> None:
+    def _optimise(self, group: list[Batch | ClassBatch]) -> None:
         """One optimiser step over one or more batches."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self._peak_lr * parameters.get("layer_rate", 1.0) * self.rate.factor(self.step)
@@ -158,8 +158,8 @@ class Trainer:
             images = batch.images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
             with self._world.alone(self._network, active=number < len(group)):
                 with self.precision.autocast():
-                    raw_maps = self._network(images)
-                parts = self._loss(raw_maps, batch.targets.to(self._device))
+                    raw = self._network(images)
+                parts = self._loss(raw, batch.targets.to(self._device))
                 self._require_finite(parts, group)
                 total = torch.stack(list(parts.values())).sum()
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
@@ -184,7 +184,7 @@ class Trainer:
         self.averaged.update_parameters(self.model)
         self.step += 1
 
-    def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch]) -> None:
+    def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch | ClassBatch]) -> None:
         if all(bool(torch.isfinite(value)) for value in parts.values()):
             return
         found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
@@ -194,7 +194,7 @@ class Trainer:
             f"schedule.warmup_iterations or use train.precision=fp32, then train again or resume the last save"
         )
 
-    def _note_skipped(self, group: list[Batch]) -> None:
+    def _note_skipped(self, group: list[Batch | ClassBatch]) -> None:
         new = {reason for batch in group for reason in batch.skipped} - self._skipped
         self._skipped |= new
         for reason in sorted(new):
@@ -222,7 +222,7 @@ class Trainer:
         return len(self._warnings)
 
     @property
-    def metrics(self) -> CocoMetrics | None:
+    def metrics(self) -> Metrics | None:
         """The numbers of the latest evaluation."""
         return self._metrics
 
@@ -245,13 +245,13 @@ class Trainer:
         averaged: Any = self.averaged.module
         self._world.equalise(averaged)
         self._metrics = self._evaluate(averaged)
-        ap = -1.0 if math.isnan(self._metrics.ap) else self._metrics.ap
-        is_best = ap > self.best_ap or math.isnan(self._metrics.ap)  # without objects to find, the latest
+        headline = self._metrics.headline
+        is_best = headline > self.best or math.isnan(headline)  # without anything to find, the latest
         self._num_worse = 0 if is_best else self._num_worse + 1
         if self._config.patience:
             self.ended_early = self._world.any(self._num_worse >= self._config.patience)
         if is_best:
-            self.best_ap = ap
+            self.best = -1.0 if math.isnan(headline) else headline
             self._save_best()
         if self._world.is_main:
             self._folder.add_result(
@@ -305,7 +305,7 @@ class Trainer:
             "scaler": self.precision.scaler.state_dict(),
             "random": random,
             "step": self.step,
-            "best_ap": self.best_ap,
+            "best_ap": self.best,
             "num_worse": self._num_worse,
             "metrics": self._plain_metrics(),
             "elapsed_s": self._elapsed_s,
@@ -333,7 +333,7 @@ class Trainer:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"][self._world.rank])
-        self.step, self.best_ap, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
+        self.step, self.best, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
         self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
         self._num_worse = state.get("num_worse", 0)  # not in states of runs that began without patience
         self.ended_early = 0 < self._config.patience <= self._num_worse

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,21 @@ class CocoMetrics:
         ground_truth_sha256: the hash of the ground truth as scored, `GroundTruth.sha256`.
     """
 
+    # The names that readers of such files know; the box metrics carry a (B).
+    first_columns: ClassVar[Sequence[str]] = (
+        "epoch",
+        "step",
+        "time",
+        "train/box_loss",
+        "train/cls_loss",
+        "train/dfl_loss",
+        "metrics/precision(B)",
+        "metrics/recall(B)",
+        "metrics/mAP50(B)",
+        "metrics/mAP50-95(B)",
+        "lr/pg0",
+    )
+
     stats: dict[str, float]
     other_limits: dict[str, float]
     classes: tuple[ClassMetrics, ...]
@@ -109,6 +124,20 @@ class CocoMetrics:
     def ap(self) -> float:
         """AP over IoU 0.50:0.95; NaN without ground truth."""
         return self.stats["AP"]
+
+    @property
+    def headline(self) -> float:
+        """The AP, by which one model is better than another."""
+        return self.ap
+
+    def columns(self) -> dict[str, float]:
+        """The numbers of a row of `results.csv` by column."""
+        return {
+            "metrics/precision(B)": self.precision,
+            "metrics/recall(B)": self.recall,
+            "metrics/mAP50(B)": self.stats["AP50"],
+            "metrics/mAP50-95(B)": self.ap,
+        }
 
     @property
     def class_ap(self) -> dict[str, float]:

@@ -43,11 +43,11 @@ class Scale:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation.
+    """Convolution without bias, batch norm, activation; or, without the norm, convolution with bias and activation.
 
     Attributes:
-        conv: the convolution; it has a bias once the norm is folded into it.
-        norm: the batch norm, or None once folded.
+        conv: the convolution; it has a bias where there is no norm, or once it is folded into it.
+        norm: the batch norm, or None where there is none, or once folded.
         activation: the non-linearity.
     """
 
@@ -60,20 +60,21 @@ class ConvNormAct(nn.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
         wide = out_channels * activation.expansion
-        self.conv = nn.Conv2d(in_channels, wide, kernel_size, stride, padding, groups=groups, bias=False)
-        self.norm: nn.Module | None = nn.BatchNorm2d(wide, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+        self.conv = nn.Conv2d(in_channels, wide, kernel_size, stride, padding, groups=groups, bias=not norm)
+        self.norm: nn.Module | None = nn.BatchNorm2d(wide, eps=BN_EPSILON, momentum=BN_MOMENTUM) if norm else None
         self.activation: nn.Module = build(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, in, H, W) to (B, out, H / stride, W / stride), plus `residual` of that shape where given."""
         is_mish = isinstance(self.activation, Mish)
-        if is_mish and self.norm is None and not torch.is_grad_enabled():  # folded, for inference
+        if is_mish and self.norm is None and not torch.is_grad_enabled():  # for inference
             y = self.conv._conv_forward(x, self.conv.weight, None)
-            assert self.conv.bias is not None  # folding has made one
+            assert self.conv.bias is not None  # without a norm there is one
             return bias_mish_(y, self.conv.bias, residual)
         y = self.conv(x)
         # A converted norm (SyncBatchNorm) is another type and takes the plain path.

@@ -13,6 +13,7 @@ from detector.models.anchors import AnchorLevel
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
+from detector.models.contract import TrainableModel, unfolded
 from detector.models.heads import DecoupledHead, HeadConfig
 from detector.models.necks import PAN, NeckConfig
 from detector.registry import PartConfig, build, register
@@ -27,63 +28,25 @@ class ModelConfig(PartConfig):
         return {}
 
 
-class DetectionModel(nn.Module, abc.ABC):
-    """What training, evaluation, prediction and export know of a model.
+class DetectionModel(TrainableModel):
+    """What training, evaluation, prediction and export know of a detection model.
 
     `model(images)` returns raw maps, of the same type in every mode; `decode` reads them. Decoding and loss are no part
     of the forward pass.
 
     Attributes:
-        num_classes: classes it tells apart.
-        image_channels: channels of the images it takes.
-        max_stride: both sides of an image must be divisible by it.
         anchor_levels: what each raw map means where the head is anchor-based, else empty.
-        notes: what is worth saying of how it was described, a sentence each.
-        may_skip_parameters: whether a training step may leave parameters without a gradient.
     """
 
-    num_classes: int
-    image_channels: int
-    max_stride: int
     anchor_levels: tuple[AnchorLevel, ...] = ()
-    notes: tuple[str, ...] = ()
-    may_skip_parameters: bool = False
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Raw maps of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
 
-    def in_unit_range(self, images: Tensor) -> Tensor:
-        """Images in 0..1 and the dtype of the weights: the first line of every model, and the only division by 255."""
-        unit = images.to(next(self.parameters()).dtype)
-        return unit if images.is_floating_point() else unit / 255
-
     @abc.abstractmethod
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
-
-    def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of the state dict that have rows of classes, so that a model of other classes can take them."""
-        return {}
-
-    def parts_in_order(self) -> list[nn.Module]:
-        """The parts from the stem to the head, for learning rates by depth: its children, lists of modules unfolded."""
-        return _unfolded(self)
-
-    def reasons_against_training(self) -> list[str]:
-        """Why the model can be run but not trained, a sentence each; empty where it can be trained."""
-        return []
-
-    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size does not suit the strides."""
-        if any(side < self.max_stride or side % self.max_stride for side in image_hw):
-            raise ValueError(
-                f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
-            )
-
-
-def _unfolded(module: nn.Module) -> list[nn.Module]:
-    return [part for child in module.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
 
 
 @register("yolo")
@@ -135,7 +98,7 @@ class Yolo(DetectionModel):
 
     def parts_in_order(self) -> list[nn.Module]:
         """The parts of the backbone (stem, stages, pooling), the neck, the head."""
-        return [*_unfolded(self.backbone), self.neck, self.head]
+        return [*unfolded(self.backbone), self.neck, self.head]
 
     def class_rows(self) -> dict[str, ClassRows]:
         """Those of the head."""

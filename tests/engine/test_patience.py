@@ -87,7 +87,7 @@ def test_a_resumed_run_counts_on_and_an_ended_one_stays_ended(experiment: Make, 
         assert resumed.finished
         assert resumed.ended_at == 4
         assert load_training_state(folder.last)["num_worse"] == 3
-    assert resumed.best_ap == 0.3
+    assert resumed.best == 0.3
 
 
 def test_the_command_says_that_a_run_ended_early(

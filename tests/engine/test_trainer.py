@@ -19,10 +19,11 @@ from detector.data.loader import StreamSampler, TrainingSamples
 from detector.data.shapes import draw_shapes
 from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
-from detector.engine.run import RESULT_COLUMNS, RunFolder
+from detector.engine.run import RunFolder
 from detector.engine.settings import TrainConfig
 from detector.engine.trainer import Trainer
 from detector.errors import DatasetError, DivergenceError
+from detector.evaluation.coco_metrics import CocoMetrics
 from detector.experiment import ExperimentConfig, build_model, load_experiment
 from detector.losses.parts import LossParts
 from detector.media.images import read_image
@@ -265,7 +266,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
     assert events[-1] == next(event for event in reversed(events) if isinstance(event, Evaluated))
 
     table = rows(result.folder)
-    assert tuple(table[0]) == RESULT_COLUMNS
+    assert tuple(table[0]) == CocoMetrics.first_columns
     assert [(row["step"], row["epoch"]) for row in table] == [("3", "1.00"), ("6", "2.00")]
     for row in table:
         assert all(math.isfinite(float(value)) for value in row.values())
@@ -293,7 +294,7 @@ def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experim
     state, best = load_training_state(result.folder.last), load_model_file(result.folder.best)
     assert_same(best.state, state["ema"])
     assert any((state["model"][name] != tensor).any() for name, tensor in best.state.items())
-    assert best.metrics["AP"] == result.best_ap == state["best_ap"]
+    assert best.metrics["AP"] == result.best == state["best_ap"]
 
 
 def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: P
 @BOTH
 def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, assert_same: Assert) -> None:
     result, events = watched(experiment("data.val=null", "train.iterations=2"))
-    assert (result.finished, result.metrics, result.best_ap) == (True, None, -1.0)
+    assert (result.finished, result.metrics, result.best) == (True, None, -1.0)
     assert any(isinstance(event, Noted) and "no val split is configured" in event.text for event in events)
     assert not any(isinstance(event, Evaluated) for event in events)
     state = load_training_state(result.folder.last)

@@ -27,7 +27,11 @@ PARTS = [
     for name in names(kind)
 ]
 FIELDS = {BackboneConfig: "backbone", NeckConfig: "neck", HeadConfig: "head", ActivationConfig: "activation"}
-PRESETS = sorted(path.stem for path in presets_dir().glob("*.yaml"))
+PRESETS = sorted(
+    path.stem
+    for path in presets_dir().glob("*.yaml")
+    if isinstance(experiment.load_experiment(path.stem), experiment.ExperimentConfig)
+)
 
 
 def config_with(kind: type, name: str) -> ModelConfig:

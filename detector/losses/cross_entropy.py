@@ -1,0 +1,54 @@
+"""The loss of classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detector.losses.parts import LossParts
+from detector.models.contract import TrainableModel
+from detector.registry import PartConfig, register
+from detector.structures import ImageClasses
+
+
+@dataclass(frozen=True)
+class ClassificationLossConfig(PartConfig):
+    """The kind `classification loss`: from logits and classes to `LossParts`."""
+
+
+@register("cross_entropy")
+class CrossEntropyLoss:
+    """The mean of -sum_k t_k log softmax(z)_k, t_k = (1 - s) [k is the class] + s / classes.
+
+    Source: Szegedy et al. 2015, "Rethinking the Inception architecture", section 7 (label smoothing s).
+    """
+
+    @dataclass(frozen=True)
+    class Config(ClassificationLossConfig):
+        """Settings of the cross-entropy.
+
+        Attributes:
+            label_smoothing: the share s of the target that is spread evenly over all classes.
+        """
+
+        label_smoothing: float = 0.0
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.label_smoothing < 1:
+                raise ValueError(f"cross_entropy wants label_smoothing within 0..1, found {self.label_smoothing}")
+
+    def __init__(self, config: Config, model: TrainableModel) -> None:
+        self.config = config
+
+    def __call__(self, logits: Tensor, targets: ImageClasses) -> LossParts:
+        """The loss of logits (B, classes), in float32; of mixed images each class counts by its share."""
+        with torch.autocast(logits.device.type, enabled=False):
+            scores, smoothing = logits.float(), self.config.label_smoothing
+            entropy = F.cross_entropy(scores, targets.labels, reduction="none", label_smoothing=smoothing)
+            if targets.mixed_labels is not None:
+                mixed = F.cross_entropy(scores, targets.mixed_labels, reduction="none", label_smoothing=smoothing)
+                entropy = targets.share * entropy + (1 - targets.share) * mixed
+            return LossParts({"entropy": entropy.mean()}, entropy.new_tensor(float(len(entropy))))

@@ -1,0 +1,63 @@
+"""What training knows of a network, whatever its task."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from torch import Tensor, nn
+
+from detector.models.class_rows import ClassRows
+
+
+class TrainableModel(nn.Module, abc.ABC):
+    """The contract of every model, of any task: images in, raw outputs of the same type in every mode out.
+
+    What the outputs mean, and the loss on them, are no part of the forward pass.
+
+    Attributes:
+        num_classes: classes it tells apart.
+        image_channels: channels of the images it takes.
+        max_stride: both sides of an image must be divisible by it.
+        notes: what is worth saying of how it was described, a sentence each.
+        may_skip_parameters: whether a training step may leave parameters without a gradient.
+    """
+
+    num_classes: int
+    image_channels: int
+    max_stride: int
+    notes: tuple[str, ...] = ()
+    may_skip_parameters: bool = False
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> Any:
+        """Raw outputs of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
+
+    def in_unit_range(self, images: Tensor) -> Tensor:
+        """Images in 0..1 and the dtype of the weights: the first line of every model, and the only division by 255."""
+        unit = images.to(next(self.parameters()).dtype)
+        return unit if images.is_floating_point() else unit / 255
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """The tensors of the state dict that have rows of classes, so that a model of other classes can take them."""
+        return {}
+
+    def parts_in_order(self) -> list[nn.Module]:
+        """The parts from the stem to the head, for learning rates by depth: its children, lists of modules unfolded."""
+        return unfolded(self)
+
+    def reasons_against_training(self) -> list[str]:
+        """Why the model can be run but not trained, a sentence each; empty where it can be trained."""
+        return []
+
+    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
+        """Raises a `ValueError` where a canvas size does not suit the strides."""
+        if any(side < self.max_stride or side % self.max_stride for side in image_hw):
+            raise ValueError(
+                f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
+            )
+
+
+def unfolded(module: nn.Module) -> list[nn.Module]:
+    """The children of a module, lists of modules unfolded."""
+    return [part for child in module.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]

@@ -1,0 +1,1 @@
+"""The tasks that a network can be trained for."""

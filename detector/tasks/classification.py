@@ -1,0 +1,102 @@
+"""Classification as training sees it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector import registry
+from detector.classification import ClassificationConfig, ImageScorer, build_classifier, measure_images, read_images
+from detector.data.batches import training_batches
+from detector.engine.distributed import World
+from detector.engine.events import Report
+from detector.engine.run import RunFolder
+from detector.errors import DatasetError
+from detector.evaluation.classification import ClassificationMetrics
+from detector.media.images import write_image
+from detector.models.contract import TrainableModel
+from detector.structures import ClassBatch
+from detector.tasks.base import Task
+
+_NUM_DRAWN, _COLUMNS = 64, 8  # images of the first batch, drawn into the run folder
+
+
+class ClassificationTask(Task):
+    """A classifier on images of one class each."""
+
+    def __init__(self, config: ClassificationConfig, report: Report) -> None:
+        """Reads the splits; what was left out of them is reported.
+
+        Raises:
+            DatasetError: a split cannot be used, or the two have different classes.
+        """
+        self._config = config
+        self._images = read_images(config, "train", report)
+        self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
+        self._val = read_images(config, "val", report) if self.has_val else None
+        if self._val is not None and self._val.class_names != self._images.class_names:
+            raise DatasetError(
+                f"{self._val.origin}: the classes of train are wanted ({', '.join(self._images.class_names)}), found "
+                f"{', '.join(self._val.class_names)}; give both splits the same folders"
+            )
+        self.class_names = self._images.class_names
+        self.category_ids = tuple(range(len(self.class_names)))
+        self.num_images, self.batch_size = len(self._images), config.loader.batch_size
+        self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))
+
+    def model(self) -> TrainableModel:
+        """The network with random weights."""
+        return build_classifier(self._config, len(self.class_names))
+
+    def loss(self, model: TrainableModel) -> Any:
+        """What maps logits and classes to `LossParts`."""
+        return registry.build(self._config.loss, model)
+
+    def measure(self, model: TrainableModel, device: torch.device, world: World) -> ClassificationMetrics:
+        """Accuracy on the validation split."""
+        assert self._val is not None  # training measures only where there is one
+        return measure_images(ImageScorer(model, device, self._config.evaluate.batch_size), self._val, world)
+
+    def batches(
+        self, model: TrainableModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
+    ) -> Iterator[ClassBatch]:
+        """Varied batches, the first of which is drawn when the run begins."""
+        config = self._config
+
+        def stream(first: int) -> Iterator[ClassBatch]:
+            return training_batches(
+                self._images,
+                config.loader,
+                config.augment,
+                config.train.seed,
+                start=first * config.train.accumulate,
+                stop=num_steps * config.train.accumulate,
+                rank=world.rank,
+                world_size=world.size,
+            )
+
+        if first_step == 0 and world.is_main and config.input.channels in (1, 3):
+            for batch in itertools.islice(stream(0), 1):
+                write_image(folder.path / "train_batch0.jpg", _sheet(batch))
+        return stream(first_step)
+
+    def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
+        """Nothing is drawn while it runs."""
+        return report
+
+    def draw_end(self, model: TrainableModel, device: torch.device) -> None:
+        """Nothing is drawn at the end."""
+
+
+def _sheet(batch: ClassBatch) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The first images of a batch as one picture, uint8 (H, W, 3)."""
+    images = batch.images[:_NUM_DRAWN].permute(0, 2, 3, 1).numpy()
+    num_rows = -(-len(images) // _COLUMNS)
+    blank = np.zeros((num_rows * _COLUMNS - len(images), *images.shape[1:]), np.uint8)
+    tiles = np.concatenate([images, blank]).reshape(num_rows, _COLUMNS, *images.shape[1:])
+    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(num_rows * images.shape[1], _COLUMNS * images.shape[2], -1)
+    return np.ascontiguousarray(np.broadcast_to(sheet, (*sheet.shape[:2], 3)))

@@ -1,0 +1,124 @@
+"""Detection as training sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from detector import registry
+from detector.data.cache import stated_cost
+from detector.data.canvases import training_canvases
+from detector.data.loader import StreamSampler, TrainingSamples, training_batches
+from detector.data.repeats import repeat_factors
+from detector.engine.distributed import World
+from detector.engine.events import Noted, Report
+from detector.engine.pictures import RunPictures
+from detector.engine.predictor import Predictor
+from detector.engine.run import RunFolder
+from detector.engine.runtime import TorchRuntime
+from detector.evaluation.coco_metrics import CocoMetrics
+from detector.evaluation.evaluate import evaluate
+from detector.experiment import ExperimentConfig, build_model, read_split
+from detector.media.drawing import draw_batch
+from detector.media.images import write_image
+from detector.models.yolo import DetectionModel
+from detector.structures import Batch
+from detector.tasks.base import Task
+
+NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
+
+
+class DetectionTask(Task):
+    """A detector on a data set with boxes."""
+
+    def __init__(self, config: ExperimentConfig, report: Report) -> None:
+        """Reads the splits; what was skipped in their files is reported.
+
+        Raises:
+            DatasetError: a split cannot be used.
+        """
+        self._config = config
+        self._annotations = read_split(config, "train", report)
+        self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
+        self._val = read_split(config, "val", report) if self.has_val else None
+        self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
+        self.num_images, self.batch_size = len(self._annotations), config.loader.batch_size
+        self.problems = (*self._annotations.problems, *(self._val.problems if self._val is not None else ()))
+        self._pictures: RunPictures | None = None
+
+    def model(self) -> DetectionModel:
+        """The network with random weights."""
+        return build_model(self._config, len(self.class_names))
+
+    def loss(self, model: DetectionModel) -> Any:
+        """What maps raw maps and boxes to `LossParts`."""
+        return registry.build(self._config.loss, model)
+
+    def _predictor(self, model: DetectionModel, device: torch.device) -> Predictor:
+        config, runtime = self._config, TorchRuntime(model, device)
+        names, ids = self.class_names, self.category_ids
+        return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views)
+
+    def measure(self, model: DetectionModel, device: torch.device, world: World) -> CocoMetrics:
+        """COCO's numbers on the validation split."""
+        assert self._val is not None  # training measures only where there is one
+        return evaluate(self._predictor(model, device), self._val, self._config.evaluate, world=world).metrics
+
+    def batches(
+        self, model: DetectionModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
+    ) -> Iterator[Batch]:
+        """Augmented batches, the first of which are drawn when the run begins.
+
+        Raises:
+            ConfigError: a listed transform or the folder of the cache cannot be used.
+        """
+        config, annotations = self._config, self._annotations
+        samples = TrainingSamples(
+            annotations,
+            config.input.canvas_hw,
+            config.input.channels,
+            config.input.fit,
+            config.augment,
+            config.train.seed,
+            config.loader.cache_mb,
+            disk_cache=config.loader.disk_cache,
+            reduced_decode=config.loader.reduced_decode,
+        )
+        if config.loader.disk_cache is not None:
+            report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
+        num_batches, repeat_factor = num_steps * config.train.accumulate, config.loader.repeat_factor
+        sampler = StreamSampler(
+            len(annotations),
+            config.loader.batch_size,
+            config.train.seed,
+            start=first_step * config.train.accumulate,
+            stop=num_batches,
+            closing_from=num_batches - int(config.augment.closing_share * num_batches),
+            rank=world.rank,
+            world_size=world.size,
+            factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
+            canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
+        )
+        if first_step == 0 and world.is_main:
+            _draw_first_batches(samples, sampler, annotations.class_names, folder)
+        return training_batches(samples, sampler, config.loader)
+
+    def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
+        """A reporter that draws labels and results."""
+        self._pictures = RunPictures(folder, self._annotations, self._config.input, report)
+        return self._pictures
+
+    def draw_end(self, model: DetectionModel, device: torch.device) -> None:
+        """Leaves validation images with what is found in them."""
+        if self._pictures and self._val is not None:
+            self._pictures.draw_predictions(self._predictor(model, device), self._val, self._config.predict)
+
+
+def _draw_first_batches(
+    samples: TrainingSamples, sampler: StreamSampler, class_names: Sequence[str], folder: RunFolder
+) -> None:
+    for number, keys in zip(range(NUM_DRAWN_BATCHES), sampler, strict=False):
+        picture = draw_batch([samples[key] for key in keys[:16]], class_names)
+        write_image(folder.path / f"train_batch{number}.jpg", picture)
