@@ -10,7 +10,7 @@ from PIL import Image
 
 from detector.errors import MediaError
 from detector.media.images import write_image
-from detector.media.sources import ImageSource, as_sources, find_sources
+from detector.media.sources import ImageSource, VideoSource, as_sources, find_sources
 
 
 def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
@@ -206,3 +206,36 @@ def test_what_is_no_image_is_refused(given: Any, found: str) -> None:
 def test_a_source_with_neither_path_nor_pixels_is_refused() -> None:
     with pytest.raises(MediaError, match="frame 7: no path and no pixels to read"):
         ImageSource("frame 7").load(3)
+
+
+# --- sources with frames ---------------------------------------------------------------------------------------------
+
+
+def test_videos_lie_among_images_in_folders_globs_and_lists(tree: Path) -> None:
+    for name in ("b.mp4", "deep/z.AVI", "code.ts"):
+        (tree / name).write_bytes(b"")
+    found, _ = as_sources(tree)
+    assert [s.name.removeprefix(f"{tree}/") for s in found if isinstance(s, VideoSource)] == ["b.mp4", "deep/z.AVI"]
+    assert [isinstance(s, VideoSource) for s in found] == [False, True, False, False, False, True, False]
+    assert len(as_sources(f"{tree}/b.*")[0]) == 2
+    (tree / "list.txt").write_text("a.png\nb.mp4\ncamera:2\n")
+    assert [s.name for s in as_sources(tree / "list.txt")[0]] == [str(tree / "a.png"), str(tree / "b.mp4"), "camera:2"]
+    (video,), is_single = as_sources(tree / "b.mp4")
+    assert isinstance(video, VideoSource)
+    assert (video.path, video.is_live, is_single) == (tree / "b.mp4", False, False)
+    assert [type(s) for s in as_sources([tree / "none.mp4", "camera:1"])[0]] == [VideoSource, VideoSource]
+
+
+def test_cameras_and_stdin_are_words_and_a_file_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word, name, camera in (("0", "camera:0", 0), ("camera:12", "camera:12", 12), ("-", "stdin", None)):
+        (source,), is_single = as_sources(word)
+        assert isinstance(source, VideoSource)
+        assert (source.name, source.camera, source.is_live, is_single) == (name, camera, camera is not None, False)
+    write_image(tmp_path / "x.png", picture())
+    (tmp_path / "x.png").rename("0")
+    assert isinstance(as_sources("0")[0][0], ImageSource)
+    with pytest.raises(MediaError, match="no such image, video, folder, glob, list file or camera"):
+        as_sources("camera:front")
