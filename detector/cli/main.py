@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a trained detector: the 12 COCO numbers and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
     "compare": ("compare", "put measured runs side by side: numbers, a paired test, deviation over seeds"),
+    "study": ("study", "run an experiment over settings and seeds, say what differs and how sure that is"),
     "predict": ("predict", "detect objects in images"),
     "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
     "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),

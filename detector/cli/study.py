@@ -1,0 +1,147 @@
+"""`detector study`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.studies.plan import StudyConfig
+    from detector.studies.records import StudyFolder
+    from detector.studies.runner import Outcome, Shard
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="STUDY key=value",
+        help="a study file or shipped study (depth, classify, detect, ...), then overrides of its experiment",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="its folder (default runs/study/NAME)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=A,B",
+        help="keep these values of an axis; the baseline stays",
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: the study's)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="make this part of the runs; torchrun's processes share by themselves"
+    )
+    parser.add_argument("--report-only", action="store_true", help="make no runs, report what is there")
+    parser.add_argument("--dry-run", action="store_true", help="say how many runs there are and what they will take")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # one run, as this command starts it
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Makes the runs that are missing and reports; returns the exit code."""
+    names = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if len(names) != 1:
+        raise ConfigError(f"one study is wanted, found {', '.join(names) or 'none'}; give a file or name such as depth")
+    if arguments.report_only and (arguments.dry_run or arguments.shard):
+        raise ConfigError("--report-only makes no runs, found it with --dry-run or --shard; leave one of them out")
+    if arguments.run:
+        return _run_one(arguments, names[0])
+
+    from detector.cli.progress import say
+    from detector.studies.plan import find_study, load_study
+    from detector.studies.records import StudyFolder
+    from detector.studies.runner import Shard, make_runs
+
+    if arguments.imports and not arguments.report_only:
+        say("every run imports the given parts by itself", arguments.quiet)
+    study = load_study(names[0], overrides, arguments.only, arguments.seeds)
+    folder = StudyFolder(arguments.out or Path("runs/study") / find_study(names[0]).stem)
+    shard = Shard.parse(arguments.shard) if arguments.shard else Shard.of_torchrun()
+    if arguments.dry_run:
+        print(_estimate(study, folder, shard))
+        return 0
+    if not arguments.report_only:
+        make_runs(study, folder, shard, arguments.imports, lambda outcome: say(_line(study, outcome), arguments.quiet))
+    return _report(study, folder, arguments)
+
+
+def _run_one(arguments: argparse.Namespace, name: str) -> int:
+    from detector.cli.progress import TrainingProgress
+    from detector.config import load_config
+    from detector.studies.plan import StudyConfig
+    from detector.studies.records import StudyFolder
+    from detector.studies.worker import make_run
+
+    caught: list[int] = []
+
+    def note_signal(number: int, frame: FrameType | None) -> None:
+        """The run saves after the step and ends; a second signal takes its default course."""
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, note_signal)
+    study = load_config(StudyConfig, name)
+    finished = make_run(
+        arguments.run,
+        StudyFolder(arguments.out).runs,
+        study.metric,
+        keep_weights=study.keep_weights,
+        report=TrainingProgress(),
+        should_stop=lambda: bool(caught),
+    )
+    return 0 if finished else 128 + (caught[0] if caught else signal.SIGTERM)
+
+
+def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
+    from detector.studies.plan import runs_of
+
+    everything, own = runs_of(study), shard.of(runs_of(study))
+    records = [folder.read(planned) for planned in own]
+    done = [record for record in records if record is not None and record.is_done]
+    took = [record.total_s for record in done if record.total_s]
+    each_s = sum(took) / len(took) if took else study.seconds_per_run
+    axes = " x ".join(f"{len(values)} {axis}" for axis, values in study.axes.items())
+    left = len(own) - len(done)
+    of_shard = f", {len(own)} of them in this part" if len(own) < len(everything) else ""
+    basis = "as the finished ones took" if took else "as stated in the study, on one core"
+    return (
+        f"{study.title}\n{axes} x {study.seeds} seeds = {len(everything)} runs{of_shard}; {len(done)} are done\n"
+        f"{left} to make at {each_s:.0f} s each ({basis}): about {_duration(left * each_s)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _line(study: StudyConfig, outcome: Outcome) -> str:
+    record, planned = outcome.record, outcome.planned
+    head = f"{outcome.number}/{outcome.count} {planned.key}: "
+    if record.state != "finished":
+        return f"{head}{record.state}, {(record.error or '').splitlines()[-1] if record.error else ''}"
+    took = f" in {outcome.took_s:.0f} s" if outcome.took_s else " (done before)"
+    return f"{head}{study.metric} {record.number(study.metric, study.judged):.4f}{took}"
+
+
+def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespace) -> int:
+    import json
+
+    from detector.studies.report import write_report
+    from detector.studies.summary import summarise
+
+    summary = summarise(study, folder)
+    page = write_report(summary, folder)
+    if arguments.json:
+        print(json.dumps(summary.to_plain()))
+    else:
+        print("\n".join([*summary.sentences(), f"report: {page}"]))
+    return 1 if summary.num("failed") else 0

@@ -1,0 +1,194 @@
+"""A study as it is written down: an experiment, axes of settings, seeds, and which axis is put to the test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from detector import registry
+from detector.config import load_config
+from detector.errors import ConfigError
+from detector.experiment import load_experiment
+from detector.nodes import find_config, presets_dir
+
+_OWN_KEYS = ("train.seed", "train.project", "train.run_name")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What a study is a function of.
+
+    Attributes:
+        title: what it asks, in words.
+        experiment: the experiment that is varied, a preset or a file.
+        overrides: what is changed in it for all runs, each as on a command line.
+        axes: the values of each axis by name, and the overrides that each value stands for.
+        compare: the axis whose values are tested against `baseline`, at every combination of the other axes.
+        baseline: the value of that axis that the others are tested against.
+        seeds: runs of each combination, with the seeds 0, 1, ...; every combination has the same ones.
+        metric: the number that is tested, such as AP or top1.
+        judged: the evaluation that counts, the final one or the best one of the run.
+        diverged: the number that a run counts as that diverged, or null to leave its pairs out.
+        keep_weights: whether finished runs keep their weights.
+        seconds_per_run: what a run takes on one core, for the estimate of a dry run.
+    """
+
+    title: str
+    experiment: str
+    axes: dict[str, dict[str, tuple[str, ...]]]
+    compare: str
+    baseline: str
+    overrides: tuple[str, ...] = ()
+    seeds: int = 6
+    metric: str = "AP"
+    judged: Literal["final", "best"] = "final"
+    diverged: float | None = None
+    keep_weights: bool = False
+    seconds_per_run: float = 60.0
+
+    def __post_init__(self) -> None:
+        names = [*self.axes, *(value for values in self.axes.values() for value in values)]
+        if bad := [name for name in names if not _NAME.fullmatch(name)]:
+            raise ValueError(f"names of axes and values want letters, digits and . _ - alone, found {', '.join(bad)}")
+        if self.compare not in self.axes:
+            raise ValueError(
+                f"compare wants the name of an axis, found {self.compare!r}{_nearest(self.compare, self.axes)}"
+            )
+        values = self.axes[self.compare]
+        if self.baseline not in values:
+            raise ValueError(
+                f"baseline wants a value of the axis {self.compare}, found {self.baseline!r}"
+                f"{_nearest(self.baseline, values)}"
+            )
+        texts = (*self.overrides, *(t for values in self.axes.values() for each in values.values() for t in each))
+        if own := [text for text in texts if text.partition("=")[0] in _OWN_KEYS]:
+            raise ValueError(f"a study sets {', '.join(_OWN_KEYS)} itself, found {own[0]!r}; use seeds and --out")
+        if not all(self.axes.values()) or self.seeds < 1 or self.seconds_per_run <= 0:
+            raise ValueError("a study wants a value on every axis, seeds >= 1 and seconds_per_run > 0")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study.
+
+    Attributes:
+        cell: its value on each axis.
+        seed: its seed.
+        experiment: what is varied.
+        overrides: all of them, the cell's last.
+    """
+
+    cell: dict[str, str]
+    seed: int
+    experiment: str
+    overrides: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Its name, that of its files."""
+        return ",".join(f"{axis}={value}" for axis, value in {**self.cell, "seed": str(self.seed)}.items())
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    return registry.nearest(name, known)
+
+
+def find_study(name: str) -> Path:
+    """A study by path or by the name of a shipped one.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    if os.path.isfile(name):
+        return Path(name).resolve()
+    shipped = {path.stem: path for path in (presets_dir() / "studies").glob("*.yaml")}
+    if Path(name).name == name and Path(name).stem in shipped:
+        return shipped[Path(name).stem]
+    raise ConfigError(f"no study file or shipped study is named {name!r}{_nearest(Path(name).stem, shipped)}")
+
+
+def load_study(
+    name: str, overrides: Sequence[str] = (), only: Sequence[str] = (), seeds: int | None = None
+) -> StudyConfig:
+    """A study from a file or by the name of a shipped one, restricted and changed as a command line asks.
+
+    Args:
+        name: a path, or the name of a shipped study.
+        overrides: more overrides of the experiment, for all runs.
+        only: texts such as `activation=relu,mish`: the values of an axis that are kept.
+        seeds: the number of seeds, or None for the study's own.
+
+    Raises:
+        ConfigError: every mistake found, those in the experiment of any combination included.
+    """
+    path = find_study(name)
+    study = load_config(StudyConfig, str(path))
+    for text in only:
+        study = _restricted(study, text)
+    if seeds is not None and seeds < 1:
+        raise ConfigError(f"--seeds wants at least 1, found {seeds}")
+    experiment = study.experiment
+    if not experiment.endswith(".cfg"):
+        experiment = str(find_config(experiment, relative_to=path.parent))
+    _require_free_keys(study, overrides)
+    study = replace(study, experiment=experiment, overrides=(*study.overrides, *overrides), seeds=seeds or study.seeds)
+    mistakes: dict[str, None] = {}
+    for planned in runs_of(replace(study, seeds=1)):
+        try:
+            load_experiment(planned.experiment, planned.overrides)
+        except ConfigError as error:
+            mistakes |= dict.fromkeys(str(error).splitlines())
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return study
+
+
+def _restricted(study: StudyConfig, text: str) -> StudyConfig:
+    axis, equals, listed = text.partition("=")
+    asked = [value for value in listed.split(",") if value]
+    if not equals or not asked or axis not in study.axes:
+        raise ConfigError(f"--only wants AXIS=VALUE,VALUE with an axis out of {', '.join(study.axes)}, found {text!r}")
+    values = study.axes[axis]
+    for value in asked:
+        if value not in values:
+            raise ConfigError(f"--only {text}: the axis {axis} has no value {value!r}{_nearest(value, values)}")
+    if axis == study.compare and study.baseline not in asked:
+        asked.insert(0, study.baseline)  # what all others are tested against
+    return replace(study, axes={**study.axes, axis: {value: values[value] for value in values if value in asked}})
+
+
+def _require_free_keys(study: StudyConfig, overrides: Sequence[str]) -> None:
+    """Refuses an override that an axis would override again, and those that a study makes itself."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        for axis, values in study.axes.items():
+            own = {text.partition("=")[0] for texts in values.values() for text in texts}
+            if any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in own):
+                raise ConfigError(
+                    f"override {override!r}: the axis {axis} sets that; use --only to choose among its values"
+                )
+        if key in _OWN_KEYS:
+            raise ConfigError(f"override {override!r}: a study sets that itself; use --seeds and --out")
+
+
+def runs_of(study: StudyConfig) -> list[PlannedRun]:
+    """Every run of a study, seed by seed, so that a study that is stopped has whole rows of pairs."""
+    return [
+        PlannedRun(
+            cell=dict(zip(study.axes, values, strict=True)),
+            seed=seed,
+            experiment=study.experiment,
+            overrides=(
+                *study.overrides,
+                *(text for axis, value in zip(study.axes, values, strict=True) for text in study.axes[axis][value]),
+            ),
+        )
+        for seed in range(study.seeds)
+        for values in itertools.product(*study.axes.values())
+    ]
