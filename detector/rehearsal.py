@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from detector import registry
+from detector.data.canvases import training_canvases
 from detector.data.coco import CocoAnnotations
 from detector.engine.events import Event, Noted, Report, Started
 from detector.engine.precision import choose_device
@@ -85,6 +86,8 @@ class Rehearsal:
         precision: number format of the network.
         peak_bytes: most memory that was held: of the GPU where there is one, else of the main process; None where the
             system does not say.
+        largest_hw: height and width of the largest canvas, on which the memory was measured too, or None where the
+            canvas does not vary.
         first_step_s: seconds until the first step was done, with all that is made once.
         step_s: seconds of a step after the first.
         val_image_s: seconds of a validation image, scoring left out.
@@ -106,6 +109,7 @@ class Rehearsal:
     device: str
     precision: str
     peak_bytes: int | None
+    largest_hw: tuple[int, int] | None
     first_step_s: float
     step_s: float
     val_image_s: float
@@ -152,11 +156,17 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
     with tempfile.TemporaryDirectory(prefix="detector-") as folder:
         steps_only = replace(config.train, evaluations=0, project=Path(folder))
         result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
-    done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
+        done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
+        config = replace(config, loader=replace(config.loader, batch_size=result.batch_size, memory_share=0.0))
+        annotations, val = read_split(config, "train"), _val_of(config)
+        model = build_model(config, len(annotations.class_names))
+        canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
+        largest_hw = canvases[-1] if canvases else None
+        if largest_hw is not None:  # the steps may not have come to it
+            largest = replace(config.input, size=largest_hw, multi_scale=0.0)
+            train(replace(config, input=largest, train=replace(steps_only, iterations=1)))
     peak_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _peak_bytes()
 
-    annotations, val = read_split(config, "train"), _val_of(config)
-    model = build_model(config, len(annotations.class_names))
     num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * num_processes)
     step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
     val_image_s, num_val_images, evaluated_at = 0.0, 0, []
@@ -182,6 +192,7 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
         device=str(device),
         precision=started[0].precision if started else "",
         peak_bytes=peak_bytes,
+        largest_hw=largest_hw,
         first_step_s=done_s[0] - begun_s,
         step_s=step_s,
         val_image_s=val_image_s,

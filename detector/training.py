@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detector.batch_size import with_batch_size
 from detector.config import config_from_plain, config_to_plain, config_to_yaml, differences
 from detector.darknet.network import DarknetNet
 from detector.data.problems import num_accepted, num_skipped
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state, load_training_state
 from detector.engine.darknet_file import is_darknet_weights, load_darknet_file
-from detector.engine.distributed import World, joined
+from detector.engine.distributed import World, joined, with_shared_statistics
 from detector.engine.events import Noted, Report
 from detector.engine.precision import choose_device, keep_freed_memory
 from detector.engine.run import RunFolder
@@ -30,6 +31,8 @@ from detector.models.contract import TrainableModel
 from detector.tasks.base import Task
 from detector.tasks.classification import ClassificationTask
 from detector.tasks.detection import DetectionTask
+
+_FREE_LOADER_KEYS = ("workers", "cache_mb", "disk_cache", "timeout_s")  # they change no number
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class TrainingResult:
         num_warnings: images and boxes that are odd and were used.
         is_main: whether this process is the one to report it.
         ended_at: the step at which `train.patience` ended the run early, or None.
+        batch_size: images of a batch of one process, as they were given or measured.
     """
 
     folder: RunFolder
@@ -55,6 +59,7 @@ class TrainingResult:
     num_warnings: int
     is_main: bool = True
     ended_at: int | None = None
+    batch_size: int = 0
 
 
 def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, RunFolder, dict[str, Any]]:
@@ -62,8 +67,9 @@ def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, Ru
 
     Args:
         run: the run folder, or its `weights/last.pt`.
-        asked: an experiment that must agree with the run's, so that the same command can be given again; the device and
-            the number of workers may differ and are taken from it.
+        asked: an experiment that must agree with the run's, so that the same command can be given again; what changes
+            no number may differ and is taken from it: the device, the loader's workers, caches and patience, and the
+            patience of processes with one another.
 
     Raises:
         CheckpointError: there is no state to resume, or `asked` differs from it; every difference is listed.
@@ -73,9 +79,14 @@ def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, Ru
     schema = TASKS.get(state["config"].get("task"), ExperimentConfig)
     config: Experiment = config_from_plain(schema, state["config"], str(last))
     if asked is not None:
-        config = replace(config, device=asked.device)
+        own_train: Any = replace(config.train, timeout_s=asked.train.timeout_s)  # of the task's own class
+        config = replace(config, device=asked.device, train=own_train)
         if isinstance(config, ExperimentConfig) and isinstance(asked, ExperimentConfig):
-            config = replace(config, loader=replace(config.loader, workers=asked.loader.workers))
+            free = {key: getattr(asked.loader, key) for key in _FREE_LOADER_KEYS}
+            config = replace(config, loader=replace(config.loader, **free))
+            if asked.loader.memory_share:  # the batch size that was measured when the run began stays
+                own = replace(asked.loader, batch_size=config.loader.batch_size, memory_share=0.0)
+                asked = replace(asked, loader=own)
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
@@ -112,6 +123,8 @@ def train(
     """
     with joined(config.train.timeout_s) as world:
         told = report if world.is_main else _say_nothing
+        if isinstance(config, ExperimentConfig):
+            config = with_batch_size(config, world, told)
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
 
 
@@ -142,6 +155,8 @@ def _train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     model: TrainableModel = task.model()
+    if config.train.sync_batch_norm:
+        model = with_shared_statistics(model, device)
     for note in model.notes:
         report(Noted(note))
     if reasons := model.reasons_against_training():
@@ -192,7 +207,9 @@ def _train(
     num_odd = trainer.num_warnings + num_accepted(task.problems)
     ended_at = trainer.step if trainer.ended_early else None
     best, metrics = trainer.best, trainer.metrics
-    return TrainingResult(folder, finished, metrics, best, num_left_out, num_odd, world.is_main, ended_at)
+    return TrainingResult(
+        folder, finished, metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
+    )
 
 
 def _new_folder(config: Experiment, world: World, reuse: bool) -> RunFolder:

@@ -59,6 +59,8 @@ def _text(found: Rehearsal) -> str:
     if found.peak_bytes is not None:
         where = "of the GPU" if found.device.startswith("cuda") else "of the main process"
         memory = f"{found.peak_bytes / 2**30:.2f} GiB at most, {where}"
+    if found.largest_hw is not None:
+        memory += f", the largest canvas of {found.largest_hw[0]} x {found.largest_hw[1]} px included"
     per_s = found.images_per_step / found.step_s
     lines = {
         "network": f"{found.num_parameters:,} parameters, {found.num_classes} classes",

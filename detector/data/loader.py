@@ -27,6 +27,7 @@ from detector.geometry import Letterbox, clip_xyxy
 from detector.media.images import size_warning
 from detector.structures import Batch, Sample
 
+PREFETCHED = 4  # batches that a worker makes ahead
 # After this many unreadable images in a row the set is taken to be broken, not the image.
 _MAX_REPLACEMENTS = 16
 
@@ -65,6 +66,9 @@ class LoaderConfig:
             square root of what is missing (the threshold t of Gupta et al. 2019, LVIS, section 4.2); 0 shows every
             image once a pass. The steps of a run stay as many: rare classes take the place of frequent ones.
         timeout_s: seconds to wait for a batch before a worker is taken to hang.
+        memory_share: share of the free memory of the device that a training step may take, 0..1: batch_size is then
+            measured before the run starts, told, and written into the run's configuration. It changes results, as every
+            batch size does; 0 takes batch_size as it is.
     """
 
     batch_size: int = 16
@@ -74,10 +78,13 @@ class LoaderConfig:
     reduced_decode: bool = False
     repeat_factor: float = 0.0
     timeout_s: float = 120.0
+    memory_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0 or self.cache_mb < 0 or self.timeout_s <= 0:
             raise ValueError("the loader wants batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0")
+        if not 0 <= self.memory_share <= 1:
+            raise ValueError(f"loader.memory_share wants a share of the free memory, 0..1, found {self.memory_share}")
         if not 0 <= self.repeat_factor <= 1:
             raise ValueError(f"loader.repeat_factor wants a share of the images, 0..1, found {self.repeat_factor}")
 
@@ -298,7 +305,7 @@ def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: Lo
         collate_fn=Batch.of,
         worker_init_fn=_start_worker,
         timeout=config.timeout_s if config.workers else 0,
-        prefetch_factor=4 if config.workers else None,
+        prefetch_factor=PREFETCHED if config.workers else None,
         persistent_workers=config.workers
         > 0,  # with what they keep in memory, should the batches be gone through again
         # It seeds the workers, who draw nothing; without one of its own it would draw from the model's random numbers.

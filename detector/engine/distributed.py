@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detector.errors import ConfigError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,27 @@ class World:
         if self.size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
+
+
+def with_shared_statistics(model: M, device: torch.device) -> M:
+    """The model with batch norms that take mean and variance over the batches of all processes (torch's SyncBatchNorm).
+
+    Parameters, statistics and their names stay as they are, so that saves fit either way.
+
+    Args:
+        model: the model; its batch norms are replaced.
+        device: where it will train.
+
+    Raises:
+        ConfigError: the device is no GPU; torch has no such norm for others.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            f"train.sync_batch_norm wants CUDA devices, for torch shares statistics of batch norm on GPUs only, found "
+            f"{device}; leave it out, or train with larger batches in fewer processes"
+        )
+    synchronised: M = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # in torch
+    return synchronised
 
 
 @contextlib.contextmanager

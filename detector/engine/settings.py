@@ -25,6 +25,8 @@ class TrainConfig:
             its schedule and augmentation, or 0 to go on to its end.
         precision: number format: auto, fp32, bf16 or fp16.
         seed: seed of initialisation, order and augmentation.
+        sync_batch_norm: whether batch norm takes its statistics from the batches of all processes together; on GPUs
+            only, and with the operators one by one instead of the fused batch norm + Mish.
         timeout_s: seconds that a process waits for another one before the run ends.
         weights: a model file to start from, or None for random weights.
         freeze: names of modules or parameters that stay as they are, such as backbone, with all that is below them.
@@ -43,6 +45,7 @@ class TrainConfig:
     patience: int = 0
     precision: PrecisionName = "auto"
     seed: int = 0
+    sync_batch_norm: bool = False
     timeout_s: float = 600.0
     weights: Path | None = None
     freeze: tuple[str, ...] = ()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +19,9 @@ import torch
 
 from detector.config import config_to_yaml
 from detector.engine.checkpoint import load_training_state
-from detector.engine.distributed import World, joined
+from detector.engine.distributed import World, joined, with_shared_statistics
 from detector.errors import ConfigError
-from detector.experiment import ExperimentConfig
+from detector.experiment import ExperimentConfig, build_model, load_experiment
 
 Make = Callable[..., ExperimentConfig]
 
@@ -125,6 +130,81 @@ def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp
     done = torchrun(experiment("train.timeout_s=60"), tmp_path, "--import", str(part))
     assert done.returncode != 0
     assert "the culprit" in done.stderr
+
+
+# What process 1 does to itself after its fourth step; the third was saved.
+DEED = """
+import os, pathlib, signal, time
+from detector.engine import trainer
+whole = trainer.Trainer._optimise
+def strays(self, group):
+    whole(self, group)
+    if self.step == 4 and os.environ['RANK'] == '1':
+        pathlib.Path({moment!r}).write_text(str(time.time()))
+        os.kill(os.getpid(), signal.{deed})
+trainer.Trainer._optimise = strays
+"""
+HANG_S = 3  # train.timeout_s of the run that hangs
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signals")
+@pytest.mark.parametrize(
+    ("deed", "within_s"),
+    # A process that SIGTERM does not end has 30 s from torchrun before SIGKILL does; ten are for noticing and telling.
+    [("SIGKILL", 30), pytest.param("SIGSTOP", HANG_S + 30 + 10, marks=pytest.mark.nightly)],
+)
+def test_a_process_that_dies_or_hangs_ends_the_run_in_time_with_the_culprit(
+    deed: str, within_s: float, experiment: Make, tmp_path: Path
+) -> None:
+    moment, part = tmp_path / "moment", tmp_path / "part.py"
+    part.write_text(DEED.format(moment=str(moment), deed=deed))
+    short = experiment(f"train.timeout_s={HANG_S}") if deed == "SIGSTOP" else experiment()
+    done = torchrun(short, tmp_path, "--import", str(part))
+    took_s = time.time() - float(moment.read_text())
+    assert done.returncode != 0
+    assert took_s < within_s
+    if deed == "SIGKILL":
+        assert "rank      : 1" in done.stderr  # torchrun names the first that failed
+        assert "exitcode  : -9" in done.stderr
+    else:
+        assert "Traceback" in done.stderr  # of the one that waited in vain
+        assert f"Timed out waiting {HANG_S * 1000}ms" in done.stderr
+    assert last_state(tmp_path / "runs")["step"] == 3
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_make_thirty_steps_of_the_demo(tmp_path: Path) -> None:
+    shapes = (f"data.root={tmp_path}/shapes", "data.num_train=16", "data.num_val=4", "data.image_size=64")
+    small = ("input.size=64", "loader.batch_size=4", "evaluate.batch_size=4", "model.width=0.125", "device=cpu")
+    length = ("train.iterations=30", "train.evaluations=1", f"train.project={tmp_path}/runs")
+    demo = load_experiment("demo", [*shapes, *small, *length, "loader.workers=0"])
+    done = torchrun(demo, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["num_images"] == 4
+    state = last_state(tmp_path / "runs")
+    assert state["step"] == 30
+    assert len(state["random"]) == 2
+    with (tmp_path / "runs/train/results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert math.isfinite(float(row["train/box_loss"]))
+
+
+def test_statistics_are_shared_on_gpus_only_and_saves_fit_either_way(experiment: Make) -> None:
+    from detector.training import train
+
+    with pytest.raises(ConfigError, match=r"train.sync_batch_norm wants CUDA devices.*found cpu"):
+        train(experiment("train.sync_batch_norm=true"))
+    plain = build_model(experiment(), 6)
+    names = list(plain.state_dict())
+    shared = with_shared_statistics(copy.deepcopy(plain), torch.device("cuda"))
+    assert list(shared.state_dict()) == names
+    norms = [type(module) for module in shared.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert set(norms) == {torch.nn.SyncBatchNorm}
+    assert len(norms) == sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    for mode in (True, False):  # by itself, a process shares with nobody: the same numbers, by the operators one by one
+        for ours, theirs in zip(shared.train(mode)(images), plain.train(mode)(images), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_one_process_talks_to_nobody() -> None:

@@ -82,10 +82,15 @@ def test_training_twice_gives_the_same_bits_and_another_seed_does_not(experiment
     assert any((first[name] != tensor).any() for name, tensor in other.items())
 
 
-def test_the_number_of_workers_may_change_when_a_run_is_resumed(experiment: Make, assert_same: Assert) -> None:
+def test_what_changes_no_number_may_change_when_a_run_is_resumed(
+    experiment: Make, assert_same: Assert, tmp_path: Path
+) -> None:
     stopped = train(experiment(), should_stop=stop_after(2))
-    config, folder, state = open_run(stopped.folder.last, experiment("loader.workers=1"))
-    assert config.loader.workers == 1
+    others = ("loader.cache_mb=1", f"loader.disk_cache={tmp_path}/cache", "loader.timeout_s=99", "train.timeout_s=77")
+    config, folder, state = open_run(stopped.folder.last, experiment("loader.workers=1", *others))
+    loader = config.loader
+    assert (loader.workers, loader.cache_mb, loader.disk_cache) == (1, 1, tmp_path / "cache")
+    assert (loader.timeout_s, config.train.timeout_s) == (99, 77)
     assert train(config, resume=(folder, state)).finished
     whole = train(experiment())
     assert_same(load_training_state(folder.last)["model"], load_training_state(whole.folder.last)["model"])
