@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from detector.errors import DetectorError
+from detector.files import put_in_place
 
 SCHEMES = ("https",)
 MAX_REDIRECTS = 5
@@ -81,7 +82,7 @@ def fetch(
     except DetectorError:
         part.unlink()  # all of it is there and it is wrong: nothing to go on from
         raise
-    _put_in_place(part, target)
+    put_in_place(part, target)
 
 
 def _said(error: Exception) -> str:
@@ -167,13 +168,3 @@ def _require_checksum(part: Path, url: str, sha256: str | None) -> None:
             digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise DetectorError(f"{url}: a file of SHA-256 {sha256} is wanted, this one has {digest.hexdigest()}")
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    part.replace(target)
-    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk only when its folder is
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

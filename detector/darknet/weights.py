@@ -6,15 +6,14 @@ References: github.com/AlexeyAB/darknet and github.com/hank-ai/darknet, behaviou
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import stat
 import struct
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from detector.darknet.cfgfile import DarknetCfg
 from detector.darknet.shapes import infer_shapes
 from detector.errors import DarknetError
+from detector.files import write_whole
 
 FloatArray = NDArray[np.float32]
 
@@ -311,21 +311,16 @@ def write_weights(
         _check_values(array, f"{path}: {record}", record.name)
         is_transposed = header.transposed and record.section == "connected" and record.name == "weights"
         ordered.append(array.T if is_transposed else array)
-    _write_atomically(path, header.pack(), ordered)
+    _write(path, header.pack(), ordered)
 
 
-def _write_atomically(path: Path, start: bytes, arrays: Iterable[FloatArray]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _write(path: Path, start: bytes, arrays: Iterable[FloatArray]) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(start)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array, _FLOAT32).data)
+
     try:
-        with temporary.open("xb") as file:
-            file.write(start)
-            for array in arrays:
-                file.write(np.ascontiguousarray(array, _FLOAT32).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, write)
     except OSError as error:
         raise DarknetError(f"{path} is not written ({error.strerror}), an old one is whole: check the disk") from error
-    finally:
-        with contextlib.suppress(OSError):  # the error above matters more
-            temporary.unlink(missing_ok=True)

@@ -11,14 +11,15 @@ import hashlib
 import os
 import shutil
 import struct
-import tempfile
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError
+from detector.files import write_whole
 from detector.geometry import Image
 from detector.media.images import load_image
 
@@ -113,15 +114,12 @@ def _load(path: Path, stamp: tuple[bytes, int, int], channels: int) -> Image | N
 def _save(path: Path, stamp: tuple[bytes, int, int], image: Image) -> None:
     """Writes a cached file in one move, so that no other process ever reads a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_HEADER.pack(*stamp, *image.shape))
-            file.write(image.data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(_HEADER.pack(*stamp, *image.shape))
+        file.write(image.data)
+
+    write_whole(path, write, durable=False)
 
 
 def prepare_cache_folder(folder: Path, annotations: CocoAnnotations) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detector.engine.atomic import sweep_temporary
 from detector.errors import DetectorError
 from detector.evaluation.measurement import Metrics
+from detector.files import write_whole
 
 
 class RunFolder:
@@ -29,6 +29,7 @@ class RunFolder:
         self._results = path / "results.csv"
         if self.last.parent.is_dir():
             sweep_temporary(self.last.parent)
+            sweep_temporary(path)
 
     @classmethod
     def create(
@@ -104,10 +105,9 @@ class RunFolder:
         Raises:
             DetectorError: the disk refuses.
         """
-        path, temporary = self.path / name, self.path / f".{name}.tmp"
+        path = self.path / name
         try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            write_whole(path, lambda file: file.write(content), durable=False)
         except OSError as error:
             raise DetectorError(
                 f"{path} cannot be written ({error.strerror}), an old one is whole: check the disk"

@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, cfg, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (tmp_path / "w").write_bytes(b"old")
-    monkeypatch.setattr("detector.darknet.weights.os.fsync", full)
+    monkeypatch.setattr("detector.files.os.fsync", full)
     with pytest.raises(DarknetError, match=r"is not written \(No space left on device\), an old one is whole"):
         write_weights(tmp_path / "w", cfg, random_arrays(cfg))
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("w", b"old")]

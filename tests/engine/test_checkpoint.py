@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import resource
 import subprocess
@@ -15,7 +16,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from detector.engine import atomic
 from detector.engine.atomic import sweep_temporary
 from detector.engine.checkpoint import (
     FORMAT_VERSION,
@@ -209,7 +209,7 @@ def test_a_full_disk_keeps_the_earlier_file_and_leaves_nothing_behind(
     if failing == "limit":  # a write that really fails half-way
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     else:
-        monkeypatch.setattr(atomic.os, failing, full)
+        monkeypatch.setattr(os, failing, full)
     try:
         message = refusal(saves, path)
     finally:
@@ -227,8 +227,8 @@ def test_a_save_into_a_file_as_folder_is_refused(tmp_path: Path) -> None:
 def test_a_killed_save_leaves_a_whole_file_and_a_leftover_to_sweep(tmp_path: Path) -> None:
     saves(tmp_path / "last.pt")
     script = (
-        "import os, sys, pathlib, torch; from detector.engine import atomic, checkpoint;"
-        "atomic.os.fsync = lambda _: os._exit(9);"
+        "import os, sys, pathlib, torch; from detector.engine import checkpoint;"
+        "os.fsync = lambda _: os._exit(9);"
         "weights = {'a': torch.ones(2)};"
         "state = dict(config={}, class_names=[], category_ids=[], model=weights, ema=weights);"
         "checkpoint.save_training_state(pathlib.Path(sys.argv[1]), state)"
