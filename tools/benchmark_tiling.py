@@ -90,7 +90,7 @@ def main() -> None:
     """Parses the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a detector of the six shapes; trains none")
-    parser.add_argument("--iterations", type=int, default=1000, help="of training (default 1000)")
+    parser.add_argument("--iterations", type=int, default=500, help="of training (default 500)")
     parser.add_argument("--sheets", type=int, default=16, help="number of sheets (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the sheets")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep data, run and sheets there")

@@ -161,20 +161,20 @@ class Predictor:
             for start in range(0, len(of_canvas), self._batch_size):
                 batch = of_canvas[start : start + self._batch_size]
                 looks = [(views[index][position], images[index]) for index, position in batch]
-                for (index, position), kept in zip(batch, self._look(looks, config), strict=True):
+                selections = [self._views.selection(config, len(views[index])) for index, _ in batch]
+                for (index, position), kept in zip(batch, self._look(looks, selections), strict=True):
                     found[index][position] = kept
         return [
             self._detections(of_image, [kept[position] for position in range(len(of_image))], config, image)
             for of_image, kept, image in zip(views, found, images, strict=True)
         ]
 
-    def _look(self, looks: Sequence[tuple[View, Image]], config: SelectConfig) -> list[Found]:
+    def _look(self, looks: Sequence[tuple[View, Image]], selections: Sequence[SelectConfig]) -> list[Found]:
         """What is found in each of up to a batch of looks with canvases of one size, in pixels of the sources."""
-        letterboxes = [view.letterbox for view, _ in looks]
         canvas_xyxy, scores = self._boxes([view.canvas(image) for view, image in looks])
         found = []
-        for (view, _), letterbox, boxes, of_boxes in zip(looks, letterboxes, canvas_xyxy, scores, strict=False):
-            kept = select(boxes, of_boxes, config, letterbox.resized_hw)
+        for (view, _), config, boxes, of_boxes in zip(looks, selections, canvas_xyxy, scores, strict=False):
+            kept = select(boxes, of_boxes, config, view.letterbox.resized_hw)
             boxes, of_boxes, labels = (tensor.cpu() for tensor in kept)
             found.append((view.boxes_to_source(boxes), of_boxes, labels))
         return found

@@ -204,6 +204,12 @@ class Views:
         ]
         return [*tiles, whole] if self.config.whole else tiles
 
+    def selection(self, config: SelectConfig, num_looks: int) -> SelectConfig:
+        """What to keep of one look: where several are averaged, one box an object, as in the paper."""
+        if num_looks == 1 or self.config.merge == "nms":
+            return config
+        return replace(config, iou=min(config.iou, self.config.iou))
+
     def merged(
         self, views: Sequence[View], found: Sequence[Found], config: SelectConfig, image_hw: tuple[int, int]
     ) -> Found:
@@ -228,7 +234,9 @@ class Views:
         boxes, scores, labels = _joined([sure, (doubtful[0][is_free], doubtful[1][is_free], doubtful[2][is_free])])
         merging = replace(config, iou=self.config.iou)
         if self.config.merge == "fusion":
-            regions = np.array([view.clear_xyxy for view in views], np.float64)
+            # What is small on the whole of a large image is not missed there: it cannot be seen.
+            seeing = [view for view in views if any(map(math.isfinite, view.reach_xyxy))] or views
+            regions = np.array([view.clear_xyxy for view in seeing], np.float64)
             boxes, scores, labels = fuse(boxes, scores, labels, regions, self.config.iou, config.class_agnostic)
             of_class = config.class_confidence
             is_sure = scores >= (config.confidence if of_class is None else scores.new_tensor(of_class)[labels])
