@@ -16,6 +16,7 @@ from detector.errors import ConfigError, DivergenceError
 from detector.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.studies.records import RunRecord, StudyFolder, read_record
 
+PROGRAM = (sys.executable, "-m", "detector")  # what makes a single run
 _MAX_ERROR = 2000  # characters of a log that a record keeps
 # What torchrun tells its processes; a run of a study is not one of several.
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -134,12 +135,10 @@ def _make(
     environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    command = [sys.executable, "-m", "detector", "study", str(folder.study), "--out", str(folder.path)]
+    command = [*PROGRAM, "study", str(folder.study), "--out", str(folder.path), "--run", str(path)]
     with log.open("ab") as file:
         start = file.tell()
-        process = subprocess.Popen(
-            [*command, "--run", str(path)], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
         try:
             code = process.wait()
         except BaseException:  # this process is told to stop: the run saves, and goes on with the next command
