@@ -17,7 +17,7 @@ from detector.errors import ConfigError, MediaError
 if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
     from detector.engine.checkpoint import ModelFile
-    from detector.engine.predictor import Prediction
+    from detector.media.outputs import Writer
     from detector.media.sources import Source
     from detector.postprocess import SelectConfig
 
@@ -46,10 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_view_options(parser)
     parser.add_argument(
         "--format",
-        choices=("json", "coco"),
-        default="json",
-        help="json: one record per image; coco: a results file, with the thresholds of evaluate and nothing rounded",
+        action="append",
+        metavar="A,B",
+        help="json (default), jsonl (videos), csv, txt (the YOLO family's labels); coco: a results file, with the "
+        "thresholds of evaluate and nothing rounded, without pictures",
     )
+    parser.add_argument("--crops", action="store_true", help="write each detection as a picture of its own")
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -77,13 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped
     from detector.experiment import build_predictor, results_folder, with_category_ids_of
-    from detector.media.drawing import draw_detections
-    from detector.media.images import write_image
+    from detector.media.outputs import CocoWriter, FileNames, PictureWriter, record_of
     from detector.media.sources import ImageSource
 
+    formats = _formats(arguments.format)
+    is_coco = "coco" in formats
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
-    is_coco = arguments.format == "coco"
-    sources, annotations = _sources(arguments, words[1:])
+    sources, annotations = _sources(arguments, words[1:], is_coco)
     if annotations is not None:
         loaded = with_category_ids_of(loaded, annotations)
     problems = annotations.problems if annotations else ()
@@ -93,43 +95,79 @@ def run(arguments: argparse.Namespace) -> int:
     batch_size = loaded.config.evaluate.batch_size if is_coco else batch_size
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file, words[0])
     folder = results_folder(arguments.save_dir, "predict")
-    if len(images := [source for source in sources if isinstance(source, ImageSource)]) < len(sources):
-        return run_video(arguments, loaded, sources, select, folder, _record)
+    images = [source for source in sources if isinstance(source, ImageSource)]
+    has_frames = len(images) < len(sources)
+    known = loaded.file.category_ids if annotations is None else annotations.category_ids
+    writers = _writers(formats, arguments.crops, folder, loaded.file.class_names, known, has_frames)
+    names = FileNames(folder, [source.path for source in sources if source.path])
+    if has_frames:
+        return run_video(arguments, loaded, sources, select, folder, writers, names)
+    drawn = [] if arguments.no_pictures or is_coco else [PictureWriter(folder)]
 
-    records: list[dict[str, Any]] = []
-    # A source in the folder of results is never written over.
-    pictures = {s.path.name for s in sources if s.path and s.path.parent.resolve() == folder.resolve()}
     num_unread = num_warnings = 0
     for prediction in build_predictor(loaded, batch_size).stream(images, select):
-        detections, image = prediction.detections, prediction.image
         num_warnings += len(prediction.warnings)
         for warning in prediction.warnings:
             say(f"warning: {warning}", arguments.quiet)
-        if detections is None or image is None:
+        if prediction.error is not None:
             num_unread += 1
             say(f"skipped: {prediction.error}", arguments.quiet)
-        elif not (arguments.no_pictures or is_coco):
-            write_image(_free_path(folder, prediction.source.name, pictures), draw_detections(image, detections))
-        new = _coco_records(prediction, annotations) if is_coco else [_record(prediction)]
-        records.extend(new)
-        if not is_coco:
-            print(json.dumps(new[0]) if arguments.json else _line(new[0]))
-    path = folder / ("results.json" if is_coco else "predictions.json")
-    path.write_text(json.dumps(records, indent=None if is_coco else 1), encoding="utf-8")
-    if arguments.json and is_coco:
-        print(json.dumps(records))
-    say(f"{len(sources) - num_unread} images, {num_unread} skipped: {path}", arguments.quiet)
+        stem = names.of(prediction.source) if prediction.detections is not None else ""
+        for writer in (*drawn, *writers):
+            writer.add(prediction, stem)
+        if formats != ["coco"]:
+            record = record_of(prediction)
+            print(json.dumps(record) if arguments.json else _line(record))
+    for writer in writers:
+        writer.close()
+        if arguments.json and formats == ["coco"] and isinstance(writer, CocoWriter):
+            print(json.dumps(writer.records))
+    paths = ", ".join(str(writer.path) for writer in writers)
+    say(f"{len(sources) - num_unread} images, {num_unread} skipped: {paths}", arguments.quiet)
     if num_unread == len(sources):
         raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words[1:])}")
     num_faults = num_unread + num_warnings + num_skipped(problems) + num_accepted(problems)
     return 5 if arguments.strict and num_faults else 0
 
 
-def _sources(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Sequence[Source], CocoAnnotations | None]:
+def _formats(given: Sequence[str] | None) -> list[str]:
+    """The formats asked for, each once; `json` without any."""
+    from detector.media.outputs import FORMATS
+    from detector.registry import nearest
+
+    asked = [word.strip() for text in given or ("json",) for word in text.split(",")]
+    for word in asked:
+        if word not in FORMATS:
+            raise ConfigError(f"--format: no format is named {word!r}{nearest(word, FORMATS)}")
+    return list(dict.fromkeys(asked))
+
+
+def _writers(
+    formats: Sequence[str],
+    crops: bool,
+    folder: Path,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    has_frames: bool,
+) -> list[Writer]:
+    """What writes the formats; the records of frames, which may be endless, are lines, not one document."""
+    from detector.media.outputs import FORMATS, CropWriter, CsvWriter
+
+    names = dict.fromkeys("jsonl" if has_frames and name == "json" else name for name in formats)
+    writers: list[Writer] = [
+        CsvWriter(folder, has_frames) if name == "csv" else FORMATS[name](folder, class_names, category_ids)
+        for name in names
+    ]
+    return [*writers, CropWriter(folder, class_names)] if crops else writers
+
+
+def _sources(
+    arguments: argparse.Namespace, words: Sequence[str], is_coco: bool
+) -> tuple[Sequence[Source], CocoAnnotations | None]:
     from detector.media.sources import as_sources
 
     if arguments.annotations is None:
-        if arguments.format == "coco":
+        if is_coco:
             raise ConfigError("--format coco wants --annotations FILE, which gives each image its id")
         given = words[0] if len(words) == 1 else list(words)
         return as_sources(given, arguments.allow_url)[0], None
@@ -179,51 +217,6 @@ def _class_index(word: str, class_names: Sequence[str]) -> int:
     if word.isdecimal() and int(word) < len(class_names):
         return int(word)
     raise ConfigError(f"--classes: the model knows no class {word!r}{nearest(word, class_names)}")
-
-
-def _free_path(folder: Path, name: str, taken: set[str]) -> Path:
-    """A picture's path: two sources of one name, in different folders, do not overwrite each other."""
-    stem = Path(name).stem or "image"
-    number = 1
-    while (file_name := f"{stem}{'' if number == 1 else f'_{number}'}.jpg") in taken:
-        number += 1
-    taken.add(file_name)
-    return folder / file_name
-
-
-def _record(prediction: Prediction) -> dict[str, Any]:
-    detections = prediction.detections
-    if detections is None:
-        return {"source": prediction.source.name, "error": prediction.error, "detections": []}
-    return {
-        "source": prediction.source.name,
-        **({"warnings": list(prediction.warnings)} if prediction.warnings else {}),
-        "height": detections.image_hw[0],
-        "width": detections.image_hw[1],
-        "detections": [
-            {
-                "class": name,
-                "category_id": detections.category_ids[label],
-                "score": round(score, 5),
-                "box_xyxy": [round(v, 2) for v in box],
-            }
-            for name, label, score, box in zip(
-                detections.names,
-                detections.labels.tolist(),
-                detections.scores.tolist(),
-                detections.source_xyxy.tolist(),
-                strict=True,
-            )
-        ],
-    }
-
-
-def _coco_records(prediction: Prediction, annotations: CocoAnnotations | None) -> list[dict[str, Any]]:
-    """The records that evaluation scores: of categories that the annotation file lists."""
-    if prediction.detections is None or prediction.source.image_id is None or annotations is None:
-        return []
-    records = prediction.detections.to_coco(prediction.source.image_id)
-    return [record for record in records if record["category_id"] in annotations.category_ids]
 
 
 def _line(record: dict[str, Any]) -> str:

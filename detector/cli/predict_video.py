@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detector.engine.pipeline import Pipeline, Result
     from detector.engine.predictor import Prediction
     from detector.experiment import LoadedModel
+    from detector.media.outputs import FileNames, Writer
     from detector.media.sources import Source, VideoSource
     from detector.media.video_writer import VideoWriter
     from detector.postprocess import SelectConfig
@@ -63,7 +64,8 @@ def run_video(
     sources: Sequence[Source],
     select: SelectConfig,
     folder: Path,
-    record_of: Callable[[Prediction], dict[str, Any]],
+    writers: Sequence[Writer],
+    names: FileNames,
 ) -> int:
     """Predicts on sources of which some have frames; returns the exit code.
 
@@ -72,14 +74,15 @@ def run_video(
         loaded: the model.
         sources: what to look at.
         select: which boxes are kept.
-        folder: where results go: `predictions.jsonl`, a line per image or frame, an annotated video for each video and
-            an annotated picture for each image.
-        record_of: the record of a prediction.
+        folder: where pictures go: an annotated video for each video and an annotated picture for each image.
+        writers: what else writes results, frame by frame.
+        names: of the files that belong to one frame or image.
     """
     from detector.cli.progress import say
     from detector.engine.pipeline import Pipeline, PipelineConfig
     from detector.engine.precision import choose_device
     from detector.experiment import build_predictor
+    from detector.media.outputs import CropWriter, TxtWriter, record_of
     from detector.media.streams import ReconnectConfig
 
     batch_size = 1 if choose_device(loaded.config.device).type == "cpu" else _GPU_BATCH_SIZE
@@ -91,20 +94,21 @@ def run_video(
     stages = [] if arguments.no_pictures and not arguments.show else [draw]
     stages += [] if arguments.no_pictures else [outputs.write]
     tallies: dict[str, Tally] = {}
-    path = folder / "predictions.jsonl"
+    # Names that were given are remembered: of endless frames only where each has files of its own.
+    has_files = any(isinstance(writer, (CropWriter, TxtWriter)) for writer in writers)
     with ExitStack() as opened:
         show = _window(opened) if arguments.show else lambda picture: True
-        file = opened.enter_context(path.open("w", encoding="utf-8"))
         opened.callback(outputs.close)
         progress = opened.enter_context(Progress(arguments.quiet))
         pipeline = Pipeline(predictor, select, sources, stages=stages, config=config, batch_size=batch_size)
         results = opened.enter_context(pipeline)
         stopped = opened.enter_context(_stopping_gently(results))
         for result in results:
-            record = framed(record_of(result.prediction), result.prediction)
-            file.write(json.dumps(record) + "\n")
+            stem = names.of(result.prediction.source) if has_files and result.prediction.detections is not None else ""
+            for writer in writers:
+                writer.add(result.prediction, stem)
             if arguments.json:
-                print(json.dumps(record))
+                print(json.dumps(record_of(result.prediction)))
             tallies.setdefault(result.prediction.source.name, Tally()).add(result.prediction)
             for warning in result.prediction.warnings:
                 progress.say(f"warning: {warning}")
@@ -114,16 +118,19 @@ def run_video(
             if result.picture is not None and not show(result.picture):
                 results.stop()
         outputs.close()
+    for writer in writers:
+        writer.close()
     for warning in outputs.warnings:
         say(f"warning: {warning}", arguments.quiet)
     for name, num_dropped in results.num_dropped.items():
         if num_dropped:
             say(f"{name}: {num_dropped} frames were dropped because newer ones had come", arguments.quiet)
-    return _ended(arguments, tallies, path, len(outputs.warnings), stopped)
+    paths = ", ".join(str(writer.path) for writer in writers)
+    return _ended(arguments, tallies, paths, len(outputs.warnings), stopped)
 
 
 def _ended(
-    arguments: argparse.Namespace, tallies: dict[str, Tally], path: Path, num_warnings: int, stopped: list[int]
+    arguments: argparse.Namespace, tallies: dict[str, Tally], paths: str, num_warnings: int, stopped: list[int]
 ) -> int:
     """Says what was found and returns the exit code, or raises what says more."""
     from detector.cli.main import Stopped
@@ -133,7 +140,7 @@ def _ended(
         if not arguments.json:
             print(f"{name.encode('utf-8', 'backslashreplace').decode()}: {tally}")
     num_read, errors = sum(t.num_read for t in tallies.values()), [e for t in tallies.values() for e in t.errors]
-    say(f"{num_read} images and frames, {len(errors)} skipped: {path}", arguments.quiet)
+    say(f"{num_read} images and frames, {len(errors)} skipped: {paths}", arguments.quiet)
     if stopped:
         raise Stopped(stopped[0])
     lost = [t.errors[0] for t in tallies.values() if t.is_live and t.errors]
@@ -181,15 +188,6 @@ def draw(result: Result) -> Result:
     if prediction.image is None or prediction.detections is None:
         return result
     return replace(result, picture=draw_detections(prediction.image, prediction.detections))
-
-
-def framed(record: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
-    """A record with the number of its frame and its time in seconds behind its source, where it has them."""
-    frame = prediction.source.frame
-    if frame is None or prediction.error is not None:
-        return record
-    time_s = None if frame.time_s is None else round(frame.time_s, 6)
-    return {"source": record["source"], "frame": frame.index, "time_s": time_s, **record}
 
 
 @dataclass
