@@ -58,6 +58,7 @@ FLOORS = {
     "training": 6,
     "exporting": 6,
     "rehearsal": 6,
+    "benchmarking": 6,
     "studies": 6,
     "api": 6,
     "cli": 7,

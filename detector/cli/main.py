@@ -28,6 +28,7 @@ COMMANDS = {
     "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
+    "benchmark": ("benchmark", "time back ends side by side: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),
     "export": ("export", "write a model for ONNX Runtime, OpenVINO, TorchScript or torch.export, checked against it"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
