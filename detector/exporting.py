@@ -22,7 +22,7 @@ from detector.geometry import Letterbox
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import DetectionModel
 
-NUM_CHECKED_IMAGES = 32
+NUM_CHECKED_IMAGES = 64
 
 
 @dataclass(frozen=True)

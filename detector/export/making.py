@@ -181,7 +181,8 @@ def _written(
     def final() -> _Content:
         model = whole if settings.raw_maps else onnx.without_raw_maps(whole)
         if settings.nms:
-            suppression.append_suppression(model, select, description.num_classes)
+            takes_equal = settings.target == "openvino"
+            suppression.append_suppression(model, select, description.num_classes, takes_equal=takes_equal)
         return file_of(model, asked)
 
     return lambda: file_of(whole, plain), final

@@ -26,7 +26,21 @@ def converted(onnx_model: Any) -> Any:
     """An `openvino.Model` of an `onnx.ModelProto`."""
     with extra("an export to OpenVINO"):
         import openvino
-    return openvino.Core().read_model(onnx_model.SerializeToString())
+    model = openvino.Core().read_model(onnx_model.SerializeToString())
+    _order_equal_scores(model)
+    return model
+
+
+def _order_equal_scores(model: Any) -> None:
+    """Makes the best values come in the order of their places where they are equal, as ONNX has it."""
+    from openvino import opset15
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "TopK":
+            values, count = (node.input_value(index) for index in range(2))
+            ordered = opset15.topk(values, count, node.get_attributes()["axis"], "max", "value", "i64", stable=True)
+            for index in range(2):
+                node.output(index).replace(ordered.output(index))
 
 
 def save(model: Any, document: str, *, halves_weights: bool) -> tuple[bytes, bytes]:

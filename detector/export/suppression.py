@@ -64,11 +64,17 @@ class _Writer:
         return f"{_PREFIX}{stem}_{self._count}"
 
 
-def append_suppression(model: Any, config: SelectConfig, num_classes: int) -> None:
+def append_suppression(model: Any, config: SelectConfig, num_classes: int, *, takes_equal: bool = False) -> None:
     """Puts the suppression behind a graph with the outputs `boxes` and `scores`, in place.
 
     The outputs are then, best first, with K the lesser of `max_detections` and all candidates: boxes float32 (B, K, 4),
     scores float32 (B, K), -1 where nothing more was found, labels int64 (B, K), num_detections int64 (B,).
+
+    Args:
+        model: the `onnx.ModelProto`.
+        config: what to keep.
+        num_classes: columns of the scores.
+        takes_equal: whether the runtime suppresses an overlap that equals the threshold too, as OpenVINO does.
 
     Raises:
         ConfigError: it cannot be expressed.
@@ -80,7 +86,7 @@ def append_suppression(model: Any, config: SelectConfig, num_classes: int) -> No
     boxes, all_scores = f"all_{BOXES}", f"all_{SCORES}"
     scores = _masked(op, boxes, all_scores, config, num_classes)
     flat = op("Reshape", scores, op.constant([0, -1], np.int64))  # (B, A * classes), as `select` numbers candidates
-    picked = _suppressed(op, boxes, scores, config, num_classes)
+    picked = _suppressed(op, boxes, scores, config, num_classes, _overlap(config.iou, takes_equal))
     empty = op("Expand", op.constant(NOT_SELECTED, np.float32), op("Shape", flat))
     kept = op("ScatterND", empty, picked, op("GatherND", flat, picked))
     wanted = op.constant([config.max_detections], np.int64)
@@ -122,7 +128,9 @@ def _masked(op: _Writer, boxes: str, scores: str, config: SelectConfig, num_clas
     return op("Where", passing, scores, op.constant(NOT_SELECTED, np.float32))
 
 
-def _suppressed(op: _Writer, boxes: str, scores: str, config: SelectConfig, num_classes: int) -> str:
+def _suppressed(
+    op: _Writer, boxes: str, scores: str, config: SelectConfig, num_classes: int, overlap: np.float32
+) -> str:
     """Image and number of each candidate that no better one suppresses, int64 (N, 2)."""
     if config.class_agnostic:  # every candidate with a box of its own, all of one class
         wide = op("Unsqueeze", boxes, op.constant([2], np.int64))
@@ -136,7 +144,7 @@ def _suppressed(op: _Writer, boxes: str, scores: str, config: SelectConfig, num_
         boxes,
         by_class,
         op.constant([config.max_detections], np.int64),
-        op.constant([_rounded_down(config.iou)], np.float32),
+        op.constant([overlap], np.float32),
         op.constant([NOT_SELECTED / 2], np.float32),
     )  # image, class, row
     image, label, row = (op("Gather", chosen, op.constant([column], np.int64), axis=1) for column in range(3))
@@ -145,10 +153,13 @@ def _suppressed(op: _Writer, boxes: str, scores: str, config: SelectConfig, num_
     return op("Concat", image, row, axis=1)
 
 
-def _rounded_down(threshold: float) -> np.float32:
-    """The float32 that a float32 exceeds just where it exceeds the threshold in float64, as torchvision compares."""
+def _overlap(threshold: float, takes_equal: bool) -> np.float32:
+    """The float32 bound of an overlap in float32, so that it passes just where torchvision's, in float64, does."""
     rounded = np.float32(threshold)
-    return np.nextafter(rounded, np.float32(-1)) if float(rounded) > threshold else rounded
+    below = np.nextafter(rounded, np.float32(-1)) if float(rounded) > threshold else rounded
+    if not takes_equal:
+        return below
+    return max(np.nextafter(below, np.float32(2)), np.finfo(np.float32).tiny)  # what is smaller may count as 0
 
 
 def _top(op: _Writer, graph: Any, values: str, count: str) -> tuple[str, str]:

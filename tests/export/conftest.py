@@ -1,0 +1,89 @@
+"""Fixtures of the tests of exports: models with random weights whose scores are spread, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.config import config_to_plain
+from detector.engine.checkpoint import ModelFile, save_model
+from detector.experiment import build_model, load_experiment, load_model
+from detector.export.settings import SUFFIXES, ExportSettings
+from detector.exporting import ExportReport, export_model
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+NAMES = ("ball", "box", "star")
+TINY_CFG = Path(__file__).parent.parent / "darknet/tiny.cfg"
+
+
+def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, object]) -> Path:
+    """A model file with random weights: logits of classes and boxes that differ from cell to cell."""
+    torch.manual_seed(1)
+    config = load_experiment(name, overrides)
+    model = build_model(config, len(NAMES))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(1.6)
+        for branch in getattr(getattr(model, "head", None), "class_branches", ()):
+            branch[-1].weight.normal_(0, 2)
+            branch[-1].bias.fill_(-1)
+    plain = config_to_plain(config)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    save_model(path, ModelFile(plain, NAMES, (3, 7, 90), state, {"AP": 0.25}, thresholds))
+    return path
+
+
+@pytest.fixture(scope="session")
+def darknet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Darknet network of two anchor heads, 64 x 64, canvases float32; its suppression is set to plain."""
+    path = tmp_path_factory.mktemp("export") / "darknet.safetensors"
+    return saved(path, str(TINY_CFG), ["predict.nms=plain", "evaluate.nms=plain", "device=cpu"], {})
+
+
+@pytest.fixture(scope="session")
+def yolo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow `mish-n`, 64 x 64, canvases uint8, with thresholds of its own."""
+    path = tmp_path_factory.mktemp("export") / "yolo.safetensors"
+    thresholds = {"target": "f1", "overall": 0.5, "by_class": [0.4, 0.5, 0.6], "num_images": 4,
+                  "ground_truth_sha256": "0" * 64}  # fmt: skip
+    return saved(path, "mish-n", ["model.width=0.125", "input.size=64", "device=cpu"], thresholds)
+
+
+@pytest.fixture(scope="session")
+def exported(darknet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExportReport]:
+    """The Darknet network exported to a target, once."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+
+    def export(target: str) -> ExportReport:
+        if target not in made:
+            settings = ExportSettings(target)  # type: ignore[arg-type]  # one of the four
+            made[target] = export_model(load_model(darknet_file), folder / f"m{SUFFIXES[settings.target]}", settings)
+        return made[target]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def dynamic_onnx(yolo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow `mish-n` for canvases of any size."""
+    path = tmp_path_factory.mktemp("exported") / "dynamic.onnx"
+    export_model(load_model(yolo_file), path, ExportSettings("onnx", dynamic=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def selecting_onnx(darknet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Darknet network with its suppression in the file: at a score of 0.3, 20 boxes at the most."""
+    path = tmp_path_factory.mktemp("exported") / "selecting.onnx"
+    loaded = load_model(darknet_file, ["predict.confidence=0.3", "predict.max_detections=20"])
+    export_model(replace(loaded), path, ExportSettings("onnx", nms=True))
+    return path
