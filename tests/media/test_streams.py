@@ -244,6 +244,30 @@ def test_a_video_file_on_a_web_server_is_read_to_its_end(server: str) -> None:
     assert "nothing there answers with a video" in record.error
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile ADDRESS\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nADDRESS\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 26\na=control:ADDRESS\n",
+    ],
+)
+def test_a_local_file_never_leads_to_the_network(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    asked: list[bytes] = []
+    see = lambda self: asked.append(self.raw_requestline)  # noqa: E731, and its None ends the request
+    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "parse_request", see)
+    for name in ("list.mp4", "list.mkv", "list.avi"):
+        (tmp_path / name).write_text(text.replace("ADDRESS", f"{server}/video.mp4"))
+        (record,) = frames_of(VideoSource(name, tmp_path / name))
+        assert record.error is not None
+    assert asked == []
+    (record,) = frames_of(VideoSource("asked for", url=f"{server}/video.mp4"))
+    assert record.error is not None
+    assert len(asked) > 0  # it would have been seen
+
+
 @pytest.mark.parametrize("address", ["http://host/x", "RTSP://host/x", "https://h/v.mp4"])
 def test_the_network_is_used_only_when_it_is_allowed(address: str) -> None:
     with pytest.raises(ConfigError, match=r"this would use the network; allow it by --allow-url"):

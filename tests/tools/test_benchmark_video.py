@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+
+from detector.config import config_to_plain
+from detector.engine.checkpoint import ModelFile, save_model
+from detector.experiment import load_detection
+from detector.models.yolo import Yolo
+
+TOOL = Path(__file__).parents[2] / "tools/benchmark_video.py"
+SOAK = re.compile(r"soak: (\d+) frames in .* ([+-][\d.]+) MB .* handles (\d+) to (\d+)\n")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network that has learnt nothing."""
+    torch.manual_seed(0)
+    config = load_detection("mish-n", ["model.width=0.125", "input.size=64", "device=cpu"])
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    state = Yolo(Yolo.Config(width=0.125), 3).state_dict()
+    save_model(path, ModelFile(config_to_plain(config), ("a", "b", "c"), (1, 2, 3), state))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    """The tool as a module."""
+    spec = importlib.util.spec_from_file_location("benchmark_video", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_source_is_drawn_as_asked_and_moves(tool: Any, tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(tool.draw_video(tmp_path / "source.mp4", 30, (64, 36))))
+    first, *between, last = [capture.read()[1] for _ in range(30)]
+    capture.release()
+    assert len(between) == 28
+    assert first.shape == (36, 64, 3)
+    assert cv2.absdiff(first, last).mean() > 3
+
+
+def test_the_table_names_every_stage_and_a_short_soak_is_flat(
+    tool: Any, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    num_threads = torch.get_num_threads()
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["benchmark_video.py", str(weights), "--size", "64x36", *words])
+        try:
+            tool.main()
+        finally:
+            torch.set_num_threads(num_threads)
+        return capsys.readouterr().out
+
+    table = run("--frames", "20", "--rounds", "1")
+    assert [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")][1:] == [
+        "| decode",
+        "| detect",
+        "| draw",
+        "| encode",
+        "| all, one by one",
+        "| all, at once",
+    ]
+    (share,) = re.findall(r"that 2 cores allow: ([\d.]+)\n", table)
+    assert 0 < float(share) < 1.5
+    found = SOAK.fullmatch(run("--size", "320x180", "--frames", "50", "--soak", "300"))
+    assert found is not None
+    assert int(found[1]) == 300
+    assert float(found[2]) < 8  # of 31 MB, if each frame were kept
+    assert int(found[4]) - int(found[3]) <= 2  # the file that is written comes and goes
+
+
+@pytest.mark.nightly
+def test_five_thousand_frames_leave_memory_and_handles_as_they_were(weights: Path) -> None:
+    command = [sys.executable, str(TOOL), str(weights), "--frames", "500", "--soak", "6250"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = SOAK.fullmatch(done.stdout)
+    assert found is not None
+    assert float(found[2]) < 2
+    assert int(found[4]) - int(found[3]) <= 2
