@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector import registry
+from detector.darknet.activations import _OWN, DarknetActivation
+from detector.experiment import load_model
+from detector.export.graph import DetectionGraph, WrittenMish
+from detector.export.pt2 import exported_program
+from detector.models.activations import ActivationConfig, Mish
+from detector.models.attention import AttentionConfig
+from detector.ops.mish import mish
+
+CHANNELS = 8
+
+
+class Parts(nn.Module):
+    """Every activation and attention there is, beside one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kinds = {kind: registry.names(kind) for kind in (ActivationConfig, AttentionConfig)}
+        self.names = [name for names in kinds.values() for name in names] + list(_OWN)
+        self.parts = nn.ModuleList()
+        for name in kinds[ActivationConfig]:
+            self.parts.append(registry.build(registry.find(ActivationConfig, name).Config()))
+        for name in kinds[AttentionConfig]:
+            self.parts.append(registry.build(registry.find(AttentionConfig, name).Config(), CHANNELS))
+        self.parts.extend(DarknetActivation(name) for name in _OWN)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+        for name, parameter in self.named_parameters():
+            if name.endswith("gamma"):
+                nn.init.ones_(parameter)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part(x) for part in self.parts)
+
+
+def test_every_activation_and_attention_is_written_in_operators_of_onnx():
+    parts = Parts().eval().requires_grad_(False)
+    assert len(parts.names) >= 18 + 3
+    x = torch.randn(2, CHANNELS, 4, 6) * 3
+    program = torch.export.export(parts, (x,), strict=False)
+    model = torch.onnx.export(program, dynamo=True, opset_version=18, verbose=False).model_proto
+    assert {node.domain for node in model.graph.node} == {""}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for name, wanted, output in zip(parts.names, parts(x), found, strict=True):
+        np.testing.assert_allclose(output, wanted.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["mish", "softplus", "sigmoid"])
+def test_each_form_of_mish_is_mish(form):
+    x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([0.0, -1.19243, 1e4, -1e4])])
+    wanted = x.double() * torch.tanh(torch.nn.functional.softplus(x.double()))
+    torch.testing.assert_close(WrittenMish(form)(x).double(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(WrittenMish(form)(x), mish(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_graph_is_a_folded_copy_without_kernels_of_ours(yolo_file):
+    model = load_model(yolo_file).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graph = DetectionGraph(model, "mish", is_half=False)
+    assert not any(isinstance(module, (nn.BatchNorm2d, Mish)) for module in graph.modules())
+    assert graph.output_names == ["boxes", "scores", "raw_0", "raw_1", "raw_2"]
+    program = exported_program(graph, (64, 64), torch.uint8, dynamic=False)
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert [target for target in targets if target.startswith("detector")] == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = model.eval()(images.permute(0, 3, 1, 2))
+        found = program.module()(images)
+    for one, other in zip(wanted, found[2:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
