@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detector.errors import DetectorError
 from detector.geometry import Image, Letterbox, xyxy_to_xywh
+
+_MAX_SHOWN = 20  # rows in a notebook
 
 
 def _check(who: str, what: str, found: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
@@ -254,12 +259,54 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """The same as a `supervision.Detections`; wants the package `supervision`, which is not a dependency."""
-        import supervision  # type: ignore[import-not-found]  # the caller's own package
+        """The same as a `supervision.Detections`; wants the package `supervision`, which is not a dependency.
 
-        return supervision.Detections(
+        Raises:
+            DetectorError: it is not installed.
+        """
+        return _callers_own("supervision").Detections(
             xyxy=self.source_xyxy.numpy(),
             confidence=self.scores.numpy(),
             class_id=self.labels.numpy(),
             data={"class_name": np.array(self.names)},
         )
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`, a row each; wants the package `pandas`, which is not a dependency.
+
+        The columns are x1, y1, x2, y2 (float32, pixels of the original image), score (float32), label (int64),
+        category_id and name.
+
+        Raises:
+            DetectorError: it is not installed.
+        """
+        sides = dict(zip(("x1", "y1", "x2", "y2"), self.source_xyxy.numpy().T, strict=True))
+        ids = np.array(self.category_ids, np.int64)[self.labels.numpy()]
+        columns = {"score": self.scores.numpy(), "label": self.labels.numpy(), "category_id": ids, "name": self.names}
+        return _callers_own("pandas").DataFrame({**sides, **columns})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the best detections."""
+        rows = [
+            "".join(f"<td>{cell}</td>" for cell in (html.escape(name), f"{score:.3f}", *(f"{v:.1f}" for v in box)))
+            for name, score, box in zip(
+                self.names[:_MAX_SHOWN], self.scores.tolist(), self.source_xyxy.tolist(), strict=False
+            )
+        ]
+        heads = "".join(f"<th>{head}</th>" for head in ("class", "score", "x1", "y1", "x2", "y2"))
+        height, width = self.image_hw
+        more = f", the best {_MAX_SHOWN}" if len(self) > _MAX_SHOWN else ""
+        table = "".join(f"<tr>{row}</tr>" for row in (heads, *rows))
+        return f"<p>{len(self)} detections in {width} x {height} pixels{more}</p><table>{table}</table>"
+
+
+def _callers_own(package: str) -> Any:
+    """A package of the caller's own.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DetectorError(f"detections as {package} has them want that package; pip install {package}") from error

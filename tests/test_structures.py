@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from detector.errors import DetectorError
 from detector.geometry import Letterbox
 from detector.structures import Batch, Detections, Sample, Targets
 
@@ -261,3 +264,49 @@ def test_no_detections_are_no_records():
 
 def test_the_repr_does_not_list_every_class():
     assert "cat" not in repr(some_detections(1))
+
+
+# --- other packages and notebooks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", ["pandas", "supervision"])
+def test_a_package_that_is_not_there_is_named(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DetectorError, match=f"want that package; pip install {package}"):
+        getattr(some_detections(1), f"to_{package}")()
+
+
+@pytest.mark.parametrize("num", [0, 5])
+def test_the_columns_of_a_table_are_the_detections(num, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))
+    detections = some_detections(num)
+    table = detections.to_pandas()
+    assert list(table) == ["x1", "y1", "x2", "y2", "score", "label", "category_id", "name"]
+    assert np.array_equal(np.stack([table[side] for side in ("x1", "y1", "x2", "y2")], axis=1), detections.source_xyxy)
+    assert np.array_equal(table["score"], detections.scores)
+    assert [(17, 90)[label] for label in table["label"]] == table["category_id"].tolist()
+    assert table["name"] == detections.names
+
+
+def test_pandas_itself_makes_the_table():
+    pandas = pytest.importorskip("pandas")
+    table = some_detections(5).to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert len(table) == 5
+    assert table["score"].dtype == np.float32
+
+
+def test_a_notebook_shows_the_best_and_says_how_many_there_are():
+    shown = some_detections(25)._repr_html_()
+    assert "25 detections" in shown
+    assert "the best 20" in shown
+    assert shown.count("<tr>") == 21
+    assert "the best" not in some_detections(20)._repr_html_()
+
+
+def test_a_class_name_is_no_markup_in_a_notebook():
+    detections = replace(some_detections(3), class_names=("<b>cat", "<i>dog"))
+    shown = detections._repr_html_()
+    assert "<b>" not in shown
+    assert "<i>" not in shown
+    assert "&lt;" in shown

@@ -18,7 +18,7 @@ from detector.engine.runtime import Runtime
 from detector.engine.views import Found, View, Views, ViewsConfig
 from detector.errors import ConfigError, MediaError
 from detector.geometry import ARITHMETICS, FITS, Image, Letterbox
-from detector.media.images import LoadedImage
+from detector.media.images import LoadedImage, as_png
 from detector.media.sources import ImageSource
 from detector.postprocess import SelectConfig, require_within, select
 from detector.structures import Detections
@@ -82,6 +82,14 @@ class Prediction:
     error: str | None = None
     image: Image | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the image with its detections."""
+        from detector.media.drawing import draw_detections  # loads fonts, which prediction does not need
+
+        if self.image is None or self.detections is None:
+            return None
+        return as_png(draw_detections(self.image, self.detections))
 
 
 @dataclass(frozen=True)

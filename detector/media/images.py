@@ -291,6 +291,11 @@ def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:
         raise MediaError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
 
 
+def as_png(image_rgb: npt.NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG file of an image, uint8 (H, W, 3), RGB."""
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(image_rgb[:, :, ::-1]))[1])
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, open; every failure of the system becomes a `MediaError`."""

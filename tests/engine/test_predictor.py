@@ -274,3 +274,18 @@ def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Call
     assert config.input == InputConfig(64, 3, "stretch", "darknet")
     with pytest.raises(ConfigError, match=r"input.arithmetic wants opencv or darknet, found 'caffe'"):
         experiment("input.arithmetic=caffe")
+
+
+def test_a_notebook_shows_the_image_with_its_detections() -> None:
+    image = picture(0)
+    found = Detections(
+        torch.tensor([[4.0, 4.0, 40.0, 40.0]]), torch.tensor([0.9]), torch.tensor([1]), (64, 64), ("a", "b"), (1, 2)
+    )
+    shown = Prediction(ImageSource("x", pixels=image), found, image=image)._repr_png_()
+    assert shown is not None
+    assert shown.startswith(b"\x89PNG")
+    pixels = np.asarray(Image.open(io.BytesIO(shown)))
+    assert pixels.shape == image.shape
+    assert not np.array_equal(pixels, image)
+    assert np.array_equal(pixels[50:, 50:], image[50:, 50:])  # in RGB, away from the box
+    assert Prediction(ImageSource("x"), None, "cannot be read")._repr_png_() is None
