@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from detector.config import config_from_plain, config_to_plain
 from detector.engine.events import Report
 from detector.engine.pipeline import Pipeline, PipelineConfig
 from detector.engine.predictor import Prediction, Predictor, only_detections
+from detector.engine.views import ViewsConfig
 from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.evaluate import Evaluation
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
@@ -52,7 +53,7 @@ class Detector:
             CheckpointError: the model file cannot be read.
             ConfigError: there is no such configuration.
         """
-        self._predictors: dict[int, Predictor] = {}
+        self._predictors: dict[tuple[int, ViewsConfig], Predictor] = {}
         self._loaded: LoadedModel | None = None
         if Path(model).suffix in (".safetensors", ".pt", ".weights") or target_of(Path(model)) is not None:
             self._loaded = load_model(Path(model))
@@ -70,17 +71,23 @@ class Detector:
             raise CheckpointError("this detector has no weights yet; train it, or open a model file")
         return self._loaded
 
-    def _predictor(self, batch_size: int) -> Predictor:
-        if batch_size not in self._predictors:
-            self._predictors[batch_size] = build_predictor(self._model(), batch_size)
-        return self._predictors[batch_size]
+    def _predictor(self, batch_size: int, views: Mapping[str, Any] | None) -> Predictor:
+        loaded, plain = self._model(), {**config_to_plain(self.config.views), **(views or {})}
+        asked = config_from_plain(ViewsConfig, plain, "views")
+        if (batch_size, asked) not in self._predictors:
+            loaded = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, views=asked))
+            self._predictors[batch_size, asked] = build_predictor(loaded, batch_size)
+        return self._predictors[batch_size, asked]
 
-    def predict(self, source: Any, **settings: Any) -> Detections | list[Detections]:
+    def predict(
+        self, source: Any, *, views: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Detections | list[Detections]:
         """Detects objects.
 
         Args:
             source: an image or video path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL
                 image; a tensor uint8 (C, H, W); or a list of these.
+            views: keys of `ViewsConfig`, such as `{"tile": 640, "flip": True}`: several looks at each image.
             **settings: keys of `SelectConfig`, such as confidence, iou, max_detections, classes, class_agnostic;
                 `confidence="best"` takes the thresholds that the model carries.
 
@@ -95,11 +102,20 @@ class Detector:
         live = [s.name for s in sources if isinstance(s, VideoSource) and s.is_live]
         if live:
             raise ConfigError(f"{live[0]} has no end that predict could wait for; use stream")
-        found = [only_detections(p) for p in self._stream(sources, 1, 1, self._select(settings))]
+        found = [
+            only_detections(p) for p in self._stream(sources, self._predictor(1, views), 1, 1, self._select(settings))
+        ]
         return found[0] if is_single else found
 
     def stream(
-        self, source: Any, *, batch_size: int = 1, stride: int = 1, allow_url: bool = False, **settings: Any
+        self,
+        source: Any,
+        *,
+        batch_size: int = 1,
+        stride: int = 1,
+        allow_url: bool = False,
+        views: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> Iterator[Prediction]:
         """Detects objects one image or frame after the other.
 
@@ -109,18 +125,19 @@ class Detector:
             batch_size: images that go through the network at once.
             stride: every how many frames of a video one is looked at.
             allow_url: whether an address may be opened.
+            views: as `predict` takes them.
             **settings: as `predict` takes them.
 
         Returns:
             One record per image or frame, with its error where it cannot be read.
         """
         sources, _ = as_sources(source, allow_url)
-        return self._stream(sources, batch_size, stride, self._select(settings))
+        return self._stream(sources, self._predictor(batch_size, views), batch_size, stride, self._select(settings))
 
     def _stream(
-        self, sources: Sequence[Source], batch_size: int, stride: int, select: SelectConfig
+        self, sources: Sequence[Source], predictor: Predictor, batch_size: int, stride: int, select: SelectConfig
     ) -> Iterator[Prediction]:
-        predictor, images = self._predictor(batch_size), [s for s in sources if isinstance(s, ImageSource)]
+        images = [s for s in sources if isinstance(s, ImageSource)]
         if len(images) == len(sources):
             yield from predictor.stream(images, select)
             return

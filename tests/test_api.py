@@ -100,6 +100,20 @@ def test_several_images_give_a_list_in_their_order(weights: Path, images: Path, 
     assert len(several(model.predict(paths[:1]))) == 1
 
 
+def test_several_looks_are_asked_for_by_their_keys(weights: Path, images: Path) -> None:
+    model = Detector(weights)
+    path = images / "000001.jpg"
+    plain = bits(single(model.predict(path, confidence=0.0)))
+    looked = bits(single(model.predict(path, confidence=0.0, views={"tile": 40, "flip": True})))
+    assert looked != plain
+    (record,) = model.stream(path, confidence=0.0, batch_size=1, views={"tile": 40, "flip": True})
+    assert record.detections is not None
+    assert bits(record.detections) == looked
+    assert bits(single(model.predict(path, confidence=0.0))) == plain
+    with pytest.raises(ConfigError, match="did you mean 'tile'"):
+        model.predict(path, views={"tyle": 40})
+
+
 def test_settings_choose_among_the_detections(weights: Path, images: Path) -> None:
     model = Detector(weights)
     path = images / "000001.jpg"
