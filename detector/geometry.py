@@ -59,11 +59,13 @@ def xyxy_to_cxcywh(boxes_xyxy: Boxes) -> Boxes:
 def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
     """Boxes cut at the border of an image of height and width `image_hw`."""
     height, width = image_hw
-    clip: Callable[[Any, int], Any] = (
-        (lambda v, top: np.clip(v, 0, top)) if isinstance(boxes_xyxy, np.ndarray) else (lambda v, top: v.clamp(0, top))
-    )
+    if isinstance(boxes_xyxy, np.ndarray):
+        limits = np.array([width, height, width, height], boxes_xyxy.dtype)
+        return np.minimum(np.maximum(boxes_xyxy, 0), limits)  # type: ignore[no-any-return]
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
-    return _like(boxes_xyxy, [clip(x1, width), clip(y1, height), clip(x2, width), clip(y2, height)])  # type: ignore[no-any-return]
+    return _like(  # type: ignore[no-any-return]
+        boxes_xyxy, [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
+    )
 
 
 def area_xyxy(boxes_xyxy: Any) -> Any:

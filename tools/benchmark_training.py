@@ -2,10 +2,10 @@
 
     python tools/benchmark_training.py --data data/bccd.yaml --size 320 --rounds 5
 
-Three variants take turns, each a process of its own, so that a change in the machine's speed hits all of them: the
-default path with the real loader, the same step on batches that lie in memory, and nn.BatchNorm2d + F.mish in fp32
-NCHW with the real loader. A turn's first steps are not timed: they take what the loader has made while the others ran.
-Prints images/s and the ratios, and the processor time that the loader's workers take for an image.
+The variants take turns, each a process of its own, so that a change in the machine's speed hits all of them: the
+default path with the real loader, the same step on batches that lie in memory (`memory`), and nn.BatchNorm2d + F.mish
+in fp32 NCHW with the real loader (`plain`). A turn's first steps are not timed: they take what the loader has made
+while the others ran. Prints images/s and the ratios, and the processor time that the workers take for an image.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ VARIANTS = {
     PLAIN: ("torch_mish", "fp32", "contiguous", "loader"),
 }
 KERNELS = {OURS: "auto", MEMORY: "auto", PLAIN: "native"}
+AGAINST = {"memory": MEMORY, "plain": PLAIN}
 
 
 def workers_s() -> float:
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", choices=AGAINST, nargs="+", default=list(AGAINST))
     parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -91,7 +93,8 @@ def main() -> None:
         return
     settings = {name: str(getattr(options, name)) for name in ("data", "size", "workers", "steps")}
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    commands = {name: [sys.executable, __file__, *words, "--worker", name] for name in VARIANTS}
+    others = [AGAINST[name] for name in options.against]
+    commands = {name: [sys.executable, __file__, *words, "--worker", name] for name in (OURS, *others)}
     environments = {name: {"DETECTOR_MISH": kernels} for name, kernels in KERNELS.items()}
     times = take_turns(commands, options.rounds, warmup=1, environments=environments)
     rates = {name: [BATCH_SIZE * 1e3 / step_ms for step_ms in values] for name, values in times.items()}
@@ -100,7 +103,7 @@ def main() -> None:
     print("| variant | images/s |\n|---|---|")
     for name, values in rates.items():
         print(f"| {name} | {statistics.median(values):.1f} |")
-    for name in (MEMORY, PLAIN):
+    for name in others:
         ratios = [ours / other for ours, other in zip(rates[OURS], rates[name], strict=True)]
         print(f"\n{OURS} : {name} = {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 

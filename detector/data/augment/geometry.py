@@ -137,16 +137,20 @@ def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
     The matrix maps continuous coordinates; OpenCV maps pixel centres, which lie at + 0.5.
     """
     height, width = canvas.shape[:2]
-    whole = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float64)
     left, top, right, bottom = 0, 0, width, height
     is_affine = _is_affine(matrix)
-    if is_affine or (_depths(whole, matrix) > 0).all():  # otherwise a corner lies behind the horizon
-        corners = (transform_corners if is_affine else _project_corners)(whole, matrix)[0]
-        left, top = max(0, math.floor(corners[:, 0].min())), max(0, math.floor(corners[:, 1].min()))
-        right, bottom = min(width, math.ceil(corners[:, 0].max())), min(height, math.ceil(corners[:, 1].max()))
+    if is_affine or (_depths(_whole(image), matrix) > 0).all():  # otherwise a corner lies behind the horizon
+        first_x, first_y, last_x, last_y = _bounds(image, matrix) if is_affine else _projected_bounds(image, matrix)
+        left, top = max(0, math.floor(first_x)), max(0, math.floor(first_y))
+        right, bottom = min(width, math.ceil(last_x)), min(height, math.ceil(last_y))
     if left >= right or top >= bottom:
         return
-    centred = translation(-left - 0.5, -top - 0.5) @ matrix @ translation(0.5, 0.5)
+    if is_affine:  # the same as below, without the products of matrices
+        (a, b, c), (d, e, f) = matrix[:2].tolist()
+        x, y = (a * 0.5 + b * 0.5) + (c - left - 0.5), (d * 0.5 + e * 0.5) + (f - top - 0.5)
+        centred = np.array([[a, b, x], [d, e, y]])
+    else:
+        centred = translation(-left - 0.5, -top - 0.5) @ matrix @ translation(0.5, 0.5)
     for first in range(0, image.shape[2], 4):  # OpenCV warps at most four channels at a time
         part = canvas[top:bottom, left:right, first : first + 4]
         # OpenCV writes into a view of rows; into one of channels it cannot.
@@ -155,7 +159,7 @@ def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
         size_wh = (right - left, bottom - top)
         if is_affine:
             warped = cv2.warpAffine(
-                pixels, centred[:2], size_wh, region, cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+                pixels, centred, size_wh, region, cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
             )
         else:
             warped = cv2.warpPerspective(
@@ -163,6 +167,26 @@ def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
             )
         if region is not part or not np.shares_memory(warped, canvas):
             part[...] = warped.reshape(part.shape)
+
+
+def _whole(image: Image) -> Float64s:
+    return np.array([[0, 0, image.shape[1], image.shape[0]]], np.float64)
+
+
+def _bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
+    """The upright box around an image after an affine matrix; plain numbers, for it is asked for with every image."""
+    (a, b, c), (d, e, f) = matrix[:2].tolist()
+    height, width = image.shape[:2]
+    xs = (c, a * width + c, b * height + c, (a * width + b * height) + c)
+    ys = (f, d * width + f, e * height + f, (d * width + e * height) + f)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _projected_bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
+    """The same after a matrix with perspective."""
+    corners = _project_corners(_whole(image), matrix)[0]
+    first_x, first_y, last_x, last_y = [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+    return first_x, first_y, last_x, last_y
 
 
 # --- boxes ---------------------------------------------------------------------------------------------------------
@@ -205,10 +229,11 @@ def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, in
     """Objects after a matrix, as the upright boxes of what is left of each on the canvas; what is hardly left goes."""
     if not _is_upright(matrix):
         return _transform_turned(objects, matrix, canvas_hw)
-    corners = transform_corners(objects.xyxy, matrix)
-    whole = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    height, width = canvas_hw
-    clipped = np.clip(whole, 0, np.array([width, height, width, height]))
+    scale, shift = matrix[[0, 1, 0, 1], [0, 1, 0, 1]], matrix[[0, 1, 0, 1], 2]
+    moved = objects.xyxy.astype(np.float64) * scale + shift  # mirroring swaps the sides
+    first, last = moved[:, :2], moved[:, 2:]
+    whole = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
+    clipped = clip_xyxy(whole, canvas_hw)
     visible = area_xyxy(clipped) > MIN_VISIBLE_SHARE * area_xyxy(whole)
     return _left_of(objects, clipped, visible)
 
