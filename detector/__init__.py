@@ -8,15 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "DetectorError", "__version__", "register"]
+__all__ = ["Classifier", "Detections", "Detector", "DetectorError", "__version__", "register"]
 
 if TYPE_CHECKING:
     from detector.api import Detector
+    from detector.classifier import Classifier
     from detector.errors import DetectorError
     from detector.registry import register
     from detector.structures import Detections
 
 _HOMES = {
+    "Classifier": "detector.classifier",
     "Detector": "detector.api",
     "Detections": "detector.structures",
     "DetectorError": "detector.errors",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.config import config_from_plain, config_to_plain
+from detector.config import config_from_plain, config_to_plain, merged_plain
 from detector.engine.events import Report
 from detector.engine.pipeline import Pipeline, PipelineConfig
 from detector.engine.predictor import Prediction, Predictor, only_detections
@@ -223,16 +223,7 @@ class Detector:
         return export_model(changed, Path(path), ExportSettings(target, **asked), *images)
 
     def _changed(self, data: Any, settings: dict[str, Any]) -> ExperimentConfig:
-        plain = _merged(config_to_plain(self.config), settings)
+        plain = merged_plain(config_to_plain(self.config), settings)
         if data is not None:
             plain["data"] = str(data) if isinstance(data, Path) else data
         return config_from_plain(ExperimentConfig, plain, "Detector")
-
-
-def _merged(base: Any, over: Any) -> Any:
-    """Plain settings on top of others, as overrides on a command line: one that names another part starts anew."""
-    if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
-        "name"
-    ):
-        return over
-    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}

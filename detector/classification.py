@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,9 @@ import torch
 from detector import registry
 from detector.config import config_from_plain
 from detector.data.batches import BatchConfig, ImageAugmentConfig
+from detector.data.cifar import CifarSet  # noqa: F401 (registers it)
 from detector.data.drawn import DrawnSet  # noqa: F401 (registers it)
+from detector.data.image_folders import FolderSet  # noqa: F401 (registers it)
 from detector.data.labelled import Canvas, ImageSetConfig, LabelledImages
 from detector.engine.checkpoint import ModelFile, load_model_file, load_state
 from detector.engine.distributed import World
@@ -25,9 +28,12 @@ from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
-from detector.errors import CheckpointError, ConfigError, DatasetError
+from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
 from detector.evaluation.classification import ClassificationMetrics, classification_metrics
+from detector.geometry import Letterbox
 from detector.losses.cross_entropy import ClassificationLossConfig, CrossEntropyLoss
+from detector.media.images import LoadedImage
+from detector.media.sources import ImageSource
 from detector.models.classifier import Classifier, ClassifierConfig
 from detector.models.contract import TrainableModel
 from detector.models.folding import fold
@@ -216,11 +222,62 @@ def evaluate_classifier(loaded: LoadedClassifier, split: LabelledImages) -> Clas
     """Measures a loaded classifier on a split.
 
     Raises:
-        DatasetError: the split has other classes.
+        DatasetError: the split has a class that the model does not know.
     """
-    if split.class_names != loaded.file.class_names:
-        raise DatasetError(
-            f"{split.origin}: the model knows the classes {', '.join(loaded.file.class_names)}, the images are of "
-            f"{', '.join(split.class_names)}; evaluate on images of the model's classes"
-        )
-    return measure_images(build_scorer(loaded), split)
+    return measure_images(build_scorer(loaded), split.with_classes(loaded.file.class_names))
+
+
+@dataclass(frozen=True)
+class ClassPrediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        source: what the image is called.
+        class_names: the classes, the most probable first; empty where the image could not be read.
+        probabilities: of these classes, float64, descending; they sum to 1.
+        error: why it could not be read, or None.
+        warnings: what is odd about the image although it was read, a sentence each.
+    """
+
+    source: str
+    class_names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def top(self, num: int) -> list[tuple[str, float]]:
+        """The `num` most probable classes, each with its probability."""
+        return list(zip(self.class_names[:num], self.probabilities[:num], strict=True))
+
+
+def classify(
+    loaded: LoadedClassifier, sources: Iterable[ImageSource], batch_size: int = 32
+) -> Iterator[ClassPrediction]:
+    """What a classifier says of images, one record each, in their order."""
+    scorer, given = build_scorer(loaded, batch_size), loaded.config.input
+    sources = iter(sources)
+    while group := list(itertools.islice(sources, batch_size)):
+        read = list[tuple[ImageSource, LoadedImage | None, str | None]]()
+        for source in group:
+            try:
+                read.append((source, source.load(given.channels), None))
+            except MediaError as error:
+                read.append((source, None, str(error)))
+        images = [image.pixels for _, image, _ in read if image is not None]
+        fitted = [
+            Letterbox.fit((image.shape[0], image.shape[1]), given.canvas_hw, given.fit).apply(image) for image in images
+        ]
+        scores = scorer.logits(np.stack(fitted)).astype(np.float64) if fitted else np.zeros((0, 0))
+        rows = iter(scores)
+        for source, image_read, error in read:
+            if image_read is None:
+                yield ClassPrediction(source.name, error=error)
+                continue
+            row = next(rows)
+            exponentials = np.exp(row - row.max())
+            probabilities = exponentials / exponentials.sum()
+            order = np.argsort(-probabilities, kind="stable").tolist()
+            names = tuple(loaded.file.class_names[index] for index in order)
+            yield ClassPrediction(
+                source.name, names, tuple(probabilities[order].tolist()), warnings=image_read.warnings
+            )

@@ -287,6 +287,15 @@ def config_to_plain(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
+def merged_plain(base: Any, over: Any) -> Any:
+    """Plain settings on top of others, as overrides on a command line: one that names another part starts anew."""
+    if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
+        "name"
+    ):
+        return over
+    return {**base, **{key: merged_plain(base.get(key), value) for key, value in over.items()}}
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes texts of several lines as such."""
 

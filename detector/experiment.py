@@ -274,14 +274,14 @@ def map_detections(
     return darknet_results(predictor, annotations, darknet_selection(loaded.config.evaluate), on_image)
 
 
-def results_folder(asked: Path | None, name: str) -> Path:
-    """A folder for results: the one asked for, or a new one in the default project below the working directory.
+def results_folder(asked: Path | None, name: str, project: Path | None = None) -> Path:
+    """A folder for results: the one asked for, or a new one in a project, by default that of detection.
 
     Raises:
         DetectorError: it cannot be made.
     """
     if asked is None:
-        return RunFolder.create(TrainConfig().project, name, subfolders=()).path
+        return RunFolder.create(project or TrainConfig().project, name, subfolders=()).path
     try:
         asked.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.cli import classify
 from detector.cli.model_file import add_darknet_options, add_runtime_options, load
 from detector.cli.report import add_report_options, check_report_options, store_thresholds, write
 from detector.cli.views import add_view_options, view_overrides
@@ -94,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.evaluation.voc import VocMetrics
 
     _check(arguments)
+    names = [word for word in arguments.words if "=" not in word]
+    if len(names) == 1 and not arguments.results and classify.is_classifier_file(Path(names[0])):
+        return classify.evaluate(arguments, Path(names[0]), [word for word in arguments.words if "=" in word])
     measured = (_score_file if arguments.results else _measure)(arguments)
     for what, reasons in (("skipped", measured.skipped), ("warning", measured.warnings)):
         for reason in reasons[:10]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.cli import classify
 from detector.cli.model_file import add_darknet_options, add_runtime_options, load
 from detector.cli.predict_video import add_video_options, run_video
 from detector.cli.views import add_view_options, view_overrides
@@ -75,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         words.insert(0, str(arguments.weights))
     if len(words) < 2:
         raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
+    if classify.is_classifier_file(Path(words[0])):
+        return classify.predict(arguments, Path(words[0]), words[1:], overrides)
 
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detector.data.problems import Problem
+from detector.errors import DatasetError
+from detector.geometry import Letterbox
 from detector.registry import PartConfig
 
 
@@ -62,3 +65,36 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def with_classes(self, class_names: tuple[str, ...]) -> LabelledImages:
+        """The same images with the labels that their classes have among others.
+
+        Raises:
+            DatasetError: a class is not among them.
+        """
+        if self.class_names == class_names:
+            return self
+        if unknown := [name for name in self.class_names if name not in class_names]:
+            raise DatasetError(
+                f"{self.origin}: images of the classes {', '.join(class_names)} are wanted, found also "
+                f"{', '.join(unknown)}; name the folders as the model's classes, or leave those out"
+            )
+        label_of = np.array([class_names.index(name) for name in self.class_names], np.int64)
+        return replace(self, labels=label_of[self.labels], class_names=class_names)
+
+
+def fit_all(images: npt.NDArray[np.uint8], canvas: Canvas) -> npt.NDArray[np.uint8]:
+    """Images (N, H, W, 3) of one size on a canvas: themselves where they fit, grey where it has one channel.
+
+    Raises:
+        DatasetError: the canvas has another number of channels.
+    """
+    if canvas.channels not in (1, 3):
+        raise DatasetError(f"the images have 3 channels or, in grey, 1, found input.channels={canvas.channels}")
+    if canvas.channels == 1:
+        images = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])[..., None]
+    image_hw = images.shape[1], images.shape[2]
+    if image_hw == canvas.canvas_hw:
+        return images
+    letterbox = Letterbox.fit(image_hw, canvas.canvas_hw, canvas.fit)
+    return np.stack([letterbox.apply(image) for image in images])

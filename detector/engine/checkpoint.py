@@ -129,6 +129,20 @@ def load_model_file(path: Path) -> ModelFile:
     return checked_model_file(document, state, str(path))
 
 
+def peek_config(path: Path) -> dict[str, Any]:
+    """The configuration that a model file carries, without its tensors; empty where it cannot be read or is another."""
+    try:
+        if _is_archive(path):
+            document: Any = load_training_state(path)
+        else:
+            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+                document = json.loads((file.metadata() or {}).get(_DOCUMENT_KEY, "{}"))
+    except (CheckpointError, SafetensorError, OSError, ValueError, RuntimeError):
+        return {}
+    config = document.get("config") if isinstance(document, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
 def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a training state, atomically; missing folders are made.
 

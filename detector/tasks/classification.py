@@ -15,7 +15,6 @@ from detector.data.batches import training_batches
 from detector.engine.distributed import World
 from detector.engine.events import Report
 from detector.engine.run import RunFolder
-from detector.errors import DatasetError
 from detector.evaluation.classification import ClassificationMetrics
 from detector.media.images import write_image
 from detector.models.contract import TrainableModel
@@ -32,18 +31,13 @@ class ClassificationTask(Task):
         """Reads the splits; what was left out of them is reported.
 
         Raises:
-            DatasetError: a split cannot be used, or the two have different classes.
+            DatasetError: a split cannot be used, or one class is in the validation split only.
         """
         self._config = config
         self._images = read_images(config, "train", report)
         self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
-        self._val = read_images(config, "val", report) if self.has_val else None
-        if self._val is not None and self._val.class_names != self._images.class_names:
-            raise DatasetError(
-                f"{self._val.origin}: the classes of train are wanted ({', '.join(self._images.class_names)}), found "
-                f"{', '.join(self._val.class_names)}; give both splits the same folders"
-            )
         self.class_names = self._images.class_names
+        self._val = read_images(config, "val", report).with_classes(self.class_names) if self.has_val else None
         self.category_ids = tuple(range(len(self.class_names)))
         self.num_images, self.batch_size = len(self._images), config.loader.batch_size
         self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))

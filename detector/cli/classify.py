@@ -1,0 +1,107 @@
+"""What `detector evaluate` and `detector predict` do with a classifier."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.errors import ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from detector.classification import ClassPrediction
+
+_NUM_SHOWN = 5  # classes of an image
+_COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
+
+
+def is_classifier_file(path: Path) -> bool:
+    """Whether a file is the model file of a classifier; what cannot be read is left to who opens it."""
+    from detector.engine.checkpoint import peek_config
+
+    return peek_config(path).get("task") == "classify"
+
+
+def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
+    """Refuses what only a detector has.
+
+    Raises:
+        ConfigError: such an option was given.
+    """
+    from detector.cli.main import build_parser
+
+    defaults = vars(build_parser().parse_args([arguments.command]))
+    given = [name for name, value in vars(arguments).items() if name not in _COMMON and value != defaults[name]]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{options}: for a detector, found a classifier; leave it out")
+
+
+def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:
+    """Measures a classifier on a split; returns the exit code."""
+    from detector.classification import evaluate_classifier, load_classifier, read_images
+    from detector.cli.metrics_text import classification_text
+    from detector.cli.progress import TrainingProgress, say
+    from detector.data.problems import num_accepted, num_skipped
+    from detector.experiment import results_folder
+
+    refuse_options_of_detection(arguments)
+    loaded = load_classifier(weights, overrides)
+    split = read_images(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
+    metrics = evaluate_classifier(loaded, split)
+    left_out = num_skipped(split.problems)
+    document = {**metrics.to_plain(), "num_skipped": left_out, "images": split.origin}
+    folder = results_folder(arguments.save_dir, "val", loaded.config.train.project)
+    (folder / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    say(f"numbers: {folder / 'metrics.json'}", arguments.quiet)
+    print(json.dumps(document) if arguments.json else classification_text(metrics))
+    return 5 if arguments.strict and (left_out or num_accepted(split.problems)) else 0
+
+
+def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], overrides: Sequence[str]) -> int:
+    """Says of which class images are; returns the exit code."""
+    from detector.classification import classify, load_classifier
+    from detector.cli.progress import say
+    from detector.experiment import results_folder
+    from detector.media.sources import ImageSource, as_sources
+
+    refuse_options_of_detection(arguments)
+    loaded = load_classifier(weights, overrides)
+    sources = as_sources(words[0] if len(words) == 1 else list(words))[0]
+    images = [source for source in sources if isinstance(source, ImageSource)]
+    if len(images) < len(sources):
+        raise MediaError("a classifier takes images, found a video or stream; give images")
+    folder = results_folder(arguments.save_dir, "predict", loaded.config.train.project)
+    records, num_unread, num_warnings = list[dict[str, Any]](), 0, 0
+    for prediction in classify(loaded, images):
+        num_warnings += len(prediction.warnings)
+        for warning in prediction.warnings:
+            say(f"warning: {warning}", arguments.quiet)
+        if prediction.error is not None:
+            num_unread += 1
+            say(f"skipped: {prediction.error}", arguments.quiet)
+        records.append(_record(prediction))
+        print(json.dumps(records[-1]) if arguments.json else _line(prediction))
+    path = folder / "predictions.json"
+    path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    say(f"{len(images) - num_unread} images, {num_unread} skipped: {path}", arguments.quiet)
+    if num_unread == len(images):
+        raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words)}")
+    return 5 if arguments.strict and num_unread + num_warnings else 0
+
+
+def _record(prediction: ClassPrediction) -> dict[str, Any]:
+    if prediction.error is not None:
+        return {"source": prediction.source, "error": prediction.error, "classes": []}
+    classes = [{"class": name, "probability": round(share, 6)} for name, share in prediction.top(_NUM_SHOWN)]
+    warnings = {"warnings": list(prediction.warnings)} if prediction.warnings else {}
+    return {"source": prediction.source, **warnings, "classes": classes}
+
+
+def _line(prediction: ClassPrediction) -> str:
+    name = prediction.source.encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
+    if prediction.error is not None:
+        return f"{name}: not read"
+    return f"{name}: " + ", ".join(f"{label} {share:.3f}" for label, share in prediction.top(_NUM_SHOWN))

@@ -1,0 +1,34 @@
+"""Fixtures of the tests of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.experiment import Experiment, load_experiment
+
+# The smallest run there is: some hundredths of a second a step.
+TINY = (
+    "model.width=0.125",
+    "data.num_train=40",
+    "data.num_val=20",
+    "loader.batch_size=8",
+    "evaluate.batch_size=16",
+    "train.iterations=6",
+    "train.evaluations=2",
+    "train.precision=fp32",
+    "schedule.warmup_iterations=2",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Callable[..., Experiment]:
+    """Makes the experiment of a tiny run of classification in the test's own folder, with overrides on top."""
+
+    def make(*overrides: str) -> Experiment:
+        return load_experiment("classify", [*TINY, f"train.project={tmp_path}/runs", *overrides])
+
+    return make
