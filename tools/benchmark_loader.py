@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detector.data.augment.settings import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
-from detector.experiment import load_experiment, read_split
+from detector.experiment import load_detection, read_split
 from detector.structures import Batch, Sample
 
 SIZE = 640
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    annotations = read_split(load_experiment("mish-n", [f"data={options.data}"]), "train")
+    annotations = read_split(load_detection("mish-n", [f"data={options.data}"]), "train")
     print(
         f"{options.data}, {len(annotations)} images, {SIZE} px, {os.cpu_count()} cores, {platform.machine()}, ", end=""
     )

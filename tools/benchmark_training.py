@@ -49,11 +49,11 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
     from steps import Step
 
     from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
-    from detector.experiment import load_experiment, read_split
+    from detector.experiment import load_detection, read_split
     from detector.structures import Batch
 
     activation, precision, layout, source = variant
-    config = load_experiment("mish-n", [f"data={options.data}", f"input.size={options.size}"])
+    config = load_detection("mish-n", [f"data={options.data}", f"input.size={options.size}"])
     annotations = read_split(config, "train")
     loader = LoaderConfig(BATCH_SIZE, options.workers)
     canvas_hw, fit = config.input.canvas_hw, config.input.fit
