@@ -54,12 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_one(arguments, names[0])
 
     from detector.cli.progress import say
+    from detector.studies.cost import make_cost_runs
     from detector.studies.plan import find_study, load_study
     from detector.studies.records import StudyFolder
     from detector.studies.runner import Shard, make_runs
 
-    if arguments.imports and not arguments.report_only:
-        say("every run imports the given parts by itself", arguments.quiet)
     study = load_study(names[0], overrides, arguments.only, arguments.seeds)
     folder = StudyFolder(arguments.out or Path("runs/study") / find_study(names[0]).stem)
     shard = Shard.parse(arguments.shard) if arguments.shard else Shard.of_torchrun()
@@ -67,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(_estimate(study, folder, shard))
         return 0
     if not arguments.report_only:
-        make_runs(study, folder, shard, arguments.imports, lambda outcome: say(_line(study, outcome), arguments.quiet))
+        make = make_cost_runs if study.measure == "cost" else make_runs
+        make(study, folder, shard, arguments.imports, lambda outcome: say(_line(study, outcome), arguments.quiet))
     return _report(study, folder, arguments)
 
 
@@ -88,6 +88,11 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, note_signal)
     study = load_config(StudyConfig, name)
+    if study.measure == "cost":
+        from detector.studies.cost import make_cost_run
+
+        make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())
+        return 0
     finished = make_run(
         arguments.run,
         StudyFolder(arguments.out).runs,

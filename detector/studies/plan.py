@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,9 @@ class StudyConfig:
         compare: the axis whose values are tested against `baseline`, at every combination of the other axes.
         baseline: the value of that axis that the others are tested against.
         seeds: runs of each combination, with the seeds 0, 1, ...; every combination has the same ones.
+        measure: what runs are made for: training, which is measured by its evaluations, or the cost of its steps, which
+            are then made in turns and give the numbers step_ms and peak_mb.
+        environment: variables of the processes, by the value of an axis that they belong to.
         metric: the number that is tested, such as AP or top1.
         judged: the evaluation that counts, the final one or the best one of the run.
         diverged: the number that a run counts as that diverged, or null to leave its pairs out.
@@ -46,6 +49,8 @@ class StudyConfig:
     baseline: str
     overrides: tuple[str, ...] = ()
     seeds: int = 6
+    measure: Literal["training", "cost"] = "training"
+    environment: dict[str, dict[str, str]] = field(default_factory=dict)
     metric: str = "AP"
     judged: Literal["final", "best"] = "final"
     diverged: float | None = None
@@ -56,6 +61,8 @@ class StudyConfig:
         names = [*self.axes, *(value for values in self.axes.values() for value in values)]
         if bad := [name for name in names if not _NAME.fullmatch(name)]:
             raise ValueError(f"names of axes and values want letters, digits and . _ - alone, found {', '.join(bad)}")
+        if stray := set(self.environment) - set(names):
+            raise ValueError(f"environment wants values of an axis, found {', '.join(sorted(stray))}")
         if self.compare not in self.axes:
             raise ValueError(
                 f"compare wants the name of an axis, found {self.compare!r}{_nearest(self.compare, self.axes)}"

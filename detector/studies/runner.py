@@ -14,7 +14,7 @@ from detector.config import config_to_yaml
 from detector.engine.atomic import write_atomically
 from detector.errors import ConfigError, DivergenceError
 from detector.studies.plan import PlannedRun, StudyConfig, runs_of
-from detector.studies.records import RunRecord, StudyFolder, read_record
+from detector.studies.records import RunRecord, State, StudyFolder, read_record
 
 PROGRAM = (sys.executable, "-m", "detector")  # what makes a single run
 _MAX_ERROR = 2000  # characters of a log that a record keeps
@@ -105,8 +105,7 @@ def make_runs(
     """
     planned_runs = shard.of(runs_of(study))
     records = [folder.read(planned) for planned in planned_runs]  # all, before hours are spent
-    text = config_to_yaml(study)
-    write_atomically(folder.study, lambda file: file.write(text.encode()))
+    write_study(study, folder)
     for number, (planned, record) in enumerate(zip(planned_runs, records, strict=True), start=1):
         took_s = 0.0
         if record is None or not record.is_done:
@@ -114,6 +113,52 @@ def make_runs(
             record = _make(study, folder, planned, record, shard.gpu, imports)
             took_s = time.monotonic() - begun_s
         told(Outcome(planned, record, number, len(planned_runs), took_s))
+
+
+def write_study(study: StudyConfig, folder: StudyFolder) -> None:
+    """Writes the study down, for its runs and for whoever looks into the folder later."""
+    text = config_to_yaml(study)
+    write_atomically(folder.study, lambda file: file.write(text.encode()))
+
+
+def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, imports: Sequence[Path]) -> None:
+    """Writes the record of a run that is about to begin or to go on."""
+    record = RunRecord(
+        planned.cell, planned.seed, planned.experiment, planned.overrides, imports=tuple(map(str, imports))
+    )
+    if before is not None:  # interrupted: what it measured counts if the run can be taken up
+        record = replace(record, evaluations=before.evaluations)
+    folder.write(planned.key, record)
+    folder.log_path(planned.key).parent.mkdir(parents=True, exist_ok=True)
+
+
+def command_of(folder: StudyFolder, planned: PlannedRun) -> list[str]:
+    """The command that makes one run."""
+    own = ["--out", str(folder.path), "--run", str(folder.result_path(planned.key))]
+    return [*PROGRAM, "study", str(folder.study), *own]
+
+
+def environment_of(study: StudyConfig, planned: PlannedRun, gpu: str | None) -> dict[str, str]:
+    """The variables of its process."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    for value in planned.cell.values():
+        environment |= study.environment.get(value, {})
+    return environment
+
+
+def with_error(folder: StudyFolder, planned: PlannedRun, code: int, start: int) -> RunRecord:
+    """The record of a run whose process has ended; where it did not finish, with what its log says from `start` on."""
+    found = read_record(folder.result_path(planned.key))
+    if found.state == "finished":
+        return found
+    said = folder.log_path(planned.key).read_bytes()[start:].decode("utf-8", "replace").strip()[-_MAX_ERROR:]
+    how = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    state: State = "diverged" if code == DivergenceError.exit_code else "failed"
+    found = replace(found, state=state, error=f"{how}: {said}" if said else how)
+    folder.write(planned.key, found)
+    return found
 
 
 def _make(
@@ -124,33 +169,15 @@ def _make(
     gpu: str | None,
     imports: Sequence[Path],
 ) -> RunRecord:
-    record = RunRecord(
-        planned.cell, planned.seed, planned.experiment, planned.overrides, imports=tuple(map(str, imports))
-    )
-    if before is not None:  # interrupted: what it measured counts if the run can be taken up
-        record = replace(record, evaluations=before.evaluations)
-    folder.write(planned.key, record)
-    path, log = folder.result_path(planned.key), folder.log_path(planned.key)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    command = [*PROGRAM, "study", str(folder.study), "--out", str(folder.path), "--run", str(path)]
-    with log.open("ab") as file:
-        start = file.tell()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
+    begun(folder, planned, before, imports)
+    command, environment = command_of(folder, planned), environment_of(study, planned, gpu)
+    with folder.log_path(planned.key).open("ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         try:
             code = process.wait()
         except BaseException:  # this process is told to stop: the run saves, and goes on with the next command
             process.terminate()
             process.wait()
             raise
-    found = read_record(path)
-    if found.state == "finished":
-        return found
-    said = log.read_bytes()[start:].decode("utf-8", "replace").strip()[-_MAX_ERROR:]
-    how = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    state = "diverged" if code == DivergenceError.exit_code else "failed"
-    found = replace(found, state=state, error=f"{how}: {said}" if said else how)
-    folder.write(planned.key, found)
-    return found
+    return with_error(folder, planned, code, start)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from detector.engine.events import Evaluated, Event, Report, Started, StepDone
 from detector.errors import CheckpointError, ConfigError
-from detector.experiment import import_parts, load_experiment
+from detector.experiment import Experiment, import_parts, load_experiment
 from detector.studies.records import Evaluation, RunRecord, next_evaluations, plain_stats, read_record, write_record
 from detector.training import open_run, train
 
@@ -93,8 +94,7 @@ def make_run(
     for file in record.imports:
         import_parts(Path(file))
     config = load_experiment(record.experiment, record.overrides)
-    settings = replace(config.train, seed=record.seed, project=runs.resolve(), run_name=path.stem)
-    config = replace(config, train=settings)
+    config = of_run(config, record, path, runs)
     folder = runs.resolve() / path.stem
     resume = None
     if (folder / "weights" / "last.pt").is_file():
@@ -130,6 +130,13 @@ def make_run(
     if not keep_weights:
         shutil.rmtree(folder / "weights")
     return True
+
+
+def of_run(config: Experiment, record: RunRecord, path: Path, runs: Path, **changes: Any) -> Experiment:
+    """An experiment with the seed and the folder of a run of a study, and changes of its section `train`."""
+    own: dict[str, Any] = {"seed": record.seed, "project": runs.resolve(), "run_name": path.stem}
+    settings: Any = replace(config.train, **own, **changes)
+    return replace(config, train=settings)
 
 
 def machine() -> str:

@@ -84,6 +84,7 @@ def test_what_a_study_sets_itself_is_refused(small_study, override):
         ("seeds: 2", "seeds: two", "seeds wants a valid integer"),
         ("metric: top1", "judged: first", "judged wants 'final' or 'best'"),
         ("large: [input.size=64]", "large: 3", "axes wants"),
+        ("seeds: 2", "environment: {mihs: {X: y}}", "environment wants values of an axis, found mihs"),
     ],
 )
 def test_mistakes_in_a_study_are_told_with_their_file(small_study, old, new, told):
