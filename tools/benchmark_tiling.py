@@ -17,6 +17,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "whole on 320, scales 1, 2": ("views.scales=[1, 2]",),
     "tiles of 320": (*_TILED, "views.whole=false"),
     "tiles of 320 without overlap": ("views.tile=320", "views.overlap=0", "views.whole=false"),
+    "tiles of 320, mirrored too": (*_TILED, "views.whole=false", "views.flip=true"),
+    "tiles of 320, mirrored too, fusion": (*_TILED, "views.whole=false", "views.flip=true", "views.merge=fusion"),
     "tiles of 320 and whole": _TILED,
     "tiles of 320 and whole, fusion": (*_TILED, "views.merge=fusion"),
     "tiles of 320 and whole, mirrored too": (*_TILED, "views.flip=true"),
@@ -47,7 +50,8 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 def draw_sheets(folder: Path, num_sheets: int, seed: int) -> CocoAnnotations:
     """Draws the sheets: images `000001.png` ... and `sheets.json`."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for sheet in range(num_sheets):
         image_id, name, side = sheet + 1, f"{sheet + 1:06d}.png", CELL_PX * CELLS
         picture = np.zeros((side, side, 3), np.uint8)
