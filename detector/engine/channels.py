@@ -56,6 +56,51 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
 
+class Ordered(Generic[T]):
+    """Puts what several threads worked out side by side back into order."""
+
+    def __init__(self, capacity: int) -> None:
+        """Item `n` waits for room until item `n - capacity` is taken."""
+        self._items: dict[int, T] = {}
+        self._next, self._end = 0, -1
+        self._capacity, self._is_cancelled = capacity, False
+        self._changed = threading.Condition()
+
+    def put(self, number: int, item: T) -> bool:
+        """Adds the item of a number; false where nobody takes any longer."""
+        with self._changed:
+            self._changed.wait_for(lambda: number < self._next + self._capacity or self._is_cancelled)
+            if not self._is_cancelled:
+                self._items[number] = item
+                self._changed.notify_all()
+            return not self._is_cancelled
+
+    def __iter__(self) -> Iterator[T]:
+        """The items by their numbers, until the end or until it is cancelled."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next in self._items or self._next == self._end)
+                if self._next == self._end:
+                    return
+                item = self._items.pop(self._next)
+                self._next += 1
+                self._changed.notify_all()
+            yield item
+
+    def end(self, number: int) -> None:
+        """There is no item of this number, nor any behind it."""
+        with self._changed:
+            self._end = number
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Nothing more goes in or comes out."""
+        with self._changed:
+            self._is_cancelled, self._end = True, self._next
+            self._items.clear()
+            self._changed.notify_all()
+
+
 class Inbox:
     """Images of several sources on their way to a model, which takes from all of them in turn.
 
@@ -72,6 +117,7 @@ class Inbox:
         self._may_wait, self._capacity = list(may_wait), capacity
         self._is_open = [True for _ in may_wait]
         self._next = 0  # the source to begin with, so that none is starved
+        self._num_taken = 0
         self._changed = threading.Condition()
         self.num_dropped = [0 for _ in may_wait]
 
@@ -104,8 +150,11 @@ class Inbox:
                 waiting.clear()
             self._changed.notify_all()
 
-    def take(self, most: int) -> list[ImageSource]:
-        """Up to `most` images, none at the end; fewer only where no others can be waited for."""
+    def take(self, most: int) -> tuple[int, list[ImageSource]]:
+        """The number of this batch and up to `most` images, none at the end; fewer only where none can be waited for.
+
+        Several threads may take; where none is left all of them get the same number.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._is_ready(most))
             taken: list[ImageSource] = []
@@ -115,7 +164,9 @@ class Inbox:
                 if waiting:
                     taken.append(waiting.popleft())
             self._changed.notify_all()
-            return taken
+            number = self._num_taken
+            self._num_taken += bool(taken)
+            return number, taken
 
     def _is_ready(self, most: int) -> bool:
         num_waiting = sum(map(len, self._waiting))

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import torch
 
-from detector.engine.channels import Channel, Inbox
+from detector.engine.channels import Channel, Inbox, Ordered
 from detector.engine.predictor import Prediction, Predictor
 from detector.errors import MediaError
 from detector.geometry import Image
@@ -113,8 +113,8 @@ class Pipeline:
         self._live_names = {n: feed[0].name for n, feed in enumerate(self._feeds) if not may_wait[n]}
         self._inbox = Inbox(may_wait, 2 * batch_size)
         self.num_workers, self.num_threads = self._shares(is_live=not still)
-        self._asked: Channel[Future[list[Prediction]]] = Channel(1 if live else self.num_workers + 1)
-        self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in range(len(self._stages) + 1)]
+        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if live else 2 * self.num_workers)
+        self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in self._stages]
         self._stopping = threading.Event()
         self._loops: list[Future[None]] = []
         self._open = ExitStack()
@@ -136,17 +136,13 @@ class Pipeline:
         with ExitStack() as opened:
             opened.enter_context(opencv_threads(1))  # the stages fill the cores
             opened.enter_context(_torch_threads(self.num_threads))
-            set_threads = (torch.set_num_threads, (self.num_threads,))
-            model = ThreadPoolExecutor(self.num_workers, "model", *set_threads)
-            opened.callback(model.shutdown, cancel_futures=True)
-            num_loops = len(self._feeds) + len(self._stages) + 2
+            num_loops = len(self._feeds) + self.num_workers + len(self._stages)
             loops = ThreadPoolExecutor(num_loops, "stage")
             opened.callback(loops.shutdown)
             opened.callback(self._cancel)
             self._loops = [
                 *(loops.submit(self._read, number) for number in range(len(self._feeds))),
-                loops.submit(self._ask, model),
-                loops.submit(self._collect),
+                *(loops.submit(self._find) for _ in range(self.num_workers)),
                 *(loops.submit(self._run_stage, number) for number in range(len(self._stages))),
             ]
             for loop in self._loops:
@@ -165,7 +161,7 @@ class Pipeline:
         Raises:
             Exception: whatever a stage raised.
         """
-        yield from self._lanes[-1]
+        yield from self._results_behind(len(self._stages))
         for loop in self._loops:
             if loop.done():
                 loop.result()
@@ -178,7 +174,7 @@ class Pipeline:
     def _cancel(self) -> None:
         self._stopping.set()
         self._inbox.stop()
-        self._asked.cancel()
+        self._found.cancel()
         for lane in self._lanes:
             lane.cancel()
 
@@ -198,11 +194,14 @@ class Pipeline:
                         return
         self._inbox.end(number)
 
-    def _ask(self, model: ThreadPoolExecutor) -> None:
-        while batch := self._inbox.take(self._batch_size):
-            if not self._asked.put(model.submit(self._detect, batch)):
+    def _find(self) -> None:
+        torch.set_num_threads(self.num_threads)  # of this thread
+        number, batch = self._inbox.take(self._batch_size)
+        while batch:
+            if not self._found.put(number, self._detect(batch)):
                 return
-        self._asked.close()
+            number, batch = self._inbox.take(self._batch_size)
+        self._found.end(number)
 
     def _detect(self, batch: Sequence[ImageSource]) -> list[Prediction]:
         loaded: list[LoadedImage | str] = []
@@ -220,18 +219,19 @@ class Pipeline:
             for source, image in zip(batch, loaded, strict=True)
         ]
 
-    def _collect(self) -> None:
-        for batch in self._asked:
-            for prediction in batch.result():
-                if not self._lanes[0].put(Result(prediction)):
-                    return
-        self._lanes[0].close()
+    def _results_behind(self, number: int) -> Iterator[Result]:
+        """What comes out of so many stages."""
+        if number > 0:
+            yield from self._lanes[number - 1]
+            return
+        for batch in self._found:
+            yield from map(Result, batch)
 
     def _run_stage(self, number: int) -> None:
-        for result in self._lanes[number]:
-            if not self._lanes[number + 1].put(self._stages[number](result)):
+        for result in self._results_behind(number):
+            if not self._lanes[number].put(self._stages[number](result)):
                 return
-        self._lanes[number + 1].close()
+        self._lanes[number].close()
 
 
 @contextmanager
