@@ -138,6 +138,22 @@ def test_a_stack_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
         Plain.Config(**settings)
 
 
+@pytest.mark.parametrize("name", ["mish", "relu", "silu"])
+def test_a_block_without_norm_is_a_convolution_with_bias_and_its_activation(name: str) -> None:
+    torch.manual_seed(0)
+    activation = find(ActivationConfig, name).Config()
+    block = ConvNormAct(5, 16, 3, activation, norm=False)
+    nn.init.normal_(block.conv.bias)  # type: ignore[arg-type]  # there is one
+    x = torch.randn(2, 5, 9, 7)
+    y = nn.functional.conv2d(x.double(), block.conv.weight.double(), block.conv.bias.double(), padding=1)  # type: ignore[union-attr]
+    functions = {"mish": nn.functional.mish, "relu": nn.functional.relu, "silu": nn.functional.silu}
+    wanted = functions[name](y)
+    with torch.no_grad():
+        without = block(x)
+    for found in (block(x), without):
+        assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
 # ---- squeeze, excite and residuals
 
 
