@@ -49,6 +49,12 @@ class CheckpointError(DetectorError):
     exit_code = 4
 
 
+class SaveError(CheckpointError):
+    """A model file or save that the disk does not take; exit code 1."""
+
+    exit_code = 1
+
+
 class DivergenceError(DetectorError):
     """Training produced a non-finite loss or gradient; exit code 6."""
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from detector import files
-from detector.errors import CheckpointError
+from detector.errors import CheckpointError, SaveError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes beside `path`, forces the bytes to disk, and only then takes the name: a crash leaves one whole file.
 
     Raises:
-        CheckpointError: the disk refuses; what was there before is whole.
+        SaveError: the disk refuses; what was there before is whole.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise CheckpointError(f"{path} is not saved ({cause.strerror}), an old one is whole: check the disk") from error
+        raise SaveError(f"{path} is not saved ({cause.strerror}), an old one is whole: check the disk") from error
 
 
 def sweep_temporary(folder: Path) -> None:
