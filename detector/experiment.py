@@ -192,6 +192,11 @@ def load_model(
     if export is not None:
         if config.model != carried.model:
             raise ConfigError(f"{weights}: the network of an export is what it is; leave the keys of model out")
+        if config.runtime != carried.runtime:
+            raise ConfigError(
+                f"{weights}: an export computes as it was written, in {export.precision}; leave precision and the keys "
+                "of runtime out"
+            )
         export.description.require_input(config.input)
         return LoadedModel(config, export, file)
     model = build_model(config, len(file.class_names))
