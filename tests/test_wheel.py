@@ -49,8 +49,10 @@ def test_the_kernels_sources_are_in_the_wheel(unpacked: Path) -> None:
 
 
 def test_the_presets_of_the_wheel_are_those_of_the_repository(unpacked: Path) -> None:
-    packed = {p.name: p.read_text() for p in (unpacked / "detector/presets").rglob("*.*")}
-    assert packed == {p.name: p.read_text() for p in (ROOT / "cfg").rglob("*.*")}
+    packed, own = unpacked / "detector/presets", ROOT / "cfg"
+    assert {p.relative_to(packed): p.read_text() for p in packed.rglob("*.*")} == {
+        p.relative_to(own): p.read_text() for p in own.rglob("*.*")
+    }
 
 
 def test_the_indexes_of_what_can_be_downloaded_are_in_the_wheel(unpacked: Path) -> None:

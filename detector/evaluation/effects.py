@@ -36,7 +36,8 @@ class Effect:
         low: lower end of its 95 % t interval, for this comparison by itself; NaN of fewer than two pairs.
         high: its upper end.
         deviation: standard deviation of the differences (n - 1).
-        size: Hedges' g of paired differences: J(n - 1) times mean over deviation; NaN where they do not vary.
+        size: Hedges' g of paired differences: J(n - 1) times mean over deviation; NaN where they do not vary, and of
+            fewer than three pairs.
         p_value: two-sided, of the paired t test; NaN where there are too few pairs to test.
         corrected_p: the same after Holm's correction for all comparisons of the study; NaN before it.
     """
@@ -132,14 +133,12 @@ def paired_effect(values: Sequence[float], baseline: Sequence[float]) -> Effect:
         return Effect(len(d), float(d.mean()) if len(d) else math.nan, *[math.nan] * 5)
     mean, deviation, p_value = (float(number) for number in paired_t(d))
     varies = deviation > _NO_DEVIATION * abs(mean)
-    size = hedges_correction(len(d) - 1) * mean / deviation if varies else math.nan
+    size = hedges_correction(len(d) - 1) * mean / deviation if varies and len(d) > 2 else math.nan
     return Effect(len(d), mean, *interval(d.tolist()), deviation, size, p_value if len(d) >= MIN_PAIRS else math.nan)
 
 
 def hedges_correction(degrees: int) -> float:
-    """What takes the bias from an effect size of so many degrees of freedom: J(m), 0 for a single degree."""
-    if degrees < 2:
-        return 0.0
+    """What takes the bias from an effect size of so many degrees of freedom, two at least: J(m)."""
     return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
 
 

@@ -81,9 +81,9 @@ def value_chart(cells: Mapping[str, ValuesOfCell], label: str) -> bytes:
     figure, panel = new_panel(height_in=0.9 + 0.28 * len(cells))
     for number, cell in enumerate(cells.values()):
         place = len(cells) - 1 - number
-        panel.plot(cell.values, [place] * len(cell.values), "o", color=_SOFT, markersize=4, alpha=0.6)
         if not math.isnan(cell.low):
             panel.plot([cell.low, cell.high], [place, place], color=COLOURS[0], linewidth=2)
+        panel.plot(cell.values, [place] * len(cell.values), "o", color=INK, markersize=4.5, alpha=0.5, zorder=3)
         panel.plot([cell.mean], [place], "|", color=COLOURS[0], markersize=13, markeredgewidth=2.4)
     panel.set_yticks(range(len(cells))[::-1], [shortened(name) for name in cells], parse_math=False)
     panel.set_ylim(-0.6, len(cells) - 0.4)

@@ -141,8 +141,8 @@ def load_study(
     if seeds is not None and seeds < 1:
         raise ConfigError(f"--seeds wants at least 1, found {seeds}")
     experiment = study.experiment
-    if not experiment.endswith(".cfg"):
-        experiment = str(find_config(experiment, relative_to=path.parent))
+    if not experiment.endswith(".cfg") and presets_dir() not in (found := find_config(experiment, path.parent)).parents:
+        experiment = str(found)  # a preset keeps its name, the same on every machine
     _require_free_keys(study, overrides)
     study = replace(study, experiment=experiment, overrides=(*study.overrides, *overrides), seeds=seeds or study.seeds)
     mistakes: dict[str, None] = {}

@@ -125,7 +125,7 @@ class StudyFolder:
             return None
         record = read_record(path)
         theirs, ours = set(record.overrides), set(planned.overrides)
-        same_name = Path(record.experiment).name == Path(planned.experiment).name
+        same_name = _short(record.experiment) == _short(planned.experiment)
         if not same_name or record.overrides != planned.overrides:
             changed = sorted(theirs ^ ours) or ["another order of the overrides" if same_name else record.experiment]
             raise ConfigError(
@@ -133,6 +133,11 @@ class StudyFolder:
                 "give them again, or another folder with --out"
             )
         return record
+
+
+def _short(experiment: str) -> str:
+    """The name of an experiment wherever its file lies."""
+    return Path(experiment).name.removesuffix(".yaml")
 
 
 def write_record(path: Path, record: RunRecord) -> None:

@@ -137,7 +137,7 @@ def _facts(summary: StudySummary) -> Iterator[str]:
     study = summary.study
     axes = "; ".join(f"{axis}: {', '.join(values)}" for axis, values in study.axes.items())
     yield f"{axes}; {study.seeds} seeds each: {summary.num('runs')} of {summary.num_planned} runs done."
-    changed = " ".join(study.overrides)
+    changed = " ".join({text.partition("=")[0]: text for text in study.overrides}.values())  # the last of a key counts
     yield f"Experiment {Path(study.experiment).stem}" + (f" with {changed}." if changed else ".")
     if summary.machines:
         yield f"Measured on {'; '.join(summary.machines)}."

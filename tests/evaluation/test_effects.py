@@ -143,6 +143,13 @@ def test_few_pairs_are_described_and_never_claimed(num_pairs):
     assert math.isnan(effect.difference) == (num_pairs == 0)
 
 
+@pytest.mark.parametrize("num_pairs", [2, 3])
+def test_an_effect_size_wants_three_pairs(num_pairs):
+    effect = paired_effect([0.3, 0.5, 0.9][:num_pairs], [0.1] * num_pairs)
+    assert math.isnan(effect.size) == (num_pairs == 2)
+    assert effect.low < effect.difference < effect.high
+
+
 def test_differences_that_do_not_vary_are_never_claimed():
     constant = corrected([paired_effect([0.75] * 6, [0.5] * 6), paired_effect([0.5] * 6, [0.5] * 6)])
     assert [effect.is_claimed for effect in constant] == [False, False]
