@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -94,6 +95,13 @@ def test_canvases_of_another_shape_are_taken_at_any_time() -> None:
     runtime.boxes(canvases())
     other = np.ascontiguousarray(canvases(3)[:, :, :32])
     torch.testing.assert_close(runtime.boxes(other)[1], expected_boxes(model, other)[1].float(), rtol=1e-3, atol=1e-5)
+
+
+def test_threads_that_come_at_once_to_a_new_runtime_get_the_same_bits() -> None:
+    runtime = TorchRuntime(lively("mish-n"), CPU)
+    with ThreadPoolExecutor(4) as pool:
+        found = [scores for _, scores in pool.map(runtime.boxes, [canvases()] * 8)]
+    assert all(torch.equal(scores, found[0]) for scores in found)
 
 
 def test_fp16_on_the_cpu_is_refused() -> None:
