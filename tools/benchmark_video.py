@@ -62,17 +62,20 @@ def core_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - started_s
 
 
-def stages_alone(predictor: Predictor, select: SelectConfig, video: Path, folder: Path) -> dict[str, float]:
+def stages_alone(
+    predictor: Predictor, select: SelectConfig, video: Path, folder: Path, batch_size: int
+) -> dict[str, float]:
     """The core-seconds of each stage over all frames of a video, one stage after the other."""
     frames: list[ImageSource] = []
     results: list[Result] = []
     outputs = Outputs(folder, "mp4v", 1, [])
 
     def detect() -> None:
-        for frame in frames:
-            assert frame.pixels is not None
-            (found,) = predictor.detect([frame.pixels], select)
-            results.append(Result(Prediction(frame, found, None, frame.pixels)))
+        for start in range(0, len(frames), batch_size):
+            batch = frames[start : start + batch_size]
+            found = predictor.detect([frame.pixels for frame in batch if frame.pixels is not None], select)
+            pairs = zip(batch, found, strict=True)
+            results.extend(Result(Prediction(frame, one, None, frame.pixels)) for frame, one in pairs)
 
     def drawn() -> None:
         results[:] = [draw(result) for result in results]
@@ -94,13 +97,14 @@ def pipelined(
     select: SelectConfig,
     sources: Sequence[Source],
     folder: Path,
+    batch_size: int,
     watch: Callable[[int], None] = lambda n: None,
 ) -> tuple[int, int, float, float]:
     """Frames, detections, wall seconds and core-seconds of the pipeline; `watch` is told of the frames done."""
     outputs = Outputs(folder, "mp4v", 1, [])
     num_frames = num_found = 0
     started_s, started_core_s = time.perf_counter(), time.process_time()
-    with Pipeline(predictor, select, sources, stages=[draw, outputs.write]) as results:
+    with Pipeline(predictor, select, sources, stages=[draw, outputs.write], batch_size=batch_size) as results:
         for result in results:
             num_frames += 1
             num_found += 0 if result.prediction.detections is None else len(result.prediction.detections)
@@ -114,7 +118,9 @@ def resident_mb() -> float:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
-def soak(predictor: Predictor, select: SelectConfig, video: Path, num_frames: int, folder: Path) -> None:
+def soak(
+    predictor: Predictor, select: SelectConfig, video: Path, num_frames: int, folder: Path, batch_size: int
+) -> None:
     """Runs the pipeline over the same video again and again, and prints how memory and handles grew."""
     per_video = sum(1 for _ in video_frames(VideoSource(str(video), video)))
     sources = [VideoSource(str(video), video) for _ in range(-(-num_frames // per_video))]
@@ -128,7 +134,7 @@ def soak(predictor: Predictor, select: SelectConfig, video: Path, num_frames: in
                 if time.time() - written.stat().st_mtime > 60:
                     written.unlink()
 
-    done, _, wall_s, _ = pipelined(predictor, select, sources, folder, watch)
+    done, _, wall_s, _ = pipelined(predictor, select, sources, folder, batch_size, watch)
     warm = [sample for sample in samples if sample[0] > done // 5]
     # The peak of each end, so that where within a frame a sample fell does not matter.
     first, last = (max(mb for _, mb, _ in part) for part in (warm[: len(warm) // 5], warm[-(len(warm) // 5) :]))
@@ -147,12 +153,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=2, help="frames in a batch, alone and in the pipeline")
     parser.add_argument("--soak", type=int, metavar="N", help="frames to run for, instead of the table")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the videos here")
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))
     loaded = load_model(options.weights)
-    predictor, select = build_predictor(loaded), loaded.config.predict
+    predictor, select = build_predictor(loaded, options.batch), loaded.config.predict
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         video, folder = folder / "source.mp4", folder / "annotated"
@@ -160,19 +167,19 @@ def main() -> None:
         draw_video(video, options.frames, (width, height))
         torch.set_num_threads(options.cores)
         if options.soak:
-            soak(predictor, select, video, options.soak, folder)
+            soak(predictor, select, video, options.soak, folder, options.batch)
             return
         sources: list[Source] = [VideoSource(str(video), video)]
-        pipelined(predictor, select, sources, folder)  # not counted
+        pipelined(predictor, select, sources, folder, options.batch)  # not counted
         rounds = []
         for _ in range(options.rounds):
             torch.set_num_threads(1)
-            alone = stages_alone(predictor, select, video, folder)
+            alone = stages_alone(predictor, select, video, folder, options.batch)
             torch.set_num_threads(options.cores)
-            rounds.append((alone, pipelined(predictor, select, sources, folder)))
+            rounds.append((alone, pipelined(predictor, select, sources, folder, options.batch)))
     num_frames, num_found = rounds[0][1][:2]
     canvas = " x ".join(map(str, predictor.input.canvas_hw))
-    print(f"{width} x {height} source, {num_frames} frames, network at {canvas}, {options.cores} cores, ", end="")
+    print(f"{width} x {height} source, {num_frames} frames, network at {canvas}, batches of {options.batch}, ", end="")
     print(
         f"{platform.machine()}, {num_found / num_frames:.1f} detections a frame, medians of {options.rounds} rounds\n"
     )

@@ -22,7 +22,7 @@ COMMANDS = {
     "val": ("evaluate", "the same as evaluate"),
     "compare": ("compare", "put measured runs side by side: numbers, a paired test, deviation over seeds"),
     "study": ("study", "run an experiment over settings and seeds, say what differs and how sure that is"),
-    "predict": ("predict", "detect objects in images"),
+    "predict": ("predict", "detect objects in images, videos and live streams"),
     "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
     "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),
     "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),

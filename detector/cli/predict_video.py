@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from detector.postprocess import SelectConfig
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
-_GPU_BATCH_SIZE = 8
+# Frames in a batch. On two cores, two by two give 88 frames/s where one by one give 72: half as many steps of Python,
+# for which the workers wait in turn (docs/benchmarks/video.md). Live frames do not wait for others.
+_CPU_BATCH_SIZE, _LIVE_CPU_BATCH_SIZE, _GPU_BATCH_SIZE = 2, 1, 8
 _MAX_STEM = 80
 
 
@@ -83,9 +85,12 @@ def run_video(
     from detector.engine.precision import choose_device
     from detector.experiment import build_predictor
     from detector.media.outputs import CropWriter, TxtWriter, record_of
+    from detector.media.sources import VideoSource
     from detector.media.streams import ReconnectConfig
 
-    batch_size = 1 if choose_device(loaded.config.device).type == "cpu" else _GPU_BATCH_SIZE
+    is_live = all(isinstance(source, VideoSource) and source.is_live for source in sources)
+    on_cpu = _LIVE_CPU_BATCH_SIZE if is_live else _CPU_BATCH_SIZE
+    batch_size = on_cpu if choose_device(loaded.config.device).type == "cpu" else _GPU_BATCH_SIZE
     predictor = build_predictor(loaded, batch_size)
     outputs = Outputs(folder, arguments.codec, arguments.stride, [s.path for s in sources if s.path])
     config = PipelineConfig(
