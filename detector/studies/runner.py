@@ -124,7 +124,11 @@ def write_study(study: StudyConfig, folder: StudyFolder) -> None:
 def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, imports: Sequence[Path]) -> None:
     """Writes the record of a run that is about to begin or to go on."""
     record = RunRecord(
-        planned.cell, planned.seed, planned.experiment, planned.overrides, imports=tuple(map(str, imports))
+        planned.cell,
+        planned.seed,
+        planned.experiment,
+        planned.overrides,
+        imports=tuple(str(path.resolve()) for path in imports),
     )
     if before is not None:  # interrupted: what it measured counts if the run can be taken up
         record = replace(record, evaluations=before.evaluations)

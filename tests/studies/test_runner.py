@@ -142,6 +142,12 @@ def test_settings_that_differ_from_those_of_the_folder_are_refused_before_a_run(
     assert trials(tmp_path) == 4
 
 
+def test_a_run_is_told_of_the_users_parts_wherever_it_runs(study, tmp_path):
+    outcomes: list[Outcome] = []
+    make_runs(study, StudyFolder(tmp_path / "out"), Shard(0, 4), [Path("my_parts.py")], outcomes.append)
+    assert outcomes[0].record.imports == (str(Path.cwd() / "my_parts.py"),)
+
+
 def test_shards_share_every_run_out_once(study):
     runs = runs_of(study)
     parts = [Shard.parse(f"{number}/3").of(runs) for number in (1, 2, 3)]
