@@ -1,0 +1,185 @@
+"""Files that are no export, or no longer the one that was written."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from detector.errors import CheckpointError, ConfigError, DetectorError
+from detector.experiment import load_model
+from detector.export.archives import check_pt2
+from detector.export.making import open_export
+from detector.export.settings import SUFFIXES
+
+TARGETS = list(SUFFIXES)
+
+
+def copied(files: tuple[Path, ...], folder: Path) -> Path:
+    for file in files:
+        shutil.copy(file, folder)
+    return folder / files[0].name
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_export(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path.parent) in message
+    return message
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("content", [b"", b"\0" * 500, b"not an export", b"PK\x03\x04" + b"\0" * 99, b"<net></net>"])
+def test_what_is_no_export_is_refused_in_one_sentence(target, content, tmp_path):
+    path = tmp_path / f"m{SUFFIXES[target]}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_file_that_is_not_there_is_named(target, tmp_path):
+    assert "does not exist" in refusal(tmp_path / f"m{SUFFIXES[target]}")
+    (tmp_path / f"m{SUFFIXES[target]}").mkdir()
+    assert "is not a regular file" in refusal(tmp_path / f"m{SUFFIXES[target]}")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_truncated_or_damaged_export_is_refused(target, exported, tmp_path):
+    files = exported(target).exported.files
+    for file in files:
+        whole = file.read_bytes()
+        rng = np.random.default_rng(3)
+        changed = [whole[: len(whole) // 2], whole[:-1], whole + b"\0"]
+        places = rng.integers(0, len(whole), 4).tolist()
+        changed += [whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :] for place in places]
+        for content in changed[: 3 if target in ("pt2", "torchscript") else None]:
+            path = copied(files, tmp_path)
+            (tmp_path / file.name).write_bytes(content)
+            if not (target in ("pt2", "torchscript") and content == whole + b"\0"):  # archives may have a comment
+                refusal(path)
+
+
+def test_a_damaged_weight_of_an_archive_is_refused(exported, tmp_path):
+    for target in ("pt2", "torchscript"):
+        path = copied(exported(target).exported.files, tmp_path)
+        content = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        content[largest.header_offset + 200 + largest.file_size // 2] ^= 0x10
+        path.write_bytes(content)
+        assert "is damaged" in refusal(path)
+
+
+def test_an_onnx_file_of_another_program_or_with_other_files_is_refused(exported, tmp_path):
+    path = copied(exported("onnx").exported.files, tmp_path)
+    model = onnx.load_model(path)
+    description = next(entry.value for entry in model.metadata_props if entry.key == "detector")
+    del model.metadata_props[:]
+    onnx.save_model(model, path)
+    assert "does not describe its model" in refusal(path)
+    model.metadata_props.add(key="detector", value=description)
+    onnx.save_model(model, path)
+    assert "changed after its export" in refusal(path)
+
+
+def test_an_openvino_file_without_its_weights_is_refused(exported, tmp_path):
+    path = copied(exported("openvino").exported.files, tmp_path)
+    path.with_suffix(".bin").unlink()
+    assert "m.bin does not exist" in refusal(path)
+
+
+def rewritten(path: Path, name: str, change: dict[str, str]) -> None:
+    """Rewrites an entry of an archive, with a sum that fits."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in entries:
+            text = content
+            if entry.endswith(name):
+                for old, new in change.items():
+                    assert old.encode() in text
+                    text = text.replace(old.encode(), new.encode(), 1)
+            archive.writestr(entry, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("models/model.json", {"torch.ops.aten.conv2d.default": "torch.hub.load"}),
+        ("models/model.json", {"torch.ops.aten.conv2d.default": "torch.ops.aten.from_file.default"}),
+        ("models/model.json", {"Symbol(": "__import__('os').system("}),
+        ("models/model.json", {"positive=True": "positive=exit()"}),
+        ("weights_config.json", {'"use_pickle": false': '"use_pickle": true'}),
+    ],
+)
+def test_a_program_that_asks_for_code_is_refused_before_torch_reads_it(name, change, exported, tmp_path):
+    path = copied(exported("pt2").exported.files, tmp_path)
+    check_pt2(path)
+    rewritten(path, name, change)
+    assert "asks for code" in refusal(path)
+
+
+def test_a_pickle_among_the_entries_of_a_program_is_refused(exported, tmp_path):
+    path = copied(exported("pt2").exported.files, tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{folder}/data/constants/opaque_obj_0", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    assert "as no export does" in refusal(path)
+    path = copied(exported("pt2").exported.files, tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    sample = io.BytesIO()
+    with zipfile.ZipFile(sample, "w") as inner:
+        inner.writestr("model/data.pkl", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in entries:
+            archive.writestr(entry, sample.getvalue() if entry.endswith("sample_inputs/model.pt") else content)
+    assert "asks for code (os system)" in refusal(path)
+
+
+def test_a_missing_library_is_named_with_what_installs_it(exported, monkeypatch):
+    for target, library in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        path = exported(target).exported.files[0]
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(DetectorError, match=rf'{library}.*pip install "detector\[export\]"'):
+            open_export(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("input.arithmetic=opencv", "input.arithmetic: the export takes canvases of float32"),
+        ("input.channels=1", "input.channels: the export takes 3, found 1"),
+        ("model.recipe=true", "the network of an export is what it is"),
+        ("runtime.precision=bf16", "an export computes as it was written, in fp32; leave precision"),
+        ("input.sise=64", "input.sise"),
+    ],
+)
+def test_an_override_that_the_export_cannot_follow_is_refused(override, says, exported):
+    with pytest.raises(ConfigError, match=says):
+        load_model(exported("onnx").exported.files[0], [override])
+
+
+def test_the_settings_of_evaluation_and_prediction_may_be_overridden(exported):
+    config = load_model(exported("onnx").exported.files[0], ["predict.confidence=0.4", "evaluate.iou=0.5"]).config
+    assert (config.predict.confidence, config.evaluate.iou) == (0.4, 0.5)
+
+
+def test_the_description_is_json_under_one_key_in_every_format(exported):
+    model = onnx.load_model(exported("onnx").exported.files[0])
+    document = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "detector"))
+    assert document["export"]["dtype"] == "float32"
+    assert document["class_names"] == ["ball", "box", "star"]
+    for target in ("torchscript", "pt2"):
+        with zipfile.ZipFile(exported(target).exported.files[0]) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("extra/detector.json"))
+            assert json.loads(archive.read(name))["export"]["target"] == target
