@@ -29,12 +29,18 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
     torch.manual_seed(1)
     config = load_experiment(name, overrides)
     model = build_model(config, len(NAMES))
+    branches = getattr(getattr(model, "head", None), "class_branches", ())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 4:
                 parameter.mul_(1.6)
-        for branch in getattr(getattr(model, "head", None), "class_branches", ()):
-            branch[-1].weight.normal_(0, 2)
+        if branches:  # its many layers want statistics of their own, or nothing of the image is left at the end
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = None
+            model.train()(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
+        for branch in branches:
+            branch[-1].weight.normal_(0, 0.3)
             branch[-1].bias.fill_(-1)
     plain = config_to_plain(config)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
