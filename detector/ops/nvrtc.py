@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detector.files import write_whole
 from detector.ops.native import KernelsUnavailableError, cache_folder
 
 _SOURCES = Path(__file__).parent / "csrc"
@@ -149,17 +148,7 @@ def code(storage: str, capability: tuple[int, int]) -> bytes:
             return result
     result = compiled(storage, architecture)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start, no more
-        _keep(file, hashlib.sha256(result).digest() + result)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = hashlib.sha256(result).digest() + result
+        write_whole(file, lambda stream: stream.write(content), durable=False)
     return result
-
-
-def _keep(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        os.replace(temporary, file)  # another process may have written the same file meanwhile
-    except OSError:
-        os.unlink(temporary)
-        raise
