@@ -269,9 +269,9 @@ def classify(
         ]
         scores = scorer.logits(np.stack(fitted)).astype(np.float64) if fitted else np.zeros((0, 0))
         rows = iter(scores)
-        for source, image_read, error in read:
+        for source, image_read, reason in read:
             if image_read is None:
-                yield ClassPrediction(source.name, error=error)
+                yield ClassPrediction(source.name, error=reason)
                 continue
             row = next(rows)
             exponentials = np.exp(row - row.max())

@@ -239,9 +239,13 @@ def compare(
 ) -> Iterator[tuple[str, Compared, dict[str, Array]]]:
     """Each fit of a photo through a network by both; with what OpenCV found."""
     if name.endswith((".safetensors", ".weights")):
+        from detector.errors import ConfigError
         from detector.experiment import load_model
+        from detector.models.yolo import DetectionModel
 
         loaded = load_model(Path(name))
+        if not isinstance(loaded.model, DetectionModel):
+            raise ConfigError(f"{name} is an export; give the model that it was made from")
         net: Any = loaded.model.eval()
         size = canvas_hw or loaded.config.input.canvas_hw
     else:

@@ -4,7 +4,7 @@ Ten classes that differ by shape alone: the six of the embedded detection set, a
 there, colour says nothing, and every mirror image keeps its class. What makes it hard at 32 px: a shape lies anywhere,
 turned by up to 30 degrees and stretched by up to a quarter, its longer side 18 to 28 px; up to two strokes of any
 colour lie under it and, in one picture of five, one over it; its colour may be as near to the ground's as 110 of 441
-(Euclidean distance in RGB); noise of up to 12 grey values lies over all. Small convolutional networks tell 80 to 95 %
+(Euclidean distance in RGB); noise of up to 12 grey values lies over all. Small convolutional networks tell 65 to 95 %
 of them after a minute or two of one CPU core. Sizes scale with the side of the picture, noise and colours do not.
 """
 

@@ -185,7 +185,7 @@ def _bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
 def _projected_bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
     """The same after a matrix with perspective."""
     corners = _project_corners(_whole(image), matrix)[0]
-    first_x, first_y, last_x, last_y = [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+    (first_x, first_y), (last_x, last_y) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     return first_x, first_y, last_x, last_y
 
 
