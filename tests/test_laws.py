@@ -76,7 +76,7 @@ FENCES = {
     "tqdm": ("cli/",),
     "argparse": ("cli/",),
     "PIL": ("media/damage.py",),
-    "scipy": ("evaluation/effects.py",),
+    "scipy": ("evaluation/effects.py", "engine/tracking.py"),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
     "openvino": ("export/",),

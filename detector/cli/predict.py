@@ -89,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     is_coco = "coco" in formats
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
     sources, annotations = _sources(arguments, words[1:], is_coco)
+    if arguments.track:
+        from detector.engine.tracking import require_videos
+
+        require_videos(sources)
     if annotations is not None:
         loaded = with_category_ids_of(loaded, annotations)
     problems = annotations.problems if annotations else ()
@@ -101,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = [source for source in sources if isinstance(source, ImageSource)]
     has_frames = len(images) < len(sources)
     known = loaded.file.category_ids if annotations is None else annotations.category_ids
-    writers = _writers(formats, arguments.crops, folder, loaded.file.class_names, known, has_frames)
+    writers = _writers(arguments, formats, folder, loaded.file.class_names, known, has_frames)
     names = FileNames(folder, [source.path for source in sources if source.path])
     if has_frames:
         return run_video(arguments, loaded, sources, select, folder, writers, names)
@@ -146,22 +150,25 @@ def _formats(given: Sequence[str] | None) -> list[str]:
 
 
 def _writers(
+    arguments: argparse.Namespace,
     formats: Sequence[str],
-    crops: bool,
     folder: Path,
     class_names: Sequence[str],
     category_ids: Sequence[int],
     has_frames: bool,
 ) -> list[Writer]:
     """What writes the formats; the records of frames, which may be endless, are lines, not one document."""
-    from detector.media.outputs import FORMATS, CropWriter, CsvWriter
+    from detector.media.outputs import FORMATS, CropWriter, CsvWriter, MotWriter
 
     names = dict.fromkeys("jsonl" if has_frames and name == "json" else name for name in formats)
     writers: list[Writer] = [
-        CsvWriter(folder, has_frames) if name == "csv" else FORMATS[name](folder, class_names, category_ids)
+        CsvWriter(folder, has_frames, arguments.track)
+        if name == "csv"
+        else FORMATS[name](folder, class_names, category_ids)
         for name in names
     ]
-    return [*writers, CropWriter(folder, class_names)] if crops else writers
+    writers += [MotWriter(folder)] if arguments.track else []
+    return [*writers, CropWriter(folder, class_names)] if arguments.crops else writers
 
 
 def _sources(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 import time
@@ -15,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.cli.predict_tracks import add_track_options, tracking
 from detector.errors import MediaError, StreamError
 
 if TYPE_CHECKING:
-    from detector.engine.pipeline import Pipeline, Result
+    from detector.engine.pipeline import Pipeline, Result, Stage
     from detector.engine.predictor import Prediction
     from detector.experiment import LoadedModel
     from detector.media.outputs import FileNames, Writer
@@ -30,7 +30,6 @@ _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
 # Frames in a batch. On two cores, two by two give 88 frames/s where one by one give 72: half as many steps of Python,
 # for which the workers wait in turn (docs/benchmarks/video.md). Live frames do not wait for others.
 _CPU_BATCH_SIZE, _LIVE_CPU_BATCH_SIZE, _GPU_BATCH_SIZE = 2, 1, 8
-_MAX_STEM = 80
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +45,7 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         "--codec", default="mp4v", metavar="NAME", help="of annotated videos: mp4v (default), avc1, MJPG or VP90"
     )
     group.add_argument("--show", action="store_true", help="show what is found in a window")
+    add_track_options(parser)
 
 
 def _positive(text: str) -> int:
@@ -96,7 +96,11 @@ def run_video(
     config = PipelineConfig(
         arguments.stride, latest_only=not arguments.every_frame, reconnect=ReconnectConfig(arguments.max_reconnect)
     )
-    stages = [] if arguments.no_pictures and not arguments.show else [draw]
+    stages: list[Stage] = []
+    if arguments.track:
+        select, follow = tracking(arguments, predictor, select)
+        stages.append(follow)
+    stages += [] if arguments.no_pictures and not arguments.show else [draw]
     stages += [] if arguments.no_pictures else [outputs.write]
     tallies: dict[str, Tally] = {}
     # Names that were given are remembered: of endless frames only where each has files of its own.
@@ -192,7 +196,7 @@ def draw(result: Result) -> Result:
     prediction = result.prediction
     if prediction.image is None or prediction.detections is None:
         return result
-    return replace(result, picture=draw_detections(prediction.image, prediction.detections))
+    return replace(result, picture=draw_detections(prediction.image, prediction.detections, prediction.track_ids))
 
 
 @dataclass
@@ -205,6 +209,7 @@ class Tally:
     is_live: bool = False
     errors: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    num_tracks: int | None = None
 
     def add(self, prediction: Prediction) -> None:
         """Counts one more record."""
@@ -216,13 +221,20 @@ class Tally:
             self.errors.append(prediction.error or "no image")
         else:
             self.num_read += 1
-            self.counts.update(prediction.detections.names)
+            names = prediction.detections.names
+            if prediction.track_ids is not None:  # a new track has a higher number than all before
+                before = self.num_tracks = self.num_tracks or 0
+                ids = prediction.track_ids.tolist()
+                names = [name for name, track_id in zip(names, ids, strict=True) if track_id > before]
+                self.num_tracks = max(before, *ids, 0)
+            self.counts.update(names)
 
     def __str__(self) -> str:
         if not self.num_read:
             return "not read"
         listed = ", ".join(f"{count} {name}" for name, count in self.counts.most_common()) or "nothing"
-        return f"{listed} in {self.num_read} frames" if self.is_video else listed
+        followed = "" if self.num_tracks is None else ", each followed,"
+        return f"{listed}{followed} in {self.num_read} frames" if self.is_video else listed
 
 
 class Outputs:
@@ -244,6 +256,7 @@ class Outputs:
     def write(self, result: Result) -> Result:
         """Adds a result's picture to the video of its source, or writes it as a file of its own."""
         from detector.media.images import write_image
+        from detector.media.outputs import stem_of
         from detector.media.video_writer import VideoWriter
 
         source, picture = result.prediction.source, result.picture
@@ -256,7 +269,7 @@ class Outputs:
         if id(video) not in self._writers:
             if not video.is_live:  # files come one after another: the last one is done
                 self._close(lambda other: not other.is_live)
-            path = self._free_path(_stem(video.name), ".mp4")
+            path = self._free_path(stem_of(video.name), ".mp4")
             fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
             self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
         self._writers[id(video)][1].write(picture)
@@ -287,13 +300,6 @@ class Outputs:
         finally:
             if self._writers:
                 self.close()
-
-
-def _stem(name: str) -> str:
-    """A file name for a source: that of its file, or its address in letters that every system takes."""
-    if "://" in name or name.startswith("camera:"):
-        return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STEM] or "stream"
-    return Path(name).stem
 
 
 class Progress:

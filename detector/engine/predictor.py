@@ -75,6 +75,7 @@ class Prediction:
         error: why it could not be read, or None.
         image: the image itself, uint8 (H, W, C), or None where it could not be read.
         warnings: what is odd about the image although it was read, a sentence each.
+        track_ids: the track of each detection, int64 (N,), from 1; None where nothing was tracked.
     """
 
     source: ImageSource
@@ -82,6 +83,7 @@ class Prediction:
     error: str | None = None
     image: Image | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    track_ids: npt.NDArray[np.int64] | None = None
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the image with its detections."""
@@ -89,7 +91,7 @@ class Prediction:
 
         if self.image is None or self.detections is None:
             return None
-        return as_png(draw_detections(self.image, self.detections))
+        return as_png(draw_detections(self.image, self.detections, self.track_ids))
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,15 @@ def class_colours(class_names: tuple[str, ...]) -> tuple[RGB, ...]:
         while place in taken and len(taken) < num:
             place = (place + _STEP) % num
         taken.add(place)
-        is_dark, hue = divmod(place, _NUM_HUES)
-        red, green, blue = colorsys.hsv_to_rgb((hue + is_dark / 2) / _NUM_HUES, 0.85, 0.62 if is_dark else 0.97)
-        colour_of[name] = round(red * 255), round(green * 255), round(blue * 255)
+        colour_of[name] = _colour(place)
     return tuple(colour_of[name] for name in plain)
+
+
+def _colour(place: int) -> RGB:
+    """One of the 24 colours."""
+    is_dark, hue = divmod(place, _NUM_HUES)
+    red, green, blue = colorsys.hsv_to_rgb((hue + is_dark / 2) / _NUM_HUES, 0.85, 0.62 if is_dark else 0.97)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def as_rgb(image: Image) -> Image:
@@ -89,8 +94,10 @@ def draw_boxes(
     return picture
 
 
-def draw_detections(image: Image, detections: Detections) -> Image:
-    """A copy of an image, RGB, with its detections."""
+def draw_detections(image: Image, detections: Detections, track_ids: npt.NDArray[np.int64] | None = None) -> Image:
+    """A copy of an image, RGB, with its detections; those of tracks have their numbers, int64 (N,), and colours."""
+    if track_ids is not None:
+        return _draw_tracks(image, detections, track_ids)
     labels = detections.labels.tolist()
     captions = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)]
     colours = class_colours(detections.class_names)
@@ -98,6 +105,15 @@ def draw_detections(image: Image, detections: Detections) -> Image:
     return draw_boxes(
         image, detections.source_xyxy.numpy()[order], captions[order], [colours[label] for label in labels][order]
     )
+
+
+def _draw_tracks(image: Image, detections: Detections, track_ids: npt.NDArray[np.int64]) -> Image:
+    """Neither captions nor the order of boxes change with scores: from frame to frame the picture stays calm."""
+    order = np.argsort(-track_ids)  # the first ones on top
+    names, ids = detections.names, track_ids[order].tolist()
+    captions = [f"{names[row]} {track_id}" for row, track_id in zip(order.tolist(), ids, strict=True)]
+    colours = [_colour(_STEP * track_id % (2 * _NUM_HUES)) for track_id in ids]
+    return draw_boxes(image, detections.source_xyxy.numpy()[order], captions, colours)
 
 
 def draw_batch(samples: Sequence[Sample], class_names: Sequence[str]) -> Image:

@@ -12,22 +12,28 @@ import io
 import json
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from detector.errors import MediaError
 from detector.files import write_whole
-from detector.geometry import Image, xyxy_to_cxcywh
+from detector.geometry import Image, xyxy_to_cxcywh, xyxy_to_xywh
 from detector.media.drawing import as_rgb, draw_detections
 from detector.media.images import write_image
-from detector.media.sources import ImageSource
+from detector.media.sources import ImageSource, VideoSource
 from detector.structures import Detections
 
+_MAX_STREAM_STEM = 80
 _MAX_STEM_BYTES = 200  # file systems take 255 for a name; numbers and a suffix come behind
 _CSV_COLUMNS = ("image", "width", "height", "class", "category_id", "score", "xmin", "ymin", "xmax", "ymax")
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
+_CSV_TRACK_COLUMNS = ("track_id",)
 
 
 class Found(Protocol):
@@ -52,6 +58,10 @@ class Found(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is odd about it although it was read."""
+
+    @property
+    def track_ids(self) -> npt.NDArray[np.int64] | None:
+        """The track of each detection, int64 (N,), or None where nothing was tracked."""
 
 
 class Writer(Protocol):
@@ -100,6 +110,13 @@ class FileNames:
         return candidate
 
 
+def stem_of(name: str) -> str:
+    """A file name for a video: that of its file, or its address in letters that every system takes."""
+    if "://" in name or name.startswith("camera:"):
+        return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STREAM_STEM] or "stream"
+    return Path(name).stem
+
+
 def _key(stem: str) -> str:
     """Equal for names that some file system takes for one: macOS and Windows ignore case, macOS composes letters."""
     return unicodedata.normalize("NFC", stem).casefold()
@@ -121,6 +138,7 @@ def record_of(found: Found) -> dict[str, Any]:
         detections.labels.tolist(),
         detections.scores.tolist(),
         detections.source_xyxy.tolist(),
+        [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in found.track_ids.tolist()],
         strict=True,
     )
     return {
@@ -133,8 +151,9 @@ def record_of(found: Found) -> dict[str, Any]:
                 "category_id": detections.category_ids[label],
                 "score": round(score, 5),
                 "box_xyxy": [round(v, 2) for v in box],
+                **track,
             }
-            for name, label, score, box in rows
+            for name, label, score, box, track in rows
         ],
     }
 
@@ -190,10 +209,11 @@ class JsonLinesWriter:
 class CsvWriter:
     """`predictions.csv`: a line for each detection, and one without a box for an image without any."""
 
-    def __init__(self, folder: Path, has_frames: bool = False) -> None:
-        """Columns for frames are there where asked for; images that cannot be read have no line."""
+    def __init__(self, folder: Path, has_frames: bool = False, has_tracks: bool = False) -> None:
+        """Columns for frames and tracks are there where asked for; images that cannot be read have no line."""
         self.path = folder / "predictions.csv"
-        self._columns = (*_CSV_COLUMNS, *(_CSV_FRAME_COLUMNS if has_frames else ()))
+        more = (_CSV_FRAME_COLUMNS if has_frames else ()) + (_CSV_TRACK_COLUMNS if has_tracks else ())
+        self._columns = (*_CSV_COLUMNS, *more)
         _write_whole(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
 
     def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -275,6 +295,47 @@ class CropWriter:
             except OSError as error:
                 raise MediaError(f"{folder} cannot be made: {error.strerror}; check the disk") from error
             write_image(folder / f"{stem}_{number}.jpg", crop)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class MotWriter:
+    """`STEM.mot.csv` of each video: `frame,id,left,top,width,height,score,-1,-1,-1` for each detection of a track.
+
+    As motchallenge.net has it ("instructions", file format): frames and ids count from 1, and so do pixels: the upper
+    left corner of the image is (1, 1).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "*.mot.csv"
+        self._paths: dict[int, tuple[VideoSource, Path]] = {}  # a video may be given twice
+        self._taken: set[str] = set()
+
+    def add(self, found: Found, stem: str) -> None:
+        """Adds the lines of a frame."""
+        frame = found.source.frame
+        if frame is None or found.detections is None or found.track_ids is None:
+            return
+        if id(frame.video) not in self._paths:
+            path = self.path.with_name(f"{self._free(stem_of(frame.video.name))}.mot.csv")
+            _write_whole(path, "")
+            self._paths[id(frame.video)] = frame.video, path
+        boxes_xywh = xyxy_to_xywh(found.detections.source_xyxy.double()).tolist()
+        rows = zip(found.track_ids.tolist(), boxes_xywh, found.detections.scores.tolist(), strict=True)
+        lines = [
+            f"{frame.index + 1},{track_id},{x + 1:.2f},{y + 1:.2f},{w:.2f},{h:.2f},{score:.5f},-1,-1,-1\n"
+            for track_id, (x, y, w, h), score in rows
+        ]
+        _append(self._paths[id(frame.video)][1], "".join(lines))
+
+    def _free(self, stem: str) -> str:
+        number, name = 1, stem
+        while _key(name) in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(_key(name))
+        return name
 
     def close(self) -> None:
         """Nothing is left to do."""

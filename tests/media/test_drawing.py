@@ -176,3 +176,14 @@ def test_objects_of_a_batch_are_coloured_and_crowds_are_grey() -> None:
 
 def test_a_batch_of_grey_images_is_drawn() -> None:
     assert draw_batch([sample(90, [0], [False], channels=1)], ("circle",)).shape == (36, 36, 3)
+
+
+def test_a_track_has_a_colour_and_a_caption_of_its_own_which_do_not_follow_the_score() -> None:
+    found = detections([[5, 30, 35, 70], [45, 30, 75, 70], [85, 30, 115, 70]])
+    ids = np.array([3, 1, 2], np.int64)
+    drawn = draw_detections(plain(), found, ids)
+    edges = [tuple(drawn[60, x].tolist()) for x in (5, 45, 85)]
+    assert len(set(edges)) == 3
+    later = draw_detections(plain(), found[[1, 0, 2]], ids[[1, 0, 2]])  # other scores, the same tracks
+    np.testing.assert_array_equal(drawn, later)
+    assert (draw_detections(plain(), found, ids + 9) != drawn).any()

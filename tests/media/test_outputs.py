@@ -25,6 +25,7 @@ from detector.media.outputs import (
     FileNames,
     JsonLinesWriter,
     JsonWriter,
+    MotWriter,
     PictureWriter,
     TxtWriter,
     record_of,
@@ -175,6 +176,37 @@ def test_a_table_has_columns_for_frames_where_there_are_some(tmp_path: Path) -> 
     with writer.path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["frame"], row["time_s"]) for row in rows] == [("3", "0.12")] * 3 + [("", "")] * 3
+
+
+def on_frame(video: VideoSource, index: int, track_ids: list[int]) -> Prediction:
+    one = found_on("v.mp4", BOXES[: len(track_ids)])
+    source = ImageSource(video.name, frame=FrameOrigin(video, index, index / 25, 25.0))
+    return Prediction(source, one.detections, None, one.image, (), np.array(track_ids, np.int64))
+
+
+def test_tracks_are_in_records_and_tables(tmp_path: Path) -> None:
+    followed = on_frame(VideoSource("v.mp4"), 4, [7, 2])
+    assert [found["track_id"] for found in record_of(followed)["detections"]] == [7, 2]
+    assert "track_id" not in record_of(found_on("a.jpg"))["detections"][0]
+    writer = CsvWriter(tmp_path, has_frames=True, has_tracks=True)
+    write_all(writer, followed, on_frame(VideoSource("v.mp4"), 5, []))
+    rows = list(csv.DictReader(writer.path.open(encoding="utf-8", newline="")))
+    assert [row["track_id"] for row in rows] == ["7", "2", ""]
+
+
+def test_tracks_of_each_video_are_a_file_as_motchallenge_has_them(tmp_path: Path) -> None:
+    writer = MotWriter(tmp_path)
+    videos = [VideoSource("a/v.mp4"), VideoSource("b/V.mp4"), VideoSource("rtsp://host/x?y")]
+    unread = Prediction(ImageSource("v.mp4", frame=FrameOrigin(videos[0], 1, None, 25.0)), None, "no")
+    write_all(writer, on_frame(videos[0], 0, [7, 2]), unread, on_frame(videos[0], 2, [7]), UNREAD)
+    write_all(writer, on_frame(videos[1], 0, []), on_frame(videos[2], 0, [1]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["V_2.mot.csv", "host_x_y.mot.csv", "v.mot.csv"]
+    assert (tmp_path / "V_2.mot.csv").read_text() == ""
+    assert (tmp_path / "v.mot.csv").read_text().splitlines() == [
+        "1,7,11.25,6.50,29.88,44.56,0.90000,-1,-1,-1",
+        "1,2,1.00,1.00,80.00,60.00,0.50000,-1,-1,-1",
+        "3,7,11.25,6.50,29.88,44.56,0.90000,-1,-1,-1",
+    ]
 
 
 def test_labels_are_read_back_by_the_reader_of_labels(tmp_path: Path) -> None:

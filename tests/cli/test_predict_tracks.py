@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.cli.main import run
+from detector.media.images import load_image
+from detector.media.video import read_header
+from detector.media.video_writer import VideoWriter
+
+
+@pytest.fixture
+def moving(trained: Any, tmp_path: Path) -> Path:
+    """A video in which the objects of an image go a pixel to the right from frame to frame."""
+    image = load_image(sorted(trained.images.iterdir())[0], 3).pixels
+    writer = VideoWriter(tmp_path / "moving.mp4", 25, (64, 64))
+    for number in range(12):
+        canvas = np.full((64, 64, 3), 114, np.uint8)
+        canvas[:, number:] = image[:64, : 64 - number]
+        writer.write(canvas)
+    writer.close()
+    return writer.path
+
+
+def predict(trained: Any, *words: str | Path, to: Path) -> int:
+    return run(["predict", str(trained.weights), *map(str, words), "--save-dir", str(to), "--confidence", "0.01"])
+
+
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_objects_have_numbers_in_records_a_mot_file_and_the_video(
+    trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert predict(trained, moving, moving, "--track", "--format", "jsonl,csv", to=out) == 0
+    records = records_in(out)
+    assert len(records) == 24
+    for first, second in zip(records[:12], records[12:], strict=True):
+        assert first["detections"] == second["detections"]  # each video has a tracker of its own
+    rows = [(r["frame"] + 1, d["track_id"], d["box_xyxy"]) for r in records[:12] for d in r["detections"]]
+    ids = [track_id for _, track_id, _ in rows]
+    assert len(rows) > 12
+    assert sorted(set(ids)) == list(range(1, max(ids) + 1))
+    assert max(map(ids.count, ids)) >= 8  # one object at least is followed through the video
+    for name in ("moving.mot.csv", "moving_2.mot.csv"):
+        table = np.loadtxt(out / name, delimiter=",", ndmin=2)
+        assert table.shape == (len(rows), 10)
+        np.testing.assert_array_equal(table[:, :2], [row[:2] for row in rows])
+        corners = np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]) - 1
+        np.testing.assert_allclose(corners, [box for *_, box in rows], atol=0.021)  # each is rounded to 0.01
+    assert (out / "predictions.csv").read_text("utf-8").splitlines()[0].endswith(",track_id")
+    assert read_header(out / "moving.mp4").num_frames == 12
+    printed = capsys.readouterr()
+    said = printed.out.removeprefix(f"{moving}: ")
+    assert said.endswith(", each followed, in 24 frames\n")
+    counts = said.removesuffix(", each followed, in 24 frames\n").split(", ")
+    assert sum(int(count.split()[0]) for count in counts) == max(ids)  # objects, not boxes
+    assert "*.mot.csv" in printed.err
+
+
+def test_without_pictures_tracks_are_the_same(trained: Any, moving: Path, tmp_path: Path) -> None:
+    assert predict(trained, moving, "--track", to=tmp_path / "a") == 0
+    assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "b") == 0
+    assert records_in(tmp_path / "a") == records_in(tmp_path / "b")
+    assert not list((tmp_path / "b").glob("*.mp4"))
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_images_are_not_tracked(
+    is_mixed: bool, trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted(trained.images.iterdir())[0]
+    assert predict(trained, *([moving] if is_mixed else []), image, "--track", to=tmp_path / "out") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"found the image {image}; give videos only" in last
+    assert not (tmp_path / "out").exists()
