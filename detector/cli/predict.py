@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = [word for word in arguments.words if word not in words]
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
+    formats = _formats(arguments.format)
     if len(words) < 2:
         raise ConfigError(f"a model file and a source are wanted, found {words}; give best.safetensors IMAGES")
     if classify.is_classifier_file(Path(words[0])):
@@ -85,10 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.media.outputs import CocoWriter, FileNames, PictureWriter, record_of
     from detector.media.sources import ImageSource
 
-    formats = _formats(arguments.format)
     is_coco = "coco" in formats
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
     sources, annotations = _sources(arguments, words[1:], is_coco)
+    if arguments.line or arguments.zone:
+        arguments.track = True
     if arguments.track:
         from detector.engine.tracking import require_videos
 

@@ -62,7 +62,7 @@ USAGE_ERRORS = [
     (["evaluate", "--results", "r.json"], "--results wants --annotations FILE and no model"),
     (["evaluate", "--split"], "detector evaluate: argument --split: expected one argument; see"),
     (["predict", "a.safetensors"], "a model file and a source are wanted"),
-    (["predict", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
+    (["predict", "--format", "xml"], "--format: no format is named 'xml'"),
     (["predict", "--confidence", "high"], "argument --confidence: a number of 0..1, best or best-overall is wanted"),
     (["models", "--size", "100"], "input.size: Yolo wants images with both sides a multiple of 32, found (100, 100)"),
     (["models", "--size", "0"], "a size and channels of at least 1"),
@@ -70,7 +70,10 @@ USAGE_ERRORS = [
     (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
     (["env", "--all"], "detector env: unknown argument '--all'"),
     (["models", "--import", "nowhere.py"], "--import wants a Python file with registered parts, found 'nowhere.py'"),
-    (["train", "mish-n", "device=abacus", "data=shapes"], "device wants auto, cpu, cuda or cuda:N, found 'abacus'"),
+    (
+        ["train", "mish-n", "device=abacus", "data=shapes"],
+        "device wants auto, cpu, cuda, cuda:N or mps, found 'abacus'",
+    ),
 ]
 DATA_ERRORS = [
     (["train", "mish-n"], "no data set is configured; give data=FILE.yaml"),
@@ -121,7 +124,11 @@ def test_a_user_error_is_a_line_and_its_exit_code(detector, tmp_path, code, word
 
 def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp_path):
     for words, code, message in [
-        (["predict", trained.weights, "nowhere.jpg"], 3, "nowhere.jpg: no such image, folder, glob or list file"),
+        (
+            ["predict", trained.weights, "nowhere.jpg"],
+            3,
+            "nowhere.jpg: no such image, video, folder, glob, list file or camera",
+        ),
         (["predict", trained.weights, tmp_path], 3, "an image is wanted, found none"),
         (["predict", trained.weights, trained.images, "--classes", "cirlce"], 2, "did you mean 'circle'?"),
         (["predict", trained.weights, trained.images, "--classes", "99"], 2, "the model knows no class '99'"),

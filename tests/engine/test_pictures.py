@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from detector import files
 from detector.data.coco import read_coco
 from detector.engine import pictures
 from detector.engine.events import Event, Noted, Started
@@ -185,16 +186,15 @@ def test_a_file_of_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeyp
     folder = RunFolder.create(tmp_path, "run")
     folder.write_file("a.txt", b"old")
 
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(content[:2])
+    def full(written: Path, path: Path, *, durable: bool) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(files, "put_in_place", full)
     with pytest.raises(
         DetectorError, match=r"a\.txt cannot be written \(No space left on device\), an old one is whole"
     ):
         folder.write_file("a.txt", b"newer")
+    assert [path.name for path in folder.path.iterdir() if path.is_file()] == ["a.txt"]
     assert (folder.path / "a.txt").read_bytes() == b"old"
 
 
