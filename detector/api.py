@@ -114,6 +114,7 @@ class Detector:
         batch_size: int = 1,
         stride: int = 1,
         allow_url: bool = False,
+        track: bool = False,
         views: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Iterator[Prediction]:
@@ -125,14 +126,28 @@ class Detector:
             batch_size: images that go through the network at once.
             stride: every how many frames of a video one is looked at.
             allow_url: whether an address may be opened.
+            track: whether objects are followed from frame to frame (videos only): `Prediction.track_ids` has a number
+                for each, and what belongs to no track is left out.
             views: as `predict` takes them.
             **settings: as `predict` takes them.
 
         Returns:
             One record per image or frame, with its error where it cannot be read.
+
+        Raises:
+            ConfigError: an image is to be tracked, or an address is not allowed.
         """
         sources, _ = as_sources(source, allow_url)
-        return self._stream(sources, self._predictor(batch_size, views), batch_size, stride, self._select(settings))
+        select, predictor = self._select(settings), self._predictor(batch_size, views)
+        if not track:
+            return self._stream(sources, predictor, batch_size, stride, select)
+        from detector.engine.tracking import TrackConfig, VideoTracks, require_videos  # loads SciPy's optimisers
+
+        require_videos(sources)
+        config = TrackConfig.of(select)
+        if predictor.runtime.selection is None:
+            select = config.widened(select)
+        return map(VideoTracks(config).follow, self._stream(sources, predictor, batch_size, stride, select))
 
     def _stream(
         self, sources: Sequence[Source], predictor: Predictor, batch_size: int, stride: int, select: SelectConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.cli.predict_tracks import add_track_options, tracking
+from detector.cli.predict_tracks import Counts, add_track_options, tracking
 from detector.errors import MediaError, StreamError
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def run_video(
     if arguments.track:
         select, follow = tracking(arguments, predictor, select)
         stages.append(follow)
+    counts = Counts(arguments, folder) if arguments.line or arguments.zone else None
     stages += [] if arguments.no_pictures and not arguments.show else [draw]
+    stages += [] if counts is None else [counts.count]
     stages += [] if arguments.no_pictures else [outputs.write]
     tallies: dict[str, Tally] = {}
     # Names that were given are remembered: of endless frames only where each has files of its own.
@@ -134,8 +136,12 @@ def run_video(
     for name, num_dropped in results.num_dropped.items():
         if num_dropped:
             say(f"{name}: {num_dropped} frames were dropped because newer ones had come", arguments.quiet)
-    paths = ", ".join(str(writer.path) for writer in writers)
-    return _ended(arguments, tallies, paths, len(outputs.warnings), stopped)
+    paths = [str(writer.path) for writer in writers]
+    if counts is not None:
+        for line in counts.write():
+            say(line, arguments.quiet)
+        paths.append(str(counts.path))
+    return _ended(arguments, tallies, ", ".join(paths), len(outputs.warnings), stopped)
 
 
 def _ended(

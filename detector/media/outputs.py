@@ -170,7 +170,7 @@ class JsonWriter:
 
     def close(self) -> None:
         """Writes the file."""
-        _write_whole(self.path, json.dumps(self.records, indent=1))
+        write_text(self.path, json.dumps(self.records, indent=1))
 
 
 class CocoWriter:
@@ -188,7 +188,7 @@ class CocoWriter:
 
     def close(self) -> None:
         """Writes the file."""
-        _write_whole(self.path, json.dumps(self.records))
+        write_text(self.path, json.dumps(self.records))
 
 
 class JsonLinesWriter:
@@ -196,7 +196,7 @@ class JsonLinesWriter:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "predictions.jsonl"
-        _write_whole(self.path, "")
+        write_text(self.path, "")
 
     def add(self, found: Found, stem: str) -> None:
         """Adds a line."""
@@ -214,7 +214,7 @@ class CsvWriter:
         self.path = folder / "predictions.csv"
         more = (_CSV_FRAME_COLUMNS if has_frames else ()) + (_CSV_TRACK_COLUMNS if has_tracks else ())
         self._columns = (*_CSV_COLUMNS, *more)
-        _write_whole(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
+        write_text(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
 
     def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO()
@@ -246,7 +246,7 @@ class TxtWriter:
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.path = _new_folder(folder / "labels")
         names = (" ".join(name.split()) for name in class_names)  # a line each
-        _write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
 
     def add(self, found: Found, stem: str) -> None:
         """Writes the file of an image; an empty one where nothing was found, none where it could not be read."""
@@ -261,7 +261,7 @@ class TxtWriter:
             f"{label} {' '.join(f'{share:.8f}' for share in row)}\n"
             for label, row in zip(detections.labels.tolist(), shares.tolist(), strict=True)
         ]
-        _write_whole(self.path / f"{stem}.txt", "".join(lines))
+        write_text(self.path / f"{stem}.txt", "".join(lines))
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -319,7 +319,7 @@ class MotWriter:
             return
         if id(frame.video) not in self._paths:
             path = self.path.with_name(f"{self._free(stem_of(frame.video.name))}.mot.csv")
-            _write_whole(path, "")
+            write_text(path, "")
             self._paths[id(frame.video)] = frame.video, path
         boxes_xywh = xyxy_to_xywh(found.detections.source_xyxy.double()).tolist()
         rows = zip(found.track_ids.tolist(), boxes_xywh, found.detections.scores.tolist(), strict=True)
@@ -367,7 +367,12 @@ FORMATS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
 }
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of results, whole or not at all.
+
+    Raises:
+        MediaError: the disk refuses.
+    """
     encoded = text.encode("utf-8", "backslashreplace")  # a file's name may be no UTF-8
     try:
         write_whole(path, lambda file: file.write(encoded), durable=False)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.api import Detector
 from detector.cli.main import run
+from detector.errors import ConfigError
 from detector.media.images import load_image
 from detector.media.video import read_header
 from detector.media.video_writer import VideoWriter
@@ -80,3 +82,52 @@ def test_images_are_not_tracked(
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"found the image {image}; give videos only" in last
     assert not (tmp_path / "out").exists()
+
+
+def test_python_follows_the_same_objects(trained: Any, moving: Path, tmp_path: Path) -> None:
+    assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "out") == 0
+    detector = Detector(trained.weights)
+    followed = list(detector.stream(moving, track=True, confidence=0.01))
+    wanted = [[d["track_id"] for d in record["detections"]] for record in records_in(tmp_path / "out")]
+    assert [[] if p.track_ids is None else p.track_ids.tolist() for p in followed] == wanted
+    assert all(p.track_ids is None for p in detector.stream(moving))
+    with pytest.raises(ConfigError, match="give videos only"):
+        detector.stream(np.zeros((8, 8, 3), np.uint8), track=True)
+
+
+def test_lines_and_zones_are_counted_written_and_drawn(
+    trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--line", "0,1,64,1", "--zone", "0,0,64,0,64,65,0,65")  # a line that nothing crosses, and all there is
+    assert predict(trained, moving, *words, to=tmp_path / "out") == 0
+    records = records_in(tmp_path / "out")
+    (counts,) = json.loads((tmp_path / "out/counts.json").read_text("utf-8"))
+    assert (counts["source"], counts["lines"][0]["to_left"]) == (str(moving), {})
+    assert counts["zones"][0]["zone"] == [0, 0, 64, 0, 64, 65, 0, 65]
+    num_tracks = max(d["track_id"] for r in records for d in r["detections"])
+    assert sum(counts["zones"][0]["distinct"].values()) == num_tracks
+    assert sum(counts["zones"][0]["present"].values()) == len(records[-1]["detections"])
+    said = capsys.readouterr().err
+    assert "line 1: nothing to its right, nothing to its left" in said
+    assert "zone 1: " in said
+    assert predict(trained, moving, "--line", "0,900,64,900", to=tmp_path / "b") == 2
+    assert "a line on a picture of 64 x 64 pixels is wanted, found 0,900,64,900" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--line", "1,2,3"), "two finite numbers for each point"),
+        (("--line", "1,2,1,2"), "two different points"),
+        (("--line", "a,b,c,d"), "numbers with commas"),
+        (("--zone", "1,2,3,4"), "at least three different corners"),
+        (("--zone", "1,2,3,4,nan,5"), "two finite numbers"),
+    ],
+)
+def test_what_is_no_line_or_zone_is_refused(
+    words: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["predict", "m.safetensors", "v.mp4", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
