@@ -288,7 +288,7 @@ def test_training_says_what_is_wrong(tiny_shapes: Path, tmp_path: Path) -> None:
 
 def test_the_package_offers_its_public_names() -> None:
     assert detector.Detector is Detector
-    assert set(detector.__all__) == {"Detections", "Detector", "DetectorError", "__version__", "register"}
+    assert set(detector.__all__) == {"Classifier", "Detections", "Detector", "DetectorError", "__version__", "register"}
     assert all(hasattr(detector, name) for name in detector.__all__)
     with pytest.raises(AttributeError, match="module 'detector' has no attribute 'YOLO'"):
         detector.YOLO  # noqa: B018  # asking is the test

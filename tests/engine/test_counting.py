@@ -9,7 +9,6 @@ import torch
 
 from detector.engine.counting import TrackCounts, crossing, is_inside
 from detector.errors import ConfigError
-from detector.media.regions import draw_regions
 from detector.structures import Detections
 
 
@@ -83,15 +82,3 @@ def test_what_is_nowhere_on_the_picture_is_refused() -> None:
     for counts in (TrackCounts([((0, 300), (200, 300))]), TrackCounts(zones=[[(-9, 0), (-1, 0), (-1, 9)]])):
         with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels is wanted"):
             counts.add(standing_at((20, 50)), ids(1))
-
-
-def test_lines_and_zones_are_drawn_where_they_are() -> None:
-    ground = np.full((100, 200, 3), 60, np.uint8)
-    drawn = draw_regions(
-        ground, [((20.0, 50.0), (180.0, 50.0), "1", "2")], [([(0, 0), (40, 0), (40, 40), (0, 40)], "3")]
-    )
-    assert (ground == 60).all()
-    assert (drawn[50, 30:170] > 200).all()
-    assert 60 < drawn[38, 38, 0] < 200  # the zone is tinted, and seen through
-    assert (drawn[70:, :] != 60).any()  # what is at the right of the line stands below it
-    assert (drawn[90:, :80] == 60).all()
