@@ -16,6 +16,7 @@ from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.onnx import read_bounded
 from detector.export.runtime import Run
 from detector.export.settings import extra
+from detector.export.signal_stack import kept_signal_stack
 
 # The last line of the graph's file, a comment, under which all bytes before it and the weights stand.
 _SEAL = re.compile(rb"<!-- detector sha256 ([0-9a-f]{64}) ([0-9a-f]{64}) -->\n\Z")
@@ -80,7 +81,8 @@ def open_file(path: Path) -> tuple[Description, Run]:
         text = model.get_rt_info([DOCUMENT_KEY]).astype(str)
         # Without the first, processors with bfloat16 compute in it.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = core.compile_model(model, "CPU", settings)
+        with kept_signal_stack():
+            compiled = core.compile_model(model, "CPU", settings)
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED} ({str(error).splitlines()[0][:200]})") from error
     request = compiled.create_infer_request()
