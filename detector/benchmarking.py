@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from detector.config import config_to_plain
 from detector.engine.checkpoint import ModelFile
+from detector.engine.machine import peak_bytes, resident_bytes
 from detector.engine.precision import choose_device, has_native_bf16
 from detector.engine.predictor import Predictor
 from detector.engine.runtime import Runtime, RuntimeConfig, TorchRuntime
@@ -225,20 +225,10 @@ def _images(num: int, channels: int) -> list[npt.NDArray[np.uint8]]:
     return list(np.ascontiguousarray(spots.repeat(40, axis=1).repeat(40, axis=2)))
 
 
-def _resident_bytes(key: str) -> int | None:
-    """Memory of this process, known on Linux only: `VmRSS` now, `VmHWM` at most (`getrusage` has the parent's too)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
-
-
 def _peak_bytes(before_bytes: int | None, device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak_bytes = _resident_bytes("VmHWM")
-    return None if peak_bytes is None or before_bytes is None else peak_bytes - before_bytes
+    return None if before_bytes is None else peak_bytes(before_bytes)
 
 
 def _serve(connection: Connection, timing: Timing, config: BenchmarkConfig) -> None:
@@ -246,7 +236,7 @@ def _serve(connection: Connection, timing: Timing, config: BenchmarkConfig) -> N
 
     The first answer is the timing with its precision and time to be ready, or with an error.
     """
-    started_s, before_bytes = time.perf_counter(), _resident_bytes("VmRSS")
+    started_s, before_bytes = time.perf_counter(), resident_bytes()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     try:
@@ -344,16 +334,3 @@ def benchmark(config: BenchmarkConfig, report: Callable[[str], None] = lambda te
         done = {(timing.model, timing.backend): timing for timing in _timed(timings, config, report)}
         found += [done[timing.model, timing.backend] for timing in timings]
     return found
-
-
-def machine() -> str:
-    """This machine and torch, in words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        name = f"{torch.cuda.get_device_name()}, {name}"
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from detector import registry
 from detector.data.canvases import training_canvases
 from detector.data.coco import CocoAnnotations
 from detector.engine.events import Event, Noted, Report, Started
+from detector.engine.machine import peak_bytes
 from detector.engine.precision import choose_device
 from detector.engine.predictor import Predictor
 from detector.engine.runtime import TorchRuntime
@@ -165,7 +165,7 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
         if largest_hw is not None:  # the steps may not have come to it
             largest = replace(config.input, size=largest_hw, multi_scale=0.0)
             train(replace(config, input=largest, train=replace(steps_only, iterations=1)))
-    peak_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _peak_bytes()
+    held_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes()
 
     num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * num_processes)
     step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
@@ -191,7 +191,7 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
         images_per_step=config.loader.batch_size * config.train.accumulate * num_processes,
         device=str(device),
         precision=started[0].precision if started else "",
-        peak_bytes=peak_bytes,
+        peak_bytes=held_bytes,
         largest_hw=largest_hw,
         first_step_s=done_s[0] - begun_s,
         step_s=step_s,
@@ -215,13 +215,3 @@ def _seconds_per_image(predictor: Predictor, val: CocoAnnotations, config: Exper
             pass
         took_s = time.monotonic() - started_s
     return took_s / max(1, len(sources))
-
-
-def _peak_bytes() -> int | None:
-    """The most memory this process has held, or None where the system does not say."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes

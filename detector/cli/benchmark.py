@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(f"--sizes wants numbers such as 320,640, found {arguments.sizes!r}") from error
 
-    from detector.benchmarking import BenchmarkConfig, benchmark, default_backends, machine
+    from detector.benchmarking import BenchmarkConfig, benchmark, default_backends
     from detector.cli.progress import say
+    from detector.engine.machine import machine
 
     config = BenchmarkConfig(
         models=tuple(word for word in arguments.words if word not in overrides),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.engine.ema import averaged_model
+from detector.engine.machine import kibibytes_of
 from detector.engine.optim import OptimizerConfig, build_optimizer
 from detector.engine.precision import Precision
 from detector.errors import ConfigError
@@ -57,7 +58,7 @@ def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path =
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_kilobytes(proc / "meminfo", "MemAvailable"), *_left_by_cgroups(proc, cgroups)]
+    found = [kibibytes_of(proc / "meminfo", "MemAvailable"), *_left_by_cgroups(proc, cgroups)]
     known = [value for value in found if value is not None]
     if found[0] is None:
         raise ConfigError(
@@ -65,16 +66,6 @@ def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path =
             "give loader.batch_size instead"
         )
     return max(0, min(known))
-
-
-def _kilobytes(path: Path, key: str) -> int | None:
-    """An entry `key: N kB` of a file of the proc file system, in bytes."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    values = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return int(values[0]) * 1024 if values else None
 
 
 def _left_by_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
@@ -104,7 +95,7 @@ def _peak_bytes(device: torch.device) -> int:
     """The most memory held since `_forget_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    peak = _kilobytes(Path("/proc/self/status"), "VmHWM")
+    peak = kibibytes_of(Path("/proc/self/status"), "VmHWM")  # the number that `_forget_peak` resets
     if peak is None:
         raise ConfigError("loader.memory_share cannot be measured on this system; give loader.batch_size instead")
     return peak

@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 
 from detector.engine.events import Event, Report, Started, StepDone
+from detector.engine.machine import machine, peak_bytes
 from detector.errors import ConfigError
 from detector.experiment import import_parts, load_experiment
 from detector.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.studies.records import Evaluation, RunRecord, StudyFolder, read_record, write_record
 from detector.studies.runner import Outcome, Shard, begun, command_of, environment_of, with_error, write_study
-from detector.studies.worker import machine, of_run, peak_bytes
+from detector.studies.worker import of_run
 from detector.training import train
 
 WARM_UP_TURNS = 3  # the first steps make what later ones find made: kernels, workspaces, memory

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 
 from detector.engine.events import Evaluated, Event, Report, Started, StepDone
+from detector.engine.machine import machine, peak_bytes
 from detector.errors import CheckpointError, ConfigError
 from detector.experiment import Experiment, import_parts, load_experiment
 from detector.studies.records import Evaluation, RunRecord, next_evaluations, plain_stats, read_record, write_record
@@ -137,28 +135,3 @@ def of_run(config: Experiment, record: RunRecord, path: Path, runs: Path, **chan
     own: dict[str, Any] = {"seed": record.seed, "project": runs.resolve(), "run_name": path.stem}
     settings: Any = replace(config.train, **own, **changes)
     return replace(config, train=settings)
-
-
-def machine() -> str:
-    """What a run ran on, in words."""
-    threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{threads} of {os.cpu_count()} cores"
-    return f"{name}, {platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def peak_bytes() -> int | None:
-    """The most memory this process has held, or None where the system does not say.
-
-    Linux says it for this program alone (VmHWM); elsewhere the number covers the process from before it was started.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        if lines:
-            return int(lines[0][1]) * 1024
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kibibytes

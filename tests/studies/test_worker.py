@@ -7,10 +7,11 @@ import json
 
 import pytest
 
+from detector.engine.machine import peak_bytes
 from detector.errors import ConfigError
 from detector.studies.plan import load_study, runs_of
 from detector.studies.records import RunRecord, StudyFolder
-from detector.studies.worker import make_run, peak_bytes
+from detector.studies.worker import make_run
 
 
 @pytest.fixture
