@@ -70,6 +70,8 @@ class _Builder:
             return self.section(hint, node, key)
         if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
             return self.sequence(arguments[0], node, key)
+        if origin is dict:
+            return self.mapping(arguments[1], node, key)
         if hint is Path:
             return self.path(node, key)
         return self.leaf(hint, node, key)
@@ -122,8 +124,9 @@ class _Builder:
             return _FAILED
         try:
             return schema(**values)
-        except ValueError as error:
-            self.mistakes.add(node.where, f"{key + ': ' if key else ''}{error}")
+        except ValueError as error:  # of several mistakes, one a line
+            for line in str(error).splitlines():
+                self.mistakes.add(node.where, f"{key + ': ' if key else ''}{line}")
             return _FAILED
 
     def sequence(self, hint: Any, node: Node, key: str) -> Any:
@@ -131,6 +134,12 @@ class _Builder:
             self.mistakes.add(node.where, f"{key} wants a list, found {describe(node.value)}")
             return _FAILED
         return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
+
+    def mapping(self, hint: Any, node: Node, key: str) -> Any:
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            return _FAILED
+        return {name: self.build(hint, child, f"{key}.{name}") for name, child in node.value.items()}
 
     def path(self, node: Node, key: str) -> Any:
         try:

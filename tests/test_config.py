@@ -57,6 +57,17 @@ class Demanding:
     part: Part
 
 
+@dataclass(frozen=True)
+class Named:
+    """A section whose keys are names that the user chooses."""
+
+    lists: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.lists:
+            raise ValueError("one is wrong\nand so is another")
+
+
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Reads YAML text as a file of the working directory."""
@@ -145,6 +156,24 @@ def test_all_mistakes_are_said_at_once(load):
         "a.yaml:7: unknown key 'part.nmaes'; did you mean 'names'?",
         "a.yaml:8: unknown key 'nothing'; known: choice, count, flag, maybe, numbers, pair, part, path, rate, text",
     ]
+
+
+def test_each_value_of_a_section_of_names_is_checked_in_its_place(load):
+    assert load("lists:\n  a: [1]\n  b: []\n", schema=Named) == Named({"a": (1,), "b": ()})
+    with pytest.raises(ConfigError) as caught:
+        load("lists:\n  a: 3\n  b: [1, x]\n", schema=Named)
+    assert str(caught.value).splitlines() == [
+        "a.yaml:2: lists.a wants a list, found the number 3",
+        "a.yaml:3: lists.b[1] wants a valid integer, found the text 'x'",
+    ]
+    with pytest.raises(ConfigError, match="lists wants a section of keys, found a list"):
+        load("lists: [1]\n", schema=Named)
+
+
+def test_each_mistake_that_an_object_finds_in_itself_has_its_place(load):
+    with pytest.raises(ConfigError) as caught:
+        load("lists: {}\n", schema=Named)
+    assert str(caught.value).splitlines() == ["a.yaml:1: one is wrong", "a.yaml:1: and so is another"]
 
 
 def test_mistakes_of_a_file_its_parent_and_an_override_stand_together(load, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ from detector import registry
 from detector.config import load_config
 from detector.errors import ConfigError
 from detector.experiment import load_experiment
-from detector.nodes import find_config, presets_dir
+from detector.nodes import Mistakes, Node, Where, find_config, presets_dir, read_nodes
 
 _OWN_KEYS = ("train.seed", "train.project", "train.run_name")
+COSTS = ("step_ms", "peak_mb")  # the numbers of a study of costs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -33,7 +34,7 @@ class StudyConfig:
         baseline: the value of that axis that the others are tested against.
         seeds: runs of each combination, with the seeds 0, 1, ...; every combination has the same ones.
         measure: what runs are made for: training, which is measured by its evaluations, or the cost of its steps, which
-            are then made in turns and give the numbers step_ms and peak_mb.
+            are then made in turns and give the numbers step_ms and peak_mb (of 2^20 bytes).
         environment: variables of the processes, by the value of an axis that they belong to.
         metric: the number that is tested, such as AP or top1.
         judged: the evaluation that counts, the final one or the best one of the run.
@@ -58,26 +59,41 @@ class StudyConfig:
     seconds_per_run: float = 60.0
 
     def __post_init__(self) -> None:
-        names = [*self.axes, *(value for values in self.axes.values() for value in values)]
-        if bad := [name for name in names if not _NAME.fullmatch(name)]:
-            raise ValueError(f"names of axes and values want letters, digits and . _ - alone, found {', '.join(bad)}")
-        if stray := set(self.environment) - set(names):
-            raise ValueError(f"environment wants values of an axis, found {', '.join(sorted(stray))}")
-        if self.compare not in self.axes:
-            raise ValueError(
-                f"compare wants the name of an axis, found {self.compare!r}{_nearest(self.compare, self.axes)}"
-            )
-        values = self.axes[self.compare]
-        if self.baseline not in values:
-            raise ValueError(
-                f"baseline wants a value of the axis {self.compare}, found {self.baseline!r}"
-                f"{_nearest(self.baseline, values)}"
-            )
-        texts = (*self.overrides, *(t for values in self.axes.values() for each in values.values() for t in each))
-        if own := [text for text in texts if text.partition("=")[0] in _OWN_KEYS]:
-            raise ValueError(f"a study sets {', '.join(_OWN_KEYS)} itself, found {own[0]!r}; use seeds and --out")
-        if not all(self.axes.values()) or self.seeds < 1 or self.seconds_per_run <= 0:
-            raise ValueError("a study wants a value on every axis, seeds >= 1 and seconds_per_run > 0")
+        if mistakes := list(_mistakes_of(self)):
+            raise ValueError("\n".join(mistakes))
+
+
+def _mistakes_of(study: StudyConfig) -> Iterator[str]:
+    """What is wrong with a study by itself, a sentence each."""
+    names = [*study.axes, *(value for values in study.axes.values() for value in values)]
+    if bad := [name for name in names if not _NAME.fullmatch(name)]:
+        yield f"names of axes and values want letters, digits and . _ - alone, found {', '.join(bad)}"
+    if "seed" in study.axes:
+        yield "an axis wants another name than seed, by which runs are told apart; rename it"
+    if stray := set(study.environment) - set(names):
+        yield f"environment wants values of an axis, found {', '.join(sorted(stray))}"
+    if study.compare not in study.axes:
+        yield f"compare wants the name of an axis, found {study.compare!r}{_nearest(study.compare, study.axes)}"
+    elif study.baseline not in (values := study.axes[study.compare]):
+        yield (
+            f"baseline wants a value of the axis {study.compare}, found {study.baseline!r}"
+            f"{_nearest(study.baseline, values)}"
+        )
+    for (first, ours), (second, theirs) in itertools.combinations(study.axes.items(), 2):
+        if both := sorted(_keys_of(ours) & _keys_of(theirs)):
+            yield f"a key wants to be set by one axis, found {', '.join(both)} in {first} and in {second}; keep one"
+    texts = (*study.overrides, *(t for values in study.axes.values() for each in values.values() for t in each))
+    if own := [text for text in texts if text.partition("=")[0] in _OWN_KEYS]:
+        yield f"a study sets {', '.join(_OWN_KEYS)} itself, found {own[0]!r}; use seeds and --out"
+    if study.measure == "cost" and study.metric not in COSTS:
+        yield f"metric of a study of costs wants {' or '.join(COSTS)}, found {study.metric!r}"
+    if not all(study.axes.values()) or study.seeds < 1 or study.seconds_per_run <= 0:
+        yield "a study wants a value on every axis, seeds >= 1 and seconds_per_run > 0"
+
+
+def _keys_of(values: Mapping[str, Sequence[str]]) -> set[str]:
+    """The keys that an axis sets."""
+    return {text.partition("=")[0] for texts in values.values() for text in texts}
 
 
 @dataclass(frozen=True)
@@ -140,20 +156,49 @@ def load_study(
         study = _restricted(study, text)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"--seeds wants at least 1, found {seeds}")
-    experiment = study.experiment
-    if not experiment.endswith(".cfg") and presets_dir() not in (found := find_config(experiment, path.parent)).parents:
-        experiment = str(found)  # a preset keeps its name, the same on every machine
     _require_free_keys(study, overrides)
-    study = replace(study, experiment=experiment, overrides=(*study.overrides, *overrides), seeds=seeds or study.seeds)
-    mistakes: dict[str, None] = {}
+    places = _places_of(read_nodes(path))
+    study = replace(
+        study,
+        experiment=_found(study.experiment, path.parent, places),
+        overrides=(*study.overrides, *overrides),
+        seeds=seeds or study.seeds,
+    )
+    mistakes = Mistakes()
     for planned in runs_of(replace(study, seeds=1)):
         try:
             load_experiment(planned.experiment, planned.overrides)
         except ConfigError as error:
-            mistakes |= dict.fromkeys(str(error).splitlines())
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+            mistakes += (_placed(line, places) for line in str(error).splitlines())
+    mistakes.raise_any()
     return study
+
+
+def _found(experiment: str, beside: Path, places: Mapping[str, Where]) -> str:
+    """The path of an experiment beside the study; a preset keeps its name, the same on every machine."""
+    if experiment.endswith(".cfg"):
+        return str(beside / experiment) if os.path.isfile(beside / experiment) else experiment
+    try:
+        path = find_config(experiment, beside)
+    except ConfigError as error:
+        raise ConfigError(f"{places.get(experiment, beside)}: experiment: {error}") from error
+    return experiment if presets_dir() in path.parents else str(path)
+
+
+def _places_of(node: Node) -> dict[str, Where]:
+    """Where each text of a study is written."""
+    if isinstance(node.value, str):
+        return {node.value: node.where}
+    children: Iterable[Node] = ()
+    if isinstance(node.value, (dict, list)):
+        children = node.value.values() if isinstance(node.value, dict) else node.value
+    return {text: where for child in children for text, where in _places_of(child).items()}
+
+
+def _placed(mistake: str, places: Mapping[str, Where]) -> str:
+    """A mistake in an override with the place of that override, where the study has it."""
+    where = next((where for text, where in places.items() if mistake.startswith(f"override {text!r}:")), None)
+    return mistake if where is None else f"{where}: {mistake}"
 
 
 def _restricted(study: StudyConfig, text: str) -> StudyConfig:
@@ -175,8 +220,7 @@ def _require_free_keys(study: StudyConfig, overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0]
         for axis, values in study.axes.items():
-            own = {text.partition("=")[0] for texts in values.values() for text in texts}
-            if any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in own):
+            if any(f"{key}.".startswith(f"{own}.") or own.startswith(f"{key}.") for own in _keys_of(values)):
                 raise ConfigError(
                     f"override {override!r}: the axis {axis} sets that; use --only to choose among its values"
                 )
