@@ -19,7 +19,7 @@ from detector.engine.events import Report
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.classification import ClassificationMetrics
 from detector.experiment import load_experiment
-from detector.media.sources import ImageSource, as_sources
+from detector.media.sources import as_sources, require_images
 from detector.training import TrainingResult, train
 
 
@@ -75,9 +75,7 @@ class Classifier:
             MediaError: an image cannot be read, or the source is a video.
         """
         sources, is_single = as_sources(source)
-        images = [source for source in sources if isinstance(source, ImageSource)]
-        if len(images) < len(sources):
-            raise MediaError("a classifier takes images, found a video or stream; give images")
+        images = require_images(sources, "a classifier")
         found = list(classify(self._model(), images, batch_size=min(32, len(images)) or 1))
         for prediction in found:
             if prediction.error is not None:

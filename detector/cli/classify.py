@@ -65,14 +65,11 @@ def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], 
     from detector.classification import classify, load_classifier
     from detector.cli.progress import say
     from detector.experiment import results_folder
-    from detector.media.sources import ImageSource, as_sources
+    from detector.media.sources import as_sources, require_images
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
-    sources = as_sources(words[0] if len(words) == 1 else list(words))[0]
-    images = [source for source in sources if isinstance(source, ImageSource)]
-    if len(images) < len(sources):
-        raise MediaError("a classifier takes images, found a video or stream; give images")
+    images = require_images(as_sources(words[0] if len(words) == 1 else list(words))[0], "a classifier")
     folder = results_folder(arguments.save_dir, "predict", loaded.config.train.project)
     records, num_unread, num_warnings = list[dict[str, Any]](), 0, 0
     for prediction in classify(loaded, images):

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped
     from detector.experiment import build_predictor, results_folder, with_category_ids_of
-    from detector.media.outputs import CocoWriter, FileNames, PictureWriter, record_of
+    from detector.media.file_names import FileNames
+    from detector.media.outputs import CocoWriter, PictureWriter, record_of
     from detector.media.sources import ImageSource
 
     is_coco = "coco" in formats

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from detector.engine.pipeline import Pipeline, Result, Stage
     from detector.engine.predictor import Prediction
     from detector.experiment import LoadedModel
-    from detector.media.outputs import FileNames, Writer
+    from detector.media.file_names import FileNames
+    from detector.media.outputs import Writer
     from detector.media.sources import Source, VideoSource
     from detector.media.video_writer import VideoWriter
     from detector.postprocess import SelectConfig
@@ -251,43 +252,36 @@ class Outputs:
     """
 
     def __init__(self, folder: Path, codec: str, stride: int, sources: Sequence[Path]) -> None:
+        from detector.media.file_names import FileNames
         from detector.media.video_writer import require_codec
 
         require_codec(codec)
         self._folder, self._codec, self._stride = folder, codec, stride
-        self._taken = {path.stem for path in sources if path.parent.resolve() == folder.resolve()}
+        self._names = FileNames(folder, sources)
         self._writers: dict[int, tuple[VideoSource, VideoWriter]] = {}  # a video may be given twice
         self.warnings: list[str] = []
 
     def write(self, result: Result) -> Result:
         """Adds a result's picture to the video of its source, or writes it as a file of its own."""
+        from detector.media.file_names import stem_of
         from detector.media.images import write_image
-        from detector.media.outputs import stem_of
         from detector.media.video_writer import VideoWriter
 
         source, picture = result.prediction.source, result.picture
         if picture is None:
             return result
         if source.frame is None:
-            write_image(self._free_path(Path(source.name).stem or "image", ".jpg"), picture)
+            write_image(self._folder / f"{self._names.of(source)}.jpg", picture)
             return result
         video = source.frame.video
         if id(video) not in self._writers:
             if not video.is_live:  # files come one after another: the last one is done
                 self._close(lambda other: not other.is_live)
-            path = self._free_path(stem_of(video.name), ".mp4")
+            path = self._folder / f"{self._names.free(stem_of(video.name))}.mp4"
             fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
             self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
         self._writers[id(video)][1].write(picture)
         return result
-
-    def _free_path(self, stem: str, suffix: str) -> Path:
-        number, name = 1, stem
-        while name in self._taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self._taken.add(name)
-        return self._folder / f"{name}{suffix}"
 
     def _close(self, is_done: Callable[[VideoSource], bool] = lambda video: True) -> None:
         for key in [key for key, (video, _) in self._writers.items() if is_done(video)]:

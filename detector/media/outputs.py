@@ -11,9 +11,6 @@ import csv
 import io
 import json
 import math
-import os
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,12 +22,11 @@ from detector.errors import MediaError
 from detector.files import write_whole
 from detector.geometry import Image, xyxy_to_cxcywh, xyxy_to_xywh
 from detector.media.drawing import as_rgb, draw_detections
+from detector.media.file_names import FileNames, key_of, stem_of
 from detector.media.images import write_image
 from detector.media.sources import ImageSource, VideoSource
 from detector.structures import Detections
 
-_MAX_STREAM_STEM = 80
-_MAX_STEM_BYTES = 200  # file systems take 255 for a name; numbers and a suffix come behind
 _CSV_COLUMNS = ("image", "width", "height", "class", "category_id", "score", "xmin", "ymin", "xmax", "ymax")
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
 _CSV_TRACK_COLUMNS = ("track_id",)
@@ -86,40 +82,6 @@ class Writer(Protocol):
         Raises:
             MediaError: the disk refuses.
         """
-
-
-class FileNames:
-    """File names for what is written of each image: never twice, never that of a source in the folder of results."""
-
-    def __init__(self, folder: Path, sources: Iterable[Path]) -> None:
-        """Takes the folder of results and the files of all sources."""
-        inside = folder.resolve()
-        self._taken = {_key(path.stem) for path in sources if path.resolve().is_relative_to(inside)}
-
-    def of(self, source: ImageSource) -> str:
-        """A new name without suffix: that of the source's file, with a number behind it where it is taken."""
-        name = Path(source.name if source.frame is None else source.frame.video.name).stem.strip(". ") or "image"
-        while len(os.fsencode(name)) > _MAX_STEM_BYTES:
-            name = name[:-1]
-        stem = name if source.frame is None else f"{name}_{source.frame.index:06d}"
-        number, candidate = 1, stem
-        while _key(candidate) in self._taken:
-            number += 1
-            candidate = f"{stem}_{number}"
-        self._taken.add(_key(candidate))
-        return candidate
-
-
-def stem_of(name: str) -> str:
-    """A file name for a video: that of its file, or its address in letters that every system takes."""
-    if "://" in name or name.startswith("camera:"):
-        return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STREAM_STEM] or "stream"
-    return Path(name).stem
-
-
-def _key(stem: str) -> str:
-    """Equal for names that some file system takes for one: macOS and Windows ignore case, macOS composes letters."""
-    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def record_of(found: Found) -> dict[str, Any]:
@@ -275,7 +237,7 @@ class CropWriter:
         self._folders: list[str] = []
         for number, name in enumerate(class_names):
             plain = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name).strip(". ")[:50]
-            if not plain or _key(plain) in map(_key, self._folders):
+            if not plain or key_of(plain) in map(key_of, self._folders):
                 plain = f"{plain}_{number}"
             self._folders.append(plain)
 
@@ -310,7 +272,7 @@ class MotWriter:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "*.mot.csv"
         self._paths: dict[int, tuple[VideoSource, Path]] = {}  # a video may be given twice
-        self._taken: set[str] = set()
+        self._names = FileNames(folder)
 
     def add(self, found: Found, stem: str) -> None:
         """Adds the lines of a frame."""
@@ -318,7 +280,7 @@ class MotWriter:
         if frame is None or found.detections is None or found.track_ids is None:
             return
         if id(frame.video) not in self._paths:
-            path = self.path.with_name(f"{self._free(stem_of(frame.video.name))}.mot.csv")
+            path = self.path.with_name(f"{self._names.free(stem_of(frame.video.name))}.mot.csv")
             write_text(path, "")
             self._paths[id(frame.video)] = frame.video, path
         boxes_xywh = xyxy_to_xywh(found.detections.source_xyxy.double()).tolist()
@@ -328,14 +290,6 @@ class MotWriter:
             for track_id, (x, y, w, h), score in rows
         ]
         _append(self._paths[id(frame.video)][1], "".join(lines))
-
-    def _free(self, stem: str) -> str:
-        number, name = 1, stem
-        while _key(name) in self._taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self._taken.add(_key(name))
-        return name
 
     def close(self) -> None:
         """Nothing is left to do."""

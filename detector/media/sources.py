@@ -217,6 +217,23 @@ def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]
     return list(_one(given, "0", allow_url)), True
 
 
+def require_images(sources: Sequence[Source], who: str) -> list[ImageSource]:
+    """The sources, if they are images, each and all.
+
+    Args:
+        sources: what was given.
+        who: who takes images only, for the message.
+
+    Raises:
+        MediaError: there is a video or stream among them.
+    """
+    images = [source for source in sources if isinstance(source, ImageSource)]
+    if len(images) < len(sources):
+        name = next(source.name for source in sources if not isinstance(source, ImageSource))
+        raise MediaError(f"{who} takes images, found a video or stream ({name}); give images")
+    return images
+
+
 def _one(given: Any, name: str, allow_url: bool) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:

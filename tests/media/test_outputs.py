@@ -22,7 +22,6 @@ from detector.media.outputs import (
     CocoWriter,
     CropWriter,
     CsvWriter,
-    FileNames,
     JsonLinesWriter,
     JsonWriter,
     MotWriter,
@@ -264,25 +263,6 @@ def test_a_folder_with_files_of_the_user_is_left_alone(make: type, name: str, tm
     with pytest.raises(MediaError, match=f"{name} holds files, which are not written over; choose another folder"):
         make(tmp_path, NAMES)
     assert (tmp_path / name / "000001.txt").read_text() == "drawn by hand"
-
-
-def test_names_are_given_once_and_never_those_of_sources_in_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    names = FileNames(tmp_path, [tmp_path / "deep/Own.png", Path("/elsewhere/other.jpg")])
-
-    def of(name: str) -> str:
-        return names.of(ImageSource(name, Path(name)))
-
-    assert [of(n) for n in ("x/a.jpg", "y/a.jpg", "y/A.png", "own.jpg", "other.jpg")] == [
-        "a", "a_2", "A_3", "own_2", "other",
-    ]  # fmt: skip
-    assert [of(n) for n in ("u\u0308.jpg", "ü.jpg")] == ["u\u0308", "ü_2"]  # one name on some systems
-    assert [of(n) for n in ("..", ".", " . ")] == ["image", "image_2", "image_3"]
-    long = of("x" * 100 + "猫" * 60 + ".jpg")
-    assert long.startswith("x" * 100 + "猫")
-    assert len(os.fsencode(long)) <= 200
-    frame = FrameOrigin(VideoSource("film.mp4"), 7, None, 30.0)
-    assert names.of(ImageSource("film.mp4", frame=frame)) == "film_000007"
 
 
 def test_a_name_that_is_no_utf_8_is_written_with_its_code(tmp_path: Path) -> None:

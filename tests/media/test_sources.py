@@ -10,7 +10,7 @@ from PIL import Image
 
 from detector.errors import MediaError
 from detector.media.images import write_image
-from detector.media.sources import ImageSource, VideoSource, as_sources, find_sources
+from detector.media.sources import ImageSource, VideoSource, as_sources, find_sources, require_images
 
 
 def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
@@ -239,3 +239,10 @@ def test_cameras_and_stdin_are_words_and_a_file_of_that_name_comes_first(
     assert isinstance(as_sources("0")[0][0], ImageSource)
     with pytest.raises(MediaError, match="no such image, video, folder, glob, list file or camera"):
         as_sources("camera:front")
+
+
+def test_who_takes_images_only_names_the_video_among_them() -> None:
+    image, video = ImageSource("a.png", Path("a.png")), VideoSource("film.mp4", Path("film.mp4"))
+    assert require_images([image], "a classifier") == [image]
+    with pytest.raises(MediaError, match=r"a classifier takes images, found a video or stream \(film.mp4\)"):
+        require_images([image, video], "a classifier")
