@@ -46,8 +46,12 @@ class Plain(nn.Module):
         def __post_init__(self) -> None:
             if self.stride not in (1, 2, 4, 8):
                 raise ValueError(f"plain wants a stride of 1, 2, 4 or 8, found {self.stride}")
-            if self.layers < _NUM_STAGES + 2:
-                raise ValueError(f"plain wants at least {_NUM_STAGES + 2} layers, found {self.layers}")
+            # The first stage, which takes what does not divide, halves the map once in a layer.
+            fewest = max(_NUM_STAGES + 2, _NUM_STAGES * (self.stride.bit_length() - 2) + 1)
+            if self.layers < fewest:
+                raise ValueError(
+                    f"plain wants at least {fewest} layers for a stride of {self.stride}, found {self.layers}"
+                )
             if min(self.channels) < 1:
                 raise ValueError(f"plain wants channels of at least 1, found {list(self.channels)}")
 
@@ -72,7 +76,7 @@ class Plain(nn.Module):
                             stride=stride,
                             norm=config.norm == "batch",
                         )
-                        for number, stride in enumerate(strides[:num_layers])
+                        for number, stride in enumerate(strides)
                     )
                 )
             )

@@ -70,6 +70,13 @@ class SEResNet18(nn.Module):
         blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
         attention: AttentionConfig | None = SqueezeExcite.Config()  # noqa: RUF009 (frozen: shared safely)
 
+        def __post_init__(self) -> None:
+            if min(*self.channels, *self.blocks) < 1:
+                raise ValueError(
+                    f"se_resnet18 wants channels and blocks of at least 1, found {list(self.channels)} and "
+                    f"{list(self.blocks)}"
+                )
+
     def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
         super().__init__()
         widths = [scale.channels(c) for c in config.channels]

@@ -107,9 +107,9 @@ def test_a_plain_stack_has_as_many_layers_as_it_says_and_nothing_else(layers: in
     assert torch.equal(model.backbone(images().float() / 255)[-1], x)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4, 8])
-def test_a_plain_stack_has_the_strides_it_states(stride: int) -> None:
-    model = make("plain", stride=stride, layers=10)
+@pytest.mark.parametrize(("stride", "layers"), [(1, 5), (2, 5), (4, 5), (8, 7), (8, 10)])
+def test_a_plain_stack_has_the_strides_it_states(stride: int, layers: int) -> None:
+    model = make("plain", stride=stride, layers=layers)
     maps = model.backbone(torch.rand(1, 3, 64, 64))
     assert model.backbone.strides == (stride, 2 * stride, 4 * stride)
     assert [m.shape[-1] for m in maps] == [64 // s for s in model.backbone.strides]
@@ -132,7 +132,9 @@ def test_every_activation_starts_from_the_same_weights_of_he_et_al() -> None:
     assert all(not m.bias.any() for m in stacks[0].backbone.modules() if isinstance(m, nn.Conv2d))
 
 
-@pytest.mark.parametrize("settings", [{"layers": 4}, {"stride": 3}, {"channels": (0, 8, 8)}])
+@pytest.mark.parametrize(
+    "settings", [{"layers": 4, "stride": 2}, {"layers": 6}, {"stride": 3}, {"channels": (0, 8, 8)}]
+)
 def test_a_stack_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="plain wants"):
         Plain.Config(**settings)
@@ -171,6 +173,12 @@ def test_se_resnet18_has_the_strides_of_its_stem(stem: str, strides: tuple[int, 
     backbone = make("se_resnet18", stem=stem).backbone
     assert backbone.strides == strides
     assert [m.shape[-1] for m in backbone(torch.rand(1, 3, 64, 64))] == [64 // s for s in strides]
+
+
+@pytest.mark.parametrize("settings", [{"channels": (8, 8, 8, 0)}, {"blocks": (2, 0, 2, 2)}])
+def test_a_residual_network_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="se_resnet18 wants channels and blocks of at least 1"):
+        SEResNet18.Config(**settings)
 
 
 def test_a_block_is_the_activation_of_its_input_and_what_it_adds() -> None:
