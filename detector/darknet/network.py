@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ class CfgText:
         Raises:
             DarknetError: there is none, or it cannot be read.
         """
-        path = folder / Path(name).expanduser()
-        path = path if path.is_file() else find_cfg(name)
+        path = folder / os.path.expanduser(name)  # unlike Path's, it takes a name of an unknown user as it is
+        path = path if os.path.isfile(path) else find_cfg(name)
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)  # the parser refuses what is longer

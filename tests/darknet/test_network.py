@@ -33,6 +33,12 @@ def net_of(text: str, num_classes: int = 2, channels: int = 3) -> DarknetNet:
     return DarknetNet(DarknetNet.Config(CfgText("test.cfg", text)), num_classes, channels)
 
 
+@pytest.mark.parametrize("name", ["9" * 5000 + ".cfg", "~nobody.here/x.cfg", "a\0b.cfg"])
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(DarknetError, match=r"no such \.cfg"):
+        CfgText.of_file(name)
+
+
 @pytest.fixture
 def tiny(tiny_cfg: Path) -> DarknetNet:
     return net_of(tiny_cfg.read_text("utf-8"), num_classes=3)
