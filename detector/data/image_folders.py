@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ _READ_AT_ONCE = 256  # images decoded ahead of those that are fitted
 @register("folders")
 class FolderSet:
     """`root/train/<class>/*.jpg`, `root/val/...`; or `root/<class>/*.jpg`, of which a share is kept for validation.
+
+    `train`, `val` and `test` are splits where folders lie in them, and classes where images alone do. Without `train`
+    they are splits if no other folder stands beside them.
 
     Images are decoded when a split is read, fitted to the canvas, and kept in memory.
     """
@@ -52,7 +57,7 @@ class FolderSet:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._has_split_folders = (config.root / "train").is_dir()
+        self._has_split_folders = _has_split_folders(config.root)
 
     def split_names(self) -> tuple[str, ...]:
         """The splits that have a folder, or that the classes are divided into."""
@@ -76,7 +81,8 @@ class FolderSet:
         findings = Findings(str(root))
         class_names, files = _listed(root, findings)
         if not self._has_split_folders:
-            files = [file for label in range(len(class_names)) for file in self._chosen(files, label, name)]
+            by_class = itertools.groupby(files, key=operator.itemgetter(1))
+            files = [file for label, own in by_class for file in self._chosen(list(own), label, name)]
         if not files:
             raise DatasetError(
                 f"{root}: images in folders named by their classes are wanted, found none; check data.root"
@@ -105,13 +111,23 @@ class FolderSet:
         origin = str(root) if self._has_split_folders else f"{root}, {name}"
         return LabelledImages(images[: len(kept)], labels, class_names, sources, findings.problems, origin)
 
-    def _chosen(self, files: list[tuple[Path, int]], label: int, name: str) -> list[tuple[Path, int]]:
+    def _chosen(self, own: list[tuple[Path, int]], label: int, name: str) -> list[tuple[Path, int]]:
         """Those of a class that belong to a split, in their order; one image is for training."""
-        own = [file for file in files if file[1] == label]
         order = np.random.default_rng((self.config.seed, label)).permutation(len(own))
         num_val = max(1, round(self.config.val_share * len(own))) if self.config.val_share and len(own) > 1 else 0
         is_val = order < num_val
         return [file for file, in_val in zip(own, is_val.tolist(), strict=True) if in_val == (name == "val")]
+
+
+def _has_split_folders(root: Path) -> bool:
+    """Whether a folder holds the folders of splits, and not those of classes."""
+    try:
+        folders = {entry.name: entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+        splits = [folders[name] for name in _SPLITS if name in folders]
+        are_alone = "train" in folders or len(splits) == len(folders)
+        return are_alone and any(entry.is_dir() for split in splits for entry in split.iterdir())
+    except OSError:
+        return False  # reading a split says what is wrong
 
 
 def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
@@ -125,7 +141,10 @@ def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple
         folders = [entry for entry in entries if entry.is_dir()]
         files = list[tuple[Path, int]]()
         for label, folder in enumerate(folders):
-            own = sorted(path for path in folder.rglob("*") if _is_image(path))
+            inside = sorted(folder.rglob("*"))
+            own = [path for path in inside if _is_image(path)]
+            for link in (path for path in inside if path.is_symlink() and path.is_dir()):
+                findings.skip("link to a folder in the folder of a class", link.relative_to(root).as_posix())
             if not own:
                 findings.accept("class without images", folder.name)
             files += [(path, label) for path in own]

@@ -15,6 +15,7 @@ from detector.data.batches import training_batches
 from detector.engine.distributed import World
 from detector.engine.events import Report
 from detector.engine.run import RunFolder
+from detector.errors import DatasetError
 from detector.evaluation.classification import ClassificationMetrics
 from detector.media.images import write_image
 from detector.models.contract import TrainableModel
@@ -31,12 +32,18 @@ class ClassificationTask(Task):
         """Reads the splits; what was left out of them is reported.
 
         Raises:
-            DatasetError: a split cannot be used, or one class is in the validation split only.
+            DatasetError: a split cannot be used, it has less than two classes, or one class is in the validation split
+                only.
         """
         self._config = config
         self._images = read_images(config, "train", report)
         self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
         self.class_names = self._images.class_names
+        if len(self.class_names) < 2:
+            raise DatasetError(
+                f"{self._images.origin}: at least two classes are wanted to tell apart, found "
+                f"{', '.join(self.class_names)} alone; check data"
+            )
         self._val = read_images(config, "val", report).with_classes(self.class_names) if self.has_val else None
         self.category_ids = tuple(range(len(self.class_names)))
         self.num_images, self.batch_size = len(self._images), config.loader.batch_size

@@ -53,6 +53,37 @@ def test_folders_of_classes_are_divided_by_a_seed_each_class_by_its_share(tmp_pa
     assert len(read(tmp_path, val_share=0.0)) == 20
 
 
+def test_splits_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "val", 3)
+    (tmp_path / "test" / "red").mkdir(parents=True)
+    assert FolderSet(FolderSet.Config(tmp_path)).split_names() == ("val", "test")
+    assert read(tmp_path, "val").class_names == ("blue", "red")
+    with pytest.raises(DatasetError, match=r"the splits val, test are wanted, found 'train'; add a folder train"):
+        read(tmp_path)
+
+
+def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
+    fill(tmp_path, 4)
+    (tmp_path / "blue").rename(tmp_path / "train")
+    assert read(tmp_path).class_names == ("red", "train")
+    (tmp_path / "train").rename(tmp_path / "val")
+    (tmp_path / "val" / "of 2025").mkdir()
+    assert read(tmp_path).class_names == ("red", "val")
+
+
+def test_a_link_to_a_folder_is_a_class_but_not_followed_in_one(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", 4)
+    (tmp_path / "root" / "red").mkdir(parents=True)
+    (tmp_path / "root" / "blue").symlink_to(tmp_path / "elsewhere" / "blue")
+    (tmp_path / "root" / "red" / "more").symlink_to(tmp_path / "elsewhere" / "red")
+    (tmp_path / "elsewhere" / "red" / "00.png").rename(tmp_path / "root" / "red" / "00.png")
+    found = read(tmp_path / "root", val_share=0.0)
+    assert np.bincount(found.labels).tolist() == [4, 1]
+    assert [str(problem) for problem in found.problems] == [
+        "1 x link to a folder in the folder of a class, skipped (red/more)"
+    ]
+
+
 def test_images_of_any_size_are_fitted_to_the_canvas(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     write_image(tmp_path / "red" / "wide.jpg", np.zeros((20, 60, 3), np.uint8))

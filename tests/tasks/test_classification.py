@@ -175,6 +175,17 @@ def test_a_class_that_training_does_not_have_is_refused(tmp_path: Path) -> None:
         ClassificationTask(config, lambda event: None)
 
 
+def test_one_class_has_nothing_to_be_told_apart_from(tmp_path: Path) -> None:
+    """The folder above that of the classes is given, say."""
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        write_image(tmp_path / "mine" / name / "x.png", np.zeros((32, 32, 3), np.uint8))
+    config = load_experiment("classify", [f"data={{name: folders, root: {tmp_path}}}"])
+    assert isinstance(config, ClassificationConfig)
+    with pytest.raises(DatasetError, match="at least two classes are wanted to tell apart, found mine alone"):
+        ClassificationTask(config, lambda event: None)
+
+
 # ---- measuring
 
 
