@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.config import config_from_plain, config_to_plain, merged_plain
+from detector.config import config_from_plain, config_to_plain
+from detector.configured import changed_config
 from detector.engine.events import Report
 from detector.engine.pipeline import Pipeline, PipelineConfig
 from detector.engine.predictor import Prediction, Predictor, only_detections
@@ -182,7 +183,7 @@ class Detector:
             DatasetError: the split cannot be used.
         """
         loaded = self._model()
-        config = self._changed(data, settings)
+        config = changed_config(self.config, data, settings, "Detector")
         return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
 
     def train(self, data: Any = None, *, report: Report = lambda event: None, **settings: Any) -> TrainingResult:
@@ -200,7 +201,7 @@ class Detector:
         """
         if self._loaded is not None and isinstance(self._loaded.model, ExportRuntime):
             raise CheckpointError("an export is not trained; train the model file it came from, and export again")
-        config = self._changed(data, settings)
+        config = changed_config(self.config, data, settings, "Detector")
         result = train(config, start=self._loaded.file if self._loaded else None, report=report)
         self._loaded = load_model(result.folder.best)
         self.config, self._predictors = self._loaded.config, {}
@@ -231,14 +232,9 @@ class Detector:
         if target is None:
             raise ConfigError(f"{path}: an export ends in {', '.join(SUFFIXES.values())}; rename it")
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
-        config = self._changed(None, {key: value for key, value in settings.items() if key not in own})
+        others = {key: value for key, value in settings.items() if key not in own}
+        config = changed_config(self.config, None, others, "Detector")
         asked = {key: value for key, value in settings.items() if key in own}
         images = (None if given is None else Path(given) for given in (check_images, calibration))
         changed = LoadedModel(config, loaded.model, loaded.file)
         return export_model(changed, Path(path), ExportSettings(target, **asked), *images)
-
-    def _changed(self, data: Any, settings: dict[str, Any]) -> ExperimentConfig:
-        plain = merged_plain(config_to_plain(self.config), settings)
-        if data is not None:
-            plain["data"] = str(data) if isinstance(data, Path) else data
-        return config_from_plain(ExperimentConfig, plain, "Detector")

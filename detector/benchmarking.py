@@ -29,7 +29,7 @@ from detector.engine.checkpoint import ModelFile
 from detector.engine.machine import peak_bytes, resident_bytes
 from detector.engine.precision import choose_device, has_native_bf16
 from detector.engine.predictor import Predictor
-from detector.engine.runtime import Runtime, RuntimeConfig, TorchRuntime
+from detector.engine.runtime import RuntimeConfig
 from detector.errors import ConfigError, DetectorError
 from detector.experiment import LoadedModel, build_model, build_predictor, import_parts, load_detection, load_model
 from detector.export.runtime import ExportRuntime
@@ -195,27 +195,21 @@ def build_backend(timing: Timing, overrides: Sequence[str]) -> tuple[Predictor, 
     Raises:
         DetectorError: the model cannot be read, or the back end cannot run it here.
     """
-    size = [] if timing.size is None else [f"input.size={timing.size}"]
-    loaded = _load(timing.model, [*overrides, *size])
+    asked = [] if timing.size is None else [f"input.size={timing.size}"]
+    loaded = _load(timing.model, [*overrides, *asked])
     if timing.backend in SUFFIXES and not isinstance(loaded.model, ExportRuntime):
         settings = ExportSettings(timing.backend)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"model{SUFFIXES[settings.target]}"
             export_model(loaded, path, settings)
             loaded = load_model(path)
-    if isinstance(loaded.model, ExportRuntime):
-        return build_predictor(loaded, timing.batch_size), loaded.config.predict
-    device = choose_device(loaded.config.device)
-    runtime: Runtime = (
-        ReferenceRuntime(loaded.model, device)
-        if timing.backend == REFERENCE
-        else TorchRuntime(loaded.model, device, TORCH_BACKENDS[timing.backend])
-    )
     how, file = loaded.config, loaded.file
-    predictor = Predictor(
-        runtime, how.input, file.class_names, file.category_ids, batch_size=timing.batch_size, views=how.views
-    )
-    return predictor, how.predict
+    if timing.backend != REFERENCE or isinstance(loaded.model, ExportRuntime):
+        how = replace(how, runtime=TORCH_BACKENDS.get(timing.backend, how.runtime))
+        return build_predictor(replace(loaded, config=how), timing.batch_size), how.predict
+    runtime = ReferenceRuntime(loaded.model, choose_device(how.device))
+    size, names, ids = timing.batch_size, file.class_names, file.category_ids
+    return Predictor(runtime, how.input, names, ids, batch_size=size, views=how.views), how.predict
 
 
 def _images(num: int, channels: int) -> list[npt.NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from detector import registry
-from detector.config import config_from_plain
+from detector.configured import build_checked, config_of_file
 from detector.data.batches import BatchConfig, ImageAugmentConfig
 from detector.data.cifar import CifarSet  # noqa: F401 (registers it)
 from detector.data.drawn import DrawnSet  # noqa: F401 (registers it)
@@ -28,9 +28,8 @@ from detector.engine.precision import choose_device
 from detector.engine.predictor import InputConfig
 from detector.engine.schedule import Cosine, ScheduleConfig
 from detector.engine.settings import TrainConfig
-from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
+from detector.errors import CheckpointError, DatasetError, MediaError
 from detector.evaluation.classification import ClassificationMetrics, classification_metrics
-from detector.geometry import Letterbox
 from detector.losses.cross_entropy import ClassificationLossConfig, CrossEntropyLoss
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
@@ -119,11 +118,7 @@ def build_classifier(config: ClassificationConfig, num_classes: int) -> Trainabl
     Raises:
         ConfigError: the input size does not suit the model.
     """
-    model: TrainableModel = registry.build(config.model, num_classes, config.input.channels)
-    try:
-        model.check_image_hw(config.input.canvas_hw)
-    except ValueError as error:
-        raise ConfigError(f"input.size: {error}") from error
+    model: TrainableModel = build_checked(config.model, num_classes, config.input)
     return model
 
 
@@ -202,11 +197,7 @@ def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClass
     file = load_model_file(weights)
     if not is_classifier(file):
         raise CheckpointError(f"{weights}: a classifier is wanted, found a detector; open it as one")
-    try:
-        config_from_plain(ClassificationConfig, file.config, str(weights))
-    except ConfigError as error:
-        raise CheckpointError(f"{weights}: carries a configuration that this version cannot read: {error}") from error
-    config = config_from_plain(ClassificationConfig, file.config, str(weights), overrides)
+    _, config = config_of_file(ClassificationConfig, file, weights, overrides)
     model = build_classifier(config, len(file.class_names))
     load_state(model, file.state, str(weights))
     return LoadedClassifier(config, model, file)
@@ -264,9 +255,7 @@ def classify(
             except MediaError as error:
                 read.append((source, None, str(error)))
         images = [image.pixels for _, image, _ in read if image is not None]
-        fitted = [
-            Letterbox.fit((image.shape[0], image.shape[1]), given.canvas_hw, given.fit).apply(image) for image in images
-        ]
+        fitted = [given.letterbox(image).apply(image) for image in images]
         scores = scorer.logits(np.stack(fitted)).astype(np.float64) if fitted else np.zeros((0, 0))
         rows = iter(scores)
         for source, image_read, reason in read:

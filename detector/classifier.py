@@ -14,7 +14,7 @@ from detector.classification import (
     load_classifier,
     read_images,
 )
-from detector.config import config_from_plain, config_to_plain, merged_plain
+from detector.configured import changed_config
 from detector.engine.events import Report
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.classification import ClassificationMetrics
@@ -94,7 +94,7 @@ class Classifier:
             DatasetError: the split cannot be used.
         """
         loaded = self._model()
-        config = self._changed(data, settings)
+        config = changed_config(self.config, data, settings, "Classifier")
         return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, split))
 
     def train(self, data: Any = None, *, report: Report = lambda event: None, **settings: Any) -> TrainingResult:
@@ -109,14 +109,8 @@ class Classifier:
             DatasetError: the images cannot be used.
             DivergenceError: a loss or gradient is not finite.
         """
-        config = self._changed(data, settings)
+        config = changed_config(self.config, data, settings, "Classifier")
         result = train(config, start=self._loaded.file if self._loaded else None, report=report)
         self._loaded = load_classifier(result.folder.best)
         self.config = self._loaded.config
         return result
-
-    def _changed(self, data: Any, settings: dict[str, Any]) -> ClassificationConfig:
-        plain = merged_plain(config_to_plain(self.config), settings)
-        if data is not None:
-            plain["data"] = str(data) if isinstance(data, Path) else data
-        return config_from_plain(ClassificationConfig, plain, "Classifier")

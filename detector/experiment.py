@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detector import registry
 from detector.classification import ClassificationConfig, is_classifier
 from detector.config import config_from_plain, load_config_of
+from detector.configured import build_checked, config_of_file
 from detector.darknet.labels import DarknetDataset  # noqa: F401 (registers it)
 from detector.darknet.network import DarknetNet  # noqa: F401 (registers it)
 from detector.data.augment.settings import AugmentConfig
@@ -139,11 +140,7 @@ def build_model(config: ExperimentConfig, num_classes: int) -> DetectionModel:
     Raises:
         ConfigError: the input size does not suit the model.
     """
-    model: DetectionModel = registry.build(config.model, num_classes, config.input.channels)
-    try:
-        model.check_image_hw(config.input.canvas_hw)
-    except ValueError as error:
-        raise ConfigError(f"input.size: {error}") from error
+    model: DetectionModel = build_checked(config.model, num_classes, config.input)
     return model
 
 
@@ -184,11 +181,7 @@ def load_model(
         file = load_model_file(weights)
     if is_classifier(file):
         raise CheckpointError(f"{weights}: a detector is wanted, found a classifier; open it as detector.Classifier")
-    try:
-        carried = config_from_plain(ExperimentConfig, file.config, str(weights))
-    except ConfigError as error:
-        raise CheckpointError(f"{weights}: carries a configuration that this version cannot read: {error}") from error
-    config = config_from_plain(ExperimentConfig, file.config, str(weights), overrides)
+    carried, config = config_of_file(ExperimentConfig, file, weights, overrides)
     if export is not None:
         if config.model != carried.model:
             raise ConfigError(f"{weights}: the network of an export is what it is; leave the keys of model out")

@@ -18,7 +18,6 @@ from detector.experiment import ExperimentConfig, LoadedModel, evaluate_model, l
 from detector.export.making import Exported, make_export
 from detector.export.quantize import NUM_CALIBRATION_IMAGES
 from detector.export.settings import ExportSettings
-from detector.geometry import Letterbox
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import DetectionModel
 
@@ -113,9 +112,7 @@ def _fitted(config: ExperimentConfig, sources: Sequence[ImageSource], most: int)
             image = source.load(config.input.channels).pixels
         except MediaError:
             continue  # an image less to compare on
-        hw = (image.shape[0], image.shape[1])
-        how = config.input.canvas_hw, config.input.fit
-        canvases.append(Letterbox.fit(hw, *how, arithmetic=config.input.arithmetic).apply(image))
+        canvases.append(config.input.letterbox(image).apply(image))
         if len(canvases) == most:
             break
     return canvases

@@ -52,6 +52,7 @@ FLOORS = {
     "engine": 5,
     "export": 5,
     "evaluation": 5,
+    "configured": 6,
     "classification": 6,
     "classifier": 6,
     "experiment": 6,

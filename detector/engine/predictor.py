@@ -64,6 +64,11 @@ class InputConfig:
         """Height and width of the canvas."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
+    def letterbox(self, image: Image) -> Letterbox:
+        """How an image (H, W, C) is fitted to the canvas in evaluation and prediction."""
+        image_hw = (image.shape[0], image.shape[1])
+        return Letterbox.fit(image_hw, self.canvas_hw, self.fit, arithmetic=self.arithmetic)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -217,9 +222,7 @@ class Predictor:
         self._require_fitting(images)
         if not self.views.is_plain:
             raise ConfigError(f"one plain look at each image is wanted here, found views: {self.views.text}")
-        how = self.input.canvas_hw, self.input.fit
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        letterboxes = [Letterbox.fit(hw, *how, arithmetic=self.input.arithmetic) for hw in sizes]
+        letterboxes = [self.input.letterbox(image) for image in images]
         canvases = [letterbox.apply(image) for letterbox, image in zip(letterboxes, images, strict=True)]
         canvas_xyxy, scores = self._boxes(canvases)
         return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
