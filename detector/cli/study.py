@@ -91,8 +91,8 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
     if study.measure == "cost":
         from detector.studies.cost import make_cost_run
 
-        make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())
-        return 0
+        finished = make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())
+        return 0 if finished else 128 + signal.SIGTERM
     finished = make_run(
         arguments.run,
         StudyFolder(arguments.out).runs,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from detector.errors import ConfigError
 from detector.experiment import import_parts, load_experiment
 from detector.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.studies.records import Evaluation, RunRecord, StudyFolder, read_record, write_record
-from detector.studies.runner import Outcome, Shard, begun, command_of, environment_of, with_error, write_study
+from detector.studies.runner import Outcome, Shard, begun, command_of, environment_of, open_log, with_error, write_study
 from detector.studies.worker import of_run
 from detector.training import train
 
@@ -32,12 +32,13 @@ WARM_UP_TURNS = 3  # the first steps make what later ones find made: kernels, wo
 
 
 class _Turns:
-    """Lets a training run make a step for each line on stdin."""
+    """Lets a training run make a step for each line on stdin; once stdin has ended nobody gives turns any more."""
 
     def __init__(self, report: Report) -> None:
         self.times_ms: list[float] = []
         self.started: Started | None = None
         self.peak_bytes: int | None = None
+        self.have_ended = False
         self._begun_s, self._report = 0.0, report
 
     def __call__(self, event: Event) -> None:
@@ -57,17 +58,20 @@ class _Turns:
         self._report(event)
 
     def _wait(self) -> None:
-        sys.stdin.readline()
+        self.have_ended = not sys.stdin.readline()
         self._begun_s = time.perf_counter()
 
 
-def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -> None:
+def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -> bool:
     """Makes the steps of one combination, one for each line on stdin, and completes its record.
 
     Args:
         path: the record.
         runs: folder of the run folders.
         report: told of every event.
+
+    Returns:
+        Whether it came to its end; not so where stdin ended before it, for steps without turns measure something else.
 
     Raises:
         DetectorError: all that training raises.
@@ -80,10 +84,14 @@ def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -
         raise ConfigError(
             f"a study of costs wants train.iterations above {WARM_UP_TURNS}, found {config.train.iterations}"
         )
-    turns = _Turns(report)
-    train(of_run(config, record, path, runs, evaluations=0), report=turns, reuse_folder=True)
+    turns, folder = _Turns(report), runs / path.stem
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    experiment = of_run(config, record, path, runs, evaluations=0)
+    result = train(experiment, report=turns, should_stop=lambda: turns.have_ended)
     assert turns.started is not None  # a run that has ended has begun
-    shutil.rmtree(runs / path.stem)
+    shutil.rmtree(folder)
+    if not result.finished:
+        return False
     median_ms = statistics.median(turns.times_ms[WARM_UP_TURNS:])
     stats = {"step_ms": median_ms}
     if turns.peak_bytes is not None:
@@ -103,6 +111,7 @@ def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -
             machine=machine(),
         ),
     )
+    return True
 
 
 def make_cost_runs(
@@ -115,7 +124,8 @@ def make_cost_runs(
     """Makes the runs of a study of costs that are not there yet: of each seed all, in turns.
 
     Raises:
-        ConfigError: the folder holds runs with other settings, or a part of the study is asked for.
+        ConfigError: the folder holds runs with other settings, another command makes one of them, or a part of the
+            study is asked for.
         CheckpointError: the disk refuses.
     """
     if shard.count > 1:
@@ -143,10 +153,12 @@ def _in_turns(
 ) -> dict[str, RunRecord]:
     with ExitStack() as files:
         workers: dict[str, subprocess.Popen[str]] = {}
+        starts: dict[str, int] = {}
         try:
             for planned in row:
+                log = files.enter_context(open_log(folder, planned))
                 begun(folder, planned, None, imports)
-                log = files.enter_context(folder.log_path(planned.key).open("w", encoding="utf-8"))
+                starts[planned.key] = log.tell()
                 workers[planned.key] = subprocess.Popen(
                     command_of(folder, planned),
                     stdin=subprocess.PIPE,
@@ -161,9 +173,10 @@ def _in_turns(
         finally:
             for worker in workers.values():
                 assert worker.stdin is not None
-                worker.stdin.close()
+                with suppress(BrokenPipeError):  # it died while it waited for its turn
+                    worker.stdin.close()
             codes = {key: worker.wait() for key, worker in workers.items()}
-    return {planned.key: with_error(folder, planned, codes[planned.key], 0) for planned in row}
+    return {planned.key: with_error(folder, planned, codes[planned.key], starts[planned.key]) for planned in row}
 
 
 def _takes_a_turn(worker: subprocess.Popen[str]) -> bool:

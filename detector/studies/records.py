@@ -20,6 +20,7 @@ from detector.engine.atomic import write_atomically
 from detector.errors import ConfigError, DatasetError
 from detector.studies.plan import PlannedRun
 
+FALLING = ("entropy", "step_ms", "peak_mb")  # numbers of which the lowest is the best
 State = Literal["begun", "finished", "diverged", "failed"]
 
 
@@ -84,9 +85,10 @@ class RunRecord:
         found = [evaluation.stats.get(metric, math.nan) for evaluation in self.evaluations]
         if self.state != "finished" or not found:
             return math.nan
-        return (
-            found[-1] if judged == "final" else max(found, key=lambda value: -math.inf if math.isnan(value) else value)
-        )
+        if judged == "final":
+            return found[-1]
+        known = [value for value in found if not math.isnan(value)]
+        return (min if metric in FALLING else max)(known, default=math.nan)
 
 
 class StudyFolder:

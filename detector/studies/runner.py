@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from detector.config import config_to_yaml
 from detector.engine.atomic import write_atomically
-from detector.errors import ConfigError, DivergenceError
+from detector.errors import ConfigError, DivergenceError, SaveError
 from detector.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.studies.records import RunRecord, State, StudyFolder, read_record
 
@@ -100,7 +101,7 @@ def make_runs(
         told: told of every run.
 
     Raises:
-        ConfigError: the folder holds runs with other settings.
+        ConfigError: the folder holds runs with other settings, or another command makes one of them.
         CheckpointError: the disk refuses.
     """
     planned_runs = shard.of(runs_of(study))
@@ -110,7 +111,7 @@ def make_runs(
         took_s = 0.0
         if record is None or not record.is_done:
             begun_s = time.monotonic()
-            record = _make(study, folder, planned, record, shard.gpu, imports)
+            record = _make(study, folder, planned, shard.gpu, imports)
             took_s = time.monotonic() - begun_s
         told(Outcome(planned, record, number, len(planned_runs), took_s))
 
@@ -119,6 +120,34 @@ def write_study(study: StudyConfig, folder: StudyFolder) -> None:
     """Writes the study down, for its runs and for whoever looks into the folder later."""
     text = config_to_yaml(study)
     write_atomically(folder.study, lambda file: file.write(text.encode()))
+
+
+def open_log(folder: StudyFolder, planned: PlannedRun) -> BinaryIO:
+    """Opens the log of a run at its end; until it is closed, here and in the run's process, no other command has it.
+
+    Raises:
+        ConfigError: another command makes this run.
+        SaveError: the disk refuses.
+    """
+    path = folder.log_path(planned.key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("ab")
+    except OSError as error:
+        raise SaveError(f"{path} cannot be written ({error.strerror}): check the disk") from error
+    try:
+        import fcntl
+
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        log.close()
+        raise ConfigError(
+            f"{folder.path}: a run wants one command to make it, found another one at work on {planned.key}; wait for "
+            "it, or share the runs out with --shard"
+        ) from error
+    except (ModuleNotFoundError, OSError):  # Windows, and file systems without locks
+        pass
+    return log
 
 
 def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, imports: Sequence[Path]) -> None:
@@ -133,7 +162,6 @@ def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, im
     if before is not None:  # interrupted: what it measured counts if the run can be taken up
         record = replace(record, evaluations=before.evaluations)
     folder.write(planned.key, record)
-    folder.log_path(planned.key).parent.mkdir(parents=True, exist_ok=True)
 
 
 def command_of(folder: StudyFolder, planned: PlannedRun) -> list[str]:
@@ -169,13 +197,15 @@ def _make(
     study: StudyConfig,
     folder: StudyFolder,
     planned: PlannedRun,
-    before: RunRecord | None,
     gpu: str | None,
     imports: Sequence[Path],
 ) -> RunRecord:
-    begun(folder, planned, before, imports)
     command, environment = command_of(folder, planned), environment_of(study, planned, gpu)
-    with folder.log_path(planned.key).open("ab") as log:
+    with open_log(folder, planned) as log:
+        before = folder.read(planned)
+        if before is not None and before.is_done:  # another command made it since this one looked
+            return before
+        begun(folder, planned, before, imports)
         start = log.tell()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         try:

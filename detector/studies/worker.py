@@ -98,8 +98,11 @@ def make_run(
     if (folder / "weights" / "last.pt").is_file():
         try:
             _, run_folder, state = open_run(folder, config)
-            resume = (run_folder, state)
-        except CheckpointError:  # of another version of this program, say: nothing but time is lost
+            known = {evaluation.step for evaluation in record.evaluations}
+            measured = [int(row["step"]) for row in run_folder.results()]
+            if all(step in known for step in measured if step <= state["step"]):  # the record was not deleted since
+                resume = (run_folder, state)
+        except (CheckpointError, ConfigError):  # of another version of this program, say: nothing but time is lost
             pass
     if resume is None:
         record = replace(record, evaluations=())

@@ -57,6 +57,14 @@ def test_numbers_are_of_the_final_or_the_best_evaluation(small_study):
     assert math.isnan(replace(record, state="begun").number("top1", "final"))
 
 
+@pytest.mark.parametrize(("metric", "best"), [("entropy", 1.5), ("step_ms", 1.5), ("top1", 2.5)])
+def test_the_best_number_is_the_lowest_where_lower_is_better(small_study, metric, best):
+    found = tuple(Evaluation(step, {metric: value}) for step, value in ((1, 2.5), (2, 1.5), (3, 2.0)))
+    planned = runs_of(load_study(str(small_study)))[0]
+    record = record_of(planned, evaluations=(*found, Evaluation(4, {})), state="finished")
+    assert record.number(metric, "best") == best
+
+
 def test_evaluations_from_before_a_resume_are_replaced():
     found = next_evaluations(EVALUATIONS, Evaluation(4, {"top1": 0.6}))
     assert [(e.step, e.stats["top1"]) for e in found] == [(2, 0.75), (4, 0.6)]

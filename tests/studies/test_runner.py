@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, SaveError
 from detector.studies import runner
 from detector.studies.plan import load_study, runs_of
 from detector.studies.records import StudyFolder
-from detector.studies.runner import Outcome, Shard, make_runs
+from detector.studies.runner import Outcome, Shard, make_runs, open_log
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -146,6 +146,24 @@ def test_a_run_is_told_of_the_users_parts_wherever_it_runs(study, tmp_path):
     outcomes: list[Outcome] = []
     make_runs(study, StudyFolder(tmp_path / "out"), Shard(0, 4), [Path("my_parts.py")], outcomes.append)
     assert outcomes[0].record.imports == (str(Path.cwd() / "my_parts.py"),)
+
+
+def test_a_run_that_another_command_is_making_is_left_to_it(study, tmp_path):
+    folder, planned = StudyFolder(tmp_path / "out"), runs_of(study)[1]
+    with open_log(folder, planned):
+        with pytest.raises(ConfigError, match=r"another one at work on size=small,activation=mish,seed=0; .*--shard"):
+            made(study, tmp_path)
+        assert folder.read(planned) is None
+        assert list(made(study, tmp_path, Shard(0, 2))) == ["relu0", "relu1"]
+    assert len(made(study, tmp_path)) == 4
+    assert trials(tmp_path) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_told(study, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").write_text("a file")
+    with pytest.raises(SaveError, match=r"seed=0\.log cannot be written \(File exists\): check the disk"):
+        made(study, tmp_path)
 
 
 def test_shards_share_every_run_out_once(study):

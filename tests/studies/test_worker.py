@@ -9,6 +9,7 @@ import pytest
 
 from detector.engine.machine import peak_bytes
 from detector.errors import ConfigError
+from detector.studies import worker
 from detector.studies.plan import load_study, runs_of
 from detector.studies.records import RunRecord, StudyFolder
 from detector.studies.worker import make_run
@@ -75,6 +76,26 @@ def test_a_save_of_other_settings_is_started_anew(begun):
     finished, record = make(folder, key)
     assert finished
     assert record["num_steps"] == 4
+
+
+def test_a_run_whose_record_was_deleted_is_made_anew(begun):
+    folder, key = begun()
+    whole = make(folder, key, keep_weights=True)[1]
+    begun()  # the record is there again, and empty
+    finished, record = make(folder, key)
+    assert finished
+    assert record["evaluations"] == whole["evaluations"]
+
+
+def test_a_save_of_another_version_is_started_anew(begun, monkeypatch):
+    folder, key = begun()
+    assert not make(folder, key, should_stop=lambda: True)[0]
+
+    def refuse(run, asked):
+        raise ConfigError("unknown key 'train.novelty'")
+
+    monkeypatch.setattr(worker, "open_run", refuse)
+    assert make(folder, key)[0]
 
 
 def test_a_metric_that_is_not_measured_is_refused_with_those_that_are(begun):
