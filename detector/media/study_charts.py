@@ -55,7 +55,7 @@ def trend_chart(
     """Means along an axis, a line for each recipe, with intervals and the runs themselves.
 
     Args:
-        places: names along the axis; where all are numbers they stand at their values.
+        places: names along the axis; where all are numbers they stand at their values, joined by lines.
         lines: of each recipe, one cell for each place.
         x_label: of the axis.
         y_label: of the other.
@@ -67,7 +67,8 @@ def trend_chart(
     for number, (name, cells) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         own = [at + step * 0.06 * (number - (len(lines) - 1) / 2) for at in x]  # beside one another
-        panel.plot(own, [cell.mean for cell in cells], "o-", color=colour, linewidth=1.8, markersize=4.5, label=name)
+        style = "o" if numbers is None else "o-"  # between names there is nothing
+        panel.plot(own, [cell.mean for cell in cells], style, color=colour, linewidth=1.8, markersize=4.5, label=name)
         for at, cell in zip(own, cells, strict=True):
             if not math.isnan(cell.low):
                 panel.plot([at, at], [cell.low, cell.high], color=colour, linewidth=1.4, alpha=0.8)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detector.engine.atomic import write_atomically
+from detector.evaluation.effects import MIN_PAIRS, SIGNIFICANCE
 from detector.media.html import chart, page_of, table, text
 from detector.media.study_charts import ValuesOfCell, effect_chart, trend_chart, value_chart
 from detector.studies.records import StudyFolder
@@ -19,7 +20,10 @@ _HOW = (
     "comparison by itself.",
     "Effect size: Hedges' g of the paired differences, their mean over their deviation, corrected for few pairs.",
     "The test is the paired t test, two-sided; the corrected p holds for all comparisons of the study together (Holm). "
-    "A difference is claimed where it is at most 0.05 and there are at least 5 pairs.",
+    f"A difference is claimed where it is at most {SIGNIFICANCE} and there are at least {MIN_PAIRS} pairs. Nothing "
+    "supported does not mean equal.",
+    "All this holds for seeds and comparisons that were chosen before the first result was seen. Seeds added until a "
+    "difference shows, or values left out afterwards, make more false claims than the test says.",
     "Runs differ by their seed: initialisation, order and augmentation. What another data set, size or recipe would "
     "show, this study does not say.",
 )
@@ -61,7 +65,7 @@ def _verdict(comparison: Comparison) -> str:
     if effect.is_descriptive:
         return "nothing: descriptive only"
     if not effect.is_claimed:
-        return "no difference"
+        return "nothing"
     return "a higher value" if effect.difference > 0 else "a lower value"
 
 
@@ -83,7 +87,7 @@ def _effect_row(summary: StudySummary, comparison: Comparison) -> list[str]:
 def _cell_heads(summary: StudySummary) -> list[str]:
     metric = summary.study.metric
     judged = [f"{metric}, {summary.study.judged} evaluation", "deviation", "95 % interval", f"best {metric}"]
-    return [*judged, "runs", "ms a step", "s an epoch", "peak MB"]
+    return [*judged, "runs", "ms a step", "s an epoch", "peak MiB"]
 
 
 def _cell_row(cell: CellSummary) -> list[str]:

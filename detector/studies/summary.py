@@ -26,7 +26,7 @@ class CellSummary:
         deviation: their standard deviation (n - 1).
         low: lower end of the 95 % t interval of the mean.
         high: its upper end.
-        best: mean of the best evaluation of each run.
+        best: mean of the best evaluation of each run; one that diverged counts as in the values.
         step_s: median over the runs of the time of a step, in seconds.
         epoch_s: the same of a pass over the training data.
         peak_bytes: the most memory that a run held.
@@ -150,14 +150,20 @@ def summarise(study: StudyConfig, folder: StudyFolder) -> StudySummary:
     )
 
 
-def _value(study: StudyConfig, record: RunRecord) -> float:
+def _value(study: StudyConfig, record: RunRecord, judged: str) -> float:
     if record.state == "diverged" and study.diverged is not None:
         return study.diverged
-    return record.number(study.metric, study.judged)
+    return record.number(study.metric, judged)
+
+
+def _values(study: StudyConfig, records: list[RunRecord], judged: str) -> dict[int, float]:
+    """The numbers that there are, by seed."""
+    found = {record.seed: _value(study, record, judged) for record in records}
+    return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
 
 def _cell(study: StudyConfig, cell: dict[str, str], records: list[RunRecord]) -> CellSummary:
-    values = {record.seed: value for record in records if not math.isnan(value := _value(study, record))}
+    values = _values(study, records, study.judged)
     finished = [record for record in records if record.state == "finished"]
     numbers = list(values.values())
     return CellSummary(
@@ -166,9 +172,9 @@ def _cell(study: StudyConfig, cell: dict[str, str], records: list[RunRecord]) ->
         _of(numbers, statistics.fmean),
         statistics.stdev(numbers) if len(numbers) > 1 else math.nan,
         *interval(numbers),
-        _of([record.number(study.metric, "best") for record in finished], statistics.fmean),
+        _of(list(_values(study, records, "best").values()), statistics.fmean),
         _of([r.step_s for r in finished if r.step_s], statistics.median),
-        _of([r.step_s * r.num_steps / r.num_epochs for r in finished if r.step_s], statistics.median),
+        _of([r.step_s * r.num_steps / r.num_epochs for r in finished if r.step_s and r.num_epochs], statistics.median),
         _of([float(r.peak_bytes) for r in finished if r.peak_bytes], max),
         sum(record.is_done for record in records),
         sum(record.state == "diverged" for record in records),
@@ -204,14 +210,16 @@ def _comparisons(study: StudyConfig, cells: Mapping[tuple[str, ...], CellSummary
 def _sentences(summary: StudySummary) -> Iterator[str]:
     study, tested = summary.study, [c for c in summary.comparisons if not c.effect.is_descriptive]
     done, planned = summary.num("runs"), summary.num_planned
-    if done < planned:
+    if not done:
+        yield f"None of {planned} runs is done yet."
+    elif done < planned:
         yield f"{done} of {planned} runs are done; what follows is of these alone."
+    left_out = "left out of all comparisons, with what would be paired with it"
     if diverged := summary.num("diverged"):
-        counted = f"count as {study.metric} {study.diverged:g}" if study.diverged is not None else "are left out"
-        yield f"{diverged} runs diverged; they {counted}."
+        counted = left_out if study.diverged is None else f"counted as {study.metric} {study.diverged:g}"
+        yield f"{_counted(diverged, 'run')} diverged; each is {counted}."
     if failed := summary.num("failed"):
-        yield f"{failed} runs failed and are left out, with the runs they are paired with."
-    family = f"{len(tested)} comparison{'' if len(tested) == 1 else 's'}"
+        yield f"{_counted(failed, 'run')} failed; each is {left_out}."
     for comparison in tested:
         effect, place = comparison.effect, f"At {comparison.place}, " if comparison.place else ""
         if effect.is_claimed:
@@ -231,8 +239,8 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
         )
     if tested:
         yield (
-            f"The chance of even one false claim among the {family} is held to {SIGNIFICANCE:.0%} (paired t test, "
-            "corrected by Holm)."
+            f"The chance of even one false claim among {_counted(len(tested), 'comparison')} is held to "
+            f"{100 * SIGNIFICANCE:.0f} % (paired t test, corrected by Holm)."
         )
     untested = [c for c in summary.comparisons if c.effect.is_descriptive and c.effect.num_pairs]
     if any(c.effect.num_pairs < MIN_PAIRS for c in untested):
@@ -242,5 +250,7 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
         )
     if any(c.effect.num_pairs >= MIN_PAIRS for c in untested):
         yield "Where all pairs differ by the same number there is no deviation to test by, and nothing is claimed."
-    if not done:
-        yield "No run is done yet."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -62,7 +62,7 @@ def test_a_run_that_cannot_be_made_is_told_and_the_exit_code_says_so(study, tmp_
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--only", "activation=relu"]) == 1
     told = capfd.readouterr()
     assert "failed, detector study: metric wants a number that evaluation finds, found 'AP'" in told.err
-    assert "1 runs failed and are left out" in told.out
+    assert "1 run failed; each is left out" in told.out
 
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
@@ -71,7 +71,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
     assert run(command) == 0
     told = capsys.readouterr().out
     assert "2 layers x 3 activation x 2 seeds = 12 runs; 0 are done" in told
-    assert "12 to make at 30 s each (as stated in the study, on one core): about 6 min" in told
+    assert "12 to make at 40 s each (as stated in the study, on one core): about 8 min" in told
     assert run([*command, "--shard", "1/3"]) == 0
     assert "12 runs, 4 of them in this part" in capsys.readouterr().out
     assert not out.exists()
@@ -79,7 +79,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
 
 def test_a_report_alone_makes_no_run(study, tmp_path, capsys):
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--report-only"]) == 0
-    assert "No run is done yet." in capsys.readouterr().out
+    assert "None of 2 runs is done yet." in capsys.readouterr().out
     assert not (tmp_path / "out" / "runs").exists()
 
 

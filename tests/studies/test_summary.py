@@ -74,7 +74,22 @@ def test_sentences_claim_what_the_test_supports_and_name_what_it_does_not(study,
     assert "At size large, mish has higher top1 than relu" in said
     assert "Not shown to differ from relu in top1: mish at size small." in said
     assert "not a proof of equality" in said
-    assert "among the 2 comparisons is held to 5%" in said
+    assert "among 2 comparisons is held to 5 %" in said
+
+
+def test_a_report_never_says_that_the_test_supports_equality(study, tmp_path):
+    summary = write(study, StudyFolder(tmp_path), noisy)
+    write_report(summary, StudyFolder(tmp_path))
+    rows = [
+        line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| mish against relu")
+    ]
+    assert [row.rsplit("|", 2)[1].strip() for row in rows] == ["nothing", "a higher value"]
+
+
+def test_the_comparisons_are_counted_in_the_singular_too(small_study, tmp_path):
+    study = load_study(str(small_study), only=["size=small"], seeds=6)
+    said = " ".join(write(study, StudyFolder(tmp_path), noisy).sentences())
+    assert "among 1 comparison is held" in said
 
 
 def test_a_lower_value_is_called_lower(study, tmp_path):
@@ -112,7 +127,11 @@ def test_runs_that_diverged_count_as_told_or_are_left_out(study, tmp_path, stand
     assert summary.num("diverged") == 2
     assert summary.comparisons[0].effect.num_pairs == (5 if stands_for is None else 6)
     assert summary.cells[1].values.get(0) == stands_for
-    assert any("2 runs diverged; they" in sentence for sentence in summary.sentences())
+    counted = "left out" if stands_for is None else "counted as top1 0.1"
+    assert any(s.startswith(f"2 runs diverged; each is {counted}") for s in summary.sentences())
+    others = [noisy(summary.cells[1].cell, seed) for seed in range(1, 6)]
+    best = [value + 0.01 for value in others] + ([] if stands_for is None else [stands_for])
+    assert summary.cells[1].best == pytest.approx(np.mean(best))
 
 
 def test_runs_that_failed_are_counted_named_and_left_out(study, tmp_path):
@@ -130,7 +149,7 @@ def test_runs_that_failed_are_counted_named_and_left_out(study, tmp_path):
 
 def test_a_study_without_a_run_has_a_report(study, tmp_path):
     summary = summarise(study, StudyFolder(tmp_path))
-    assert summary.sentences() == ["0 of 24 runs are done; what follows is of these alone.", "No run is done yet."]
+    assert summary.sentences() == ["None of 24 runs is done yet."]
     assert write_report(summary, StudyFolder(tmp_path)).is_file()
     assert "NaN" not in (tmp_path / "summary.json").read_text()
 
