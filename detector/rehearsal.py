@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 import time
@@ -15,17 +14,13 @@ import torch
 
 from detector import registry
 from detector.data.canvases import training_canvases
-from detector.data.coco import CocoAnnotations
 from detector.engine.events import Event, Noted, Report, Started
 from detector.engine.machine import peak_bytes
 from detector.engine.precision import choose_device
-from detector.engine.predictor import Predictor
-from detector.engine.runtime import TorchRuntime
 from detector.engine.schedule import LearningRate
-from detector.evaluation.evaluate import annotated_sources
-from detector.experiment import ExperimentConfig, build_model, read_split
+from detector.experiment import Experiment, ExperimentConfig
 from detector.media.run_charts import SchedulePlan
-from detector.training import train
+from detector.training import task_of, train
 
 _TIMED_S, _MAX_TIMED_STEPS = 5.0, 20  # the steps after the first one are timed, until either is reached
 _MAX_POINTS = 2000  # of a schedule's curve
@@ -36,35 +31,31 @@ def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
     return sorted({-(-k * num_steps // evaluations) for k in range(1, evaluations + 1)})
 
 
-def plan_schedule(config: ExperimentConfig) -> SchedulePlan:
+def plan_schedule(config: Experiment) -> SchedulePlan:
     """The learning rate of the run that a configuration describes; the data set's files are read, nothing is trained.
 
     Raises:
         DatasetError: the data set cannot be used.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    annotations, val = read_split(config, "train"), _val_of(config)
-    train_config, batch_size = config.train, config.loader.batch_size * num_processes
-    num_steps = train_config.num_steps(len(annotations), batch_size)
+    task = task_of(config, lambda event: None)
+    train_config, batch_size = config.train, task.batch_size * num_processes
+    num_steps = train_config.num_steps(task.num_images, batch_size)
     rate = LearningRate(config.schedule, num_steps)
     steps = sorted({step * (num_steps - 1) // _MAX_POINTS for step in range(_MAX_POINTS + 1)})
     num_batches = num_steps * train_config.accumulate
-    closing_batch = num_batches - int(config.augment.closing_share * num_batches)
+    closing_share = config.augment.closing_share if isinstance(config, ExperimentConfig) else 0.0
+    closing_batch = num_batches - int(closing_share * num_batches)
     return SchedulePlan(
         name=f"{registry.name_of(config.schedule)} schedule, {registry.name_of(config.optimizer)}",
         steps=steps,
         rates=[config.optimizer.lr * rate.factor(step) for step in steps],
         warmup_steps=rate.warmup_steps,
         closing_from=closing_batch // train_config.accumulate,
-        evaluations=evaluation_steps(num_steps, train_config.evaluations) if val is not None else [],
+        evaluations=evaluation_steps(num_steps, train_config.evaluations) if task.has_val else [],
         num_steps=num_steps,
-        num_epochs=num_batches * batch_size / len(annotations),
+        num_epochs=num_batches * batch_size / task.num_images,
     )
-
-
-def _val_of(config: ExperimentConfig, report: Report = lambda event: None) -> CocoAnnotations | None:
-    has_val = config.data is not None and "val" in registry.build(config.data).split_names()
-    return read_split(config, "val", report) if has_val else None
 
 
 @dataclass(frozen=True)
@@ -75,9 +66,9 @@ class Rehearsal:
         num_parameters: of the network.
         num_classes: of the data set.
         num_images: of the training split.
-        num_objects: its boxes.
+        num_objects: its boxes; None where images are told apart as a whole.
         num_val_images: of the validation split; 0 where there is none.
-        num_val_objects: its boxes.
+        num_val_objects: its boxes; None where images are told apart as a whole.
         evaluated_at: the numbers of steps done at which the run would be measured.
         num_steps: optimiser steps of the run.
         num_epochs: passes over the data set that they amount to.
@@ -99,9 +90,9 @@ class Rehearsal:
     num_parameters: int
     num_classes: int
     num_images: int
-    num_objects: int
+    num_objects: int | None
     num_val_images: int
-    num_val_objects: int
+    num_val_objects: int | None
     evaluated_at: Sequence[int]
     num_steps: int
     num_epochs: float
@@ -122,7 +113,7 @@ class Rehearsal:
         return {key: value for key, value in asdict(self).items() if key != "is_main"}
 
 
-def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> Rehearsal:
+def rehearse(config: Experiment, report: Report = lambda event: None) -> Rehearsal:
     """Builds all of a run, makes its first steps and times them; nothing of it is kept.
 
     The steps are those of the run itself, in a folder that is removed. One that has to wait for the first batch and for
@@ -154,41 +145,37 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory(prefix="detector-") as folder:
-        steps_only = replace(config.train, evaluations=0, project=Path(folder))
+        steps_only: Any = replace(config.train, evaluations=0, project=Path(folder))  # of the task's own class
         result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
         done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
-        config = replace(config, loader=replace(config.loader, batch_size=result.batch_size, memory_share=0.0))
-        annotations, val = read_split(config, "train"), _val_of(config)
-        model = build_model(config, len(annotations.class_names))
+        if isinstance(config, ExperimentConfig):
+            config = replace(config, loader=replace(config.loader, batch_size=result.batch_size, memory_share=0.0))
+        task = task_of(config, lambda event: None)
+        model = task.model()
         canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
         largest_hw = canvases[-1] if canvases else None
         if largest_hw is not None:  # the steps may not have come to it
-            largest = replace(config.input, size=largest_hw, multi_scale=0.0)
+            largest: Any = replace(config.input, size=largest_hw, multi_scale=0.0)
             train(replace(config, input=largest, train=replace(steps_only, iterations=1)))
     held_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes()
 
-    num_steps = config.train.num_steps(len(annotations), config.loader.batch_size * num_processes)
+    num_steps = config.train.num_steps(task.num_images, task.batch_size * num_processes)
     step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
-    val_image_s, num_val_images, evaluated_at = 0.0, 0, []
-    if val is not None and result.is_main:
-        names, ids = annotations.class_names, annotations.category_ids
-        runtime = TorchRuntime(model, device)
-        predictor = Predictor(
-            runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views
-        )
-        num_val_images, evaluated_at = len(val), evaluation_steps(num_steps, config.train.evaluations)
-        val_image_s = _seconds_per_image(predictor, val, config)
+    val_image_s, evaluated_at = 0.0, []
+    if task.has_val and result.is_main:
+        evaluated_at = evaluation_steps(num_steps, config.train.evaluations)
+        val_image_s = task.seconds_per_val_image(model, device)
     return Rehearsal(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_classes=len(annotations.class_names),
-        num_images=len(annotations),
-        num_objects=annotations.num_boxes,
-        num_val_images=num_val_images,
-        num_val_objects=val.num_boxes if val is not None else 0,
+        num_classes=len(task.class_names),
+        num_images=task.num_images,
+        num_objects=task.num_objects,
+        num_val_images=task.num_val_images,
+        num_val_objects=task.num_val_objects,
         evaluated_at=evaluated_at,
         num_steps=num_steps,
         num_epochs=started[0].num_epochs if started else 0.0,
-        images_per_step=config.loader.batch_size * config.train.accumulate * num_processes,
+        images_per_step=task.batch_size * config.train.accumulate * num_processes,
         device=str(device),
         precision=started[0].precision if started else "",
         peak_bytes=held_bytes,
@@ -197,21 +184,6 @@ def rehearse(config: ExperimentConfig, report: Report = lambda event: None) -> R
         step_s=step_s,
         val_image_s=val_image_s,
         steps_s=num_steps * step_s,
-        evaluations_s=len(evaluated_at) * num_val_images * val_image_s / num_processes,
+        evaluations_s=len(evaluated_at) * task.num_val_images * val_image_s / num_processes,
         is_main=result.is_main,
     )
-
-
-def _seconds_per_image(predictor: Predictor, val: CocoAnnotations, config: ExperimentConfig) -> float:
-    """Of a batch of validation images, the second time it is asked for.
-
-    What a random network finds is no measure of what a trained one will, so its boxes are filtered as in prediction.
-    """
-    sources = list(itertools.islice(annotated_sources(val), config.evaluate.batch_size))
-    took_s = 0.0
-    for _ in range(2):
-        started_s = time.monotonic()
-        for _ in predictor.stream(sources, config.predict):
-            pass
-        took_s = time.monotonic() - started_s
-    return took_s / max(1, len(sources))

@@ -128,6 +128,15 @@ def train(
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
 
 
+def task_of(config: Experiment, report: Report) -> Task:
+    """The task of an experiment, its splits read.
+
+    Raises:
+        DatasetError: a split cannot be used.
+    """
+    return DetectionTask(config, report) if isinstance(config, ExperimentConfig) else ClassificationTask(config, report)
+
+
 def _say_nothing(event: object) -> None:
     pass
 
@@ -142,9 +151,7 @@ def _train(
     reuse_folder: bool,
 ) -> TrainingResult:
     writer = summary_writer() if config.train.tensorboard else None
-    task: Task = (
-        DetectionTask(config, report) if isinstance(config, ExperimentConfig) else ClassificationTask(config, report)
-    )
+    task = task_of(config, report)
     if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
     device = choose_device(config.device)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from detector.experiment import ExperimentConfig
+    from detector.experiment import Experiment
     from detector.rehearsal import Rehearsal
 
 
-def plot_schedule(config: ExperimentConfig, path: Path, quiet: bool) -> None:
+def plot_schedule(config: Experiment, path: Path, quiet: bool) -> None:
     """Draws the learning rate of a run into a PNG.
 
     Raises:
@@ -34,7 +34,7 @@ def plot_schedule(config: ExperimentConfig, path: Path, quiet: bool) -> None:
     say(f"the schedule is drawn in {path}", quiet)
 
 
-def dry_run(config: ExperimentConfig, as_json: bool, quiet: bool, verbose: bool) -> int:
+def dry_run(config: Experiment, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Makes the first steps of a run, keeps nothing, prints what they showed; returns the exit code.
 
     Raises:
@@ -54,7 +54,7 @@ def _text(found: Rehearsal) -> str:
     if found.num_val_images:
         at = found.evaluated_at
         times = f"{len(at)} times, first after step {at[0]:,}" if at else "never: train.evaluations is 0"
-        evaluation = f"{found.num_val_images:,} images, {found.num_val_objects:,} boxes; {times}"
+        evaluation = f"{_images(found.num_val_images, found.num_val_objects)}; {times}"
     memory = "not told by this system"
     if found.peak_bytes is not None:
         where = "of the GPU" if found.device.startswith("cuda") else "of the main process"
@@ -64,20 +64,25 @@ def _text(found: Rehearsal) -> str:
     per_s = found.images_per_step / found.step_s
     lines = {
         "network": f"{found.num_parameters:,} parameters, {found.num_classes} classes",
-        "training": f"{found.num_images:,} images, {found.num_objects:,} boxes",
+        "training": _images(found.num_images, found.num_objects),
         "evaluation": evaluation,
         "run": f"{found.num_steps:,} steps of {found.images_per_step} images ({found.num_epochs:.1f} epochs) on "
         f"{found.device}, {found.precision}",
         "memory": memory,
         "speed": f"{found.step_s:.3g} s a step, {per_s:.1f} images/s; the first step was done after "
         f"{found.first_step_s:.1f} s",
-        "time": f"about {_duration(found.steps_s + found.evaluations_s)}: steps {_duration(found.steps_s)}, "
-        f"evaluations {_duration(found.evaluations_s)}",
+        "time": f"about {duration(found.steps_s + found.evaluations_s)}: steps {duration(found.steps_s)}, "
+        f"evaluations {duration(found.evaluations_s)}",
     }
     return "\n".join([*(f"{name:<11} {text}" for name, text in lines.items()), "nothing of this was kept"])
 
 
-def _duration(seconds: float) -> str:
+def _images(number: int, num_boxes: int | None) -> str:
+    return f"{number:,} images" if num_boxes is None else f"{number:,} images, {num_boxes:,} boxes"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

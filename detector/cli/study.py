@@ -105,6 +105,7 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
 
 
 def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
+    from detector.cli.rehearse import duration
     from detector.studies.plan import runs_of
 
     everything, own = runs_of(study), shard.of(runs_of(study))
@@ -118,14 +119,8 @@ def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
     basis = "as the finished ones took" if took else "as stated in the study, on one core"
     return (
         f"{study.title}\n{axes} x {study.seeds} seeds = {len(everything)} runs{of_shard}; {len(done)} are done\n"
-        f"{left} to make at {each_s:.0f} s each ({basis}): about {_duration(left * each_s)}"
+        f"{left} to make at {each_s:.0f} s each ({basis}): about {duration(left * each_s)}"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _line(study: StudyConfig, outcome: Outcome) -> str:

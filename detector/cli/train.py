@@ -71,11 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     if config is None:
         raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
 
-    if (arguments.plot_schedule or arguments.dry_run) and not isinstance(config, ExperimentConfig):
-        raise ConfigError(f"--plot-schedule and --dry-run are for detection, found task: {config.task}; leave them out")
-    if arguments.plot_schedule and isinstance(config, ExperimentConfig):
+    if arguments.plot_schedule:
         plot_schedule(config, arguments.plot_schedule, arguments.quiet)
-    if arguments.dry_run and isinstance(config, ExperimentConfig):
+    if arguments.dry_run:
         return dry_run(config, arguments.json, arguments.quiet, arguments.verbose)
     if arguments.plot_schedule:
         return 0

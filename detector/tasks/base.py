@@ -23,6 +23,9 @@ class Task(abc.ABC):
         class_names: name of each class.
         category_ids: the data set's own id of each class.
         num_images: training images.
+        num_objects: their boxes; None where images are told apart as a whole.
+        num_val_images: validation images; 0 where there are none.
+        num_val_objects: their boxes; None where images are told apart as a whole.
         batch_size: images of a batch of one process.
         has_val: whether there is something to measure on.
         problems: what was left out of the splits, and what is odd in them.
@@ -31,6 +34,9 @@ class Task(abc.ABC):
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     num_images: int
+    num_objects: int | None
+    num_val_images: int
+    num_val_objects: int | None
     batch_size: int
     has_val: bool
     problems: tuple[Problem, ...]
@@ -46,6 +52,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def measure(self, model: Any, device: torch.device, world: World) -> Metrics:
         """The numbers of a network on the validation split."""
+
+    @abc.abstractmethod
+    def seconds_per_val_image(self, model: Any, device: torch.device) -> float:
+        """Of a batch of validation images, the second time it is asked for; the numbers are not computed."""
 
     @abc.abstractmethod
     def batches(

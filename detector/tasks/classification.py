@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,8 @@ class ClassificationTask(Task):
         self._val = read_images(config, "val", report).with_classes(self.class_names) if self.has_val else None
         self.category_ids = tuple(range(len(self.class_names)))
         self.num_images, self.batch_size = len(self._images), config.loader.batch_size
+        self.num_val_images = len(self._val) if self._val is not None else 0
+        self.num_objects = self.num_val_objects = None
         self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))
 
     def model(self) -> TrainableModel:
@@ -61,6 +64,17 @@ class ClassificationTask(Task):
         """Accuracy on the validation split."""
         assert self._val is not None  # training measures only where there is one
         return measure_images(ImageScorer(model, device, self._config.evaluate.batch_size), self._val, world)
+
+    def seconds_per_val_image(self, model: TrainableModel, device: torch.device) -> float:
+        """Of a batch of validation images, the second time it is asked for."""
+        assert self._val is not None  # asked only where there is one
+        batch_size, took_s = self._config.evaluate.batch_size, 0.0
+        scorer, images = ImageScorer(model, device, batch_size), self._val.images[:batch_size]
+        for _ in range(2):
+            started_s = time.monotonic()
+            scorer.logits(images)
+            took_s = time.monotonic() - started_s
+        return took_s / len(images)
 
     def batches(
         self, model: TrainableModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from detector.engine.predictor import Predictor
 from detector.engine.run import RunFolder
 from detector.engine.runtime import TorchRuntime
 from detector.evaluation.coco_metrics import CocoMetrics
-from detector.evaluation.evaluate import evaluate
+from detector.evaluation.evaluate import annotated_sources, evaluate
 from detector.experiment import ExperimentConfig, build_model, read_split
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
@@ -45,6 +47,9 @@ class DetectionTask(Task):
         self._val = read_split(config, "val", report) if self.has_val else None
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self.num_images, self.batch_size = len(self._annotations), config.loader.batch_size
+        self.num_objects = self._annotations.num_boxes
+        self.num_val_images = len(self._val) if self._val is not None else 0
+        self.num_val_objects = self._val.num_boxes if self._val is not None else 0
         self.problems = (*self._annotations.problems, *(self._val.problems if self._val is not None else ()))
         self._pictures: RunPictures | None = None
 
@@ -65,6 +70,22 @@ class DetectionTask(Task):
         """COCO's numbers on the validation split."""
         assert self._val is not None  # training measures only where there is one
         return evaluate(self._predictor(model, device), self._val, self._config.evaluate, world=world).metrics
+
+    def seconds_per_val_image(self, model: DetectionModel, device: torch.device) -> float:
+        """Of a batch of validation images, the second time it is asked for.
+
+        What a random network finds is no measure of what a trained one will, so its boxes are filtered as in
+        prediction.
+        """
+        assert self._val is not None  # asked only where there is one
+        sources = list(itertools.islice(annotated_sources(self._val), self._config.evaluate.batch_size))
+        predictor, took_s = self._predictor(model, device), 0.0
+        for _ in range(2):
+            started_s = time.monotonic()
+            for _ in predictor.stream(sources, self._config.predict):
+                pass
+            took_s = time.monotonic() - started_s
+        return took_s / max(1, len(sources))
 
     def batches(
         self, model: DetectionModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report

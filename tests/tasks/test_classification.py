@@ -26,6 +26,7 @@ from detector.engine.events import Evaluated, Event, Noted
 from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
 from detector.experiment import ExperimentConfig, load_experiment, load_model
 from detector.media.images import write_image
+from detector.rehearsal import plan_schedule
 from detector.tasks.classification import ClassificationTask
 from detector.training import open_run, train
 
@@ -247,11 +248,32 @@ def test_a_whole_life_on_the_command_line(
     assert f"a.png: {record['classes'][0]['class']} {record['classes'][0]['probability']:.3f}" in said.out
 
 
+def test_a_run_is_planned_and_rehearsed_and_nothing_is_kept(
+    experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_schedule(experiment())
+    assert (plan.num_steps, plan.closing_from, plan.evaluations) == (6, 6, [3, 6])
+    assert plan.num_epochs == pytest.approx(6 * 8 / 40)
+    words = ["model.width=0.125", "data.num_train=40", "data.num_val=20", "loader.batch_size=8", "device=cpu"]
+    words += ["train.iterations=3", "train.evaluations=1", "evaluate.batch_size=16", f"train.project={tmp_path}/runs"]
+    picture = tmp_path / "plan.png"
+    assert run(["train", "classify", *words, "--dry-run", "--json", "--plot-schedule", str(picture)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_classes"], found["num_images"], found["num_val_images"]) == (10, 40, 20)
+    assert (found["num_objects"], found["num_val_objects"], found["largest_hw"]) == (None, None, None)
+    assert (found["num_steps"], found["images_per_step"], found["evaluated_at"]) == (3, 8, [3])
+    assert found["evaluations_s"] == pytest.approx(20 * found["val_image_s"])
+    assert found["val_image_s"] > 0
+    assert picture.stat().st_size > 0
+    assert run(["train", "classify", *words, "--dry-run"]) == 0
+    assert "training    40 images\nevaluation  20 images; " in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
 def test_options_of_detection_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(trained), "x.png", "--iou", "0.5", "--confidence", "0.3"]) == 2
     assert "--confidence, --iou: for a detector, found a classifier" in capsys.readouterr().err
     assert run(["evaluate", str(trained), "--metric", "voc"]) == 2
-    assert run(["train", "classify", "--dry-run"]) == 2
 
 
 def test_each_interface_refuses_the_files_of_the_other(trained: Path, tmp_path: Path) -> None:
