@@ -7,6 +7,7 @@ Korean) is drawn by OpenCV's own font from version 5 on, and shown by its code p
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _HEIGHT = 1.36  # of a caption, in sizes of its font: room for accents above cap
 _CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, likewise
 _PADDING = 0.3  # left and right of the text, likewise
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+_DRAWING = threading.Lock()  # the font holds the text that it draws, and several threads draw captions
 
 
 def readable_ink(ground: RGB) -> RGB:
@@ -47,7 +49,9 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
     Returns:
         uint8 (h, w, 3), not to be written to.
     """
-    cover = _cover(text, size_px).astype(np.float32)[..., None] / 255
+    with _DRAWING:
+        drawn = _cover(text, size_px)
+    cover = drawn.astype(np.float32)[..., None] / 255
     ink = np.array(readable_ink(ground), np.float32)
     patch = np.rint(cover * ink + (1 - cover) * np.array(ground, np.float32)).astype(np.uint8)
     patch.setflags(write=False)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -38,6 +40,22 @@ def test_captions_of_one_size_are_equally_high_and_hold_their_letters(text: str,
     if text.strip():
         assert (np.abs(patch.astype(int) - 255).max(axis=-1) < 60).any()  # white ink, as that ground wants
         assert ink.any(axis=1).sum() > 0.4 * size_px
+
+
+def test_captions_drawn_by_several_threads_at_once_are_those_drawn_one_by_one() -> None:
+    jobs = [(f"{word} {number}", size_px) for number in range(60) for word in ("car", "zebra") for size_px in (11, 30)]
+    caption.cache_clear()
+    wanted = [caption(text, size_px, GROUND) for text, size_px in jobs]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    caption.cache_clear()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda job: caption(*job, GROUND), jobs))
+    finally:
+        sys.setswitchinterval(interval_s)
+        caption.cache_clear()
+    assert all(np.array_equal(one, other) for one, other in zip(wanted, found, strict=True))
 
 
 def test_letters_with_marks_are_drawn_with_them() -> None:
