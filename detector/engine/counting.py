@@ -97,8 +97,9 @@ class TrackCounts:
             for number, zone in enumerate(self.zones):
                 if inside[number][row]:
                     zone.present[name] += 1
-                    zone.distinct[name] += number not in trace.zones
-                    trace.zones.add(number)
+                    if number not in trace.zones:
+                        zone.distinct[name] += 1
+                        trace.zones.add(number)
             trace.foot = foot
             self._traces.move_to_end(track_id)
         while len(self._traces) > _MAX_REMEMBERED:

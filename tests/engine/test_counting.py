@@ -78,6 +78,14 @@ def test_a_zone_knows_who_is_there_and_who_was() -> None:
     assert zone.present == {}
 
 
+def test_a_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
+    counts = TrackCounts(zones=[[(0, 0), (50, 0), (50, 100), (0, 100)]])
+    for label in (0, 1):
+        counts.add(standing_at((20, 50), label=label), ids(1))
+    assert counts.to_plain()["zones"][0]["present"] == {"bus": 1}
+    assert counts.to_plain()["zones"][0]["distinct"] == {"car": 1}
+
+
 def test_what_is_nowhere_on_the_picture_is_refused() -> None:
     for counts in (TrackCounts([((0, 300), (200, 300))]), TrackCounts(zones=[[(-9, 0), (-1, 0), (-1, 9)]])):
         with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels is wanted"):
