@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from detector.engine.predictor import Predictor
     from detector.media.sources import VideoSource
     from detector.postprocess import SelectConfig
+
+
+_MOST_PX = 1_000_000  # no picture is as large; far beyond, OpenCV draws for minutes or not at all
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +49,10 @@ def _points(text: str) -> list[Point]:
         values = [float(word) for word in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"numbers with commas between them are wanted, found {text!r}") from error
-    if len(values) % 2 or not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"two finite numbers for each point are wanted, found {text!r}")
+    if len(values) % 2 or not all(abs(value) <= _MOST_PX for value in values):  # false for NaN too
+        raise argparse.ArgumentTypeError(
+            f"two numbers within -{_MOST_PX}..{_MOST_PX} for each point are wanted, found {text!r}"
+        )
     return list(zip(values[::2], values[1::2], strict=True))
 
 

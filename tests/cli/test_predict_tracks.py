@@ -117,11 +117,12 @@ def test_lines_and_zones_are_counted_written_and_drawn(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--line", "1,2,3"), "two finite numbers for each point"),
+        (("--line", "1,2,3"), "two numbers within -1000000..1000000 for each point"),
         (("--line", "1,2,1,2"), "two different points"),
         (("--line", "a,b,c,d"), "numbers with commas"),
         (("--zone", "1,2,3,4"), "at least three different corners"),
-        (("--zone", "1,2,3,4,nan,5"), "two finite numbers"),
+        (("--zone", "1,2,3,4,nan,5"), "two numbers within"),
+        (("--zone", "0,0,1e12,0,1e12,1e12"), "two numbers within"),
     ],
 )
 def test_what_is_no_line_or_zone_is_refused(
