@@ -6,6 +6,7 @@ error: a frame that never came is never replaced by another one.
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -24,6 +25,7 @@ from detector.media.video import DEFAULT_FPS, frame_of, header_of, open_capture,
 _JPEG_START = b"\xff\xd8"
 _MAX_ENCODED_BYTES = 2**29  # of one image on stdin
 _CHUNK_BYTES = 2**16
+_LOOK_UP_S = 0.1  # while a pipe is silent, how often it is asked whether anyone still waits for it
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def _opened(source: VideoSource) -> Any:
         return cv2.VideoCapture(source.camera if source.camera is not None else 0, cv2.CAP_ANY)
 
 
-def stdin_frames(source: VideoSource, file: BinaryIO) -> Generator[ImageSource, None, None]:
+def stdin_frames(
+    source: VideoSource, file: BinaryIO, wait: Callable[[float], bool] = _sleep
+) -> Generator[ImageSource, None, None]:
     """The images on a pipe, one file after another, JPEG or PNG, such as FFmpeg writes them with `-f image2pipe`.
 
     Each is decoded where it is loaded. Where one ends is read off its own structure, not off its bytes: a JPEG may hold
@@ -111,11 +115,12 @@ def stdin_frames(source: VideoSource, file: BinaryIO) -> Generator[ImageSource, 
     Args:
         source: what to call it.
         file: the pipe, in binary.
+        wait: as `live_frames` takes it; asked while nothing comes, on systems where a pipe can be watched.
 
     Raises:
         MediaError: what comes is neither JPEG nor PNG, or ends within an image; the images before it have come.
     """
-    pipe, index = _Pipe(file, source.name), 0
+    pipe, index = _Pipe(file, source.name, wait), 0
     while head := pipe.take(2, may_end=True):
         if head == _JPEG_START:
             encoded = head + _jpeg_body(pipe)
@@ -129,10 +134,14 @@ def stdin_frames(source: VideoSource, file: BinaryIO) -> Generator[ImageSource, 
 
 
 class _Pipe:
-    """Reads exact numbers of bytes."""
+    """Reads exact numbers of bytes; where nobody waits for them any longer, the pipe has ended."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name, self._rest = file, name, b""
+    def __init__(self, file: BinaryIO, name: str, wait: Callable[[float], bool]) -> None:
+        self._file, self._name, self._wait, self._rest = getattr(file, "raw", file), name, wait, b""
+        try:
+            self._handle = None if sys.platform == "win32" else file.fileno()  # there only sockets can be watched
+        except OSError:  # it lies in memory
+            self._handle = None
 
     def take(self, num_bytes: int, may_end: bool = False) -> bytes:
         if num_bytes > _MAX_ENCODED_BYTES:
@@ -141,7 +150,7 @@ class _Pipe:
             )
         parts = [self._rest[:num_bytes]]
         self._rest, missing = self._rest[num_bytes:], num_bytes - len(parts[0])
-        while missing and (part := self._file.read(min(missing, _CHUNK_BYTES))):
+        while missing and (part := self._arrived(min(missing, _CHUNK_BYTES))):
             parts.append(part)
             missing -= len(part)
         taken = b"".join(parts)
@@ -165,12 +174,18 @@ class _Pipe:
         raise MediaError(f"{self._name}: an image has more than {_MAX_ENCODED_BYTES} bytes; is it one?")
 
     def _chunk(self) -> bytes:
-        # What is there now, so that a frame is seen when it is complete and not when the next one comes.
-        read = getattr(self._file, "read1", self._file.read)
-        chunk = bytes(read(_CHUNK_BYTES))
+        chunk = self._arrived(_CHUNK_BYTES)
         if not chunk:
             raise MediaError(f"{self._name} ends within an image; the images before it were read")
         return chunk
+
+    def _arrived(self, most: int) -> bytes:
+        """What is there now, so that a frame is seen when it is complete and not when the next one comes."""
+        while self._handle is not None and not select.select([self._handle], [], [], _LOOK_UP_S)[0]:
+            if self._wait(0.0):
+                return b""
+        read = getattr(self._file, "read1", self._file.read)
+        return bytes(read(most))
 
 
 def _marker_at(data: bytes) -> int | None:
@@ -244,7 +259,9 @@ def frames_of(
         if source.is_live:
             frames = live_frames(source, channels, reconnect, wait)
         elif source.path is None and source.url is None:
-            frames = stdin_frames(source, stdin or sys.stdin.buffer)
+            if stdin is None and sys.stdin is None:
+                raise MediaError(f"{source.name} is closed; send image files into it")
+            frames = stdin_frames(source, stdin or sys.stdin.buffer, wait)
         else:
             frames, stride = video_frames(source, channels, stride), 1
         with closing(frames):  # what is no longer wanted gives its file back at once

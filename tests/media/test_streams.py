@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +51,7 @@ class Slow(io.BytesIO):
     """A pipe that gives a few bytes at a time."""
 
     def read1(self, size: int | None = -1, /) -> bytes:
-        return super().read1(3)
+        return super().read1(min(3, size or 3))
 
 
 @pytest.mark.parametrize("pipe", [io.BytesIO, Slow])
@@ -87,6 +89,33 @@ def test_a_damaged_image_on_a_pipe_fails_alone_where_it_is_read() -> None:
     with pytest.raises(MediaError, match="stdin image 0 cannot be decoded"):
         frames[0].load(3)
     assert frames[1].load(3).pixels.shape == (20, 30, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes that can be watched")
+def test_nobody_waits_for_a_silent_pipe_that_is_no_longer_wanted() -> None:
+    reading, writing = os.pipe()
+    stopping, found = threading.Event(), list[ImageSource]()
+
+    def read() -> None:
+        with open(reading, "rb") as file:
+            found.extend(frames_of(STDIN, wait=stopping.wait, stdin=file))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    os.write(writing, FILES["jpeg"])
+    stopping.set()
+    thread.join(5)
+    was_over = not thread.is_alive()
+    os.close(writing)
+    thread.join(5)
+    assert was_over
+    assert [frame.encoded for frame in found] == [FILES["jpeg"]]
+
+
+def test_a_closed_stdin_is_an_error_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    (record,) = frames_of(STDIN)
+    assert record.error == "stdin is closed; send image files into it"
 
 
 # --- live sources ----------------------------------------------------------------------------------------------------
