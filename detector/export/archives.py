@@ -18,7 +18,7 @@ from detector.errors import CheckpointError
 
 _NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ValueError,
-           RecursionError, LookupError, TypeError, AttributeError, NotImplementedError)  # fmt: skip
+           RuntimeError, LookupError, TypeError, AttributeError)  # fmt: skip
 
 # What torch makes a file of: torch looks a name of an operator up in its own modules, whatever it is, and hands an
 # expression to sympy, which evaluates it as Python. Its own check of the pickle of the example falls back to none.
@@ -54,7 +54,8 @@ def check_archive(path: Path, *, may_compress: bool = False) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
-            is_plain = may_compress or all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+            methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if may_compress else (zipfile.ZIP_STORED,)
+            is_plain = all(entry.compress_type in methods for entry in entries)
             if not is_plain or unpacked > path.stat().st_size + (_LARGEST_PROGRAM if may_compress else 0):
                 raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no export does: export the model again")
             if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):

@@ -102,7 +102,7 @@ class Description:
                 file, str(export["target"]), str(export["precision"]), stride, channels, dtype, hw, nms,
                 dict(export["written"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, ConfigError) as error:
             raise CheckpointError(damaged) from error
         if dtype not in ("uint8", "float32") or min(stride, channels, *(hw or (1,))) < 1:
             raise CheckpointError(damaged)

@@ -109,7 +109,7 @@ def open_file(path: Path) -> tuple[Description, Run]:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     description = Description.of_json(metadata.get(DOCUMENT_KEY), str(path))
     length = metadata.get(_LENGTH_KEY, "")
-    if not (length.isascii() and length.isdecimal() and int(length[:12]) <= len(content)):
+    if not (length.isascii() and length.isdecimal() and len(length) <= 12 and int(length) <= len(content)):
         raise CheckpointError(f"{path} {_DAMAGED}")
     body = content[: int(length)]
     tail = onnx.ModelProto()

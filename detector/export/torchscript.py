@@ -44,12 +44,12 @@ def open_file(path: Path) -> tuple[Description, Run]:
     try:
         with quietly():
             script: Any = torch.jit.load(path, map_location="cpu", _extra_files=found)  # type: ignore[no-untyped-call]
+        text = found[_ENTRY].decode() if isinstance(found[_ENTRY], bytes) else found[_ENTRY]
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no TorchScript file: export the model again") from error
-    text = found[_ENTRY]
 
     @torch.inference_mode()
     def run(canvases: Any) -> list[Any]:
         return [output.float().numpy() for output in script(torch.from_numpy(canvases))]
 
-    return Description.of_json(text.decode() if isinstance(text, bytes) else text, str(path)), run
+    return Description.of_json(text, str(path)), run

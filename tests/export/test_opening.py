@@ -12,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from detector.engine.checkpoint import ModelFile
 from detector.errors import CheckpointError, ConfigError, DetectorError
 from detector.experiment import load_model
 from detector.export.archives import check_pt2
 from detector.export.making import open_export
+from detector.export.metadata import Description
+from detector.export.pt2 import quietly
 from detector.export.settings import SUFFIXES
 
 TARGETS = list(SUFFIXES)
@@ -43,6 +47,54 @@ def test_what_is_no_export_is_refused_in_one_sentence(target, content, tmp_path)
     path = tmp_path / f"m{SUFFIXES[target]}"
     path.write_bytes(content)
     refusal(path)
+
+
+def archive(method: int = zipfile.ZIP_STORED, *, is_encrypted: bool = False) -> bytes:
+    """An archive of one entry, encrypted as its flags say, and damaged where it is compressed."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as written:
+        written.writestr("m/data", np.random.default_rng(0).bytes(3000))
+    changed = bytearray(content.getvalue())
+    if is_encrypted:
+        changed[6] |= 1  # PKWARE's APPNOTE, 4.4.4: the flags before the entry and in the list at the end
+        changed[changed.find(b"PK\x01\x02") + 8] |= 1
+    if method != zipfile.ZIP_STORED:
+        changed[2000:2200] = bytes(200)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("target", ["torchscript", "pt2"])
+@pytest.mark.parametrize("content", [archive(is_encrypted=True), archive(zipfile.ZIP_LZMA)], ids=["encrypted", "lzma"])
+def test_an_archive_that_torch_does_not_write_is_refused(target, content, tmp_path):
+    path = tmp_path / f"m{SUFFIXES[target]}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+def description() -> str:
+    file = ModelFile({}, ("a",), (1,), {})
+    return Description(file, "onnx", "fp32", 32, 3, "uint8", None, None).to_json()
+
+
+def test_a_description_with_a_number_beyond_all_bounds_is_refused():
+    assert Description.of_json(description(), "m.pt2").max_stride == 32
+    with pytest.raises(CheckpointError, match=r"m\.pt2 is damaged or of another program"):
+        Description.of_json(description().replace('"max_stride": 32', '"max_stride": 1e999'), "m.pt2")
+
+
+def test_an_onnx_file_whose_length_has_thousands_of_digits_is_refused(tmp_path):
+    model = onnx.ModelProto()
+    for key, value in (("detector", description()), ("detector_length", "0" * 5000)):
+        model.metadata_props.add(key=key, value=value)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "changed after its export" in refusal(tmp_path / "m.onnx")
+
+
+def test_a_torchscript_file_whose_description_is_no_text_is_refused(tmp_path):
+    with quietly():
+        script = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
+        torch.jit.save(script, tmp_path / "m.torchscript", _extra_files={"detector.json": b"\xff\xfe"})
+    refusal(tmp_path / "m.torchscript")
 
 
 @pytest.mark.parametrize("target", TARGETS)
