@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"one model file is wanted, found {', '.join(names) or 'none'}; give best.safetensors")
 
     from detector.cli.progress import say
-    from detector.export.settings import SUFFIXES, ExportSettings
+    from detector.export.settings import SUFFIXES, ExportSettings, files_of
     from detector.exporting import export_model
 
     settings = ExportSettings(
@@ -67,8 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
     )
     path = arguments.out or Path(names[0]).with_suffix(SUFFIXES[settings.target])
-    if path.exists() and not arguments.overwrite:
-        raise ConfigError(f"{path}: already there; choose another --out or say --overwrite")
+    for file in files_of(path):
+        if file.exists() and not arguments.overwrite:
+            raise ConfigError(f"{file}: already there; choose another --out or say --overwrite")
     loaded = load(arguments, Path(names[0]), [word for word in arguments.words if "=" in word])
     report = export_model(
         loaded, path, settings, check_images=arguments.check_images, calibration=arguments.calibration

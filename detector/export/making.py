@@ -21,7 +21,7 @@ from detector.export.graph import DetectionGraph
 from detector.export.metadata import Description
 from detector.export.parity import TOLERANCES, Difference, count_equal_selections, measure_difference
 from detector.export.runtime import ExportRuntime, Run
-from detector.export.settings import SUFFIXES, ExportSettings, TargetName, target_of
+from detector.export.settings import SUFFIXES, ExportSettings, TargetName, files_of, target_of
 from detector.geometry import ARITHMETICS
 from detector.models.yolo import DetectionModel
 from detector.postprocess import SelectConfig
@@ -190,7 +190,7 @@ def _written(
 
 def _put(path: Path, content: _Content) -> tuple[Path, ...]:
     """Writes a file and, of two, the second beside it, first: what names the other comes last."""
-    files = (path, path.with_suffix(".bin"))[: len(content)]
+    files = files_of(path)
     for file, part in reversed(list(zip(files, content, strict=True))):
         write_atomically(file, _writer(part))
     return files

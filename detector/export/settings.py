@@ -28,7 +28,7 @@ _FASTEST_MISH: dict[TargetName, MishForm] = {
     "pt2": "mish",
 }
 MIN_OPSET, MAX_OPSET = 18, 23  # ONNX's Mish came with 18
-_WITH_NMS: tuple[TargetName, ...] = ("onnx", "openvino")
+_MADE_OF_ONNX: tuple[TargetName, ...] = ("onnx", "openvino")
 _PRECISIONS: dict[TargetName, tuple[PrecisionName, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
@@ -65,10 +65,10 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.target not in SUFFIXES:
             raise ConfigError(f"an export wants a target of {', '.join(SUFFIXES)}, found {self.target!r}")
-        if self.nms and self.target not in _WITH_NMS:
+        if self.nms and self.target not in _MADE_OF_ONNX:
             raise ConfigError(
                 f"a file of {self.target} holds no suppression, found --nms; leave it out, or export to "
-                f"{' or '.join(_WITH_NMS)}"
+                f"{' or '.join(_MADE_OF_ONNX)}"
             )
         if self.nms and self.raw_maps:
             raise ConfigError("--nms and --raw-maps exclude one another; leave one of them out")
@@ -78,6 +78,8 @@ class ExportSettings:
             )
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ConfigError(f"--opset wants to be within {MIN_OPSET}..{MAX_OPSET}, found {self.opset}")
+        if self.opset != MIN_OPSET and self.target not in _MADE_OF_ONNX:
+            raise ConfigError(f"--opset belongs to {' and '.join(_MADE_OF_ONNX)}, found {self.target}; leave it out")
         if self.mish_form not in (None, "mish", "softplus", "sigmoid"):
             raise ConfigError(f"--mish-form wants mish, softplus or sigmoid, found {self.mish_form!r}")
 
@@ -100,6 +102,11 @@ def extra(what: str) -> Iterator[None]:
         raise DetectorError(
             f'{what} wants the library {error.name or error}, which is not installed; pip install "detector[export]"'
         ) from error
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """What an export to a path writes: the file, and of OpenVINO the weights beside it."""
+    return (path, path.with_suffix(".bin")) if target_of(path) == "openvino" else (path,)
 
 
 def target_of(path: Path) -> TargetName | None:

@@ -60,3 +60,9 @@ def test_what_cannot_be_done_is_said_in_a_line(words, code, says, made, trained,
     assert says in error
     assert error.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_weights_beside_a_graph_are_not_written_over(tmp_path, capsys):
+    (tmp_path / "m.bin").write_bytes(b"another file's")
+    assert run(["export", str(tmp_path / "m.safetensors"), "--to", "openvino"]) == 2
+    assert "m.bin: already there; choose another --out or say --overwrite" in capsys.readouterr().err

@@ -151,6 +151,7 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(darknet_file, tmp
         ({"target": "pt2", "nms": True}, "a file of pt2 holds no suppression"),
         ({"target": "torchscript", "precision": "int8"}, "torchscript has the precisions fp32, fp16"),
         ({"target": "onnx", "opset": 17}, "within 18"),
+        ({"target": "pt2", "opset": 20}, "--opset belongs to onnx and openvino, found pt2"),
         ({"target": "tensorrt"}, "a target of onnx, openvino"),
         ({"target": "onnx", "nms": True, "raw_maps": True}, "exclude one another"),
     ],
