@@ -16,6 +16,7 @@ from detector.errors import ConfigError
 from detector.experiment import build_predictor, load_model
 from detector.export.openvino import converted
 from detector.export.runtime import NOT_SELECTED
+from detector.export.signal_stack import kept_signal_stack
 from detector.export.suppression import append_suppression
 from detector.postprocess import SelectConfig, require_within, select
 
@@ -64,7 +65,8 @@ def by_onnxruntime(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray
 
 
 def by_openvino(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    compiled = openvino.Core().compile_model(converted(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(converted(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled([boxes, scores])
     return [found[index] for index in range(4)]
 
