@@ -52,14 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _plain(found: Comparison) -> dict[str, Any]:
     from dataclasses import asdict
 
+    headline = found.runs[0].headline
+    of_class = f"class_{headline.lower()}"
     return {
         "runs": [
-            {"name": r.name, **r.stats, "class_ap": r.class_ap, "ground_truth_sha256": r.truth_sha256}
-            for r in found.runs
+            {"name": r.name, **r.stats, of_class: r.of_class, "ground_truth_sha256": r.truth_sha256} for r in found.runs
         ],
         "tests": {name: asdict(test) for name, test in found.tests.items()},
         "untested": found.untested,
-        "seeds": [{"runs": list(names), "AP": asdict(numbers)} for names, numbers in found.seeds],
+        "seeds": [{"runs": list(names), headline: asdict(numbers)} for names, numbers in found.seeds],
     }
 
 
@@ -67,22 +68,23 @@ def _text(found: Comparison) -> str:
     from detector.cli.metrics_text import columns
     from detector.cli.progress import number
 
+    headline = found.runs[0].headline
     names = [name for name in found.runs[0].stats if any(not math.isnan(r.stats[name]) for r in found.runs)]
     lines = columns([("run", *names), *((r.name, *(number(r.stats[n]) for n in names)) for r in found.runs)])
     truths = {r.truth_sha256 for r in found.runs} - {None}
     if len(truths) > 1:
         lines += ["", "not all on the same ground truth: the numbers do not compare"]
-    classes = list(dict.fromkeys(name for r in found.runs for name in r.class_ap))[:_MAX_CLASSES]
+    classes = list(dict.fromkeys(name for r in found.runs for name in r.of_class))[:_MAX_CLASSES]
     if classes:
         heads = [f"({n})" for n in range(1, len(found.runs) + 1)]
-        rows = [(c, *(number(r.class_ap.get(c, math.nan)) for r in found.runs)) for c in classes]
-        lines += ["", *columns([("AP of class", *heads), *rows])]
+        rows = [(c, *(number(r.of_class.get(c, math.nan)) for r in found.runs)) for c in classes]
+        lines += ["", *columns([(f"{headline} of class", *heads), *rows])]
     first = found.runs[0].name
     for name, test in found.tests.items():
         lines += ["", f"{name} against {first}", *_test_lines(test)]
     lines += [f"\n{name} is not tested: {reason}" for name, reason in found.untested.items()]
     for runs, numbers in found.seeds:
-        lines += ["", f"one recipe, {numbers.num_runs} seeds: {', '.join(runs)}", f"  AP {numbers}"]
+        lines += ["", f"one recipe, {numbers.num_runs} seeds: {', '.join(runs)}", f"  {headline} {numbers}"]
     return "\n".join(lines)
 
 

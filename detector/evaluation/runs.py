@@ -22,8 +22,10 @@ from detector.nodes import plain_of, read_nodes
 # What may differ between runs of one recipe: the seed, where it ran and where it wrote.
 _NOT_OF_THE_RECIPE = {"": ("device", "predict"), "train": ("seed", "project", "run_name"), "loader": ("workers",)}
 _STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+_STATS_OF_CLASSIFICATION = ("top1", "top5", "mean_class", "entropy")
 # The same numbers in the `results.csv` of a training run.
 _COLUMNS = {"AP": "metrics/mAP50-95(B)", "AP50": "metrics/mAP50(B)"}
+_COLUMNS_OF_CLASSIFICATION = {name: f"metrics/{name}" for name in _STATS_OF_CLASSIFICATION}
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,22 @@ class MeasuredRun:
     Attributes:
         name: as the user names it.
         stats: numbers by name; NaN where it does not tell.
-        class_ap: AP of each class by name; empty where it does not tell.
+        of_class: the headline number of each class by name; empty where it does not tell.
         recipe_sha256: the same for runs that differ in their seed only; None where it does not tell.
         truth_sha256: the hash of the ground truth, as scored; None where it does not tell.
         annotations: its ground truth, a COCO file; None where that is no such file.
         results: its saved results; None where it saved none.
+        headline: the number by which one run is better than another: AP, or top1 of classification.
     """
 
     name: str
     stats: dict[str, float]
-    class_ap: dict[str, float] = field(default_factory=dict)
+    of_class: dict[str, float] = field(default_factory=dict)
     recipe_sha256: str | None = None
     truth_sha256: str | None = None
     annotations: Path | None = None
     results: Path | None = None
+    headline: str = "AP"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Comparison:
         runs: in the order given.
         tests: the paired test of a later run against the first, by its name.
         untested: why a later run has none, by its name.
-        seeds: AP over runs that differ in their seed only: their names and the numbers.
+        seeds: the headline number over runs that differ in their seed only: their names and the numbers.
     """
 
     runs: tuple[MeasuredRun, ...]
@@ -94,8 +98,14 @@ def read_run(path: Path) -> MeasuredRun:
 
 
 def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
+    if document.get("metric") == "classification":
+        stats = {name: _number(document.get(name)) for name in _STATS_OF_CLASSIFICATION}
+        of_class = {row["name"]: _number(row["accuracy"]) for row in document["classes"]}
+        return MeasuredRun(str(folder), stats, of_class, headline="top1")
     if document.get("metric") != "coco":
-        raise ConfigError(f"{folder}: COCO numbers are wanted, found metric {document.get('metric')!r}")
+        raise ConfigError(
+            f"{folder}: numbers of COCO or of classification are wanted, found metric {document.get('metric')!r}"
+        )
     stats = {name: _number(document.get(name)) for name in _STATS}
     results = folder / "results.json"
     if not results.is_file():
@@ -104,7 +114,7 @@ def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
     return MeasuredRun(
         name=str(folder),
         stats=stats,
-        class_ap={name: _number(value) for name, value in document.get("class_ap", {}).items()},
+        of_class={name: _number(value) for name, value in document.get("class_ap", {}).items()},
         recipe_sha256=(document.get("model") or {}).get("recipe_sha256"),
         truth_sha256=document["ground_truth_sha256"],
         annotations=annotations if annotations.suffix == ".json" else None,
@@ -115,13 +125,19 @@ def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
 def _trained(folder: Path) -> MeasuredRun:
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    best = max(
-        rows, key=lambda row: -math.inf if math.isnan(float(row[_COLUMNS["AP"]])) else float(row[_COLUMNS["AP"]])
-    )
-    stats = {name: float(best[_COLUMNS[name]]) if name in _COLUMNS else math.nan for name in _STATS}
+    is_classification = bool(rows) and _COLUMNS_OF_CLASSIFICATION["top1"] in rows[0]
+    headline, columns = ("top1", _COLUMNS_OF_CLASSIFICATION) if is_classification else ("AP", _COLUMNS)
+    names: Sequence[str] = _STATS_OF_CLASSIFICATION if is_classification else _STATS
+
+    def judged(row: Mapping[str, str]) -> float:
+        value = float(row[columns[headline]])
+        return -math.inf if math.isnan(value) else value
+
+    best = max(rows, key=judged)
+    stats = {name: float(best.get(columns.get(name, ""), math.nan)) for name in names}
     config = folder / "config.yaml"
     recipe = recipe_sha256(plain_of(read_nodes(config))) if config.is_file() else None
-    return MeasuredRun(str(folder), stats, recipe_sha256=recipe)
+    return MeasuredRun(str(folder), stats, recipe_sha256=recipe, headline=headline)
 
 
 def _number(value: object) -> float:
@@ -141,7 +157,11 @@ def compare(
 
     Raises:
         DatasetError: saved results or the ground truth cannot be read.
+        ConfigError: runs of detection and of classification stand side by side.
     """
+    if len({run.headline for run in runs}) > 1:
+        found = ", ".join(f"{run.name} with {run.headline}" for run in runs)
+        raise ConfigError(f"runs that measure the same are wanted, found {found}; compare each kind by itself")
     first, tests, untested = runs[0], {}, {}
     ranking: Ranking | None = None
     for run in runs[1:]:
@@ -156,7 +176,7 @@ def compare(
         if run.recipe_sha256 is not None:
             groups.setdefault((run.recipe_sha256, run.truth_sha256), []).append(run)
     seeds = tuple(
-        (tuple(run.name for run in group), over_seeds([run.stats["AP"] for run in group]))
+        (tuple(run.name for run in group), over_seeds([run.stats[run.headline] for run in group]))
         for group in groups.values()
         if len(group) > 1
     )
@@ -164,6 +184,8 @@ def compare(
 
 
 def _why_untested(first: MeasuredRun, run: MeasuredRun, annotations: Path | None) -> str | None:
+    if first.headline != "AP":
+        return "the paired test is one of detections; detector study compares classifiers over seeds"
     for one in (first, run):
         if one.results is None:
             return f"{one.name} has no saved results; measure it with detector evaluate"

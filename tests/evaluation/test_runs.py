@@ -6,16 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detector.data.coco import read_coco
 from detector.errors import ConfigError, DatasetError
+from detector.evaluation.classification import classification_metrics
 from detector.evaluation.coco_metrics import score_results
 from detector.evaluation.columns import GroundTruth
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.resampling import paired_test
 from detector.evaluation.results_file import read_results
-from detector.evaluation.runs import compare, read_run, recipe_sha256
+from detector.evaluation.runs import MeasuredRun, compare, read_run, recipe_sha256
 
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 HEAD = "epoch,step,metrics/mAP50(B),metrics/mAP50-95(B)\n"
@@ -57,7 +59,7 @@ def test_two_evaluations_are_tested_on_their_saved_results_and_taken_as_seeds(
     ((names, seeds),) = found.seeds
     assert names == tuple(map(str, pair))
     assert seeds.mean == pytest.approx((runs[0].stats["AP"] + runs[1].stats["AP"]) / 2, abs=1e-12)
-    assert set(runs[0].class_ap) == set(json.loads((pair[0] / "metrics.json").read_text())["class_ap"])
+    assert set(runs[0].of_class) == set(json.loads((pair[0] / "metrics.json").read_text())["class_ap"])
 
 
 def test_what_cannot_be_tested_says_why(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -100,6 +102,31 @@ def test_a_training_run_stands_for_its_best_evaluation(tmp_path: Path) -> None:
     assert math.isnan(found.stats["AP75"])
     assert found.recipe_sha256 == recipe_sha256({"model": {"name": "yolo"}, "train": {"epochs": 5, "seed": 8}})
     assert read_run(folder / "results.csv").stats["AP"] == 0.4
+
+
+def test_classifiers_stand_side_by_side_and_over_seeds(tmp_path: Path) -> None:
+    for name, top1 in (("a", 0.5), ("b", 0.7)):
+        (tmp_path / name).mkdir()
+        rows = f"epoch,metrics/top1,metrics/mean_class\n1,{top1},0.4\n2,0.1,0.9\n"
+        (tmp_path / name / "results.csv").write_text(rows)
+        (tmp_path / name / "config.yaml").write_text(f"task: classify\ntrain: {{seed: {len(name)}}}\n")
+    metrics = classification_metrics(np.eye(3), np.array([0, 1, 1]), ("x", "y", "z"))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "metrics.json").write_text(json.dumps(metrics.to_plain()))
+    first, second, measured = (read_run(tmp_path / name) for name in "abc")
+    assert (first.headline, first.stats["top1"], first.stats["mean_class"]) == ("top1", 0.5, 0.4)
+    assert math.isnan(first.stats["top5"])
+    assert measured.stats["top1"] == 2 / 3
+    assert measured.of_class["y"] == 0.5
+    assert math.isnan(measured.of_class["z"])
+    found = compare([first, second, measured])
+    assert found.tests == {}
+    assert "one of detections" in found.untested[second.name]
+    ((names, seeds),) = found.seeds
+    assert names == (first.name, second.name)
+    assert seeds.mean == pytest.approx(0.6)
+    with pytest.raises(ConfigError, match=r"measure the same are wanted, found .* with AP"):
+        compare([first, MeasuredRun("d", {"AP": 0.3})])
 
 
 def test_a_recipe_is_all_but_the_seed_and_the_places() -> None:

@@ -236,6 +236,10 @@ def test_a_whole_life_on_the_command_line(
     assert (tmp_path / "runs" / "classify" / "val" / "metrics.json").is_file()
     assert run(["evaluate", summary["weights"], "-q"]) == 0
     assert "most often taken for" in capsys.readouterr().out
+    assert run(["compare", summary["run"], "runs/classify/val"]) == 0
+    assert "top1 of class  (1)    (2)" in capsys.readouterr().out
+    assert run(["compare", summary["run"], "runs/classify/val", "--json"]) == 0
+    assert [r["top1"] for r in json.loads(capsys.readouterr().out)["runs"]] == [summary["best_top1"]] * 2
 
     write_image(tmp_path / "a.png", np.full((40, 50, 3), 90, np.uint8))
     (tmp_path / "b.png").write_bytes(b"no image")
