@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detector.studies.plan import StudyConfig
     from detector.studies.records import StudyFolder
     from detector.studies.runner import Outcome, Shard
+    from detector.studies.summary import StudySummary
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.report_only:
         make = make_cost_runs if study.measure == "cost" else make_runs
         make(study, folder, shard, arguments.imports, lambda outcome: say(_line(study, outcome), arguments.quiet))
-    return _report(study, folder, arguments)
+    summary = _report(study, folder, arguments)
+    num_failed, num_ended = summary.num("failed"), summary.num("runs") + summary.num("failed")
+    if not arguments.shard and shard.count > 1 and num_ended < summary.num_planned:
+        return 0  # torchrun stops all its processes when one ends with an error: the last one tells
+    return 1 if num_failed else 0
 
 
 def _run_one(arguments: argparse.Namespace, name: str) -> int:
@@ -132,7 +137,7 @@ def _line(study: StudyConfig, outcome: Outcome) -> str:
     return f"{head}{study.metric} {record.number(study.metric, study.judged):.4f}{took}"
 
 
-def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespace) -> int:
+def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespace) -> StudySummary:
     import json
 
     from detector.studies.report import write_report
@@ -144,4 +149,4 @@ def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespa
         print(json.dumps(summary.to_plain()))
     else:
         print("\n".join([*summary.sentences(), f"report: {page}"]))
-    return 1 if summary.num("failed") else 0
+    return summary

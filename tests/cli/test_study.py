@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from detector.cli.main import run
+from detector.studies import runner
 
 STUDY = """\
 title: a small one
@@ -63,6 +64,16 @@ def test_a_run_that_cannot_be_made_is_told_and_the_exit_code_says_so(study, tmp_
     told = capfd.readouterr()
     assert "failed, detector study: metric wants a number that evaluation finds, found 'AP'" in told.err
     assert "1 run failed; each is left out" in told.out
+
+
+def test_of_torchruns_processes_the_last_one_tells_of_failed_runs(study, tmp_path, capfd, monkeypatch):
+    """Torchrun would stop the others with the first that ends with an error."""
+    monkeypatch.setattr(runner, "PROGRAM", (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, code in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        assert run(["study", str(study), "--out", str(tmp_path / "out")]) == code
+    assert "2 runs failed; each is left out" in capfd.readouterr().out
 
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
@@ -124,7 +135,7 @@ def test_costs_are_measured_in_turns_with_the_variables_of_each_value(study, tmp
 
 
 def test_a_study_of_costs_is_not_shared_out(study, tmp_path, capsys):
-    study.write_text(study.read_text() + "measure: cost\n")
+    study.write_text(study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost"))
     assert run(["study", str(study), "--out", str(tmp_path), "--shard", "1/2"]) == 2
     assert "leave --shard out" in capsys.readouterr().err
 
