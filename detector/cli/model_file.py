@@ -34,11 +34,13 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
 def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> LoadedModel:
     """The model that a command line names; what is worth saying of it is said."""
     from detector.cli.progress import say
+    from detector.cli.views import require_effect
     from detector.experiment import load_model
 
     if getattr(arguments, "runtime_precision", None) is not None:
         overrides = [*overrides, f"runtime.precision={arguments.runtime_precision}"]
     loaded = load_model(weights, overrides, cfg=arguments.cfg, names=arguments.names)
+    require_effect(arguments, loaded.config.views)
     for note in loaded.model.notes:
         say(note, arguments.quiet)
     return loaded

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.engine.views import ViewsConfig
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
@@ -27,3 +33,20 @@ def view_overrides(arguments: argparse.Namespace) -> list[str]:
     if arguments.no_whole:
         overrides.append("views.whole=false")
     return overrides
+
+
+def require_effect(arguments: argparse.Namespace, views: ViewsConfig) -> None:
+    """Refuses options that would change nothing.
+
+    Args:
+        arguments: of any command; one without these options has none to refuse.
+        views: how images are looked at, from the model's configuration and the command line.
+
+    Raises:
+        ConfigError: what an option is about is not there.
+    """
+    given = {name: getattr(arguments, name, None) for name in ("overlap", "no_whole", "merge")}
+    if views.tile is None and (given["overlap"] is not None or given["no_whole"]):
+        raise ConfigError("--overlap and --no-whole belong to images in tiles; give --tile PX, or leave them out")
+    if views.is_plain and given["merge"] is not None:
+        raise ConfigError("--merge belongs to several looks; give --tile, --flip or --scales, or leave it out")

@@ -119,6 +119,9 @@ def test_several_looks_are_no_matter_of_darknets_own_numbers(
         (["--tile", "8"], "views.tile wants at least 32"),
         (["--scales", "1,x"], "views.scales"),
         (["--scales", "99"], "99"),
+        (["--overlap", "0.3"], "--overlap and --no-whole belong to images in tiles"),
+        (["--no-whole", "--flip"], "--overlap and --no-whole belong to images in tiles"),
+        (["--merge", "fusion"], "--merge belongs to several looks"),
     ],
 )
 def test_looks_that_make_no_sense_are_refused(
