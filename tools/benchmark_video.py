@@ -127,7 +127,7 @@ def soak(
     samples: list[tuple[int, float, int]] = []
 
     def watch(done: int) -> None:
-        if done % 50 == 0:
+        if done % 50 == 0 or done == len(sources) * per_video:
             samples.append((done, resident_mb(), len(os.listdir("/proc/self/fd"))))
         if done % per_video == 0:
             for written in folder.glob("*.mp4"):
@@ -137,7 +137,8 @@ def soak(
     done, _, wall_s, _ = pipelined(predictor, select, sources, folder, batch_size, watch)
     warm = [sample for sample in samples if sample[0] > done // 5]
     # The peak of each end, so that where within a frame a sample fell does not matter.
-    first, last = (max(mb for _, mb, _ in part) for part in (warm[: len(warm) // 5], warm[-(len(warm) // 5) :]))
+    num = max(1, len(warm) // 5)
+    first, last = (max(mb for _, mb, _ in part) for part in (warm[:num], warm[-num:]))
     handles = [num for _, _, num in warm]
     print(
         f"soak: {done} frames in {wall_s:.0f} s, after the first fifth {last - first:+.2f} MB "

@@ -75,6 +75,7 @@ def test_the_table_names_every_stage_and_a_short_soak_is_flat(
     ]
     (share,) = re.findall(r"that 2 cores allow: ([\d.]+)\n", table)
     assert 0 < float(share) < 1.5
+    assert SOAK.fullmatch(run("--frames", "20", "--soak", "20")) is not None
     found = SOAK.fullmatch(run("--size", "320x180", "--frames", "50", "--soak", "300"))
     assert found is not None
     assert int(found[1]) == 300
