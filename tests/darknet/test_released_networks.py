@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.darknet.cfgfile import dump_cfg, parse_cfg, read_cfg
 from detector.darknet.network import CfgText, DarknetNet
 from detector.darknet.shapes import infer_shapes
 from detector.engine.darknet_file import num_classes_of
@@ -123,6 +124,15 @@ def test_a_released_network_has_exactly_its_parameters(name: str, released_cfgs:
         check_built(build(released_cfgs / f"{name}.cfg"), name)
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_released_network_is_read_whole_and_written_as_it_was(name: str, released_cfgs: Path) -> None:
+    cfg = read_cfg(released_cfgs / f"{name}.cfg")
+    assert parse_cfg(dump_cfg(cfg), name) == cfg
+    assert len(infer_shapes(cfg)) == len(cfg.layers)
+    expected = ["'batch'", "'subdiv"] if name == "yolov3-openimages" else []
+    assert [warning.split("] ")[1][:7] for warning in cfg.warnings] == expected
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "yolov4-tiny_contrastive"])
 def test_a_released_network_learns_and_keeps_its_weights(name: str, released_cfgs: Path, tmp_path: Path) -> None:
@@ -157,6 +167,9 @@ def test_what_cannot_be_honoured_is_refused_with_file_line_section_and_reason(
         build(released_cfgs / f"{name}.cfg")
     for reason in reasons:
         assert f"{name}.cfg{reason}" in str(refusal.value)
+    for line in str(refusal.value).splitlines():
+        assert line.startswith(f"{name}.cfg:")
+        assert " cannot be honoured: " in line
 
 
 def test_every_released_network_is_looked_at(released_cfgs: Path) -> None:
