@@ -46,6 +46,7 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
     from detector.cli.progress import TrainingProgress, say
     from detector.data.problems import num_accepted, num_skipped
     from detector.experiment import results_folder
+    from detector.media.outputs import write_text
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
@@ -54,7 +55,7 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
     left_out = num_skipped(split.problems)
     document = {**metrics.to_plain(), "num_skipped": left_out, "images": split.origin}
     folder = results_folder(arguments.save_dir, "val", loaded.config.train.project)
-    (folder / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_text(folder / "metrics.json", json.dumps(document, indent=1))
     say(f"numbers: {folder / 'metrics.json'}", arguments.quiet)
     print(json.dumps(document) if arguments.json else classification_text(metrics))
     return 5 if arguments.strict and (left_out or num_accepted(split.problems)) else 0
@@ -65,6 +66,7 @@ def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], 
     from detector.classification import classify, load_classifier
     from detector.cli.progress import say
     from detector.experiment import results_folder
+    from detector.media.outputs import write_text
     from detector.media.sources import as_sources, require_images
 
     refuse_options_of_detection(arguments)
@@ -82,7 +84,7 @@ def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], 
         records.append(_record(prediction))
         print(json.dumps(records[-1]) if arguments.json else _line(prediction))
     path = folder / "predictions.json"
-    path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(records, indent=1))
     say(f"{len(images) - num_unread} images, {num_unread} skipped: {path}", arguments.quiet)
     if num_unread == len(images):
         raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words)}")

@@ -153,7 +153,8 @@ def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple
     for entry in entries:
         if _is_image(entry):
             findings.skip("image outside the folders of the classes", entry.name)
-    return tuple(folder.name for folder in folders), files
+    # A folder's name may be no UTF-8; that of a class goes into files and onto screens, which want it to be.
+    return tuple(folder.name.encode("utf-8", "backslashreplace").decode() for folder in folders), files
 
 
 def _is_image(path: Path) -> bool:

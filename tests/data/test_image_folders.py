@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,18 @@ def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
     (tmp_path / "train").rename(tmp_path / "val")
     (tmp_path / "val" / "of 2025").mkdir()
     assert read(tmp_path).class_names == ("red", "val")
+
+
+def test_names_of_any_script_are_classes_and_those_that_are_no_text_are_written_as_such(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    (tmp_path / "red").rename(tmp_path / "猫 é")
+    try:
+        os.rename(tmp_path / "blue", os.fsencode(tmp_path) + b"/\xff")
+    except OSError:
+        pytest.skip("the file system wants names to be text")
+    found = read(tmp_path, val_share=0.0)
+    assert found.class_names == ("猫 é", "\\udcff")
+    assert np.bincount(found.labels).tolist() == [2, 2]
 
 
 def test_a_link_to_a_folder_is_a_class_but_not_followed_in_one(tmp_path: Path) -> None:

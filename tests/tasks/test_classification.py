@@ -249,6 +249,9 @@ def test_a_whole_life_on_the_command_line(
     assert run(["predict", summary["weights"], "a.png", "--json", "-q"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert len(record["classes"]) == 5
+    (tmp_path / "taken" / "predictions.json").mkdir(parents=True)
+    assert run(["predict", summary["weights"], "a.png", "--save-dir", "taken"]) == 3
+    assert "predictions.json cannot be written: Is a directory; check the disk" in capsys.readouterr().err
     assert f"a.png: {record['classes'][0]['class']} {record['classes'][0]['probability']:.3f}" in said.out
 
 
