@@ -24,6 +24,7 @@ Integers = npt.NDArray[np.int64]
 _HEIGHT = 1.36  # of a caption, in sizes of its font: room for accents above capitals and for descenders
 _CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, likewise
 _PADDING = 0.3  # left and right of the text, likewise
+_MOST_LETTERS = 300  # wider than a picture; thousands of them would take seconds and megabytes
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _DRAWING = threading.Lock()  # the font holds the text that it draws, and several threads draw captions
 
@@ -42,7 +43,7 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
     """A text in black or white on a ground, ready to be laid on a picture.
 
     Args:
-        text: anything; what cannot be shown is shown by its code point.
+        text: anything; what cannot be shown is shown by its code point, and of a very long one only the beginning.
         size_px: of the font, at least 5.
         ground: RGB.
 
@@ -61,7 +62,7 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
 def _cover(text: str, size_px: int) -> Image:
     """How much of each pixel of a caption is ink: uint8 (h, w)."""
     font = _font()
-    shown = "".join(letter if letter.isprintable() else _code_point(letter) for letter in text)
+    shown = "".join(letter if letter.isprintable() else _code_point(letter) for letter in text[:_MOST_LETTERS])
     if all(font.get_char_index(ord(letter)) for letter in shown):
         cover, below = _by_freetype(font, shown, size_px)
     elif hasattr(cv2, "FontFace"):

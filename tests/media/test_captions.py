@@ -58,6 +58,11 @@ def test_captions_drawn_by_several_threads_at_once_are_those_drawn_one_by_one() 
     assert all(np.array_equal(one, other) for one, other in zip(wanted, found, strict=True))
 
 
+@pytest.mark.parametrize("letter", ["x", "猫", "\n"])
+def test_of_a_text_longer_than_any_picture_is_wide_only_the_beginning_is_drawn(letter: str) -> None:
+    np.testing.assert_array_equal(caption(letter * 2000, 11, GROUND), caption(letter * 300, 11, GROUND))
+
+
 def test_letters_with_marks_are_drawn_with_them() -> None:
     plain, marked = caption("Zurich", 30, GROUND), caption("Zürich", 30, GROUND)
     assert plain.shape == marked.shape
