@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.cli import classify
 from detector.cli.model_file import add_darknet_options, add_runtime_options, load
-from detector.cli.predict_video import add_video_options, run_video
+from detector.cli.predict_video import add_video_options, refuse_video_options, run_video
 from detector.cli.views import add_view_options, view_overrides
 from detector.errors import ConfigError, MediaError
 
@@ -104,9 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
     batch_size = 8 if not loaded.config.views.is_plain else min(len(sources), 8)
     batch_size = loaded.config.evaluate.batch_size if is_coco else batch_size
     select = _select(arguments, loaded.config.evaluate if is_coco else loaded.config.predict, loaded.file, words[0])
-    folder = results_folder(arguments.save_dir, "predict")
     images = [source for source in sources if isinstance(source, ImageSource)]
     has_frames = len(images) < len(sources)
+    if not has_frames:
+        refuse_video_options(arguments)
+    folder = results_folder(arguments.save_dir, "predict")
     known = loaded.file.category_ids if annotations is None else annotations.category_ids
     writers = _writers(arguments, formats, folder, loaded.file.class_names, known, has_frames)
     names = FileNames(folder, [source.path for source in sources if source.path])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.cli.predict_tracks import Counts, add_track_options, tracking
-from detector.errors import MediaError, StreamError
+from detector.errors import ConfigError, MediaError, StreamError
 
 if TYPE_CHECKING:
     from detector.engine.pipeline import Pipeline, Result, Stage
@@ -47,6 +47,24 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--show", action="store_true", help="show what is found in a window")
     add_track_options(parser)
+
+
+_OF_FRAMES = ("stride", "every_frame", "max_reconnect", "codec", "show")
+
+
+def refuse_video_options(arguments: argparse.Namespace) -> None:
+    """Refuses what says nothing where all sources are images.
+
+    Raises:
+        ConfigError: such an option was given.
+    """
+    parser = argparse.ArgumentParser()
+    add_video_options(parser)
+    defaults = parser.parse_args([])
+    given = [name for name in _OF_FRAMES if getattr(arguments, name) != getattr(defaults, name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{options}: for videos and streams, found images only; leave it out")
 
 
 def _positive(text: str) -> int:

@@ -57,6 +57,17 @@ def test_a_stride_thins_frames_and_keeps_the_duration(
     assert (header.num_frames, header.fps) == (12, 5)
 
 
+def test_options_of_frames_are_refused_where_all_sources_are_images(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted(trained.images.iterdir())[0]
+    assert predict(trained, image, "--stride", "2", "--codec", "nonsense", "--show", to=tmp_path / "out") == 2
+    assert (
+        "--stride, --codec, --show: for videos and streams, found images only; leave it out" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_and_videos_in_one_call_give_one_record_each_and_overwrite_nothing(
     trained: Any, draw_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
