@@ -16,7 +16,7 @@ demo: $(READY)  ## train on drawn shapes for a minute or so, measure, and show t
 	$(PYTHON_BIN) tools/demo.py
 
 test: lint types  ## everything a change must pass: lint, types and the tests of the default suite
-	$(PYTHON_BIN) -m pytest -q -m "not nightly and not gpu"
+	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not nightly and not gpu"
 
 nightly: $(READY)  ## the long fuzz and soak tests
 	$(PYTHON_BIN) -m pytest -q -m nightly

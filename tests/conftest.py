@@ -15,7 +15,10 @@ from detector.data.shapes import draw_shapes
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two threads, the least machine this is meant for; OMP_NUM_THREADS=1 says that others use the processor too."""
+    """Two threads, the least machine this is meant for; one where tests run side by side or OMP_NUM_THREADS says so."""
+    if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
+        torch.set_num_threads(1)
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
