@@ -12,7 +12,7 @@ help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY)  ## train on drawn shapes for a minute or so, measure, and show the detections
+demo: $(READY)  ## train on drawn shapes for some minutes, measure, and show the detections
 	$(PYTHON_BIN) tools/demo.py
 
 test: lint types  ## everything a change must pass: lint, types and the tests of the default suite
