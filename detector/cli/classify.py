@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.errors import ConfigError, MediaError
+from detector.cli.options import refuse_given
+from detector.errors import MediaError
 
 if TYPE_CHECKING:
     from detector.classification import ClassPrediction
@@ -30,13 +31,8 @@ def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: such an option was given.
     """
-    from detector.cli.main import build_parser
-
-    defaults = vars(build_parser().parse_args([arguments.command]))
-    given = [name for name, value in vars(arguments).items() if name not in _COMMON and value != defaults[name]]
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{options}: for a detector, found a classifier; leave it out")
+    names = [name for name in vars(arguments) if name not in _COMMON]
+    refuse_given(arguments, names, "for a detector, found a classifier")
 
 
 def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.cli.options import refuse_given
 from detector.cli.predict_tracks import Counts, add_track_options, tracking
-from detector.errors import ConfigError, MediaError, StreamError
+from detector.errors import MediaError, StreamError
 
 if TYPE_CHECKING:
     from detector.engine.pipeline import Pipeline, Result, Stage
@@ -49,22 +50,14 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     add_track_options(parser)
 
 
-_OF_FRAMES = ("stride", "every_frame", "max_reconnect", "codec", "show")
-
-
 def refuse_video_options(arguments: argparse.Namespace) -> None:
     """Refuses what says nothing where all sources are images.
 
     Raises:
         ConfigError: such an option was given.
     """
-    parser = argparse.ArgumentParser()
-    add_video_options(parser)
-    defaults = parser.parse_args([])
-    given = [name for name in _OF_FRAMES if getattr(arguments, name) != getattr(defaults, name)]
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{options}: for videos and streams, found images only; leave it out")
+    names = ("stride", "every_frame", "max_reconnect", "codec", "show")
+    refuse_given(arguments, names, "for videos and streams, found images only")
 
 
 def _positive(text: str) -> int:
