@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,15 +83,7 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
     from detector.studies.records import StudyFolder
     from detector.studies.worker import make_run
 
-    caught: list[int] = []
-
-    def note_signal(number: int, frame: FrameType | None) -> None:
-        """The run saves after the step and ends; a second signal takes its default course."""
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, note_signal)
+    caught = noted_signals()  # the run saves after the step and ends
     study = load_config(StudyConfig, name)
     if study.measure == "cost":
         from detector.studies.cost import make_cost_run

@@ -7,8 +7,8 @@ import json
 import math
 import signal
 from pathlib import Path
-from types import FrameType
 
+from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
 
 
@@ -78,15 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot_schedule:
         return 0
 
-    caught: list[int] = []
-
-    def note_signal(caught_number: int, frame: FrameType | None) -> None:
-        """The first signal lets the step finish and saves; a second one takes its default course."""
-        caught.append(caught_number)
-        signal.signal(caught_number, signal.SIG_DFL)
-
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, note_signal)
+    caught = noted_signals()  # the step finishes, and the run is saved
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
     try:
         result = train(
