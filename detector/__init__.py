@@ -11,18 +11,17 @@ __version__ = "0.1.0"
 __all__ = ["Classifier", "Detections", "Detector", "DetectorError", "__version__", "register"]
 
 if TYPE_CHECKING:
-    from detector.api import Detector
-    from detector.classifier import Classifier
+    from detector.api import Classifier, Detector
+    from detector.config.registry import register
     from detector.errors import DetectorError
-    from detector.registry import register
-    from detector.structures import Detections
+    from detector.structures.types import Detections
 
 _HOMES = {
-    "Classifier": "detector.classifier",
+    "Classifier": "detector.api",
     "Detector": "detector.api",
-    "Detections": "detector.structures",
+    "Detections": "detector.structures.types",
     "DetectorError": "detector.errors",
-    "register": "detector.registry",
+    "register": "detector.config.registry",
 }
 
 

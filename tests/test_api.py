@@ -11,10 +11,10 @@ from PIL import Image
 
 import detector
 from detector import Detections, Detector, DetectorError
-from detector.engine.checkpoint import load_model_file
-from detector.engine.events import Event, StepDone
 from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
 from detector.media.images import read_image
+from detector.models.checkpoint import load_model_file
+from detector.training.events import Event, StepDone
 
 SETTINGS: dict[str, Any] = {
     "model": {"width": 0.125},

@@ -25,9 +25,9 @@ import numpy.typing as npt
 
 from detector.data.coco import read_coco
 from detector.evaluation.coco_metrics import BACKENDS, summarize
-from detector.evaluation.columns import GroundTruth
-from detector.evaluation.curves import LIMITS
+from detector.evaluation.precision_recall import LIMITS
 from detector.evaluation.results_file import read_results
+from detector.evaluation.scoring_arrays import GroundTruth
 
 NUM_CLASSES, WIDTH, HEIGHT = 80, 640, 480
 

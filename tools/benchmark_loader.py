@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detector.data.augment.settings import AugmentConfig
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
-from detector.experiment import load_detection, read_split
-from detector.structures import Batch, Sample
+from detector.structures.types import Batch, Sample
+from detector.tasks.experiment import load_detection, read_split
 
 SIZE = 640
 BATCH_SIZE = 16

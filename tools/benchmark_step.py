@@ -32,7 +32,7 @@ def worker(activation: str, precision: str, layout: str, size: int, batch_size: 
     import torch
     from steps import Step
 
-    from detector.structures import Targets
+    from detector.structures.types import Targets
 
     step = Step(activation, precision, layout, 3)
     images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=step.layout)

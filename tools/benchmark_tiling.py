@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.shapes import CATEGORY_IDS, CLASS_NAMES, draw_image
-from detector.experiment import evaluate_model, load_experiment, load_model
+from detector.data.synthetic_detection import CATEGORY_IDS, CLASS_NAMES, draw_image
 from detector.media.images import write_image
-from detector.training import train
+from detector.tasks.experiment import evaluate_model, load_experiment, load_model
+from detector.workflows.train import train
 
 CELL_PX, CELLS = 256, 5
 _TILED = ("views.tile=320", "views.overlap=0.2")

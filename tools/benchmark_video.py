@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from detector.cli.predict_video import Outputs, draw
-from detector.engine.pipeline import Pipeline, Result
-from detector.engine.predictor import Prediction, Predictor
-from detector.experiment import build_predictor, load_model
+from detector.inference.pipeline import Pipeline, Result
+from detector.inference.predictor import Prediction, Predictor
 from detector.media.sources import ImageSource, Source, VideoSource
 from detector.media.video import opencv_threads, video_frames
-from detector.postprocess import SelectConfig
+from detector.structures.selection import SelectConfig
+from detector.tasks.experiment import build_predictor, load_model
 
 STAGES = ("decode", "detect", "draw", "encode")
 

@@ -95,7 +95,7 @@ def synthetic_photo(image_hw: tuple[int, int] = (150, 110), seed: int = 0) -> np
 
 def canvas_of(photo: npt.NDArray[np.uint8], canvas_hw: tuple[int, int], fit: str) -> npt.NDArray[np.float32]:
     """A photo as the network's input, float32 (1, 3, H, W) in 0..1, by Darknet's arithmetic."""
-    from detector.geometry import Letterbox
+    from detector.structures.letterbox import Letterbox
 
     image_hw = (photo.shape[0], photo.shape[1])
     canvas = Letterbox.fit(image_hw, canvas_hw, fit, arithmetic="darknet").apply(photo)
@@ -112,10 +112,10 @@ def realistic_network(
     """
     import torch
 
-    from detector.darknet.building import class_rows
+    from detector.darknet.darknet_model_file import num_classes_of
     from detector.darknet.layers import DarknetConv
     from detector.darknet.network import CfgText, DarknetNet
-    from detector.engine.darknet_file import num_classes_of
+    from detector.darknet.network_builder import class_rows
 
     text = CfgText.of_file(name)
     net = DarknetNet(DarknetNet.Config(text), num_classes_of(text.parsed()))
@@ -176,7 +176,7 @@ def ours_on(net: Any, blob: Array) -> tuple[list[Array], Array, Array]:
     """Raw maps (cells, channels), boxes centre and size in parts of the canvas, and scores."""
     import torch
 
-    from detector.geometry import xyxy_to_cxcywh
+    from detector.structures.boxes import xyxy_to_cxcywh
 
     with torch.no_grad():
         raw_maps = net(torch.from_numpy(blob))
@@ -190,8 +190,8 @@ def kept_by_us(boxes_cxcywh: Array, scores: Array, confidence: float) -> Array:
     """Rows of label, score, x, y, width, height, as OpenCV's side leaves them."""
     import torch
 
-    from detector.geometry import cxcywh_to_xyxy, xyxy_to_xywh
-    from detector.postprocess import SelectConfig, select
+    from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
+    from detector.structures.selection import SelectConfig, select
 
     config = SelectConfig(confidence, NMS_IOU, max_detections=100_000)
     canvas_xyxy = cxcywh_to_xyxy(boxes_cxcywh).astype(np.float32)
@@ -204,7 +204,7 @@ def same_boxes(ours: Array, theirs: Array) -> tuple[float, float]:
     import torch
     from torchvision.ops import box_iou
 
-    from detector.geometry import xywh_to_xyxy
+    from detector.structures.boxes import xywh_to_xyxy
 
     least, largest = 1.0, 0.0
     for label in np.unique(np.concatenate([ours[:, 0], theirs[:, 0]])):
@@ -225,7 +225,7 @@ def relative(ours: Array, theirs: Array) -> float:
 
 def write_case(folder: Path, net: Any, canvas_hw: tuple[int, int]) -> None:
     """The folded network for OpenCV, at the size of the input, with scores below 0.2 kept."""
-    from detector.darknet.cfgfile import dump_cfg
+    from detector.darknet.cfg_file import dump_cfg
 
     folded = net.folded()
     changed = dataclasses.replace(folded.cfg.net, height=canvas_hw[0], width=canvas_hw[1])
@@ -240,8 +240,8 @@ def compare(
     """Each fit of a photo through a network by both; with what OpenCV found."""
     if name.endswith((".safetensors", ".weights")):
         from detector.errors import ConfigError
-        from detector.experiment import load_model
         from detector.models.yolo import DetectionModel
+        from detector.tasks.experiment import load_model
 
         loaded = load_model(Path(name))
         if not isinstance(loaded.model, DetectionModel):

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector import registry
-from detector.engine.ema import averaged_model
-from detector.engine.optim import Muon, build_optimizer
-from detector.engine.precision import keep_freed_memory
-from detector.engine.settings import TrainConfig
+from detector.config import registry
 from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.activations import ActivationConfig
+from detector.models.precision import keep_freed_memory
 from detector.models.yolo import Yolo
-from detector.structures import Targets
+from detector.structures.types import Targets
+from detector.training.averaging import averaged_model
+from detector.training.optimizers import Muon, build_optimizer
+from detector.training.train_config import TrainConfig
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 

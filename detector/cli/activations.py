@@ -20,10 +20,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from detector.cli.progress import say
-    from detector.media.curves import draw_curves
+    from detector.config.registry import find, names
+    from detector.media.activation_charts import draw_curves
     from detector.models.activations import ActivationConfig
-    from detector.models.activations.curves import measure, sample
-    from detector.registry import find, names
+    from detector.models.activations.activation_curves import measure, sample
 
     chosen = dict.fromkeys(arguments.words or names(ActivationConfig))
     configs = {name: find(ActivationConfig, name).Config() for name in chosen}

@@ -7,7 +7,7 @@ import json
 
 from detector.errors import ConfigError
 
-_METRICS = ("iou", "euclidean")  # those of detector.data.anchors, which takes a second to import
+_METRICS = ("iou", "euclidean")  # those of detector.data.anchor_kmeans, which takes a second to import
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Finds anchors and prints them as a Darknet .cfg has them; returns the exit code."""
     from detector.cli.progress import TrainingProgress, say
-    from detector.data.anchors import RECALL_IOU, canvas_sizes, find_anchors
-    from detector.experiment import load_detection, read_split
+    from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
+    from detector.tasks.experiment import load_detection, read_split
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:

@@ -30,11 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--num wants at least 1, found {arguments.num}; give 1 or more")
 
     from detector.cli.progress import say
+    from detector.data.augmentation_preview import alone_tiles, whole_tiles
     from detector.data.loader import TrainingSamples
-    from detector.data.preview import alone_tiles, whole_tiles
-    from detector.experiment import load_detection, read_split
     from detector.media.drawing import draw_tiles
     from detector.media.images import write_image
+    from detector.tasks.experiment import load_detection, read_split
 
     config = load_detection(arguments.config, [f"data={arguments.preview}", *arguments.words])
     annotations = read_split(config, arguments.split)

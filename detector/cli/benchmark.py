@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.benchmarking import Timing
+    from detector.workflows.benchmark import Timing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(f"--sizes wants numbers such as 320,640, found {arguments.sizes!r}") from error
 
-    from detector.benchmarking import BenchmarkConfig, benchmark, default_backends
     from detector.cli.progress import say
-    from detector.engine.machine import machine
+    from detector.io.machine import machine
+    from detector.workflows.benchmark import BenchmarkConfig, benchmark, default_backends
 
     config = BenchmarkConfig(
         models=tuple(word for word in arguments.words if word not in overrides),

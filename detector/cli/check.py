@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from detector.cli.progress import say
-    from detector.data.doctor.examine import examine, read_splits
-    from detector.data.doctor.page import page
-    from detector.data.doctor.text import report_text
+    from detector.data.doctor.doctor_page import page
+    from detector.data.doctor.doctor_text import report_text
+    from detector.data.doctor.examination import examine, read_splits
 
     name, config = configured(arguments.words, arguments.config)
     assert config.data is not None  # `configured` names one
@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write_folder(folder: Path, report: Report) -> None:
     """The report in all forms, and the pictures of its offenders larger than on the page."""
-    from detector.data.doctor.page import draw_offender, page
-    from detector.data.doctor.text import report_text
+    from detector.data.doctor.doctor_page import draw_offender, page
+    from detector.data.doctor.doctor_text import report_text
     from detector.media.images import write_image
 
     _write(folder / "report.html", page(report).encode("utf-8"))

@@ -12,7 +12,7 @@ from detector.cli.options import refuse_given
 from detector.errors import MediaError
 
 if TYPE_CHECKING:
-    from detector.classification import ClassPrediction
+    from detector.tasks.image_classification import ClassPrediction
 
 _NUM_SHOWN = 5  # classes of an image
 _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
@@ -20,7 +20,7 @@ _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights"
 
 def is_classifier_file(path: Path) -> bool:
     """Whether a file is the model file of a classifier; what cannot be read is left to who opens it."""
-    from detector.engine.checkpoint import peek_config
+    from detector.models.checkpoint import peek_config
 
     return peek_config(path).get("task") == "classify"
 
@@ -37,12 +37,12 @@ def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:
     """Measures a classifier on a split; returns the exit code."""
-    from detector.classification import evaluate_classifier, load_classifier, read_images
     from detector.cli.metrics_text import classification_text
     from detector.cli.progress import TrainingProgress, say
     from detector.data.problems import num_accepted, num_skipped
-    from detector.experiment import results_folder
-    from detector.media.outputs import write_text
+    from detector.media.writers import write_text
+    from detector.tasks.experiment import results_folder
+    from detector.tasks.image_classification import evaluate_classifier, load_classifier, read_images
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
@@ -59,11 +59,11 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
 
 def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], overrides: Sequence[str]) -> int:
     """Says of which class images are; returns the exit code."""
-    from detector.classification import classify, load_classifier
     from detector.cli.progress import say
-    from detector.experiment import results_folder
-    from detector.media.outputs import write_text
     from detector.media.sources import as_sources, require_images
+    from detector.media.writers import write_text
+    from detector.tasks.experiment import results_folder
+    from detector.tasks.image_classification import classify, load_classifier
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)

@@ -12,7 +12,7 @@ from detector.errors import ConfigError
 
 if TYPE_CHECKING:
     from detector.evaluation.resampling import PairedTest
-    from detector.evaluation.runs import Comparison
+    from detector.evaluation.run_comparison import Comparison
 
 _MAX_CLASSES = 40
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--resamples wants at least 1 and --seed at least 0; correct them")
 
     from detector.evaluation.coco_metrics import as_plain
-    from detector.evaluation.runs import compare, read_run
+    from detector.evaluation.run_comparison import compare, read_run
 
     runs = [read_run(Path(word)) for word in arguments.words]
     found = compare(runs, arguments.annotations, num_resamples=arguments.resamples, seed=arguments.seed)

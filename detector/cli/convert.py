@@ -43,11 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     if there and not arguments.overwrite:
         raise ConfigError(f"{', '.join(there)}: already there; choose another TARGET or say --overwrite")
 
-    from detector.config import config_to_plain
+    from detector.config.schema import config_to_plain
+    from detector.darknet.darknet_model_file import save_darknet_files
     from detector.darknet.network import DarknetNet
-    from detector.engine.checkpoint import save_model
-    from detector.engine.darknet_file import save_darknet_files
-    from detector.export.runtime import ExportRuntime
+    from detector.export.export_runtime import ExportRuntime
+    from detector.models.checkpoint import save_model
 
     loaded = load(arguments, source, [word for word in arguments.words if "=" in word])
     if isinstance(loaded.model, ExportRuntime):

@@ -12,8 +12,8 @@ from detector.cli.data_words import DATA_HELP, configured
 from detector.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
-    from detector.data.formats import Conversion
-    from detector.data.rearrange import Portion
+    from detector.data.conversion import Conversion
+    from detector.data.dataset_editing import Portion
 
 _ACTIONS = {
     "to-coco": "write COCO files from any of these, from Pascal VOC (its folder) or from a CSV file and its images",
@@ -84,9 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]]:
     """Every split of a data set, and what its reader found; the result goes to another place than its images."""
-    from detector import registry
+    from detector.config import registry
     from detector.data.coco_extras import read_extras
-    from detector.data.rearrange import Portion
+    from detector.data.dataset_editing import Portion
 
     _, config = configured(words)
     assert config.data is not None  # `configured` names one
@@ -104,7 +104,7 @@ def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]
 
 
 def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
-    from detector.data.formats import yolo_to_coco
+    from detector.data.conversion import yolo_to_coco
 
     annotations = {name: portion.annotations for name, portion in portions.items()}
     return yolo_to_coco(annotations, folder, {name: portion.extras for name, portion in portions.items()})
@@ -122,8 +122,8 @@ def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
 
 def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     from detector.data.csv_boxes import read_csv
-    from detector.data.rearrange import Portion
-    from detector.data.voc import read_voc
+    from detector.data.dataset_editing import Portion
+    from detector.data.pascal_voc import read_voc
 
     names = words[1:]
     if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
@@ -144,7 +144,7 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
 
 
 def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.formats import coco_to_darknet, coco_to_yolo
+    from detector.data.conversion import coco_to_darknet, coco_to_yolo
 
     portions, notes = _read(words[1:], arguments.to)
     splits = {name: portion.annotations for name, portion in portions.items()}
@@ -158,7 +158,7 @@ def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.rearrange import split_portion
+    from detector.data.dataset_editing import split_portion
 
     shares = _shares(arguments.shares)
     portions, notes = _read(words[1:], arguments.to)
@@ -214,7 +214,7 @@ def _group_of(how: str | None) -> Callable[[str], str] | None:
 
 
 def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.rearrange import merge
+    from detector.data.dataset_editing import merge
 
     if len(words) < 3:
         raise ConfigError("two data sets or more are wanted; a COCO file counts as one, its images are found beside it")
@@ -229,7 +229,7 @@ def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
 
 
 def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.rearrange import subset
+    from detector.data.dataset_editing import subset
 
     if arguments.classes is None and arguments.num is None:
         raise ConfigError("what to keep is wanted; give --classes A,B or --num N")
@@ -249,7 +249,7 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
 
 
 def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.rearrange import remap_classes
+    from detector.data.dataset_editing import remap_classes
 
     mapping = _mapping(arguments.map) if arguments.map is not None else {}
     pairs = [word for word in words[1:] if "=" in word]
@@ -266,7 +266,7 @@ def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
 
 
 def _mapping(path: Path) -> dict[str, str]:
-    from detector.nodes import read_foreign
+    from detector.config.nodes import read_foreign
 
     mapping = {}
     for old, node in read_foreign(path).items():

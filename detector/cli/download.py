@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.catalog import Published
+    from detector.workflows.catalog import Published
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Downloads, or lists what can be; returns the exit code."""
     from tqdm import tqdm
 
-    from detector.catalog import PublishedWeights, fetch_data_set, fetch_weights, find_published, published
     from detector.cli.progress import say
+    from detector.workflows.catalog import PublishedWeights, fetch_data_set, fetch_weights, find_published, published
 
     if not arguments.words:
         for entry in published().values():
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _line(entry: Published) -> str:
     """Name, size, and what the publisher measured."""
-    from detector.catalog import PublishedWeights
+    from detector.workflows.catalog import PublishedWeights
 
     what = "data set"
     if isinstance(entry, PublishedWeights):

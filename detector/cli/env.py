@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from detector import __version__
-    from detector.engine.precision import Precision, choose_device
+    from detector.models.precision import Precision, choose_device
 
     device = choose_device("auto")
     found: dict[str, object] = {

@@ -19,11 +19,11 @@ from detector.errors import ConfigError, DetectorError
 if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
     from detector.evaluation.coco_metrics import CocoMetrics
-    from detector.evaluation.columns import GroundTruth, Results
     from detector.evaluation.darknet_map import DarknetMap
-    from detector.evaluation.evaluate import Conditions
-    from detector.evaluation.voc import VocMetrics
-    from detector.experiment import LoadedModel
+    from detector.evaluation.evaluator import Conditions
+    from detector.evaluation.scoring_arrays import GroundTruth, Results
+    from detector.evaluation.voc_ap import VocMetrics
+    from detector.tasks.experiment import LoadedModel
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped
     from detector.evaluation.coco_metrics import CocoMetrics
-    from detector.evaluation.runs import recipe_sha256
-    from detector.evaluation.voc import VocMetrics
+    from detector.evaluation.run_comparison import recipe_sha256
+    from detector.evaluation.voc_ap import VocMetrics
 
     _check(arguments)
     names = [word for word in arguments.words if "=" not in word]
@@ -180,7 +180,7 @@ def _scored(
 ) -> CocoMetrics | VocMetrics | DarknetMap:
     """The numbers of detections, by the metric asked for."""
     from detector.evaluation.coco_metrics import score_results
-    from detector.evaluation.voc import voc_map
+    from detector.evaluation.voc_ap import voc_map
 
     if arguments.metric == "coco":
         limits = _limits(arguments)
@@ -198,8 +198,8 @@ def _score_file(arguments: argparse.Namespace) -> _Measured:
     from detector.cli.progress import say
     from detector.data.coco import read_coco
     from detector.data.problems import num_skipped
-    from detector.evaluation.columns import GroundTruth
     from detector.evaluation.results_file import read_results
+    from detector.evaluation.scoring_arrays import GroundTruth
 
     if arguments.annotations is None or arguments.words:
         raise ConfigError("--results wants --annotations FILE and no model; the two files are all it needs")
@@ -212,7 +212,7 @@ def _score_file(arguments: argparse.Namespace) -> _Measured:
     metrics = _scored(arguments, truth, results)
     folder = None
     if arguments.save_dir:
-        from detector.experiment import results_folder
+        from detector.tasks.experiment import results_folder
 
         folder = results_folder(arguments.save_dir, "val")
     return _Measured(metrics, annotations, None, arguments.results, (), truth, results, num_skipped(problems), folder)
@@ -223,7 +223,7 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
     from tqdm import tqdm
 
     from detector.cli.progress import TrainingProgress, say
-    from detector.experiment import evaluate_model, map_detections, read_split, results_folder
+    from detector.tasks.experiment import evaluate_model, map_detections, read_split, results_folder
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:

@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"one model file is wanted, found {', '.join(names) or 'none'}; give best.safetensors")
 
     from detector.cli.progress import say
-    from detector.export.settings import SUFFIXES, ExportSettings, files_of
-    from detector.exporting import export_model
+    from detector.export.export_config import SUFFIXES, ExportSettings, files_of
+    from detector.workflows.export import export_model
 
     settings = ExportSettings(
         arguments.to,

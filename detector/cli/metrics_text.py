@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from detector.cli.progress import number
 
 if TYPE_CHECKING:
-    from detector.evaluation.classification import ClassificationMetrics
+    from detector.evaluation.accuracy import ClassificationMetrics
     from detector.evaluation.coco_metrics import CocoMetrics
     from detector.evaluation.darknet_map import DarknetMap
-    from detector.evaluation.evaluate import Conditions
-    from detector.evaluation.measurement import Metrics
-    from detector.evaluation.voc import VocMetrics
+    from detector.evaluation.evaluator import Conditions
+    from detector.evaluation.voc_ap import VocMetrics
+    from detector.structures.metrics import Metrics
 
 _CHUNK_BYTES = 2**20
 _MANY = 2**31  # detections of an image: as good as no limit
@@ -69,7 +69,7 @@ def classification_text(metrics: ClassificationMetrics) -> str:
 
 def metrics_text(metrics: Metrics) -> str:
     """The numbers that training measures, of either task."""
-    from detector.evaluation.classification import ClassificationMetrics
+    from detector.evaluation.accuracy import ClassificationMetrics
     from detector.evaluation.coco_metrics import CocoMetrics
 
     if isinstance(metrics, CocoMetrics):

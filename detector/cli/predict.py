@@ -17,10 +17,10 @@ from detector.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
-    from detector.engine.checkpoint import ModelFile
-    from detector.media.outputs import Writer
     from detector.media.sources import Source
-    from detector.postprocess import SelectConfig
+    from detector.media.writers import Writer
+    from detector.models.checkpoint import ModelFile
+    from detector.structures.selection import SelectConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from detector.cli.progress import say
     from detector.data.problems import num_accepted, num_skipped
-    from detector.experiment import build_predictor, results_folder, with_category_ids_of
     from detector.media.file_names import FileNames
-    from detector.media.outputs import CocoWriter, PictureWriter, record_of
     from detector.media.sources import ImageSource
+    from detector.media.writers import CocoWriter, PictureWriter, record_of
+    from detector.tasks.experiment import build_predictor, results_folder, with_category_ids_of
 
     is_coco = "coco" in formats
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.line or arguments.zone:
         arguments.track = True
     if arguments.track:
-        from detector.engine.tracking import require_videos
+        from detector.inference.tracking import require_videos
 
         require_videos(sources)
     if annotations is not None:
@@ -144,8 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _formats(given: Sequence[str] | None) -> list[str]:
     """The formats asked for, each once; `json` without any."""
-    from detector.media.outputs import FORMATS
-    from detector.registry import nearest
+    from detector.config.registry import nearest
+    from detector.media.writers import FORMATS
 
     asked = [word.strip() for text in given or ("json",) for word in text.split(",")]
     for word in asked:
@@ -163,7 +163,7 @@ def _writers(
     has_frames: bool,
 ) -> list[Writer]:
     """What writes the formats; the records of frames, which may be endless, are lines, not one document."""
-    from detector.media.outputs import FORMATS, CropWriter, CsvWriter, MotWriter
+    from detector.media.writers import FORMATS, CropWriter, CsvWriter, MotWriter
 
     names = dict.fromkeys("jsonl" if has_frames and name == "json" else name for name in formats)
     writers: list[Writer] = [
@@ -189,7 +189,7 @@ def _sources(
     if len(words) != 1:
         raise ConfigError(f"with --annotations one SOURCE is wanted, the folder of its images, found {list(words)}")
     from detector.data.coco import read_coco
-    from detector.evaluation.evaluate import annotated_sources
+    from detector.evaluation.evaluator import annotated_sources
 
     annotations = read_coco(arguments.annotations, Path(words[0]), require_annotations=False)
     return annotated_sources(annotations), annotations
@@ -225,7 +225,7 @@ def _select(arguments: argparse.Namespace, config: SelectConfig, file: ModelFile
 
 
 def _class_index(word: str, class_names: Sequence[str]) -> int:
-    from detector.registry import nearest
+    from detector.config.registry import nearest
 
     if word in class_names:
         return class_names.index(word)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detector.engine.counting import Point, TrackCounts
-    from detector.engine.pipeline import Result, Stage
-    from detector.engine.predictor import Predictor
+    from detector.inference.counting import Point, TrackCounts
+    from detector.inference.pipeline import Result, Stage
+    from detector.inference.predictor import Predictor
     from detector.media.sources import VideoSource
-    from detector.postprocess import SelectConfig
+    from detector.structures.selection import SelectConfig
 
 
 _MOST_PX = 1_000_000  # no picture is as large; far beyond, OpenCV draws for minutes or not at all
@@ -73,7 +73,7 @@ def _zone(text: str) -> list[Point]:
 def tracking(arguments: argparse.Namespace, predictor: Predictor, select: SelectConfig) -> tuple[SelectConfig, Stage]:
     """The selection that a tracker wants, with uncertain boxes, and the stage that leaves what is in tracks."""
     from detector.cli.progress import say
-    from detector.engine.tracking import TrackConfig, VideoTracks
+    from detector.inference.tracking import TrackConfig, VideoTracks
 
     config = TrackConfig.of(select)
     tracks = VideoTracks(config)
@@ -98,7 +98,7 @@ class Counts:
 
     def count(self, result: Result) -> Result:
         """Counts the tracks of a frame, and draws how things stand where it is drawn; a stage of the pipeline."""
-        from detector.engine.counting import TrackCounts
+        from detector.inference.counting import TrackCounts
         from detector.media.regions import draw_regions
 
         prediction, frame = result.prediction, result.prediction.source.frame
@@ -119,7 +119,7 @@ class Counts:
         Raises:
             MediaError: the disk refuses.
         """
-        from detector.media.outputs import write_text
+        from detector.media.writers import write_text
 
         found = list(self._of_video.values())
         plain = [{"source": video.name, **counts.to_plain()} for video, counts in found]

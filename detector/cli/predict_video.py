@@ -19,14 +19,14 @@ from detector.cli.predict_tracks import Counts, add_track_options, tracking
 from detector.errors import MediaError, StreamError
 
 if TYPE_CHECKING:
-    from detector.engine.pipeline import Pipeline, Result, Stage
-    from detector.engine.predictor import Prediction
-    from detector.experiment import LoadedModel
+    from detector.inference.pipeline import Pipeline, Result, Stage
+    from detector.inference.predictor import Prediction
     from detector.media.file_names import FileNames
-    from detector.media.outputs import Writer
     from detector.media.sources import Source, VideoSource
     from detector.media.video_writer import VideoWriter
-    from detector.postprocess import SelectConfig
+    from detector.media.writers import Writer
+    from detector.structures.selection import SelectConfig
+    from detector.tasks.experiment import LoadedModel
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
 # Frames in a batch. On two cores, two by two give 88 frames/s where one by one give 72: half as many steps of Python,
@@ -93,12 +93,12 @@ def run_video(
         names: of the files that belong to one frame or image.
     """
     from detector.cli.progress import say
-    from detector.engine.pipeline import Pipeline, PipelineConfig
-    from detector.engine.precision import choose_device
-    from detector.experiment import build_predictor
-    from detector.media.outputs import CropWriter, TxtWriter, record_of
+    from detector.inference.pipeline import Pipeline, PipelineConfig
     from detector.media.sources import VideoSource
     from detector.media.streams import ReconnectConfig
+    from detector.media.writers import CropWriter, TxtWriter, record_of
+    from detector.models.precision import choose_device
+    from detector.tasks.experiment import build_predictor
 
     is_live = all(isinstance(source, VideoSource) and source.is_live for source in sources)
     on_cpu = _LIVE_CPU_BATCH_SIZE if is_live else _CPU_BATCH_SIZE

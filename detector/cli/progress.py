@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detector.engine.events import Evaluated, Event, Noted, Started, StepDone
+from detector.training.events import Evaluated, Event, Noted, Started, StepDone
 
 _SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # of a measurement while training runs
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar

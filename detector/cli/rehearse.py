@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from detector.experiment import Experiment
-    from detector.rehearsal import Rehearsal
+    from detector.tasks.experiment import Experiment
+    from detector.workflows.dry_run import Rehearsal
 
 
 def plot_schedule(config: Experiment, path: Path, quiet: bool) -> None:
@@ -24,7 +24,7 @@ def plot_schedule(config: Experiment, path: Path, quiet: bool) -> None:
         raise ConfigError(f"--plot-schedule wants a file that ends in .png, found {str(path)!r}; rename it")
     from detector.cli.progress import say
     from detector.media.run_charts import schedule_chart
-    from detector.rehearsal import plan_schedule
+    from detector.workflows.dry_run import plan_schedule
 
     picture = schedule_chart(plan_schedule(config))
     try:
@@ -41,7 +41,7 @@ def dry_run(config: Experiment, as_json: bool, quiet: bool, verbose: bool) -> in
         DetectorError: all that training itself would raise up to there.
     """
     from detector.cli.progress import TrainingProgress
-    from detector.rehearsal import rehearse
+    from detector.workflows.dry_run import rehearse
 
     rehearsal = rehearse(config, TrainingProgress(quiet, verbose))
     if rehearsal.is_main:

@@ -13,9 +13,9 @@ from detector.errors import ConfigError
 if TYPE_CHECKING:
     from detector.data.coco import CocoAnnotations
     from detector.evaluation.coco_metrics import CocoMetrics
-    from detector.evaluation.columns import GroundTruth, Results
     from detector.evaluation.operating_point import OperatingPoint
-    from detector.experiment import LoadedModel
+    from detector.evaluation.scoring_arrays import GroundTruth, Results
+    from detector.tasks.experiment import LoadedModel
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +74,13 @@ def store_thresholds(
     results: Results,
 ) -> OperatingPoint:
     """Writes the model with the best thresholds, elsewhere unless told to replace it."""
-    from detector.config import config_to_plain
-    from detector.engine.checkpoint import save_model
+    from detector.config.schema import config_to_plain
     from detector.evaluation.confidence import Target
     from detector.evaluation.operating_point import OperatingPoint
     from detector.evaluation.ranking import Ranking
-    from detector.experiment import with_category_ids_of
-    from detector.export.runtime import ExportRuntime
+    from detector.export.export_runtime import ExportRuntime
+    from detector.models.checkpoint import save_model
+    from detector.tasks.experiment import with_category_ids_of
 
     if isinstance(loaded.model, ExportRuntime):
         raise ConfigError("--store-thresholds wants a model file to store them with, found an export; give its source")
@@ -105,7 +105,7 @@ def write(
     """Writes the report; returns its page and a line on how sure AP is."""
     from detector.evaluation.analysis import analyse
     from detector.evaluation.confidence import Target
-    from detector.evaluation.report import write_report
+    from detector.evaluation.evaluation_report import write_report
 
     analysis = analyse(truth, results, Target.parse(arguments.threshold_for or "f1"))
     page = write_report(arguments.report, title, metrics, analysis, annotations, document, facts)

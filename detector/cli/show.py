@@ -9,7 +9,7 @@ from types import TracebackType
 import cv2
 
 from detector.errors import ConfigError
-from detector.geometry import Image
+from detector.structures.letterbox import Image
 
 _QUIT_KEYS = (ord("q"), 27)  # and Escape
 _TITLE = "detector - q to quit"

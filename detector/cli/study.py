@@ -11,10 +11,10 @@ from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.studies.plan import StudyConfig
-    from detector.studies.records import StudyFolder
-    from detector.studies.runner import Outcome, Shard
-    from detector.studies.summary import StudySummary
+    from detector.workflows.studies.plan import StudyConfig
+    from detector.workflows.studies.records import StudyFolder
+    from detector.workflows.studies.runner import Outcome, Shard
+    from detector.workflows.studies.summary import StudySummary
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_one(arguments, names[0])
 
     from detector.cli.progress import say
-    from detector.studies.cost import make_cost_runs
-    from detector.studies.plan import find_study, load_study
-    from detector.studies.records import StudyFolder
-    from detector.studies.runner import Shard, make_runs
+    from detector.workflows.studies.plan import find_study, load_study
+    from detector.workflows.studies.records import StudyFolder
+    from detector.workflows.studies.runner import Shard, make_runs
+    from detector.workflows.studies.step_cost import make_cost_runs
 
     study = load_study(names[0], overrides, arguments.only, arguments.seeds)
     folder = StudyFolder(arguments.out or Path("runs/study") / find_study(names[0]).stem)
@@ -78,15 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_one(arguments: argparse.Namespace, name: str) -> int:
     from detector.cli.progress import TrainingProgress
-    from detector.config import load_config
-    from detector.studies.plan import StudyConfig
-    from detector.studies.records import StudyFolder
-    from detector.studies.worker import make_run
+    from detector.config.schema import load_config
+    from detector.workflows.studies.plan import StudyConfig
+    from detector.workflows.studies.records import StudyFolder
+    from detector.workflows.studies.worker import make_run
 
     caught = noted_signals()  # the run saves after the step and ends
     study = load_config(StudyConfig, name)
     if study.measure == "cost":
-        from detector.studies.cost import make_cost_run
+        from detector.workflows.studies.step_cost import make_cost_run
 
         finished = make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())
         return 0 if finished else 128 + signal.SIGTERM
@@ -103,7 +103,7 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
 
 def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
     from detector.cli.rehearse import duration
-    from detector.studies.plan import runs_of
+    from detector.workflows.studies.plan import runs_of
 
     everything, own = runs_of(study), shard.of(runs_of(study))
     records = [folder.read(planned) for planned in own]
@@ -132,8 +132,8 @@ def _line(study: StudyConfig, outcome: Outcome) -> str:
 def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespace) -> StudySummary:
     import json
 
-    from detector.studies.report import write_report
-    from detector.studies.summary import summarise
+    from detector.workflows.studies.study_report import write_report
+    from detector.workflows.studies.summary import summarise
 
     summary = summarise(study, folder)
     page = write_report(summary, folder)

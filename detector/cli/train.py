@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.metrics_text import metrics_text
     from detector.cli.progress import TrainingProgress, number, say
     from detector.cli.rehearse import dry_run, plot_schedule
-    from detector.experiment import ExperimentConfig, load_experiment
-    from detector.training import open_run, train
+    from detector.tasks.experiment import ExperimentConfig, load_experiment
+    from detector.workflows.train import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
     resume, run = None, arguments.resume

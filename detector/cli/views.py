@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.engine.views import ViewsConfig
+    from detector.inference.views import ViewsConfig
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detector.darknet.building import (
+from detector.config.registry import register
+from detector.darknet.cfg_file import MAX_FILE_BYTES, DarknetCfg, find_cfg, parse_cfg
+from detector.darknet.layer_shapes import HEADS, infer_shapes
+from detector.darknet.network_builder import (
     anchor_levels,
     build_layers,
     class_rows,
@@ -24,17 +27,14 @@ from detector.darknet.building import (
     strides_yx,
     with_num_classes,
 )
-from detector.darknet.cfgfile import MAX_FILE_BYTES, DarknetCfg, find_cfg, parse_cfg
-from detector.darknet.recipe import recipe_of
 from detector.darknet.sections import AnchorSection, ConvolutionalSection
-from detector.darknet.shapes import HEADS, infer_shapes
-from detector.darknet.weights import WeightsHeader, read_weights, write_weights
+from detector.darknet.training_recipe import recipe_of
+from detector.darknet.weights_file import WeightsHeader, read_weights, write_weights
 from detector.errors import DarknetError
-from detector.models.anchors import decode_levels
+from detector.models.anchor_levels import decode_levels
 from detector.models.class_rows import ClassRows
 from detector.models.folding import fold
 from detector.models.yolo import DetectionModel, ModelConfig
-from detector.registry import register
 
 
 @dataclass(frozen=True)

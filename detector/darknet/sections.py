@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from detector.darknet.section_base import (
+from detector.darknet.section import (
     ACTIVATIONS,
     IOU_KINDS,
     NMS_KINDS,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detector.data.labelled import Canvas, ImageSetConfig, LabelledImages, fit_all
+from detector.config.registry import register
+from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages, fit_all
 from detector.errors import DatasetError
-from detector.registry import register
 
 
 @register("cifar")

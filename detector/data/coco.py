@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from detector.data.coco_file import find_images, image_sizes, read_parts
 from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX, Rows
-from detector.data.names import Names
 from detector.data.problems import Findings, Problem, shown
+from detector.data.string_table import Names
 from detector.errors import DatasetError
-from detector.geometry import clip_xyxy, xywh_to_xyxy
+from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
 # COCO writes coordinates with two decimals, so that a corner, a sum of two, may be off by this many pixels.
 _ROUNDING_PX = 0.01

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.coco_rows import Rows, identifier_of, number_of
-from detector.data.json_stream import read_items
 from detector.data.problems import Findings
 from detector.errors import MediaError
+from detector.io.json_stream import read_items
 from detector.media.images import image_hw
 
 _SECTIONS = ("images", "categories", "annotations")

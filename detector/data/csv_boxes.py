@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
-from detector.data.assembled import ListedObjects, NamedObject, assemble, nearest_files
+from detector.data.annotation_builder import ListedObjects, NamedObject, assemble, nearest_files
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
 from detector.data.problems import Findings, shown

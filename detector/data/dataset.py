@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.registry import PartConfig, register
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.shapes import ensure_shapes
+from detector.data.synthetic_detection import ensure_shapes
 from detector.errors import DatasetError
-from detector.registry import PartConfig, register
 
 
 @dataclass(frozen=True)

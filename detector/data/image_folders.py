@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.labelled import Canvas, ImageSetConfig, LabelledImages
+from detector.config.registry import register
+from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
-from detector.geometry import Image, Letterbox
 from detector.media.images import IMAGE_SUFFIXES, load_image
-from detector.registry import register
+from detector.structures.letterbox import Image, Letterbox
 
 _SPLITS = ("train", "val", "test")
 _NUM_READERS = 2  # threads; decoding releases the interpreter lock

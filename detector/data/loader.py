@@ -17,15 +17,16 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detector.data.augment.geometry import Objects
-from detector.data.augment.recipe import Recipe, Source, greatest_zoom
-from detector.data.augment.settings import AugmentConfig
-from detector.data.cache import ImageCache, prepare_cache_folder
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmenter import Recipe, Source, greatest_zoom
+from detector.data.augment.warp import Objects
 from detector.data.coco import CocoAnnotations
+from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.errors import DatasetError, DetectorError, MediaError
-from detector.geometry import Letterbox, clip_xyxy
 from detector.media.images import size_warning
-from detector.structures import Batch, Sample
+from detector.structures.boxes import clip_xyxy
+from detector.structures.letterbox import Letterbox
+from detector.structures.types import Batch, Sample
 
 PREFETCHED = 4  # batches that a worker makes ahead
 # After this many unreadable images in a row the set is taken to be broken, not the image.

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from detector.data.coco import CocoAnnotations, usable_boxes
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
-from detector.geometry import cxcywh_to_xyxy, xyxy_to_xywh
 from detector.media.images import image_hw
+from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 
 # A share of an image this large is no slip of the pen: the numbers are pixels.
 _LARGEST_SHARE = 2.0

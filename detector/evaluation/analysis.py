@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from detector.evaluation.coco_metrics import as_plain
-from detector.evaluation.columns import GroundTruth, Results
 from detector.evaluation.confidence import Calibration, Counts, Target, Threshold, calibrate, choose_thresholds
 from detector.evaluation.confusion import confusion_matrix
 from detector.evaluation.error_split import ErrorSplit, split_errors
-from detector.evaluation.mistakes import Mistake, confident_false_positives, missed_objects, suspect_labels
 from detector.evaluation.ranking import Integers, Ranking
 from detector.evaluation.resampling import NUM_RESAMPLES, Bootstrap, bootstrap
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.evaluation.slices import Slice, aspect_slices, crowding_slices, overlap_slices, size_slices
+from detector.evaluation.worst_errors import Mistake, confident_false_positives, missed_objects, suspect_labels
 
 LOWEST_SHOWN = 0.25  # what prediction shows by default, and what calibration is given of besides all detections
 _WITHOUT_THRESHOLD = 0.5  # where there is nothing to choose one on

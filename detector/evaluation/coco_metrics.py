@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from detector.data.problems import Findings
 from detector.errors import ConfigError
-from detector.evaluation.columns import GroundTruth, Results
-from detector.evaluation.curves import (
+from detector.evaluation.matching import fast_curves
+from detector.evaluation.precision_recall import (
     AREA_NAMES,
     AREA_RANGES,
     IOU_THRESHOLDS,
@@ -28,8 +28,8 @@ from detector.evaluation.curves import (
     Curves,
     pycocotools_curves,
 )
-from detector.evaluation.matching import fast_curves
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 # The order of pycocotools' `stats`.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

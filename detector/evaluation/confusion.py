@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask
 
-from detector.evaluation.columns import GroundTruth, Results, shared_groups
 from detector.evaluation.ranking import Integers, Ranking
+from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 
 _AT_50, _IOU = 0, 0.5
 

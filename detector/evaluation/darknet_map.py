@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.coco import CocoAnnotations
-from detector.engine.predictor import Predictor, RawBoxes
 from detector.errors import ConfigError
-from detector.evaluation.columns import GroundTruth, Results, shared_groups
-from detector.evaluation.evaluate import Conditions, annotated_sources, require_known_categories
-from detector.evaluation.voc import average_precision, is_first
-from detector.geometry import xyxy_to_xywh
-from detector.postprocess import SelectConfig, select_rows
+from detector.evaluation.evaluator import Conditions, annotated_sources, require_known_categories
+from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
+from detector.evaluation.voc_ap import average_precision, is_first
+from detector.inference.predictor import Predictor, RawBoxes
+from detector.structures.boxes import xyxy_to_xywh
+from detector.structures.selection import SelectConfig, select_rows
 
 # What `detector map` takes for a candidate, and how far candidates may overlap.
 _CANDIDATE, _NMS_IOU = np.float32(0.005), 0.45

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask
 
-from detector.evaluation.columns import GroundTruth, Results, shared_groups
 from detector.evaluation.ranking import Flags, Floats, Integers, Ranking, mean_precision, weighted_precision
+from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 
 # The order of the kinds is that of the table in the paper; RIGHT and IGNORED are no errors.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask
 
-from detector.evaluation.columns import GroundTruth, Results, shared_groups
-from detector.evaluation.curves import AREA_RANGES, IOU_THRESHOLDS, LIMITS, RECALLS, Curves
+from detector.evaluation.precision_recall import AREA_RANGES, IOU_THRESHOLDS, LIMITS, RECALLS, Curves
+from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detector.engine.checkpoint import ModelFile
 from detector.errors import CheckpointError, ConfigError, DatasetError
-from detector.evaluation.columns import GroundTruth
 from detector.evaluation.confidence import Target, choose_thresholds
 from detector.evaluation.ranking import Ranking
-from detector.postprocess import SelectConfig
+from detector.evaluation.scoring_arrays import GroundTruth
+from detector.models.checkpoint import ModelFile
+from detector.structures.selection import SelectConfig
 
 BEST, BEST_OVERALL = "best", "best-overall"  # what prediction is asked for: a threshold for each class, or one
 

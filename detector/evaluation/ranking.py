@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation.columns import GroundTruth, Results
-from detector.evaluation.curves import RECALLS
 from detector.evaluation.matching import Matches, match
+from detector.evaluation.precision_recall import RECALLS
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import DatasetError
-from detector.evaluation.curves import IOU_THRESHOLDS, RECALLS
+from detector.evaluation.precision_recall import IOU_THRESHOLDS, RECALLS
 from detector.evaluation.ranking import Floats, Ranking, Weights, mean_precision, weighted_precision
 
 NUM_RESAMPLES = 1000

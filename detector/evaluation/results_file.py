@@ -23,7 +23,7 @@ from detector.data.coco import other_format
 from detector.data.coco_rows import identifier_of
 from detector.data.problems import Findings, Problem
 from detector.errors import DatasetError
-from detector.evaluation.columns import GroundTruth, Results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 _SECTION = "results"
 _PLAIN = frozenset((int, float))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask
 
-from detector.evaluation.columns import GroundTruth, Results, shared_groups
 from detector.evaluation.matching import match
 from detector.evaluation.ranking import Floats, Ranking, mean_precision, weighted_precision
+from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 
 SIZE_EDGES_PX = (
     0,

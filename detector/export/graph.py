@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.export.settings import MishForm
+from detector.export.export_config import MishForm
 from detector.models.activations import Mish
 from detector.models.folding import fold
 from detector.models.yolo import DetectionModel

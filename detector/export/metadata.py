@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detector.config import config_from_plain, config_to_plain
-from detector.engine.checkpoint import FORMAT_VERSION, ModelFile, check_version, checked_model_file
-from detector.engine.predictor import InputConfig
+from detector.config.schema import config_from_plain, config_to_plain
 from detector.errors import CheckpointError, ConfigError
-from detector.geometry import ARITHMETICS
-from detector.postprocess import SelectConfig
+from detector.inference.predictor import InputConfig
+from detector.models.checkpoint import FORMAT_VERSION, ModelFile, check_version, checked_model_file
+from detector.structures.letterbox import ARITHMETICS
+from detector.structures.selection import SelectConfig
 
 DOCUMENT_KEY = "detector"  # of the metadata of every format
 MAX_DOCUMENT_BYTES = 64 << 20  # class names and a Darknet .cfg of a few megabytes at the most

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from detector.errors import CheckpointError
+from detector.export.export_config import extra
+from detector.export.export_runtime import Run
 from detector.export.graph import BOXES, INPUT, SCORES, DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.pt2 import quietly
-from detector.export.runtime import Run
-from detector.export.settings import extra
 
 _LENGTH_KEY, _DIGEST_KEY = "detector_length", "detector_sha256"
 _MAX_BYTES = (1 << 31) - 1  # what protobuf holds

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from detector.errors import CheckpointError
+from detector.export.export_config import extra
+from detector.export.export_runtime import Run
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.onnx import read_bounded
-from detector.export.runtime import Run
-from detector.export.settings import extra
 from detector.export.signal_stack import kept_signal_stack
 
 # The last line of the graph's file, a comment, under which all bytes before it and the weights stand.

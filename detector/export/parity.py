@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detector.export.runtime import ExportRuntime
-from detector.export.settings import PrecisionName
+from detector.export.export_config import PrecisionName
+from detector.export.export_runtime import ExportRuntime
 from detector.models.yolo import DetectionModel
-from detector.postprocess import SelectConfig, select, select_rows
+from detector.structures.selection import SelectConfig, select, select_rows
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from detector.errors import CheckpointError, ConfigError
-from detector.export.archives import check_pt2
+from detector.export.export_runtime import Run
 from detector.export.graph import INPUT, DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
-from detector.export.runtime import Run
+from detector.export.torch_archive import check_pt2
 
 _ENTRY = f"{DOCUMENT_KEY}.json"
 _MAX_SIDE = 16_384  # pixels; torch wants a bound

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from detector.errors import CheckpointError
-from detector.export.archives import check_archive
+from detector.export.export_runtime import Run
 from detector.export.graph import DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.pt2 import quietly
-from detector.export.runtime import Run
+from detector.export.torch_archive import check_archive
 
 _ENTRY = f"{DOCUMENT_KEY}.json"
 

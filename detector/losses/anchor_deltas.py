@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.losses.darknet_boxes import overlap_gradient, overlap_of
-from detector.models.anchors import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
+from detector.losses.darknet_iou import overlap_gradient, overlap_of
+from detector.models.anchor_levels import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
 
 _LIKELY_CLASS = 0.25  # a free cell compares itself with objects only if a class of it is likelier than this
 _CROWD_SHARE = 0.5  # a predicted box lies in a crowd region if more than this share of its area does

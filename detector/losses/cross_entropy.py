@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.losses.parts import LossParts
-from detector.models.contract import TrainableModel
-from detector.registry import PartConfig, register
-from detector.structures import ImageClasses
+from detector.config.registry import PartConfig, register
+from detector.losses.loss import LossParts
+from detector.models.contracts import TrainableModel
+from detector.structures.types import ImageClasses
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
+from detector.config.registry import register
 from detector.errors import ConfigError
-from detector.losses.assignment import assign_task_aligned, cells_in_crowds
-from detector.losses.parts import LossConfig, LossParts
+from detector.losses.loss import LossConfig, LossParts
+from detector.losses.task_aligned_assignment import assign_task_aligned, cells_in_crowds
 from detector.models.heads import DensePredictions, boxes_of_distributions
 from detector.models.yolo import Yolo
-from detector.registry import register
-from detector.structures import Targets
+from detector.structures.types import Targets
 
 
 @register("task_aligned")

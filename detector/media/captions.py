@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import Image
+from detector.structures.letterbox import Image
 
 RGB = tuple[int, int, int]
 Integers = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import Image
 from detector.media.drawing import as_rgb, draw_boxes
+from detector.structures.letterbox import Image
 
 # A part is this many times as wide as the boxes, and at least this share of the image's shorter side.
 _ENLARGED, _LEAST_SHARE = 2.0, 0.12

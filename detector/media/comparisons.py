@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import Image, Letterbox
 from detector.media.captions import caption, lay
 from detector.media.drawing import GROUND_RGB, IGNORED_RGB, as_rgb, class_colours, draw_boxes
-from detector.structures import Detections
+from detector.structures.letterbox import Image, Letterbox
+from detector.structures.types import Detections
 
 _LINE_PX, _GAP_PX, _MARGIN_PX, _TEXT_PX = 24, 4, 10, 13
 _MAX_CAPTIONS = 12  # on a small picture more hide what they name; the colours stand for the classes

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import PADDING_VALUE, Image
 from detector.media.captions import RGB, caption, lay, place_captions
-from detector.structures import Detections, Sample
+from detector.structures.letterbox import PADDING_VALUE, Image
+from detector.structures.types import Detections, Sample
 
 IGNORED_RGB = (150, 150, 150)
 GROUND_RGB = (PADDING_VALUE // 2,) * 3  # of sheets

@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from detector.errors import MediaError
 from detector.media import tiff
-from detector.media.damage import completed_jpeg, has_end, pixels_of_png
 from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
+from detector.media.truncation import completed_jpeg, has_end, pixels_of_png
 
 # Suffixes, in lower case, of files that are taken for images when a folder is listed. Any file name can be read.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.geometry import Image
 from detector.media.captions import RGB, caption, lay
+from detector.structures.letterbox import Image
 
 Point = tuple[float, float]
 

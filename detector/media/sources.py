@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from detector.errors import ConfigError, MediaError
-from detector.geometry import Image
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image
+from detector.structures.letterbox import Image
 
 # Suffixes, in lower case, of files that are taken for videos. Not .ts, which is TypeScript as often.
 VIDEO_SUFFIXES: frozenset[str] = frozenset(

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from detector.errors import MediaError
-from detector.geometry import Image
 from detector.media.images import quiet_opencv
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.structures.letterbox import Image
 
 # FFmpeg, inside OpenCV, writes to stderr by itself; what matters of it is reported here. A user's setting holds.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from detector.errors import ConfigError, MediaError
-from detector.geometry import Image, Letterbox
 from detector.media.images import quiet_opencv
 from detector.media.video import open_capture
+from detector.structures.letterbox import Image, Letterbox
 
 # The codecs that OpenCV's wheels may have, each with the container it goes into.
 CODECS = {

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig, register
 from detector.models.activations import Sigmoid
 from detector.models.blocks import ConvNormAct
-from detector.registry import PartConfig, register
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig, build, register
 from detector.models.attention import AttentionConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
-from detector.registry import PartConfig, build, register
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import build
 from detector.models.activations import ActivationConfig, Mish
 from detector.ops.norm_mish import bias_mish_, norm_mish
-from detector.registry import build
 
 # Batch-norm constants of the Darknet-in-PyTorch lineage: short statistics memory, an epsilon that survives 16 bit.
 BN_MOMENTUM = 0.03

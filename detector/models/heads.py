@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig, register
 from detector.errors import ConfigError
-from detector.models.anchors import AnchorLevel, AnchorTraining, BoxLoss, decode_levels
+from detector.models.anchor_levels import AnchorLevel, AnchorTraining, BoxLoss, decode_levels
 from detector.models.blocks import ConvNormAct, Scale
 from detector.models.class_rows import ClassRows
-from detector.registry import PartConfig, register
 
 
 @dataclass(frozen=True)

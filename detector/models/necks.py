@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig, register
 from detector.models.blocks import ConvNormAct, CSPStage, Scale
-from detector.registry import PartConfig, register
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import build, register
 from detector.models.activations import Linear
 from detector.models.attention import AttentionConfig, SqueezeExcite
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import ConvNormAct, Scale
-from detector.registry import build, register
 
 
 class ResidualBlock(nn.Module):

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig, build, register
 from detector.models.activations import ActivationConfig, Mish
-from detector.models.anchors import AnchorLevel
+from detector.models.anchor_levels import AnchorLevel
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
-from detector.models.contract import TrainableModel, unfolded
+from detector.models.contracts import TrainableModel, unfolded
 from detector.models.heads import DecoupledHead, HeadConfig
 from detector.models.necks import PAN, NeckConfig
-from detector.registry import PartConfig, build, register
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from detector.files import write_whole
+from detector.io.files import write_whole
 from detector.ops.native import KernelsUnavailableError, cache_folder
 
 _SOURCES = Path(__file__).parent / "csrc"

@@ -10,18 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from detector import registry
-from detector.classification import ClassificationConfig, ImageScorer, build_classifier, measure_images, read_images
-from detector.data.batches import training_batches
-from detector.engine.distributed import World
-from detector.engine.events import Report
-from detector.engine.run import RunFolder
+from detector.config import registry
+from detector.data.classification_batches import training_batches
 from detector.errors import DatasetError
-from detector.evaluation.classification import ClassificationMetrics
+from detector.evaluation.accuracy import ClassificationMetrics
 from detector.media.images import write_image
-from detector.models.contract import TrainableModel
-from detector.structures import ClassBatch
-from detector.tasks.base import Task
+from detector.models.contracts import TrainableModel
+from detector.structures.types import ClassBatch
+from detector.tasks.image_classification import (
+    ClassificationConfig,
+    ImageScorer,
+    build_classifier,
+    measure_images,
+    read_images,
+)
+from detector.tasks.task import Task
+from detector.training.distributed import World
+from detector.training.events import Report
+from detector.training.run_folder import RunFolder
 
 _NUM_DRAWN, _COLUMNS = 64, 8  # images of the first batch, drawn into the run folder
 

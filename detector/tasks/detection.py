@@ -9,25 +9,25 @@ from typing import Any
 
 import torch
 
-from detector import registry
-from detector.data.cache import stated_cost
-from detector.data.canvases import training_canvases
+from detector.config import registry
+from detector.data.canvas_sizes import training_canvases
+from detector.data.image_cache import stated_cost
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
-from detector.data.repeats import repeat_factors
-from detector.engine.distributed import World
-from detector.engine.events import Noted, Report
-from detector.engine.pictures import RunPictures
-from detector.engine.predictor import Predictor
-from detector.engine.run import RunFolder
-from detector.engine.runtime import TorchRuntime
+from detector.data.repeat_factors import repeat_factors
 from detector.evaluation.coco_metrics import CocoMetrics
-from detector.evaluation.evaluate import annotated_sources, evaluate
-from detector.experiment import ExperimentConfig, build_model, read_split
+from detector.evaluation.evaluator import annotated_sources, evaluate
+from detector.inference.predictor import Predictor
+from detector.inference.runtime import TorchRuntime
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
 from detector.models.yolo import DetectionModel
-from detector.structures import Batch
-from detector.tasks.base import Task
+from detector.structures.types import Batch
+from detector.tasks.experiment import ExperimentConfig, build_model, read_split
+from detector.tasks.run_pictures import RunPictures
+from detector.tasks.task import Task
+from detector.training.distributed import World
+from detector.training.events import Noted, Report
+from detector.training.run_folder import RunFolder
 
 NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
 

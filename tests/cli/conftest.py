@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from detector.experiment import load_experiment
-from detector.training import train
+from detector.tasks.experiment import load_experiment
+from detector.workflows.train import train
 
 # Nothing varied and nothing large: what is left is learnt by heart in seconds.
 TINY = (

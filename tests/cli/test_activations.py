@@ -6,8 +6,8 @@ import cv2
 import pytest
 
 from detector.cli.main import run
+from detector.config.registry import names
 from detector.models.activations import ActivationConfig
-from detector.registry import names
 
 MY_ACTIVATION = '''
 from dataclasses import dataclass

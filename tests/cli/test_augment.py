@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from detector.cli.main import run
-from detector.data.augment.settings import AugmentConfig
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augmentation_preview import STRENGTH_WHEN_OFF, Tile, alone_tiles, whole_tiles
 from detector.data.coco import read_coco
 from detector.data.loader import TrainingSamples
-from detector.data.preview import STRENGTH_WHEN_OFF, Tile, alone_tiles, whole_tiles
 from detector.media.images import read_image
 
 

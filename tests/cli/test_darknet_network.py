@@ -158,9 +158,9 @@ def test_files_that_are_there_are_not_replaced_unasked(trained: Trained, tmp_pat
 def test_a_model_of_another_kind_has_no_weights_file(tmp_path: Path, capsys) -> None:
     import torch
 
-    from detector.config import config_to_plain
-    from detector.engine.checkpoint import ModelFile, save_model
-    from detector.experiment import build_model, load_experiment
+    from detector.config.schema import config_to_plain
+    from detector.models.checkpoint import ModelFile, save_model
+    from detector.tasks.experiment import build_model, load_experiment
 
     torch.manual_seed(0)
     config = load_experiment("mish-n", ["model.width=0.125"])

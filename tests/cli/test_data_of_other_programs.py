@@ -10,8 +10,8 @@ import pytest
 
 from detector.cli.main import run
 from detector.data.coco import read_coco
-from detector.data.formats import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
-from detector.experiment import load_experiment, read_split
+from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
+from detector.tasks.experiment import load_experiment, read_split
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from detector.cli.main import run
 from detector.data.coco import CocoAnnotations
-from detector.experiment import load_experiment, read_split
+from detector.tasks.experiment import load_experiment, read_split
 
 
 @pytest.fixture

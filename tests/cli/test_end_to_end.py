@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from detector.cli.main import run
-from detector.engine.checkpoint import load_model_file, load_training_state
 from detector.evaluation.coco_metrics import STAT_NAMES
 from detector.media.images import read_image
+from detector.models.checkpoint import load_model_file, load_training_state
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ import pytest
 from detector.cli.main import run
 from detector.data.coco import read_coco
 from detector.evaluation.coco_metrics import score_results
-from detector.evaluation.columns import GroundTruth
 from detector.evaluation.darknet_map import darknet_map
 from detector.evaluation.results_file import read_results
-from detector.evaluation.voc import voc_map
+from detector.evaluation.scoring_arrays import GroundTruth
+from detector.evaluation.voc_ap import voc_map
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

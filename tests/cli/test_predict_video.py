@@ -16,8 +16,8 @@ import pytest
 from detector.api import Detector
 from detector.cli.main import run
 from detector.cli.predict_video import Outputs
-from detector.engine.predictor import only_detections
 from detector.errors import ConfigError, MediaError
+from detector.inference.predictor import only_detections
 from detector.media.sources import VideoSource
 from detector.media.video import read_header, video_frames
 

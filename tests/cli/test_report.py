@@ -8,7 +8,7 @@ import pytest
 
 from detector import Detector
 from detector.cli.main import run
-from detector.engine.checkpoint import load_model_file
+from detector.models.checkpoint import load_model_file
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detector.cli.main import run
-from detector.studies import runner
+from detector.workflows.studies import runner
 
 STUDY = """\
 title: a small one

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.darknet.cfgfile import dump_cfg, parse_cfg, read_cfg
-from detector.darknet.shapes import MAX_PARAMETERS, infer_shapes
-from detector.darknet.weights import WeightsHeader, num_weight_bytes, read_weights, write_weights
+from detector.config.nodes import presets_dir
+from detector.darknet.cfg_file import dump_cfg, parse_cfg, read_cfg
+from detector.darknet.layer_shapes import MAX_PARAMETERS, infer_shapes
+from detector.darknet.weights_file import WeightsHeader, num_weight_bytes, read_weights, write_weights
 from detector.errors import DarknetError
-from detector.nodes import presets_dir
 
 EVERY_LAYER = b"""[net]
 batch=8

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from detector.darknet.labels import DarknetDataset
 from detector.data.coco import CocoAnnotations
-from detector.experiment import load_model
-from detector.geometry import Letterbox, area_xyxy
+from detector.data.darknet_lists import DarknetDataset
 from detector.media.images import read_image
-from detector.postprocess import SelectConfig, select
+from detector.structures.boxes import area_xyxy
+from detector.structures.letterbox import Letterbox
+from detector.structures.selection import SelectConfig, select
+from detector.tasks.experiment import load_model
 
 
 @pytest.fixture

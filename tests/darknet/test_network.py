@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import detector.darknet.layers
-from detector.darknet.building import build_layers, inputs_of, stored_names
-from detector.darknet.cfgfile import dump_cfg, parse_cfg
+from detector.config.registry import build, find
+from detector.darknet.cfg_file import dump_cfg, parse_cfg
+from detector.darknet.layer_shapes import infer_shapes
 from detector.darknet.network import CfgText, DarknetNet
-from detector.darknet.shapes import infer_shapes
-from detector.darknet.weights import WeightsHeader
+from detector.darknet.network_builder import build_layers, inputs_of, stored_names
+from detector.darknet.weights_file import WeightsHeader
 from detector.errors import DarknetError
 from detector.models.yolo import ModelConfig
-from detector.registry import build, find
 
 NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
 CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n"

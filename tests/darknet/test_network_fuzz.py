@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from detector.darknet.darknet_model_file import num_classes_of
 from detector.darknet.network import CfgText, DarknetNet, experiment_defaults
-from detector.engine.darknet_file import num_classes_of
 from detector.errors import DarknetError
 
 SECTIONS = (

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.darknet.cfgfile import dump_cfg, parse_cfg, read_cfg
+from detector.darknet.cfg_file import dump_cfg, parse_cfg, read_cfg
+from detector.darknet.darknet_model_file import num_classes_of
+from detector.darknet.layer_shapes import infer_shapes
 from detector.darknet.network import CfgText, DarknetNet
-from detector.darknet.shapes import infer_shapes
-from detector.engine.darknet_file import num_classes_of
 from detector.errors import DarknetError
-from detector.losses.anchor import AnchorLoss
-from detector.structures import Targets
+from detector.losses.anchor_loss import AnchorLoss
+from detector.structures.types import Targets
 
 # Stored values, running statistics included: what Darknet itself counts.
 PARAMETERS = {

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from detector.darknet import sections
-from detector.darknet.keys import keys_of
+from detector.darknet.cfg_keys import keys_of
 from detector.darknet.sections import (
     ConvolutionalSection,
     GaussianYoloSection,

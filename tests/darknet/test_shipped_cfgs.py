@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from detector.darknet.cfgfile import dump_cfg, read_cfg
-from detector.darknet.shapes import num_parameters
-from detector.darknet.weights import num_weight_bytes
-from detector.nodes import presets_dir
+from detector.config.nodes import presets_dir
+from detector.darknet.cfg_file import dump_cfg, read_cfg
+from detector.darknet.layer_shapes import num_parameters
+from detector.darknet.weights_file import num_weight_bytes
 
 # Layers, parameters and length of the weights file as Darknet counts them; digest of the released network's sections.
 SHIPPED = {

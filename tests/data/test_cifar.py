@@ -10,7 +10,7 @@ import pytest
 from torchvision import datasets
 
 from detector.data.cifar import CifarSet
-from detector.data.labelled import Canvas
+from detector.data.classification_split import Canvas
 from detector.errors import DatasetError
 
 CANVAS = Canvas((32, 32), 3, "letterbox")

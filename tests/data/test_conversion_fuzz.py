@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from detector.data.csv_boxes import read_csv
-from detector.data.voc import read_voc
+from detector.data.pascal_voc import read_voc
 from detector.errors import DatasetError
 
 Mutate = Callable[[bytes, np.random.Generator], bytes]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detector.data.classification_split import Canvas, LabelledImages
 from detector.data.image_folders import FolderSet
-from detector.data.labelled import Canvas, LabelledImages
 from detector.errors import DatasetError
 from detector.media.images import write_image
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from detector.data import cache
+from detector.data import image_cache
 from detector.data import loader as module
-from detector.data.augment import recipe
-from detector.data.augment.settings import AugmentConfig
+from detector.data.augment import augmenter
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import DatasetError
-from detector.geometry import Letterbox
 from detector.media.images import LoadedImage, read_image
-from detector.structures import Batch
+from detector.structures.letterbox import Letterbox
+from detector.structures.types import Batch
 
 # Everything at once; HorizontalFlip moves boxes, GaussNoise draws many numbers.
 FULL = AugmentConfig(
@@ -188,7 +188,7 @@ def test_closing_samples_are_letterboxed_and_never_joined(
 
     samples = samples_of(annotations, replace(FULL, mosaic=1.0, mixup=1.0))
     for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "degrade", "cut_out", "crop_to"):
-        monkeypatch.setattr(recipe, name, refuse)
+        monkeypatch.setattr(augmenter, name, refuse)
     monkeypatch.setattr(samples._recipe_of(CANVAS_HW)[0], "_chain", refuse)
     mirrored = set()
     for epoch in range(12):
@@ -231,7 +231,7 @@ def test_images_of_other_channel_counts_pass_through(
             planes = np.repeat(grey[paths[path]], wanted, axis=2)
             return LoadedImage(planes, planes.shape[:2])
 
-        monkeypatch.setattr(cache, "load_image", load_planes)
+        monkeypatch.setattr(image_cache, "load_image", load_planes)
     samples = samples_of(annotations, FULL, channels=channels)
     for closing in (False, True):
         sample = samples[SampleKey(0, 3, closing)]

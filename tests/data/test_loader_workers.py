@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.data.augment.settings import AugmentConfig
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_batches
 from detector.errors import DetectorError
-from detector.structures import Sample
+from detector.structures.types import Sample
 
 ROOT = Path(__file__).parents[2]
 

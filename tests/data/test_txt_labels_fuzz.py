@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.darknet.labels import DarknetDataset
 from detector.data.coco import CocoAnnotations
-from detector.data.yolo import YoloDataset
+from detector.data.darknet_lists import DarknetDataset
+from detector.data.yolo_dataset import YoloDataset
 from detector.errors import DatasetError
 
 NUM_IMAGES = 12

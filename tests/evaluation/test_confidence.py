@@ -9,10 +9,10 @@ import pytest
 
 from detector.data.problems import Findings
 from detector.errors import ConfigError
-from detector.evaluation.columns import GroundTruth
 from detector.evaluation.confidence import Counts, Target, calibrate, choose_threshold, choose_thresholds
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth
 
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 

@@ -21,14 +21,14 @@ import torch
 from detector.darknet.network import CfgText, DarknetNet
 from detector.data.coco import CocoAnnotations
 from detector.data.problems import Findings
-from detector.engine.predictor import RawBoxes
 from detector.errors import ConfigError
-from detector.evaluation.columns import GroundTruth, Results
 from detector.evaluation.darknet_map import DarknetMap, darknet_map
-from detector.evaluation.evaluate import annotated_sources
+from detector.evaluation.evaluator import annotated_sources
 from detector.evaluation.results_file import checked_results
-from detector.experiment import LoadedModel, build_predictor, load_model, map_detections, read_split
+from detector.evaluation.scoring_arrays import GroundTruth, Results
+from detector.inference.predictor import RawBoxes
 from detector.media.images import write_image
+from detector.tasks.experiment import LoadedModel, build_predictor, load_model, map_detections, read_split
 
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 CFG = """[net]

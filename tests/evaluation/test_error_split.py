@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from detector.data.problems import Findings
-from detector.evaluation.columns import GroundTruth, Results
 from detector.evaluation.error_split import BACKGROUND, IGNORED, KINDS, RIGHT, ErrorSplit, split_errors
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 A, B = 1, 2

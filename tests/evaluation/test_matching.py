@@ -10,10 +10,10 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from detector.data.problems import Findings
-from detector.evaluation.columns import GroundTruth, Results
-from detector.evaluation.curves import LIMITS, pycocotools_curves
 from detector.evaluation.matching import fast_curves, match
+from detector.evaluation.precision_recall import LIMITS, pycocotools_curves
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 Twin: TypeAlias = Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from detector.data.problems import Findings
-from detector.engine.checkpoint import ModelFile, load_model_file, save_model
 from detector.errors import CheckpointError, ConfigError, DatasetError
-from detector.evaluation.columns import GroundTruth
 from detector.evaluation.confidence import Target, choose_thresholds
 from detector.evaluation.operating_point import OperatingPoint
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.results_file import checked_results
-from detector.postprocess import SelectConfig, select
+from detector.evaluation.scoring_arrays import GroundTruth
+from detector.models.checkpoint import ModelFile, load_model_file, save_model
+from detector.structures.selection import SelectConfig, select
 
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 POINT = OperatingPoint("best F1", 0.4, (0.3, 0.5), 12, "ab" * 32)

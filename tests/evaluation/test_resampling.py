@@ -11,10 +11,10 @@ import pytest
 from detector.data.problems import Findings
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import score_results
-from detector.evaluation.columns import GroundTruth
 from detector.evaluation.ranking import Ranking, mean_precision, weighted_precision
 from detector.evaluation.resampling import bootstrap, draw_weights, over_seeds, paired_test
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth
 
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 

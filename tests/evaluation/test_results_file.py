@@ -14,8 +14,8 @@ from pycocotools.cocoeval import COCOeval
 from detector.data.problems import Findings, Problem
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import score_results
-from detector.evaluation.columns import GroundTruth, Results
 from detector.evaluation.results_file import checked_results, read_results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 Reference: TypeAlias = Callable[[dict[str, Any], list[dict[str, Any]]], COCOeval]

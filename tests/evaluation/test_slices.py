@@ -14,10 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detector.data.problems import Findings
-from detector.evaluation.columns import GroundTruth, Results
 from detector.evaluation.confusion import confusion_matrix
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.results_file import checked_results
+from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.evaluation.slices import (
     ASPECT_EDGES,
     SIZE_EDGES_PX,

@@ -26,18 +26,18 @@ from torch import Tensor
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import Findings
-from detector.engine.predictor import InputConfig, Predictor
-from detector.engine.runtime import TorchRuntime
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import STAT_NAMES, score_results
-from detector.evaluation.columns import GroundTruth
-from detector.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
+from detector.evaluation.evaluator import EvaluateConfig, Evaluation, evaluate
 from detector.evaluation.matching import match
 from detector.evaluation.results_file import checked_results
-from detector.evaluation.voc import average_precision
-from detector.geometry import Letterbox
+from detector.evaluation.scoring_arrays import GroundTruth
+from detector.evaluation.voc_ap import average_precision
+from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.models.yolo import DetectionModel
+from detector.structures.letterbox import Letterbox
 
 Records: TypeAlias = "list[dict[str, Any]]"
 CATEGORY_IDS = (3, 7, 90)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.config import config_to_plain
-from detector.engine.checkpoint import ModelFile, save_model
-from detector.experiment import build_model, load_experiment, load_model
-from detector.export.settings import SUFFIXES, ExportSettings
-from detector.exporting import ExportReport, export_model
+from detector.config.schema import config_to_plain
+from detector.export.export_config import SUFFIXES, ExportSettings
+from detector.models.checkpoint import ModelFile, save_model
+from detector.tasks.experiment import build_model, load_experiment, load_model
+from detector.workflows.export import ExportReport, export_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector import registry
-from detector.darknet.activations import _OWN, DarknetActivation
-from detector.experiment import load_model
+from detector.config import registry
+from detector.darknet.darknet_activations import _OWN, DarknetActivation
 from detector.export.graph import DetectionGraph, WrittenMish
 from detector.export.pt2 import exported_program
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.attention import AttentionConfig
 from detector.ops.mish import mish
+from detector.tasks.experiment import load_model
 
 CHANNELS = 8
 

@@ -14,14 +14,14 @@ import onnx
 import pytest
 import torch
 
-from detector.engine.checkpoint import ModelFile
 from detector.errors import CheckpointError, ConfigError, DetectorError
-from detector.experiment import load_model
-from detector.export.archives import check_pt2
-from detector.export.making import open_export
+from detector.export.export_config import SUFFIXES
 from detector.export.metadata import Description
 from detector.export.pt2 import quietly
-from detector.export.settings import SUFFIXES
+from detector.export.torch_archive import check_pt2
+from detector.export.writer import open_export
+from detector.models.checkpoint import ModelFile
+from detector.tasks.experiment import load_model
 
 TARGETS = list(SUFFIXES)
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from detector.geometry import cxcywh_to_xyxy
-from detector.losses.anchor import AnchorLoss
-from detector.models.anchors import AnchorLevel, AnchorTraining
-from detector.structures import Targets
+from detector.losses.anchor_loss import AnchorLoss
+from detector.models.anchor_levels import AnchorLevel, AnchorTraining
+from detector.structures.boxes import cxcywh_to_xyxy
+from detector.structures.types import Targets
 
 Array = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]  # centre and size relative to the canvas

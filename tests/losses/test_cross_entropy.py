@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from detector.losses.cross_entropy import CrossEntropyLoss
-from detector.models.classifier import Classifier
-from detector.structures import ImageClasses
+from detector.models.image_classifier import Classifier
+from detector.structures.types import ImageClasses
 
 
 def loss_of(smoothing: float) -> CrossEntropyLoss:

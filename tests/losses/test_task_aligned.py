@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import detector.losses
-from detector.losses.assignment import Assignment, assign_task_aligned
 from detector.losses.task_aligned import TaskAlignedLoss, distribution_focal_loss
+from detector.losses.task_aligned_assignment import Assignment, assign_task_aligned
 from detector.models.heads import DecoupledHead
 from detector.models.yolo import Yolo
-from detector.structures import Targets
+from detector.structures.types import Targets
 
 NUM_CLASSES, BINS, IMAGE_HW, STRIDES = 3, 8, (64, 96), (8, 16, 32)
 CELLS = [

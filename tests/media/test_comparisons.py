@@ -6,7 +6,7 @@ import torch
 
 from detector.media.comparisons import Comparison, draw_comparisons
 from detector.media.drawing import class_colours
-from detector.structures import Detections
+from detector.structures.types import Detections
 
 NAMES = ("circle", "star", "雪")
 

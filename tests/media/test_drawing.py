@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from detector.geometry import PADDING_VALUE
 from detector.media.drawing import as_rgb, class_colours, draw_batch, draw_boxes, draw_detections
-from detector.structures import Detections, Sample
+from detector.structures.letterbox import PADDING_VALUE
+from detector.structures.types import Detections, Sample
 
 NAMES = ("circle", "star")
 UNICODE_NAMES = ("Zürich", "猫", "🦊 fox", "a\nb\x00", "")

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detector.config import config_from_plain
+from detector.config.schema import config_from_plain
 from detector.data.coco import read_coco
-from detector.engine.optim import Muon, build_optimizer
 from detector.errors import ConfigError
-from detector.experiment import ExperimentConfig, load_experiment
-from detector.losses.anchor import AnchorLoss
+from detector.losses.anchor_loss import AnchorLoss
 from detector.models.heads import AnchorHead
 from detector.models.yolo import Yolo
-from detector.postprocess import SelectConfig, select
-from detector.structures import Batch, Sample
+from detector.structures.selection import SelectConfig, select
+from detector.structures.types import Batch, Sample
+from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.training.optimizers import Muon, build_optimizer
 
 SMALL = replace(Yolo.Config(), depth=0.33, width=0.125)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.experiment as experiment  # imports, and so registers, every part
-from detector.config import config_to_yaml
+import detector.tasks.experiment as experiment  # imports, and so registers, every part
+from detector.config.registry import build, find, names
+from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
 from detector.models.attention import AttentionConfig, SelfAttention, SpatialAttention, SqueezeExcite
 from detector.models.backbones import CSPDarknet
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.registry import build, find, names
 
 NAMES = [name for name in names(AttentionConfig) if find(AttentionConfig, name).__module__.startswith("detector.")]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detector.config.registry import find, names
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.blocks import ConvNormAct
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.registry import find, names
 
 
 def trained(model: nn.Module) -> nn.Module:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.experiment as experiment  # imports, and so registers, every part
-from detector.losses.parts import LossConfig
+import detector.tasks.experiment as experiment  # imports, and so registers, every part
+from detector.config.nodes import presets_dir
+from detector.config.registry import build, find, names
+from detector.losses.loss import LossConfig
 from detector.models.activations import ActivationConfig
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
 from detector.models.yolo import DetectionModel, ModelConfig, Yolo
-from detector.nodes import presets_dir
-from detector.registry import build, find, names
-from detector.structures import Targets
+from detector.structures.types import Targets
 
 SIZES = [(32, 32), (64, 96), (160, 32)]
 PARTS = [

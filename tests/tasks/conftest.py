@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.experiment import Experiment, load_experiment
+from detector.tasks.experiment import Experiment, load_experiment
 
 # The smallest run there is: some hundredths of a second a step.
 TINY = (
@@ -25,8 +25,8 @@ TINY = (
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Callable[..., Experiment]:
-    """Makes the experiment of a tiny run of classification in the test's own folder, with overrides on top."""
+def classifier_experiment(tmp_path: Path) -> Callable[..., Experiment]:
+    """Return a function that builds a tiny classification experiment in the test's folder, with overrides."""
 
     def make(*overrides: str) -> Experiment:
         return load_experiment("classify", [*TINY, f"train.project={tmp_path}/runs", *overrides])

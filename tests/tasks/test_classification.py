@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from detector import Classifier, Detector
-from detector.classification import (
+from detector.cli.main import run
+from detector.data.classification_batches import BatchConfig, ImageAugmentConfig, training_batches
+from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
+from detector.media.images import write_image
+from detector.models.checkpoint import load_model_file, load_training_state
+from detector.tasks.classification import ClassificationTask
+from detector.tasks.experiment import ExperimentConfig, load_experiment, load_model
+from detector.tasks.image_classification import (
     ClassificationConfig,
     build_scorer,
     evaluate_classifier,
@@ -19,16 +26,9 @@ from detector.classification import (
     measure_images,
     read_images,
 )
-from detector.cli.main import run
-from detector.data.batches import BatchConfig, ImageAugmentConfig, training_batches
-from detector.engine.checkpoint import load_model_file, load_training_state
-from detector.engine.events import Evaluated, Event, Noted
-from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
-from detector.experiment import ExperimentConfig, load_experiment, load_model
-from detector.media.images import write_image
-from detector.rehearsal import plan_schedule
-from detector.tasks.classification import ClassificationTask
-from detector.training import open_run, train
+from detector.training.events import Evaluated, Event, Noted
+from detector.workflows.dry_run import plan_schedule
+from detector.workflows.train import open_run, train
 
 Make = Callable[..., ClassificationConfig]
 
@@ -74,9 +74,9 @@ def test_what_only_detection_has_is_refused() -> None:
 # ---- a run
 
 
-def test_a_run_leaves_its_files_and_its_numbers_by_name(experiment: Make) -> None:
+def test_a_run_leaves_its_files_and_its_numbers_by_name(classifier_experiment: Make) -> None:
     events: list[Event] = []
-    result = train(experiment(), report=events.append)
+    result = train(classifier_experiment(), report=events.append)
     assert result.finished
     with (result.folder.path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -92,11 +92,11 @@ def test_a_run_leaves_its_files_and_its_numbers_by_name(experiment: Make) -> Non
     assert {path.name for path in result.folder.path.iterdir()} == {
         *("config.yaml", "results.csv", "train_batch0.jpg", "weights")
     }
-    assert load_experiment(str(result.folder.path / "config.yaml")) == experiment()
+    assert load_experiment(str(result.folder.path / "config.yaml")) == classifier_experiment()
 
 
-def test_the_best_file_measures_what_the_run_said(experiment: Make) -> None:
-    result = train(experiment("train.evaluations=1"))
+def test_the_best_file_measures_what_the_run_said(classifier_experiment: Make) -> None:
+    result = train(classifier_experiment("train.evaluations=1"))
     loaded = load_classifier(result.folder.best)
     metrics = evaluate_classifier(loaded, read_images(loaded.config, "val"))
     assert result.metrics is not None
@@ -113,8 +113,10 @@ def test_the_best_file_measures_what_the_run_said(experiment: Make) -> None:
     ],
     ids=["mixup", "accumulate-dropout", "ranger-bf16"],
 )
-def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(overrides: tuple[str, ...], experiment: Make) -> None:
-    config = experiment(*overrides)
+def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
+    overrides: tuple[str, ...], classifier_experiment: Make
+) -> None:
+    config = classifier_experiment(*overrides)
     whole = train(config)
     stopped = train(config, should_stop=stop_after(4))
     assert not stopped.finished
@@ -128,14 +130,14 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(overrides: tup
     assert ours["metrics"] == theirs["metrics"]
 
 
-def test_another_experiment_does_not_resume_a_run(experiment: Make) -> None:
-    stopped = train(experiment(), should_stop=stop_after(1))
+def test_another_experiment_does_not_resume_a_run(classifier_experiment: Make) -> None:
+    stopped = train(classifier_experiment(), should_stop=stop_after(1))
     with pytest.raises(CheckpointError, match=r"augment\.cutout: 3 here, 0 there"):
-        open_run(stopped.folder.path, experiment("augment.cutout=3"))
+        open_run(stopped.folder.path, classifier_experiment("augment.cutout=3"))
 
 
-def test_a_few_images_are_learnt_by_heart(experiment: Make) -> None:
-    config = experiment(
+def test_a_few_images_are_learnt_by_heart(classifier_experiment: Make) -> None:
+    config = classifier_experiment(
         *("data.num_train=20", "loader.batch_size=20", "train.iterations=60", "train.evaluations=0"),
         *("augment.crop_padding=0", "augment.flip_horizontal=0", "optimizer.lr=0.003", "train.ema_horizon=0.05"),
         "model.backbone={name: plain, layers: 6, stride: 4, norm: none}",
@@ -146,7 +148,7 @@ def test_a_few_images_are_learnt_by_heart(experiment: Make) -> None:
     assert evaluate_classifier(loaded, read_images(loaded.config, "train")).headline > 0.9
 
 
-def test_folders_are_learned_from_and_their_faults_are_told(experiment: Make, tmp_path: Path) -> None:
+def test_folders_are_learned_from_and_their_faults_are_told(classifier_experiment: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, colour in (("dark", 40), ("light", 200)):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -190,8 +192,8 @@ def test_one_class_has_nothing_to_be_told_apart_from(tmp_path: Path) -> None:
 # ---- measuring
 
 
-def test_the_logits_of_an_image_do_not_depend_on_its_company(experiment: Make) -> None:
-    loaded = load_classifier(train(experiment("train.iterations=1")).folder.best)
+def test_the_logits_of_an_image_do_not_depend_on_its_company(classifier_experiment: Make) -> None:
+    loaded = load_classifier(train(classifier_experiment("train.iterations=1")).folder.best)
     split = read_images(loaded.config, "val")
     scorer = build_scorer(loaded, 7)
     together = scorer.logits(split.images)
@@ -218,12 +220,12 @@ def test_the_loader_is_faster_than_any_network_here() -> None:
 
 
 @pytest.fixture
-def trained(experiment: Make) -> Path:
-    return train(experiment("train.iterations=2")).folder.best
+def trained(classifier_experiment: Make) -> Path:
+    return train(classifier_experiment("train.iterations=2")).folder.best
 
 
 def test_a_whole_life_on_the_command_line(
-    experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    classifier_experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["model.width=0.125", "data.num_train=20", "data.num_val=20", "loader.batch_size=8", "device=cpu"]
@@ -256,9 +258,9 @@ def test_a_whole_life_on_the_command_line(
 
 
 def test_a_run_is_planned_and_rehearsed_and_nothing_is_kept(
-    experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier_experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_schedule(experiment())
+    plan = plan_schedule(classifier_experiment())
     assert (plan.num_steps, plan.closing_from, plan.evaluations) == (6, 6, [3, 6])
     assert plan.num_epochs == pytest.approx(6 * 8 / 40)
     words = ["model.width=0.125", "data.num_train=40", "data.num_val=20", "loader.batch_size=8", "device=cpu"]

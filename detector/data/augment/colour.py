@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from detector.data.augment.settings import AugmentConfig
-from detector.geometry import Image
+from detector.data.augment.augment_config import AugmentConfig
+from detector.structures.letterbox import Image
 
 _STRIP_BYTES = 2**16  # what is recoloured at a time: three such strips stay in a core's second-level cache
 

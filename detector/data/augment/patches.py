@@ -7,9 +7,10 @@ import math
 import cv2
 import numpy as np
 
-from detector.data.augment.geometry import MIN_SIDE_PX, Float64s, Objects, transform_objects, translation
-from detector.data.augment.settings import AugmentConfig
-from detector.geometry import PADDING_VALUE, Image, area_xyxy, clip_xyxy
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.warp import MIN_SIDE_PX, Float64s, Objects, transform_objects, translation
+from detector.structures.boxes import area_xyxy, clip_xyxy
+from detector.structures.letterbox import PADDING_VALUE, Image
 
 SMALLEST_CROP = 0.3  # least side of a window, as a share of the image's; objects may make it larger
 MAX_PASTED_OVER = 0.3  # share of an object that all that is pasted may hide

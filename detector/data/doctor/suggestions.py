@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from detector.data.anchors import find_anchors
+from detector.data.anchor_kmeans import find_anchors
 from detector.data.coco import CocoAnnotations
-from detector.data.doctor.boxes import BoxTable
+from detector.data.doctor.box_checks import BoxTable
 from detector.data.doctor.findings import Suggestion
 from detector.data.problems import shown
-from detector.data.repeats import repeat_factors
+from detector.data.repeat_factors import repeat_factors
 from detector.errors import DatasetError
 
 INPUT_SIZES = (320, 416, 512, 640, 768, 896, 1024, 1280, 1536)

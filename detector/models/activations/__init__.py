@@ -4,7 +4,7 @@ The first line of each class's docstring is its formula and the line `Derivative
 and the settings. The slope at a kink is the one the expression gives.
 """
 
-from detector.models.activations.base import Activation, ActivationConfig
+from detector.models.activations.activation import Activation, ActivationConfig
 from detector.models.activations.gates import GELU, HardMish, HardSwish, Mish, SiLU, Swish
 from detector.models.activations.rectifiers import ELU, SELU, LeakyReLU, Linear, Maxout, PReLU, ReLU, ReLU6
 from detector.models.activations.sigmoids import Sigmoid, Softplus, Softsign, Tanh

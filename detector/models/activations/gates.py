@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.models.activations.base import Activation, ActivationConfig
+from detector.config.registry import register
+from detector.models.activations.activation import Activation, ActivationConfig
 from detector.ops.mish import mish
-from detector.registry import register
 
 
 @register("mish")

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.models.activations.base import Activation, ActivationConfig
-from detector.registry import register
+from detector.config.registry import register
+from detector.models.activations.activation import Activation, ActivationConfig
 
 
 @register("linear")

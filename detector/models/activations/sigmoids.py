@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.models.activations.base import Activation, ActivationConfig
-from detector.registry import register
+from detector.config.registry import register
+from detector.models.activations.activation import Activation, ActivationConfig
 
 # Above it softplus(x) is x. torch's default of 20 is 2e-9 off there; exp(40) still fits every format it is computed in,
 # and exp(-40) = 4e-18 is below the resolution of float64.

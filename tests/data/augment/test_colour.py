@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.colour import blurred, compressed, degrade, noisy, random_hsv
-from detector.data.augment.settings import AugmentConfig
 
 STILL = AugmentConfig(
     mosaic=0, scale=0, translate=0, flip_horizontal=0, flip_vertical=0, hue=0, saturation=0, value=0, closing_share=0

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from detector.data.augment.geometry import Objects
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.patches import MAX_CUT_OUT, MAX_PASTED_OVER, crop_to, crop_window, cut_out, paste_objects
-from detector.data.augment.settings import AugmentConfig
-from detector.geometry import PADDING_VALUE
+from detector.data.augment.warp import Objects
+from detector.structures.letterbox import PADDING_VALUE
 
 IMAGE_HW = (90, 120)
 PASTE = AugmentConfig(copy_paste=1.0, scale=0.3, flip_horizontal=0.5)

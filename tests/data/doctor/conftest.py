@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from detector.data.dataset import CocoDataset, SplitConfig
-from detector.data.doctor.examine import examine, read_splits
+from detector.data.doctor.examination import examine, read_splits
 from detector.data.doctor.findings import Report
 
 WIDTH, HEIGHT = 320, 240

@@ -1,0 +1,320 @@
+"""YAML files, `base:` parents and `key=value` overrides as nodes that remember where each value was written.
+
+A configuration is data: no code, no environment, no anchors, no tags.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector.config import registry
+from detector.errors import ConfigError
+
+# A configuration is a page of text. More is a mistake or an attack, refused before it is parsed.
+MAX_FILE_BYTES = 65_536
+MAX_DEPTH = 20
+MAX_INTEGER = 2**63 - 1  # what torch and NumPy can hold
+MAX_MISTAKES_SHOWN = 50
+MAX_SHOWN = 80  # characters of a value in an error message
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a value was written: a source, a 1-based line (0: none) and the folder its relative paths start from."""
+
+    source: str
+    line: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value with its place: a mapping of nodes, a list of nodes or a scalar."""
+
+    value: Any
+    where: Where
+
+
+class Mistakes(list[str]):
+    """What is wrong with a configuration, collected so that all of it is said at once."""
+
+    def add(self, where: Where, text: str) -> None:
+        """Notes one mistake and its place."""
+        self.append(f"{where}: {text}")
+
+    def raise_any(self) -> None:
+        """Raises a `ConfigError` with every mistake on a line of its own, if there is one."""
+        lines = list(dict.fromkeys(self))
+        if len(lines) > MAX_MISTAKES_SHOWN:
+            lines[MAX_MISTAKES_SHOWN:] = [f"and {len(lines) - MAX_MISTAKES_SHOWN} more mistakes"]
+        if lines:
+            raise ConfigError("\n".join(lines))
+
+
+# --- presets -----------------------------------------------------------------------------------------------------
+
+
+def presets_dir() -> Path:
+    """The folder of the shipped presets: inside the installed package, or `cfg/` of a source checkout."""
+    package = Path(__file__).parents[1]
+    packed = package / "presets"
+    return packed if packed.is_dir() else package.parent / "cfg"
+
+
+def find_config(name: str, relative_to: Path | None = None) -> Path:
+    """A configuration file by path or by the name of a shipped preset.
+
+    Raises:
+        ConfigError: neither exists; the message gives the nearest preset.
+    """
+    for path in ([relative_to / name] if relative_to else []) + [Path(name)]:
+        if os.path.isfile(path):  # unlike Path.is_file, false for a name that no file can have
+            return path
+    preset = presets_dir() / f"{Path(name).stem if name.endswith('.yaml') else name}.yaml"
+    if os.path.isfile(preset) and Path(name).name == name:
+        return preset
+    known = [p.stem for p in presets_dir().glob("*.yaml")]
+    raise ConfigError(f"no configuration file or preset is named {shown(name)}{registry.nearest(name, known)}")
+
+
+# --- YAML to nodes -----------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses anchors, aliases and deep nesting where they begin, before they cost time or memory."""
+
+    def __init__(self, text: str, source: str, folder: Path) -> None:
+        super().__init__(text)
+        self._source, self._folder, self._depth = source, folder, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node and what is below it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        where = Where(self._source, event.start_mark.line + 1, self._folder)
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise ConfigError(f"{where}: anchors and aliases are not allowed; write the value out or use base:")
+        if self._depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: sections nest deeper than {MAX_DEPTH}; flatten them")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, number_keys: bool = False) -> Node:
+    where = Where(source, node.start_mark.line + 1, folder)
+    if node.tag not in _PLAIN_TAGS:
+        tag = shown(node.tag)
+        mistakes.add(where, f"the tag {tag} is not allowed, a configuration holds plain data only; remove it")
+        return Node(None, where)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key_where = Where(source, key_node.start_mark.line + 1, folder)
+            is_number = number_keys and key_node.tag == "tag:yaml.org,2002:int"
+            if key_node.tag != "tag:yaml.org,2002:str" and not is_number:
+                found = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a section or list"
+                hint = " (YAML reads it as a bool, number or other value; put it in quotes)"
+                mistakes.add(key_where, f"a key wants to be text, found {found}{hint}")
+                continue
+            if key_node.value in mapping:
+                first = lines[key_node.value]
+                mistakes.add(key_where, f"key {shown(key_node.value)} stands twice, first on line {first}; keep one")
+                continue
+            lines[key_node.value] = key_where.line
+            mapping[key_node.value] = _convert(value_node, source, folder, mistakes, number_keys)
+        return Node(mapping, where)
+    if isinstance(node, yaml.SequenceNode):
+        return Node([_convert(item, source, folder, mistakes, number_keys) for item in node.value], where)
+    try:
+        value = yaml.constructor.SafeConstructor().construct_object(node)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        text = shown(node.value)
+        mistakes.add(where, f"{text} is not a value YAML can read ({error}); put it in quotes if it is text")
+        return Node(None, where)
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        mistakes.add(where, f"a whole number of at most {MAX_INTEGER} is wanted, found {shown(node.value)}; write less")
+        return Node(None, where)
+    return Node(value, where)
+
+
+def _parse_text(text: str, source: str, folder: Path, number_keys: bool = False) -> Node:
+    mistakes = Mistakes()
+    try:
+        root = _Loader(text, source, folder).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise ConfigError(f"{source}:{line}:{column}: not valid YAML, {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{source}: not valid YAML, {problem}") from error
+    if root is None:
+        return Node({}, Where(source, 1, folder))
+    node = _convert(root, source, folder, mistakes, number_keys)
+    mistakes.raise_any()
+    return node
+
+
+def read_foreign(path: Path) -> dict[str, Node]:
+    """The keys of another program's YAML file, which may be whole numbers, with nothing resolved in it.
+
+    Raises:
+        ConfigError: it cannot be read, or is not plain YAML of keys and values.
+    """
+    node = _parse_text(_text_of(path), _relative(path), path.parent, number_keys=True)
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{node.where}: keys and values are wanted, found {describe(node.value)}")
+    return node.value
+
+
+def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
+    """A file as nodes, on top of its `base:` parents.
+
+    Raises:
+        ConfigError: it cannot be read, is not plain YAML, or its parents run in a circle.
+    """
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path}: base: leads back to this file by way of {', '.join(p.name for p in chain)}")
+    node = _parse_text(_text_of(path), _relative(path), path.parent)
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{node.where}: a configuration wants keys and values, found {describe(node.value)}")
+    base = node.value.pop("base", None)
+    if base is None:
+        return node
+    if not isinstance(base.value, str):
+        raise ConfigError(f"{base.where}: base: wants the name of one file, found {describe(base.value)}")
+    try:
+        parent = find_config(base.value, relative_to=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{base.where}: base: {error}") from error
+    return merge(read_nodes(parent, (*chain, path)), node)
+
+
+def _text_of(path: Path) -> str:
+    source = _relative(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{source}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read, {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source}: not UTF-8 text, byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
+
+
+def _relative(path: Path) -> str:
+    """A path as a person would type it: relative where it lies below the working directory."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def merge(base: Node, over: Node) -> Node:
+    """One node on top of another, key by key; a section that changes its `name` replaces the other whole."""
+    if isinstance(base.value, str) and isinstance(over.value, dict):
+        base = section_of(base)
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    ours, theirs = over.value.get("name"), base.value.get("name")
+    if ours is not None and theirs is not None and ours.value != theirs.value:
+        return over
+    merged = dict(base.value)
+    for key, node in over.value.items():
+        merged[key] = merge(merged[key], node) if key in merged else node
+    return Node(merged, over.where)
+
+
+def section_of(node: Node) -> Node:
+    """A text that stands for a section: the file it names, or a part's registered name with default settings.
+
+    A file of another program's format stands for the part that claims it, which reads it by its key `file`.
+
+    Raises:
+        ConfigError: the file it names cannot be read.
+    """
+    is_config = node.value.endswith((".yaml", ".yml"))
+    if not is_config and not Path(node.value).suffix:
+        return Node({"name": node}, node.where)
+    try:
+        path = find_config(node.value, relative_to=node.where.folder)
+        part = registry.claimant(path)
+        if part is not None:
+            return Node({"name": Node(part, node.where), "file": Node(str(path.resolve()), node.where)}, node.where)
+        return read_nodes(path) if is_config else Node({"name": node}, node.where)
+    except ConfigError as error:
+        raise ConfigError(f"{node.where}: {error}") from error
+
+
+def override_nodes(text: str) -> Node:
+    """`a.b.c=value` as the nodes that a file with these keys would give."""
+    key, equals, value = text.partition("=")
+    where = Where(f"override {text!r}", 0, Path.cwd())
+    if not equals or not all(part.isidentifier() for part in key.split(".")):
+        raise ConfigError(f"{where}: an override wants to be key=value, such as loader.batch_size=8")
+    parsed = _parse_text(value, where.source, where.folder) if value else Node("", where)
+    node = Node(_number_if_one(parsed.value), where) if isinstance(parsed.value, str) else _relocated(parsed, where)
+    for part in reversed(key.split(".")):
+        node = Node({part: node}, where)
+    return node
+
+
+def _number_if_one(text: str) -> str | float:
+    """On a command line 1e-3 is a number, though YAML 1.1 calls it text."""
+    try:
+        return float(text) if "e" in text.lower() and text[0] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+def _relocated(node: Node, where: Where) -> Node:
+    if isinstance(node.value, dict):
+        return Node({k: _relocated(v, where) for k, v in node.value.items()}, where)
+    if isinstance(node.value, list):
+        return Node([_relocated(v, where) for v in node.value], where)
+    return Node(node.value, where)
+
+
+def describe(value: Any) -> str:
+    """A value in words, for an error message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the bool {str(value).lower()}"
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return "a number of more than 64 bits"
+    names: dict[type, str] = {str: "the text", int: "the number", float: "the number"}
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    return f"{names.get(type(value), 'the ' + type(value).__name__)} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A scalar as an error message shows it: quoted where it is text, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def plain_of(node: Node) -> Any:
+    """A node without its places: mappings, lists and scalars."""
+    if isinstance(node.value, dict):
+        return {k: plain_of(v) for k, v in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain_of(v) for v in node.value]
+    return node.value

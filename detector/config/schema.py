@@ -1,0 +1,331 @@
+"""Typed, frozen config objects from YAML and overrides; every mistake of a file at once, with file and line.
+
+Where a section is expected, a text ending in `.yaml` names a file that holds it, and any other text is the registered
+name of a part with default settings. A section whose class has `of_file(name, folder)` is read by that from the file
+that a text names. A part whose config has `experiment_defaults()` says what the other sections are unless told so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from detector.config import registry
+from detector.config.nodes import (
+    MAX_INTEGER,
+    Mistakes,
+    Node,
+    Where,
+    describe,
+    find_config,
+    merge,
+    override_nodes,
+    plain_of,
+    read_nodes,
+    section_of,
+    shown,
+)
+from detector.errors import ConfigError, DetectorError
+
+Schema = TypeVar("Schema")
+
+
+@functools.cache
+def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
+
+
+@functools.cache
+def _hints(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
+
+
+_FAILED = object()
+
+
+class _Builder:
+    """Builds typed objects from nodes and collects what is wrong."""
+
+    def __init__(self) -> None:
+        self.mistakes = Mistakes()
+
+    def build(self, hint: Any, node: Node, key: str) -> Any:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (typing.Union, types.UnionType) and type(None) in arguments:
+            if node.value is None:
+                return None
+            rest = [a for a in arguments if a is not type(None)]
+            return self.build(rest[0] if len(rest) == 1 else typing.Union[tuple(rest)], node, key)  # noqa: UP007 (dynamic)
+        if registry.is_kind(hint) or dataclasses.is_dataclass(hint):
+            return self.section(hint, node, key)
+        if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
+            return self.sequence(arguments[0], node, key)
+        if origin is dict:
+            return self.mapping(arguments[1], node, key)
+        if hint is Path:
+            return self.path(node, key)
+        return self.leaf(hint, node, key)
+
+    def section(self, schema: Any, node: Node, key: str) -> Any:
+        if isinstance(node.value, str) and hasattr(schema, "of_file"):
+            try:
+                return schema.of_file(node.value, node.where.folder)
+            except DetectorError as error:
+                self.mistakes.add(node.where, f"{key}: {error}")
+                return _FAILED
+        if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):
+            try:
+                node = section_of(node)
+            except ConfigError as error:
+                self.mistakes.append(str(error))
+                return _FAILED
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            return _FAILED
+        entries = dict(node.value)
+        if registry.is_kind(schema):
+            name = entries.pop("name", None)
+            if name is None or not isinstance(name.value, str):
+                known = ", ".join(registry.names(schema))
+                self.mistakes.add(node.where, f"{key} wants a name: one of {known}")
+                return _FAILED
+            try:
+                schema = registry.find(schema, name.value).Config
+            except ConfigError as error:
+                self.mistakes.add(name.where, f"{key}: {error}")
+                return _FAILED
+        return self.fields(schema, entries, node, key)
+
+    def fields(self, schema: Any, entries: dict[str, Node], node: Node, key: str) -> Any:
+        before = len(self.mistakes)
+        fields = {f.name: f for f in dataclasses.fields(schema)}
+        values: dict[str, Any] = {}
+        for name, child in entries.items():
+            full = f"{key}.{name}" if key else name
+            if name not in fields:
+                self.mistakes.add(child.where, f"unknown key {shown(full)}{registry.nearest(name, fields)}")
+            else:
+                values[name] = self.build(_hints(schema)[name], _named(child, fields[name].default), full)
+        for name, entry in fields.items():
+            required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+            if required and name not in entries:
+                self.mistakes.add(node.where, f"key {f'{key}.{name}' if key else name!r} is missing; add it")
+        if len(self.mistakes) > before:
+            return _FAILED
+        try:
+            return schema(**values)
+        except ValueError as error:  # of several mistakes, one a line
+            for line in str(error).splitlines():
+                self.mistakes.add(node.where, f"{key + ': ' if key else ''}{line}")
+            return _FAILED
+
+    def sequence(self, hint: Any, node: Node, key: str) -> Any:
+        if not isinstance(node.value, list):
+            self.mistakes.add(node.where, f"{key} wants a list, found {describe(node.value)}")
+            return _FAILED
+        return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
+
+    def mapping(self, hint: Any, node: Node, key: str) -> Any:
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            return _FAILED
+        return {name: self.build(hint, child, f"{key}.{name}") for name, child in node.value.items()}
+
+    def path(self, node: Node, key: str) -> Any:
+        try:
+            if isinstance(node.value, str) and node.value:
+                path = Path(node.value).expanduser()
+                return path if path.is_absolute() else (node.where.folder / path).resolve()
+            problem = ""
+        except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a null character
+            problem = f" ({error})"
+        self.mistakes.add(node.where, f"{key} wants a path, found {describe(node.value)}{problem}")
+        return _FAILED
+
+    def leaf(self, hint: Any, node: Node, key: str) -> Any:
+        plain = plain_of(node)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            self.mistakes.add(node.where, f"{key} wants a finite number, found {plain}")
+            return _FAILED
+        if isinstance(plain, int) and abs(plain) > MAX_INTEGER:
+            self.mistakes.add(node.where, f"{key} wants a number of at most 64 bits, found {describe(plain)}")
+            return _FAILED
+        try:
+            return _adapter(hint).validate_json(json.dumps(plain))
+        except TypeError:
+            wanted = "a plain value"
+        except pydantic.ValidationError as error:
+            wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+        self.mistakes.add(node.where, f"{key} wants {wanted}, found {describe(plain)}{_hint(plain, hint)}")
+        return _FAILED
+
+
+def _named(node: Node, default: Any) -> Node:
+    """A section that names no part changes settings of the default one."""
+    if isinstance(node.value, dict) and "name" not in node.value and isinstance(default, registry.PartConfig):
+        return Node({"name": Node(registry.name_of(default), node.where), **node.value}, node.where)
+    return node
+
+
+def _hint(value: Any, wanted: Any) -> str:
+    if isinstance(value, str) and wanted in (float, int):
+        try:
+            return f"; YAML reads it as text, write {float(value)!r}" if wanted is float else ""
+        except ValueError:
+            return ""
+    texts = wanted is str or str in typing.get_args(wanted)
+    if texts and not isinstance(value, (str, list, dict)) and value is not None:
+        return "; put it in quotes"
+    if isinstance(value, list) and any(isinstance(v, bool) for v in value):
+        return "; YAML reads on, off, yes and no as bools, put them in quotes"
+    return ""
+
+
+def _with_defaults_of_parts(schema: type, node: Node) -> Node:
+    """The settings given, on top of those that the parts chosen by them want for the other sections."""
+    entries = node.value if isinstance(node.value, dict) else {}
+    for field in dataclasses.fields(schema):
+        if field.name in entries and registry.is_kind(_hints(schema)[field.name]):
+            # Mistakes are noted when the whole is built.
+            part = _Builder().build(_hints(schema)[field.name], _named(entries[field.name], field.default), field.name)
+            wanted = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
+            where = Where(f"the defaults of {field.name}", 0, Path.cwd())
+            node = merge(Node(_nodes(wanted, where), where), node)
+    return node
+
+
+def _finish(schema: type[Schema], node: Node) -> Schema:
+    builder = _Builder()
+    built = builder.build(schema, _with_defaults_of_parts(schema, node), "")
+    builder.mistakes.raise_any()
+    return typing.cast(Schema, _with_absolute_paths(built))
+
+
+def _with_absolute_paths(built: Any) -> Any:
+    """The same with default paths resolved, so that a configuration written down means the same wherever it is read."""
+    if isinstance(built, Path):
+        return built.resolve()
+    if not dataclasses.is_dataclass(built) or isinstance(built, type):
+        return built
+    before = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}
+    after = {name: _with_absolute_paths(value) for name, value in before.items()}
+    return built if after == before else dataclasses.replace(built, **after)
+
+
+def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) -> Schema:
+    """A typed configuration from a file or preset, with `key=value` overrides on top.
+
+    Args:
+        schema: a frozen dataclass.
+        name: a path, or the name of a shipped preset.
+        overrides: texts such as `loader.batch_size=8`, in the order given; relative paths in them start at the working
+            directory, those in a file at the file's folder.
+
+    Raises:
+        ConfigError: every mistake found, one a line, each with file and line.
+    """
+    node = read_nodes(find_config(name))
+    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def load_config_of(schemas: Mapping[str, type[Any]], name: str, overrides: Iterable[str] = ()) -> Any:
+    """`load_config` with the schema that the key `task` names; without the key, with the first one.
+
+    Raises:
+        ConfigError: as `load_config`, or there is no such task.
+    """
+    node = read_nodes(find_config(name))
+    return _finish_of(schemas, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def _finish_of(schemas: Mapping[str, type[Any]], node: Node) -> Any:
+    asked = node.value.get("task")
+    if asked is None:
+        return _finish(next(iter(schemas.values())), node)
+    if not isinstance(asked.value, str) or asked.value not in schemas:
+        raise ConfigError(
+            f"{asked.where}: task wants {' or '.join(schemas)}, found {describe(asked.value)}"
+            f"{registry.nearest(str(asked.value), schemas)}"
+        )
+    schema = schemas[asked.value]
+    if "task" not in {field.name for field in dataclasses.fields(schema)}:  # the task of a configuration without one
+        node = Node({key: value for key, value in node.value.items() if key != "task"}, node.where)
+    return _finish(schema, node)
+
+
+def config_from_plain(
+    schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+) -> Schema:
+    """A typed configuration from plain data, such as a checkpoint carries, with overrides on top.
+
+    Raises:
+        ConfigError: as `load_config`, with `source` in place of file and line.
+    """
+    where = Where(source, 0, Path.cwd())
+    node = Node(_nodes(plain, where), where)
+    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+
+
+def _nodes(plain: Any, where: Where) -> Any:
+    if isinstance(plain, Mapping):
+        return {str(k): Node(_nodes(v, where), where) for k, v in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [Node(_nodes(v, where), where) for v in plain]
+    return str(plain) if isinstance(plain, Path) else plain
+
+
+def config_to_plain(config: Any) -> Any:
+    """A configuration as plain data (mappings, lists, scalars) that `config_from_plain` takes back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        plain = {f.name: config_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"name": registry.name_of(config), **plain} if isinstance(config, registry.PartConfig) else plain
+    if isinstance(config, Mapping):
+        return {k: config_to_plain(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [config_to_plain(v) for v in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def merged_plain(base: Any, over: Any) -> Any:
+    """Plain settings on top of others, as overrides on a command line: one that names another part starts anew."""
+    if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
+        "name"
+    ):
+        return over
+    return {**base, **{key: merged_plain(base.get(key), value) for key, value in over.items()}}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text and text.isascii() else None
+    )
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def config_to_yaml(config: Any) -> str:
+    """A configuration as YAML text that `load_config` reads back to an equal object."""
+    return yaml.dump(config_to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
+    """Where two plain configurations differ, one line each: key, first value, second value."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = dict.fromkeys([*ours, *theirs])
+        return [d for k in keys for d in differences(ours.get(k), theirs.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if ours == theirs else [f"{key}: {ours!r} here, {theirs!r} there"]

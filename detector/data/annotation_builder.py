@@ -1,0 +1,155 @@
+"""Annotations of other programs' files, put together as `CocoAnnotations`: images, named objects, corners in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.data.coco import CocoAnnotations, usable_boxes
+from detector.data.coco_extras import Extras, entries
+from detector.data.problems import Findings
+from detector.errors import DatasetError, MediaError
+from detector.media.images import IMAGE_SUFFIXES, image_hw
+from detector.structures.boxes import xyxy_to_xywh
+
+
+@dataclass(frozen=True)
+class NamedObject:
+    """One object of an image.
+
+    Attributes:
+        class_name: its class.
+        source_xyxy: its corners, pixels; not checked.
+        place: where it is written.
+        is_ignored: whether it is neither to be learnt nor to be scored.
+        extras: what else is written of it.
+    """
+
+    class_name: str
+    source_xyxy: tuple[float, float, float, float]
+    place: str
+    is_ignored: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ListedObjects:
+    """One image and its objects.
+
+    Attributes:
+        file_name: relative to the folder of images.
+        place: where it is written.
+        listed_hw: its height and width as written; 0, 0 where they are not.
+        objects: what is in it.
+    """
+
+    file_name: str
+    place: str
+    listed_hw: tuple[int, int] = (0, 0)
+    objects: list[NamedObject] = field(default_factory=list)
+
+
+def assemble(
+    source: Path,
+    folder: Path,
+    splits: Mapping[str, Sequence[ListedObjects]],
+    *,
+    are_shares: bool = False,
+) -> dict[str, tuple[CocoAnnotations, Extras]]:
+    """Splits with the classes of all of them, sorted by name and counted from 1; every box is checked.
+
+    Args:
+        source: the file or folder they were read from.
+        folder: where file names start.
+        splits: images by split.
+        are_shares: whether corners are shares of the image instead of pixels.
+
+    Raises:
+        DatasetError: no object is in them, or more than `MAX_SKIPPED_SHARE` of the images or boxes cannot be used.
+    """
+    names = sorted({item.class_name for images in splits.values() for image in images for item in image.objects})
+    if not names:
+        raise DatasetError(f"{source}: holds no object; look whether it is the right file")
+    return {name: _assemble(source, folder, images, names, are_shares) for name, images in splits.items()}
+
+
+def _assemble(
+    source: Path, folder: Path, images: Sequence[ListedObjects], names: Sequence[str], are_shares: bool
+) -> tuple[CocoAnnotations, Extras]:
+    findings = Findings(str(source))
+    sizes = [_size(folder, image, findings) for image in images]
+    present = [index for index, size in enumerate(sizes) if size is not None]
+    findings.raise_if_too_many_skipped("images", len(images) - len(present), len(images))
+    rows = [(position, item) for position, index in enumerate(present) for item in images[index].objects]
+    hw = np.array([sizes[index] for index in present], dtype=np.int64).reshape(-1, 2)
+    position_of_row = np.array([position for position, _ in rows], dtype=np.int64)
+    corners = np.array([item.source_xyxy for _, item in rows], dtype=np.float64).reshape(-1, 4)
+    if are_shares:
+        with np.errstate(over="ignore", invalid="ignore"):
+            corners = corners * hw[position_of_row][:, [1, 0, 1, 0]]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for afterwards
+        boxes_xywh = xyxy_to_xywh(corners)
+    keep = usable_boxes(boxes_xywh, hw[position_of_row], lambda row: rows[row][1].place, findings)
+    findings.raise_if_too_many_skipped("boxes", int((~keep).sum()), len(keep))
+    label_of = {name: label for label, name in enumerate(names)}
+    kept = [item for (_, item), is_kept in zip(rows, keep.tolist(), strict=True) if is_kept]
+    num_boxes = np.bincount(position_of_row[keep], minlength=len(present))
+    for position in np.flatnonzero(num_boxes == 0).tolist():
+        findings.note("image without annotations", images[present[position]].place)
+    annotations = CocoAnnotations(
+        annotations=source,
+        images=folder,
+        class_names=tuple(names),
+        category_ids=tuple(range(1, len(names) + 1)),
+        image_ids=np.arange(1, len(present) + 1, dtype=np.int64),
+        file_names=[images[index].file_name for index in present],
+        image_hw=hw,
+        offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
+        boxes_xywh=boxes_xywh[keep],
+        labels=np.array([label_of[item.class_name] for item in kept], dtype=np.int64),
+        is_crowd=np.array([item.is_ignored for item in kept], dtype=np.bool_),
+        areas=boxes_xywh[keep, 2] * boxes_xywh[keep, 3],
+        problems=findings.problems,
+    )
+    return annotations, Extras(entries([{} for _ in present]), entries([dict(item.extras) for item in kept]))
+
+
+def _size(folder: Path, image: ListedObjects, findings: Findings) -> tuple[int, int] | None:
+    """Height and width of an image's file; None, counted, where there is none or it is another picture's."""
+    try:
+        size = image_hw(folder / image.file_name)
+    except MediaError as error:
+        findings.skip("image that cannot be read", str(error))
+        return None
+    listed = image.listed_hw
+    if all(listed) and listed != size:
+        if listed != size[::-1]:
+            sizes = f"{listed[1]} x {listed[0]} written, {size[1]} x {size[0]} in the file"
+            findings.skip("image of another size than its file", f"{image.place}: {sizes}")
+            return None
+        findings.accept("image written with width and height exchanged", image.place)
+    return size
+
+
+def nearest_files(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """The file meant by each name that is written in another case, without its suffix or with another one.
+
+    Raises:
+        DatasetError: the folder cannot be listed.
+    """
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise DatasetError(f"{folder}: the folder of images cannot be listed, {error.strerror}") from error
+    by_name = {name.lower(): name for name in reversed(found)}
+    by_stem = {Path(name).stem: name for name in reversed(found) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    meant = {}
+    for name in names:
+        file = by_name.get(name.lower()) or by_stem.get(name) or by_stem.get(Path(name).stem)
+        if file is not None:
+            meant[name] = file
+    return meant

@@ -1,0 +1,257 @@
+"""Data sets from one format to another, by way of `CocoAnnotations`; what a format cannot hold is said.
+
+COCO JSON holds everything. Text labels hold class and box: crowd regions have no place in them and are left out, a box
+is cut at the border of its image, classes are counted from 0. Numbers are written with all their digits, so that a box
+comes back to the last bits of its doubles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from detector.data import darknet_lists, yolo_dataset
+from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import Extras, ground_truth_with
+from detector.errors import DatasetError, MediaError
+from detector.media.images import image_hw
+from detector.structures.boxes import clip_xyxy, xywh_to_xyxy, xyxy_to_cxcywh
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion wrote.
+
+    Attributes:
+        description: the file that describes the new data set; `data=` takes it.
+        notes: what the new format does not hold, a sentence each.
+    """
+
+    description: Path
+    notes: tuple[str, ...] = ()
+
+
+def write_coco(annotations: CocoAnnotations, path: Path, extras: Extras | None = None) -> None:
+    """Writes annotations as a COCO JSON file that reads back equal, original ids included; no image is touched.
+
+    Args:
+        annotations: what to write.
+        path: the file.
+        extras: what else to write of each image, box and category.
+
+    Raises:
+        DatasetError: the file exists, or cannot be written.
+    """
+    truth = annotations.ground_truth() if extras is None else ground_truth_with(annotations, extras)
+    try:
+        text = json.dumps(truth, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which JSON can spell
+        text = json.dumps(truth, allow_nan=False)
+    except ValueError as error:
+        raise DatasetError(f"{annotations.annotations}: holds a number that JSON has not; correct it") from error
+    _write(path, text)
+
+
+def yolo_to_coco(
+    splits: Mapping[str, CocoAnnotations], folder: Path, extras: Mapping[str, Extras] | None = None
+) -> Conversion:
+    """Writes splits, however they were read, as COCO JSON files and a description of them; images stay where they are.
+
+    Args:
+        splits: by name, `train`, `val` or `test`, read with their images.
+        folder: where `annotations/instances_NAME.json` and `data.yaml` go; it must be new or empty.
+        extras: what else to write, by split.
+
+    Raises:
+        DatasetError: the folder is not empty, or cannot be written.
+    """
+    _require_new(folder)
+    lines = ["name: coco"]
+    for name, split in splits.items():
+        file = f"annotations/instances_{name}.json"
+        write_coco(split, folder / file, None if extras is None else extras[name])
+        images = _quoted(str(_images_of(split).resolve()))
+        lines.append(f"{name}: {{annotations: {file}, images: {images}}}")
+    _write(folder / "data.yaml", "\n".join(lines) + "\n")
+    return Conversion(folder / "data.yaml")
+
+
+def coco_to_yolo(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False) -> Conversion:
+    """Writes splits in the layout of the YOLO family: `images/NAME`, `labels/NAME` and a `data.yaml`.
+
+    Args:
+        splits: by name, `train`, `val` or `test`, of the same classes, read with their images.
+        folder: where it goes; it must be new or empty.
+        link: make symbolic links to the images instead of copies.
+
+    Raises:
+        DatasetError: the folder is not empty, the classes differ, two images would share a label file, or a file cannot
+            be written.
+    """
+    names = _class_names(splits)
+    _require_new(folder)
+    notes: list[str] = []
+    for name, split in splits.items():
+        _write_split(split, folder / "images" / name, yolo_dataset.label_file, link, notes)
+    lines = [*(f"{name}: images/{name}" for name in splits), "names:"]
+    lines += [f"  {number}: {_quoted(name)}" for number, name in enumerate(names)]
+    _write(folder / "data.yaml", "\n".join(lines) + "\n")
+    return Conversion(folder / "data.yaml", tuple(notes))
+
+
+def coco_to_darknet(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False) -> Conversion:
+    """Writes splits as Darknet reads them: labels beside the images, a list per split, `data.names` and `data.data`.
+
+    The list of `val` is what Darknet calls `valid`. Paths in the lists are absolute, as Darknet starts relative ones at
+    its working directory; it cannot read a path with a space in it.
+
+    Args:
+        splits: by name, `train` or `val`, of the same classes, read with their images.
+        folder: where it goes; it must be new or empty.
+        link: make symbolic links to the images instead of copies.
+
+    Raises:
+        DatasetError: as for `coco_to_yolo`, or another split is given.
+    """
+    names = _class_names(splits)
+    if unknown := sorted(set(splits) - {"train", "val"}):
+        raise DatasetError(f"Darknet knows the splits train and val, found {', '.join(unknown)}; leave them out")
+    _require_new(folder)
+    notes: list[str] = []
+    lines = [f"classes = {len(names)}"]
+    for name, split in splits.items():
+        # Absolute without following the links made here: Darknet looks for labels beside the name it is given.
+        written = [
+            os.path.abspath(path) for path in _write_split(split, folder / name, darknet_lists.label_file, link, notes)
+        ]
+        if spaced := [path for path in written if path.split() != [path]]:
+            notes.append(f"Darknet cannot read {len(spaced)} paths with spaces in them, first: {spaced[0]}")
+        _write(folder / f"{name}.txt", "".join(f"{path}\n" for path in written))
+        lines.append(f"{'valid' if name == 'val' else name} = {folder.absolute() / name}.txt")
+    _write(folder / "data.names", "".join(f"{name}\n" for name in names))
+    lines.append(f"names = {folder.absolute() / 'data.names'}")
+    _write(folder / "data.data", "\n".join(lines) + "\n")
+    return Conversion(folder / "data.data", tuple(notes))
+
+
+def _quoted(text: str) -> str:
+    """A text as both JSON and YAML read it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _images_of(annotations: CocoAnnotations) -> Path:
+    if annotations.images is None:
+        raise ValueError(f"a conversion wants images, found that {annotations.annotations} was read without them")
+    return annotations.images
+
+
+def _class_names(splits: Mapping[str, CocoAnnotations]) -> tuple[str, ...]:
+    """The class names that all splits share."""
+    first = next(iter(splits.values()))
+    for split in splits.values():
+        if split.class_names != first.class_names:
+            raise DatasetError(
+                f"splits of the same classes are wanted, found {first.class_names} in {first.annotations} and "
+                f"{split.class_names} in {split.annotations}"
+            )
+    if odd := [name for name in first.class_names if name.splitlines() != [name] or name != name.strip()]:
+        raise DatasetError(f"{first.annotations}: the class name {odd[0]!r} is no plain line of text; change it")
+    return first.class_names
+
+
+def _require_new(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise DatasetError(f"{folder} is not empty; name a new folder for the converted data set")
+    except OSError as error:
+        raise DatasetError(f"{folder}: the folder cannot be made, {error.strerror}; name another one") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write_split(
+    annotations: CocoAnnotations, folder: Path, label_file: Callable[[Path], Path], link: bool, notes: list[str]
+) -> Sequence[Path]:
+    """Places the images of a split and writes their label files; returns the images, adds what is lost to `notes`."""
+    _images_of(annotations)
+    written: dict[Path, Path] = {}
+    unreadable: list[str] = []
+    num_cut = 0
+    for index, file_name in enumerate(annotations.file_names):
+        source = annotations.path(index)
+        # What lies outside the folder of images keeps its own name only: nothing is written next to it.
+        name = PurePath(file_name) if not _leads_out(file_name) else PurePath(source.name)
+        target = folder / name
+        label = label_file(target)
+        if label in written:
+            raise DatasetError(f"{source} and {written[label]} would share the label file {label}; rename one of them")
+        try:
+            height, width = image_hw(source)
+        except MediaError as error:
+            unreadable.append(str(error))
+            continue
+        lines, num_cut_here = _lines(annotations, index, (height, width))
+        num_cut += num_cut_here
+        _write(label, "".join(f"{line}\n" for line in lines))
+        _place(source, target, link)
+        written[label] = target
+    num_crowds = int(annotations.is_crowd.sum())
+    for count, what in (
+        (len(unreadable), f"images cannot be read and are left out, first: {unreadable[0] if unreadable else ''}"),
+        (num_crowds, "crowd regions are left out: text labels have no place for them"),
+        (num_cut, "boxes reach out of their image and are cut at its border"),
+    ):
+        if count:
+            notes.append(f"{annotations.annotations}: {count} {what}")
+    if annotations.category_ids != tuple(range(len(annotations.category_ids))):
+        notes.append(
+            f"{annotations.annotations}: the category ids {', '.join(map(str, annotations.category_ids[:5]))}, ... "
+            "become 0, 1, 2, ...: text labels count classes"
+        )
+    return list(written.values())
+
+
+def _leads_out(file_name: str) -> bool:
+    path = PurePath(file_name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _lines(annotations: CocoAnnotations, index: int, hw: tuple[int, int]) -> tuple[list[str], int]:
+    """The lines of a label file, and how many of their boxes were cut at the border."""
+    rows = slice(int(annotations.offsets[index]), int(annotations.offsets[index + 1]))
+    wanted = ~annotations.is_crowd[rows]
+    whole = xywh_to_xyxy(annotations.boxes_xywh[rows][wanted])
+    cut = clip_xyxy(whole, hw)
+    height, width = hw
+    shares = xyxy_to_cxcywh(cut) / np.array([width, height, width, height], dtype=np.float64)
+    lines = [
+        " ".join([str(label), *map(repr, row)])
+        for label, row in zip(annotations.labels[rows][wanted].tolist(), shares.tolist(), strict=True)
+    ]
+    return lines, int((cut != whole).any(axis=1).sum())
+
+
+def _place(source: Path, target: Path, link: bool) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            os.symlink(source.resolve(), target)
+        else:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise DatasetError(f"{source} cannot be put at {target}: {error.strerror}") from error

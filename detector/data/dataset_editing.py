@@ -1,0 +1,308 @@
+"""Data sets taken apart and put together: split, subset, merged, their classes renamed; no image is touched.
+
+Stratified splits: K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data" (ECML PKDD
+2011), algorithm 1, with groups of images for examples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.config.registry import nearest
+from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import Extras
+from detector.errors import DatasetError
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """Annotations and what their file says beside them."""
+
+    annotations: CocoAnnotations
+    extras: Extras
+
+
+def take(portion: Portion, images: Positions, keep: npt.NDArray[np.bool_] | None = None) -> Portion:
+    """Some images with their boxes, in the order asked for.
+
+    Args:
+        portion: of N images and A boxes.
+        images: int64 (n,), positions of images.
+        keep: bool (A,), which boxes to take; all of them where None.
+    """
+    whole = portion.annotations
+    image_of_row = np.repeat(np.arange(len(whole)), np.diff(whole.offsets))
+    place = np.full(len(whole), -1, dtype=np.int64)
+    place[images] = np.arange(len(images))
+    wanted = place[image_of_row] >= 0
+    rows = np.flatnonzero(wanted if keep is None else wanted & keep)
+    rows = rows[np.argsort(place[image_of_row[rows]], kind="stable")]
+    num_boxes = np.bincount(place[image_of_row[rows]], minlength=len(images))
+    annotations = replace(
+        whole,
+        image_ids=whole.image_ids[images],
+        file_names=[whole.file_names[index] for index in images.tolist()],
+        image_hw=whole.image_hw[images],
+        offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
+        boxes_xywh=whole.boxes_xywh[rows],
+        labels=whole.labels[rows],
+        is_crowd=whole.is_crowd[rows],
+        areas=whole.areas[rows],
+    )
+    extras = portion.extras
+    return Portion(annotations, replace(extras, images=extras.images[images], rows=extras.rows[rows]))
+
+
+# --- split ---------------------------------------------------------------------------------------------------------
+
+
+def split_portion(
+    portion: Portion,
+    shares: Mapping[str, float],
+    *,
+    seed: int = 0,
+    group_of: Callable[[str], str] | None = None,
+) -> dict[str, Portion]:
+    """Splits images so that every class is shared out as asked.
+
+    Args:
+        portion: the images.
+        shares: share of each split by name, together 1.
+        seed: of the draws; equal arguments give equal splits.
+        group_of: names the group of a file name: images of one group stay together. Each is its own group where None.
+
+    Raises:
+        DatasetError: a share is not within 0..1, they are together not 1, or a split would stay empty.
+    """
+    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+        raise DatasetError(f"shares above 0 and together 1 are wanted, found {given}")
+    names = portion.annotations.file_names
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(group_of(name) if group_of else str(index), []).append(index)
+    members = list(groups.values())
+    split_of_group = _stratify(_class_counts(portion.annotations, members), list(shares.values()), seed)
+    result = {}
+    for number, name in enumerate(shares):
+        chosen = [index for group in np.flatnonzero(split_of_group == number) for index in members[group]]
+        if not chosen:
+            raise DatasetError(
+                f"{len(names)} images in {len(members)} groups leave the split {name} empty; ask for less"
+            )
+        result[name] = take(portion, np.sort(np.array(chosen, dtype=np.int64)))
+    return result
+
+
+def _class_counts(annotations: CocoAnnotations, members: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+    """How many images of each group hold each class, and in the last column how many it has: int64 (G, C + 1)."""
+    num_classes = len(annotations.class_names)
+    holds = np.zeros((len(annotations), num_classes + 1), dtype=np.int64)
+    image_of_row = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    holds[image_of_row, annotations.labels] = 1
+    holds[:, num_classes] = 1
+    return np.array([holds[list(group)].sum(axis=0) for group in members])
+
+
+def _stratify(counts: npt.NDArray[np.int64], shares: Sequence[float], seed: int) -> Positions:
+    """The split of each group, int64 (G,): the rarest class first, each group to where that class is missing most."""
+    rng = np.random.default_rng(seed)
+    split_of = np.full(len(counts), -1, dtype=np.int64)
+    missing = np.outer(shares, counts.sum(axis=0)).astype(np.float64)  # (splits, C + 1)
+    order = rng.permutation(len(counts))
+    left = counts.sum(axis=0)
+    while (split_of < 0).any():
+        rarest = (
+            int(np.where(left > 0, left, np.iinfo(np.int64).max)[:-1].argmin()) if left[:-1].any() else len(left) - 1
+        )
+        waiting = order[(split_of[order] < 0) & (counts[order, rarest] > 0)]
+        for group in waiting[np.argsort(-counts[waiting, -1], kind="stable")]:  # large groups while there is room
+            need = missing[:, rarest]
+            best = np.flatnonzero(need >= need.max() - 1e-9)
+            chosen = best[missing[best, -1].argmax()]
+            split_of[group] = chosen
+            missing[chosen] -= counts[group]
+            left = left - counts[group]
+    return split_of
+
+
+# --- subset --------------------------------------------------------------------------------------------------------
+
+
+def subset(
+    portion: Portion,
+    *,
+    class_names: Sequence[str] = (),
+    num: int | None = None,
+    seed: int = 0,
+    keep_empty: bool = False,
+) -> Portion:
+    """Some classes, some images.
+
+    Args:
+        portion: what to choose from.
+        class_names: classes to keep; all where none is named.
+        num: images to draw at random; all where None.
+        seed: of the draw.
+        keep_empty: keep images that have no box of the classes kept.
+
+    Raises:
+        DatasetError: a class is not known, or fewer images are there than asked for.
+    """
+    annotations = portion.annotations
+    if class_names:
+        _require_known(annotations, class_names)
+        mapping = {name: name if name in class_names else "" for name in annotations.class_names}
+        kept = remap_classes(portion, mapping)
+        has_box = np.diff(kept.annotations.offsets) > 0
+        portion = kept if keep_empty else take(kept, np.flatnonzero(has_box))
+    if num is None:
+        return portion
+    if not 1 <= num <= len(portion.annotations):
+        found = len(portion.annotations)
+        raise DatasetError(f"{annotations.annotations}: {num} images are asked for, there are {found}; ask for fewer")
+    drawn = np.random.default_rng(seed).choice(len(portion.annotations), num, replace=False)
+    return take(portion, np.sort(drawn))
+
+
+def _require_known(annotations: CocoAnnotations, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in annotations.class_names:
+            raise DatasetError(
+                f"{annotations.annotations}: has no class {name!r}{nearest(name, annotations.class_names)}"
+            )
+
+
+# --- classes -------------------------------------------------------------------------------------------------------
+
+
+def remap_classes(portion: Portion, mapping: Mapping[str, str]) -> Portion:
+    """Classes renamed, joined and left out.
+
+    Args:
+        portion: the annotations; their images all stay.
+        mapping: new name by old name, empty to leave a class out with its boxes; classes not named stay.
+
+    Raises:
+        DatasetError: an old name is not known, or no class is left.
+    """
+    annotations = portion.annotations
+    _require_known(annotations, list(mapping))
+    renamed = [mapping.get(name, name) for name in annotations.class_names]
+    id_of: dict[str, int] = {}  # a joined class has the id of the first one
+    for name, identifier in zip(renamed, annotations.category_ids, strict=True):
+        if name:
+            id_of.setdefault(name, identifier)
+    if not id_of:
+        raise DatasetError(f"{annotations.annotations}: no class is left of {len(renamed)}; keep one")
+    label_of = {name: label for label, name in enumerate(id_of)}
+    new_label = np.array([label_of.get(name, -1) for name in renamed], dtype=np.int64)
+    kept = take(portion, np.arange(len(annotations)), new_label[annotations.labels] >= 0)
+    relabelled = replace(
+        kept.annotations,
+        class_names=tuple(id_of),
+        category_ids=tuple(id_of.values()),
+        labels=new_label[kept.annotations.labels],
+    )
+    return Portion(relabelled, kept.extras)
+
+
+# --- merge ---------------------------------------------------------------------------------------------------------
+
+
+def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion], tuple[str, ...]]:
+    """Several data sets as one: splits of one name are joined, classes matched by their names.
+
+    Args:
+        data_sets: the splits of each by name.
+
+    Returns:
+        The splits, their file names relative to the folder that the images of all have in common, and what had to be
+        changed.
+
+    Raises:
+        DatasetError: an image is in two of them, or their folders have nothing in common.
+    """
+    notes: list[str] = []
+    id_of = _common_ids([portion for splits in data_sets for portion in splits.values()], notes)
+    merged = {}
+    for name in dict.fromkeys(name for splits in data_sets for name in splits):
+        parts = [splits[name] for splits in data_sets if name in splits]
+        merged[name] = _joined(parts, id_of, name, notes)
+    return merged, tuple(dict.fromkeys(notes))
+
+
+def _common_ids(portions: Sequence[Portion], notes: list[str]) -> dict[str, int]:
+    """The id of each class name: the first one it has, unless that is taken."""
+    id_of: dict[str, int] = {}
+    for part in (portion.annotations for portion in portions):
+        for name, identifier in zip(part.class_names, part.category_ids, strict=True):
+            if name not in id_of:
+                id_of[name] = identifier if identifier not in id_of.values() else max(id_of.values()) + 1
+            if id_of[name] != identifier:
+                notes.append(f"{part.annotations}: category {identifier} ({name}) becomes {id_of[name]}")
+    return id_of
+
+
+def _joined(portions: Sequence[Portion], id_of: Mapping[str, int], split: str, notes: list[str]) -> Portion:
+    """Portions one after the other, with the classes of all data sets."""
+    names = sorted(id_of, key=lambda name: id_of[name])
+    root, file_names = _common_names([portion.annotations for portion in portions])
+    image_ids = np.concatenate([portion.annotations.image_ids for portion in portions])
+    if len(set(image_ids.tolist())) < len(image_ids):
+        notes.append(f"{split}: image ids are used more than once: all {len(image_ids)} images are counted from 1 anew")
+        image_ids = np.arange(1, len(image_ids) + 1)
+    labels, categories = [], dict[int, dict[str, Any]]()
+    for portion in portions:
+        annotations = portion.annotations
+        new_label = np.array([names.index(name) for name in annotations.class_names], dtype=np.int64)
+        labels.append(new_label[annotations.labels])
+        for name, identifier in zip(annotations.class_names, annotations.category_ids, strict=True):
+            categories.setdefault(id_of[name], portion.extras.categories.get(identifier, {}))
+    tables = [portion.annotations for portion in portions]
+    merged = CocoAnnotations(
+        annotations=tables[0].annotations,
+        images=root,
+        class_names=tuple(names),
+        category_ids=tuple(id_of[name] for name in names),
+        image_ids=image_ids,
+        file_names=file_names,
+        image_hw=np.concatenate([table.image_hw for table in tables]),
+        offsets=np.concatenate([[0], np.cumsum(np.concatenate([np.diff(table.offsets) for table in tables]))]),
+        boxes_xywh=np.concatenate([table.boxes_xywh for table in tables]),
+        labels=np.concatenate(labels),
+        is_crowd=np.concatenate([table.is_crowd for table in tables]),
+        areas=np.concatenate([table.areas for table in tables]),
+        problems=(),
+    )
+    top = portions[0].extras.top
+    if any(portion.extras.top != top for portion in portions[1:]):
+        keys = ", ".join(sorted({key for portion in portions for key in portion.extras.top}))
+        notes.append(f"{split}: what the files say of themselves ({keys}) differs: the first one's is kept")
+    images = np.concatenate([portion.extras.images for portion in portions])
+    rows = np.concatenate([portion.extras.rows for portion in portions])
+    return Portion(merged, Extras(images, rows, categories, top))
+
+
+def _common_names(parts: Sequence[CocoAnnotations]) -> tuple[Path, list[str]]:
+    """The folder that holds the images of all, and their names from there."""
+    paths = [Path(os.path.abspath(part.path(index))) for part in parts for index in range(len(part))]
+    seen: set[Path] = set()
+    for path in paths:
+        if path in seen:
+            raise DatasetError(f"{path} is in two of the data sets; leave it out of one (detector dataset subset)")
+        seen.add(path)
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:  # two drives
+        raise DatasetError("the images lie on two drives: copy one of the data sets to the other") from error
+    return root, [path.relative_to(root).as_posix() for path in paths]

@@ -1,0 +1,172 @@
+"""Classes that will not be learnt as meant: unused, rare, counted from the wrong number, or mirrored by a flip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.coco import CocoAnnotations
+from detector.data.doctor.findings import NUM_EXAMPLES, ClassSummary, Finding, Severity, plural
+from detector.data.problems import shown
+
+FEW_OBJECTS = 10
+# Ratios of the most to the least frequent class: in COCO it is 1,300, in LVIS 10,000, in VOC 20.
+NOTED_IMBALANCE, GREAT_IMBALANCE = 10, 100
+# Words that a mirror exchanges, across and upside down.
+_LEFT_RIGHT = (("left", "right"), ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"))
+_UP_DOWN = (("up", "down"), ("top", "bottom"), ("upper", "lower"), ("upward", "downward"), ("oben", "unten"))
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+
+
+def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSummary, ...]:
+    """The figures of every class, in the order of the labels of the first split; other splits count by category id."""
+    ids: dict[int, str] = {}  # in the order of the first split, then those that others add
+    for split in splits.values():
+        for identifier, name in zip(split.category_ids, split.class_names, strict=True):
+            ids.setdefault(identifier, name)
+    objects: dict[int, dict[str, int]] = {identifier: {} for identifier in ids}
+    images: dict[int, dict[str, int]] = {identifier: {} for identifier in ids}
+    sides: dict[int, list[npt.NDArray[np.float64]]] = {identifier: [] for identifier in ids}
+    for name, split in splits.items():
+        is_object = ~split.is_crowd
+        labels = split.labels[is_object]
+        image = np.repeat(np.arange(len(split)), np.diff(split.offsets))[is_object]
+        side = np.sqrt(split.boxes_xywh[is_object, 2:].prod(axis=1))
+        num_objects = np.bincount(labels, minlength=len(split.category_ids))
+        pairs = np.unique(np.stack([labels, image], axis=1), axis=0)
+        num_images = np.bincount(pairs[:, 0], minlength=len(split.category_ids))
+        by_label = np.split(side[np.argsort(labels, kind="stable")], np.cumsum(num_objects)[:-1])
+        for label, identifier in enumerate(split.category_ids):
+            objects[identifier][name] = int(num_objects[label])
+            images[identifier][name] = int(num_images[label])
+            sides[identifier].append(by_label[label])
+    medians = {i: float(np.median(all_of)) if len(all_of := np.concatenate(s)) else 0.0 for i, s in sides.items()}
+    return tuple(ClassSummary(shown(ids[i]), i, objects[i], images[i], round(medians[i], 2)) for i in ids)
+
+
+def check_classes(
+    splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummary], augment: AugmentConfig
+) -> list[Finding]:
+    """Every finding about classes."""
+    return [
+        *_differing(splits),
+        *_unused(splits, classes),
+        *_rare(splits, classes),
+        *_mirrored(classes, augment),
+        *_alike(classes),
+    ]
+
+
+def _finding(
+    code: str, severity: Severity, title: str, names: Sequence[str], total: int = 0, split: str = "all"
+) -> Finding:
+    examples = [shown(name) for name in names[:NUM_EXAMPLES]]
+    if len(names) > NUM_EXAMPLES:
+        examples[-1:] = [f"{examples[-1]} and {len(names) - NUM_EXAMPLES} more"]
+    return Finding(code, severity, title, {split: len(names)}, total, tuple(examples))
+
+
+def _differing(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
+    """Splits that do not mean the same classes as the first one."""
+    findings = []
+    first_name = next(iter(splits), "")
+    for name, split in splits.items():
+        known = dict(zip(splits[first_name].category_ids, splits[first_name].class_names, strict=True))
+        named = list(zip(split.category_ids, split.class_names, strict=True))
+        new = [f"{i} ({n})" for i, n in named if i not in known]
+        if new:
+            title = f"{name} has {plural(len(new), 'category id')} that {first_name} does not have"
+            findings.append(_finding("class-ids-differ", "error", title, new, len(named), name))
+        renamed = [f"{i}: {known[i]} in {first_name}, {n} in {name}" for i, n in named if known.get(i, n) != n]
+        if renamed:
+            title = f"{first_name} and {name} give {plural(len(renamed), 'category id')} different names"
+            findings.append(_finding("class-names-differ", "error", title, renamed, len(named), name))
+    return findings
+
+
+def _unused(splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummary]) -> list[Finding]:
+    findings: list[Finding] = []
+    if not any(sum(c.num_objects.values()) for c in classes):
+        return findings
+    unused = [c.name for c in classes if not sum(c.num_objects.values())]
+    if len(classes) >= 3 and unused == [classes[0].name]:
+        title = "the first class is never used, every other one is"
+        findings.append(_finding("class-off-by-one", "warning", title, unused, len(classes)))
+    elif unused:
+        title = f"{plural(len(unused), 'class has', 'classes have')} no object in any split"
+        findings.append(_finding("class-unused", "warning", title, unused, len(classes)))
+    for name in splits if "train" in splits else ():
+        unseen = [c.name for c in classes if c.num_objects.get(name, 0) and not c.num_objects.get("train", 0)]
+        if unseen:
+            title = f"{plural(len(unseen), 'class', 'classes')} of {name} without an object in train"
+            findings.append(_finding("class-not-in-train", "warning", title, unseen, len(classes), name))
+        unmeasured = [c.name for c in classes if c.num_objects.get("train", 0) and not c.num_objects.get(name, 0)]
+        if unmeasured:
+            title = f"{plural(len(unmeasured), 'class', 'classes')} of train without an object in {name}"
+            findings.append(_finding("class-not-measured", "note", title, unmeasured, len(classes), name))
+    return findings
+
+
+def _rare(splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummary]) -> list[Finding]:
+    split = "train" if "train" in splits else next(iter(splits), "")
+    used = {c.name: c.num_objects[split] for c in classes if c.num_objects.get(split, 0)}
+    if not used:
+        return []
+    findings = []
+    ranked = sorted(used, key=lambda name: used[name])
+    few = [f"{name} ({used[name]})" for name in ranked if used[name] < FEW_OBJECTS]
+    if few:
+        title = f"{plural(len(few), 'class has', 'classes have')} fewer than {FEW_OBJECTS} objects in {split}"
+        findings.append(_finding("class-few", "warning", title, few, len(classes), split))
+    least, most = ranked[0], ranked[-1]
+    ratio = used[most] / used[least]
+    if ratio > NOTED_IMBALANCE:
+        title = f"{most} is {ratio:,.0f} times as frequent as {least} in {split}"
+        severity: Severity = "warning" if ratio > GREAT_IMBALANCE else "note"
+        pair = (f"{most} ({used[most]:,})", f"{least} ({used[least]:,})")
+        findings.append(Finding("class-imbalance", severity, title, {split: 1}, 0, pair))
+    return findings
+
+
+def mirror_images(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of names that become each other when the words of a pair are exchanged."""
+    words = {name: tuple(word.lower() for word in _WORD.findall(name)) for name in names}
+    named = {spelled: name for name, spelled in words.items()}
+    found = []
+    for name, spelled in words.items():
+        for one, other in pairs:
+            if one in spelled and other not in spelled:
+                partner = named.get(tuple(other if word == one else word for word in spelled))
+                if partner is not None:
+                    found.append((name, partner))
+    return found
+
+
+def _mirrored(classes: Sequence[ClassSummary], augment: AugmentConfig) -> list[Finding]:
+    findings = []
+    for key, probability, axis, words in (
+        ("flip_horizontal", augment.flip_horizontal, "left from right", _LEFT_RIGHT),
+        ("flip_vertical", augment.flip_vertical, "top from bottom", _UP_DOWN),
+    ):
+        pairs = mirror_images([c.name for c in classes], words) if probability else []
+        if pairs:
+            title = f"classes tell {axis}, but augment.{key} is {probability:g}"
+            named = [f"{one} / {other}" for one, other in pairs]
+            findings.append(_finding("class-mirrored", "warning", title, named, len(classes)))
+    return findings
+
+
+def _alike(classes: Sequence[ClassSummary]) -> list[Finding]:
+    """Names that differ in case, spaces or punctuation only."""
+    spelled: dict[str, list[str]] = {}
+    for name in (entry.name for entry in classes):
+        spelled.setdefault("".join(c for c in name.casefold() if c.isalnum()) or name, []).append(name)
+    alike = [" / ".join(map(repr, names)) for names in spelled.values() if len(names) > 1]
+    if not alike:
+        return []
+    title = f"{plural(len(alike), 'class name is', 'class names are')} written in more than one way"
+    return [_finding("class-names-alike", "warning", title, alike, len(classes))]

@@ -1,0 +1,188 @@
+"""The examination of a data set: every check, in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from detector.config import registry
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.coco import CocoAnnotations
+from detector.data.dataset import DatasetConfig
+from detector.data.doctor.box_checks import check_boxes, tabulate
+from detector.data.doctor.class_checks import check_classes, summarise_classes
+from detector.data.doctor.file_checks import check_files, scan_files
+from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Report, Severity, SplitSummary, plural
+from detector.data.doctor.suggestions import suggest
+from detector.data.problems import shown
+from detector.errors import DatasetError
+
+_COCO_SMALL_PX, _COCO_MEDIUM_PX = 32, 96
+_MOSTLY_EMPTY = 0.5
+# What the reader of annotations counts and the checks here say with more detail.
+_SAID_BETTER = frozenset(
+    ("box partly outside the image", "image without annotations", "image without objects", "object listed twice")
+)
+
+
+def read_splits(
+    config: DatasetConfig, wanted: tuple[str, ...] = ()
+) -> tuple[dict[str, CocoAnnotations], tuple[Finding, ...]]:
+    """The splits of a data set by name, and a finding for each one that is refused.
+
+    A split that names classes which its description does not have is refused too, but its other objects are looked at.
+
+    Args:
+        config: the data set.
+        wanted: the splits to read; all that it has where none is named.
+
+    Raises:
+        DatasetError: it has no split.
+    """
+    dataset = registry.build(config)
+    splits: dict[str, CocoAnnotations] = {}
+    findings: list[Finding] = []
+    names = wanted or dataset.split_names()
+    if not names:
+        raise DatasetError("the data set has no split; give data.train.annotations and data.train.images")
+    for name in names:
+        try:
+            splits[name] = dataset.split(name)
+        except DatasetError as error:
+            findings.append(Finding("split-refused", "error", f"{name} is refused", {name: 1}, 0, (str(error),)))
+            rest = _without_unknown(config, name)
+            if rest is not None:
+                splits[name] = rest
+                used = np.bincount(rest.labels, minlength=len(rest.class_names)) > 0
+                if len(used) > 1 and not used[0] and used[1:].all():
+                    title = f"{name} has classes beyond the last one, and never the first"
+                    findings.append(Finding("class-off-by-one", "error", title, {name: 1}, 0, (rest.class_names[0],)))
+    return splits, tuple(findings)
+
+
+def _without_unknown(config: Any, name: str) -> CocoAnnotations | None:
+    """A split without the objects of classes it does not name; None where that is not what is wrong with it."""
+    if getattr(config, "ignore_unknown", True):
+        return None
+    try:
+        found: CocoAnnotations = registry.build(replace(config, ignore_unknown=True)).split(name)
+    except DatasetError:
+        return None
+    return found
+
+
+def examine(
+    source: str,
+    splits: Mapping[str, CocoAnnotations],
+    *,
+    refusals: tuple[Finding, ...] = (),
+    canvas_hw: tuple[int, int] = (640, 640),
+    fit: str = "letterbox",
+    channels: int = 3,
+    augment: AugmentConfig | None = None,
+    decode: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Looks at a data set from every side.
+
+    Args:
+        source: what it is called.
+        splits: what could be read of it, with folders of images.
+        refusals: what was found while it was read.
+        canvas_hw: height and width of the network's input.
+        fit: how images are fitted into it, a mode of `Letterbox`.
+        channels: planes that the network wants.
+        augment: how it will be varied; the default recipe where None.
+        decode: whether to decode the images: without it, damaged ones and near duplicates are not found.
+        progress: told how many of how many images are looked at.
+    """
+    tables = {name: tabulate(split, canvas_hw, fit) for name, split in splits.items()}
+    classes = summarise_classes(splits)
+    files = scan_files(splits, channels, decode, progress)
+    findings = [
+        *refusals,
+        *_of_splits(splits),
+        *_of_reader(splits),
+        *check_classes(splits, classes, augment or AugmentConfig()),
+        *check_boxes(splits, tables),
+        *check_files(splits, files),
+    ]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    main = "train" if "train" in splits else next(iter(splits), "")
+    return Report(
+        source=source,
+        canvas_hw=canvas_hw,
+        checked=f"annotations, {plural(len(files), 'image file')}" + (" decoded" if decode else ", headers only"),
+        splits=tuple(_summary(name, split) for name, split in splits.items()),
+        classes=classes,
+        findings=tuple(findings),
+        suggestions=suggest(splits[main], tables[main], main, canvas_hw) if main else (),
+        annotations=splits,
+    )
+
+
+def _summary(name: str, split: CocoAnnotations) -> SplitSummary:
+    is_object = ~split.is_crowd
+    image = np.repeat(np.arange(len(split)), np.diff(split.offsets))[is_object]
+    num = np.bincount(image, minlength=len(split))
+    side = np.sqrt(split.boxes_xywh[is_object, 2:].prod(axis=1))
+    areas = split.areas[is_object]
+    num_small = int((areas < _COCO_SMALL_PX**2).sum())
+    num_medium = int((areas < _COCO_MEDIUM_PX**2).sum()) - num_small
+    known = split.image_hw[(split.image_hw > 0).all(axis=1)]
+    median_hw = np.median(known, axis=0) if len(known) else np.zeros(2)
+    percentiles = np.percentile(side, (5, 50, 95)).round(1).tolist() if len(side) else (0.0, 0.0, 0.0)
+    return SplitSummary(
+        name=name,
+        annotations=str(split.annotations),
+        images=str(split.images),
+        num_images=len(split),
+        num_empty=int((num == 0).sum()),
+        num_objects=int(is_object.sum()),
+        num_crowds=int(split.is_crowd.sum()),
+        num_classes=len(np.unique(split.labels[is_object])),
+        max_objects=int(num.max(initial=0)),
+        median_image_wh=(int(median_hw[1]), int(median_hw[0])),
+        object_px=tuple(percentiles),
+        num_small_medium_large=(num_small, num_medium, len(areas) - num_small - num_medium),
+    )
+
+
+def _of_splits(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
+    findings = []
+    if "train" in splits and "val" not in splits:
+        findings.append(Finding("split-missing", "note", "there is no val split", {"val": 1}))
+    for name, split in splits.items():
+        image = np.repeat(np.arange(len(split)), np.diff(split.offsets))[~split.is_crowd]
+        num_empty = len(split) - len(np.unique(image))
+        if num_empty == len(split):
+            severity: Severity = "error" if name == "train" else "warning"
+            findings.append(Finding("split-empty", severity, f"{name} has no object", {name: 1}))
+        elif num_empty > _MOSTLY_EMPTY * len(split):
+            title = f"{num_empty:,} of {len(split):,} images of {name} have no object"
+            findings.append(Finding("split-mostly-empty", "warning", title, {name: num_empty}, len(split)))
+    return findings
+
+
+def _of_reader(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
+    """What the reader of the annotations skipped and accepted, by kind."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    examples: dict[tuple[str, str], list[str]] = {}
+    for name, split in splits.items():
+        for problem in split.problems:
+            if problem.kind not in _SAID_BETTER:
+                key = problem.outcome, problem.kind
+                counts.setdefault(key, {})[name] = problem.count
+                examples.setdefault(key, []).extend(f"{name} {example}" for example in problem.examples)
+    findings = []
+    for (outcome, kind), found in counts.items():
+        is_format = kind.startswith("box that looks")
+        severity: Severity = "warning" if outcome == "skipped" or is_format else "note"
+        code = "box-format" if is_format else f"reader-{outcome}"
+        title = f"{sum(found.values()):,} x {shown(kind)}"
+        places = tuple(examples[outcome, kind][:NUM_EXAMPLES])
+        findings.append(Finding(code, severity, title, found, 0, places))
+    return findings

@@ -1,0 +1,277 @@
+"""What the image files themselves say: unreadable ones, sizes that differ, orientation, planes, copies and leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detector.data.coco import CocoAnnotations
+from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offender, Severity, plural
+from detector.data.doctor.near_duplicates import Look, look_at, near_duplicates
+from detector.data.problems import shown
+from detector.errors import MediaError
+from detector.media.drawing import as_rgb
+from detector.media.headers import ImageHeader
+from detector.media.images import image_header, load_image
+
+_CHUNK_BYTES = 2**20
+_MIN_DECODED_SIDE = 32  # pixels: enough for a hash on a grid of 9
+_MAX_THREADS = 8
+_PLANES = {1: "grey or palette", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """One image of a split, and what its file says.
+
+    Attributes:
+        split: the split it is in.
+        index: its position there.
+        name: its name in the annotation file, printable.
+        path: the file.
+        header: what it begins with; None where it cannot be read.
+        error: why it cannot be read or decoded; empty where it can.
+        warnings: what is odd about it although it can be decoded.
+        look: what it looks like; None where it was not decoded.
+    """
+
+    split: str
+    index: int
+    name: str
+    path: Path
+    header: ImageHeader | None
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    look: Look | None = None
+
+
+def scan_files(
+    splits: Mapping[str, CocoAnnotations],
+    channels: int,
+    decode: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ImageFile]:
+    """Every image of every split, its header read and, where asked, its pixels decoded at a fraction of the size.
+
+    Args:
+        splits: read with folders of images.
+        channels: planes that the network wants.
+        decode: whether to decode; without it only the header of a file is looked at.
+        progress: told how many of how many files are done.
+    """
+    wanted = [
+        (name, index, shown(split.file_names[index]), split.path(index))
+        for name, split in splits.items()
+        for index in range(len(split))
+    ]
+    scanned = []
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for file in pool.map(lambda entry: _scan(*entry, channels=channels, decode=decode), wanted):
+            scanned.append(file)
+            progress(len(scanned), len(wanted))
+    return scanned
+
+
+def _scan(split: str, index: int, name: str, path: Path, *, channels: int, decode: bool) -> ImageFile:
+    header = None
+    try:
+        header = image_header(path)
+        if not decode:
+            return ImageFile(split, index, name, path, header)
+        room = min(header.stored_hw) // _MIN_DECODED_SIDE
+        loaded = load_image(path, channels, reduction=max(r for r in (1, 2, 4, 8) if r <= max(room, 1)))
+    except MediaError as error:
+        return ImageFile(split, index, name, path, header, str(error))
+    return ImageFile(split, index, name, path, header, "", loaded.warnings, look_at(as_rgb(loaded.pixels)))
+
+
+def check_files(splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile]) -> list[Finding]:
+    """Every finding about image files."""
+    totals = Counter(file.split for file in files)
+    readable = [file for file in files if not file.error]
+    broken = [(file, file.error) for file in files if file.error]
+    odd = [(file, file.warnings[0]) for file in readable if file.warnings]
+    groups = content_groups([file.path for file in files])
+    is_all = any(totals[split] == count for split, count in Counter(file.split for file, _ in broken).items())
+    return [
+        *_per_file("image-unreadable", "error" if is_all else "warning", "{} cannot be read", broken, totals),
+        *_sizes(splits, readable, totals),
+        *_per_file("image-odd", "note", "{} read, though odd", odd, totals),
+        *_mix(readable, totals),
+        *_copies(splits, files, groups, totals),
+        *_near_copies(files, groups, totals),
+    ]
+
+
+def _per_file(
+    code: str, severity: Severity, title: str, found: Sequence[tuple[ImageFile, str]], totals: Mapping[str, int]
+) -> list[Finding]:
+    """A finding about single files, each with what is to say of it; drawn where they can be."""
+    if not found:
+        return []
+    counts = Counter(file.split for file, _ in found)
+    first = found[:NUM_EXAMPLES]
+    examples = tuple(shown(text if file.name in text else f"{file.split} {file.name}: {text}") for file, text in first)
+    drawn = [Offender(f.split, f.index, (), e) for (f, _), e in zip(first, examples, strict=True) if not f.error]
+    total = sum(totals[split] for split in counts)
+    words = title.format(plural(len(found), "image"))
+    return [Finding(code, severity, words, dict(counts), total, examples, tuple(drawn[:NUM_DRAWN]))]
+
+
+def _sizes(
+    splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile], totals: Mapping[str, int]
+) -> list[Finding]:
+    """Sizes of files against those of the annotations, and turned images."""
+    other: list[tuple[ImageFile, str]] = []
+    exchanged: list[tuple[ImageFile, str]] = []
+    turned: list[tuple[ImageFile, str]] = []
+    for file in files:
+        if file.header is None:
+            continue
+        height, width = file.header.image_hw
+        listed_h, listed_w = splits[file.split].image_hw[file.index].tolist()
+        text = f"{width} x {height} in the file, {listed_w} x {listed_h} in the annotations"
+        if listed_h and listed_w and (height, width) != (listed_h, listed_w):
+            (exchanged if (width, height) == (listed_h, listed_w) else other).append((file, text))
+        if file.header.orientation != 1:
+            turned.append((file, f"orientation {file.header.orientation}"))
+    return [
+        *_per_file("image-size", "warning", "{} of another size than listed", other, totals),
+        *_per_file("image-exchanged", "warning", "{} listed with width and height exchanged", exchanged, totals),
+        *_per_file("image-orientation", "note", "{} stored turned (EXIF)", turned, totals),
+    ]
+
+
+def _mix(files: Sequence[ImageFile], totals: Mapping[str, int]) -> list[Finding]:
+    """More than one kind of pixel in a data set."""
+    kinds: dict[str, list[ImageFile]] = {}
+    for file in files:
+        if file.header is not None:
+            planes = _PLANES.get(file.header.num_planes, f"{file.header.num_planes} planes")
+            if file.header.format in ("WebP", "BMP"):  # their headers do not say
+                planes = _PLANES[3]
+            bits = f", {file.header.bits} bits" if file.header.bits > 8 else ""
+            kinds.setdefault(planes + bits, []).append(file)
+    if len(kinds) < 2:
+        return []
+    ranked = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    odd = [(file, kind) for kind, members in ranked[1:] for file in members]
+    listed = ", ".join(f"{len(members):,} {kind}" for kind, members in ranked)
+    return _per_file("image-mix", "note", f"images of several kinds: {listed}", odd, totals)
+
+
+def content_groups(paths: Sequence[Path]) -> list[list[int]]:
+    """Positions of files with the same content (SHA-256), two or more together; only files of one length are read."""
+    by_length: dict[int, list[int]] = {}
+    for position, path in enumerate(paths):
+        try:
+            by_length.setdefault(path.stat().st_size, []).append(position)
+        except (OSError, ValueError):  # missing or of an impossible name, which the reader of images says
+            continue
+    by_content: dict[tuple[int, bytes], list[int]] = {}
+    for length, members in by_length.items():
+        if len(members) > 1 and length:
+            for position in members:
+                digest = _digest(paths[position])
+                if digest is not None:
+                    by_content.setdefault((length, digest), []).append(position)
+    return sorted(group for group in by_content.values() if len(group) > 1)
+
+
+def _digest(path: Path) -> bytes | None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _copies(
+    splits: Mapping[str, CocoAnnotations],
+    files: Sequence[ImageFile],
+    groups: Sequence[Sequence[int]],
+    totals: Mapping[str, int],
+) -> list[Finding]:
+    """Files with the same content, in one split and across splits."""
+    pairs = []
+    for group in groups:
+        pairs += [(files[a], files[b]) for a, b in _representatives([files[i].split for i in group], group)]
+    inside = [(a, b) for a, b in pairs if a.split == b.split and a.path != b.path]
+    across = [(a, b) for a, b in pairs if a.split != b.split]
+    agreeing = [(a, b) for a, b in inside if _same_boxes(splits, a, b)]
+    others = [pair for pair in inside if pair not in agreeing]
+    return [
+        *_pairs("leak-exact", "warning", "{} of one split also in another", across, totals),
+        *_pairs("image-duplicate-labels", "warning", "{} there twice, with different boxes", others, totals),
+        *_pairs("image-duplicate", "warning", "{} there twice, under two names", agreeing, totals),
+    ]
+
+
+def _near_copies(
+    files: Sequence[ImageFile], groups: Sequence[Sequence[int]], totals: Mapping[str, int]
+) -> list[Finding]:
+    """Files that look the same, but differ in content."""
+    group_of = {position: number for number, group in enumerate(groups) for position in group}
+    looking = [position for position, file in enumerate(files) if file.look is not None]
+    found = near_duplicates([look for file in files if (look := file.look) is not None])
+    pairs = [
+        (files[one], files[other])
+        for one, other in ((looking[a], looking[b]) for a, b in found)
+        if group_of.get(one, -1) != group_of.get(other, -2)
+    ]
+    across: dict[tuple[str, int], tuple[ImageFile, ImageFile]] = {}
+    within: dict[tuple[str, int], tuple[ImageFile, ImageFile]] = {}
+    for a, b in pairs:
+        (within if a.split == b.split else across).setdefault((b.split, b.index), (a, b))
+    leaks, repeats = list(across.values()), list(within.values())
+    return [
+        *_pairs("leak-near", "warning", "{} looking like one of another split", leaks, totals),
+        *_pairs("image-near-duplicate", "note", "{} looking like an earlier one of its split", repeats, totals),
+    ]
+
+
+def _representatives(names: Sequence[str], group: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each member of a group with an earlier one: of its own split where there is one, else of another."""
+    for later in range(1, len(group)):
+        own = [earlier for earlier in range(later) if names[earlier] == names[later]]
+        yield group[(own or [0])[0]], group[later]
+
+
+def _same_boxes(splits: Mapping[str, CocoAnnotations], a: ImageFile, b: ImageFile) -> bool:
+    def labelled(file: ImageFile) -> list[tuple[float, ...]]:
+        split = splits[file.split]
+        rows = slice(int(split.offsets[file.index]), int(split.offsets[file.index + 1]))
+        boxes = zip(split.labels[rows].tolist(), split.boxes_xywh[rows].tolist(), strict=True)
+        return sorted((float(label), *box) for label, box in boxes)
+
+    ours, theirs = labelled(a), labelled(b)
+    return len(ours) == len(theirs) and bool(np.allclose(np.array(ours), np.array(theirs), rtol=0, atol=1))
+
+
+def _pairs(
+    code: str,
+    severity: Severity,
+    title: str,
+    pairs: Sequence[tuple[ImageFile, ImageFile]],
+    totals: Mapping[str, int],
+) -> list[Finding]:
+    """A finding about pairs of files, counted by the split of the later one; both are drawn."""
+    if not pairs:
+        return []
+    counts = Counter(later.split for _, later in pairs)
+    first = pairs[:NUM_EXAMPLES]
+    examples = tuple(f"{b.split} {b.name} = {a.split} {a.name}" for a, b in first)
+    drawn = [Offender(f.split, f.index, (), f"{f.split} {f.name}") for pair in first for f in pair if not f.error]
+    total = sum(totals[split] for split in counts)
+    words = title.format(plural(len(pairs), "image"))
+    return [Finding(code, severity, words, dict(counts), total, examples, tuple(drawn[:NUM_DRAWN]))]

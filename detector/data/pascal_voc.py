@@ -1,0 +1,217 @@
+"""Pascal VOC: an XML file for each image, lists of images for the splits.
+
+The format: the annotation guidelines and development kit of the PASCAL VOC challenge 2012. Corners are pixels counted
+from 1, both inside the box: `xmin` 1 is the left edge of the image. Where a 0 is written, files count from 0 instead.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from detector.data.annotation_builder import ListedObjects, NamedObject, assemble
+from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import Extras
+from detector.data.problems import NUM_LISTED_REFUSALS, shown
+from detector.errors import DatasetError
+from detector.media.images import IMAGE_SUFFIXES
+
+_MAX_BYTES, _MAX_DEPTH = 2**24, 32
+_SPLITS = ("train", "val", "test")
+_FLAGS = ("truncated", "occluded")
+
+
+class _RefusedError(Exception):
+    """Something that has no place in an annotation file."""
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """Builds elements; a document type is refused before an entity of it can expand, and so is a deep nest."""
+
+    depth = 0
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Told of `<!DOCTYPE`, before anything it declares is used."""
+        raise _RefusedError("declares a document type, which may hide entities that expand without end; remove it")
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        """An element begins."""
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise _RefusedError(f"nests elements deeper than {_MAX_DEPTH}")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        """An element ends."""
+        self.depth -= 1
+        return super().end(tag)
+
+
+def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
+    """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if there, `ImageSets/Main/train.txt` and so on.
+
+    A folder that holds XML files beside their images is read as the split `train`.
+
+    Args:
+        root: the folder.
+        difficult: what becomes of objects marked so: `ignore` (neither learnt nor scored), `keep` or `drop`.
+
+    Returns:
+        The splits, and what does not come through as it was.
+
+    Raises:
+        DatasetError: no annotation file is there, one is wrong (all such files are named), or the data is refused.
+    """
+    folder = root / "Annotations" if (root / "Annotations").is_dir() else root
+    images = (
+        root / "JPEGImages"
+        if (root / "JPEGImages").is_dir()
+        else root / "images"
+        if (root / "images").is_dir()
+        else folder
+    )
+    files = sorted(path for path in folder.glob("*.xml") if path.is_file())
+    if not files:
+        raise DatasetError(f"{root}: wants annotation files *.xml in it or in Annotations, found none")
+    names = {path.name for path in images.iterdir()}
+    by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    read: dict[str, ListedObjects] = {}
+    wrong: list[str] = []
+    for file in files:
+        try:
+            read[file.stem] = _image(file, names, by_stem)
+        except DatasetError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
+        raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
+    objects = [item for image in read.values() for item in image.objects]
+    counts_from_0 = any(0 in item.source_xyxy[:2] for item in objects)
+    offset = 0.0 if counts_from_0 else 1.0
+    notes = [
+        "coordinates of 0 are written: they are taken as edges, not as VOC's pixels that count from 1"
+        if counts_from_0
+        else "pixels count from 1 and belong to the box, as VOC has it: boxes begin 1 px before xmin and ymin"
+    ]
+    num_difficult = sum(item.is_ignored for item in objects)
+    if num_difficult:
+        fate = {
+            "ignore": "become crowd regions, which are neither learnt nor scored",
+            "keep": "become ordinary objects",
+        }
+        notes.append(f"{num_difficult} difficult objects {fate.get(difficult, 'are left out')}")
+    for image in read.values():
+        image.objects = [
+            replace(item, source_xyxy=_edges(item, offset), is_ignored=item.is_ignored and difficult == "ignore")
+            for item in image.objects
+            if not (item.is_ignored and difficult == "drop")
+        ]
+    return assemble(root, images, _splits(root, read, notes)), notes
+
+
+def _edges(item: NamedObject, offset: float) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = item.source_xyxy
+    return x1 - offset, y1 - offset, x2, y2
+
+
+def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> dict[str, list[ListedObjects]]:
+    lists = root / "ImageSets" / "Main"
+    splits: dict[str, list[ListedObjects]] = {}
+    for name in _SPLITS:
+        path = lists / f"{name}.txt"
+        if not path.is_file():
+            continue
+        try:
+            stems = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} cannot be read: {error}") from error
+        unknown = [stem for stem in stems if stem not in read]
+        if unknown:
+            notes.append(
+                f"{path}: {len(unknown)} images have no annotation file and are left out, first: {shown(unknown[0])}"
+            )
+        if len(unknown) < len(stems):
+            splits[name] = [read[stem] for stem in dict.fromkeys(stems) if stem in read]
+    if not splits:
+        return {"train": list(read.values())}
+    listed = {id(image) for images in splits.values() for image in images}
+    unlisted = [stem for stem, image in read.items() if id(image) not in listed]
+    if unlisted:
+        notes.append(
+            f"{len(unlisted)} annotation files are in no split and are left out, first: {shown(unlisted[0])}.xml"
+        )
+    return splits
+
+
+def parse_xml(path: Path) -> ElementTree.Element:
+    """The root element of an XML file without a document type.
+
+    Raises:
+        DatasetError: it cannot be read, is not XML, is too large or too deep, or declares a document type.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise DatasetError(f"{path}: an annotation file of at most {_MAX_BYTES} bytes is wanted, this has {size}")
+        parser = ElementTree.XMLParser(target=_PlainTree())
+        parser.feed(path.read_bytes())
+        root: ElementTree.Element = parser.close()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except _RefusedError as error:
+        raise DatasetError(f"{path} {error}") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # an encoding that Python does not know
+        raise DatasetError(f"{path} is not XML: {shown(str(error))}; export it again") from error
+    return root
+
+
+def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObjects:
+    root = parse_xml(file)
+    if root.tag != "annotation":
+        raise DatasetError(f"{file}: a root element <annotation> is wanted, found <{shown(root.tag)}>")
+    # Programs write whole paths of another machine: only the name counts.
+    written = PureWindowsPath(_text(root, "filename")).name
+    name = written if written in names else by_stem.get(Path(written).stem, by_stem.get(file.stem, written))
+    if not name:
+        raise DatasetError(f"{file}: names no image in <filename>, and none is called {file.stem}")
+    size = root.find("size")
+    hw = (0, 0) if size is None else (_side(size, "height"), _side(size, "width"))
+    image = ListedObjects(name, str(file), hw if all(hw) else (0, 0))
+    for number, element in enumerate(root.findall("object"), start=1):
+        place = f"{file}, object {number}"
+        class_name, box = _text(element, "name"), element.find("bndbox")
+        if not class_name:
+            raise DatasetError(f"{place}: has no <name>")
+        if box is None:
+            raise DatasetError(f"{place}: has no <bndbox>")
+        x1, y1, x2, y2 = (_number(box, key, place) for key in ("xmin", "ymin", "xmax", "ymax"))
+        extras = {key: 1 for key in (*_FLAGS, "difficult") if _is_set(element, key)}
+        pose = _text(element, "pose")
+        if pose and pose.lower() != "unspecified":
+            extras = {**extras, "pose": pose}  # type: ignore[dict-item]  # text beside flags
+        image.objects.append(NamedObject(class_name, (x1, y1, x2, y2), place, _is_set(element, "difficult"), extras))
+    return image
+
+
+def _text(element: ElementTree.Element, key: str) -> str:
+    return (element.findtext(key) or "").strip()
+
+
+def _side(size: ElementTree.Element, key: str) -> int:
+    """A side in pixels; 0 where none is written, as some programs do."""
+    text = _text(size, key)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+
+
+def _is_set(element: ElementTree.Element, key: str) -> bool:
+    return _text(element, key).lower() in ("1", "true", "yes")
+
+
+def _number(box: ElementTree.Element, key: str, place: str) -> float:
+    text = _text(box, key)
+    try:
+        return float(text if "_" not in text else "")  # Python reads 1_0 as ten
+    except ValueError as error:
+        raise DatasetError(f"{place}: <{key}> wants a number, found {shown(repr(text))}") from error

@@ -1,1 +1,0 @@
-"""Training, checkpoints and prediction."""

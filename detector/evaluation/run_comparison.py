@@ -1,0 +1,206 @@
+"""Measured runs side by side: what each measured, which are seeds of one recipe, whether one is better than another."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detector.config.nodes import plain_of, read_nodes
+from detector.data.coco import read_coco
+from detector.errors import ConfigError, DatasetError
+from detector.evaluation.ranking import Ranking
+from detector.evaluation.resampling import OverSeeds, PairedTest, over_seeds, paired_test
+from detector.evaluation.results_file import read_results
+from detector.evaluation.scoring_arrays import GroundTruth
+
+# What may differ between runs of one recipe: the seed, where it ran and where it wrote.
+_NOT_OF_THE_RECIPE = {"": ("device", "predict"), "train": ("seed", "project", "run_name"), "loader": ("workers",)}
+_STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+_STATS_OF_CLASSIFICATION = ("top1", "top5", "mean_class", "entropy")
+# The same numbers in the `results.csv` of a training run.
+_COLUMNS = {"AP": "metrics/mAP50-95(B)", "AP50": "metrics/mAP50(B)"}
+_COLUMNS_OF_CLASSIFICATION = {name: f"metrics/{name}" for name in _STATS_OF_CLASSIFICATION}
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What one run measured.
+
+    Attributes:
+        name: as the user names it.
+        stats: numbers by name; NaN where it does not tell.
+        of_class: the headline number of each class by name; empty where it does not tell.
+        recipe_sha256: the same for runs that differ in their seed only; None where it does not tell.
+        truth_sha256: the hash of the ground truth, as scored; None where it does not tell.
+        annotations: its ground truth, a COCO file; None where that is no such file.
+        results: its saved results; None where it saved none.
+        headline: the number by which one run is better than another: AP, or top1 of classification.
+    """
+
+    name: str
+    stats: dict[str, float]
+    of_class: dict[str, float] = field(default_factory=dict)
+    recipe_sha256: str | None = None
+    truth_sha256: str | None = None
+    annotations: Path | None = None
+    results: Path | None = None
+    headline: str = "AP"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: in the order given.
+        tests: the paired test of a later run against the first, by its name.
+        untested: why a later run has none, by its name.
+        seeds: the headline number over runs that differ in their seed only: their names and the numbers.
+    """
+
+    runs: tuple[MeasuredRun, ...]
+    tests: dict[str, PairedTest]
+    untested: dict[str, str]
+    seeds: tuple[tuple[tuple[str, ...], OverSeeds], ...]
+
+
+def recipe_sha256(config: Mapping[str, Any]) -> str:
+    """The hash of a plain configuration without what may differ between runs of one recipe."""
+    kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_RECIPE[""]}
+    for section, keys in _NOT_OF_THE_RECIPE.items():
+        if section and isinstance(kept.get(section), Mapping):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_run(path: Path) -> MeasuredRun:
+    """What a folder of `detector evaluate` holds, or a training run, which stands for its best evaluation.
+
+    Raises:
+        ConfigError: it is neither.
+        DatasetError: its numbers cannot be read.
+    """
+    folder = path.parent if path.name in ("metrics.json", "results.csv") else path
+    try:
+        if (folder / "metrics.json").is_file():
+            return _evaluated(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        if (folder / "results.csv").is_file():
+            return _trained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{folder}: its numbers cannot be read ({error}); measure it again") from error
+    raise ConfigError(f"{path}: a folder with metrics.json (detector evaluate) or results.csv (train) is wanted")
+
+
+def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
+    if document.get("metric") == "classification":
+        stats = {name: _number(document.get(name)) for name in _STATS_OF_CLASSIFICATION}
+        of_class = {row["name"]: _number(row["accuracy"]) for row in document["classes"]}
+        return MeasuredRun(str(folder), stats, of_class, headline="top1")
+    if document.get("metric") != "coco":
+        raise ConfigError(
+            f"{folder}: numbers of COCO or of classification are wanted, found metric {document.get('metric')!r}"
+        )
+    stats = {name: _number(document.get(name)) for name in _STATS}
+    results = folder / "results.json"
+    if not results.is_file():
+        results = Path(str((document.get("results") or {}).get("file", "")))
+    annotations = Path(document["ground_truth"]["file"])
+    return MeasuredRun(
+        name=str(folder),
+        stats=stats,
+        of_class={name: _number(value) for name, value in document.get("class_ap", {}).items()},
+        recipe_sha256=(document.get("model") or {}).get("recipe_sha256"),
+        truth_sha256=document["ground_truth_sha256"],
+        annotations=annotations if annotations.suffix == ".json" else None,
+        results=results if results.is_file() else None,
+    )
+
+
+def _trained(folder: Path) -> MeasuredRun:
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    is_classification = bool(rows) and _COLUMNS_OF_CLASSIFICATION["top1"] in rows[0]
+    headline, columns = ("top1", _COLUMNS_OF_CLASSIFICATION) if is_classification else ("AP", _COLUMNS)
+    names: Sequence[str] = _STATS_OF_CLASSIFICATION if is_classification else _STATS
+
+    def judged(row: Mapping[str, str]) -> float:
+        value = float(row[columns[headline]])
+        return -math.inf if math.isnan(value) else value
+
+    best = max(rows, key=judged)
+    stats = {name: float(best.get(columns.get(name, ""), math.nan)) for name in names}
+    config = folder / "config.yaml"
+    recipe = recipe_sha256(plain_of(read_nodes(config))) if config.is_file() else None
+    return MeasuredRun(str(folder), stats, recipe_sha256=recipe, headline=headline)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def compare(
+    runs: Sequence[MeasuredRun], annotations: Path | None = None, *, num_resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Compares every run with the first, and takes those of one recipe together.
+
+    Args:
+        runs: at least two.
+        annotations: the ground truth, where it is no longer where the runs say.
+        num_resamples: of each test.
+        seed: of its draws.
+
+    Raises:
+        DatasetError: saved results or the ground truth cannot be read.
+        ConfigError: runs of detection and of classification stand side by side.
+    """
+    if len({run.headline for run in runs}) > 1:
+        found = ", ".join(f"{run.name} with {run.headline}" for run in runs)
+        raise ConfigError(f"runs that measure the same are wanted, found {found}; compare each kind by itself")
+    first, tests, untested = runs[0], {}, {}
+    ranking: Ranking | None = None
+    for run in runs[1:]:
+        reason = _why_untested(first, run, annotations)
+        if reason is not None:
+            untested[run.name] = reason
+            continue
+        ranking = ranking or _ranked(first, annotations)
+        tests[run.name] = paired_test(ranking, _ranked(run, annotations), num_resamples=num_resamples, seed=seed)
+    groups: dict[tuple[str, str | None], list[MeasuredRun]] = {}
+    for run in runs:
+        if run.recipe_sha256 is not None:
+            groups.setdefault((run.recipe_sha256, run.truth_sha256), []).append(run)
+    seeds = tuple(
+        (tuple(run.name for run in group), over_seeds([run.stats[run.headline] for run in group]))
+        for group in groups.values()
+        if len(group) > 1
+    )
+    return Comparison(tuple(runs), tests, untested, seeds)
+
+
+def _why_untested(first: MeasuredRun, run: MeasuredRun, annotations: Path | None) -> str | None:
+    if first.headline != "AP":
+        return "the paired test is one of detections; detector study compares classifiers over seeds"
+    for one in (first, run):
+        if one.results is None:
+            return f"{one.name} has no saved results; measure it with detector evaluate"
+        if one.annotations is None and annotations is None:
+            return f"the ground truth of {one.name} is no COCO file; give it with --annotations"
+    if first.truth_sha256 != run.truth_sha256:
+        return f"{first.name} was measured on another ground truth"
+    return None
+
+
+def _ranked(run: MeasuredRun, annotations: Path | None) -> Ranking:
+    path = annotations or run.annotations
+    assert path is not None  # `_why_untested` has seen to both
+    assert run.results is not None
+    truth = GroundTruth.of_annotations(read_coco(path, None))
+    if truth.sha256 != run.truth_sha256:
+        raise DatasetError(f"{path}: {run.name} was measured on another ground truth; give that with --annotations")
+    return Ranking.of(truth, read_results(run.results, truth)[0])

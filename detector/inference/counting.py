@@ -1,0 +1,160 @@
+"""Counts of tracks: over lines and in zones, by where their boxes stand, the middle of the lower side."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.errors import ConfigError
+from detector.structures.types import Detections
+
+Float64s = npt.NDArray[np.float64]
+Point = tuple[float, float]  # x and y, pixels of the source
+
+# Of a track only the last place is needed, for as long as it may come back; that many are more than a second has.
+_MAX_REMEMBERED = 10_000
+
+
+@dataclass
+class LineCount:
+    """How many tracks went over a line, seen along it from its first point to its second.
+
+    Attributes:
+        start: its first point.
+        end: its second point.
+        to_right: by class, how often a track came from its left to its right.
+        to_left: the other way.
+    """
+
+    start: Point
+    end: Point
+    to_right: Counter[str] = field(default_factory=Counter)
+    to_left: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class ZoneCount:
+    """How many tracks are and were in a zone.
+
+    Attributes:
+        corners: of the polygon.
+        present: by class, tracks in it now.
+        distinct: by class, tracks that were in it at any time.
+    """
+
+    corners: tuple[Point, ...]
+    present: Counter[str] = field(default_factory=Counter)
+    distinct: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Trace:
+    """Where a track stood last, and the zones it was in."""
+
+    foot: Point
+    zones: set[int] = field(default_factory=set)
+
+
+class TrackCounts:
+    """The counts of one video.
+
+    Attributes:
+        lines: one count for each line.
+        zones: one count for each zone.
+    """
+
+    def __init__(self, lines: Sequence[tuple[Point, Point]] = (), zones: Sequence[Sequence[Point]] = ()) -> None:
+        """Counts from zero; lines and zones in pixels of the source."""
+        self.lines = [LineCount(*line) for line in lines]
+        self.zones = [ZoneCount(tuple(zone)) for zone in zones]
+        self._traces: OrderedDict[int, _Trace] = OrderedDict()
+        self._is_checked = False
+
+    def add(self, detections: Detections, track_ids: npt.NDArray[np.int64]) -> None:
+        """Counts the tracks of one more frame.
+
+        Raises:
+            ConfigError: a line or zone is nowhere on the picture.
+        """
+        self._check(detections.image_hw)
+        boxes = detections.source_xyxy.double().cpu().numpy()
+        feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 3]], axis=1)
+        inside = [is_inside(feet, zone.corners) for zone in self.zones]
+        for zone in self.zones:
+            zone.present.clear()
+        for row, (track_id, name) in enumerate(zip(track_ids.tolist(), detections.names, strict=True)):
+            foot = float(feet[row, 0]), float(feet[row, 1])
+            trace = self._traces.setdefault(track_id, _Trace(foot))
+            for line in self.lines:
+                side = crossing(trace.foot, foot, line.start, line.end)
+                if side:
+                    (line.to_right if side > 0 else line.to_left)[name] += 1
+            for number, zone in enumerate(self.zones):
+                if inside[number][row]:
+                    zone.present[name] += 1
+                    if number not in trace.zones:
+                        zone.distinct[name] += 1
+                        trace.zones.add(number)
+            trace.foot = foot
+            self._traces.move_to_end(track_id)
+        while len(self._traces) > _MAX_REMEMBERED:
+            self._traces.popitem(last=False)
+
+    def _check(self, image_hw: tuple[int, int]) -> None:
+        height, width = image_hw
+        shapes: list[tuple[str, tuple[Point, ...]]] = [("line", (line.start, line.end)) for line in self.lines]
+        shapes += [("zone", zone.corners) for zone in self.zones]
+        for what, points in [] if self._is_checked else shapes:
+            columns, rows = zip(*points, strict=True)
+            if max(columns) <= 0 or max(rows) <= 0 or min(columns) >= width or min(rows) >= height:
+                shown = ",".join(f"{value:g}" for point in points for value in point)
+                raise ConfigError(f"a {what} on a picture of {width} x {height} pixels is wanted, found {shown}")
+        self._is_checked = True
+
+    def to_plain(self) -> dict[str, Any]:
+        """The counts as plain data."""
+        return {
+            "lines": [
+                {"line": [*line.start, *line.end], "to_right": dict(line.to_right), "to_left": dict(line.to_left)}
+                for line in self.lines
+            ],
+            "zones": [
+                {
+                    "zone": [value for corner in zone.corners for value in corner],
+                    "present": dict(zone.present),
+                    "distinct": dict(zone.distinct),
+                }
+                for zone in self.zones
+            ],
+        }
+
+
+def _side(point: Point, start: Point, end: Point) -> float:
+    """Above 0 at the right of a line as one walks along it, on a picture, where y goes down."""
+    return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
+
+
+def crossing(before: Point, after: Point, start: Point, end: Point) -> int:
+    """Whether a way leads over a line: 1 to its right, -1 to its left, 0 not.
+
+    A point on the line counts as at its left, and one in line with the way's ends likewise, so that a way in several
+    steps crosses as often as it would in one.
+    """
+    was_right, is_right = _side(before, start, end) > 0, _side(after, start, end) > 0
+    is_between = (_side(start, before, after) > 0) != (_side(end, before, after) > 0)
+    return (1 if is_right else -1) if was_right != is_right and is_between else 0
+
+
+def is_inside(points: Float64s, corners: Sequence[Point]) -> npt.NDArray[np.bool_]:
+    """Which points, float64 (N, 2), lie in a polygon, bool (N,): a ray from them crosses an odd number of its sides."""
+    inside = np.zeros(len(points), np.bool_)
+    x, y = points[:, 0], points[:, 1]
+    for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if y1 != y2:
+            inside ^= ((y1 > y) != (y2 > y)) & (x < x1 + (y - y1) / (y2 - y1) * (x2 - x1))
+    return inside

@@ -1,0 +1,244 @@
+"""Sources to results in stages that overlap: reading, the model, and whatever follows it, each in threads of its own.
+
+Decoding, the network, drawing and encoding spend their time in libraries that release the interpreter's lock. Between
+them lie short queues, so that memory stays flat and nobody runs ahead. Results come in the order of their frames.
+
+On a CPU several frames are in the network at once, each on its share of the threads: a small network does not fill two
+cores by itself, two of them side by side do. Where only live sources are watched one frame at a time has all threads:
+that is the way to the earliest answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import torch
+
+from detector.errors import MediaError
+from detector.inference.predictor import Prediction, Predictor
+from detector.inference.stage_queues import Channel, Inbox, Ordered
+from detector.media.images import LoadedImage
+from detector.media.sources import ImageSource, Source, VideoSource
+from detector.media.streams import ReconnectConfig, frames_of
+from detector.media.video import opencv_threads
+from detector.structures.letterbox import Image
+from detector.structures.selection import SelectConfig
+
+_MAX_WORKERS = 8  # frames in the network at once on a CPU; each has its own activations in memory
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How sources are run through.
+
+    Attributes:
+        stride: every how many frames of a video or live source one is looked at.
+        workers: batches in the network at once, 0 for what suits the device.
+        latest_only: whether of a live source frames that came while the model was busy are dropped, and counted.
+        reconnect: how long a live source is waited for.
+    """
+
+    stride: int = 1
+    workers: int = 0
+    latest_only: bool = True
+    reconnect: ReconnectConfig = field(default_factory=ReconnectConfig)
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.workers < 0:
+            raise ValueError(f"PipelineConfig wants stride >= 1 and workers >= 0, found {self.stride}, {self.workers}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the stages behind the model hand on.
+
+    Attributes:
+        prediction: the record of a frame or image.
+        picture: what was drawn of it, uint8 (H, W, 3), or None.
+    """
+
+    prediction: Prediction
+    picture: Image | None = None
+
+
+Stage = Callable[[Result], Result]  # called in the order of frames, by one thread
+
+
+class Pipeline:
+    """Predictions of any mix of sources, one after another; a context manager.
+
+    with Pipeline(predictor, select, sources, stages=[track, draw, encode]) as results:
+        for result in results: ...
+
+    Images and videos come in their order, one record per frame; what cannot be read gives a record with its error.
+    Live sources come in between, as they do. The error of any stage ends all of them and is raised by the iteration.
+
+    Attributes:
+        num_workers: batches in the network at once.
+        num_threads: threads of torch for each.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        select: SelectConfig,
+        sources: Sequence[Source],
+        *,
+        stages: Sequence[Stage] = (),
+        config: PipelineConfig | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            predictor: the model, made for batches of `batch_size`.
+            select: which of its boxes are kept.
+            sources: what to look at.
+            stages: what is done with each result behind the model, each stage in a thread of its own.
+            config: how to run through the sources.
+            batch_size: images in a batch, of one source or several.
+        """
+        self._predictor, self._select, self._stages = predictor, select, tuple(stages)
+        self._config, self._batch_size = config or PipelineConfig(), batch_size
+        # Those that can wait come one after another, each live one for itself.
+        live = [s for s in sources if isinstance(s, VideoSource) and s.is_live]
+        still = [s for s in sources if not (isinstance(s, VideoSource) and s.is_live)]
+        self._feeds: list[Sequence[Source]] = [*([still] if still else []), *([s] for s in live)]
+        may_wait = [(bool(still) and n == 0) or not self._config.latest_only for n in range(len(self._feeds))]
+        self._live_names = {n: feed[0].name for n, feed in enumerate(self._feeds) if not may_wait[n]}
+        self._inbox = Inbox(may_wait, 2 * batch_size)
+        self.num_workers, self.num_threads = self._shares(is_live=not still)
+        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if live else 2 * self.num_workers)
+        self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in self._stages]
+        self._stopping = threading.Event()
+        self._loops: list[Future[None]] = []
+        self._open = ExitStack()
+
+    def _shares(self, is_live: bool) -> tuple[int, int]:
+        num_threads = torch.get_num_threads()
+        device = getattr(self._predictor.runtime, "device", None)
+        is_on_cpu = isinstance(device, torch.device) and device.type == "cpu"
+        suits = min(num_threads, _MAX_WORKERS) if is_on_cpu and not is_live else 1
+        num_workers = self._config.workers or suits
+        return num_workers, max(1, num_threads // num_workers)
+
+    @property
+    def num_dropped(self) -> dict[str, int]:
+        """How many frames of each live source were dropped because newer ones had come."""
+        return {name: self._inbox.num_dropped[number] for number, name in self._live_names.items()}
+
+    def __enter__(self) -> Pipeline:
+        with ExitStack() as opened:
+            opened.enter_context(opencv_threads(1))  # the stages fill the cores
+            opened.enter_context(_torch_threads(self.num_threads))
+            num_loops = len(self._feeds) + self.num_workers + len(self._stages)
+            loops = ThreadPoolExecutor(num_loops, "stage")
+            opened.callback(loops.shutdown)
+            opened.callback(self._cancel)
+            self._loops = [
+                *(loops.submit(self._read, number) for number in range(len(self._feeds))),
+                *(loops.submit(self._find) for _ in range(self.num_workers)),
+                *(loops.submit(self._run_stage, number) for number in range(len(self._stages))),
+            ]
+            for loop in self._loops:
+                loop.add_done_callback(self._end_if_failed)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def __iter__(self) -> Iterator[Result]:
+        """The results, in order.
+
+        Raises:
+            Exception: whatever a stage raised.
+        """
+        yield from self._results_behind(len(self._stages))
+        for loop in self._loops:
+            if loop.done():
+                loop.result()
+
+    def stop(self) -> None:
+        """Reads no further; what is on its way still comes. May be called by a signal's handler."""
+        self._stopping.set()
+        self._inbox.stop()  # only threads of the pipeline hold its lock, never the one a handler interrupts
+
+    def _cancel(self) -> None:
+        self._stopping.set()
+        self._inbox.stop()
+        self._found.cancel()
+        for lane in self._lanes:
+            lane.cancel()
+
+    def _end_if_failed(self, loop: Future[None]) -> None:
+        if loop.exception() is not None:
+            self._cancel()
+
+    # What each thread does -----------------------------------------------------------------------------------------
+
+    def _read(self, number: int) -> None:
+        channels, stride, reconnect = self._predictor.input.channels, self._config.stride, self._config.reconnect
+        for source in self._feeds[number]:
+            read = frames_of(source, channels, stride=stride, reconnect=reconnect, wait=self._stopping.wait)
+            with closing(read) as frames:
+                for frame in frames:
+                    if not self._inbox.put(number, frame):
+                        return
+        self._inbox.end(number)
+
+    def _find(self) -> None:
+        torch.set_num_threads(self.num_threads)  # of this thread
+        number, batch = self._inbox.take(self._batch_size)
+        while batch:
+            if not self._found.put(number, self._detect(batch)):
+                return
+            number, batch = self._inbox.take(self._batch_size)
+        self._found.end(number)
+
+    def _detect(self, batch: Sequence[ImageSource]) -> list[Prediction]:
+        loaded: list[LoadedImage | str] = []
+        for source in batch:
+            try:
+                loaded.append(source.load(self._predictor.input.channels))
+            except MediaError as error:
+                loaded.append(str(error))
+        images = [image.pixels for image in loaded if isinstance(image, LoadedImage)]
+        found = iter(self._predictor.detect(images, self._select) if images else [])
+        return [
+            Prediction(source, None, image)
+            if isinstance(image, str)
+            else Prediction(source, next(found), None, image.pixels, image.warnings)
+            for source, image in zip(batch, loaded, strict=True)
+        ]
+
+    def _results_behind(self, number: int) -> Iterator[Result]:
+        """What comes out of so many stages."""
+        if number > 0:
+            yield from self._lanes[number - 1]
+            return
+        for batch in self._found:
+            yield from map(Result, batch)
+
+    def _run_stage(self, number: int) -> None:
+        for result in self._results_behind(number):
+            if not self._lanes[number].put(self._stages[number](result)):
+                return
+        self._lanes[number].close()
+
+
+@contextmanager
+def _torch_threads(num_threads: int) -> Iterator[None]:
+    previous = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)

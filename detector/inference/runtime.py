@@ -1,0 +1,173 @@
+"""What computes the boxes of a batch of canvases: a torch model, or an exported file in a runtime of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from detector.errors import ConfigError
+from detector.models.folding import fold
+from detector.models.packing import pack
+from detector.models.precision import Precision, PrecisionName, keep_freed_memory
+from detector.models.yolo import DetectionModel
+from detector.structures.selection import SelectConfig
+
+Network: TypeAlias = Callable[[Tensor], "tuple[Tensor, ...]"]  # images to raw maps
+
+
+class Runtime(Protocol):
+    """A detection network ready to run, wherever it came from.
+
+    Attributes:
+        num_classes: classes it tells apart.
+        notes: what is worth saying of it, a sentence each.
+        precision: the number format of its arithmetic: fp32, bf16, fp16 or int8.
+        selection: the rule by which it has selected boxes already, or None where it gives all of them.
+    """
+
+    num_classes: int
+    notes: tuple[str, ...]
+    precision: str
+    selection: SelectConfig | None
+
+    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
+        """Raises a `ValueError` where a canvas size does not suit the network."""
+
+    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+        """All boxes of a batch, before any is selected.
+
+        Args:
+            canvases: (B, H, W, C), contiguous: uint8, or float32 in 0..1 as Darknet's arithmetic makes them.
+
+        Returns:
+            Boxes float32 (B, A, 4) in canvas pixels, not clipped, and scores float32 (B, A, classes) in 0..1.
+        """
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a network runs in evaluation and prediction; a run's own evaluations are in fp32, its steps as `train` says.
+
+    Attributes:
+        precision: number format of the convolutions: fp32; bf16; fp16, on CUDA devices; or auto, which is bf16 where
+            the device computes it natively, fp16 on other CUDA devices and fp32 elsewhere. Boxes and scores are
+            computed in fp32 of what the network gives.
+        compile: whether torch compiles the network at its first pass, which takes from seconds to minutes.
+        cuda_graph: whether a pass on a CUDA device is recorded once for each shape of canvases and then replayed.
+    """
+
+    precision: PrecisionName = "fp32"
+    compile: bool = False
+    cuda_graph: bool = False
+
+
+class TorchRuntime:
+    """A torch model, folded, in channels_last; on the CPU with packed weights.
+
+    Attributes:
+        model: the copy of the model that runs.
+        device: where it runs.
+        num_classes: classes it tells apart.
+        notes: what is worth saying of how it was described, a sentence each.
+        precision: fp32, bf16 or fp16.
+        selection: None: it gives all boxes.
+    """
+
+    selection: SelectConfig | None = None
+
+    def __init__(self, model: DetectionModel, device: torch.device, config: RuntimeConfig | None = None) -> None:
+        """Takes a copy of the model to the device, its batch norms folded; without a config it runs in fp32.
+
+        Raises:
+            ConfigError: the device has not the precision, or is no CUDA device and a CUDA graph is asked for.
+        """
+        config = config or RuntimeConfig()
+        if config.cuda_graph and device.type != "cuda":
+            raise ConfigError(f"runtime.cuda_graph wants a CUDA device, found {device}; leave it out")
+        self._precision = Precision(config.precision, device)
+        folded = fold(copy.deepcopy(model))
+        self.model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        for part in self.model.modules():
+            # Autocast would make this copy in every pass; biases keep their digits for the fused epilogue.
+            if isinstance(part, nn.Conv2d):
+                part.weight.data = part.weight.data.to(self._precision.dtype)
+        self._network: Network = self.model
+        if config.compile:
+            self._network = _Compiled(self.model)
+        elif device.type == "cpu":
+            pack(self.model)
+        if device.type == "cpu":
+            keep_freed_memory()
+        if config.cuda_graph:
+            self._network = _Recorded(self._network)
+        self.device, self.num_classes, self.notes = device, model.num_classes, model.notes
+        self.precision: str = self._precision.name
+
+    def check_image_hw(self, image_hw: tuple[int, int]) -> None:
+        """Raises a `ValueError` where a canvas size does not suit the model's strides."""
+        self.model.check_image_hw(image_hw)
+
+    @torch.inference_mode()
+    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+        """All boxes of a batch, as `Runtime` says, on the device."""
+        # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
+        images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
+        with self._precision.autocast():
+            raw_maps = self._network(images)
+        canvas_xyxy, scores = self.model.decode(raw_maps)
+        return canvas_xyxy, scores
+
+
+class _Compiled:
+    """A network compiled for each shape of images that comes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._compiled = torch.compile(model, dynamic=False)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        from torch._dynamo.exc import BackendCompilerFailed  # takes half a second to import
+
+        try:
+            return self._compiled(images)  # type: ignore[no-any-return]  # untyped in torch
+        except BackendCompilerFailed as error:
+            reason = " ".join(str(error.inner_exception).split())[:200]  # may hold a compiler's whole output
+            raise ConfigError(
+                f"runtime.compile wants a compiler that torch can use, and torch says {reason!r}; leave it out"
+            ) from error
+
+
+class _Recorded:
+    """A network whose pass is recorded as a CUDA graph, one for each shape of images, and replayed."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._passes: dict[tuple[torch.Size, torch.dtype], tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]] = {}
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        key = images.shape, images.dtype
+        if key not in self._passes:
+            with torch.cuda.device(images.device):
+                self._passes[key] = self._record(images)
+        graph, inputs, raw_maps = self._passes[key]
+        inputs.copy_(images)
+        graph.replay()
+        return tuple(raw_map.clone() for raw_map in raw_maps)  # the next replay writes over what it gave
+
+    def _record(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
+        inputs, stream = images.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+        # Kernels are loaded and convolutions chosen by trial before, on a stream of their own as torch's manual has it.
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._network(inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            raw_maps = self._network(inputs)
+        return graph, inputs, raw_maps

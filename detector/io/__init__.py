@@ -1,0 +1,1 @@
+"""Files: whole writes, downloads, archives, JSON streams, and facts about the machine."""

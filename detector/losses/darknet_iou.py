@@ -1,0 +1,131 @@
+"""Overlaps of boxes and their gradients as Darknet computes them.
+
+Boxes are (..., 4), centre and size relative to the canvas. The gradients are those that Darknet's networks were trained
+with, not the derivatives of the overlaps: width and height count double, and the centre's share of the hull term has
+the opposite sign. Autograd on the published formulas (Rezatofighi et al. 2019; Zheng et al. 2020) gives others.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from detector.models.anchor_levels import Overlap
+
+_DIOU_EXPONENT = 0.6  # Darknet's own; the paper (Zheng et al. 2020, equation 7) has 1
+
+
+def _edges(cxcywh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, top, right, bottom."""
+    x, y, w, h = cxcywh.unbind(-1)
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def overlap_of(first: Tensor, second: Tensor, kind: Overlap) -> Tensor:
+    """The overlap of boxes (..., 4) and (..., 4), broadcast to (...).
+
+    Intersection over union; `giou` less the share of the hull that neither covers; `diou` less (d^2 / c^2)^0.6, where d
+    is the distance of the centres and c the diagonal of the hull; `ciou` less d^2 / c^2 and the aspect term.
+    """
+    left, top, right, bottom = _edges(first)
+    other_left, other_top, other_right, other_bottom = _edges(second)
+    width = (torch.minimum(right, other_right) - torch.maximum(left, other_left)).clamp_(min=0)
+    height = (torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)).clamp_(min=0)
+    intersection = width * height
+    union = first[..., 2] * first[..., 3] + second[..., 2] * second[..., 3] - intersection
+    iou = torch.where((intersection > 0) & (union > 0), intersection / union, 0.0)
+    if kind == "iou":
+        return iou
+    hull_width = torch.maximum(right, other_right) - torch.minimum(left, other_left)
+    hull_height = torch.maximum(bottom, other_bottom) - torch.minimum(top, other_top)
+    if kind == "giou":
+        hull = hull_width * hull_height
+        return torch.where(hull > 0, iou - (hull - union) / hull, iou)
+    diagonal = hull_width.square() + hull_height.square()
+    distance = (first[..., 0] - second[..., 0]).square() + (first[..., 1] - second[..., 1]).square()
+    share = torch.where(diagonal > 0, distance / diagonal, 0.0)
+    if kind == "diou":
+        return iou - share.pow(_DIOU_EXPONENT)
+    aspect = 4 / math.pi**2 * _aspect_difference(first, second).square()
+    return iou - share - aspect.square() / (1 - iou + aspect + 1e-6)
+
+
+def _aspect_difference(predicted: Tensor, wanted: Tensor) -> Tensor:
+    return torch.atan(wanted[..., 2] / wanted[..., 3]) - torch.atan(predicted[..., 2] / predicted[..., 3])
+
+
+def overlap_gradient(predicted: Tensor, wanted: Tensor, kind: Overlap) -> Tensor:
+    """What Darknet adds to x, y, w, h of a predicted box so that its overlap with the wanted one rises.
+
+    Args:
+        predicted: float (P, 4), centre and size relative to the canvas.
+        wanted: the same of the objects.
+        kind: the overlap; not finite where a box makes it so.
+
+    Returns:
+        (P, 4), per x, y, w, h.
+    """
+    left, top, right, bottom = _edges(predicted)
+    other_left, other_top, other_right, other_bottom = _edges(wanted)
+    w, h = predicted[..., 2], predicted[..., 3]
+    shared_w = torch.minimum(right, other_right) - torch.maximum(left, other_left)
+    shared_h = torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)
+    intersection = shared_w * shared_h  # signed: positive also where both are negative
+    union = w * h + wanted[..., 2] * wanted[..., 3] - intersection
+    hull_w = torch.maximum(right, other_right) - torch.minimum(left, other_left)
+    hull_h = torch.maximum(bottom, other_bottom) - torch.minimum(top, other_top)
+
+    # Derivatives along the edges left, top, right, bottom.
+    d_area = torch.stack([-h, -w, h, w], dim=-1)
+    d_intersection = torch.stack(
+        [
+            torch.where(left > other_left, -shared_h, 0.0),
+            torch.where(top > other_top, -shared_w, 0.0),
+            torch.where(right < other_right, shared_h, 0.0),
+            torch.where(bottom < other_bottom, shared_w, 0.0),
+        ],
+        dim=-1,
+    )
+    d_union = d_area - d_intersection
+    u, i = union[..., None], intersection[..., None]
+    edges = torch.where(u > 0, (u * d_intersection - i * d_union) / u.square(), 0.0)
+    apart = ((shared_w <= 0) | (shared_h <= 0))[..., None]
+    if kind == "giou":
+        d_hull = torch.stack(
+            [
+                torch.where(left < other_left, -hull_h, 0.0),
+                torch.where(top < other_top, -hull_w, 0.0),
+                torch.where(right > other_right, hull_h, 0.0),
+                torch.where(bottom > other_bottom, hull_w, 0.0),
+            ],
+            dim=-1,
+        )
+        c = (hull_w * hull_h)[..., None]
+        outside = torch.where(c > 0, (c * d_union - u * d_hull) / c.square(), 0.0)
+        edges = torch.where(apart, outside, edges + outside)
+    d_left, d_top, d_right, d_bottom = edges.unbind(-1)
+    gradient = torch.stack([d_left + d_right, d_top + d_bottom, d_right - d_left, d_bottom - d_top], dim=-1)
+    if kind in ("iou", "giou"):
+        return gradient
+
+    diagonal = hull_w.square() + hull_h.square()
+    offset_x, offset_y = wanted[..., 0] - predicted[..., 0], wanted[..., 1] - predicted[..., 1]
+    distance = offset_x.square() + offset_y.square()
+    beyond_left, beyond_right = (left < other_left).to(w.dtype), (right > other_right).to(w.dtype)
+    beyond_top, beyond_bottom = (top < other_top).to(w.dtype), (bottom > other_bottom).to(w.dtype)
+    pulls = [
+        2 * offset_x * diagonal - 2 * hull_w * (beyond_right - beyond_left) * distance,
+        2 * offset_y * diagonal - 2 * hull_h * (beyond_bottom - beyond_top) * distance,
+        hull_w * (beyond_right + beyond_left) * distance,
+        hull_h * (beyond_bottom + beyond_top) * distance,
+    ]
+    pull = torch.stack(pulls, dim=-1) / diagonal.square()[..., None]
+    if kind == "ciou":
+        angle = _aspect_difference(predicted, wanted)
+        aspect = 4 * angle.square() / math.pi**2
+        weight = aspect / (1 - intersection / union + aspect + 1e-6) * (8 / math.pi**2) * angle
+        zero = torch.zeros_like(weight)
+        pull = pull + torch.stack([zero, zero, weight * h, -weight * w], dim=-1)
+    return torch.where(apart, pull, gradient + pull)

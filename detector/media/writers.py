@@ -1,0 +1,354 @@
+"""Files of results: one writer for each format, all behind one interface.
+
+A format is a class here and a line in `FORMATS`. Files of lines grow by whole lines, so that what was found is there
+even where a run is killed; files that are one document appear whole, at the end. Nothing is written outside the folder
+of results, and nothing that a user put there is written over.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.errors import MediaError
+from detector.io.files import write_whole
+from detector.media.drawing import as_rgb, draw_detections
+from detector.media.file_names import FileNames, key_of, stem_of
+from detector.media.images import write_image
+from detector.media.sources import ImageSource, VideoSource
+from detector.structures.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from detector.structures.letterbox import Image
+from detector.structures.types import Detections
+
+_CSV_COLUMNS = ("image", "width", "height", "class", "category_id", "score", "xmin", "ymin", "xmax", "ymax")
+_CSV_FRAME_COLUMNS = ("frame", "time_s")
+_CSV_TRACK_COLUMNS = ("track_id",)
+
+
+class Found(Protocol):
+    """What was found on one image; a `Prediction` is one."""
+
+    @property
+    def source(self) -> ImageSource:
+        """Where the image came from."""
+
+    @property
+    def detections(self) -> Detections | None:
+        """What was found, or None where it could not be read."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it could not be read, or None."""
+
+    @property
+    def image(self) -> Image | None:
+        """The image, uint8 (H, W, C), or None."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about it although it was read."""
+
+    @property
+    def track_ids(self) -> npt.NDArray[np.int64] | None:
+        """The track of each detection, int64 (N,), or None where nothing was tracked."""
+
+
+class Writer(Protocol):
+    """Writes what was found on one image after the other.
+
+    Attributes:
+        path: the file or folder that it writes.
+    """
+
+    path: Path
+
+    def add(self, found: Found, stem: str) -> None:
+        """Takes one image more; `stem` is the file name, without suffix, of what belongs to it alone.
+
+        Raises:
+            MediaError: the disk refuses.
+        """
+
+    def close(self) -> None:
+        """Ends the file.
+
+        Raises:
+            MediaError: the disk refuses.
+        """
+
+
+def record_of(found: Found) -> dict[str, Any]:
+    """What was found on an image as plain data; scores are rounded to 5 digits, pixels to 2."""
+    source, detections, record = found.source, found.detections, dict[str, Any]()
+    record["source"] = source.name
+    if detections is None:
+        return {**record, "error": found.error, "detections": []}
+    if source.frame is not None:
+        time_s = source.frame.time_s
+        record |= {"frame": source.frame.index, "time_s": None if time_s is None else round(time_s, 6)}
+    if found.warnings:
+        record["warnings"] = list(found.warnings)
+    rows = zip(
+        detections.names,
+        detections.labels.tolist(),
+        detections.scores.tolist(),
+        detections.source_xyxy.tolist(),
+        [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in found.track_ids.tolist()],
+        strict=True,
+    )
+    return {
+        **record,
+        "height": detections.image_hw[0],
+        "width": detections.image_hw[1],
+        "detections": [
+            {
+                "class": name,
+                "category_id": detections.category_ids[label],
+                "score": round(score, 5),
+                "box_xyxy": [round(v, 2) for v in box],
+                **track,
+            }
+            for name, label, score, box, track in rows
+        ],
+    }
+
+
+class JsonWriter:
+    """`predictions.json`: a list of records, one for each image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.records = folder / "predictions.json", list[dict[str, Any]]()
+
+    def add(self, found: Found, stem: str) -> None:
+        """Takes one image more."""
+        self.records.append(record_of(found))
+
+    def close(self) -> None:
+        """Writes the file."""
+        write_text(self.path, json.dumps(self.records, indent=1))
+
+
+class CocoWriter:
+    """`results.json`: COCO result records with original ids, nothing rounded, of the categories listed."""
+
+    def __init__(self, folder: Path, category_ids: Iterable[int]) -> None:
+        self.path, self.records = folder / "results.json", list[dict[str, Any]]()
+        self._category_ids = frozenset(category_ids)
+
+    def add(self, found: Found, stem: str) -> None:
+        """Takes one image more; one without an id has no records."""
+        if found.detections is not None and found.source.image_id is not None:
+            records = found.detections.to_coco(found.source.image_id)
+            self.records += [record for record in records if record["category_id"] in self._category_ids]
+
+    def close(self) -> None:
+        """Writes the file."""
+        write_text(self.path, json.dumps(self.records))
+
+
+class JsonLinesWriter:
+    """`predictions.jsonl`: a line with a record for each image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "predictions.jsonl"
+        write_text(self.path, "")
+
+    def add(self, found: Found, stem: str) -> None:
+        """Adds a line."""
+        _append(self.path, json.dumps(record_of(found)) + "\n")
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class CsvWriter:
+    """`predictions.csv`: a line for each detection, and one without a box for an image without any."""
+
+    def __init__(self, folder: Path, has_frames: bool = False, has_tracks: bool = False) -> None:
+        """Columns for frames and tracks are there where asked for; images that cannot be read have no line."""
+        self.path = folder / "predictions.csv"
+        more = (_CSV_FRAME_COLUMNS if has_frames else ()) + (_CSV_TRACK_COLUMNS if has_tracks else ())
+        self._columns = (*_CSV_COLUMNS, *more)
+        write_text(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
+
+    def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+    def add(self, found: Found, stem: str) -> None:
+        """Adds the lines of an image."""
+        if found.detections is None:
+            return
+        record = record_of(found)
+        image = {"image": record["source"], **record}
+        rows = [
+            {**image, **entry, **dict(zip(("xmin", "ymin", "xmax", "ymax"), entry["box_xyxy"], strict=True))}
+            for entry in record["detections"]
+        ]
+        _append(self.path, self._lines(rows or [image]))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class TxtWriter:
+    """`labels/NAME.txt`: the classes and boxes of an image as Darknet and the YOLO family write them; `classes.txt`.
+
+    A line is the number of a class and the centre, width and height of a box as shares of the image.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self.path = _new_folder(folder / "labels")
+        names = (" ".join(name.split()) for name in class_names)  # a line each
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+
+    def add(self, found: Found, stem: str) -> None:
+        """Writes the file of an image; an empty one where nothing was found, none where it could not be read."""
+        detections = found.detections
+        if detections is None:
+            return
+        height, width = detections.image_hw
+        shares = xyxy_to_cxcywh(
+            detections.source_xyxy.double() / detections.source_xyxy.new_tensor([width, height] * 2)
+        )
+        lines = [
+            f"{label} {' '.join(f'{share:.8f}' for share in row)}\n"
+            for label, row in zip(detections.labels.tolist(), shares.tolist(), strict=True)
+        ]
+        write_text(self.path / f"{stem}.txt", "".join(lines))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class CropWriter:
+    """`crops/CLASS/NAME_1.jpg` ...: each detection cut out of its image, the most certain one of an image first."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self.path = _new_folder(folder / "crops")
+        self._folders: list[str] = []
+        for number, name in enumerate(class_names):
+            plain = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name).strip(". ")[:50]
+            if not plain or key_of(plain) in map(key_of, self._folders):
+                plain = f"{plain}_{number}"
+            self._folders.append(plain)
+
+    def add(self, found: Found, stem: str) -> None:
+        """Writes the detections of an image."""
+        if found.detections is None or found.image is None:
+            return
+        image, detections = as_rgb(found.image), found.detections
+        height, width = detections.image_hw
+        rows = zip(detections.labels.tolist(), detections.source_xyxy.tolist(), strict=True)
+        for number, (label, (x1, y1, x2, y2)) in enumerate(rows, start=1):
+            left, top = min(math.floor(x1), width - 1), min(math.floor(y1), height - 1)
+            crop = image[top : max(math.ceil(y2), top + 1), left : max(math.ceil(x2), left + 1)]
+            folder = self.path / self._folders[label]
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise MediaError(f"{folder} cannot be made: {error.strerror}; check the disk") from error
+            write_image(folder / f"{stem}_{number}.jpg", crop)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class MotWriter:
+    """`STEM.mot.csv` of each video: `frame,id,left,top,width,height,score,-1,-1,-1` for each detection of a track.
+
+    As motchallenge.net has it ("instructions", file format): frames and ids count from 1, and so do pixels: the upper
+    left corner of the image is (1, 1).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "*.mot.csv"
+        self._paths: dict[int, tuple[VideoSource, Path]] = {}  # a video may be given twice
+        self._names = FileNames(folder)
+
+    def add(self, found: Found, stem: str) -> None:
+        """Adds the lines of a frame."""
+        frame = found.source.frame
+        if frame is None or found.detections is None or found.track_ids is None:
+            return
+        if id(frame.video) not in self._paths:
+            path = self.path.with_name(f"{self._names.free(stem_of(frame.video.name))}.mot.csv")
+            write_text(path, "")
+            self._paths[id(frame.video)] = frame.video, path
+        boxes_xywh = xyxy_to_xywh(found.detections.source_xyxy.double()).tolist()
+        rows = zip(found.track_ids.tolist(), boxes_xywh, found.detections.scores.tolist(), strict=True)
+        lines = [
+            f"{frame.index + 1},{track_id},{x + 1:.2f},{y + 1:.2f},{w:.2f},{h:.2f},{score:.5f},-1,-1,-1\n"
+            for track_id, (x, y, w, h), score in rows
+        ]
+        _append(self._paths[id(frame.video)][1], "".join(lines))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class PictureWriter:
+    """`NAME.jpg`: each image with its detections drawn on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+
+    def add(self, found: Found, stem: str) -> None:
+        """Draws and writes an image."""
+        if found.detections is not None and found.image is not None:
+            write_image(self.path / f"{stem}.jpg", draw_detections(found.image, found.detections))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+# By its name on the command line: makes the writer of a format from the folder, the names of the model's classes and
+# the category ids that records may have.
+FORMATS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
+    "json": lambda folder, class_names, category_ids: JsonWriter(folder),
+    "jsonl": lambda folder, class_names, category_ids: JsonLinesWriter(folder),
+    "csv": lambda folder, class_names, category_ids: CsvWriter(folder),
+    "txt": lambda folder, class_names, category_ids: TxtWriter(folder, class_names),
+    "coco": lambda folder, class_names, category_ids: CocoWriter(folder, category_ids),
+}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of results, whole or not at all.
+
+    Raises:
+        MediaError: the disk refuses.
+    """
+    encoded = text.encode("utf-8", "backslashreplace")  # a file's name may be no UTF-8
+    try:
+        write_whole(path, lambda file: file.write(encoded), durable=False)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be written: {error.strerror}; check the disk") from error
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be written: {error.strerror}; check the disk") from error
+
+
+def _new_folder(path: Path) -> Path:
+    """A folder of its own: files of its names may be there already, such as the labels that a user drew."""
+    try:
+        path.mkdir(exist_ok=True)
+        if any(path.iterdir()):
+            raise MediaError(f"{path} holds files, which are not written over; choose another folder for the results")
+    except OSError as error:
+        raise MediaError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
+    return path

@@ -1,0 +1,1 @@
+"""Data types that flow between the parts: samples, batches, detections, boxes, the letterbox and box selection."""

@@ -1,0 +1,313 @@
+"""What flows between the parts: frozen dataclasses that check their own shapes."""
+
+from __future__ import annotations
+
+import html
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detector.errors import DetectorError
+from detector.structures.boxes import xyxy_to_xywh
+from detector.structures.letterbox import Image, Letterbox
+
+_MAX_SHOWN = 20  # rows in a notebook
+
+
+def _check(who: str, what: str, found: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
+    if len(found) != len(wanted) or any(w is not None and w != f for f, w in zip(found, wanted, strict=True)):
+        shown = tuple("N" if w is None else w for w in wanted)
+        raise ValueError(f"{who} wants {what} of shape {shown}, found {found}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or evaluation image with its objects, on the canvas.
+
+    Attributes:
+        image: uint8 (H, W, C), RGB when C is 3.
+        canvas_xyxy: float32 (N, 4), pixels of `image`.
+        labels: int64 (N,), 0-based class indices.
+        ignore: bool (N,), true for crowd regions: neither object nor background.
+        image_id: the id of the (first) image in its annotation file.
+        letterbox: how the source was fitted, or None where an augmentation mixed several sources.
+        skipped: sources that could not be read and were replaced by another one, each with its reason.
+        warnings: what is odd about sources that were read, a sentence each.
+    """
+
+    image: Image
+    canvas_xyxy: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.bool_]
+    image_id: int
+    letterbox: Letterbox | None = None
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.uint8 or self.image.ndim != 3:
+            raise ValueError(f"Sample wants a uint8 (H, W, C) image, found {self.image.dtype} {self.image.shape}")
+        num = len(self.canvas_xyxy)
+        _check("Sample", "canvas_xyxy", self.canvas_xyxy.shape, (num, 4))
+        _check("Sample", "labels", self.labels.shape, (num,))
+        _check("Sample", "ignore", self.ignore.shape, (num,))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch, flat, each with the index of its image.
+
+    Attributes:
+        canvas_xyxy: float32 (T, 4), pixels of the canvas.
+        labels: int64 (T,).
+        image_index: int64 (T,), ascending, 0 .. num_images - 1.
+        ignore: bool (T,), crowd regions.
+        num_images: images in the batch, with or without objects.
+    """
+
+    canvas_xyxy: Tensor
+    labels: Tensor
+    image_index: Tensor
+    ignore: Tensor
+    num_images: int
+
+    def __post_init__(self) -> None:
+        num = len(self.canvas_xyxy)
+        _check("Targets", "canvas_xyxy", tuple(self.canvas_xyxy.shape), (num, 4))
+        for what in ("labels", "image_index", "ignore"):
+            _check("Targets", what, tuple(getattr(self, what).shape), (num,))
+
+    def to(self, device: torch.device) -> Targets:
+        """The same targets on another device."""
+        return Targets(
+            self.canvas_xyxy.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.image_index.to(device, non_blocking=True),
+            self.ignore.to(device, non_blocking=True),
+            self.num_images,
+        )
+
+    def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Objects (or, with `ignore`, crowd regions) as one row of equal length per image.
+
+        Returns:
+            canvas_xyxy float32 (B, M, 4), labels int64 (B, M), valid bool (B, M); M is the largest number of an image.
+        """
+        keep = self.ignore if ignore else ~self.ignore
+        boxes, labels, image_index = self.canvas_xyxy[keep], self.labels[keep], self.image_index[keep]
+        counts = torch.bincount(image_index, minlength=self.num_images)
+        num_columns = int(counts.max()) if len(image_index) else 0
+        column = torch.arange(len(image_index), device=boxes.device) - (counts.cumsum(0) - counts)[image_index]
+        shape = (self.num_images, num_columns)
+        padded_boxes = boxes.new_zeros((*shape, 4))
+        padded_labels = labels.new_zeros(shape)
+        valid = keep.new_zeros(shape)
+        padded_boxes[image_index, column] = boxes
+        padded_labels[image_index, column] = labels
+        valid[image_index, column] = True
+        return padded_boxes, padded_labels, valid
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader hands to a training step.
+
+    Attributes:
+        images: uint8 (B, C, H, W); what `of` makes is channels_last in memory, as the images are and training wants it.
+        targets: the objects of all images.
+        image_ids: the B ids in their annotation file.
+        skipped: sources that could not be read, each with its reason.
+        warnings: what is odd about sources that were read, a sentence each.
+    """
+
+    images: Tensor
+    targets: Targets
+    image_ids: tuple[int, ...]
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(f"Batch wants uint8 (B, C, H, W) images, found {self.images.dtype} {self.images.shape}")
+        if not len(self.images) == self.targets.num_images == len(self.image_ids):
+            raise ValueError(
+                f"Batch wants one id and one target row range per image, found {len(self.images)} images, "
+                f"{self.targets.num_images} in the targets, {len(self.image_ids)} ids"
+            )
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Batch:
+        """Samples of one size, as a batch."""
+        counts = [len(s.labels) for s in samples]
+        targets = Targets(
+            torch.from_numpy(np.concatenate([s.canvas_xyxy for s in samples]).astype(np.float32)),
+            torch.from_numpy(np.concatenate([s.labels for s in samples]).astype(np.int64)),
+            torch.from_numpy(np.repeat(np.arange(len(samples)), counts)),
+            torch.from_numpy(np.concatenate([s.ignore for s in samples]).astype(np.bool_)),
+            len(samples),
+        )
+        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+        skipped = tuple(reason for s in samples for reason in s.skipped)
+        warnings = tuple(warning for s in samples for warning in s.warnings)
+        return cls(images, targets, tuple(s.image_id for s in samples), skipped, warnings)
+
+
+@dataclass(frozen=True)
+class ImageClasses:
+    """The class of each image of a batch.
+
+    Attributes:
+        labels: int64 (B,), 0-based.
+        mixed_labels: int64 (B,), the class of what was mixed into each image, or None where nothing was.
+        share: how much of each image is its own, 0..1.
+    """
+
+    labels: Tensor
+    mixed_labels: Tensor | None = None
+    share: float = 1.0
+
+    def to(self, device: torch.device) -> ImageClasses:
+        """The same on another device."""
+        mixed = None if self.mixed_labels is None else self.mixed_labels.to(device, non_blocking=True)
+        return ImageClasses(self.labels.to(device, non_blocking=True), mixed, self.share)
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """What a training step of classification is made of.
+
+    Attributes:
+        images: uint8 (B, C, H, W), channels_last in memory.
+        targets: their classes.
+        image_ids: their places in the split.
+        skipped: always empty: what cannot be read is left out when the split is.
+        warnings: always empty, likewise.
+    """
+
+    images: Tensor
+    targets: ImageClasses
+    image_ids: tuple[int, ...]
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one image.
+
+    Attributes:
+        source_xyxy: float32 (N, 4), pixels of the original image, inside it.
+        scores: float32 (N,), 0..1, descending.
+        labels: int64 (N,), 0-based class indices.
+        image_hw: height and width of the original image.
+        class_names: name of each class index.
+        category_ids: category id of each class index in the annotation file the model learned from.
+    """
+
+    source_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+    image_hw: tuple[int, int]
+    class_names: tuple[str, ...] = field(repr=False)
+    category_ids: tuple[int, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        num = len(self.source_xyxy)
+        _check("Detections", "source_xyxy", tuple(self.source_xyxy.shape), (num, 4))
+        _check("Detections", "scores", tuple(self.scores.shape), (num,))
+        _check("Detections", "labels", tuple(self.labels.shape), (num,))
+        if len(self.class_names) != len(self.category_ids):
+            raise ValueError(
+                f"Detections wants one category id per class name, found {len(self.category_ids)} ids "
+                f"for {len(self.class_names)} names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Any) -> Detections:
+        """The detections chosen by a mask, a slice, an index or a list of indices.
+
+        Raises:
+            IndexError: an index beyond the detections, or a mask of another length.
+        """
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index).reshape(-1)  # one index gives one detection, still in a list
+            index = index if len(index) else index.long()  # torch takes an empty list for floats
+        return replace(self, source_xyxy=self.source_xyxy[index], scores=self.scores[index], labels=self.labels[index])
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.class_names[label] for label in self.labels.tolist()]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO result records with original category ids; nothing is rounded.
+
+        Box coordinates are float32; the width is their difference in float64, so that scoring these records and scoring
+        a file they were written to agree to the last digit.
+        """
+        boxes_xywh = xyxy_to_xywh(self.source_xyxy.double()).tolist()
+        return [
+            {"image_id": image_id, "category_id": self.category_ids[label], "bbox": box, "score": score}
+            for box, score, label in zip(boxes_xywh, self.scores.double().tolist(), self.labels.tolist(), strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as a `supervision.Detections`; wants the package `supervision`, which is not a dependency.
+
+        Raises:
+            DetectorError: it is not installed.
+        """
+        return _callers_own("supervision").Detections(
+            xyxy=self.source_xyxy.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": np.array(self.names)},
+        )
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`, a row each; wants the package `pandas`, which is not a dependency.
+
+        The columns are x1, y1, x2, y2 (float32, pixels of the original image), score (float32), label (int64),
+        category_id and name.
+
+        Raises:
+            DetectorError: it is not installed.
+        """
+        sides = dict(zip(("x1", "y1", "x2", "y2"), self.source_xyxy.numpy().T, strict=True))
+        ids = np.array(self.category_ids, np.int64)[self.labels.numpy()]
+        columns = {"score": self.scores.numpy(), "label": self.labels.numpy(), "category_id": ids, "name": self.names}
+        return _callers_own("pandas").DataFrame({**sides, **columns})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the best detections."""
+        rows = [
+            "".join(f"<td>{cell}</td>" for cell in (html.escape(name), f"{score:.3f}", *(f"{v:.1f}" for v in box)))
+            for name, score, box in zip(
+                self.names[:_MAX_SHOWN], self.scores.tolist(), self.source_xyxy.tolist(), strict=False
+            )
+        ]
+        heads = "".join(f"<th>{head}</th>" for head in ("class", "score", "x1", "y1", "x2", "y2"))
+        height, width = self.image_hw
+        more = f", the best {_MAX_SHOWN}" if len(self) > _MAX_SHOWN else ""
+        table = "".join(f"<tr>{row}</tr>" for row in (heads, *rows))
+        return f"<p>{len(self)} detections in {width} x {height} pixels{more}</p><table>{table}</table>"
+
+
+def _callers_own(package: str) -> Any:
+    """A package of the caller's own.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DetectorError(f"detections as {package} has them want that package; pip install {package}") from error

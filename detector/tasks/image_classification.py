@@ -1,0 +1,272 @@
+"""The composition root of classification: experiments, classifiers and what they say of images."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detector.config import registry
+from detector.data.cifar import CifarSet  # noqa: F401 (registers it)
+from detector.data.classification_batches import BatchConfig, ImageAugmentConfig
+from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
+from detector.data.image_folders import FolderSet  # noqa: F401 (registers it)
+from detector.data.synthetic_classification import DrawnSet  # noqa: F401 (registers it)
+from detector.errors import CheckpointError, DatasetError, MediaError
+from detector.evaluation.accuracy import ClassificationMetrics, classification_metrics
+from detector.inference.predictor import InputConfig
+from detector.losses.cross_entropy import ClassificationLossConfig, CrossEntropyLoss
+from detector.media.images import LoadedImage
+from detector.media.sources import ImageSource
+from detector.models.checkpoint import ModelFile, load_model_file, load_state
+from detector.models.contracts import TrainableModel
+from detector.models.folding import fold
+from detector.models.image_classifier import Classifier, ClassifierConfig
+from detector.models.plain_cnn import Plain  # noqa: F401 (registers it)
+from detector.models.precision import choose_device
+from detector.models.se_resnet import SEResNet18  # noqa: F401 (registers it)
+from detector.tasks.configured import build_checked, config_of_file
+from detector.training.distributed import World
+from detector.training.events import Noted, Report
+from detector.training.optimizers import Muon, OptimizerConfig
+from detector.training.schedules import Cosine, ScheduleConfig
+from detector.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class ClassifyEvaluateConfig:
+    """How a classifier is measured.
+
+    Attributes:
+        batch_size: images in a batch.
+    """
+
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"evaluate.batch_size wants to be at least 1, found {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class ClassifyInputConfig(InputConfig):
+    """What the network of a classifier sees: images are fitted to it once and kept in memory."""
+
+    size: int | tuple[int, int] = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.multi_scale:
+            raise ValueError(f"input.multi_scale is for detection, found {self.multi_scale}; leave it 0")
+        if self.arithmetic != "opencv":
+            raise ValueError(f"input.arithmetic is opencv for classification, found {self.arithmetic!r}")
+
+
+@dataclass(frozen=True)
+class ClassifyTrainConfig(TrainConfig):
+    """How long and how training of a classifier runs: small data sets get no more steps than their epochs have."""
+
+    epochs: float = 20
+    min_iterations: int = 0
+    evaluations: int = 10
+    project: Path = Path("runs/classify")
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """Everything a run of classification is a function of.
+
+    Attributes:
+        task: classify.
+        model: the network.
+        loss: what training minimises.
+        data: the images and their classes; None in presets that leave them to the user.
+        input: what the network sees.
+        augment: how training images are varied.
+        loader: how batches are made.
+        optimizer: the optimiser.
+        schedule: the learning-rate schedule.
+        train: how long and how training runs.
+        evaluate: how it is measured.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    task: Literal["classify"] = "classify"
+    model: ClassifierConfig = Classifier.Config()  # noqa: RUF009 (frozen: shared safely)
+    loss: ClassificationLossConfig = CrossEntropyLoss.Config()  # noqa: RUF009 (frozen: shared safely)
+    data: ImageSetConfig | None = None
+    input: ClassifyInputConfig = field(default_factory=ClassifyInputConfig)
+    augment: ImageAugmentConfig = field(default_factory=ImageAugmentConfig)
+    loader: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = Muon.Config()  # noqa: RUF009 (frozen: shared safely)
+    schedule: ScheduleConfig = Cosine.Config()  # noqa: RUF009 (frozen: shared safely)
+    train: ClassifyTrainConfig = field(default_factory=ClassifyTrainConfig)
+    evaluate: ClassifyEvaluateConfig = field(default_factory=ClassifyEvaluateConfig)
+    device: str = "auto"
+
+
+def build_classifier(config: ClassificationConfig, num_classes: int) -> TrainableModel:
+    """A classifier with random weights.
+
+    Raises:
+        ConfigError: the input size does not suit the model.
+    """
+    model: TrainableModel = build_checked(config.model, num_classes, config.input)
+    return model
+
+
+def read_images(config: ClassificationConfig, split: str, report: Report = lambda event: None) -> LabelledImages:
+    """A split of the experiment's images; what was left out of it is reported.
+
+    Raises:
+        DatasetError: there is none, or it cannot be used.
+    """
+    if config.data is None:
+        raise DatasetError("no images are configured; give data=drawn, or data={name: folders, root: FOLDER}")
+    canvas = Canvas(config.input.canvas_hw, config.input.channels, config.input.fit)
+    images: LabelledImages = registry.build(config.data).split(split, canvas)
+    if not len(images):
+        raise DatasetError(f"{images.origin}: at least one image is wanted, found none; check data")
+    for problem in images.problems:
+        report(Noted(f"{images.origin}: {problem}"))
+    return images
+
+
+class ImageScorer:
+    """A classifier ready to run, folded, in channels_last; batches are filled up, so that none sees its company.
+
+    Attributes:
+        device: where it runs.
+    """
+
+    def __init__(self, model: TrainableModel, device: torch.device, batch_size: int) -> None:
+        """Takes a copy of the model to the device; arithmetic is float32."""
+        folded = fold(copy.deepcopy(model))
+        self._model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self.device, self._batch_size, self._num_classes = device, batch_size, model.num_classes
+
+    @torch.inference_mode()
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Float32 (N, classes) of fitted images uint8 (N, H, W, C)."""
+        found = np.zeros((len(images), self._num_classes), np.float32)
+        for first in range(0, len(images), self._batch_size):
+            part = images[first : first + self._batch_size]
+            batch = np.zeros((self._batch_size, *images.shape[1:]), np.uint8)
+            batch[: len(part)] = part
+            scores = self._model(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device))
+            found[first : first + len(part)] = scores[: len(part)].float().cpu().numpy()
+        return found
+
+
+def measure_images(scorer: ImageScorer, split: LabelledImages, world: World | None = None) -> ClassificationMetrics:
+    """The numbers of a classifier on a split; several processes share the images, and each gets all numbers."""
+    world = world or World()
+    own = np.array_split(np.arange(len(split)), world.size)[world.rank]
+    parts = world.gathered([scorer.logits(split.images[own])])
+    return classification_metrics(np.concatenate(parts), split.labels, split.class_names)
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier's model file, read: its experiment, its model and what its classes are called."""
+
+    config: ClassificationConfig
+    model: TrainableModel
+    file: ModelFile
+
+
+def is_classifier(file: ModelFile) -> bool:
+    """Whether a model file is of a classifier."""
+    return file.config.get("task") == "classify"
+
+
+def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClassifier:
+    """A trained classifier from a model file, with overrides on the experiment it carries.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of a detector, or does not fit its own configuration.
+        ConfigError: an override is wrong.
+    """
+    file = load_model_file(weights)
+    if not is_classifier(file):
+        raise CheckpointError(f"{weights}: a classifier is wanted, found a detector; open it as one")
+    _, config = config_of_file(ClassificationConfig, file, weights, overrides)
+    model = build_classifier(config, len(file.class_names))
+    load_state(model, file.state, str(weights))
+    return LoadedClassifier(config, model, file)
+
+
+def build_scorer(loaded: LoadedClassifier, batch_size: int | None = None) -> ImageScorer:
+    """A loaded classifier ready to run."""
+    size = batch_size or loaded.config.evaluate.batch_size
+    return ImageScorer(loaded.model, choose_device(loaded.config.device), size)
+
+
+def evaluate_classifier(loaded: LoadedClassifier, split: LabelledImages) -> ClassificationMetrics:
+    """Measures a loaded classifier on a split.
+
+    Raises:
+        DatasetError: the split has a class that the model does not know.
+    """
+    return measure_images(build_scorer(loaded), split.with_classes(loaded.file.class_names))
+
+
+@dataclass(frozen=True)
+class ClassPrediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        source: what the image is called.
+        class_names: the classes, the most probable first; empty where the image could not be read.
+        probabilities: of these classes, float64, descending; they sum to 1.
+        error: why it could not be read, or None.
+        warnings: what is odd about the image although it was read, a sentence each.
+    """
+
+    source: str
+    class_names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def top(self, num: int) -> list[tuple[str, float]]:
+        """The `num` most probable classes, each with its probability."""
+        return list(zip(self.class_names[:num], self.probabilities[:num], strict=True))
+
+
+def classify(
+    loaded: LoadedClassifier, sources: Iterable[ImageSource], batch_size: int = 32
+) -> Iterator[ClassPrediction]:
+    """What a classifier says of images, one record each, in their order."""
+    scorer, given = build_scorer(loaded, batch_size), loaded.config.input
+    sources = iter(sources)
+    while group := list(itertools.islice(sources, batch_size)):
+        read = list[tuple[ImageSource, LoadedImage | None, str | None]]()
+        for source in group:
+            try:
+                read.append((source, source.load(given.channels), None))
+            except MediaError as error:
+                read.append((source, None, str(error)))
+        images = [image.pixels for _, image, _ in read if image is not None]
+        fitted = [given.letterbox(image).apply(image) for image in images]
+        scores = scorer.logits(np.stack(fitted)).astype(np.float64) if fitted else np.zeros((0, 0))
+        rows = iter(scores)
+        for source, image_read, reason in read:
+            if image_read is None:
+                yield ClassPrediction(source.name, error=reason)
+                continue
+            row = next(rows)
+            exponentials = np.exp(row - row.max())
+            probabilities = exponentials / exponentials.sum()
+            order = np.argsort(-probabilities, kind="stable").tolist()
+            names = tuple(loaded.file.class_names[index] for index in order)
+            yield ClassPrediction(
+                source.name, names, tuple(probabilities[order].tolist()), warnings=image_read.warnings
+            )

@@ -1,0 +1,115 @@
+"""The pictures that a training run leaves in its folder while it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from detector.data.coco import CocoAnnotations
+from detector.errors import DetectorError
+from detector.evaluation.evaluator import annotated_sources
+from detector.inference.predictor import InputConfig, Predictor
+from detector.media.charts import COCO_MEDIUM_PX, COCO_SMALL_PX, class_chart, place_chart, size_chart
+from detector.media.comparisons import Comparison, draw_comparisons
+from detector.media.images import write_image
+from detector.media.run_charts import results_chart, side_by_side
+from detector.structures.letterbox import Image
+from detector.structures.selection import SelectConfig
+from detector.training.events import Evaluated, Event, Noted, Report, Started, StepDone
+from detector.training.run_folder import RunFolder
+
+NUM_COMPARED = 8  # validation images on the sheet, spread evenly over the split
+_COMPARED_SIDE_PX = 416
+
+
+class RunPictures:
+    """A reporter that draws: `labels.png` after the first step, `results.png` after each evaluation.
+
+    Not earlier, because the library that draws takes a quarter of a second to load, and meanwhile the next batches are
+    being made. A picture that cannot be written is told of, and training goes on.
+    """
+
+    def __init__(self, folder: RunFolder, annotations: CocoAnnotations, canvas: InputConfig, report: Report) -> None:
+        """The pictures of a run in `folder` on a training split; events are handed on to `report` first."""
+        self._folder, self._annotations, self._canvas, self._report = folder, annotations, canvas, report
+        self._has_labels = False
+
+    def __call__(self, event: Event) -> None:
+        """Hands an event on and draws what it makes due."""
+        self._report(event)
+        if isinstance(event, Started) and event.first_step:
+            self._has_labels = (self._folder.path / "labels.png").exists()
+        with self._told():
+            if isinstance(event, StepDone) and not self._has_labels:
+                self._has_labels = True
+                self._folder.write_file("labels.png", labels_picture(self._annotations, self._canvas))
+            elif isinstance(event, Evaluated):
+                self._folder.write_file("results.png", results_chart(self._folder.results()))
+
+    def draw_predictions(self, predictor: Predictor, val: CocoAnnotations, select: SelectConfig) -> None:
+        """Writes `val_predictions.jpg`: validation images with their ground truth and what a predictor finds."""
+        with self._told():
+            sheet = predictions_picture(predictor, val, select)
+            if sheet is not None:
+                write_image(self._folder.path / "val_predictions.jpg", sheet)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except DetectorError as error:
+            self._report(Noted(str(error)))
+
+
+def labels_picture(annotations: CocoAnnotations, canvas: InputConfig) -> bytes:
+    """The objects of a training split: their classes, their sizes on the canvas and their centres; bytes of a PNG.
+
+    Crowd regions are left out; where an image's size is not known, so are the sizes and centres of its objects.
+    """
+    kept = ~annotations.is_crowd
+    counts = np.bincount(annotations.labels[kept], minlength=len(annotations.class_names)).tolist()
+    source_hw = np.repeat(annotations.image_hw, np.diff(annotations.offsets), axis=0)
+    kept &= (source_hw > 0).all(axis=1)
+    boxes_xywh, source_wh = annotations.boxes_xywh[kept], source_hw[kept][:, ::-1]
+    scale = np.array(canvas.canvas_hw[::-1]) / source_wh
+    if canvas.fit == "letterbox":
+        scale = scale.min(axis=1, keepdims=True)
+    sides = np.sqrt((boxes_xywh[:, 2:] * scale).prod(axis=1))
+    return side_by_side(
+        class_chart(annotations.class_names, {"train": counts}),
+        size_chart({"train": sides}, "side of a box in pixels of the network's input", (COCO_SMALL_PX, COCO_MEDIUM_PX)),
+        place_chart((boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2) / source_wh),
+    )
+
+
+def predictions_picture(predictor: Predictor, val: CocoAnnotations, select: SelectConfig) -> Image | None:
+    """Some images of a split, ground truth beside what a predictor finds; None where none of them can be read.
+
+    The split's categories are among the predictor's.
+    """
+    chosen = np.unique(np.linspace(0, len(val) - 1, NUM_COMPARED).round().astype(int)).tolist()
+    sources = annotated_sources(val)
+    # The split may know fewer classes than the model: a category is the same one where its id is.
+    label_of = np.array([predictor.category_ids.index(category) for category in val.category_ids], np.int64)
+    compared = [
+        Comparison(
+            prediction.source.path.name if prediction.source.path else prediction.source.name,
+            prediction.image,
+            val.source_xyxy(index),
+            label_of[val.labels_of(index)],
+            val.is_crowd_of(index),
+            prediction.detections,
+        )
+        for index, prediction in zip(chosen, predictor.stream([sources[i] for i in chosen], select), strict=True)
+        if prediction.image is not None and prediction.detections is not None
+    ]
+    if not compared:
+        return None
+    aspect = float(np.median([one.image.shape[0] / one.image.shape[1] for one in compared]))
+    tile_hw = (
+        round(_COMPARED_SIDE_PX * min(1.0, max(aspect, 0.25))),
+        round(_COMPARED_SIDE_PX / min(4.0, max(1.0, aspect))),
+    )
+    return draw_comparisons(compared, predictor.class_names, tile_hw)

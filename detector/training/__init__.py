@@ -1,0 +1,1 @@
+"""Training: the trainer, optimisers, schedules, weight averaging, run folders and events."""

@@ -1,0 +1,283 @@
+"""Optimisers by name, over parameter groups that decay weights only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detector.config.registry import PartConfig, build, register
+from detector.models.precision import has_native_bf16
+from detector.training.optimizer_wrappers import Lookahead, centralise
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(PartConfig):
+    """The kind `optimiser`. An optimiser is built from its config and parameter groups; `lr` is its peak rate.
+
+    Attributes:
+        lr: peak learning rate, which the schedule scales.
+        weight_decay: decay of weights; norms and biases never decay.
+        centralise: whether the mean over the inputs is taken off every weight's gradient (Yong et al. 2020).
+        lookahead: steps between two of Lookahead's slow weights (Zhang et al. 2019), or 0 for none.
+        lookahead_share: of the way to the fast weights that the slow ones go.
+        layer_decay: factor on the learning rate from each part of the network to the one before it, counted from the
+            head (Clark et al. 2020, ELECTRA, "layerwise learning rate decay"); 1 gives all parts the same rate.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    centralise: bool = False
+    lookahead: int = 0
+    lookahead_share: float = 0.5
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lookahead < 0 or not 0 < self.lookahead_share <= 1:
+            raise ValueError(
+                f"an optimiser wants lookahead >= 0 and 0 < lookahead_share <= 1, found {self.lookahead} and "
+                f"{self.lookahead_share}"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"an optimiser wants 0 < layer_decay <= 1, found {self.layer_decay}")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"an optimiser wants lr > 0 and weight_decay >= 0, found {self.lr} and {self.weight_decay}"
+            )
+
+
+@dataclass(frozen=True)
+class AdamConfig(OptimizerConfig):
+    """Settings of the relatives of Adam.
+
+    Attributes:
+        beta1: memory of the gradient's mean.
+        beta2: memory of the gradient's square.
+    """
+
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"Adam wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1} and {self.beta2}")
+
+
+@register("adamw")
+class AdamW(torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+    @dataclass(frozen=True)
+    class Config(AdamConfig):
+        """Settings of AdamW."""
+
+    def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
+        super().__init__(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+@register("radam")
+class RAdam(torch.optim.RAdam):
+    """Adam whose step waits for a variance to be known (Liu et al. 2019, algorithm 2), with decoupled decay."""
+
+    @dataclass(frozen=True)
+    class Config(AdamConfig):
+        """Settings of RAdam."""
+
+    def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
+        betas = (config.beta1, config.beta2)
+        super().__init__(groups, lr=config.lr, betas=betas, decoupled_weight_decay=True)
+
+
+@register("ranger")
+class Ranger(RAdam):
+    """RAdam with Lookahead and gradient centralisation (Wright 2019; its defaults).
+
+    With `schedule: flat_cosine` it is the recipe that set records with Mish.
+    """
+
+    @dataclass(frozen=True)
+    class Config(AdamConfig):
+        """Settings of Ranger: those of RAdam, with Lookahead and centralisation on."""
+
+        centralise: bool = True
+        lookahead: int = 6
+        beta1: float = 0.95
+
+
+@register("sgd")
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent, with Nesterov's momentum (Sutskever et al. 2013) or plain momentum."""
+
+    @dataclass(frozen=True)
+    class Config(OptimizerConfig):
+        """Settings of SGD.
+
+        Attributes:
+            momentum: memory of the gradient; 0 switches momentum off.
+            nesterov: whether momentum looks ahead; Darknet's does not.
+        """
+
+        lr: float = 0.01
+        weight_decay: float = 5e-4
+        momentum: float = 0.937
+        nesterov: bool = True
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"sgd wants 0 <= momentum < 1, found {self.momentum}")
+
+    def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
+        nesterov = config.nesterov and config.momentum > 0
+        super().__init__(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+
+
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: An optimizer for hidden layers").
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_NUM_ITERATIONS = 5
+# Makes the root-mean-square of an update that of a typical AdamW update (Liu et al. 2025, "Muon is scalable", eq. 4).
+_RMS_OF_ADAMW = 0.2
+# A kernel over fewer inputs than this (a stem on RGB, a depthwise convolution) has no matrix worth orthogonalising.
+_MIN_INPUTS = 8
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices with their singular values driven to about 1: (N, rows, columns) in float32, same shape out.
+
+    The iteration corrects its own rounding, so it runs in bfloat16 where the device computes that natively.
+    """
+    a, b, c = _QUINTIC
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if has_native_bf16(matrices.device):
+        x = x.bfloat16()
+    for _ in range(_NUM_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    result: Tensor = x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    return result.to(matrices.dtype)
+
+
+@register("muon")
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised Nesterov momentum on convolution kernels, AdamW on everything else.
+
+    Sources: Jordan et al. 2024; the scale of the update and decoupled decay as in Liu et al. 2025, so that one learning
+    rate serves both parts.
+    """
+
+    @dataclass(frozen=True)
+    class Config(OptimizerConfig):
+        """Settings of Muon.
+
+        Attributes:
+            momentum: memory of the gradient on kernels.
+            beta1: memory of the gradient's mean on the rest.
+            beta2: memory of the gradient's square on the rest.
+        """
+
+        lr: float = 6e-3
+        weight_decay: float = 0.05
+        momentum: float = 0.95
+        beta1: float = 0.9
+        beta2: float = 0.999
+
+    def __init__(self, config: Config, groups: list[dict[str, Any]]) -> None:
+        defaults = {"lr": config.lr, "weight_decay": config.weight_decay}
+        super().__init__(groups, defaults)
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's own
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.ndim == 4 and parameter[0].numel() >= _MIN_INPUTS and parameter.shape[1] > 3:
+                    by_shape[parameter.shape[0], parameter[0].numel()].append(parameter)
+                else:
+                    self._step_adamw(parameter, group["lr"], group["weight_decay"])
+            for shape, parameters in by_shape.items():
+                self._step_kernels(shape, parameters, group["lr"], group["weight_decay"])
+        return loss
+
+    def _step_kernels(self, shape: tuple[int, int], parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        momentum = self._config.momentum
+        directions = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            grad = parameter.grad
+            assert grad is not None  # step() passes those with a gradient only
+            state["momentum"].lerp_(grad, 1 - momentum)
+            directions.append(torch.lerp(grad, state["momentum"], momentum).reshape(shape))
+        scale = _RMS_OF_ADAMW * max(shape) ** 0.5
+        for parameter, update in zip(parameters, orthogonalised(torch.stack(directions)), strict=True):
+            parameter.mul_(1 - lr * weight_decay).add_(update.reshape(parameter.shape), alpha=-lr * scale)
+
+    def _step_adamw(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["updates"] = 0
+        grad = parameter.grad
+        assert grad is not None  # step() passes those with a gradient only
+        beta1, beta2 = self._config.beta1, self._config.beta2
+        state["updates"] += 1
+        state["mean"].lerp_(grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = (state["square"] / (1 - beta2 ** state["updates"])).sqrt_().add_(1e-8)
+        parameter.mul_(1 - lr * weight_decay)
+        parameter.addcdiv_(state["mean"], root, value=-lr / (1 - beta1 ** state["updates"]))
+
+
+def layer_rates(parts: Sequence[nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
+    """The factor on the learning rate of each parameter: 1 in the last part, `layer_decay` in the one before, ...
+
+    Args:
+        parts: the parts of a network that have parameters, from its stem to its head; what is shared belongs to the
+            last of its parts.
+        layer_decay: the factor from one part to the one before it.
+    """
+    with_parameters = [part for part in parts if next(part.parameters(), None) is not None]
+    depth = len(with_parameters) - 1
+    return {p: layer_decay ** (depth - i) for i, part in enumerate(with_parameters) for p in part.parameters()}
+
+
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, parts: Sequence[nn.Module] | None = None
+) -> torch.optim.Optimizer:
+    """An optimiser over a model's trainable parameters; vectors (norms and biases) do not decay.
+
+    Args:
+        config: the optimiser; where its `layer_decay` is not 1, a group says its factor as `layer_rate`.
+        model: the model.
+        parts: the model's parts from its stem to its head, by default its children; parameters of none have the rate
+            of the head.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rates: dict[nn.Parameter, float] = {}
+    if config.layer_decay != 1:
+        rates = layer_rates(list(model.children()) if parts is None else parts, config.layer_decay)
+    groups: list[dict[str, Any]] = []
+    for rate in sorted({rates.get(p, 1.0) for p in parameters}, reverse=True):
+        own = [p for p in parameters if rates.get(p, 1.0) == rate]
+        told = {} if config.layer_decay == 1 else {"layer_rate": rate, "lr": config.lr * rate}
+        groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": config.weight_decay, **told})
+        groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, **told})
+    optimizer: torch.optim.Optimizer = build(config, groups)
+    if config.centralise:
+        optimizer.register_step_pre_hook(centralise)
+    if config.lookahead:
+        Lookahead(optimizer, config.lookahead, config.lookahead_share)
+    return optimizer

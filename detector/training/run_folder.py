@@ -1,0 +1,125 @@
+"""The folder of a training run: configuration, numbers, weights and the first batches as the network saw them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detector.errors import DetectorError
+from detector.io.atomic import sweep_temporary
+from detector.io.files import write_whole
+from detector.structures.metrics import Metrics
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Attributes:
+        path: the folder.
+        best: the best averaged weights, to hand on.
+        last: the whole state of training, to resume.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens a folder that exists; leftovers of interrupted saves are removed."""
+        self.path = path
+        self.best, self.last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
+        self._results = path / "results.csv"
+        if self.last.parent.is_dir():
+            sweep_temporary(self.last.parent)
+            sweep_temporary(path)
+
+    @classmethod
+    def create(
+        cls, project: Path, name: str, subfolders: Sequence[str] = ("weights",), *, reuse: bool = False
+    ) -> RunFolder:
+        """A new folder `project/name`, or with the first free number behind the name, and folders in it.
+
+        Args:
+            project: where it is made.
+            name: its name.
+            subfolders: the folders in it.
+            reuse: whether a folder of the very name will do that has no save yet, as a run leaves that is killed early.
+
+        Raises:
+            DetectorError: the folder cannot be made.
+        """
+        if reuse and _is_without_save(project / name):
+            (project / name / "weights").mkdir(exist_ok=True)
+            return cls(project / name)
+        for number in range(1, 10_000):
+            path = project / (name if number == 1 else f"{name}{number}")
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+                for subfolder in subfolders:
+                    (path / subfolder).mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise DetectorError(f"{path}: the run folder cannot be made, {error.strerror}") from error
+            return cls(path)
+        raise DetectorError(f"{project}: ten thousand runs are named {name!r}; choose another train.run_name")
+
+    def write_config(self, yaml_text: str) -> None:
+        """Writes the resolved configuration."""
+        (self.path / "config.yaml").write_text(yaml_text, encoding="utf-8")
+
+    def add_result(
+        self,
+        *,
+        epoch: float,
+        step: int,
+        elapsed_s: float,
+        losses: Mapping[str, float],
+        metrics: Metrics,
+        learning_rate: float,
+    ) -> None:
+        """Adds a line to `results.csv`; rows of later steps, left from before a resume, are dropped first."""
+        row = {
+            "epoch": f"{epoch:.2f}",
+            "step": step,
+            "time": f"{elapsed_s:.2f}",
+            **{f"train/{name}_loss": f"{value:.5f}" for name, value in losses.items()},
+            **{name: f"{value:.5f}" for name, value in metrics.columns().items()},
+            "lr/pg0": f"{learning_rate:.6g}",
+        }
+        columns = list(dict.fromkeys([*metrics.first_columns, *row]))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows([*(r for r in self.results() if int(r["step"]) < step), row])
+        self.write_file("results.csv", text.getvalue().encode())
+
+    def results(self) -> list[dict[str, str]]:
+        """The rows of `results.csv` so far."""
+        if not self._results.exists():
+            return []
+        with self._results.open(newline="") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Writes a file that is whole whenever it is looked at: an old one stays until the new one is there.
+
+        Raises:
+            DetectorError: the disk refuses.
+        """
+        path = self.path / name
+        try:
+            write_whole(path, lambda file: file.write(content), durable=False)
+        except OSError as error:
+            raise DetectorError(
+                f"{path} cannot be written ({error.strerror}), an old one is whole: check the disk"
+            ) from error
+
+
+def _is_without_save(path: Path) -> bool:
+    """Whether a folder is that of a run before its first save: empty, or with a folder for weights that has none."""
+    if not path.is_dir():
+        return False
+    weights = path / "weights"
+    is_bare = not any(path.iterdir())
+    return is_bare or (
+        weights.is_dir() and not any(entry.suffix in (".pt", ".safetensors") for entry in weights.iterdir())
+    )

@@ -1,0 +1,58 @@
+"""The numbers of a run for TensorBoard, beside the results file that every run has."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+from detector.errors import ConfigError
+from detector.training.events import Evaluated, Event, Report, Started
+from detector.training.run_folder import RunFolder
+
+_NO_SCALARS = ("epoch", "step", "time")
+
+
+def summary_writer() -> Any:
+    """The class that writes TensorBoard's event files; torch has it, and it wants the package tensorboard.
+
+    Raises:
+        ConfigError: that package is not there.
+    """
+    try:
+        return importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"train.tensorboard wants the package tensorboard, found that it cannot be imported ({error}); install it "
+            f"with: pip install 'detector[log]', or leave train.tensorboard=false"
+        ) from error
+
+
+class ScalarLog:
+    """A reporter that writes each row of `results.csv` as scalars of the same names, into the run folder."""
+
+    def __init__(self, folder: RunFolder, writer: Any, report: Report) -> None:
+        """The scalars of a run in `folder`, by a `summary_writer`; events are handed on to `report` first."""
+        self._folder, self._make, self._report = folder, writer, report
+        self._first_step = 0
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Hands an event on; after an evaluation, writes what it added to the results."""
+        self._report(event)
+        if isinstance(event, Started):
+            self._first_step = event.first_step
+        elif isinstance(event, Evaluated):
+            if self._writer is None:
+                # What an interrupted run wrote of steps that are made again is not shown.
+                purged_from = self._first_step + 1 if self._first_step else None
+                self._writer = self._make(log_dir=str(self._folder.path), purge_step=purged_from)
+            for name, text in self._folder.results()[-1].items():
+                if name not in _NO_SCALARS and text and math.isfinite(float(text)):
+                    self._writer.add_scalar(name, float(text), event.step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()

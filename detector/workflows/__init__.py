@@ -1,0 +1,1 @@
+"""Workflows: each verb of the toolkit from start to end, without printing."""

@@ -1,0 +1,185 @@
+"""What `detector download` knows by name: Darknet weights and data sets that others publish.
+
+`weights/index.yaml` and `data/downloads.yaml` list them with source, exact length and licence as far as it is stated.
+Nothing is fetched but what is asked for by name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.config.nodes import presets_dir
+from detector.config.registry import nearest
+from detector.config.schema import load_config
+from detector.darknet.cfg_file import read_cfg
+from detector.darknet.weights_file import WeightsHeader, read_weights
+from detector.errors import DetectorError
+from detector.io.archive import unpack
+from detector.io.download import fetch
+
+_HEADER_BYTES = 20
+# What an archive may grow to when unpacked: annotations as text shrink fourfold, images not at all.
+_MAX_GROWTH = 10
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A file of weights of a Darknet network.
+
+    Attributes:
+        name: what it is asked for by.
+        network: its network, which is shipped as `cfg/darknet/NETWORK.cfg` or is on the publisher's page.
+        url: where it is.
+        num_bytes: its exact length.
+        page: the publisher's page.
+        licence: as far as it is stated.
+        ap: AP at IoU 0.50:0.95 in percent, as the page prints it.
+        ap50: AP at IoU 0.50 in percent, as the page prints it.
+        measured_at: side of the input in pixels that these belong to.
+        test_set: what they were measured on, as far as it is stated.
+        num_layers: of a file that holds the first layers only, how many.
+    """
+
+    name: str
+    network: str
+    url: str
+    num_bytes: int
+    page: str
+    licence: str
+    ap: float | None = None
+    ap50: float | None = None
+    measured_at: int | None = None
+    test_set: str | None = None
+    num_layers: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name that the publisher gave the file."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class PublishedArchive:
+    """A zip or tar file of a data set: where it is, its exact length, and its checksum where one is known."""
+
+    url: str
+    num_bytes: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class PublishedDataSet:
+    """A data set: its name here, the publisher's page, the licence as far as it is stated, and its archives."""
+
+    name: str
+    page: str
+    licence: str
+    archives: tuple[PublishedArchive, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of all its archives."""
+        return sum(archive.num_bytes for archive in self.archives)
+
+
+Published = PublishedWeights | PublishedDataSet
+
+
+@dataclass(frozen=True)
+class _WeightsIndex:
+    weights: tuple[PublishedWeights, ...]
+
+
+@dataclass(frozen=True)
+class _DataIndex:
+    data_sets: tuple[PublishedDataSet, ...]
+
+
+def _index_file(packed: str, source: str) -> Path:
+    """An index: inside the installed package, or where a source checkout has it."""
+    package = Path(__file__).parents[1]
+    return package / packed if (package / packed).is_file() else package.parent / source
+
+
+def published() -> dict[str, Published]:
+    """Everything that is known, by name.
+
+    Raises:
+        ConfigError: an index cannot be read.
+    """
+    weights = load_config(_WeightsIndex, str(_index_file("index/weights.yaml", "weights/index.yaml"))).weights
+    data_sets = load_config(_DataIndex, str(_index_file("index/data.yaml", "data/downloads.yaml"))).data_sets
+    entries: list[Published] = [*weights, *data_sets]
+    return {entry.name: entry for entry in entries}
+
+
+def find_published(name: str) -> Published:
+    """An entry by its name.
+
+    Raises:
+        DetectorError: there is none; the message gives the nearest.
+    """
+    known = published()
+    if name not in known:
+        raise DetectorError(f"nothing of the name {name!r} is known to download{nearest(name, known)}")
+    return known[name]
+
+
+def fetch_weights(
+    entry: PublishedWeights, target: Path, progress: Callable[[int], None] = lambda num_done: None
+) -> None:
+    """Downloads weights; they take the name `target` only after every array in them was found to be as it should be.
+
+    Raises:
+        DetectorError: as `detector.io.download.fetch`.
+        DarknetError: the file is not one of its network, or no weights at all.
+    """
+    fetch(
+        entry.url, target, num_bytes=entry.num_bytes, check=lambda part: _check_weights(entry, part), progress=progress
+    )
+
+
+def _check_weights(entry: PublishedWeights, part: Path) -> None:
+    cfg = presets_dir() / "darknet" / f"{entry.network}.cfg"
+    if cfg.is_file():
+        read_weights(part, read_cfg(cfg), partial=entry.num_layers is not None)
+        return
+    with part.open("rb") as file:  # the network is not shipped: its length and the header are what can be checked
+        WeightsHeader.unpack(file.read(_HEADER_BYTES), part)
+
+
+def fetch_data_set(
+    entry: PublishedDataSet, folder: Path, progress: Callable[[int], None] = lambda num_done: None
+) -> None:
+    """Downloads the archives of a data set and unpacks them; the folder appears only when all of it is there.
+
+    Archives and unpacked files are collected in `folder` + `.part`, where the same call goes on after a failure.
+
+    Raises:
+        DetectorError: the folder exists, or as `detector.io.download.fetch` and `detector.io.archive.unpack`.
+    """
+    if folder.exists():
+        raise DetectorError(f"{folder} exists; remove it, or name another place with --output")
+    part = folder.with_name(f"{folder.name}.part")
+    archives = [(archive, part / "archives" / archive.url.rpartition("/")[2]) for archive in entry.archives]
+    num_before = 0
+    for archive, file in archives:
+        fetch(
+            archive.url,
+            file,
+            num_bytes=archive.num_bytes,
+            sha256=archive.sha256,
+            progress=lambda num_done, num_before=num_before: progress(num_before + num_done),  # type: ignore[misc]  # mypy#12557
+        )
+        num_before += archive.num_bytes
+        progress(num_before)
+    for archive, file in archives:
+        unpack(file, part / "files", max_bytes=_MAX_GROWTH * archive.num_bytes)
+    try:
+        (part / "files").replace(folder)
+        shutil.rmtree(part)
+    except OSError as error:
+        raise DetectorError(f"{part} cannot be put at {folder}: {error.strerror}") from error

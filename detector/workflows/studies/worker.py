@@ -1,0 +1,147 @@
+"""One run of a study, in this process: trained as `detector train --continue` would, measured, written down."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.errors import CheckpointError, ConfigError
+from detector.io.machine import machine, peak_bytes
+from detector.tasks.experiment import Experiment, import_parts, load_experiment
+from detector.training.events import Evaluated, Event, Report, Started, StepDone
+from detector.workflows.studies.records import (
+    Evaluation,
+    RunRecord,
+    next_evaluations,
+    plain_stats,
+    read_record,
+    write_record,
+)
+from detector.workflows.train import open_run, train
+
+
+class _Watch:
+    """Notes what the events of a run tell, in its record."""
+
+    def __init__(self, path: Path, record: RunRecord, metric: str, report: Report) -> None:
+        self.record = record
+        self._path, self._metric, self._report = path, metric, report
+        self._last_s: float | None = None
+        self._steps_s: list[float] = []
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event and hands it on."""
+        now_s = time.perf_counter()
+        if isinstance(event, Started):
+            self.record = replace(
+                self.record, num_steps=event.num_steps, num_epochs=event.num_epochs, device=event.device
+            )
+        elif isinstance(event, StepDone):
+            if self._last_s is not None:
+                self._steps_s.append(now_s - self._last_s)
+            self._last_s = now_s
+        elif isinstance(event, Evaluated):
+            self._evaluated(event)
+            self._last_s = None  # the time until the next step is not a step's
+        self._report(event)
+
+    def _evaluated(self, event: Evaluated) -> None:
+        if self._metric not in event.metrics.stats:
+            raise ConfigError(
+                f"metric wants a number that evaluation finds, found {self._metric!r}; "
+                f"these are there: {', '.join(event.metrics.stats)}"
+            )
+        found = Evaluation(event.step, plain_stats(event.metrics.stats))
+        evaluations = next_evaluations(self.record.evaluations, found)
+        self.record = replace(self.record, evaluations=evaluations, total_s=event.elapsed_s)
+        write_record(self._path, self.record)
+
+    @property
+    def step_s(self) -> float | None:
+        """Median time of a step."""
+        return statistics.median(self._steps_s) if self._steps_s else None
+
+
+def make_run(
+    path: Path,
+    runs: Path,
+    metric: str,
+    *,
+    keep_weights: bool,
+    report: Report = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Makes the run that a record describes and completes the record.
+
+    Args:
+        path: the record.
+        runs: folder of the run folders.
+        metric: the number that has to be there.
+        keep_weights: whether the weights stay.
+        report: told of every event.
+        should_stop: asked after each step; true saves and ends the run.
+
+    Returns:
+        Whether it came to its end.
+
+    Raises:
+        DetectorError: all that training raises.
+    """
+    begun_s = time.perf_counter()
+    record = read_record(path)
+    for file in record.imports:
+        import_parts(Path(file))
+    config = load_experiment(record.experiment, record.overrides)
+    config = of_run(config, record, path, runs)
+    folder = runs.resolve() / path.stem
+    resume = None
+    if (folder / "weights" / "last.pt").is_file():
+        try:
+            _, run_folder, state = open_run(folder, config)
+            known = {evaluation.step for evaluation in record.evaluations}
+            measured = [int(row["step"]) for row in run_folder.results()]
+            if all(step in known for step in measured if step <= state["step"]):  # the record was not deleted since
+                resume = (run_folder, state)
+        except (CheckpointError, ConfigError):  # of another version of this program, say: nothing but time is lost
+            pass
+    if resume is None:
+        record = replace(record, evaluations=())
+        shutil.rmtree(folder, ignore_errors=True)
+    watch = _Watch(path, record, metric, report)
+    result = train(config, resume=resume, report=watch, should_stop=should_stop, reuse_folder=True)
+    if not result.finished:
+        return False
+    if not watch.record.evaluations:
+        raise ConfigError("a study wants runs that are measured; give a val split and train.evaluations of at least 1")
+    total_s = time.perf_counter() - begun_s
+    if resume is not None:
+        total_s = watch.record.total_s or total_s
+    on_gpu = watch.record.device.startswith("cuda")
+    write_record(
+        path,
+        replace(
+            watch.record,
+            state="finished",
+            step_s=watch.step_s,
+            total_s=total_s,
+            peak_bytes=torch.cuda.max_memory_reserved() if on_gpu else peak_bytes(),
+            machine=machine(),
+        ),
+    )
+    if not keep_weights:
+        shutil.rmtree(folder / "weights")
+    return True
+
+
+def of_run(config: Experiment, record: RunRecord, path: Path, runs: Path, **changes: Any) -> Experiment:
+    """An experiment with the seed and the folder of a run of a study, and changes of its section `train`."""
+    own: dict[str, Any] = {"seed": record.seed, "project": runs.resolve(), "run_name": path.stem}
+    settings: Any = replace(config.train, **own, **changes)
+    return replace(config, train=settings)

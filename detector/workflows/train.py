@@ -1,0 +1,307 @@
+"""Training as a whole: an experiment in, a run folder out; new runs and interrupted ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences
+from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
+from detector.darknet.network import DarknetNet
+from detector.data.problems import num_accepted, num_skipped
+from detector.errors import CheckpointError, ConfigError
+from detector.models.checkpoint import ModelFile, load_model_file, load_state, load_training_state
+from detector.models.class_rows import is_named
+from detector.models.contracts import TrainableModel
+from detector.models.precision import choose_device, keep_freed_memory
+from detector.structures.metrics import Metrics
+from detector.tasks.classification import ClassificationTask
+from detector.tasks.detection import DetectionTask
+from detector.tasks.experiment import TASKS, Experiment, ExperimentConfig
+from detector.tasks.task import Task
+from detector.training.distributed import World, joined, with_shared_statistics
+from detector.training.events import Noted, Report
+from detector.training.run_folder import RunFolder
+from detector.training.scalar_log import ScalarLog, summary_writer
+from detector.training.trainer import Trainer
+from detector.workflows.batch_size import with_batch_size
+
+_FREE_LOADER_KEYS = ("workers", "cache_mb", "disk_cache", "timeout_s")  # they change no number
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run leaves behind.
+
+    Attributes:
+        folder: the run folder.
+        finished: false when it was asked to stop before its end.
+        metrics: the numbers of the last evaluation, or None.
+        best: the best headline number of the run (AP, or top-1 accuracy), or -1.
+        num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
+        num_warnings: images and boxes that are odd and were used.
+        is_main: whether this process is the one to report it.
+        ended_at: the step at which `train.patience` ended the run early, or None.
+        batch_size: images of a batch of one process, as they were given or measured.
+    """
+
+    folder: RunFolder
+    finished: bool
+    metrics: Metrics | None
+    best: float
+    num_skipped: int
+    num_warnings: int
+    is_main: bool = True
+    ended_at: int | None = None
+    batch_size: int = 0
+
+
+def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, RunFolder, dict[str, Any]]:
+    """The experiment, folder and state of an interrupted run.
+
+    Args:
+        run: the run folder, or its `weights/last.pt`.
+        asked: an experiment that must agree with the run's, so that the same command can be given again; what changes
+            no number may differ and is taken from it: the device, the loader's workers, caches and patience, and the
+            patience of processes with one another.
+
+    Raises:
+        CheckpointError: there is no state to resume, or `asked` differs from it; every difference is listed.
+    """
+    last = run / "weights" / "last.pt" if run.is_dir() else run
+    state = load_training_state(last)
+    schema = TASKS.get(state["config"].get("task"), ExperimentConfig)
+    config: Experiment = config_from_plain(schema, state["config"], str(last))
+    if asked is not None:
+        own_train: Any = replace(config.train, timeout_s=asked.train.timeout_s)  # of the task's own class
+        config = replace(config, device=asked.device, train=own_train)
+        if isinstance(config, ExperimentConfig) and isinstance(asked, ExperimentConfig):
+            free = {key: getattr(asked.loader, key) for key in _FREE_LOADER_KEYS}
+            config = replace(config, loader=replace(config.loader, **free))
+            if asked.loader.memory_share:  # the batch size that was measured when the run began stays
+                own = replace(asked.loader, batch_size=config.loader.batch_size, memory_share=0.0)
+                asked = replace(asked, loader=own)
+        found = differences(config_to_plain(asked), config_to_plain(config))
+        if found:
+            raise CheckpointError(
+                f"{last}: a run resumes under the configuration it began with, found {len(found)} differences: "
+                f"{'; '.join(found)}; drop them or start a new run"
+            )
+    return config, RunFolder(last.parent.parent), state
+
+
+def train(
+    config: Experiment,
+    *,
+    resume: tuple[RunFolder, dict[str, Any]] | None = None,
+    start: ModelFile | None = None,
+    report: Report = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    reuse_folder: bool = False,
+) -> TrainingResult:
+    """Trains an experiment, of any task.
+
+    Args:
+        config: the experiment, with a data set.
+        resume: the folder and state of an interrupted run of the same experiment.
+        start: weights to start from; tensors that do not fit are left random and named in a report.
+        report: told of every event.
+        should_stop: asked after each step; true saves and ends the run.
+        reuse_folder: whether a folder of the run's name that holds no save will do for a new run.
+
+    Raises:
+        DatasetError: the data set cannot be used.
+        CheckpointError: the state does not fit the experiment.
+        ConfigError: the model can be run but not trained.
+        DivergenceError: a loss or gradient is not finite.
+    """
+    with joined(config.train.timeout_s) as world:
+        told = report if world.is_main else _say_nothing
+        if isinstance(config, ExperimentConfig):
+            config = with_batch_size(config, world, told)
+        return _train(config, world, resume, start, told, should_stop, reuse_folder)
+
+
+def task_of(config: Experiment, report: Report) -> Task:
+    """The task of an experiment, its splits read.
+
+    Raises:
+        DatasetError: a split cannot be used.
+    """
+    return DetectionTask(config, report) if isinstance(config, ExperimentConfig) else ClassificationTask(config, report)
+
+
+def _say_nothing(event: object) -> None:
+    pass
+
+
+def _train(
+    config: Experiment,
+    world: World,
+    resume: tuple[RunFolder, dict[str, Any]] | None,
+    start: ModelFile | None,
+    report: Report,
+    should_stop: Callable[[], bool],
+    reuse_folder: bool,
+) -> TrainingResult:
+    writer = summary_writer() if config.train.tensorboard else None
+    task = task_of(config, report)
+    if not task.has_val:
+        report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
+    device = choose_device(config.device)
+    if world.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(config.train.seed)
+    model: TrainableModel = task.model()
+    if config.train.sync_batch_norm:
+        model = with_shared_statistics(model, device)
+    for note in model.notes:
+        report(Noted(note))
+    if reasons := model.reasons_against_training():
+        raise ConfigError("\n".join(reasons))
+    if start is None and config.train.weights is not None and resume is None:
+        start = read_start(config.train.weights, config)
+    if start is not None:
+        report(Noted(f"starting from given weights; {load_matching(model, start, task.class_names)}"))
+
+    identity: dict[str, Any] = {
+        "config": config_to_plain(config),
+        "class_names": list(task.class_names),
+        "category_ids": list(task.category_ids),
+    }
+    if resume is not None:
+        _require_same_classes(resume[1], identity, resume[0].last)
+    folder = resume[0] if resume is not None else _new_folder(config, world, reuse_folder)
+    if world.is_main:
+        folder.write_config(config_to_yaml(config))
+    num_steps = config.train.num_steps(task.num_images, task.batch_size * world.size)
+    scalars = ScalarLog(folder, writer, report) if writer and world.is_main else None
+    trainer = Trainer(
+        model,
+        task.loss(model),
+        config.train,
+        config.optimizer,
+        config.schedule,
+        num_steps=num_steps,
+        num_images=task.num_images,
+        batch_size=task.batch_size,
+        device=device,
+        folder=folder,
+        identity=identity,
+        evaluate=functools.partial(task.measure, device=device, world=world) if task.has_val else None,
+        report=task.drawn_reports(folder, scalars or report) if world.is_main else report,
+        world=world,
+    )
+    torch.manual_seed(config.train.seed + world.rank)  # what a network draws in training differs between processes
+    if resume is not None:
+        trainer.restore(resume[1])
+    finished = trainer.run(task.batches(model, trainer.step, num_steps, folder, world, report), should_stop)
+    if scalars:
+        scalars.close()
+    if world.is_main and finished and task.has_val:
+        load_state(model, load_model_file(folder.best).state, str(folder.best))
+        task.draw_end(model, device)
+    num_left_out = trainer.num_skipped + num_skipped(task.problems)
+    num_odd = trainer.num_warnings + num_accepted(task.problems)
+    ended_at = trainer.step if trainer.ended_early else None
+    best, metrics = trainer.best, trainer.metrics
+    return TrainingResult(
+        folder, finished, metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
+    )
+
+
+def _new_folder(config: Experiment, world: World, reuse: bool) -> RunFolder:
+    """The folder of a new run, made by process 0."""
+    project, name = config.train.project.resolve(), config.train.run_name
+    return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
+
+
+def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:
+    found = [
+        f"{what}: {identity[what]!r} in the data set, {state[what]!r} in the run"
+        for what in ("class_names", "category_ids")
+        if list(state[what]) != identity[what]
+    ]
+    if found:
+        raise CheckpointError(
+            f"{last}: a run resumes on the classes it began with, found {'; '.join(found)}; start a new run"
+        )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a model took of a model file.
+
+    Attributes:
+        left: the tensors left as they were.
+        known: the classes that both know, when rows of classes were taken by name.
+        new: the classes whose rows were left as they were.
+    """
+
+    left: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.left[:5]) + (f" and {len(self.left) - 5} more" if len(self.left) > 5 else "")
+        tensors = f"{len(self.left)} tensors stay random: {shown}" if self.left else "every tensor was taken"
+        if not (self.known or self.new):
+            return tensors
+        return (
+            f"{tensors}; classes taken by name: {', '.join(self.known) or 'none'}; new: {', '.join(self.new) or 'none'}"
+        )
+
+
+def read_start(weights: Path, config: Experiment) -> ModelFile:
+    """A file to start training from: a model file, or .weights of the experiment's own Darknet network, whole or not.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        DarknetError: it cannot be read, or is of another network.
+        ConfigError: it is Darknet's and the experiment's model is not.
+    """
+    if not is_darknet_weights(weights):
+        return load_model_file(weights)
+    if not isinstance(config.model, DarknetNet.Config):
+        raise ConfigError(
+            f"train.weights={weights} is Darknet's, the model is not; choose model={{name: darknet, cfg: FILE.cfg}}"
+        )
+    return load_darknet_file(weights, config.model.cfg, partial=True)
+
+
+def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
+    """Copies the tensors of a model file whose names and shapes fit, rows of classes by the name of the class.
+
+    Where the classes differ, every other tensor is kept and a class that both know keeps its rows. Where a side names
+    its classes by number only, all rows are copied if there are as many, else those that belong to no class.
+    """
+    own, rows = model.state_dict(), model.class_rows()
+    by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)
+    index = {name: i for i, name in enumerate(file.class_names)} if by_name else {}
+    fitting: dict[str, Tensor] = {}
+    for name, tensor in file.state.items():
+        if name not in own or tensor.shape[1:] != own[name].shape[1:]:
+            continue
+        remaps = name in rows and (by_name or len(class_names) != len(file.class_names))
+        if remaps and len(tensor) == rows[name].num_rows(len(file.class_names)):
+            fitting[name] = rows[name].remapped(own[name], tensor, [index.get(c) for c in class_names])
+        elif not remaps and tensor.shape == own[name].shape:
+            fitting[name] = tensor
+    model.load_state_dict(fitting, strict=False)
+    left = tuple(name for name in own if name not in fitting)
+    if not by_name:
+        return Taken(left)
+    return Taken(
+        left,
+        tuple(name for name in class_names if name in index),
+        tuple(name for name in class_names if name not in index),
+    )

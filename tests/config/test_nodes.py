@@ -1,0 +1,394 @@
+"""YAML as nodes: parents, overrides, places, and what is refused before it means anything."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from detector.config import nodes
+from detector.config.nodes import (
+    MAX_DEPTH,
+    MAX_FILE_BYTES,
+    Mistakes,
+    Node,
+    Where,
+    describe,
+    find_config,
+    merge,
+    override_nodes,
+    plain_of,
+    presets_dir,
+    read_nodes,
+)
+from detector.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a file into the working directory of the test; returns its path."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return path
+
+    return write_file
+
+
+def plain_file(path: Path) -> object:
+    return plain_of(read_nodes(path))
+
+
+# --- values and their places ---------------------------------------------------------------------------------------
+
+
+def test_every_plain_value_is_read(write):
+    path = write("a.yaml", 'a: 1\nb: 2.5\nc: text\nd: true\ne: null\nf: [1, x]\ng: {h: "é"}\ni:\n')
+    assert plain_file(path) == {
+        "a": 1,
+        "b": 2.5,
+        "c": "text",
+        "d": True,
+        "e": None,
+        "f": [1, "x"],
+        "g": {"h": "é"},
+        "i": None,
+    }
+
+
+def test_a_node_remembers_file_line_and_folder(write):
+    path = write("sub/a.yaml", "a: 1\nb:\n  c:\n    - 2\n    - 3\n")
+    root = read_nodes(path)
+    assert str(root.value["a"].where) == f"sub{os.sep}a.yaml:1"
+    third = root.value["b"].value["c"].value[1]
+    assert (third.value, third.where.line, third.where.folder) == (3, 5, path.parent)
+
+
+def test_a_file_outside_the_working_directory_is_shown_whole(write, monkeypatch, tmp_path):
+    path = write("a.yaml", "a: 1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert str(read_nodes(path).value["a"].where) == f"{path.resolve()}:1"
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "\n\n"])
+def test_an_empty_file_has_no_keys(write, content):
+    assert plain_file(write("a.yaml", content)) == {}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(write):
+    assert plain_file(write("a.yaml", b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")) == {"a": 1, "b": 2}
+
+
+# --- base: ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_stands_on_its_parents_key_by_key(write):
+    write("far/grand.yaml", "a: 1\nb: {x: 1, y: 1, deep: {p: 1}}\n")
+    write("parent.yaml", "base: far/grand.yaml\nb: {y: 2}\nc: 2\n")
+    path = write("child.yaml", "base: parent.yaml\nc: 3\nb: {deep: {q: 3}}\n")
+    assert plain_file(path) == {"a": 1, "b": {"x": 1, "y": 2, "deep": {"p": 1, "q": 3}}, "c": 3}
+    root = read_nodes(path)
+    assert str(root.value["a"].where) == f"far{os.sep}grand.yaml:1"  # each value keeps its own place
+    assert str(root.value["b"].value["y"].where) == "parent.yaml:2"
+
+
+def test_a_list_or_scalar_replaces_the_parents(write):
+    write("parent.yaml", "a: [1, 2, 3]\nb: {x: 1}\nc: 1\nd: 1\n")
+    assert plain_file(write("child.yaml", "base: parent.yaml\na: [9]\nb: null\nc: {y: 2}\n")) == {
+        "a": [9],
+        "b": None,
+        "c": {"y": 2},
+        "d": 1,
+    }
+
+
+def test_a_parent_is_looked_for_next_to_the_file_then_among_the_presets(write):
+    write("sub/mish-n.yaml", "own: 1\n")
+    assert plain_file(write("sub/a.yaml", "base: mish-n.yaml")) == {"own": 1}
+    assert "own" not in plain_file(write("other/a.yaml", "base: mish-n"))
+    assert plain_file(write("other/b.yaml", "base: mish-n")) == plain_file(write("other/c.yaml", "base: mish-n.yaml"))
+
+
+def test_a_circle_of_parents_is_refused_with_its_files(write):
+    write("a.yaml", "base: b.yaml\n")
+    write("b.yaml", "base: c.yaml\n")
+    write("c.yaml", "base: a.yaml\n")
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml: base: leads back to this file by way of a\.yaml, b\.yaml, c\.yaml"
+    ):
+        read_nodes(Path("a.yaml"))
+    own = write("own.yaml", "base: own.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to this file"):
+        read_nodes(own)
+
+
+def test_a_diamond_is_no_circle(write):
+    write("top.yaml", "a: 1\n")
+    write("left.yaml", "base: top.yaml\n")
+    assert plain_file(write("bottom.yaml", "base: left.yaml\nb: 2\n")) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(("base", "found"), [("[a, b]", "a list"), ("3", "the number 3"), ("on", "the bool true")])
+def test_a_base_that_is_no_name_is_refused(write, base, found):
+    with pytest.raises(ConfigError, match=rf"a\.yaml:2: base: wants the name of one file, found {found}"):
+        read_nodes(write("a.yaml", f"x: 1\nbase: {base}\n"))
+
+
+def test_a_missing_parent_is_refused_with_its_line_and_the_nearest_preset(write):
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml:2: base: no configuration file .* 'mish-nn'; did you mean 'mish-n'"
+    ):
+        read_nodes(write("a.yaml", "x: 1\nbase: mish-nn\n"))
+
+
+def test_a_mistake_in_a_parent_names_the_parent(write):
+    write("parent.yaml", "a: 1\na: 2\n")
+    with pytest.raises(ConfigError, match=r"^parent\.yaml:2: key 'a' stands twice, first on line 1; keep one"):
+        read_nodes(write("child.yaml", "base: parent.yaml\n"))
+
+
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def nodes_of(plain: object) -> Node:
+    where = Where("test", 0, Path("."))
+    if isinstance(plain, dict):
+        return Node({k: nodes_of(v) for k, v in plain.items()}, where)
+    return Node(plain, where)
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "wanted"),
+    [
+        ({"name": "adamw", "lr": 1}, {"name": "sgd"}, {"name": "sgd"}),
+        ({"name": "adamw", "lr": 1}, {"name": "adamw", "x": 2}, {"name": "adamw", "lr": 1, "x": 2}),
+        ({"name": "adamw", "lr": 1}, {"x": 2}, {"name": "adamw", "lr": 1, "x": 2}),
+        ({"lr": 1}, {"name": "sgd"}, {"lr": 1, "name": "sgd"}),
+        ("adamw", {"lr": 2}, {"name": "adamw", "lr": 2}),
+        ("adamw", {"name": "sgd", "lr": 2}, {"name": "sgd", "lr": 2}),
+        ({"name": "adamw", "lr": 1}, "sgd", "sgd"),
+        ({"a": {"name": "x", "k": 1}, "b": 1}, {"a": {"name": "y"}}, {"a": {"name": "y"}, "b": 1}),
+        (None, {"a": 1}, {"a": 1}),
+        ({"a": 1}, None, None),
+        ([1], {"a": 1}, {"a": 1}),
+    ],
+)
+def test_merging_goes_key_by_key_until_the_name_changes(base, over, wanted):
+    assert plain_of(merge(nodes_of(base), nodes_of(over))) == wanted
+
+
+def test_merging_leaves_both_sides_as_they_were():
+    base, over = nodes_of({"a": {"x": 1}}), nodes_of({"a": {"y": 2}})
+    merge(base, over)
+    assert plain_of(base) == {"a": {"x": 1}}
+    assert plain_of(over) == {"a": {"y": 2}}
+
+
+# --- overrides -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a=1", {"a": 1}),
+        ("a.b.c=2.5", {"a": {"b": {"c": 2.5}}}),
+        ("a=1e-3", {"a": 0.001}),
+        ("a=1E5", {"a": 100000.0}),
+        ("a=-2e-4", {"a": -0.0002}),
+        ("a=.5e1", {"a": 5.0}),
+        ("a=elephant", {"a": "elephant"}),
+        ("a=1e-x", {"a": "1e-x"}),
+        ("a=3e", {"a": "3e"}),
+        ("a=true", {"a": True}),
+        ("a=null", {"a": None}),
+        ("a=", {"a": ""}),
+        ("a='1e-3 of all'", {"a": "1e-3 of all"}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("a={b: 1, c: x}", {"a": {"b": 1, "c": "x"}}),
+        ("a=b=c", {"a": "b=c"}),
+        ("a=C:/x", {"a": "C:/x"}),
+        ("a=/tmp/x.yaml", {"a": "/tmp/x.yaml"}),
+        ("a=ümlaut", {"a": "ümlaut"}),
+    ],
+)
+def test_an_override_is_what_a_file_would_say(text, wanted):
+    assert plain_of(override_nodes(text)) == wanted
+
+
+@pytest.mark.parametrize("text", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a b=1", "1a=2", "a-b=1", "", "a.b"])
+def test_what_is_no_override_is_refused(text):
+    with pytest.raises(ConfigError, match="an override wants to be key=value, such as "):
+        override_nodes(text)
+
+
+@pytest.mark.parametrize("text", ["a=[1", "a=!!python/name:os.system", "a=*x", "a=&x 1", "a={b: 1, b: 2}", "a=b: c: d"])
+def test_an_override_is_held_to_the_rules_of_a_file(text):
+    with pytest.raises(ConfigError, match="override "):
+        override_nodes(text)
+
+
+def test_the_place_of_an_override_is_its_text(write):
+    node = override_nodes("a.b=[1, {c: 2}]")
+    leaf = node.value["a"].value["b"].value[1].value["c"]
+    assert str(leaf.where) == "override 'a.b=[1, {c: 2}]'"
+    assert leaf.where.folder == Path.cwd()
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"^a\.yaml:3: key 'a' stands twice, first on line 1; keep one$"),
+        ("x: {a: 1,\n a: 2}\n", r"^a\.yaml:2: key 'a' stands twice, first on line 1; keep one$"),
+        ("a: &x [1]\nb: *x\n", r"^a\.yaml:1: anchors and aliases are not allowed; write the value out or use base:$"),
+        ("b: *x\n", r"^a\.yaml:1: anchors and aliases are not allowed"),
+        ("a:\n  <<: {b: 1}\n", r"^a\.yaml:2: a key wants to be text, found '<<'"),
+        ("a: !!python/object/apply:os.system ['touch x']\n", r"^a\.yaml:1: the tag '.*os\.system' is not allowed"),
+        ("a: !mine 3\n", r"^a\.yaml:1: the tag '!mine' is not allowed, .* plain data only; remove it$"),
+        ("a: !!binary aGk=\n", r"the tag '.*binary' is not allowed"),
+        ("a: !!set {x}\n", r"the tag '.*set' is not allowed"),
+        ("a: !!int x\n", r"^a\.yaml:1: 'x' is not a value YAML can read .*; put it in quotes if it is text$"),
+        ("a: 2020-99-99\n", r"^a\.yaml:1: '2020-99-99' is not a value YAML can read"),
+        ("a: 1\non: 2\n", r"^a\.yaml:2: a key wants to be text, found 'on' \(YAML reads it as a bool.*quotes\)$"),
+        ("1: 2\n", r"a key wants to be text, found '1'"),
+        ("? [a, b]\n: 1\n", r"a key wants to be text, found a section or list"),
+        ("a: [1\nb: 2\n", r"^a\.yaml:2:\d+: not valid YAML, "),
+        ("a: 1\n\tb: 2\n", r"^a\.yaml:2:1: not valid YAML, found character '\\t'"),
+        ("a: 1\n---\nb: 2\n", r"^a\.yaml:2:1: not valid YAML, but found another document$"),
+        ("[1, 2]\n", r"^a\.yaml:1: a configuration wants keys and values, found a list$"),
+        ("text\n", r"found the text 'text'$"),
+        (b"\x00\x01", r"^a\.yaml: not valid YAML, unacceptable character #x0000"),
+        (b"a: \xff\xfe\n", r"^a\.yaml: not UTF-8 text, byte 3 is 0xff$"),
+        (b"\x89PNG\r\n\x1a\n", r"^a\.yaml: not UTF-8 text, byte 0 is 0x89$"),
+        ("a: 0x" + "f" * 6000 + "\n", r"^a\.yaml:1: a whole number of at most \d+ is wanted, found '0xfff.*\.\.\.;"),
+        ("a: -9223372036854775808\n", "a whole number of at most 9223372036854775807 is wanted"),
+        ("a: " + "9" * 5000 + "\n", r"a\.yaml:1: .*999\.\.\. is not a value YAML can read"),
+    ],
+)
+def test_a_file_that_is_not_plain_yaml_is_refused(write, content, message):
+    path = write("a.yaml", content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_nodes(path)
+    assert len(str(caught.value)) < 500
+    assert not Path("x").exists()
+
+
+def test_the_largest_whole_number_is_read(write):
+    assert plain_file(write("a.yaml", f"a: {2**63 - 1}\n")) == {"a": 2**63 - 1}
+
+
+def test_an_alias_bomb_is_refused_at_once(write):
+    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    path = write("a.yaml", "\n".join(lines))
+    started_s = time.monotonic()
+    with pytest.raises(ConfigError, match="anchors and aliases are not allowed"):
+        read_nodes(path)
+    assert time.monotonic() - started_s < 2
+
+
+FILLED = [
+    "[" * (MAX_FILE_BYTES - 1),
+    "{a: " * (MAX_FILE_BYTES // 4),
+    "- " * (MAX_FILE_BYTES // 2),
+    "? " * (MAX_FILE_BYTES // 2),
+    "!" * (MAX_FILE_BYTES - 1),
+    "a:\n" + "- 1\n" * (MAX_FILE_BYTES // 4 - 2),
+    "[" + "1," * (MAX_FILE_BYTES // 2 - 2) + "]",
+    "\n".join(f"k{i}: {i}" for i in range(5000)),
+    '"' + "a" * (MAX_FILE_BYTES - 3) + '"',
+    "a: 'x\n" + "\n" * (MAX_FILE_BYTES - 10),
+]
+
+
+@pytest.mark.parametrize("content", FILLED, ids=lambda content: ascii(content[:6]))
+def test_the_largest_file_takes_seconds_whatever_is_in_it(write, content):
+    path = write("a.yaml", content)
+    assert path.stat().st_size <= MAX_FILE_BYTES
+    started_s = time.process_time()
+    try:
+        read_nodes(path)
+    except ConfigError as error:
+        assert len(str(error)) < 500  # noqa: PT017 (several of them are valid YAML)
+    assert time.process_time() - started_s < 5
+
+
+def test_a_larger_file_is_not_read_at_all(write):
+    path = write("a.yaml", b"a: 1\n" * MAX_FILE_BYTES)
+    with pytest.raises(ConfigError, match=rf"^a\.yaml: a configuration of at most {MAX_FILE_BYTES} bytes is wanted"):
+        read_nodes(path)
+
+
+def test_nesting_is_bounded(write):
+    deep = "\n".join(" " * i + "a:" for i in range(MAX_DEPTH)) + " 1"
+    read_nodes(write("a.yaml", deep))
+    deeper = "\n".join(" " * i + "a:" for i in range(MAX_DEPTH + 1)) + " 1"
+    with pytest.raises(ConfigError, match=rf"^b\.yaml:\d+: sections nest deeper than {MAX_DEPTH}; flatten them$"):
+        read_nodes(write("b.yaml", deeper))
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_a_path_first_and_a_preset_second(write):
+    own = write("mish-n.yaml", "x: 1")
+    assert find_config("mish-n.yaml").resolve() == own.resolve()
+    assert find_config("mish-n") == presets_dir() / "mish-n.yaml"
+    assert find_config("mish-s.yaml") == presets_dir() / "mish-s.yaml"
+    assert (presets_dir() / "base.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "/", "..", "nothing", "nothing.yaml", "sub/mish-n", "../cfg/mish-n", "a" * 5000, "a\0b", "mish-n/"],
+)
+def test_what_names_no_file_is_refused_with_what_is_known(write, name):
+    with pytest.raises(ConfigError, match="no configuration file or preset is named ") as caught:
+        find_config(name, relative_to=Path.cwd())
+    assert "mish-n" in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_unreadable_file_is_refused(write, monkeypatch):
+    path = write("a.yaml", "a: 1")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"^a\.yaml: cannot be read, Permission denied$"):
+        read_nodes(path)
+
+
+# --- messages ------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_in_words():
+    assert describe(None) == "nothing"
+    assert describe(True) == "the bool true"
+    assert [describe(v) for v in (3, 2.5)] == ["the number 3", "the number 2.5"]
+    assert describe("x") == "the text 'x'"
+    assert [describe(v) for v in ({}, [1])] == ["a section", "a list"]
+    assert describe(2**70) == "a number of more than 64 bits"
+
+
+def test_mistakes_are_said_once_each_and_not_without_end():
+    mistakes = Mistakes()
+    mistakes.raise_any()
+    for _ in range(2):
+        mistakes.add(Where("a.yaml", 3, Path(".")), "wrong")
+    with pytest.raises(ConfigError, match=r"^a\.yaml:3: wrong$"):
+        mistakes.raise_any()
+    mistakes.extend(f"mistake {i}" for i in range(1000))
+    with pytest.raises(ConfigError) as caught:
+        mistakes.raise_any()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == nodes.MAX_MISTAKES_SHOWN + 1
+    assert lines[-1] == f"and {1001 - nodes.MAX_MISTAKES_SHOWN} more mistakes"

@@ -1,0 +1,265 @@
+"""The one registry: what it takes, what it refuses, and a part of the user's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from detector.config import registry
+from detector.config.registry import (
+    PartConfig,
+    build,
+    find,
+    is_kind,
+    kind_of,
+    kinds,
+    name_of,
+    names,
+    nearest,
+    register,
+)
+from detector.errors import ConfigError
+from detector.models.activations import ActivationConfig
+from detector.tasks.experiment import build_model, import_parts, load_experiment
+
+
+@pytest.fixture(autouse=True)
+def _restored_registry(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
+    monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
+
+
+@dataclass(frozen=True)
+class FruitConfig(PartConfig):
+    """A kind for these tests."""
+
+    sweet: bool = True
+
+
+def an_apple(name: str = "apple") -> type:
+    @register(name)
+    class Apple:
+        @dataclass(frozen=True)
+        class Config(FruitConfig):
+            kernels: int = 5
+
+        def __init__(self, config, worm=None, *, leaf=False):
+            self.config, self.worm, self.leaf = config, worm, leaf
+
+    return Apple
+
+
+def test_a_registered_part_is_found_and_built_from_its_config():
+    apple = an_apple()
+    assert find(FruitConfig, "apple") is apple
+    assert names(FruitConfig) == ["apple"]
+    assert FruitConfig in kinds()
+    config = apple.Config(kernels=3)
+    built = build(config, "worm", leaf=True)
+    assert type(built) is apple
+    assert (built.config, built.worm, built.leaf) == (config, "worm", True)
+    assert name_of(config) == "apple"
+
+
+def test_names_are_sorted():
+    an_apple("pear")
+    an_apple("apple")
+    assert names(FruitConfig) == ["apple", "pear"]
+
+
+def test_a_name_belongs_to_a_kind_and_may_stand_in_another():
+    an_apple("mish")  # an activation has this name
+    assert find(FruitConfig, "mish") is not find(ActivationConfig, "mish")
+
+
+def test_a_taken_name_is_refused_and_the_first_part_stays():
+    apple = an_apple()
+    with pytest.raises(ValueError, match=r"@register\('apple'\) finds the name taken by .*Apple"):
+        an_apple()
+    assert find(FruitConfig, "apple") is apple
+
+
+def test_a_part_without_its_own_config_is_refused():
+    with pytest.raises(TypeError, match=r"@register\('x'\) wants .*Bare to define a dataclass named Config"):
+
+        @register("x")
+        class Bare:
+            pass
+
+    apple = an_apple()
+    with pytest.raises(TypeError, match="to define a dataclass named Config"):
+
+        @register("y")
+        class Inherits(apple):
+            pass
+
+    with pytest.raises(TypeError, match="to define a dataclass named Config"):
+
+        @register("z")
+        class NoDataclass:
+            class Config:
+                pass
+
+    assert names(FruitConfig) == ["apple"]
+
+
+def test_a_config_that_is_not_frozen_is_refused():
+    with pytest.raises(TypeError, match=r"wants .*Thawed.Config to be frozen"):
+
+        @register("x")
+        class Thawed:
+            @dataclass
+            class Config:
+                size: int = 1
+
+
+def test_a_config_whose_decorator_was_forgotten_is_refused():
+    """It inherits the fields of its kind, so that its own would be dropped without a word."""
+    with pytest.raises(TypeError, match="Forgetful to define a dataclass named Config"):
+
+        @register("x")
+        class Forgetful:
+            class Config(FruitConfig):
+                colour: str = "red"
+
+
+def test_a_config_of_another_part_is_refused():
+    """A config names its part: two parts of one config would both be built as the last."""
+    apple = an_apple()
+    with pytest.raises(ValueError, match=r"@register\('pear'\) .*Config.* belongs to 'apple'"):
+
+        @register("pear")
+        class Pear:
+            Config = apple.Config
+
+    assert name_of(apple.Config()) == "apple"
+    assert names(FruitConfig) == ["apple"]
+
+
+def test_a_config_without_a_kind_is_refused():
+    with pytest.raises(TypeError, match="belongs to no kind"):
+
+        @register("x")
+        class Kindless:
+            @dataclass(frozen=True)
+            class Config:
+                size: int = 1
+
+
+def test_the_kind_is_the_class_just_below_the_base():
+    @dataclass(frozen=True)
+    class Grandchild(ActivationConfig):
+        pass
+
+    assert kind_of(Grandchild) is ActivationConfig
+    assert kind_of(ActivationConfig) is ActivationConfig
+    assert is_kind(ActivationConfig)
+    for other in (Grandchild, PartConfig, int, "text", None):
+        assert not is_kind(other)
+    with pytest.raises(TypeError, match="PartConfig belongs to no kind"):
+        kind_of(PartConfig)
+
+
+def test_an_unknown_name_gets_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"no activation is named 'mihs'; did you mean 'mish'\?"):
+        find(ActivationConfig, "mihs")
+    with pytest.raises(ConfigError, match=r"no activation is named 'zzzzz'; known: elu, gelu, .*, mish, .*, silu"):
+        find(ActivationConfig, "zzzzz")
+    assert nearest("anything", []) == "; known: none"
+
+
+def test_what_is_no_config_of_a_part_is_not_built():
+    with pytest.raises(TypeError, match="build wants the Config of a registered part, found FruitConfig"):
+        build(FruitConfig())
+    with pytest.raises(TypeError, match="found int"):
+        build(3)
+
+
+def test_every_shipped_part_builds_its_default_config():
+    """Each key of a part has a default, so that a registered name alone is a whole section."""
+    for kind in [k for k in kinds() if k.__module__.startswith("detector.")]:
+        assert names(kind)
+        for name in names(kind):
+            config = find(kind, name).Config()
+            assert name_of(config) == name
+            assert kind_of(type(config)) is kind
+
+
+# --- a part of the user's own --------------------------------------------------------------------------------------
+
+MY_PARTS = '''
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from detector import register
+from detector.models.activations import ActivationConfig
+
+
+@register("squareplus")
+class Squareplus(nn.Module):
+    """(x + sqrt(x^2 + b)) / 2."""
+
+    @dataclass(frozen=True)
+    class Config(ActivationConfig):
+        b: float = 4.0
+
+    def __init__(self, config):
+        super().__init__()
+        self.b = config.b
+
+    def forward(self, x):
+        return (x + torch.sqrt(x * x + self.b)) / 2
+'''
+
+
+@pytest.fixture
+def my_parts(tmp_path):
+    path = tmp_path / "my_parts.py"
+    path.write_text(MY_PARTS, encoding="utf-8")
+    return path
+
+
+def test_a_part_of_the_users_own_works_from_the_configuration_to_the_gradient(my_parts):
+    import_parts(my_parts)
+    config = load_experiment("mish-n", ["model.activation=squareplus", "model.activation.b=2.0", "input.size=64"])
+    assert name_of(config.model.activation) == "squareplus"
+    assert config.model.activation.b == 2.0
+    model = build_model(config, num_classes=3)
+    parts = [m for m in model.modules() if type(m).__name__ == "Squareplus"]
+    assert len(parts) > 10
+    assert all(part.b == 2.0 for part in parts)
+    raw_maps = model(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    sum(m.square().mean() for m in raw_maps).backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_a_misspelt_part_of_the_users_own_gets_its_name(my_parts):
+    import_parts(my_parts)
+    with pytest.raises(ConfigError, match=r"no activation is named 'squarplus'; did you mean 'squareplus'\?"):
+        load_experiment("mish-n", ["model.activation=squarplus"])
+
+
+@pytest.mark.parametrize("name", ["missing.py", "notes.txt", "folder.py"])
+def test_what_is_no_python_file_is_not_imported(tmp_path, name):
+    (tmp_path / "notes.txt").write_text("not Python", encoding="utf-8")
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(ConfigError, match=rf"--import wants a Python file .*{name}'; check the path"):
+        import_parts(tmp_path / name)
+
+
+def test_configs_may_have_fields_of_every_plain_kind():
+    @register("bowl")
+    class Bowl:
+        @dataclass(frozen=True)
+        class Config(FruitConfig):
+            sizes: tuple[int, ...] = (1, 2)
+            tags: tuple[dict[str, int], ...] = field(default=())
+
+    assert Bowl.Config().sizes == (1, 2)

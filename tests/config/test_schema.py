@@ -1,0 +1,374 @@
+"""Typed configuration: every mistake at once, each with file, line, key and nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from detector.config.nodes import presets_dir
+from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences, load_config
+from detector.errors import ConfigError
+from detector.models.activations import LeakyReLU
+from detector.models.yolo import Yolo
+from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.training.optimizers import SGD, AdamW
+
+PRESETS = sorted(presets_dir().glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section for these tests."""
+
+    size: int = 1
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Every kind of value that a configuration may hold."""
+
+    count: int = 1
+    rate: float = 0.5
+    text: str = "x"
+    flag: bool = False
+    maybe: int | None = None
+    choice: Literal["a", "b"] = "a"
+    path: Path | None = None
+    numbers: tuple[float, ...] = ()
+    pair: int | tuple[int, int] = 3
+    part: Part = dataclasses.field(default_factory=Part)
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"count wants to be at least 0, found {self.count}")
+
+
+@dataclass(frozen=True)
+class Demanding:
+    """A schema with a key that must be given."""
+
+    needed: int
+    part: Part
+
+
+@dataclass(frozen=True)
+class Named:
+    """A section whose keys are names that the user chooses."""
+
+    lists: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.lists:
+            raise ValueError("one is wrong\nand so is another")
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Reads YAML text as a file of the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text: str, *overrides: str, schema: type = Schema):
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        return load_config(schema, "a.yaml", overrides)
+
+    return load_text
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_value_is_read(load, tmp_path):
+    config = load(
+        "count: 2\nrate: 1\ntext: hello\nflag: true\nmaybe: 4\nchoice: b\npath: sub/x\nnumbers: [1, 2.5]\n"
+        "pair: [3, 4]\npart: {size: 9, names: [a, 'on']}\n"
+    )
+    assert config == Schema(2, 1.0, "hello", True, 4, "b", tmp_path / "sub/x", (1.0, 2.5), (3, 4), Part(9, ("a", "on")))
+    assert isinstance(config.rate, float)
+    assert isinstance(config.pair, tuple)
+
+
+def test_what_is_not_given_has_its_default(load):
+    assert load("") == Schema()
+    assert load("maybe: null\n") == Schema()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("count: 1.5", "count wants a valid integer, found the number 1.5"),
+        ("count: '3'", "count wants a valid integer, found the text '3'"),
+        ("count: true", "count wants a valid integer, found the bool true"),
+        ("count: null", "count wants a valid integer, found nothing"),
+        ("count: [1]", "count wants a valid integer, found a list"),
+        ("count: {a: 1}", "count wants a valid integer, found a section"),
+        ("rate: 1e-3", "rate wants a valid number, found the text '1e-3'; YAML reads it as text, write 0.001"),
+        ("rate: 5e5", "rate wants a valid number, found the text '5e5'; YAML reads it as text, write 500000.0"),
+        ("rate: fast", "rate wants a valid number, found the text 'fast'"),
+        ("rate: true", "rate wants a valid number, found the bool true"),
+        ("rate: .nan", "rate wants a finite number, found nan"),
+        ("rate: -.inf", "rate wants a finite number, found -inf"),
+        ("text: 3", "text wants a valid string, found the number 3; put it in quotes"),
+        ("text: no", "text wants a valid string, found the bool false; put it in quotes"),
+        ("text: 2020-01-01", "text wants a plain value, found the date .*; put it in quotes"),
+        ("flag: 1", "flag wants a valid boolean, found the number 1"),
+        ("flag: 'yes'", "flag wants a valid boolean, found the text 'yes'"),
+        ("choice: c", "choice wants 'a' or 'b', found the text 'c'"),
+        ("path: 3", "path wants a path, found the number 3"),
+        ("path: ''", "path wants a path, found the text ''"),
+        ('path: "a\\0b"', "path wants a path, found the text .* \\(embedded null byte\\)"),
+        ("path: ~nobody.here/x", "path wants a path, found the text '~nobody.here/x' \\("),
+        ("numbers: 3", "numbers wants a list, found the number 3"),
+        ("numbers: [1, x]", r"numbers\[1\] wants a valid number, found the text 'x'"),
+        ("numbers: [.inf]", r"numbers\[0\] wants a finite number, found inf"),
+        ("pair: [1, 2, 3]", "pair wants "),
+        ("pair: [on, off]", "pair wants .*; YAML reads on, off, yes and no as bools, put them in quotes"),
+        ("part: 3", "part wants a section of keys, found the number 3"),
+        ("part: [a]", "part wants a section of keys, found a list"),
+        ("part: text", "part wants a section of keys, found the text 'text'"),
+        ("part: {names: [no, on]}", r"part.names\[0\] wants a valid string, found the bool false; put it in quotes"),
+        ("part: {names: cat}", r"part.names wants a list, found the text 'cat'"),
+        ("coumt: 3", r"unknown key 'coumt'; did you mean 'count'\?"),
+        ("part: {sise: 3}", r"unknown key 'part.sise'; did you mean 'size'\?"),
+        ("zzzzz: 3", "unknown key 'zzzzz'; known: choice, count, flag, maybe, numbers, pair, part, path, rate, text"),
+        ("count: -1", "count wants to be at least 0, found -1"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_file_line_key_and_what_to_do(load, text, message):
+    with pytest.raises(ConfigError, match=rf"^a\.yaml:2: {message}"):
+        load(f"# a comment\n{text}\n")
+
+
+def test_all_mistakes_are_said_at_once(load):
+    with pytest.raises(ConfigError) as caught:
+        load("count: x\nrate: 1e-3\n\npart:\n  size: big\n  names: [no, 3]\n  nmaes: []\nnothing: 1\n")
+    assert str(caught.value).splitlines() == [
+        "a.yaml:1: count wants a valid integer, found the text 'x'",
+        "a.yaml:2: rate wants a valid number, found the text '1e-3'; YAML reads it as text, write 0.001",
+        "a.yaml:5: part.size wants a valid integer, found the text 'big'",
+        "a.yaml:6: part.names[0] wants a valid string, found the bool false; put it in quotes",
+        "a.yaml:6: part.names[1] wants a valid string, found the number 3; put it in quotes",
+        "a.yaml:7: unknown key 'part.nmaes'; did you mean 'names'?",
+        "a.yaml:8: unknown key 'nothing'; known: choice, count, flag, maybe, numbers, pair, part, path, rate, text",
+    ]
+
+
+def test_each_value_of_a_section_of_names_is_checked_in_its_place(load):
+    assert load("lists:\n  a: [1]\n  b: []\n", schema=Named) == Named({"a": (1,), "b": ()})
+    with pytest.raises(ConfigError) as caught:
+        load("lists:\n  a: 3\n  b: [1, x]\n", schema=Named)
+    assert str(caught.value).splitlines() == [
+        "a.yaml:2: lists.a wants a list, found the number 3",
+        "a.yaml:3: lists.b[1] wants a valid integer, found the text 'x'",
+    ]
+    with pytest.raises(ConfigError, match="lists wants a section of keys, found a list"):
+        load("lists: [1]\n", schema=Named)
+
+
+def test_each_mistake_that_an_object_finds_in_itself_has_its_place(load):
+    with pytest.raises(ConfigError) as caught:
+        load("lists: {}\n", schema=Named)
+    assert str(caught.value).splitlines() == ["a.yaml:1: one is wrong", "a.yaml:1: and so is another"]
+
+
+def test_mistakes_of_a_file_its_parent_and_an_override_stand_together(load, tmp_path):
+    (tmp_path / "parent.yaml").write_text("rate: slow\ncount: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load("base: parent.yaml\nflag: 3\n", "part.size=x", "conut=3")
+    assert str(caught.value).splitlines() == [
+        "parent.yaml:1: rate wants a valid number, found the text 'slow'",
+        "a.yaml:2: flag wants a valid boolean, found the number 3",
+        "override 'part.size=x': part.size wants a valid integer, found the text 'x'",
+        "override 'conut=3': unknown key 'conut'; did you mean 'count'?",
+    ]
+
+
+def test_a_missing_key_is_asked_for(load):
+    with pytest.raises(ConfigError) as caught:
+        load("\n# empty\n", schema=Demanding)
+    assert "key 'needed' is missing; add it" in str(caught.value)
+    assert "key 'part' is missing; add it" in str(caught.value)
+    assert load("needed: 1\npart: {}\n", schema=Demanding) == Demanding(1, Part())
+
+
+# --- paths and sections --------------------------------------------------------------------------------------------
+
+
+def test_a_path_starts_at_the_file_that_says_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "deep/parent.yaml").write_text("path: ../data/x.json\n", encoding="utf-8")
+    (tmp_path / "deep/er/a.yaml").write_text("base: ../parent.yaml\n", encoding="utf-8")
+    assert load_config(Schema, "deep/er/a.yaml").path == tmp_path / "data/x.json"
+    assert load_config(Schema, "deep/er/a.yaml", ["path=y.json"]).path == tmp_path / "y.json"
+    assert load_config(Schema, "deep/er/a.yaml", ["path=/y.json"]).path == Path("/y.json")
+    monkeypatch.chdir(tmp_path / "deep")
+    assert load_config(Schema, "er/a.yaml").path == tmp_path / "data/x.json"
+
+
+def test_a_home_folder_is_filled_in(load, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load("path: ~/x").path == Path("/home/somebody/x")
+
+
+def test_a_default_path_starts_at_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment("mish-n").train.project == tmp_path / "runs/detect"
+
+
+def test_the_environment_is_no_part_of_a_configuration(load, monkeypatch):
+    monkeypatch.setenv("SECRET", "leaked")
+    assert load("text: $SECRET").text == "$SECRET"
+    assert load("text: '{text}'").text == "{text}"
+    assert load("path: /x/${SECRET}").path == Path("/x/${SECRET}")
+
+
+def test_a_section_may_stand_in_a_file_of_its_own(load, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/base.yaml").write_text("size: 7\nnames: [a]\n", encoding="utf-8")
+    (tmp_path / "sub/part.yaml").write_text("base: base.yaml\nnames: [b]\n", encoding="utf-8")
+    assert load("part: sub/part.yaml").part == Part(7, ("b",))
+    assert load("part: sub/part.yaml", "part.size=8").part == Part(8, ("b",))
+    with pytest.raises(ConfigError, match=r"^a\.yaml:1: no configuration file or preset is named 'sub/prat.yaml'"):
+        load("part: sub/prat.yaml")
+    (tmp_path / "sub/part.yaml").write_text("\n\nsiez: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^sub.part\.yaml:3: unknown key 'part.siez'; did you mean 'size'"):
+        load("part: sub/part.yaml")
+
+
+def test_a_section_file_is_looked_for_next_to_the_file_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/part.yaml").write_text("size: 7\n", encoding="utf-8")
+    (tmp_path / "far/a.yaml").write_text("part: part.yaml\n", encoding="utf-8")
+    (tmp_path / "b.yaml").write_text("base: far/a.yaml\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Schema, "far/a.yaml").part == Part(7)
+    assert load_config(Schema, "b.yaml").part == Part(7)
+
+
+def test_a_registered_name_alone_is_a_section(load):
+    config = load("optimizer: sgd\nmodel: {activation: leaky}\n", schema=ExperimentConfig)
+    assert config.optimizer == SGD.Config()
+    assert config.model == Yolo.Config(activation=LeakyReLU.Config())
+    tuned = load("optimizer: sgd\n", "optimizer.lr=0.5", schema=ExperimentConfig)
+    assert tuned.optimizer == SGD.Config(lr=0.5)
+
+
+def test_a_section_that_changes_its_name_leaves_the_others_settings_behind(load, tmp_path):
+    (tmp_path / "parent.yaml").write_text("optimizer: {name: adamw, lr: 0.3, beta1: 0.5}\n", encoding="utf-8")
+    changed = load("base: parent.yaml\noptimizer: {name: sgd, momentum: 0.5}\n", schema=ExperimentConfig)
+    assert changed.optimizer == SGD.Config(momentum=0.5)  # neither lr nor beta1 of the other
+    kept = load("base: parent.yaml\noptimizer: {beta2: 0.9}\n", schema=ExperimentConfig)
+    assert kept.optimizer == AdamW.Config(lr=0.3, beta1=0.5, beta2=0.9)
+    by_override = load("base: parent.yaml\n", "optimizer=sgd", schema=ExperimentConfig)
+    assert by_override.optimizer == SGD.Config()
+
+
+def test_a_section_without_a_name_changes_the_default_part(load):
+    default = ExperimentConfig().optimizer
+    assert load("optimizer: {lr: 0.3}\n", schema=ExperimentConfig).optimizer == dataclasses.replace(default, lr=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer: {name: sdg}", r"optimizer: no .* is named 'sdg'; did you mean 'sgd'\?"),
+        ("optimizer: adamww", r"optimizer: no .* is named 'adamww'; did you mean 'adamw'\?"),
+        ("optimizer: {name: [sgd]}", r"optimizer wants a name: one of adamw, .*sgd"),
+        ("data: {train: 3}", "data wants a name: one of coco, .*shapes"),
+        ("optimizer: {name: sgd, beta1: 0.9}", "unknown key 'optimizer.beta1'; .*momentum"),
+        ("optimizer: 3", "optimizer wants a section of keys, found the number 3"),
+        ("model: null", "model wants a section of keys, found nothing"),
+        ("optimizer: {lr: -1}", "optimizer: an optimiser wants lr > 0"),
+        ("input: {size: 0}", "input: input wants a size .* found 0"),
+    ],
+)
+def test_a_wrong_part_is_refused_with_what_is_known(load, text, message):
+    with pytest.raises(ConfigError, match=rf"^a\.yaml:1: {message}"):
+        load(text, schema=ExperimentConfig)
+
+
+def test_a_learning_rate_as_yaml_text_gets_its_number(load):
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml:3: optimizer\.lr wants a valid number, found the text '1e-3'; .*0\.001"
+    ):
+        load("optimizer:\n  name: sgd\n  lr: 1e-3\n", schema=ExperimentConfig)
+    assert load("", "optimizer.lr=1e-3", schema=ExperimentConfig).optimizer.lr == 0.001  # the command line knows
+
+
+def test_the_last_override_wins(load):
+    assert load("count: 1", "count=2", "count=3").count == 3
+    assert load("part: {size: 1, names: [a]}", "part.size=4").part == Part(4, ("a",))
+
+
+# --- there and back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_written_down_and_read_again_is_the_same(preset, tmp_path, monkeypatch):
+    config = load_experiment(str(preset))
+    (tmp_path / "elsewhere").mkdir()
+    again = tmp_path / "elsewhere/again.yaml"
+    again.write_text(config_to_yaml(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # what is written down means the same wherever it is read
+    assert load_experiment(str(again)) == config
+    plain = yaml.safe_load(config_to_yaml(config))
+    assert plain == config_to_plain(config)
+    assert config_from_plain(type(config), plain, "a checkpoint") == config
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_found_by_its_name(preset):
+    assert load_experiment(preset.stem) == load_experiment(str(preset))
+
+
+def test_awkward_texts_and_numbers_survive_the_round_trip(tmp_path):
+    config = Schema(
+        rate=1e-7,
+        text="on",
+        numbers=(1e22, 1e-300, 0.1 + 0.2, -0.0),
+        part=Part(
+            names=("no", "1e-3", "", " x ", "ümläut 猫", "a: b", "# c", "null", "0x1f", "line\nbreak", "~", "'\"")
+        ),
+        path=Path("/with space/ü"),
+    )
+    path = tmp_path / "a.yaml"
+    path.write_text(config_to_yaml(config), encoding="utf-8")
+    assert load_config(Schema, str(path)) == config
+
+
+def test_plain_data_of_a_checkpoint_is_checked_as_a_file_is():
+    plain = config_to_plain(load_experiment("mish-n"))
+    plain["optimizer"]["lr"] = "fast"
+    plain["extra"] = 1
+    with pytest.raises(ConfigError) as caught:
+        config_from_plain(ExperimentConfig, plain, "best.safetensors")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("best.safetensors: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), 2**80, b"bytes", object(), {1: 2}, [[[[1]]]], {"a": b"x"}]
+)
+def test_plain_data_of_another_kind_is_refused_too(value):
+    for key in ("device", "seed", "train"):
+        plain = config_to_plain(load_experiment("mish-n"))
+        (plain if key != "seed" else plain["train"])[key] = value
+        with pytest.raises(ConfigError, match="a checkpoint"):
+            config_from_plain(ExperimentConfig, plain, "a checkpoint")
+
+
+def test_differences_name_the_key_and_both_values():
+    ours, theirs = {"a": {"x": 1, "y": [1]}, "b": 2, "c": 3}, {"a": {"x": 1, "y": [2]}, "b": 2, "d": 4}
+    assert differences(ours, ours) == []
+    assert differences(ours, theirs) == [
+        "a.y: [1] here, [2] there",
+        "c: 3 here, None there",
+        "d: None here, 4 there",
+    ]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from detector.config.schema import config_from_plain, config_to_plain
+from detector.darknet.darknet_model_file import (
+    class_names_of,
+    find_cfg_of,
+    is_darknet_weights,
+    load_darknet_file,
+    num_classes_of,
+    save_darknet_files,
+)
+from detector.darknet.network import CfgText, DarknetNet
+from detector.errors import CheckpointError, ConfigError, DarknetError, DatasetError, DetectorError
+from detector.models.checkpoint import load_model_file, save_model
+from detector.tasks.experiment import ExperimentConfig, load_experiment, load_model, with_category_ids_of
+
+TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A .weights file with its .cfg beside it."""
+    torch.manual_seed(0)
+    net = DarknetNet(DarknetNet.Config(CfgText.of_file(str(TINY))), 3)
+    net.seen.fill_(640)
+    net.save_weights(tmp_path / "net.weights")
+    (tmp_path / "net.cfg").write_text(TINY.read_text("utf-8"), encoding="utf-8")
+    return tmp_path / "net.weights"
+
+
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def test_a_weights_file_is_known_by_its_name_or_its_first_bytes(weights: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "net.conv.6"
+    partial.write_bytes(weights.read_bytes()[:100])
+    assert is_darknet_weights(weights)
+    assert is_darknet_weights(partial)
+    assert is_darknet_weights(tmp_path / "missing.weights")  # its reader says that it is missing
+    save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
+    (tmp_path / "text.txt").write_text("a text of some length")
+    (tmp_path / "empty").touch()
+    for name in ("net.safetensors", "text.txt", "empty", "net.cfg", "missing", "."):
+        assert not is_darknet_weights(tmp_path / name), name
+
+
+def test_a_weights_file_is_a_model_with_what_its_cfg_wants(weights: Path) -> None:
+    loaded = load_model(weights)
+    assert loaded.file.class_names == ("0", "1", "2")
+    assert loaded.config.loss == config_from_plain(ExperimentConfig, {"loss": {"name": "anchor"}}, "test").loss
+    assert loaded.config.input.canvas_hw == (64, 64)
+    assert (loaded.config.input.fit, loaded.config.input.arithmetic) == ("stretch", "darknet")
+    for select, iou in ((loaded.config.predict, 0.45), (loaded.config.evaluate, 0.6)):
+        assert (select.nms, select.iou, select.nms_beta) == ("greedy", iou, 0.6)
+    assert int(loaded.model.seen) == 640  # type: ignore[arg-type]  # a buffer
+    overridden = load_model(weights, ["input.size=96", "predict.nms=plain", "input.fit=letterbox"]).config
+    assert (overridden.input.size, overridden.predict.nms, overridden.evaluate.nms) == (96, "plain", "greedy")
+    assert overridden.input.arithmetic == "darknet"
+
+
+def test_what_a_model_wants_holds_for_a_cfg_given_in_any_way(tmp_path: Path) -> None:
+    text = TINY.read_text("utf-8").replace("[net]\n", "[net]\nletter_box=1\n").replace("width=64", "width=96")
+    path = tmp_path / "boxed.cfg"
+    path.write_text(text.replace("nms_kind=greedynms", "nms_kind=diounms\nbeta_nms=0.7"))
+    (tmp_path / "mine.yaml").write_text("model: {name: darknet, cfg: boxed.cfg}\npredict: {iou: 0.5}\n")
+    configs = [
+        load_experiment(str(path)),
+        load_experiment("mish-n", [f"model={{name: darknet, cfg: {path}}}"]),
+        load_experiment(str(tmp_path / "mine.yaml")),
+    ]
+    for config in configs:
+        assert config.input.size == (64, 96)
+        assert config.input.fit == "letterbox"
+        assert (config.predict.nms, config.predict.nms_beta) == ("diou", 0.7)
+        again = config_from_plain(ExperimentConfig, config_to_plain(config), "again")
+        assert again == config
+    assert [config.predict.iou for config in configs] == [0.45, 0.45, 0.5]
+    assert load_experiment("yolov4-tiny.cfg").input.size == 416
+    assert load_experiment("mish-n").input.fit == "letterbox"  # untouched by any of this
+
+
+def test_a_cfg_that_is_missing_or_wrong_is_one_sentence_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.cfg: 'yolov4-tinny': no such \.cfg; did you mean 'yolov4-tiny'"):
+        load_experiment("mish-n", ["model={name: darknet, cfg: yolov4-tinny}"])
+    (tmp_path / "bad.cfg").write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[crnn]\n")
+    with pytest.raises(DarknetError, match=r"bad\.cfg:5: \[crnn\] cannot be honoured"):
+        load_experiment(str(tmp_path / "bad.cfg"))
+
+
+def test_without_a_cfg_beside_it_the_shipped_one_of_its_name_is_taken(weights: Path, tmp_path: Path) -> None:
+    assert find_cfg_of(weights).text == TINY.read_text("utf-8")
+    assert find_cfg_of(tmp_path / "yolov4-tiny.weights").file == "yolov4-tiny.cfg"
+    assert find_cfg_of(tmp_path / "yolov4.weights", cfg="yolov3").file == "yolov3.cfg"
+    with pytest.raises(DarknetError, match=r"other\.weights: no other\.cfg stands beside it; name its network"):
+        find_cfg_of(tmp_path / "other.weights")
+    with pytest.raises(DarknetError, match="bytes too"):
+        load_model(weights, cfg="yolov4-tiny")
+
+
+def test_names_come_from_the_list_beside_it_or_the_one_given(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.names").write_text("ball\nbox\nstar\n\n")
+    assert load_model(weights).file.class_names == ("ball", "box", "star")
+    given = tmp_path / "other.names"
+    given.write_bytes(b"a\r\nb\r\nc")
+    assert load_model(weights, names=given).file.class_names == ("a", "b", "c")
+    given.write_text("a\nb\n")
+    with pytest.raises(DetectorError, match=r"other\.names: the network has 3 classes, found 2 names"):
+        load_model(weights, names=given)
+    with pytest.raises(DetectorError, match="missing"):
+        class_names_of(weights, tmp_path / "missing.names", 3)
+
+
+def test_a_partial_file_gives_the_tensors_it_has(weights: Path, tmp_path: Path) -> None:
+    sizes = 4 * (8 * (4 + 27) + 16 * (4 + 72) + 16 * (4 + 144))
+    partial = tmp_path / "net.conv.3"
+    partial.write_bytes(weights.read_bytes()[: 20 + sizes])
+    file = load_darknet_file(partial, CfgText.of_file(str(TINY)), partial=True)
+    assert {name.split(".")[1] for name in file.state if name.endswith("conv.weight")} == {"0", "1", "2"}
+    with pytest.raises(DarknetError, match="bytes too short"):
+        load_darknet_file(partial, CfgText.of_file(str(TINY)))
+
+
+def test_heads_of_different_classes_are_refused() -> None:
+    text = TINY.read_text("utf-8")
+    first, last = text.rsplit("classes=3", 1)
+    changed = CfgText("two.cfg", f"{first}classes=4{last}".replace("filters=16\nactivation=linear", "filters=18\n"))
+    with pytest.raises(DarknetError, match=r"two\.cfg: its heads want the same number of classes, found 3 on line"):
+        num_classes_of(changed.parsed())
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_model_file_becomes_weights_again_and_detects_the_same(fold: bool, weights: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
+    (tmp_path / "net.cfg").unlink()  # the model file knows its network by itself
+    loaded = load_model(tmp_path / "net.safetensors")
+    assert isinstance(loaded.model, DarknetNet)
+    model = loaded.model.folded() if fold else loaded.model
+    target = tmp_path / "again.weights"
+    written = save_darknet_files(model, target, loaded.file.class_names, (64, 96), "letterbox")
+    assert written == tuple(tmp_path / f"again.{kind}" for kind in ("weights", "cfg", "names"))
+    assert (target.read_bytes() == weights.read_bytes()) is not fold
+    assert ("batch_normalize" in written[1].read_text()) is not fold
+    again = load_model(target)
+    assert (again.config.input.size, again.config.input.fit) == ((64, 96), "letterbox")
+    assert again.file.class_names == loaded.file.class_names
+    with torch.no_grad():
+        for ours, theirs in zip(loaded.model.eval()(images()), again.model.eval()(images()), strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
+    assert load_model_file(tmp_path / "net.safetensors").category_ids == (0, 1, 2)
+    with pytest.raises(ConfigError, match=r"--cfg and --names belong to a Darknet \.weights file"):
+        load_model(tmp_path / "net.safetensors", cfg="yolov3")
+    with pytest.raises(CheckpointError):
+        load_model(tmp_path / "missing.safetensors")
+
+
+def test_a_network_trains_as_its_cfg_says_where_that_is_asked() -> None:
+    plain = load_experiment(str(TINY))
+    asked = load_experiment(str(TINY), ["model.recipe=true", "train.clip_norm=10"])
+    assert type(plain.optimizer) is not type(asked.optimizer)
+    assert plain.train.iterations is None
+    assert (asked.optimizer.lr, asked.loader.batch_size, asked.train.iterations) == (0.01, 4, 100)
+    assert asked.schedule.warmup_iterations == 1  # burn_in=2: the second update has the full rate
+    assert asked.train.clip_norm == 10  # what is said counts
+    assert asked.input == plain.input
+
+
+def test_the_presets_of_darknet_networks_stand_on_the_common_recipe() -> None:
+    for name in ("yolov4-tiny", "yolov4"):
+        preset, bare = load_experiment(name), load_experiment(f"{name}.cfg")
+        assert (preset.model, preset.input, preset.loss, preset.predict) == (
+            bare.model,
+            bare.input,
+            bare.loss,
+            bare.predict,
+        )
+        assert preset.optimizer == load_experiment("mish-n").optimizer
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ({"star": 7, "ball": 3, "box": 5}, (3, 5, 7)),
+        ({"star": 7}, (8, 9, 7)),  # ids that the file does not have for what it does not know
+        ({"star": 7, "moon": 8}, (0, 1, 2)),
+        ({}, (1, 2, 3)),
+    ],
+)
+def test_category_ids_go_by_the_names_of_the_classes(
+    listed: dict[str, int], wanted: tuple[int, ...], weights: Path
+) -> None:
+    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
+    annotations: Any = SimpleNamespace(class_names=tuple(listed), category_ids=tuple(listed.values()), annotations="a")
+    assert with_category_ids_of(load_model(weights), annotations).file.category_ids == wanted
+
+
+def test_names_that_stand_twice_and_numbers_for_names_are_no_names(weights: Path) -> None:
+    twice: Any = SimpleNamespace(class_names=("0", "0", "1"), category_ids=(4, 5, 6), annotations="twice.json")
+    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (4, 5, 6)  # by their order
+    few: Any = SimpleNamespace(class_names=("a", "b"), category_ids=(4, 5), annotations="few.json")
+    with pytest.raises(DatasetError, match=r"few\.json: the model has 3 classes without names, the file 2 categories"):
+        with_category_ids_of(load_model(weights), few)
+    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
+    twice.class_names = ("ball", "ball", "box")
+    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (0, 1, 2)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.dataset import CocoDataset
+from detector.data.doctor.class_checks import mirror_images
+from detector.data.doctor.examination import examine, read_splits
+
+
+def only(report, code):
+    (finding,) = report.findings
+    assert finding.code == code
+    return finding
+
+
+def test_a_class_without_objects_is_found(folder):
+    folder.classes[7] = "bird"
+    finding = only(folder.report(), "class-unused")
+    assert (finding.severity, finding.examples) == ("warning", ("bird",))
+
+
+def test_many_unused_classes_are_counted_behind_the_first_ones(folder):
+    folder.classes.update({i: f"bird{i}" for i in range(10, 20)})
+    finding = only(folder.report(), "class-unused")
+    assert finding.examples[-1] == "bird14 and 5 more"
+    assert finding.count == 10
+
+
+def test_ids_counted_from_one_are_suspected_where_the_first_class_alone_is_unused(folder):
+    folder.classes = {0: "bird", 1: "cat", 2: "dog"}
+    assert only(folder.report(), "class-off-by-one").examples == ("bird",)
+
+
+def test_a_class_beyond_the_last_one_is_refused_and_explained(folder):
+    folder.classes = {0: "cat", 1: "dog"}  # the annotations say 1 and 2
+    report = folder.report()
+    errors = {f.code: f for f in report.findings if f.severity == "error"}
+    assert set(errors) == {"split-refused", "class-off-by-one"}
+    assert "category ids that 'categories' does not list: 2" in errors["split-refused"].examples[0]
+    assert not report.is_clean()
+    assert report.splits[0].num_objects == 12  # what can be used is looked at all the same
+
+
+def test_a_class_missing_from_a_split_is_found(folder):
+    folder.classes[3] = "bird"
+    for number in range(1, 4):
+        folder.box("val", number, 3, [120 + number, 60, 20, 30])
+    finding = only(folder.report(), "class-not-in-train")
+    assert (finding.severity, finding.examples) == ("warning", ("bird",))
+    for box in folder.boxes["val"][-3:]:
+        folder.box("train", 1, 3, [box["bbox"][0] + 20 * box["id"] / 3, *box["bbox"][1:]])
+        box["category_id"] = 1
+    assert folder.codes() == ["class-few", "class-not-measured"]
+
+
+def test_rare_classes_are_found(folder):
+    for split in ("train", "val"):
+        for number in range(9 if split == "train" else 1):
+            folder.box(split, number % 3 + 1, 3, [100 + 5 * number, 50, 20, 20])
+    folder.classes[3] = "bird"
+    finding = only(folder.report(), "class-few")
+    assert finding.examples == ("bird (9)",)
+    folder.box("train", 4, 3, [100, 50, 20, 20])
+    assert folder.codes() == []
+
+
+@pytest.mark.parametrize(("num", "severity"), [(90, None), (130, "note"), (1100, "warning")])
+def test_imbalance_is_noted_and_warned_of(folder, num, severity):
+    folder.boxes["train"] = [box for box in folder.boxes["train"] if box["category_id"] == 1][:10]
+    for number in range(num):
+        folder.box("train", number % 6 + 1, 2, [10 + number % 97 * 2, 10 + number // 97 * 11, 20, 14])
+    found = [f.severity for f in folder.report(decode=False).findings if f.code == "class-imbalance"]
+    assert found == ([severity] if severity else [])
+
+
+def test_left_and_right_are_held_against_the_flips(folder):
+    folder.classes = {1: "left_hand", 2: "rightHand"}
+    finding = only(folder.report(), "class-mirrored")
+    assert finding.title == "classes tell left from right, but augment.flip_horizontal is 0.5"
+    assert finding.examples == ("left_hand / rightHand",)
+    assert folder.codes(augment=AugmentConfig(flip_horizontal=0)) == []
+    folder.classes = {1: "arrow up", 2: "arrow down"}
+    assert folder.codes() == []
+    assert folder.codes(augment=AugmentConfig(flip_vertical=0.5)) == ["class-mirrored"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["left turn", "right turn", "stop"], [("left turn", "right turn")]),
+        (["TURN_LEFT", "TURN_RIGHT"], [("TURN_LEFT", "TURN_RIGHT")]),
+        (["turnLeft2", "turnRight2", "turnRight3"], [("turnLeft2", "turnRight2")]),
+        (["right whale", "whale"], []),  # nothing to be exchanged with
+        (["cleft", "cright"], []),
+        (["left", "copyright"], []),
+        (["left right switch", "right left switch"], []),
+    ],
+)
+def test_mirrored_names_are_those_that_exchange_words(names, pairs):
+    assert mirror_images(names, [("left", "right")]) == pairs
+
+
+def test_spellings_of_one_name_are_found(folder):
+    folder.classes = {1: "Traffic Light", 2: "traffic_light"}
+    assert only(folder.report(), "class-names-alike").examples == ("'Traffic Light' / 'traffic_light'",)
+    folder.classes = {1: "你", 2: "我"}
+    assert folder.codes() == []
+
+
+def rewritten(folder, **names):
+    """The report after the categories of a split were renamed or renumbered in its file."""
+    config: CocoDataset.Config = folder.config()
+    for split, categories in names.items():
+        file = getattr(config, split).annotations
+        content = json.loads(file.read_text("utf-8"))
+        content["categories"] = [{"id": i, "name": n} for i, n in categories.items()]
+        file.write_text(json.dumps(content), "utf-8")
+    splits, refusals = read_splits(config)
+    return examine("test", splits, refusals=refusals)
+
+
+def test_splits_that_name_one_class_differently_are_an_error(folder):
+    finding = only(rewritten(folder, val={1: "dog", 2: "cat"}), "class-names-differ")
+    assert finding.severity == "error"
+    assert finding.examples == ("1: cat in train, dog in val", "2: dog in train, cat in val")
+
+
+def test_a_split_with_other_categories_is_an_error(folder):
+    report = rewritten(folder, val={1: "cat", 2: "dog", 9: "bird"})
+    assert [(f.code, f.severity) for f in report.findings] == [
+        ("class-ids-differ", "error"),
+        ("class-unused", "warning"),
+    ]
+    assert report.findings[0].examples == ("9 (bird)",)

@@ -1,0 +1,182 @@
+"""The suppression within a file against `postprocess.select`, in both runtimes that have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from detector.errors import ConfigError
+from detector.export.export_runtime import NOT_SELECTED
+from detector.export.nms_graph import append_suppression
+from detector.export.openvino import converted
+from detector.export.signal_stack import kept_signal_stack
+from detector.structures.selection import SelectConfig, require_within, select
+from detector.tasks.experiment import build_predictor, load_model
+
+NUM_CLASSES = 3
+CONFIGS = [
+    SelectConfig(0.25),
+    SelectConfig(0.0, iou=0.45, max_detections=1000),
+    SelectConfig(0.3, iou=0.6, max_detections=7),
+    SelectConfig(0.2, class_agnostic=True),
+    SelectConfig(0.2, iou=1.0, class_agnostic=True, max_detections=50),
+    SelectConfig(0.2, classes=(0, 2)),
+    SelectConfig(0.2, class_confidence=(0.1, 0.9, 0.5)),
+    SelectConfig(0.99),
+]
+
+
+def graph(
+    config: SelectConfig, shape: tuple[Any, Any] = ("batch", "boxes"), *, takes_equal: bool = False
+) -> onnx.ModelProto:
+    """A file that hands boxes and scores on, with a suppression behind it."""
+    names = {"boxes": 4, "scores": NUM_CLASSES}
+    values = {f"{prefix}{name}": (*shape, last) for name, last in names.items() for prefix in ("given_", "")}
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in values.items()}
+    nodes = [helper.make_node("Identity", [f"given_{name}"], [name]) for name in names]
+    made = helper.make_graph(nodes, "g", [infos["given_boxes"], infos["given_scores"]], [infos[n] for n in names])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    append_suppression(model, config, NUM_CLASSES, takes_equal=takes_equal)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def crowd(seed: int, num: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """Two images of boxes on whole pixels, so that overlaps are fractions and scores tie; some are not finite."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 40, (2, num, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(0, 24, (2, num, 2))], axis=2).astype(np.float32)
+    scores = (rng.integers(0, 21, (2, num, NUM_CLASSES)) / np.float32(20)).astype(np.float32)
+    boxes[0, 3, 2], boxes[1, 5, 0], boxes[1, 6, 1] = np.inf, np.nan, -np.inf
+    scores[0, 8, 1], scores[1, 9, 0] = np.nan, np.inf
+    return boxes, scores
+
+
+def by_onnxruntime(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"given_boxes": boxes, "given_scores": scores})
+
+
+def by_openvino(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(converted(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled([boxes, scores])
+    return [found[index] for index in range(4)]
+
+
+@pytest.mark.parametrize("runs", [by_onnxruntime, by_openvino])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_it_selects_the_same_boxes_in_the_same_order(config, runs):
+    num_found, model = 0, graph(config, takes_equal=runs is by_openvino)
+    for seed in range(3):
+        all_boxes, all_scores = crowd(seed)
+        boxes, scores, labels, counts = runs(model, all_boxes, all_scores)
+        for image in range(2):
+            wanted = select(torch.from_numpy(all_boxes[image]), torch.from_numpy(all_scores[image]), config)
+            count = int(counts[image])
+            num_found += count
+            assert count == len(wanted[1])
+            assert boxes[image, :count].tolist() == wanted[0].tolist()
+            assert scores[image, :count].tolist() == wanted[1].tolist()
+            assert labels[image, :count].tolist() == wanted[2].tolist()
+            assert (scores[image, count:] == NOT_SELECTED).all()
+    assert num_found > 3
+
+
+@pytest.mark.parametrize("runs", [by_onnxruntime, by_openvino])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.6, 0.45, 0.7, 1 / 3, 1.0])
+def test_an_overlap_just_at_the_threshold_is_taken_as_torchvision_takes_it(threshold, runs):
+    """Pairs of boxes of 10 x 1 pixels that share 0 to 10, among them those whose overlap is next to the threshold."""
+    at = np.float32(10 - 20 * threshold / (1 + threshold))
+    shifts = [*np.linspace(0, 10, 41, dtype=np.float32), at, *(np.nextafter(at, np.float32(s)) for s in (-99, 99))]
+    boxes = np.asarray([[(0, 0, 10, 1), (x, 0, 10 + x, 1)] for x in shifts], np.float32)
+    scores = np.asarray([[[0.9, 0, 0], [0.8, 0, 0]]] * len(shifts), np.float32)
+    config = SelectConfig(0.1, iou=threshold)
+    counts = runs(graph(config, takes_equal=runs is by_openvino), boxes, scores)[3].tolist()
+    wanted = [len(select(*map(torch.from_numpy, pair), config)[1]) for pair in zip(boxes, scores, strict=True)]
+    assert counts == wanted
+    assert set(wanted) == ({1, 2} if threshold < 1 else {2})
+
+
+def test_fewer_boxes_than_may_be_kept_are_all_given():
+    boxes, scores = crowd(0, 10)
+    found = by_onnxruntime(graph(SelectConfig(0.0, iou=1.0, max_detections=500), (1, 10)), boxes[:1], scores[:1])
+    assert found[0].shape == (1, 30, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (SelectConfig(nms="greedy"), "no suppression of the kind 'greedy'"),
+        (SelectConfig(class_confidence=(0.5,)), "a value for each of 3 classes, found 1"),
+        (SelectConfig(classes=(3,)), "indices of 0 to 2, found 3"),
+    ],
+)
+def test_what_it_cannot_select_is_refused(config, says):
+    with pytest.raises(ConfigError, match=says):
+        graph(config)
+
+
+# Selecting twice
+
+
+def test_a_file_that_selects_gives_the_detections_of_one_that_does_not(selecting_onnx, exported):
+    config = load_model(selecting_onnx).config.predict
+    assert (config.confidence, config.max_detections) == (0.3, 20)
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3)]
+    both = [build_predictor(load_model(f), 3) for f in (exported("onnx").exported.files[0], selecting_onnx)]
+    for wanted, found in zip(*(predictor.detect(pictures, config) for predictor in both), strict=True):
+        assert len(found) == 20
+        assert found.labels.tolist() == wanted.labels.tolist()
+        torch.testing.assert_close(found.source_xyxy, wanted.source_xyxy, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-6)
+    higher = SelectConfig(0.5, iou=config.iou, max_detections=5)
+    for wanted, found in zip(*(predictor.detect(pictures, higher) for predictor in both), strict=True):
+        assert found.labels.tolist() == wanted.labels.tolist()
+
+
+def test_a_file_that_selects_says_what_it_cannot_give(selecting_onnx):
+    predictor = build_predictor(load_model(selecting_onnx))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ConfigError, match=r"confidence of at least 0.3, iou=0.45, max_detections of at most 20 only"):
+        predictor.detect([picture], load_model(selecting_onnx).config.evaluate)
+    with pytest.raises(ConfigError, match="found a file that selects by itself"):
+        predictor.raw_boxes([picture])
+
+
+@pytest.mark.parametrize(
+    ("selected", "asked", "says"),
+    [
+        ({"iou": 0.7}, {"iou": 0.5}, "iou=0.7"),
+        ({}, {"class_agnostic": True}, "class_agnostic=False"),
+        ({}, {"nms": "diou"}, "nms=plain"),
+        ({"classes": (1,)}, {}, r"classes=\(1,\)"),
+        ({"classes": (1, 2), "class_agnostic": True}, {"classes": (1,), "class_agnostic": True}, "classes="),
+        ({"class_confidence": (0.1, 0.5, 0.3)}, {"confidence": 0.3}, r"at least \[0.1, 0.5, 0.3\]"),
+        ({}, {"confidence": 0.2}, "at least 0.25"),
+    ],
+)
+def test_a_selection_cannot_be_undone(selected, asked, says):
+    with pytest.raises(ConfigError, match=says):
+        require_within(SelectConfig(**selected), SelectConfig(**asked))
+
+
+@pytest.mark.parametrize(
+    ("selected", "asked"),
+    [
+        ({}, {}),
+        ({}, {"confidence": 0.4, "max_detections": 3, "classes": (0,)}),
+        ({"classes": (1, 2)}, {"classes": (2,)}),
+        ({"confidence": 0.1}, {"class_confidence": (0.1, 0.5, 0.3)}),
+    ],
+)
+def test_a_selection_may_be_narrowed(selected, asked):
+    require_within(SelectConfig(**selected), SelectConfig(**asked))

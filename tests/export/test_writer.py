@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from detector import Detector
+from detector.errors import CheckpointError, ConfigError
+from detector.export import writer
+from detector.export.export_config import SUFFIXES, ExportSettings
+from detector.export.parity import TOLERANCES
+from detector.export.writer import make_export, open_export
+from detector.inference.predictor import Predictor
+from detector.structures.selection import SelectConfig
+from detector.tasks.experiment import build_predictor, load_model
+from detector.workflows.export import export_model
+
+TARGETS = list(SUFFIXES)
+LOW = SelectConfig(confidence=0.05)
+
+
+def images(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 256, (48 + 16 * i, 80, 3), dtype=np.uint8) for i in range(count)]
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load_model(path).graph.node]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_is_within_the_tolerance_and_says_so(target, exported):
+    report = exported(target)
+    difference = report.exported.difference
+    assert difference.num_matched > 500
+    assert difference.num_unmatched == 0
+    assert difference.beyond(TOLERANCES["fp32"]) == []
+    assert 0 < difference.raw < 1e-4
+    assert "drawn images" in report.checked_on
+    assert all(file.is_file() for file in report.exported.files)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_carries_what_the_model_file_says(target, exported, darknet_file):
+    wanted, found = load_model(darknet_file), load_model(exported(target).exported.files[0])
+    assert found.config == wanted.config
+    assert found.file.class_names == ("ball", "box", "star")
+    assert found.file.category_ids == (3, 7, 90)
+    assert found.file.metrics == {"AP": 0.25}
+    assert found.file.state == {}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_detects_what_its_model_detects_in_batches_of_any_size(target, exported, darknet_file):
+    wanted = build_predictor(load_model(darknet_file), 1)
+    for batch_size in (1, 3):
+        found = build_predictor(load_model(exported(target).exported.files[0]), batch_size)
+        assert isinstance(found, Predictor)
+        for image, detections in zip(images(batch_size), found.detect(images(batch_size), LOW), strict=True):
+            expected = wanted.detect([image], LOW)[0]
+            assert len(expected) > 50
+            assert detections.labels.tolist() == expected.labels.tolist()
+            torch.testing.assert_close(detections.source_xyxy, expected.source_xyxy, rtol=0, atol=1e-3)
+            torch.testing.assert_close(detections.scores, expected.scores, rtol=0, atol=1e-5)
+
+
+def test_the_class_detector_opens_an_export_and_refuses_to_train_it(exported, tmp_path):
+    detector = Detector(exported("onnx").exported.files[0])
+    assert detector.class_names == ("ball", "box", "star")
+    assert len(detector.predict(images(1)[0], confidence=0.05)) > 50
+    with pytest.raises(CheckpointError, match="an export is not trained"):
+        detector.train()
+    with pytest.raises(ConfigError, match="is not exported again"):
+        detector.export(tmp_path / "again.onnx")
+
+
+def test_an_onnx_file_holds_no_operator_of_ours_and_no_other_file(exported):
+    model = onnx.load_model(exported("onnx").exported.files[0], load_external_data=False)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert "BatchNormalization" not in operators(exported("onnx").exported.files[0])
+    assert [output.name for output in model.graph.output] == ["boxes", "scores"]
+
+
+def test_mish_is_written_as_asked_and_raw_maps_are_given(exported, darknet_file, tmp_path):
+    assert not {"Mish", "Softplus"} & set(operators(exported("onnx").exported.files[0]))  # sigmoid, the fastest
+    settings = ExportSettings("onnx", mish_form="mish", raw_maps=True)
+    export_model(load_model(darknet_file), tmp_path / "m.onnx", settings)
+    assert "Mish" in operators(tmp_path / "m.onnx")
+    assert len(open_export(tmp_path / "m.onnx").outputs(np.zeros((2, 64, 64, 3), np.float32))) == 4
+
+
+def test_a_dynamic_export_takes_other_sizes_and_a_static_one_refuses_them(dynamic_onnx, yolo_file, exported):
+    for size in ("[96, 160]", "[64, 64]", "[128, 64]"):
+        wanted, found = (load_model(f, [f"input.size={size}"]) for f in (yolo_file, dynamic_onnx))
+        expected, boxes = (build_predictor(loaded, 2).raw_boxes(images(2)) for loaded in (wanted, found))
+        for one, other in zip(expected, boxes, strict=True):
+            assert one.scores.std() > 0.01
+            torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-3)
+            torch.testing.assert_close(one.canvas_xyxy, other.canvas_xyxy, rtol=0, atol=0.1)
+    with pytest.raises(ConfigError, match=r"a multiple of 32 and at least 64, found \(100, 100\)"):
+        load_model(dynamic_onnx, ["input.size=100"])
+    with pytest.raises(ConfigError, match=r"takes canvases of \(64, 64\), found \(96, 96\).*--dynamic"):
+        load_model(exported("onnx").exported.files[0], ["input.size=96"])
+
+
+@pytest.mark.parametrize(("target", "precision"), [("torchscript", "fp16"), ("openvino", "fp16"), ("onnx", "int8")])
+def test_lower_precisions_are_close_and_say_how_close(target, precision, darknet_file, tmp_path, tiny_shapes):
+    path = tmp_path / f"m{SUFFIXES[target]}"
+    folder = tiny_shapes / "images/val"
+    settings = ExportSettings(target, precision=precision)
+    calibration = folder if precision == "int8" else None
+    report = export_model(load_model(darknet_file), path, settings, folder, calibration)
+    assert "6 images of" in report.checked_on
+    assert 1e-5 < report.exported.difference.score < 0.2
+    assert open_export(path).precision == precision
+    if precision == "int8":
+        assert "QuantizeLinear" in operators(path)
+
+
+def test_int8_wants_images_to_find_ranges_on(darknet_file, tmp_path):
+    with pytest.raises(ConfigError, match="int8 wants images"):
+        export_model(load_model(darknet_file), tmp_path / "m.onnx", ExportSettings("onnx", precision="int8"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_export_that_differs_is_refused_and_nothing_is_left(darknet_file, tmp_path, monkeypatch):
+    converted = writer.onnx.converted
+
+    def wrong(*arguments: object) -> onnx.ModelProto:
+        model = converted(*arguments)
+        weights = next(t for t in model.graph.initializer if len(t.dims) == 4)
+        values = onnx.numpy_helper.to_array(weights) * 1.001
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+        return model
+
+    monkeypatch.setattr(writer.onnx, "converted", wrong)
+    with pytest.raises(CheckpointError, match=r"is not written: the export differs from its model in raw maps"):
+        export_model(load_model(darknet_file), tmp_path / "m.onnx", ExportSettings("onnx"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target": "pt2", "nms": True}, "a file of pt2 holds no suppression"),
+        ({"target": "torchscript", "precision": "int8"}, "torchscript has the precisions fp32, fp16"),
+        ({"target": "onnx", "opset": 17}, "within 18"),
+        ({"target": "pt2", "opset": 20}, "--opset belongs to onnx and openvino, found pt2"),
+        ({"target": "tensorrt"}, "a target of onnx, openvino"),
+        ({"target": "onnx", "nms": True, "raw_maps": True}, "exclude one another"),
+    ],
+)
+def test_what_a_target_cannot_hold_is_refused_in_words(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        ExportSettings(**settings)
+
+
+def test_a_suffix_of_another_target_is_refused(darknet_file, tmp_path):
+    loaded = load_model(darknet_file)
+    canvases = [np.zeros((64, 64, 3), np.float32)]
+    what = loaded.model, loaded.file, loaded.config.input, loaded.config.predict, ExportSettings("onnx"), canvases
+    with pytest.raises(ConfigError, match=r"NAME.onnx is wanted for onnx"):
+        make_export(tmp_path / "m.xml", *what)
+
+
+def test_a_suppression_that_onnx_has_not_is_refused(darknet_file, tmp_path):
+    loaded = load_model(darknet_file, ["predict.nms=diou"])
+    with pytest.raises(ConfigError, match="ONNX has no suppression of the kind 'diou'"):
+        export_model(loaded, tmp_path / "m.onnx", ExportSettings("onnx", nms=True))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.io.machine import kibibytes_of, machine, peak_bytes, resident_bytes
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the proc file system is Linux's")
+
+
+def test_an_entry_of_the_proc_file_system_is_read_in_bytes(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t    17 kB\n")
+    assert kibibytes_of(status, "VmHWM") == 2048 * 1024
+    assert kibibytes_of(status, "VmRSS") == 17 * 1024
+    assert kibibytes_of(status, "VmSwap") is None
+    assert kibibytes_of(tmp_path / "missing", "VmRSS") is None
+
+
+@linux_only
+def test_the_peak_keeps_what_was_given_back() -> None:
+    before_bytes = resident_bytes()
+    assert before_bytes is not None
+    peak = peak_bytes()
+    assert peak is not None
+    assert peak >= before_bytes - 2**20  # the two are read one after the other
+    held = np.ones(max(0, peak - before_bytes) + 2**26, np.uint8)
+    del held
+    grown = peak_bytes(since_bytes=peak)
+    assert grown is not None
+    assert grown > 2**25
+
+
+def test_the_machine_is_named_with_its_threads_and_versions() -> None:
+    assert ", torch " in machine()
+    assert " thread" in machine()

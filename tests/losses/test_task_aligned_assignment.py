@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from detector.losses.task_aligned_assignment import (
+    Assignment,
+    assign_task_aligned,
+    cells_in_boxes,
+    cells_in_crowds,
+    pairwise_iou,
+)
+
+NUM_CLASSES = 4
+IMAGE_HW = (64, 96)
+SETTINGS: dict[str, Any] = {"num_candidates": 10, "alpha": 0.5, "beta": 6.0}
+
+Box = list[float]
+
+
+class Scene(NamedTuple):
+    """Predictions and padded targets, float64."""
+
+    scores: Tensor
+    canvas_xyxy: Tensor
+    points_xy: Tensor
+    strides: Tensor
+    target_xyxy: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    def to(self, dtype: torch.dtype) -> Scene:
+        return Scene(*(t.to(dtype) if t.is_floating_point() else t for t in self))
+
+    def assigned(self, **settings: Any) -> Assignment:
+        return assign_task_aligned(*self, **{**SETTINGS, **settings})
+
+
+def grid(image_hw: tuple[int, int] = IMAGE_HW) -> tuple[Tensor, Tensor]:
+    points, strides = [], []
+    for stride in (8, 16, 32):
+        for row in range(image_hw[0] // stride):
+            for column in range(image_hw[1] // stride):
+                points.append([(column + 0.5) * stride, (row + 0.5) * stride])
+                strides.append(float(stride))
+    return torch.tensor(points, dtype=torch.float64), torch.tensor(strides, dtype=torch.float64)
+
+
+def random_boxes(num: int, generator: torch.Generator) -> Tensor:
+    """Boxes of all sizes; one in four is smaller than a cell, one in four repeats the box before it."""
+    height, width = IMAGE_HW
+    sides = torch.exp(torch.rand(num, 2, dtype=torch.float64, generator=generator) * math.log(16)) * 4
+    sides[torch.rand(num, generator=generator) < 0.25] /= 12
+    centres = torch.rand(num, 2, dtype=torch.float64, generator=generator) * torch.tensor([width, height])
+    boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+    for i in range(1, num):
+        if torch.rand((), generator=generator) < 0.25:
+            boxes[i] = boxes[i - 1]
+    return boxes
+
+
+def random_scene(seed: int) -> Scene:
+    """A batch of images with 0, 2, 5 and 12 objects, and predictions that shake an object of their cell."""
+    generator = torch.Generator().manual_seed(seed)
+    points, strides = grid()
+    counts = [(0, 2, 5, 12)[(image + seed) % 4] for image in range(4)]
+    num_columns = max(counts)
+    target_xyxy = torch.zeros(4, num_columns, 4, dtype=torch.float64)
+    valid = torch.zeros(4, num_columns, dtype=torch.bool)
+    predicted = []
+    for image, count in enumerate(counts):
+        target_xyxy[image, :count] = random_boxes(count, generator)
+        valid[image, :count] = True
+        near = random_boxes(len(points), generator)
+        for cell, point in enumerate(points.tolist()):
+            holders = [box for box in target_xyxy[image, :count] if contains(box.tolist(), point, 8.0)]
+            if holders:
+                near[cell] = holders[int(torch.randint(0, len(holders), (), generator=generator))]
+        sides = (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        predicted.append(near + torch.randn(len(points), 4, dtype=torch.float64, generator=generator) * 0.15 * sides)
+    scores = torch.rand(4, len(points), NUM_CLASSES, dtype=torch.float64, generator=generator)
+    labels = torch.randint(0, NUM_CLASSES, (4, num_columns), generator=generator)
+    scene = Scene(scores, torch.stack(predicted), points, strides, target_xyxy, labels, valid)
+    return scene.to(torch.float32).to(torch.float64)  # numbers that both formats hold
+
+
+# ---- the reference: plain loops over Python floats
+
+
+def iou(a: Box, b: Box) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    intersection = max(width, 0.0) * max(height, 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
+    return intersection / max(union, 1e-9)
+
+
+def contains(box: Box, point: Box, finest_stride: float) -> bool:
+    return all(
+        abs(point[axis] - (box[axis] + box[axis + 2]) / 2) <= max((box[axis + 2] - box[axis]) / 2, finest_stride / 2)
+        for axis in (0, 1)
+    )
+
+
+def assigned_by_loops(scene: Scene, num_candidates: int, alpha: float, beta: float) -> dict[tuple[int, int], Any]:
+    """Cells with a quality above 0: (image, cell) -> (object, quality)."""
+    points, finest = scene.points_xy.tolist(), min(scene.strides.tolist())
+    result: dict[tuple[int, int], Any] = {}
+    for image in range(len(scene.valid)):
+        wanted_by: dict[int, list[tuple[float, int, float]]] = {}  # cell -> (overlap, object, alignment)
+        for column, box in enumerate(scene.target_xyxy[image].tolist()):
+            if not scene.valid[image, column]:
+                continue
+            label = int(scene.labels[image, column])
+            pairs = []
+            for cell, point in enumerate(points):
+                if contains(box, point, finest):
+                    overlap = iou(scene.canvas_xyxy[image, cell].tolist(), box)
+                    alignment = scene.scores[image, cell, label].item() ** alpha * overlap**beta
+                    pairs.append((alignment, cell, overlap))
+            for alignment, cell, overlap in sorted(pairs, key=lambda pair: -pair[0])[:num_candidates]:
+                wanted_by.setdefault(cell, []).append((overlap, column, alignment))
+        owned: dict[int, list[tuple[int, float, float]]] = {}  # object -> (cell, alignment, overlap)
+        for cell, rivals in wanted_by.items():
+            overlap, column, alignment = min(rivals, key=lambda rival: (-rival[0], rival[1]))
+            owned.setdefault(column, []).append((cell, alignment, overlap))
+        give_back_to_the_lost(owned, wanted_by)
+        for column, cells in owned.items():
+            best_alignment, best_overlap = max(c[1] for c in cells), max(c[2] for c in cells)
+            for cell, alignment, _ in cells:
+                quality = alignment / best_alignment * best_overlap if best_alignment else 0.0
+                if quality > 1e-9:
+                    result[image, cell] = column, quality
+    return result
+
+
+def give_back_to_the_lost(
+    owned: dict[int, list[tuple[int, float, float]]], wanted_by: dict[int, list[tuple[float, int, float]]]
+) -> None:
+    """Every object without a cell gets the best one whose owner has another; of two who ask for one, the first."""
+    num_owned = {column: len(cells) for column, cells in owned.items()}
+    owner_of = {cell: column for column, cells in owned.items() for cell, _, _ in cells}
+    asked: dict[int, tuple[int, float, float]] = {}  # cell -> (object, alignment, overlap)
+    for lost in sorted({rival[1] for rivals in wanted_by.values() for rival in rivals} - owned.keys()):
+        offers = [
+            (-alignment, cell, overlap)
+            for cell, rivals in wanted_by.items()
+            for overlap, column, alignment in rivals
+            if column == lost and num_owned[owner_of[cell]] > 1
+        ]
+        if offers:
+            alignment, cell, overlap = min(offers)
+            asked.setdefault(cell, (lost, -alignment, overlap))
+    for cell, (lost, alignment, overlap) in asked.items():
+        owned[owner_of[cell]] = [c for c in owned[owner_of[cell]] if c[0] != cell]
+        owned[lost] = [(cell, alignment, overlap)]
+
+
+def as_dictionary(found: Assignment) -> dict[tuple[int, int], Any]:
+    rows = zip(
+        found.image_index.tolist(),
+        found.cell_index.tolist(),
+        found.object_index.tolist(),
+        found.quality.tolist(),
+        strict=True,
+    )
+    return {(image, cell): (column, quality) for image, cell, column, quality in rows if quality > 1e-9}
+
+
+def assert_same(found: dict[tuple[int, int], Any], wanted: dict[tuple[int, int], Any], relative: float) -> None:
+    assert {key: value[0] for key, value in found.items()} == {key: value[0] for key, value in wanted.items()}
+    for key, (_, quality) in wanted.items():
+        assert found[key][1] == pytest.approx(quality, rel=relative)
+
+
+# ---- assignment
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_vectorised_assignment_is_the_plain_loop(seed: int) -> None:
+    scene = random_scene(seed)
+    wanted = assigned_by_loops(scene, **SETTINGS)
+    assert len(wanted) > 30
+    assert_same(as_dictionary(scene.assigned()), wanted, 1e-9)
+    assert_same(as_dictionary(scene.to(torch.float32).assigned()), wanted, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_candidates": 1, "alpha": 0.5, "beta": 6.0},
+        {"num_candidates": 3, "alpha": 1.0, "beta": 2.0},
+        {"num_candidates": 10_000, "alpha": 1.0, "beta": 1.0},
+    ],
+)
+def test_the_settings_mean_what_the_loop_says(settings: dict[str, Any]) -> None:
+    scene = random_scene(11)
+    assert_same(as_dictionary(scene.assigned(**settings)), assigned_by_loops(scene, **settings), 1e-9)
+
+
+def test_every_positive_cell_is_listed_once_and_is_within_range() -> None:
+    found = random_scene(3).assigned()
+    pairs = list(zip(found.image_index.tolist(), found.cell_index.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert found.quality.min() > 0
+    assert found.quality.max() <= 1
+
+
+def test_the_best_cell_of_an_object_gets_its_best_overlap() -> None:
+    scene = random_scene(5)
+    found = as_dictionary(scene.assigned())
+    best: dict[tuple[int, int], float] = {}
+    overlaps: dict[tuple[int, int], float] = {}
+    for (image, cell), (column, quality) in found.items():
+        box = scene.target_xyxy[image, column].tolist()
+        overlap = iou(scene.canvas_xyxy[image, cell].tolist(), box)
+        best[image, column] = max(best.get((image, column), 0), quality)
+        overlaps[image, column] = max(overlaps.get((image, column), 0), overlap)
+    assert best == pytest.approx(overlaps, rel=1e-9)
+
+
+def test_an_object_that_every_box_misses_by_far_is_taught_in_full() -> None:
+    points = torch.tensor([[20.0, 20.0], [28.0, 20.0]])
+    boxes = torch.tensor([[[-40.0, -40, 80, 80], [-40.0, -40, 90, 80]]])  # over one small object: overlaps below 1 %
+    target = torch.tensor([[[15.0, 15, 29, 25]]])
+    positive = assign_task_aligned(
+        torch.full((1, 2, 1), 1e-4),
+        boxes,
+        points,
+        torch.full((2,), 8.0),
+        target,
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.ones(1, 1, dtype=torch.bool),
+        **SETTINGS,
+    )
+    overlaps = [140 / 120**2, 140 / (120 * 130)]
+    wanted = [overlaps[0], overlaps[0] * (overlaps[1] / overlaps[0]) ** 6]
+    assert positive.quality.tolist() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_padding_columns_are_not_seen_whatever_they_hold() -> None:
+    scene = random_scene(2)
+    junk = torch.tensor([0.0, 0, 96, 64], dtype=torch.float64).expand(4, 7, 4)
+    padded = scene._replace(
+        target_xyxy=torch.cat([scene.target_xyxy, junk], dim=1),
+        labels=torch.cat([scene.labels, torch.full((4, 7), NUM_CLASSES - 1)], dim=1),
+        valid=torch.cat([scene.valid, torch.zeros(4, 7, dtype=torch.bool)], dim=1),
+    )
+    assert as_dictionary(padded.assigned()) == as_dictionary(scene.assigned())
+
+
+def test_the_other_images_of_a_batch_are_not_seen() -> None:
+    scene = random_scene(2)
+    whole = as_dictionary(scene.assigned())
+    for image in range(4):
+        part = scene._replace(
+            scores=scene.scores[image : image + 1],
+            canvas_xyxy=scene.canvas_xyxy[image : image + 1],
+            target_xyxy=scene.target_xyxy[image : image + 1],
+            labels=scene.labels[image : image + 1],
+            valid=scene.valid[image : image + 1],
+        )
+        alone = {(image, cell): value for (_, cell), value in as_dictionary(part.assigned()).items()}
+        assert alone == {key: value for key, value in whole.items() if key[0] == image}
+
+
+def uniform_scene(boxes: list[Box], labels: list[int]) -> Scene:
+    """One image whose every cell predicts the first box with equal scores."""
+    points, strides = grid()
+    scores = torch.full((1, len(points), NUM_CLASSES), 0.25, dtype=torch.float64)
+    predicted = torch.tensor(boxes[0], dtype=torch.float64).expand(1, len(points), 4)
+    target_xyxy = torch.tensor([boxes], dtype=torch.float64)
+    valid = torch.ones(1, len(boxes), dtype=torch.bool)
+    return Scene(scores, predicted, points, strides, target_xyxy, torch.tensor([labels]), valid)
+
+
+def test_cells_that_tie_are_taken_up_to_the_limit() -> None:
+    scene = uniform_scene([[0.0, 0, 96, 64]], [1])
+    found = scene.assigned(num_candidates=10)
+    assert len(found.quality) == 10
+    assert found.quality.tolist() == pytest.approx([1.0] * 10)
+    everywhere = scene.assigned(num_candidates=10_000)
+    assert sorted(everywhere.cell_index.tolist()) == list(range(len(scene.points_xy)))
+
+
+def test_of_duplicate_objects_the_first_keeps_every_cell_but_one() -> None:
+    scene = uniform_scene([[8.0, 8, 72, 56]] * 3, [1, 1, 2])
+    found = scene.assigned(num_candidates=10_000)
+    assert len(found.quality) > 10
+    assert sorted(found.object_index.tolist(), reverse=True)[:2] == [1, 0]
+
+
+def test_a_cell_wanted_by_two_goes_to_the_larger_overlap_and_the_loser_keeps_one() -> None:
+    scene = uniform_scene([[8.0, 8, 72, 56], [8.0, 8, 72, 50]], [0, 0])
+    found = scene.assigned(num_candidates=10_000).object_index.tolist()
+    assert (found.count(0), found.count(1)) == (len(found) - 1, 1)
+    swapped = scene._replace(target_xyxy=scene.target_xyxy.flip(1)).assigned(num_candidates=10_000)
+    assert swapped.object_index.tolist().count(0) == 1
+
+
+def test_a_small_object_on_a_large_one_is_taught_and_an_only_cell_is_left_to_its_owner() -> None:
+    scene = uniform_scene([[8.0, 8, 72, 56], [30.0, 30, 44, 44]], [0, 1])
+    found = scene.assigned(num_candidates=10_000)
+    assert found.object_index.tolist().count(1) == 1
+    assert found.quality[found.object_index == 1] > 0
+    point = [16.2, 16.2, 16.4, 16.4]  # both contain the same cells of the finest stride only
+    alone = uniform_scene([point, point], [0, 1]).assigned(num_candidates=1)
+    assert set(alone.object_index.tolist()) == {0}
+
+
+@pytest.mark.parametrize("centre", [(13.0, 29.0), (16.0, 16.0), (40.3, 7.9), (95.9, 63.9)])
+def test_a_box_smaller_than_a_cell_has_a_cell_to_be_found_at(centre: tuple[float, float]) -> None:
+    x, y = centre
+    box = [x - 0.2, y - 0.2, x + 0.2, y + 0.2]
+    points, strides = grid()
+    inside = cells_in_boxes(points, strides, torch.tensor([[box]], dtype=torch.float64))[0, 0]
+    assert inside[: (64 // 8) * (96 // 8)].any()  # at the finest stride
+    found = uniform_scene([box], [2]).assigned()
+    assert len(found.quality) >= 1
+    assert found.quality.max().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("num_columns", [0, 3])
+def test_a_batch_without_objects_has_no_positive_cell(num_columns: int) -> None:
+    scene = random_scene(1)
+    found = scene._replace(
+        target_xyxy=torch.zeros(4, num_columns, 4, dtype=torch.float64),
+        labels=torch.zeros(4, num_columns, dtype=torch.int64),
+        valid=torch.zeros(4, num_columns, dtype=torch.bool),
+    ).assigned()
+    assert [len(t) for t in (found.image_index, found.cell_index, found.object_index, found.quality)] == [0] * 4
+
+
+def test_predictions_that_touch_nothing_are_no_positive_cells() -> None:
+    scene = uniform_scene([[8.0, 8, 72, 56]], [1])
+    found = scene._replace(canvas_xyxy=scene.canvas_xyxy + 1000).assigned()
+    assert len(found.quality) == 0
+
+
+# ---- its parts
+
+
+def test_pairwise_iou_is_the_plain_formula() -> None:
+    generator = torch.Generator().manual_seed(4)
+    first, second = random_boxes(40, generator), random_boxes(30, generator)
+    found = pairwise_iou(first[:, None], second[None])
+    wanted = [[iou(a, b) for b in second.tolist()] for a in first.tolist()]
+    assert torch.allclose(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert pairwise_iou(first, first).tolist() == pytest.approx([1.0] * 40)
+
+
+def test_iou_with_an_empty_or_inverted_box_is_finite_and_within_0_to_1() -> None:
+    boxes = torch.tensor([[5.0, 5, 5, 5], [9.0, 9, 1, 1], [0.0, 0, 10, 10]])
+    found = pairwise_iou(boxes[:, None], boxes[None])
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cells_in_boxes_are_those_of_the_plain_loop(seed: int) -> None:
+    scene = random_scene(seed)
+    found = cells_in_boxes(scene.points_xy, scene.strides, scene.target_xyxy)
+    for image, boxes in enumerate(scene.target_xyxy.tolist()):
+        for column, box in enumerate(boxes):
+            wanted = [contains(box, point, 8.0) for point in scene.points_xy.tolist()]
+            assert found[image, column].tolist() == wanted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cells_in_crowds_are_those_of_the_plain_loop(seed: int) -> None:
+    scene = random_scene(seed)
+    found = cells_in_crowds(scene.points_xy, scene.strides, scene.target_xyxy, scene.valid)
+    for image in range(4):
+        for cell, ((x, y), stride) in enumerate(zip(scene.points_xy.tolist(), scene.strides.tolist(), strict=True)):
+            wanted = False
+            for column, (x1, y1, x2, y2) in enumerate(scene.target_xyxy[image].tolist()):
+                width = min(x2, x + stride / 2) - max(x1, x - stride / 2)
+                height = min(y2, y + stride / 2) - max(y1, y - stride / 2)
+                mostly = max(width, 0) * max(height, 0) > 0.5 * stride**2
+                wanted = wanted or (mostly and bool(scene.valid[image, column]))
+            assert bool(found[image, cell]) == wanted
+
+
+def test_a_cell_half_inside_a_crowd_is_not_mostly_inside() -> None:
+    points, strides = torch.tensor([[4.0, 4.0]]), torch.tensor([8.0])
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    for right, wanted in ((4.0, False), (4.01, True), (8.0, True)):
+        crowd = torch.tensor([[[0.0, 0, right, 8]]])
+        assert cells_in_crowds(points, strides, crowd, valid).tolist() == [[wanted]]

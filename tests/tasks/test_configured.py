@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detector.config.schema import config_to_plain
+from detector.errors import CheckpointError, ConfigError
+from detector.models.checkpoint import ModelFile
+from detector.tasks.configured import build_checked, changed_config, config_of_file
+from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.image_classification import ClassificationConfig
+
+WEIGHTS = Path("best.safetensors")
+SCHEMAS = [ExperimentConfig, ClassificationConfig]
+
+
+def file_of(config: object) -> ModelFile:
+    return ModelFile(config_to_plain(config), ("ring",), (1,), {})
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_file_gives_its_experiment_as_it_stands_and_with_overrides(schema: type) -> None:
+    carried, config = config_of_file(schema, file_of(schema()), WEIGHTS, ["train.seed=7"])
+    assert replace(carried, train=schema().train) == schema()
+    assert (carried.train.seed, config.train.seed) == (0, 7)
+    assert replace(config, train=carried.train) == carried
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_what_another_version_wrote_is_the_fault_of_the_file_and_an_override_that_of_its_user(schema: type) -> None:
+    file = file_of(schema())
+    with pytest.raises(CheckpointError, match=r"best.safetensors: carries a configuration .* cannot read: .*unheard"):
+        config_of_file(schema, replace(file, config={**file.config, "unheard": 1}), WEIGHTS)
+    with pytest.raises(ConfigError, match="sead"):
+        config_of_file(schema, file, WEIGHTS, ["train.sead=7"])
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_settings_of_python_change_sections_and_leave_the_rest(schema: type) -> None:
+    config = replace(schema(), device="cpu")
+    changed = changed_config(config, None, {"train": {"seed": 7}}, "Detector")
+    assert changed.train.seed == 7
+    assert replace(changed, train=config.train) == config
+    with pytest.raises(ConfigError, match=r"Detector.*sead"):
+        changed_config(config, None, {"train": {"sead": 7}}, "Detector")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_canvas_that_does_not_suit_the_model_is_a_mistake_of_the_configuration(schema: type) -> None:
+    config = changed_config(schema(), None, {"input": {"size": 33}}, "test")
+    with pytest.raises(ConfigError, match=r"input.size: .*33"):
+        build_checked(config.model, 2, config.input)

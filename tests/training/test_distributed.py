@@ -1,0 +1,230 @@
+"""Runs in several processes, which torchrun starts and gloo connects."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.config.schema import config_to_yaml
+from detector.errors import ConfigError
+from detector.models.checkpoint import load_training_state
+from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.training.distributed import World, joined, with_shared_statistics
+
+Make = Callable[..., ExperimentConfig]
+
+# Batch norm sees each batch by itself either way, and plain SGD keeps rounding small.
+ALIKE = (
+    "optimizer={name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 0.0005}",
+    "schedule={name: constant, warmup_iterations: 0}",
+    "train.iterations=20",
+    "train.evaluations=1",
+    "train.clip_norm=1000",
+)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of several processes has: another number rounds otherwise, and cells change their owners."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def torchrun(
+    config: ExperimentConfig, folder: Path, *words: str, num_processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    return subprocess.run(
+        [*command, "-m", "detector", "train", str(folder / "run.yaml"), "--json", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def last_state(project: Path, name: str = "train") -> dict[str, object]:
+    return load_training_state(project / name / "weights" / "last.pt")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+def test_two_processes_train_what_one_trains_with_two_batches_a_step(experiment: Make, tmp_path: Path) -> None:
+    from detector.workflows.train import train
+
+    alone = train(experiment(*ALIKE, "train.accumulate=2", "train.run_name=alone"))
+    done = torchrun(experiment(*ALIKE), tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)  # one process reports
+    assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
+    assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was measured once
+    assert summary["metrics"]["num_detections"] == alone.metrics.num_detections
+    wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["alone", "train"]
+    moved = 0.0
+    for name, tensor in wanted["model"].items():
+        if "running" in name or not tensor.is_floating_point():
+            continue  # the statistics are those of one process's batches
+        torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
+        moved = max(moved, float(tensor.abs().max()))
+    assert moved > 0.1
+
+
+def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
+    experiment: Make, tmp_path: Path, assert_same: Callable[..., None]
+) -> None:
+    assert torchrun(experiment("train.run_name=whole"), tmp_path).returncode == 0
+    part = tmp_path / "part.py"
+    part.write_text(
+        "import os, signal\n"
+        "from detector.engine import trainer\n"
+        "whole = trainer.Trainer._optimise\n"
+        "def stops(self, group):\n"
+        "    whole(self, group)\n"
+        "    if self.step == 3 and os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "trainer.Trainer._optimise = stops\n"
+    )
+    stopped = torchrun(experiment(), tmp_path, "--import", str(part))
+    assert stopped.returncode != 0
+    assert last_state(tmp_path / "runs")["step"] == 3
+    assert torchrun(experiment(), tmp_path, "--continue").returncode == 0
+    whole, other = last_state(tmp_path / "runs", "whole"), last_state(tmp_path / "runs")
+    assert_same(
+        {k: whole[k] for k in ("model", "ema", "optimizer", "random")},
+        {k: other[k] for k in ("model", "ema", "optimizer", "random")},
+    )
+    again = torchrun(experiment(), tmp_path, "--resume", str(tmp_path / "runs" / "train"), num_processes=3)
+    assert again.returncode != 0
+    assert "as many processes as it began with, found 3 instead of 2" in again.stderr
+
+
+def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp_path: Path) -> None:
+    part = tmp_path / "part.py"
+    part.write_text(
+        "import os\n"
+        "from detector.data import loader\n"
+        "whole = loader.TrainingSamples.__getitem__\n"
+        "def fails(self, key):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise RuntimeError('the culprit')\n"
+        "    return whole(self, key)\n"
+        "loader.TrainingSamples.__getitem__ = fails\n"
+    )
+    done = torchrun(experiment("train.timeout_s=60"), tmp_path, "--import", str(part))
+    assert done.returncode != 0
+    assert "the culprit" in done.stderr
+
+
+# What process 1 does to itself after its fourth step; the third was saved.
+DEED = """
+import os, pathlib, signal, time
+from detector.engine import trainer
+whole = trainer.Trainer._optimise
+def strays(self, group):
+    whole(self, group)
+    if self.step == 4 and os.environ['RANK'] == '1':
+        pathlib.Path({moment!r}).write_text(str(time.time()))
+        os.kill(os.getpid(), signal.{deed})
+trainer.Trainer._optimise = strays
+"""
+HANG_S = 3  # train.timeout_s of the run that hangs
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signals")
+@pytest.mark.parametrize(
+    ("deed", "within_s"),
+    # A process that SIGTERM does not end has 30 s from torchrun before SIGKILL does; ten are for noticing and telling.
+    [("SIGKILL", 30), pytest.param("SIGSTOP", HANG_S + 30 + 10, marks=pytest.mark.nightly)],
+)
+def test_a_process_that_dies_or_hangs_ends_the_run_in_time_with_the_culprit(
+    deed: str, within_s: float, experiment: Make, tmp_path: Path
+) -> None:
+    moment, part = tmp_path / "moment", tmp_path / "part.py"
+    part.write_text(DEED.format(moment=str(moment), deed=deed))
+    short = experiment(f"train.timeout_s={HANG_S}") if deed == "SIGSTOP" else experiment()
+    done = torchrun(short, tmp_path, "--import", str(part))
+    took_s = time.time() - float(moment.read_text())
+    assert done.returncode != 0
+    assert took_s < within_s
+    if deed == "SIGKILL":
+        assert "rank      : 1" in done.stderr  # torchrun names the first that failed
+        assert "exitcode  : -9" in done.stderr
+    else:
+        assert "Traceback" in done.stderr  # of the one that waited in vain
+        assert f"Timed out waiting {HANG_S * 1000}ms" in done.stderr
+    assert last_state(tmp_path / "runs")["step"] == 3
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_make_thirty_steps_of_the_demo(tmp_path: Path) -> None:
+    shapes = (f"data.root={tmp_path}/shapes", "data.num_train=16", "data.num_val=4", "data.image_size=64")
+    small = ("input.size=64", "loader.batch_size=4", "evaluate.batch_size=4", "model.width=0.125", "device=cpu")
+    length = ("train.iterations=30", "train.evaluations=1", f"train.project={tmp_path}/runs")
+    demo = load_experiment("demo", [*shapes, *small, *length, "loader.workers=0"])
+    done = torchrun(demo, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["num_images"] == 4
+    state = last_state(tmp_path / "runs")
+    assert state["step"] == 30
+    assert len(state["random"]) == 2
+    with (tmp_path / "runs/train/results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert math.isfinite(float(row["train/box_loss"]))
+
+
+def test_statistics_are_shared_on_gpus_only_and_saves_fit_either_way(experiment: Make) -> None:
+    from detector.workflows.train import train
+
+    with pytest.raises(ConfigError, match=r"train.sync_batch_norm wants CUDA devices.*found cpu"):
+        train(experiment("train.sync_batch_norm=true"))
+    plain = build_model(experiment(), 6)
+    names = list(plain.state_dict())
+    shared = with_shared_statistics(copy.deepcopy(plain), torch.device("cuda"))
+    assert list(shared.state_dict()) == names
+    norms = [type(module) for module in shared.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert set(norms) == {torch.nn.SyncBatchNorm}
+    assert len(norms) == sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    for mode in (True, False):  # by itself, a process shares with nobody: the same numbers, by the operators one by one
+        for ours, theirs in zip(shared.train(mode)(images), plain.train(mode)(images), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_talks_to_nobody() -> None:
+    with joined(1.0) as world:
+        assert world == World(0, 1, 0)
+        assert world.is_main
+        assert world.any(True)
+        assert not world.any(False)
+        assert world.gathered([1, 2]) == [1, 2]
+        assert world.shared("a") == "a"
+        value = torch.ones(2)
+        assert world.total(value) is value
+
+
+def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(ConfigError, match="torchrun's environment, found WORLD_SIZE without RANK, LOCAL_RANK"),
+        joined(1.0),
+    ):
+        pass

@@ -1,0 +1,148 @@
+"""A run that SIGKILL ends at any moment and the same command takes up again ends in the bits of one left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import run
+from detector.config.schema import config_to_yaml
+from detector.models.checkpoint import load_model_file, load_training_state
+from detector.tasks.experiment import ExperimentConfig, load_experiment
+
+# Everything that a resume has to bring back; a save every other step.
+SETTINGS = (
+    "model.width=0.125",
+    "input.size=64",
+    "loader.workers=2",
+    "loader.batch_size=2",
+    "augment.mosaic=1.0",
+    "augment.mixup=0.3",
+    "augment.closing_share=0.2",
+    "evaluate.batch_size=6",
+    "train.accumulate=2",
+    "train.iterations=16",
+    "train.evaluations=8",
+    "train.ema_horizon=0.3",
+    "train.precision=bf16",
+    "device=cpu",
+)
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+
+
+def command(config: ExperimentConfig, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.yaml"
+    path.write_text(config_to_yaml(config), encoding="utf-8")
+    return [sys.executable, "-m", "detector", "train", str(path), "--continue", "--quiet"]
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def finish(words: list[str]) -> None:
+    process = start(words)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()
+
+
+class Runs:
+    """Runs of one experiment, each in a project folder of its own."""
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self._root = root
+        self._data = ", ".join(
+            f"{name}: {{annotations: {data}/annotations/{name}.json, images: {data}/images/{name}}}"
+            for name in ("train", "val")
+        )
+        began_s = time.monotonic()
+        finish(self.words("whole"))
+        self.duration_s = time.monotonic() - began_s
+
+    def words(self, name: str) -> list[str]:
+        own = (f"data={{name: coco, {self._data}}}", f"train.project={self._root / name}")
+        return command(load_experiment("mish-n", [*SETTINGS, *own]), self._root / name)
+
+    def weights(self, name: str) -> Path:
+        return self._root / name / "train" / "weights"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Runs:
+    return Runs(tmp_path_factory.mktemp("kill"), tiny_shapes)
+
+
+def wait_for_a_save(process: subprocess.Popen[bytes], folder: Path, number: int) -> None:
+    """Returns while the file of a save is being written; the saves before it are let through."""
+    seen: set[str] = set()
+    while process.poll() is None and len(seen) < number:
+        seen |= {entry.name for entry in folder.glob(".*.tmp")}
+        time.sleep(0.0005)
+
+
+def kill(runs: Runs, number: int) -> str:
+    """Starts a run and kills it, odd numbers while a save is on its way, even ones at any moment; returns its name."""
+    chance = random.Random(number)
+    share, num_saves = chance.uniform(0.05, 0.95), chance.randint(1, 10)
+    for attempt in range(5):  # a run that was quicker than its kill is none: an earlier kill, in another folder
+        name = f"killed{number}_{attempt}"
+        process = start(runs.words(name))
+        if number % 2:
+            wait_for_a_save(process, runs.weights(name), max(1, num_saves >> attempt))
+            time.sleep(chance.uniform(0, 0.01) / 2**attempt)
+        else:
+            time.sleep(share * runs.duration_s / 2**attempt)
+        process.kill()
+        _, error = process.communicate(timeout=60)
+        if process.returncode == -signal.SIGKILL:
+            return name
+        assert process.returncode == 0, error.decode()
+    raise AssertionError("no run was alive when it was to be killed")
+
+
+@pytest.mark.parametrize("number", [0, 1, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(2, 20))])
+def test_a_killed_run_ends_in_the_same_bits(number: int, runs: Runs, assert_same: Callable[..., None]) -> None:
+    name = kill(runs, number)
+    words, weights = runs.words(name), runs.weights(name)
+    # Every file under its final name is whole, whenever the run ended.
+    step = load_training_state(weights / "last.pt")["step"] if (weights / "last.pt").exists() else None
+    leftovers = len(list(weights.glob(".*.tmp")))
+    print(f"kill {number}: last save at step {step}, {leftovers} saves on their way")
+    if (weights / "best.safetensors").exists():
+        load_model_file(weights / "best.safetensors")
+    finish(words)
+    projects = sorted(path.name for path in weights.parent.parent.iterdir())
+    assert projects == ["run.yaml", "train"]  # it went on in its own folder
+    assert sorted(path.name for path in weights.iterdir()) == ["best.safetensors", "last.pt"]
+    ours, theirs = (load_training_state(runs.weights(of) / "last.pt") for of in (name, "whole"))
+    for key in ("step", "model", "ema", "ema_updates", "optimizer", "random", "best_ap", "metrics", "loss_sums"):
+        assert_same(ours[key], theirs[key], key)
+    found, wanted = (load_model_file(runs.weights(of) / "best.safetensors") for of in (name, "whole"))
+    assert_same(found.state, wanted.state)
+
+
+def test_a_run_killed_before_its_first_save_begins_anew_in_its_own_folder(tmp_path: Path, tiny_shapes: Path) -> None:
+    listed = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
+    own = (
+        f"data={{name: coco, train: {listed}}}",
+        f"train.project={tmp_path}",
+        "loader.workers=0",
+        "train.iterations=1",
+    )
+    words = command(load_experiment("mish-n", [*SETTINGS, *own, "train.evaluations=0"]), tmp_path)
+    (tmp_path / "train" / "weights").mkdir(parents=True)
+    (tmp_path / "train" / "config.yaml").write_text("seed", encoding="utf-8")
+    assert run(words[3:]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml", "train"]
+    assert load_training_state(tmp_path / "train" / "weights" / "last.pt")["step"] == 1

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detector.errors import ConfigError
+from detector.losses.task_aligned import TaskAlignedLoss
+from detector.models.precision import Precision
+from detector.models.yolo import Yolo
+from detector.training import memory_probe
+from detector.training.memory_probe import MAX_BATCH_SIZE, FittedBatch, fit_batch_size, free_bytes
+from detector.training.optimizers import Muon
+
+CPU = torch.device("cpu")
+NEEDS_PROC = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of the memory is read and reset in /proc"
+)
+
+
+def fit(budget_bytes: int, monkeypatch: pytest.MonkeyPatch, **others: Any) -> FittedBatch:
+    """What is fitted with so many bytes free."""
+    monkeypatch.setattr(memory_probe, "free_bytes", lambda device: budget_bytes)
+    model = Yolo(Yolo.Config(width=0.125), 3)
+    loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
+    settings = {"canvas_hw": (256, 192), "objects_per_image": 5, "share": 0.5, **others}
+    return fit_batch_size(model, loss, Muon.Config(), Precision("fp32", CPU), CPU, **settings)
+
+
+# ---- the probe, with memory that is counted by hand
+
+
+class Memory:
+    """A device of 100 bytes held before, 40 more for a step and 10 for each of its images."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.peak, self.trained = 100, list[int]()
+        monkeypatch.setattr(memory_probe, "_forget_peak", lambda device: None)
+        monkeypatch.setattr(memory_probe, "_peak_bytes", lambda device: self.peak)
+        monkeypatch.setattr(memory_probe, "_noise_step", self._step)
+
+    def _step(self, *arguments: Any) -> None:
+        num_images = arguments[6]
+        self.trained.append(num_images)
+        self.peak = max(self.peak, 140 + 10 * num_images)
+
+
+def test_the_line_through_the_peaks_gives_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(monkeypatch)
+    found = fit(1000, monkeypatch)  # half of it: 500 bytes, less 40, in tens: 46, a multiple of four
+    assert found == FittedBatch(44, 10, 40, 500, (1, 2, 4, 8))
+    assert memory.trained == [1, 1, 2, 2, 4, 4, 8, 8]
+
+
+def test_waiting_batches_and_what_others_will_take_are_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory(monkeypatch)
+    image_bytes = 10 + 2 * 3 * 256 * 192
+    found = fit(100 * image_bytes, monkeypatch, waiting_batches=2, reserved_bytes=80 * image_bytes)
+    assert found.image_bytes == image_bytes
+    assert found.batch_size == 8  # ten images' worth, less the rest of a step
+
+
+def test_no_batch_is_tried_that_will_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(monkeypatch)
+    assert fit(150, monkeypatch).batch_size == 3  # 75 bytes hold 40 and three images
+    assert max(memory.trained) == 2
+
+
+def test_the_batch_is_no_larger_than_the_data_set_and_never_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory(monkeypatch)
+    assert fit(10**9, monkeypatch).batch_size == MAX_BATCH_SIZE
+    assert fit(10**9, monkeypatch, most=5).batch_size == 5
+
+
+def test_an_image_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory(monkeypatch)
+    with pytest.raises(ConfigError, match=r"share=0.5 wants a batch of one image of 256 x 192 px within .* cpu, found"):
+        fit(80, monkeypatch)
+
+
+# ---- real memory
+
+
+@NEEDS_PROC
+def test_a_step_at_the_fitted_size_takes_about_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[Any, ...]] = []
+    whole = memory_probe._noise_step
+    monkeypatch.setattr(memory_probe, "_noise_step", lambda *given: steps.append(given) or whole(*given))
+    found = fit(600 * 2**20, monkeypatch)
+    assert found.batch_size > 8  # more than was measured
+    memory_probe._forget_peak(CPU)
+    held_bytes = memory_probe._peak_bytes(CPU)
+    whole(*steps[-1][:6], found.batch_size, *steps[-1][7:])
+    taken_bytes = memory_probe._peak_bytes(CPU) - held_bytes  # weights and the optimiser's memory are held already
+    assert 0.6 < taken_bytes / (found.batch_size * found.image_bytes) < 1.4
+    assert found.batch_size * found.image_bytes + found.fixed_bytes <= found.budget_bytes
+
+
+# ---- what is free
+
+
+def proc_of(folder: Path, cgroup: str) -> Path:
+    (folder / "proc/self").mkdir(parents=True)
+    (folder / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    4000 kB\n")
+    (folder / "proc/self/cgroup").write_text(cgroup)
+    return folder / "proc"
+
+
+def limit(folder: Path, of: str, limit_name: str, limit_bytes: str, used_name: str, used_bytes: int) -> None:
+    path = folder / "cgroup" / of
+    path.mkdir(parents=True, exist_ok=True)
+    (path / limit_name).write_text(f"{limit_bytes}\n")
+    (path / used_name).write_text(f"{used_bytes}\n")
+
+
+def test_the_system_says_what_is_free(tmp_path: Path) -> None:
+    proc = proc_of(tmp_path, "0::/\n")
+    assert free_bytes(CPU, proc, tmp_path / "cgroup") == 4000 * 1024
+
+
+@pytest.mark.parametrize(("own", "above", "wanted"), [("900000", "max", 600_000), ("max", "400000", 350_000)])
+def test_a_limit_of_the_control_group_or_of_one_above_it_counts(
+    own: str, above: str, wanted: int, tmp_path: Path
+) -> None:
+    proc = proc_of(tmp_path, "0::/jobs/this\n")
+    limit(tmp_path, "jobs/this", "memory.max", own, "memory.current", 300_000)
+    limit(tmp_path, "jobs", "memory.max", above, "memory.current", 50_000)
+    assert free_bytes(CPU, proc, tmp_path / "cgroup") == wanted
+
+
+def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
+    proc = proc_of(tmp_path, "5:cpu:/\n4:memory:/this\n")
+    limit(tmp_path, "memory/this", "memory.limit_in_bytes", "700000", "memory.usage_in_bytes", 600_000)
+    assert free_bytes(CPU, proc, tmp_path / "cgroup") == 100_000
+
+
+def test_a_system_that_does_not_tell_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found no MemAvailable"):
+        free_bytes(CPU, tmp_path, tmp_path)

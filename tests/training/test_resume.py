@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.errors import CheckpointError
+from detector.models.checkpoint import load_model_file, load_training_state
+from detector.tasks.experiment import ExperimentConfig
+from detector.training.events import Event, Noted
+from detector.training.run_folder import RunFolder
+from detector.workflows.train import open_run, train
+
+Make = Callable[..., ExperimentConfig]
+Assert = Callable[..., None]
+# A test on both kinds of network.
+BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+
+
+def rows(folder: RunFolder) -> list[dict[str, str]]:
+    with (folder.path / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_after(num_steps: int) -> Callable[[], bool]:
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return len(asked) == num_steps
+
+    return should_stop
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("loader.workers=2", "train.precision=bf16", "augment.albumentations=[{name: CLAHE, p: 0.5}]"),
+        ("train.accumulate=2", "loader.batch_size=2", "optimizer={name: adamw}", "augment.mixup=0.5"),
+        ("optimizer={name: sgd}", "train.evaluations=6"),
+        ("loader.repeat_factor=0.9", "input.multi_scale=0.5", "loader.workers=2"),
+    ],
+    ids=["muon-bf16-workers", "adamw-accumulate", "sgd-evaluations", "repeats-and-scales"],
+)
+def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
+    overrides: tuple[str, ...], experiment: Make, assert_same: Assert
+) -> None:
+    config = experiment("augment.mosaic=1.0", "train.ema_horizon=0.5", "augment.closing_share=0.2", *overrides)
+    whole = train(config)
+    assert whole.finished
+    stopped = train(config, should_stop=stop_after(3))
+    assert not stopped.finished
+    assert load_training_state(stopped.folder.last)["step"] == 3
+    found, folder, state = open_run(stopped.folder.path, config)
+    assert found == config
+    resumed = train(found, resume=(folder, state))
+    assert resumed.finished
+    assert resumed.folder.path == stopped.folder.path
+
+    ours, theirs = load_training_state(resumed.folder.last), load_training_state(whole.folder.last)
+    assert ours.pop("elapsed_s") != theirs.pop("elapsed_s")  # the one thing that may differ
+    assert ours.pop("config") == theirs.pop("config")
+    assert ours["step"] == 6
+    assert len(ours["optimizer"]["state"]) > 15
+    assert any((ours["ema"][name] != tensor).any() for name, tensor in ours["model"].items())
+    assert_same(ours, theirs)
+    assert_same(load_model_file(resumed.folder.best).state, load_model_file(whole.folder.best).state)
+    without_time = [[{k: v for k, v in r.items() if k != "time"} for r in rows(x.folder)] for x in (resumed, whole)]
+    assert without_time[0] == without_time[1]
+
+
+@BOTH
+def test_training_twice_gives_the_same_bits_and_another_seed_does_not(experiment: Make, assert_same: Assert) -> None:
+    results = [train(experiment("train.iterations=2", f"train.seed={seed}")) for seed in (0, 0, 1)]
+    first, second, other = (load_training_state(result.folder.last)["model"] for result in results)
+    assert_same(first, second)
+    assert any((first[name] != tensor).any() for name, tensor in other.items())
+
+
+def test_what_changes_no_number_may_change_when_a_run_is_resumed(
+    experiment: Make, assert_same: Assert, tmp_path: Path
+) -> None:
+    stopped = train(experiment(), should_stop=stop_after(2))
+    others = ("loader.cache_mb=1", f"loader.disk_cache={tmp_path}/cache", "loader.timeout_s=99", "train.timeout_s=77")
+    config, folder, state = open_run(stopped.folder.last, experiment("loader.workers=1", *others))
+    loader = config.loader
+    assert (loader.workers, loader.cache_mb, loader.disk_cache) == (1, 1, tmp_path / "cache")
+    assert (loader.timeout_s, config.train.timeout_s) == (99, 77)
+    assert train(config, resume=(folder, state)).finished
+    whole = train(experiment())
+    assert_same(load_training_state(folder.last)["model"], load_training_state(whole.folder.last)["model"])
+
+
+@BOTH
+def test_a_finished_run_that_is_resumed_stays_as_it_is(experiment: Make, assert_same: Assert) -> None:
+    whole = train(experiment("train.iterations=2"))
+    before = load_training_state(whole.folder.last)
+    config, folder, state = open_run(whole.folder.path)
+    assert train(config, resume=(folder, state)).finished
+    after = load_training_state(folder.last)
+    assert after.pop("config") == before.pop("config")
+    assert_same(after, before)
+
+
+def test_resuming_another_experiment_is_refused_with_every_difference(experiment: Make) -> None:
+    stopped = train(experiment(), should_stop=stop_after(1))
+    asked = experiment("model.width=0.25", "optimizer.lr=0.5", "augment.mosaic=0.0", "input.size=96")
+    with pytest.raises(CheckpointError, match=r"last\.pt: .* found 4 differences") as caught:
+        open_run(stopped.folder.path, asked)
+    for difference in (
+        "model.width: 0.25 here, 0.125 there",
+        "optimizer.lr: 0.5 here, 0.006 there",
+        "augment.mosaic: 0.0 here, 1.0 there",
+        "input.size: 96 here, 64 there",
+    ):
+        assert difference in str(caught.value)
+
+
+def test_resuming_on_other_classes_is_refused(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
+    stopped = train(experiment(data=data), should_stop=stop_after(1))
+    before = stopped.folder.last.read_bytes()
+    for name in ("train", "val"):
+        path = data / f"annotations/{name}.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 91, "name": "hexagon"})
+        path.write_text(json.dumps(content))
+    config, folder, state = open_run(stopped.folder.path, experiment(data=data))
+    with pytest.raises(CheckpointError, match="resumes on the classes it began with") as caught:
+        train(config, resume=(folder, state))
+    assert "class_names: " in str(caught.value)
+    assert "category_ids: " in str(caught.value)
+    assert "'hexagon'" in str(caught.value)
+    assert stopped.folder.last.read_bytes() == before
+
+
+def test_the_count_of_unreadable_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
+    (data / "images/train/000003.jpg").write_bytes(b"no image")
+    config = experiment("train.evaluations=0", data=data)
+    stopped = train(config, should_stop=stop_after(4))
+    assert stopped.num_skipped == 1
+    _, folder, state = open_run(stopped.folder.path)
+    events: list[Event] = []
+    assert train(config, resume=(folder, state), report=events.append).num_skipped == 1
+    assert not any(isinstance(event, Noted) and "skipped" in event.text for event in events)

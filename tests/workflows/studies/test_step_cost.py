@@ -1,0 +1,59 @@
+"""Costs of steps, measured in turns."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from detector.workflows.studies import runner
+from detector.workflows.studies.plan import load_study, runs_of
+from detector.workflows.studies.records import RunRecord, StudyFolder, read_record
+from detector.workflows.studies.runner import Shard
+from detector.workflows.studies.step_cost import make_cost_run, make_cost_runs
+
+# Answers as often as its environment says; the others take their time.
+PROGRAM = """
+import os, sys, time
+for _ in range(int(os.environ["NUM_ANSWERS"])):
+    sys.stdin.readline()
+    time.sleep(0.3)
+    print(1.0, flush=True)
+"""
+
+
+@pytest.fixture
+def study(small_study):
+    """A study of what two activations cost."""
+    text = small_study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost")
+    text = text.replace("train.iterations=4", "train.iterations=6")
+    environment = "environment: {relu: {NUM_ANSWERS: '1'}, mish: {NUM_ANSWERS: '3'}}\n"
+    small_study.write_text(text + environment)
+    return load_study(str(small_study), only=["size=small"], seeds=1)
+
+
+def test_steps_that_nobody_gives_turns_for_are_no_measurement(study, tmp_path, monkeypatch):
+    folder, planned = StudyFolder(tmp_path / "out"), runs_of(study)[0]
+    path = folder.result_path(planned.key)
+    folder.write(planned.key, RunRecord(planned.cell, 0, planned.experiment, planned.overrides))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n" * 4))
+    assert not make_cost_run(path, folder.runs)
+    assert read_record(path).state == "begun"
+    (folder.runs / path.stem / "weights").mkdir(parents=True)
+    (folder.runs / path.stem / "weights" / "last.pt").write_bytes(b"of a run that was killed")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n" * 7))  # one a step, and one to end
+    assert make_cost_run(path, folder.runs)
+    assert read_record(path).state == "finished"
+    assert not any(folder.runs.iterdir())
+
+
+def test_a_process_that_dies_between_its_turns_is_a_run_that_failed(study, tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    monkeypatch.setattr(runner, "PROGRAM", (sys.executable, str(program)))
+    states: list[str] = []
+    make_cost_runs(
+        study, StudyFolder(tmp_path / "out"), Shard(), told=lambda outcome: states.append(outcome.record.state)
+    )
+    assert states == ["failed", "failed"]

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import run
+from detector.config.schema import config_to_yaml
+from detector.models.checkpoint import load_training_state
+from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.training import memory_probe
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured through /proc")
+
+
+def experiment(data: Path, folder: Path, *overrides: str) -> ExperimentConfig:
+    listed = f"{{annotations: {data}/annotations/train.json, images: {data}/images/train}}"
+    own = [
+        f"data={{name: coco, train: {listed}}}",
+        f"train.project={folder}/runs",
+        *("model.width=0.125", "input.size=64", "loader.workers=0", "train.iterations=2", "device=cpu"),
+    ]
+    return load_experiment("mish-n", [*own, *overrides])
+
+
+def write(config: ExperimentConfig, folder: Path) -> str:
+    (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    return str(folder / "run.yaml")
+
+
+def test_a_measured_batch_size_is_told_written_down_and_kept_when_the_run_is_resumed(
+    tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(experiment(tiny_shapes, tmp_path, "loader.memory_share=0.5"), tmp_path)
+    assert run(["train", path]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "loader.batch_size=12 was chosen: loader.memory_share=0.5 allows a step" in said  # as many as there are
+    assert "an image of 64 x 64 px takes" in said
+    written = load_experiment(str(tmp_path / "runs/train/config.yaml"))
+    assert (written.loader.batch_size, written.loader.memory_share) == (12, 0.0)
+    monkeypatch.setattr(memory_probe, "free_bytes", lambda device: 0)  # resuming measures nothing
+    assert run(["train", path, "--continue", "--quiet"]) == 0
+    assert load_training_state(tmp_path / "runs/train/weights/last.pt")["config"]["loader"]["batch_size"] == 12
+
+
+def test_the_largest_canvas_is_the_one_that_is_measured_and_rehearsed(
+    tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = ("loader.memory_share=0.5", "input.multi_scale=0.5")
+    path = write(experiment(tiny_shapes, tmp_path, *share), tmp_path)
+    assert run(["train", path, "--dry-run", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "an image of 96 x 96 px takes" in " ".join(said.err.split())
+    found = json.loads(said.out)
+    assert found["largest_hw"] == [96, 96]
+    assert found["images_per_step"] == 12
+    assert not (tmp_path / "runs").exists()
+    assert run(["train", path, "--dry-run", "--quiet", "input.multi_scale=0"]) == 0
+    assert "canvas" not in capsys.readouterr().out
