@@ -1,40 +1,71 @@
-"""The one registry: a part is a class with a nested `Config`, and its kind is the base class of that config.
+"""The registry of parts: a part is a class with a nested `Config`, and its kind is the base class of that config.
+
+    @dataclass(frozen=True)
+    class BackboneConfig(PartConfig["Backbone"]):
+        folders = ("models",)
 
     @register("csp_darknet")
-    class CSPDarknet(nn.Module):
+    class CSPDarknet(Backbone):
         @dataclass(frozen=True)
         class Config(BackboneConfig):
             width: float = 1.0
 
         def __init__(self, config: Config, ...) -> None: ...
 
-A kind is declared by deriving a frozen dataclass from `PartConfig` directly. `build(config, ...)` makes the part that a
-config belongs to; nothing else in the tree chooses a class by a name.
+A kind is a frozen dataclass derived directly from `PartConfig[Contract]`; `folders` names the folders of the package
+that hold its parts. The modules in these folders are imported when a part of the kind is first looked up by name, so a
+new part is one new file. `build(config, ...)` returns the part that a config belongs to, typed as its contract.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from detector.errors import ConfigError
 
-
-@dataclass(frozen=True)
-class PartConfig:
-    """Base of every kind of part."""
-
-
+Contract = TypeVar("Contract")
 Part = TypeVar("Part", bound=type)
 
-_PARTS: dict[type[PartConfig], dict[str, type]] = {}
-_PART_OF_CONFIG: dict[type[PartConfig], tuple[str, type]] = {}
+
+@dataclass(frozen=True)
+class PartConfig(Generic[Contract]):
+    """Base class of every kind of part; `Contract` is the type of the parts.
+
+    Attributes:
+        folders: the folders of the package that hold parts of the kind, such as `models`; subfolders are not searched.
+        name_key: the key that selects a part by its registered name in YAML.
+        default_name: the part selected when the key is absent, which is then not written either, or None.
+    """
+
+    folders: ClassVar[tuple[str, ...]] = ()
+    name_key: ClassVar[str] = "name"
+    default_name: ClassVar[str | None] = None
 
 
-def kind_of(config_class: type) -> type[PartConfig]:
+_PARTS: dict[type[PartConfig[Any]], dict[str, type]] = {}
+_PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
+_READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
+_imported_folders: set[str] = set()
+
+
+def _import_folders(folders: Iterable[str]) -> None:
+    """Import every module of some folders of the package, which registers the parts in them."""
+    for folder in folders:
+        if folder in _imported_folders:
+            continue
+        _imported_folders.add(folder)
+        package = importlib.import_module(f"detector.{folder}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def kind_of(config_class: type) -> type[PartConfig[Any]]:
     """The kind a config class belongs to: its ancestor just below `PartConfig`.
 
     Raises:
@@ -67,7 +98,7 @@ def register(name: str) -> Callable[[Part], Part]:
         if not config_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # set by @dataclass
             raise TypeError(f"@register({name!r}) wants {part.__qualname__}.Config to be frozen")
         kind = kind_of(config_class)
-        config = cast("type[PartConfig]", config_class)
+        config = cast("type[PartConfig[Any]]", config_class)
         if config in _PART_OF_CONFIG:
             raise ValueError(
                 f"@register({name!r}) finds that {part.__qualname__}.Config belongs to {_PART_OF_CONFIG[config][0]!r}"
@@ -82,30 +113,37 @@ def register(name: str) -> Callable[[Part], Part]:
     return add
 
 
-def names(kind: type[PartConfig]) -> list[str]:
-    """The registered names of a kind, sorted."""
-    return sorted(_PARTS.get(kind, {}))
+def parts_of(kind: type[PartConfig[Any]]) -> dict[str, type]:
+    """Return the parts of a kind by registered name, sorted by name."""
+    _import_folders(kind.folders)
+    return dict(sorted(_PARTS.get(kind, {}).items()))
 
 
-def kinds() -> list[type[PartConfig]]:
-    """Every kind that has a part."""
+def names(kind: type[PartConfig[Any]]) -> list[str]:
+    """Return the registered names of a kind, sorted."""
+    return list(parts_of(kind))
+
+
+def kinds() -> list[type[PartConfig[Any]]]:
+    """Return every kind that has a part."""
     return list(_PARTS)
 
 
-def find(kind: type[PartConfig], name: str) -> Any:
-    """The class registered under a name.
+def find(kind: type[PartConfig[Any]], name: str) -> Any:
+    """Return the class registered under a name.
 
     Raises:
         ConfigError: no such name; the message gives the nearest one.
     """
-    parts = _PARTS.get(kind, {})
+    parts = parts_of(kind)
     if name not in parts:
         raise ConfigError(f"no {kind.__name__.removesuffix('Config').lower()} is named {name!r}{nearest(name, parts)}")
     return parts[name]
 
 
 def claimant(path: Path) -> str | None:
-    """The name of the part that says of a file of another program's format, by its `claims(path)`, that it reads it."""
+    """Return the name of the part that reads a file of another program's format, by its `claims(path)`, or None."""
+    _import_folders(_READER_FOLDERS)
     for parts in _PARTS.values():
         for name, part in parts.items():
             claims = getattr(part, "claims", None)
@@ -114,16 +152,20 @@ def claimant(path: Path) -> str | None:
     return None
 
 
-def name_of(config: PartConfig) -> str:
-    """The registered name of the part a config belongs to."""
+def name_of(config: PartConfig[Any]) -> str:
+    """Return the registered name of the part that a config belongs to."""
     return _PART_OF_CONFIG[type(config)][0]
 
 
-def build(config: PartConfig, *args: Any, **kwargs: Any) -> Any:
-    """The part a config belongs to, made from that config and what else it needs."""
+def build(config: PartConfig[Contract], *args: Any, **kwargs: Any) -> Contract:
+    """Return the part that a config belongs to, constructed from the config and the other arguments.
+
+    Raises:
+        TypeError: the config belongs to no registered part.
+    """
     if type(config) not in _PART_OF_CONFIG:
-        raise TypeError(f"build wants the Config of a registered part, found {type(config).__qualname__}")
-    return _PART_OF_CONFIG[type(config)][1](config, *args, **kwargs)
+        raise TypeError(f"build: expected the Config of a registered part, got {type(config).__qualname__}")
+    return cast("Contract", _PART_OF_CONFIG[type(config)][1](config, *args, **kwargs))
 
 
 def nearest(name: str, known: Any) -> str:

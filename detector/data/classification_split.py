@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +16,10 @@ from detector.structures.letterbox import Letterbox
 
 
 @dataclass(frozen=True)
-class ImageSetConfig(PartConfig):
+class ImageSetConfig(PartConfig[Any]):
     """The kind `image set`: has `split_names()` and gives `split(name, canvas)`, its images fitted to a canvas."""
+
+    folders = ("data",)
 
 
 @dataclass(frozen=True)

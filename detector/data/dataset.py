@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detector.config.registry import PartConfig, register
 from detector.data.coco import CocoAnnotations, read_coco
@@ -12,8 +13,10 @@ from detector.errors import DatasetError
 
 
 @dataclass(frozen=True)
-class DatasetConfig(PartConfig):
+class DatasetConfig(PartConfig[Any]):
     """The kind `data set`. A data set has `split_names()` and gives each split by its name: `split("train")`."""
+
+    folders = ("data",)
 
 
 def required_file(file: Path | None, what: str) -> Path:

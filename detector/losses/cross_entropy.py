@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from detector.structures.types import ImageClasses
 
 
 @dataclass(frozen=True)
-class ClassificationLossConfig(PartConfig):
+class ClassificationLossConfig(PartConfig[Any]):
     """The kind `classification loss`: from logits and classes to `LossParts`."""
+
+    folders = ("losses",)
 
 
 @register("cross_entropy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -11,8 +12,10 @@ from detector.config.registry import PartConfig
 
 
 @dataclass(frozen=True)
-class LossConfig(PartConfig):
+class LossConfig(PartConfig[Any]):
     """The kind `loss`. A loss is built from its config and the model; it maps raw maps and targets to `LossParts`."""
+
+    folders = ("losses",)
 
 
 class LossParts(dict[str, Tensor]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,10 @@ from detector.models.blocks import ConvNormAct
 
 
 @dataclass(frozen=True)
-class AttentionConfig(PartConfig):
+class AttentionConfig(PartConfig[Any]):
     """The kind `attention`. An attention is built from its config and the number of channels of its feature map."""
+
+    folders = ("models",)
 
 
 @register("squeeze_excite")

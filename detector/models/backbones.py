@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,8 +13,10 @@ from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 
 
 @dataclass(frozen=True)
-class BackboneConfig(PartConfig):
+class BackboneConfig(PartConfig[Any]):
     """The kind `backbone`. A backbone states `out_channels` and `strides` of the maps it returns."""
+
+    folders = ("models",)
 
 
 _STAGE_STRIDES = (4, 8, 16, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,10 @@ from detector.models.class_rows import ClassRows
 
 
 @dataclass(frozen=True)
-class HeadConfig(PartConfig):
+class HeadConfig(PartConfig[Any]):
     """The kind `head`."""
+
+    folders = ("models",)
 
 
 @dataclass(frozen=True)

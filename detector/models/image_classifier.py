@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,8 +16,10 @@ from detector.models.contracts import TrainableModel, unfolded
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(PartConfig):
+class ClassifierConfig(PartConfig[Any]):
     """The kind `classifier`. A classifier is built from its config, the number of classes and of image channels."""
+
+    folders = ("models",)
 
 
 @register("classifier")

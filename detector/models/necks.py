@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,10 @@ from detector.models.blocks import ConvNormAct, CSPStage, Scale
 
 
 @dataclass(frozen=True)
-class NeckConfig(PartConfig):
+class NeckConfig(PartConfig[Any]):
     """The kind `neck`. A neck states `out_channels` of the maps it returns."""
+
+    folders = ("models",)
 
 
 @register("pan")

@@ -20,8 +20,10 @@ from detector.models.necks import PAN, NeckConfig
 
 
 @dataclass(frozen=True)
-class ModelConfig(PartConfig):
+class ModelConfig(PartConfig[Any]):
     """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
+
+    folders = ("models", "darknet")
 
     def experiment_defaults(self) -> dict[str, Any]:
         """Plain settings of the other sections of an experiment that hold for this model unless others are given."""

@@ -16,15 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from detector.config import registry
 from detector.config.nodes import presets_dir
 from detector.config.schema import config_from_plain, load_config_of
-from detector.darknet import darknet_schedules  # noqa: F401 (registers them)
 from detector.darknet.darknet_model_file import find_cfg_of, is_darknet_weights, load_darknet_file
-from detector.darknet.network import DarknetNet  # noqa: F401 (registers it)
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations
-from detector.data.darknet_lists import DarknetDataset  # noqa: F401 (registers it)
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig
-from detector.data.yolo_dataset import YoloDataset  # noqa: F401 (registers it)
 from detector.errors import CheckpointError, ConfigError, DatasetError, DetectorError
 from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
 from detector.evaluation.evaluator import EvaluateConfig, Evaluation, evaluate
@@ -34,7 +30,6 @@ from detector.export.writer import open_export
 from detector.inference.predictor import InputConfig, Predictor
 from detector.inference.runtime import Runtime, RuntimeConfig, TorchRuntime
 from detector.inference.views import ViewsConfig
-from detector.losses.anchor_loss import AnchorLoss  # noqa: F401 (registers it)
 from detector.losses.loss import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.checkpoint import ModelFile, load_model_file, load_state

@@ -14,11 +14,8 @@ import numpy.typing as npt
 import torch
 
 from detector.config import registry
-from detector.data.cifar import CifarSet  # noqa: F401 (registers it)
 from detector.data.classification_batches import BatchConfig, ImageAugmentConfig
 from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
-from detector.data.image_folders import FolderSet  # noqa: F401 (registers it)
-from detector.data.synthetic_classification import DrawnSet  # noqa: F401 (registers it)
 from detector.errors import CheckpointError, DatasetError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics, classification_metrics
 from detector.inference.predictor import InputConfig
@@ -29,9 +26,7 @@ from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
 from detector.models.image_classifier import Classifier, ClassifierConfig
-from detector.models.plain_cnn import Plain  # noqa: F401 (registers it)
 from detector.models.precision import choose_device
-from detector.models.se_resnet import SEResNet18  # noqa: F401 (registers it)
 from detector.tasks.configured import build_checked, config_of_file
 from detector.training.distributed import World
 from detector.training.events import Noted, Report

@@ -16,7 +16,7 @@ from detector.training.optimizer_wrappers import Lookahead, centralise
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(PartConfig):
+class OptimizerConfig(PartConfig[Any]):
     """The kind `optimiser`. An optimiser is built from its config and parameter groups; `lr` is its peak rate.
 
     Attributes:
@@ -28,6 +28,8 @@ class OptimizerConfig(PartConfig):
         layer_decay: factor on the learning rate from each part of the network to the one before it, counted from the
             head (Clark et al. 2020, ELECTRA, "layerwise learning rate decay"); 1 gives all parts the same rate.
     """
+
+    folders = ("training",)
 
     lr: float = 1e-3
     weight_decay: float = 0.0

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from detector.config.registry import PartConfig, build, register
 
 
 @dataclass(frozen=True)
-class ScheduleConfig(PartConfig):
+class ScheduleConfig(PartConfig[Any]):
     """The kind `schedule`: the progress after warm-up, 0..1, and the number of the update, 1.., to a factor.
 
     The factor is on the peak learning rate.
@@ -23,6 +24,8 @@ class ScheduleConfig(PartConfig):
             steps of power 4.
         warmup_share: largest share of the run that the warm-up takes.
     """
+
+    folders = ("training", "darknet")
 
     warmup_iterations: int = 100
     warmup_power: float = 1.0

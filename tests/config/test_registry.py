@@ -172,7 +172,7 @@ def test_an_unknown_name_gets_the_nearest_one():
 
 
 def test_what_is_no_config_of_a_part_is_not_built():
-    with pytest.raises(TypeError, match="build wants the Config of a registered part, found FruitConfig"):
+    with pytest.raises(TypeError, match="build: expected the Config of a registered part, got FruitConfig"):
         build(FruitConfig())
     with pytest.raises(TypeError, match="found int"):
         build(3)

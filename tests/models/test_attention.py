@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.tasks.experiment as experiment  # imports, and so registers, every part
 from detector.config.registry import build, find, names
 from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
@@ -17,6 +16,7 @@ from detector.models.attention import AttentionConfig, SelfAttention, SpatialAtt
 from detector.models.backbones import CSPDarknet
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
+from detector.tasks import experiment
 
 NAMES = [name for name in names(AttentionConfig) if find(AttentionConfig, name).__module__.startswith("detector.")]
 

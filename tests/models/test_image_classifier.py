@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.tasks.experiment  # noqa: F401 (imports, and so registers, every part)
 from detector.config.registry import build, find, names
 from detector.models.activations import ActivationConfig, ReLU
 from detector.models.backbones import BackboneConfig

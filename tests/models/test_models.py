@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.tasks.experiment as experiment  # imports, and so registers, every part
 from detector.config.nodes import presets_dir
 from detector.config.registry import build, find, names
 from detector.losses.loss import LossConfig
@@ -19,6 +18,7 @@ from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
 from detector.models.yolo import DetectionModel, ModelConfig, Yolo
 from detector.structures.types import Targets
+from detector.tasks import experiment
 
 SIZES = [(32, 32), (64, 96), (160, 32)]
 PARTS = [

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.tasks.experiment  # noqa: F401 (registers every optimiser)
 from detector.config.registry import find, names
 from detector.training.optimizers import SGD, AdamW, OptimizerConfig, RAdam, Ranger, build_optimizer
 

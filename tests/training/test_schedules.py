@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import detector.tasks.experiment  # noqa: F401 (registers every schedule)
 from detector.config.registry import build, find, names
 from detector.darknet.darknet_schedules import (
     Exponential,

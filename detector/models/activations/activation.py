@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -10,8 +11,10 @@ from detector.config.registry import PartConfig
 
 
 @dataclass(frozen=True)
-class ActivationConfig(PartConfig):
+class ActivationConfig(PartConfig[Any]):
     """The kind `activation`: a function between convolutions, of each element or of a few channels at one place."""
+
+    folders = ("models.activations",)
 
     @property
     def expansion(self) -> int:

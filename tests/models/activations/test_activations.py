@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import detector.tasks.experiment as experiment  # imports, and so registers, every part
 from detector.config.registry import build, find, name_of, names
 from detector.errors import ConfigError
 from detector.models.activations import ELU, GELU, ActivationConfig, LeakyReLU, Maxout, PReLU, Swish
 from detector.models.blocks import ConvNormAct
 from detector.models.folding import fold
 from detector.models.yolo import DetectionModel, Yolo
+from detector.tasks import experiment
 
 NAMES = [name for name in names(ActivationConfig) if find(ActivationConfig, name).__module__.startswith("detector.")]
 ELEMENT_WISE = [name for name in NAMES if name != "maxout"]
