@@ -20,19 +20,8 @@ from detector.inference.views import ViewsConfig
 from detector.media.sources import ImageSource, Source, VideoSource, as_sources, require_images
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
-from detector.tasks.configured import changed_config
-from detector.tasks.experiment import (
-    ExperimentConfig,
-    LoadedModel,
-    build_predictor,
-    evaluate_model,
-    load_detection,
-    load_experiment,
-    load_model,
-    read_split,
-)
-from detector.tasks.image_classification import (
-    ClassificationConfig,
+from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.classification_model import (
     ClassPrediction,
     LoadedClassifier,
     classify,
@@ -40,6 +29,16 @@ from detector.tasks.image_classification import (
     load_classifier,
     read_images,
 )
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import (
+    LoadedModel,
+    build_predictor,
+    evaluate_model,
+    load_detection,
+    load_model,
+    read_split,
+)
+from detector.tasks.task import changed_config, load_experiment_of
 from detector.training.events import Report
 from detector.workflows.export import ExportReport, export_model
 from detector.workflows.train import TrainingResult, train
@@ -69,7 +68,7 @@ class Detector:
         self._loaded: LoadedModel | None = None
         if Path(model).suffix in (".safetensors", ".pt", ".weights") or target_of(Path(model)) is not None:
             self._loaded = load_model(Path(model))
-            self.config: ExperimentConfig = self._loaded.config
+            self.config: DetectionConfig = self._loaded.config
         else:
             self.config = load_detection(str(model))
 
@@ -274,10 +273,7 @@ class Classifier:
             self._loaded = load_classifier(Path(model))
             self.config: ClassificationConfig = self._loaded.config
             return
-        config = load_experiment(str(model))
-        if not isinstance(config, ClassificationConfig):
-            raise ConfigError(f"{model}: an experiment of classification is wanted, found detection; use Detector")
-        self.config = config
+        self.config = load_experiment_of(ClassificationConfig, str(model))
 
     @property
     def class_names(self) -> tuple[str, ...]:

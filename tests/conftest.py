@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, equal
 
 from detector.data.synthetic_detection import draw_shapes
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,14 +97,14 @@ def data_override(root: Path) -> str:
 
 
 @pytest.fixture
-def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
+def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path) -> Callable[..., DetectionConfig]:
     """Makes the experiment of a tiny run in the test's own folder, with overrides on top.
 
     The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
     """
     network = NETWORKS[getattr(request, "param", "mish-n")]
 
-    def make(*overrides: str, data: Path = tiny_shapes) -> ExperimentConfig:
+    def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
         own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
         return load_experiment("mish-n", [*own, *overrides])
 

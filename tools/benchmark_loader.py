@@ -26,7 +26,7 @@ from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.structures.types import Batch, Sample
-from detector.tasks.experiment import load_detection, read_split
+from detector.tasks.detection_model import load_detection, read_split
 
 SIZE = 640
 BATCH_SIZE = 16

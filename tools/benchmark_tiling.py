@@ -25,7 +25,8 @@ import torch
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.synthetic_detection import CATEGORY_IDS, CLASS_NAMES, draw_image
 from detector.media.images import write_image
-from detector.tasks.experiment import evaluate_model, load_experiment, load_model
+from detector.tasks.detection_model import evaluate_model, load_model
+from detector.tasks.task import load_experiment
 from detector.workflows.train import train
 
 CELL_PX, CELLS = 256, 5

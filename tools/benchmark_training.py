@@ -50,7 +50,7 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
 
     from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
     from detector.structures.types import Batch
-    from detector.tasks.experiment import load_detection, read_split
+    from detector.tasks.detection_model import load_detection, read_split
 
     activation, precision, layout, source = variant
     config = load_detection("mish-n", [f"data={options.data}", f"input.size={options.size}"])

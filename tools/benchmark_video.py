@@ -32,7 +32,7 @@ from detector.inference.predictor import Prediction, Predictor
 from detector.media.sources import ImageSource, Source, VideoSource
 from detector.media.video import opencv_threads, video_frames
 from detector.structures.selection import SelectConfig
-from detector.tasks.experiment import build_predictor, load_model
+from detector.tasks.detection_model import build_predictor, load_model
 
 STAGES = ("decode", "detect", "draw", "encode")
 

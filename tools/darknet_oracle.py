@@ -241,7 +241,7 @@ def compare(
     if name.endswith((".safetensors", ".weights")):
         from detector.errors import ConfigError
         from detector.models.yolo import DetectionModel
-        from detector.tasks.experiment import load_model
+        from detector.tasks.detection_model import load_model
 
         loaded = load_model(Path(name))
         if not isinstance(loaded.model, DetectionModel):

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Finds anchors and prints them as a Darknet .cfg has them; returns the exit code."""
     from detector.cli.progress import TrainingProgress, say
     from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
-    from detector.tasks.experiment import load_detection, read_split
+    from detector.tasks.detection_model import load_detection, read_split
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.data.loader import TrainingSamples
     from detector.media.drawing import draw_tiles
     from detector.media.images import write_image
-    from detector.tasks.experiment import load_detection, read_split
+    from detector.tasks.detection_model import load_detection, read_split
 
     config = load_detection(arguments.config, [f"data={arguments.preview}", *arguments.words])
     annotations = read_split(config, arguments.split)

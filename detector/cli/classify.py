@@ -12,7 +12,7 @@ from detector.cli.options import refuse_given
 from detector.errors import MediaError
 
 if TYPE_CHECKING:
-    from detector.tasks.image_classification import ClassPrediction
+    from detector.tasks.classification_model import ClassPrediction
 
 _NUM_SHOWN = 5  # classes of an image
 _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
@@ -41,8 +41,8 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
     from detector.cli.progress import TrainingProgress, say
     from detector.data.problems import num_accepted, num_skipped
     from detector.media.writers import write_text
-    from detector.tasks.experiment import results_folder
-    from detector.tasks.image_classification import evaluate_classifier, load_classifier, read_images
+    from detector.tasks.classification_model import evaluate_classifier, load_classifier, read_images
+    from detector.training.run_folder import results_folder
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
@@ -62,8 +62,8 @@ def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], 
     from detector.cli.progress import say
     from detector.media.sources import as_sources, require_images
     from detector.media.writers import write_text
-    from detector.tasks.experiment import results_folder
-    from detector.tasks.image_classification import classify, load_classifier
+    from detector.tasks.classification_model import classify, load_classifier
+    from detector.training.run_folder import results_folder
 
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)

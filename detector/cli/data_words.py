@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.tasks.experiment import ExperimentConfig
+    from detector.tasks.detection_config import DetectionConfig
 
 DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
 # Where images lie beside a COCO file, from the folder of the file.
 _USUAL_FOLDERS = ("images", "../images", ".", "..")
 
 
-def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, ExperimentConfig]:
+def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, DetectionConfig]:
     """The name of a data set and an experiment on it.
 
     Args:
@@ -27,7 +27,7 @@ def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, Ex
     Raises:
         ConfigError: not one data set is named, the images of a COCO file are not found, or the configuration is wrong.
     """
-    from detector.tasks.experiment import load_detection
+    from detector.tasks.detection_model import load_detection
 
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from detector.evaluation.evaluator import Conditions
     from detector.evaluation.scoring_arrays import GroundTruth, Results
     from detector.evaluation.voc_ap import VocMetrics
-    from detector.tasks.experiment import LoadedModel
+    from detector.tasks.detection_model import LoadedModel
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +212,7 @@ def _score_file(arguments: argparse.Namespace) -> _Measured:
     metrics = _scored(arguments, truth, results)
     folder = None
     if arguments.save_dir:
-        from detector.tasks.experiment import results_folder
+        from detector.training.run_folder import results_folder
 
         folder = results_folder(arguments.save_dir, "val")
     return _Measured(metrics, annotations, None, arguments.results, (), truth, results, num_skipped(problems), folder)
@@ -223,7 +223,8 @@ def _measure(arguments: argparse.Namespace) -> _Measured:
     from tqdm import tqdm
 
     from detector.cli.progress import TrainingProgress, say
-    from detector.tasks.experiment import evaluate_model, map_detections, read_split, results_folder
+    from detector.tasks.detection_model import evaluate_model, map_detections, read_split
+    from detector.training.run_folder import results_folder
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:

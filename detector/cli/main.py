@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
     module = importlib.import_module(f"detector.cli.{COMMANDS[arguments.command][0]}")
     try:
         if arguments.imports:
-            from detector.tasks.experiment import import_parts
+            from detector.config.registry import import_parts
 
             for path in arguments.imports:
                 import_parts(path)

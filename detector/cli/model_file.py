@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detector.tasks.experiment import LoadedModel
+    from detector.tasks.detection_model import LoadedModel
 
 
 def add_darknet_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str])
     """The model that a command line names; what is worth saying of it is said."""
     from detector.cli.progress import say
     from detector.cli.views import require_effect
-    from detector.tasks.experiment import load_model
+    from detector.tasks.detection_model import load_model
 
     if getattr(arguments, "runtime_precision", None) is not None:
         overrides = [*overrides, f"runtime.precision={arguments.runtime_precision}"]

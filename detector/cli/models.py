@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.num_classes < 1:
         raise ConfigError(f"--num-classes wants at least 1, found {arguments.num_classes}; give 1 or more")
 
-    from detector.tasks.experiment import measure_presets
+    from detector.tasks.detection_model import measure_presets
 
     sizes = measure_presets(arguments.size, arguments.num_classes)
     if arguments.json:

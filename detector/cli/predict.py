@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.media.file_names import FileNames
     from detector.media.sources import ImageSource
     from detector.media.writers import CocoWriter, PictureWriter, record_of
-    from detector.tasks.experiment import build_predictor, results_folder, with_category_ids_of
+    from detector.tasks.detection_model import build_predictor, with_category_ids_of
+    from detector.training.run_folder import results_folder
 
     is_coco = "coco" in formats
     loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])

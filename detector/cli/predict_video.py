@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from detector.media.video_writer import VideoWriter
     from detector.media.writers import Writer
     from detector.structures.selection import SelectConfig
-    from detector.tasks.experiment import LoadedModel
+    from detector.tasks.detection_model import LoadedModel
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
 # Frames in a batch. On two cores, two by two give 88 frames/s where one by one give 72: half as many steps of Python,
@@ -98,7 +98,7 @@ def run_video(
     from detector.media.streams import ReconnectConfig
     from detector.media.writers import CropWriter, TxtWriter, record_of
     from detector.models.precision import choose_device
-    from detector.tasks.experiment import build_predictor
+    from detector.tasks.detection_model import build_predictor
 
     is_live = all(isinstance(source, VideoSource) and source.is_live for source in sources)
     on_cpu = _LIVE_CPU_BATCH_SIZE if is_live else _CPU_BATCH_SIZE

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from detector.tasks.experiment import Experiment
+    from detector.tasks.task import TaskConfig
     from detector.workflows.dry_run import Rehearsal
 
 
-def plot_schedule(config: Experiment, path: Path, quiet: bool) -> None:
+def plot_schedule(config: TaskConfig, path: Path, quiet: bool) -> None:
     """Draws the learning rate of a run into a PNG.
 
     Raises:
@@ -34,7 +34,7 @@ def plot_schedule(config: Experiment, path: Path, quiet: bool) -> None:
     say(f"the schedule is drawn in {path}", quiet)
 
 
-def dry_run(config: Experiment, as_json: bool, quiet: bool, verbose: bool) -> int:
+def dry_run(config: TaskConfig, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Makes the first steps of a run, keeps nothing, prints what they showed; returns the exit code.
 
     Raises:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detector.evaluation.coco_metrics import CocoMetrics
     from detector.evaluation.operating_point import OperatingPoint
     from detector.evaluation.scoring_arrays import GroundTruth, Results
-    from detector.tasks.experiment import LoadedModel
+    from detector.tasks.detection_model import LoadedModel
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def store_thresholds(
     from detector.evaluation.ranking import Ranking
     from detector.export.export_runtime import ExportRuntime
     from detector.models.checkpoint import save_model
-    from detector.tasks.experiment import with_category_ids_of
+    from detector.tasks.detection_model import with_category_ids_of
 
     if isinstance(loaded.model, ExportRuntime):
         raise ConfigError("--store-thresholds wants a model file to store them with, found an export; give its source")

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from detector.cli.metrics_text import metrics_text
     from detector.cli.progress import TrainingProgress, number, say
     from detector.cli.rehearse import dry_run, plot_schedule
-    from detector.tasks.experiment import ExperimentConfig, load_experiment
+    from detector.tasks.task import load_experiment, task_of
     from detector.workflows.train import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
@@ -92,13 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
     code = 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
     if not result.is_main:
         return code
-    metrics, is_detection = result.metrics, isinstance(config, ExperimentConfig)
-    headline = "AP" if is_detection else "top-1 accuracy"
+    metrics, headline = result.metrics, task_of(type(config)).headline
     if arguments.json:
         summary = {
             "run": str(result.folder.path),
             "weights": str(result.folder.best),
-            "best_ap" if is_detection else "best_top1": result.best,
+            headline.key: result.best,
             "metrics": metrics.to_plain() if metrics else None,
             "num_skipped": result.num_skipped,
             "num_warnings": result.num_warnings,
@@ -112,9 +111,9 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         if result.ended_at is not None:
             say(
-                f"ended early at step {result.ended_at}: {headline} had stopped rising (train.patience)",
+                f"ended early at step {result.ended_at}: {headline.label} had stopped rising (train.patience)",
                 arguments.quiet,
             )
         best = number(result.best if result.best >= 0 else math.nan)
-        print(f"best weights ({headline} {best}): {result.folder.best}")
+        print(f"best weights ({headline.label} {best}): {result.folder.best}")
     return code

@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,9 +154,27 @@ def claimant(path: Path) -> str | None:
     return None
 
 
+def _registered(config_class: type) -> tuple[str, type]:
+    """Return the name and the class of the part that a config class belongs to.
+
+    Raises:
+        TypeError: it belongs to no registered part.
+    """
+    if config_class not in _PART_OF_CONFIG and issubclass(config_class, PartConfig):
+        _import_folders(kind_of(config_class).folders)  # the part may stand in another file than its config
+    if config_class not in _PART_OF_CONFIG:
+        raise TypeError(f"registry: expected the Config of a registered part, got {config_class.__qualname__}")
+    return _PART_OF_CONFIG[config_class]
+
+
 def name_of(config: PartConfig[Any]) -> str:
     """Return the registered name of the part that a config belongs to."""
-    return _PART_OF_CONFIG[type(config)][0]
+    return _registered(type(config))[0]
+
+
+def part_of(config_class: type[PartConfig[Any]]) -> Any:
+    """Return the class of the part that a config class belongs to."""
+    return _registered(config_class)[1]
 
 
 def build(config: PartConfig[Contract], *args: Any, **kwargs: Any) -> Contract:
@@ -163,9 +183,21 @@ def build(config: PartConfig[Contract], *args: Any, **kwargs: Any) -> Contract:
     Raises:
         TypeError: the config belongs to no registered part.
     """
-    if type(config) not in _PART_OF_CONFIG:
-        raise TypeError(f"build: expected the Config of a registered part, got {type(config).__qualname__}")
-    return cast("Contract", _PART_OF_CONFIG[type(config)][1](config, *args, **kwargs))
+    return cast("Contract", part_of(type(config))(config, *args, **kwargs))
+
+
+def import_parts(path: Path) -> None:
+    """Run a Python file of the user's, so that a configuration can name the parts that it registers.
+
+    Raises:
+        ConfigError: the file is missing or is not a Python file.
+    """
+    specification = importlib.util.spec_from_file_location(f"detector_parts_{path.stem}", path)
+    if not path.is_file() or specification is None or specification.loader is None:
+        raise ConfigError(f"--import: expected a Python file with registered parts, got {str(path)!r}; check the path")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
 
 
 def nearest(name: str, known: Any) -> str:

@@ -94,15 +94,17 @@ class _Builder:
             return _FAILED
         entries = dict(node.value)
         if registry.is_kind(schema):
-            name = entries.pop("name", None)
+            name = entries.pop(schema.name_key, None)
+            if name is None and schema.default_name is not None:
+                name = Node(schema.default_name, node.where)
             if name is None or not isinstance(name.value, str):
                 known = ", ".join(registry.names(schema))
-                self.mistakes.add(node.where, f"{key} wants a name: one of {known}")
+                self.mistakes.add(node.where, f"{key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
             try:
                 schema = registry.find(schema, name.value).Config
             except ConfigError as error:
-                self.mistakes.add(name.where, f"{key}: {error}")
+                self.mistakes.add(name.where, f"{key or schema.name_key}: {error}")
                 return _FAILED
         return self.fields(schema, entries, node, key)
 
@@ -191,9 +193,19 @@ def _hint(value: Any, wanted: Any) -> str:
     return ""
 
 
+def _schema_of(schema: Any, node: Node) -> Any:
+    """Return the config class of a section: for a kind, that of the part that the section names, if it is known."""
+    if not registry.is_kind(schema):
+        return schema
+    entries = node.value if isinstance(node.value, dict) else {}
+    name = entries[schema.name_key].value if schema.name_key in entries else schema.default_name
+    return registry.find(schema, name).Config if name in registry.names(schema) else schema
+
+
 def _with_defaults_of_parts(schema: type, node: Node) -> Node:
     """The settings given, on top of those that the parts chosen by them want for the other sections."""
     entries = node.value if isinstance(node.value, dict) else {}
+    schema = _schema_of(schema, node)
     for field in dataclasses.fields(schema):
         if field.name in entries and registry.is_kind(_hints(schema)[field.name]):
             # Mistakes are noted when the whole is built.
@@ -204,8 +216,19 @@ def _with_defaults_of_parts(schema: type, node: Node) -> Node:
     return node
 
 
+def _without_own_name(schema: type, node: Node) -> Node:
+    """Return the settings of one part without the key that selects that part."""
+    if not issubclass(schema, registry.PartConfig) or registry.is_kind(schema) or not isinstance(node.value, dict):
+        return node
+    name = node.value.get(schema.name_key)
+    if name is None or registry.parts_of(registry.kind_of(schema)).get(name.value) is not registry.part_of(schema):
+        return node
+    return Node({key: value for key, value in node.value.items() if key != schema.name_key}, node.where)
+
+
 def _finish(schema: type[Schema], node: Node) -> Schema:
     builder = _Builder()
+    node = _without_own_name(schema, node)
     built = builder.build(schema, _with_defaults_of_parts(schema, node), "")
     builder.mistakes.raise_any()
     return typing.cast(Schema, _with_absolute_paths(built))
@@ -238,31 +261,6 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
     return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
 
 
-def load_config_of(schemas: Mapping[str, type[Any]], name: str, overrides: Iterable[str] = ()) -> Any:
-    """`load_config` with the schema that the key `task` names; without the key, with the first one.
-
-    Raises:
-        ConfigError: as `load_config`, or there is no such task.
-    """
-    node = read_nodes(find_config(name))
-    return _finish_of(schemas, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
-
-
-def _finish_of(schemas: Mapping[str, type[Any]], node: Node) -> Any:
-    asked = node.value.get("task")
-    if asked is None:
-        return _finish(next(iter(schemas.values())), node)
-    if not isinstance(asked.value, str) or asked.value not in schemas:
-        raise ConfigError(
-            f"{asked.where}: task wants {' or '.join(schemas)}, found {describe(asked.value)}"
-            f"{registry.nearest(str(asked.value), schemas)}"
-        )
-    schema = schemas[asked.value]
-    if "task" not in {field.name for field in dataclasses.fields(schema)}:  # the task of a configuration without one
-        node = Node({key: value for key, value in node.value.items() if key != "task"}, node.where)
-    return _finish(schema, node)
-
-
 def config_from_plain(
     schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
 ) -> Schema:
@@ -288,7 +286,9 @@ def config_to_plain(config: Any) -> Any:
     """A configuration as plain data (mappings, lists, scalars) that `config_from_plain` takes back."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         plain = {f.name: config_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"name": registry.name_of(config), **plain} if isinstance(config, registry.PartConfig) else plain
+        if not isinstance(config, registry.PartConfig) or registry.name_of(config) == config.default_name:
+            return plain
+        return {config.name_key: registry.name_of(config), **plain}
     if isinstance(config, Mapping):
         return {k: config_to_plain(v) for k, v in config.items()}
     if isinstance(config, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Classification as training sees it."""
+"""The task `classify`: one class for each image."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ import numpy as np
 import torch
 
 from detector.config import registry
+from detector.config.registry import register
 from detector.data.classification_batches import training_batches
 from detector.errors import DatasetError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.media.images import write_image
 from detector.models.contracts import TrainableModel
 from detector.structures.types import ClassBatch
-from detector.tasks.image_classification import (
-    ClassificationConfig,
-    ImageScorer,
-    build_classifier,
-    measure_images,
-    read_images,
-)
-from detector.tasks.task import Task
+from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.classification_model import ImageScorer, build_classifier, measure_images, read_images
+from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
 from detector.training.events import Report
 from detector.training.run_folder import RunFolder
@@ -32,11 +28,16 @@ from detector.training.run_folder import RunFolder
 _NUM_DRAWN, _COLUMNS = 64, 8  # images of the first batch, drawn into the run folder
 
 
-class ClassificationTask(Task):
+@register("classify")
+class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
     """A classifier on images of one class each."""
 
+    Config = ClassificationConfig
+    product = "classifier"
+    headline = Headline("top-1 accuracy", "best_top1")
+
     def __init__(self, config: ClassificationConfig, report: Report) -> None:
-        """Reads the splits; what was left out of them is reported.
+        """Read the splits; report what was left out of them.
 
         Raises:
             DatasetError: a split cannot be used, it has less than two classes, or one class is in the validation split
@@ -44,7 +45,7 @@ class ClassificationTask(Task):
         """
         self._config = config
         self._images = read_images(config, "train", report)
-        self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
+        self.has_val = config.has_val
         self.class_names = self._images.class_names
         if len(self.class_names) < 2:
             raise DatasetError(

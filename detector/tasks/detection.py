@@ -1,4 +1,4 @@
-"""Detection as training sees it."""
+"""The task `detect`: boxes and classes of the objects in an image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from detector.config import registry
+from detector.config.registry import register
 from detector.data.canvas_sizes import training_canvases
 from detector.data.image_cache import stated_cost
 from detector.data.loader import StreamSampler, TrainingSamples, training_batches
@@ -22,9 +23,11 @@ from detector.media.drawing import draw_batch
 from detector.media.images import write_image
 from detector.models.yolo import DetectionModel
 from detector.structures.types import Batch
-from detector.tasks.experiment import ExperimentConfig, build_model, read_split
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model, read_split
+from detector.tasks.memory_batch_size import with_batch_size
 from detector.tasks.run_pictures import RunPictures
-from detector.tasks.task import Task
+from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
 from detector.training.run_folder import RunFolder
@@ -32,18 +35,23 @@ from detector.training.run_folder import RunFolder
 NUM_DRAWN_BATCHES = 3  # the first training batches, drawn into the run folder
 
 
-class DetectionTask(Task):
+@register("detect")
+class DetectionTask(Task[DetectionConfig, DetectionModel]):
     """A detector on a data set with boxes."""
 
-    def __init__(self, config: ExperimentConfig, report: Report) -> None:
-        """Reads the splits; what was skipped in their files is reported.
+    Config = DetectionConfig
+    product = "detector"
+    headline = Headline("AP", "best_ap")
+
+    def __init__(self, config: DetectionConfig, report: Report) -> None:
+        """Read the splits; report what was skipped in their files.
 
         Raises:
             DatasetError: a split cannot be used.
         """
         self._config = config
         self._annotations = read_split(config, "train", report)
-        self.has_val = config.data is not None and "val" in registry.build(config.data).split_names()
+        self.has_val = config.has_val
         self._val = read_split(config, "val", report) if self.has_val else None
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self.num_images, self.batch_size = len(self._annotations), config.loader.batch_size
@@ -53,8 +61,13 @@ class DetectionTask(Task):
         self.problems = (*self._annotations.problems, *(self._val.problems if self._val is not None else ()))
         self._pictures: RunPictures | None = None
 
+    @classmethod
+    def choose_batch_size(cls, config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
+        """Return the config with a batch size measured from memory if it asks for one, else unchanged."""
+        return with_batch_size(config, world, report)
+
     def model(self) -> DetectionModel:
-        """The network with random weights."""
+        """Return the network with random weights."""
         return build_model(self._config, len(self.class_names))
 
     def loss(self, model: DetectionModel) -> Any:

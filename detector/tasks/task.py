@@ -1,36 +1,120 @@
-"""What a training run asks of its task."""
+"""The `Task` contract: everything that the rest of the package asks of a task, and experiments of any task."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
+from detector.config import registry
+from detector.config.registry import PartConfig
+from detector.config.schema import config_from_plain, config_to_plain, load_config, merged_plain
 from detector.data.problems import Problem
+from detector.errors import CheckpointError, ConfigError
+from detector.inference.predictor import InputConfig
+from detector.models.checkpoint import ModelFile, peek_config
+from detector.models.contracts import TrainableModel
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.training.distributed import World
 from detector.training.events import Report
+from detector.training.optimizers import OptimizerConfig
 from detector.training.run_folder import RunFolder
+from detector.training.schedules import ScheduleConfig
+from detector.training.train_config import TrainConfig
+
+Config = TypeVar("Config", bound="TaskConfig")
+Model = TypeVar("Model", bound=TrainableModel)
 
 
-class Task(abc.ABC):
-    """The data, the network, the loss and the measure of one experiment.
+@dataclass(frozen=True)
+class TaskConfig(PartConfig["Task[Any, Any]"]):
+    """The kind `task`: everything that a run is a function of.
+
+    The YAML key `task` selects it; a configuration without the key is one of detection.
 
     Attributes:
+        model: the network.
+        loss: the loss that training minimises.
+        data: the data set; None in presets that leave it to the user.
+        input: the canvas of the network.
+        optimizer: the optimiser.
+        schedule: the learning-rate schedule.
+        train: the length of training and its settings.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+    folders = ("tasks",)
+    name_key = "task"
+    default_name = "detect"
+
+    model: PartConfig[Any]
+    loss: PartConfig[Any]
+    data: PartConfig[Any] | None
+    input: InputConfig
+    augment: Any
+    loader: Any
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    train: TrainConfig
+    evaluate: Any
+    device: str
+
+    @property
+    def closing_share(self) -> float:
+        """Share of the run, at its end, whose images are augmented less."""
+        return 0.0
+
+    @property
+    def has_val(self) -> bool:
+        """True if the data set has a split `val`."""
+        return self.data is not None and "val" in registry.build(self.data).split_names()
+
+    def resumed_as(self: Config, asked: TaskConfig) -> Config:
+        """Return this config of an interrupted run with the settings of `asked` that change no number."""
+        return replace(self, device=asked.device, train=replace(self.train, timeout_s=asked.train.timeout_s))
+
+    def with_batch_size(self: Config, batch_size: int) -> Config:
+        """Return the config with a measured batch size where it asks for a share of the memory, else unchanged."""
+        return self
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number of an evaluation that selects the best weights.
+
+    Attributes:
+        label: its name for people, such as AP.
+        key: its key in the JSON summary of a run, such as best_ap.
+    """
+
+    label: str
+    key: str
+
+
+class Task(abc.ABC, Generic[Config, Model]):
+    """Data, network, loss and evaluation of one experiment; built from its config and a reporter, it reads the splits.
+
+    Attributes:
+        product: the model of the task in one word, such as detector; its Python class has that name in title case.
+        headline: the number that selects the best weights.
         class_names: name of each class.
         category_ids: the data set's own id of each class.
         num_images: training images.
-        num_objects: their boxes; None where images are told apart as a whole.
-        num_val_images: validation images; 0 where there are none.
-        num_val_objects: their boxes; None where images are told apart as a whole.
+        num_objects: their boxes; None where each image has one class.
+        num_val_images: validation images; 0 without a split `val`.
+        num_val_objects: their boxes; None where each image has one class.
         batch_size: images of a batch of one process.
-        has_val: whether there is something to measure on.
-        problems: what was left out of the splits, and what is odd in them.
+        has_val: true if there is a split to evaluate on.
+        problems: what the readers skipped or accepted in the splits.
     """
 
+    product: ClassVar[str]
+    headline: ClassVar[Headline]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     num_images: int
@@ -41,32 +125,140 @@ class Task(abc.ABC):
     has_val: bool
     problems: tuple[Problem, ...]
 
-    @abc.abstractmethod
-    def model(self) -> Any:
-        """The network with random weights, a `TrainableModel`."""
+    @classmethod
+    def choose_batch_size(cls, config: Config, world: World, report: Report) -> Config:
+        """Return the config with a batch size measured from memory if it asks for one, else unchanged."""
+        return config
 
     @abc.abstractmethod
-    def loss(self, model: Any) -> Any:
-        """What maps the network's outputs and a batch's targets to `LossParts`."""
+    def model(self) -> Model:
+        """Return the network with random weights."""
 
     @abc.abstractmethod
-    def measure(self, model: Any, device: torch.device, world: World) -> Metrics:
-        """The numbers of a network on the validation split."""
+    def loss(self, model: Model) -> Any:
+        """Return the function from the network's outputs and a batch's targets to `LossParts`."""
 
     @abc.abstractmethod
-    def seconds_per_val_image(self, model: Any, device: torch.device) -> float:
-        """Of a batch of validation images, the second time it is asked for; the numbers are not computed."""
+    def measure(self, model: Model, device: torch.device, world: World) -> Metrics:
+        """Return the metrics of a network on the validation split."""
+
+    @abc.abstractmethod
+    def seconds_per_val_image(self, model: Model, device: torch.device) -> float:
+        """Return the time per image of a warm batch of validation images, scoring excluded."""
 
     @abc.abstractmethod
     def batches(
-        self, model: Any, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
+        self, model: Model, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
     ) -> Iterator[Batch | ClassBatch]:
-        """The batches of the steps from `first_step` on; of the first ones a picture is left in the folder."""
+        """Yield the batches of the steps from `first_step` on; draw the first ones into the folder of a new run."""
 
     @abc.abstractmethod
     def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
-        """A reporter that draws into the folder what an event makes due, and hands the event on."""
+        """Return a reporter that draws into the folder what an event makes due and passes the event on."""
 
     @abc.abstractmethod
-    def draw_end(self, model: Any, device: torch.device) -> None:
-        """Leaves a last picture, of what the best weights find in validation images."""
+    def draw_end(self, model: Model, device: torch.device) -> None:
+        """Draw the predictions of the best weights on validation images."""
+
+
+def task_of(config: type[TaskConfig]) -> type[Task[Any, Any]]:
+    """Return the class of the task that a config class belongs to."""
+    task: type[Task[Any, Any]] = registry.part_of(config)
+    return task
+
+
+def task_of_file(path: Path) -> type[Task[Any, Any]]:
+    """Return the task of a model file; one that cannot be read counts as detection, whose loader says why."""
+    name = peek_config(path).get(TaskConfig.name_key, TaskConfig.default_name)
+    task: type[Task[Any, Any]] = registry.find(TaskConfig, str(name))
+    return task
+
+
+def open_task(config: TaskConfig, report: Report) -> Task[Any, Any]:
+    """Return the task of an experiment with its splits read; report what was skipped.
+
+    Raises:
+        DatasetError: a split cannot be used.
+    """
+    return registry.build(config, report)
+
+
+def load_experiment_of(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> Config:
+    """Load an experiment as `load_experiment` does and require one task.
+
+    Raises:
+        ConfigError: as `load_experiment`, or the experiment is of another task.
+    """
+    config = load_experiment(name, overrides)
+    if not isinstance(config, schema):
+        expected, got = task_of(schema), task_of(type(config))
+        raise ConfigError(
+            f"{name}: expected an experiment for a {expected.product}, got one for a {got.product}; "
+            f"use detector.{got.product.title()}"
+        )
+    return config
+
+
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> TaskConfig:
+    """Load an experiment of any task from a YAML file, a shipped preset or a Darknet .cfg, with `key=value` overrides.
+
+    A .cfg, by path or by the name of a shipped one such as `yolov4-tiny.cfg`, is an experiment with that network.
+
+    Raises:
+        ConfigError: every mistake found, each with file and line.
+        DarknetError: the .cfg cannot be honoured.
+    """
+    if name.endswith(".cfg"):
+        return config_from_plain(TaskConfig, {"model": {"name": "darknet", "cfg": name}}, name, overrides)
+    return load_config(TaskConfig, name, overrides)
+
+
+def config_of_file(
+    schema: type[Config], file: ModelFile, weights: Path, overrides: Sequence[str] = ()
+) -> tuple[Config, Config]:
+    """Return the experiment of a task that a model file carries, unchanged and with overrides.
+
+    Raises:
+        CheckpointError: this version cannot read it, or the file is of another task.
+        ConfigError: an override is wrong.
+    """
+    try:
+        carried = config_from_plain(TaskConfig, file.config, str(weights))
+    except ConfigError as error:
+        raise CheckpointError(f"{weights}: carries a configuration that this version cannot read: {error}") from error
+    changed = config_from_plain(TaskConfig, file.config, str(weights), overrides) if overrides else carried
+    if not isinstance(carried, schema) or not isinstance(changed, schema):
+        expected, got = task_of(schema), task_of(type(carried))
+        raise CheckpointError(
+            f"{weights}: expected a {expected.product}, got a {got.product}; open it as detector.{got.product.title()}"
+        )
+    return carried, changed
+
+
+def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: str) -> Config:
+    """Return an experiment with other data, unless they are None, and other sections or keys, given as plain data.
+
+    Raises:
+        ConfigError: a setting is wrong; `who` names where it was given.
+    """
+    plain = merged_plain(config_to_plain(config), dict(settings))
+    if data is not None:
+        plain["data"] = str(data) if isinstance(data, Path) else data
+    changed = config_from_plain(TaskConfig, plain, who)
+    if not isinstance(changed, type(config)):
+        raise ConfigError(f"{who}: expected settings of the task at hand, got another task; leave the key task out")
+    return changed
+
+
+def build_checked(model: PartConfig[Model], num_classes: int, canvas: InputConfig) -> Model:
+    """Return the model of a config with random weights, after checking that it takes such a canvas.
+
+    Raises:
+        ConfigError: the input size does not suit the model.
+    """
+    built = registry.build(model, num_classes, canvas.channels)
+    try:
+        built.check_image_hw(canvas.canvas_hw)
+    except ValueError as error:
+        raise ConfigError(f"input.size: {error}") from error
+    return built

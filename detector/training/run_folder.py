@@ -11,6 +11,7 @@ from detector.errors import DetectorError
 from detector.io.atomic import sweep_temporary
 from detector.io.files import write_whole
 from detector.structures.metrics import Metrics
+from detector.training.train_config import TrainConfig
 
 
 class RunFolder:
@@ -123,3 +124,18 @@ def _is_without_save(path: Path) -> bool:
     return is_bare or (
         weights.is_dir() and not any(entry.suffix in (".pt", ".safetensors") for entry in weights.iterdir())
     )
+
+
+def results_folder(asked: Path | None, name: str, project: Path = TrainConfig.project) -> Path:
+    """Return a folder for results: the one asked for, or a new one in a project, by default that of detection.
+
+    Raises:
+        DetectorError: it cannot be made.
+    """
+    if asked is None:
+        return RunFolder.create(project, name, subfolders=()).path
+    try:
+        asked.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DetectorError(f"{asked}: the folder for results cannot be made, {error.strerror}") from error
+    return asked

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.config.registry import import_parts
 from detector.config.schema import config_to_plain
 from detector.errors import ConfigError, DetectorError
 from detector.export.export_config import SUFFIXES, ExportSettings, TargetName, target_of
@@ -37,14 +38,7 @@ from detector.models.checkpoint import ModelFile
 from detector.models.precision import choose_device, has_native_bf16
 from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
-from detector.tasks.experiment import (
-    LoadedModel,
-    build_model,
-    build_predictor,
-    import_parts,
-    load_detection,
-    load_model,
-)
+from detector.tasks.detection_model import LoadedModel, build_model, build_predictor, load_detection, load_model
 from detector.workflows.export import export_model
 
 REFERENCE = "reference"

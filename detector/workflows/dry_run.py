@@ -17,10 +17,10 @@ from detector.data.canvas_sizes import training_canvases
 from detector.io.machine import peak_bytes
 from detector.media.run_charts import SchedulePlan
 from detector.models.precision import choose_device
-from detector.tasks.experiment import Experiment, ExperimentConfig
+from detector.tasks.task import TaskConfig, open_task
 from detector.training.events import Event, Noted, Report, Started
 from detector.training.schedules import LearningRate
-from detector.workflows.train import task_of, train
+from detector.workflows.train import train
 
 _TIMED_S, _MAX_TIMED_STEPS = 5.0, 20  # the steps after the first one are timed, until either is reached
 _MAX_POINTS = 2000  # of a schedule's curve
@@ -31,21 +31,20 @@ def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
     return sorted({-(-k * num_steps // evaluations) for k in range(1, evaluations + 1)})
 
 
-def plan_schedule(config: Experiment) -> SchedulePlan:
+def plan_schedule(config: TaskConfig) -> SchedulePlan:
     """The learning rate of the run that a configuration describes; the data set's files are read, nothing is trained.
 
     Raises:
         DatasetError: the data set cannot be used.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    task = task_of(config, lambda event: None)
+    task = open_task(config, lambda event: None)
     train_config, batch_size = config.train, task.batch_size * num_processes
     num_steps = train_config.num_steps(task.num_images, batch_size)
     rate = LearningRate(config.schedule, num_steps)
     steps = sorted({step * (num_steps - 1) // _MAX_POINTS for step in range(_MAX_POINTS + 1)})
     num_batches = num_steps * train_config.accumulate
-    closing_share = config.augment.closing_share if isinstance(config, ExperimentConfig) else 0.0
-    closing_batch = num_batches - int(closing_share * num_batches)
+    closing_batch = num_batches - int(config.closing_share * num_batches)
     return SchedulePlan(
         name=f"{registry.name_of(config.schedule)} schedule, {registry.name_of(config.optimizer)}",
         steps=steps,
@@ -113,7 +112,7 @@ class Rehearsal:
         return {key: value for key, value in asdict(self).items() if key != "is_main"}
 
 
-def rehearse(config: Experiment, report: Report = lambda event: None) -> Rehearsal:
+def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehearsal:
     """Builds all of a run, makes its first steps and times them; nothing of it is kept.
 
     The steps are those of the run itself, in a folder that is removed. One that has to wait for the first batch and for
@@ -148,9 +147,8 @@ def rehearse(config: Experiment, report: Report = lambda event: None) -> Rehears
         steps_only: Any = replace(config.train, evaluations=0, project=Path(folder))  # of the task's own class
         result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
         done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
-        if isinstance(config, ExperimentConfig):
-            config = replace(config, loader=replace(config.loader, batch_size=result.batch_size, memory_share=0.0))
-        task = task_of(config, lambda event: None)
+        config = config.with_batch_size(result.batch_size)
+        task = open_task(config, lambda event: None)
         model = task.model()
         canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
         largest_hw = canvases[-1] if canvases else None

@@ -19,7 +19,8 @@ from detector.export.quantization import NUM_CALIBRATION_IMAGES
 from detector.export.writer import Exported, make_export
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import DetectionModel
-from detector.tasks.experiment import ExperimentConfig, LoadedModel, evaluate_model, load_model, read_split
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import LoadedModel, evaluate_model, load_model, read_split
 
 NUM_CHECKED_IMAGES = 64
 
@@ -81,7 +82,7 @@ def export_model(
 
 
 def _canvases(
-    config: ExperimentConfig, folder: Path | None, split: str, most: int, *, may_draw: bool = False
+    config: DetectionConfig, folder: Path | None, split: str, most: int, *, may_draw: bool = False
 ) -> tuple[list[npt.NDArray[Any]], str]:
     """Canvases of up to `most` images spread evenly over a folder or a split, and what they are in words."""
     if folder is not None:
@@ -105,7 +106,7 @@ def _canvases(
     return canvases, f"{len(canvases)} drawn images, as the model's data set is not there"
 
 
-def _fitted(config: ExperimentConfig, sources: Sequence[ImageSource], most: int) -> list[npt.NDArray[Any]]:
+def _fitted(config: DetectionConfig, sources: Sequence[ImageSource], most: int) -> list[npt.NDArray[Any]]:
     canvases = []
     for source in sources:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,12 @@ from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
 from detector.models.precision import choose_device, keep_freed_memory
 from detector.structures.metrics import Metrics
-from detector.tasks.classification import ClassificationTask
-from detector.tasks.detection import DetectionTask
-from detector.tasks.experiment import TASKS, Experiment, ExperimentConfig
-from detector.tasks.task import Task
+from detector.tasks.task import TaskConfig, open_task, task_of
 from detector.training.distributed import World, joined, with_shared_statistics
 from detector.training.events import Noted, Report
 from detector.training.run_folder import RunFolder
 from detector.training.scalar_log import ScalarLog, summary_writer
 from detector.training.trainer import Trainer
-from detector.workflows.batch_size import with_batch_size
-
-_FREE_LOADER_KEYS = ("workers", "cache_mb", "disk_cache", "timeout_s")  # they change no number
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class TrainingResult:
     batch_size: int = 0
 
 
-def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, RunFolder, dict[str, Any]]:
+def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, RunFolder, dict[str, Any]]:
     """The experiment, folder and state of an interrupted run.
 
     Args:
@@ -76,17 +70,10 @@ def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, Ru
     """
     last = run / "weights" / "last.pt" if run.is_dir() else run
     state = load_training_state(last)
-    schema = TASKS.get(state["config"].get("task"), ExperimentConfig)
-    config: Experiment = config_from_plain(schema, state["config"], str(last))
+    config = config_from_plain(TaskConfig, state["config"], str(last))
     if asked is not None:
-        own_train: Any = replace(config.train, timeout_s=asked.train.timeout_s)  # of the task's own class
-        config = replace(config, device=asked.device, train=own_train)
-        if isinstance(config, ExperimentConfig) and isinstance(asked, ExperimentConfig):
-            free = {key: getattr(asked.loader, key) for key in _FREE_LOADER_KEYS}
-            config = replace(config, loader=replace(config.loader, **free))
-            if asked.loader.memory_share:  # the batch size that was measured when the run began stays
-                own = replace(asked.loader, batch_size=config.loader.batch_size, memory_share=0.0)
-                asked = replace(asked, loader=own)
+        config = config.resumed_as(asked)
+        asked = asked.with_batch_size(config.loader.batch_size)  # the one measured when the run began stays
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
@@ -97,7 +84,7 @@ def open_run(run: Path, asked: Experiment | None = None) -> tuple[Experiment, Ru
 
 
 def train(
-    config: Experiment,
+    config: TaskConfig,
     *,
     resume: tuple[RunFolder, dict[str, Any]] | None = None,
     start: ModelFile | None = None,
@@ -123,18 +110,8 @@ def train(
     """
     with joined(config.train.timeout_s) as world:
         told = report if world.is_main else _say_nothing
-        if isinstance(config, ExperimentConfig):
-            config = with_batch_size(config, world, told)
+        config = task_of(type(config)).choose_batch_size(config, world, told)
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
-
-
-def task_of(config: Experiment, report: Report) -> Task:
-    """The task of an experiment, its splits read.
-
-    Raises:
-        DatasetError: a split cannot be used.
-    """
-    return DetectionTask(config, report) if isinstance(config, ExperimentConfig) else ClassificationTask(config, report)
 
 
 def _say_nothing(event: object) -> None:
@@ -142,7 +119,7 @@ def _say_nothing(event: object) -> None:
 
 
 def _train(
-    config: Experiment,
+    config: TaskConfig,
     world: World,
     resume: tuple[RunFolder, dict[str, Any]] | None,
     start: ModelFile | None,
@@ -151,7 +128,7 @@ def _train(
     reuse_folder: bool,
 ) -> TrainingResult:
     writer = summary_writer() if config.train.tensorboard else None
-    task = task_of(config, report)
+    task = open_task(config, report)
     if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
     device = choose_device(config.device)
@@ -219,7 +196,7 @@ def _train(
     )
 
 
-def _new_folder(config: Experiment, world: World, reuse: bool) -> RunFolder:
+def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
     """The folder of a new run, made by process 0."""
     project, name = config.train.project.resolve(), config.train.run_name
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
@@ -261,7 +238,7 @@ class Taken:
         )
 
 
-def read_start(weights: Path, config: Experiment) -> ModelFile:
+def read_start(weights: Path, config: TaskConfig) -> ModelFile:
     """A file to start training from: a model file, or .weights of the experiment's own Darknet network, whole or not.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.tasks.experiment import load_experiment
+from detector.tasks.task import load_experiment
 from detector.workflows.train import train
 
 # Nothing varied and nothing large: what is left is learnt by heart in seconds.

@@ -160,7 +160,8 @@ def test_a_model_of_another_kind_has_no_weights_file(tmp_path: Path, capsys) -> 
 
     from detector.config.schema import config_to_plain
     from detector.models.checkpoint import ModelFile, save_model
-    from detector.tasks.experiment import build_model, load_experiment
+    from detector.tasks.detection_model import build_model
+    from detector.tasks.task import load_experiment
 
     torch.manual_seed(0)
     config = load_experiment("mish-n", ["model.width=0.125"])

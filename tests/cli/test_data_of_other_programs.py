@@ -11,7 +11,8 @@ import pytest
 from detector.cli.main import run
 from detector.data.coco import read_coco
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
-from detector.tasks.experiment import load_experiment, read_split
+from detector.tasks.detection_model import read_split
+from detector.tasks.task import load_experiment
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:

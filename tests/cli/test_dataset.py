@@ -10,7 +10,8 @@ import pytest
 
 from detector.cli.main import run
 from detector.data.coco import CocoAnnotations
-from detector.tasks.experiment import load_experiment, read_split
+from detector.tasks.detection_model import read_split
+from detector.tasks.task import load_experiment
 
 
 @pytest.fixture

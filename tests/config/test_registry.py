@@ -12,6 +12,7 @@ from detector.config.registry import (
     PartConfig,
     build,
     find,
+    import_parts,
     is_kind,
     kind_of,
     kinds,
@@ -22,7 +23,8 @@ from detector.config.registry import (
 )
 from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig
-from detector.tasks.experiment import build_model, import_parts, load_experiment
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 
 
 @pytest.fixture(autouse=True)
@@ -172,9 +174,9 @@ def test_an_unknown_name_gets_the_nearest_one():
 
 
 def test_what_is_no_config_of_a_part_is_not_built():
-    with pytest.raises(TypeError, match="build: expected the Config of a registered part, got FruitConfig"):
+    with pytest.raises(TypeError, match="registry: expected the Config of a registered part, got FruitConfig"):
         build(FruitConfig())
-    with pytest.raises(TypeError, match="found int"):
+    with pytest.raises(TypeError, match="got int"):
         build(3)
 
 
@@ -250,7 +252,7 @@ def test_a_misspelt_part_of_the_users_own_gets_its_name(my_parts):
 def test_what_is_no_python_file_is_not_imported(tmp_path, name):
     (tmp_path / "notes.txt").write_text("not Python", encoding="utf-8")
     (tmp_path / "folder.py").mkdir()
-    with pytest.raises(ConfigError, match=rf"--import wants a Python file .*{name}'; check the path"):
+    with pytest.raises(ConfigError, match=rf"--import: expected a Python file .*{name}'; check the path"):
         import_parts(tmp_path / name)
 
 

@@ -15,7 +15,8 @@ from detector.config.schema import config_from_plain, config_to_plain, config_to
 from detector.errors import ConfigError
 from detector.models.activations import LeakyReLU
 from detector.models.yolo import Yolo
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 from detector.training.optimizers import SGD, AdamW
 
 PRESETS = sorted(presets_dir().glob("*.yaml"))
@@ -252,26 +253,26 @@ def test_a_section_file_is_looked_for_next_to_the_file_that_names_it(tmp_path, m
 
 
 def test_a_registered_name_alone_is_a_section(load):
-    config = load("optimizer: sgd\nmodel: {activation: leaky}\n", schema=ExperimentConfig)
+    config = load("optimizer: sgd\nmodel: {activation: leaky}\n", schema=DetectionConfig)
     assert config.optimizer == SGD.Config()
     assert config.model == Yolo.Config(activation=LeakyReLU.Config())
-    tuned = load("optimizer: sgd\n", "optimizer.lr=0.5", schema=ExperimentConfig)
+    tuned = load("optimizer: sgd\n", "optimizer.lr=0.5", schema=DetectionConfig)
     assert tuned.optimizer == SGD.Config(lr=0.5)
 
 
 def test_a_section_that_changes_its_name_leaves_the_others_settings_behind(load, tmp_path):
     (tmp_path / "parent.yaml").write_text("optimizer: {name: adamw, lr: 0.3, beta1: 0.5}\n", encoding="utf-8")
-    changed = load("base: parent.yaml\noptimizer: {name: sgd, momentum: 0.5}\n", schema=ExperimentConfig)
+    changed = load("base: parent.yaml\noptimizer: {name: sgd, momentum: 0.5}\n", schema=DetectionConfig)
     assert changed.optimizer == SGD.Config(momentum=0.5)  # neither lr nor beta1 of the other
-    kept = load("base: parent.yaml\noptimizer: {beta2: 0.9}\n", schema=ExperimentConfig)
+    kept = load("base: parent.yaml\noptimizer: {beta2: 0.9}\n", schema=DetectionConfig)
     assert kept.optimizer == AdamW.Config(lr=0.3, beta1=0.5, beta2=0.9)
-    by_override = load("base: parent.yaml\n", "optimizer=sgd", schema=ExperimentConfig)
+    by_override = load("base: parent.yaml\n", "optimizer=sgd", schema=DetectionConfig)
     assert by_override.optimizer == SGD.Config()
 
 
 def test_a_section_without_a_name_changes_the_default_part(load):
-    default = ExperimentConfig().optimizer
-    assert load("optimizer: {lr: 0.3}\n", schema=ExperimentConfig).optimizer == dataclasses.replace(default, lr=0.3)
+    default = DetectionConfig().optimizer
+    assert load("optimizer: {lr: 0.3}\n", schema=DetectionConfig).optimizer == dataclasses.replace(default, lr=0.3)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +280,8 @@ def test_a_section_without_a_name_changes_the_default_part(load):
     [
         ("optimizer: {name: sdg}", r"optimizer: no .* is named 'sdg'; did you mean 'sgd'\?"),
         ("optimizer: adamww", r"optimizer: no .* is named 'adamww'; did you mean 'adamw'\?"),
-        ("optimizer: {name: [sgd]}", r"optimizer wants a name: one of adamw, .*sgd"),
-        ("data: {train: 3}", "data wants a name: one of coco, .*shapes"),
+        ("optimizer: {name: [sgd]}", r"optimizer: expected a name, one of adamw, .*sgd"),
+        ("data: {train: 3}", "data: expected a name, one of coco, .*shapes"),
         ("optimizer: {name: sgd, beta1: 0.9}", "unknown key 'optimizer.beta1'; .*momentum"),
         ("optimizer: 3", "optimizer wants a section of keys, found the number 3"),
         ("model: null", "model wants a section of keys, found nothing"),
@@ -290,15 +291,15 @@ def test_a_section_without_a_name_changes_the_default_part(load):
 )
 def test_a_wrong_part_is_refused_with_what_is_known(load, text, message):
     with pytest.raises(ConfigError, match=rf"^a\.yaml:1: {message}"):
-        load(text, schema=ExperimentConfig)
+        load(text, schema=DetectionConfig)
 
 
 def test_a_learning_rate_as_yaml_text_gets_its_number(load):
     with pytest.raises(
         ConfigError, match=r"a\.yaml:3: optimizer\.lr wants a valid number, found the text '1e-3'; .*0\.001"
     ):
-        load("optimizer:\n  name: sgd\n  lr: 1e-3\n", schema=ExperimentConfig)
-    assert load("", "optimizer.lr=1e-3", schema=ExperimentConfig).optimizer.lr == 0.001  # the command line knows
+        load("optimizer:\n  name: sgd\n  lr: 1e-3\n", schema=DetectionConfig)
+    assert load("", "optimizer.lr=1e-3", schema=DetectionConfig).optimizer.lr == 0.001  # the command line knows
 
 
 def test_the_last_override_wins(load):
@@ -347,7 +348,7 @@ def test_plain_data_of_a_checkpoint_is_checked_as_a_file_is():
     plain["optimizer"]["lr"] = "fast"
     plain["extra"] = 1
     with pytest.raises(ConfigError) as caught:
-        config_from_plain(ExperimentConfig, plain, "best.safetensors")
+        config_from_plain(DetectionConfig, plain, "best.safetensors")
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert all(line.startswith("best.safetensors: ") for line in lines)
@@ -361,7 +362,7 @@ def test_plain_data_of_another_kind_is_refused_too(value):
         plain = config_to_plain(load_experiment("mish-n"))
         (plain if key != "seed" else plain["train"])[key] = value
         with pytest.raises(ConfigError, match="a checkpoint"):
-            config_from_plain(ExperimentConfig, plain, "a checkpoint")
+            config_from_plain(DetectionConfig, plain, "a checkpoint")
 
 
 def test_differences_name_the_key_and_both_values():

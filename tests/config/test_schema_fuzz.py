@@ -10,7 +10,8 @@ import pytest
 
 from detector.config.nodes import presets_dir
 from detector.errors import ConfigError
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 
 SEEDS = [path.read_bytes() for path in sorted(presets_dir().glob("*.yaml"))] + [
     b"data:\n  name: coco\n  train: {annotations: a.json, images: img}\n  val: {annotations: b.json, images: img}\n",
@@ -132,7 +133,7 @@ def mutated(random_: random.Random) -> bytes:
     return bytes(content)
 
 
-def outcome(name: str, *overrides: str) -> ExperimentConfig | ConfigError:
+def outcome(name: str, *overrides: str) -> DetectionConfig | ConfigError:
     """What loading gives; anything but the two is let through."""
     try:
         return load_experiment(name, overrides)
@@ -193,6 +194,6 @@ def test_mutated_overrides_are_read_or_refused():
     for _ in range(500):
         value = b"".join(random_.choices(PIECES, k=random_.randint(1, 2))).decode("utf-8", "surrogateescape")
         found = outcome("mish-n", f"{random_.choice(keys)}={value}")
-        num_read += isinstance(found, ExperimentConfig)
-        assert isinstance(found, ExperimentConfig) or str(found)
+        num_read += isinstance(found, DetectionConfig)
+        assert isinstance(found, DetectionConfig) or str(found)
     assert num_read > 5

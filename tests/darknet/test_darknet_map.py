@@ -15,7 +15,7 @@ from detector.media.images import read_image
 from detector.structures.boxes import area_xyxy
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig, select
-from detector.tasks.experiment import load_model
+from detector.tasks.detection_model import load_model
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from detector.darknet.darknet_model_file import (
 from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import CheckpointError, ConfigError, DarknetError, DatasetError, DetectorError
 from detector.models.checkpoint import load_model_file, save_model
-from detector.tasks.experiment import ExperimentConfig, load_experiment, load_model, with_category_ids_of
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import load_model, with_category_ids_of
+from detector.tasks.task import load_experiment
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
@@ -55,7 +57,7 @@ def test_a_weights_file_is_known_by_its_name_or_its_first_bytes(weights: Path, t
 def test_a_weights_file_is_a_model_with_what_its_cfg_wants(weights: Path) -> None:
     loaded = load_model(weights)
     assert loaded.file.class_names == ("0", "1", "2")
-    assert loaded.config.loss == config_from_plain(ExperimentConfig, {"loss": {"name": "anchor"}}, "test").loss
+    assert loaded.config.loss == config_from_plain(DetectionConfig, {"loss": {"name": "anchor"}}, "test").loss
     assert loaded.config.input.canvas_hw == (64, 64)
     assert (loaded.config.input.fit, loaded.config.input.arithmetic) == ("stretch", "darknet")
     for select, iou in ((loaded.config.predict, 0.45), (loaded.config.evaluate, 0.6)):
@@ -80,7 +82,7 @@ def test_what_a_model_wants_holds_for_a_cfg_given_in_any_way(tmp_path: Path) -> 
         assert config.input.size == (64, 96)
         assert config.input.fit == "letterbox"
         assert (config.predict.nms, config.predict.nms_beta) == ("diou", 0.7)
-        again = config_from_plain(ExperimentConfig, config_to_plain(config), "again")
+        again = config_from_plain(DetectionConfig, config_to_plain(config), "again")
         assert again == config
     assert [config.predict.iou for config in configs] == [0.45, 0.45, 0.5]
     assert load_experiment("yolov4-tiny.cfg").input.size == 416

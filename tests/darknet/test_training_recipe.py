@@ -11,7 +11,7 @@ from detector.config.schema import config_from_plain
 from detector.darknet.cfg_file import parse_cfg
 from detector.darknet.training_recipe import recipe_of
 from detector.errors import DarknetError
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.training.schedules import LearningRate
 
 
@@ -64,7 +64,7 @@ def rate_by_hand(k: int, **net: Any) -> float:
 def test_every_policy_gives_darknets_rate_at_every_update(net: dict[str, Any]) -> None:
     net = {"max_batches": 30, **net}
     keys = [f"{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in net.items()]
-    config = config_from_plain(ExperimentConfig, recipe_from("\n".join(keys)), "test")
+    config = config_from_plain(DetectionConfig, recipe_from("\n".join(keys)), "test")
     rate = LearningRate(config.schedule, config.train.num_steps(100, 1))
     rates = [config.optimizer.lr * rate.factor(step) for step in range(30)]
     assert rates == pytest.approx([rate_by_hand(k, **net) for k in range(1, 31)], rel=1e-9, abs=1e-15)
@@ -72,7 +72,7 @@ def test_every_policy_gives_darknets_rate_at_every_update(net: dict[str, Any]) -
 
 def test_optimiser_and_step_are_those_of_the_section() -> None:
     recipe = recipe_from("batch=64\nsubdivisions=16\nmomentum=0.95\ndecay=0.0003\nlearning_rate=0.002\nmax_batches=500")
-    config = config_from_plain(ExperimentConfig, recipe, "test")
+    config = config_from_plain(DetectionConfig, recipe, "test")
     assert recipe["optimizer"] == {
         "name": "sgd", "lr": 0.002, "momentum": 0.95, "weight_decay": 0.0003, "nesterov": False
     }  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, write_coco, yolo_to_coco
 from detector.errors import DatasetError
-from detector.tasks.experiment import load_experiment, read_split
+from detector.tasks.detection_model import read_split
+from detector.tasks.task import load_experiment
 
 NUM_IMAGES = 12
 

@@ -12,7 +12,8 @@ import pytest
 from detector.data.coco import CocoAnnotations
 from detector.data.darknet_lists import DarknetDataset, label_file
 from detector.errors import ConfigError, DatasetError
-from detector.tasks.experiment import load_experiment, read_split
+from detector.tasks.detection_model import read_split
+from detector.tasks.task import load_experiment
 
 GOOD = "classes= 2\ntrain  = data/train.txt\nvalid=data/val.txt\nnames = data/x.names\nbackup = backup/\neval=coco\n"
 

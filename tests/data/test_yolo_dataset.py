@@ -14,7 +14,8 @@ from detector.data.coco import CocoAnnotations
 from detector.data.dataset import CocoDataset
 from detector.data.yolo_dataset import YoloDataset, label_file
 from detector.errors import ConfigError, DatasetError
-from detector.tasks.experiment import load_experiment, read_split
+from detector.tasks.detection_model import read_split
+from detector.tasks.task import load_experiment
 
 
 @pytest.fixture

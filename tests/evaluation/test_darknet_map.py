@@ -28,7 +28,7 @@ from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.inference.predictor import RawBoxes
 from detector.media.images import write_image
-from detector.tasks.experiment import LoadedModel, build_predictor, load_model, map_detections, read_split
+from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, map_detections, read_split
 
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 CFG = """[net]

@@ -12,7 +12,8 @@ import torch
 from detector.config.schema import config_to_plain
 from detector.export.export_config import SUFFIXES, ExportSettings
 from detector.models.checkpoint import ModelFile, save_model
-from detector.tasks.experiment import build_model, load_experiment, load_model
+from detector.tasks.detection_model import build_model, load_model
+from detector.tasks.task import load_experiment
 from detector.workflows.export import ExportReport, export_model
 
 pytest.importorskip("onnx")

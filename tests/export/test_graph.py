@@ -13,7 +13,7 @@ from detector.export.pt2 import exported_program
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.attention import AttentionConfig
 from detector.ops.mish import mish
-from detector.tasks.experiment import load_model
+from detector.tasks.detection_model import load_model
 
 CHANNELS = 8
 

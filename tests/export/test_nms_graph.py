@@ -18,7 +18,7 @@ from detector.export.nms_graph import append_suppression
 from detector.export.openvino import converted
 from detector.export.signal_stack import kept_signal_stack
 from detector.structures.selection import SelectConfig, require_within, select
-from detector.tasks.experiment import build_predictor, load_model
+from detector.tasks.detection_model import build_predictor, load_model
 
 NUM_CLASSES = 3
 CONFIGS = [

@@ -21,7 +21,7 @@ from detector.export.pt2 import quietly
 from detector.export.torch_archive import check_pt2
 from detector.export.writer import open_export
 from detector.models.checkpoint import ModelFile
-from detector.tasks.experiment import load_model
+from detector.tasks.detection_model import load_model
 
 TARGETS = list(SUFFIXES)
 

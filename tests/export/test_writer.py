@@ -15,7 +15,7 @@ from detector.export.parity import TOLERANCES
 from detector.export.writer import make_export, open_export
 from detector.inference.predictor import Predictor
 from detector.structures.selection import SelectConfig
-from detector.tasks.experiment import build_predictor, load_model
+from detector.tasks.detection_model import build_predictor, load_model
 from detector.workflows.export import export_model
 
 TARGETS = list(SUFFIXES)

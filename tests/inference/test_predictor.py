@@ -19,7 +19,7 @@ from detector.models.yolo import Yolo
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 
 EVERYTHING = SelectConfig(confidence=0.0, max_detections=40)
 SIZES_HW = ((64, 64), (90, 41), (30, 200), (1, 1), (64, 96), (500, 3), (77, 77), (120, 64), (10, 12), (65, 63))
@@ -269,7 +269,7 @@ def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
         assert model.in_unit_range(images).max() == 1
 
 
-def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Callable[..., ExperimentConfig]) -> None:
+def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Callable[..., DetectionConfig]) -> None:
     config = experiment("input.arithmetic=darknet", "input.fit=stretch")
     assert config.input == InputConfig(64, 3, "stretch", "darknet")
     with pytest.raises(ConfigError, match=r"input.arithmetic wants opencv or darknet, found 'caffe'"):

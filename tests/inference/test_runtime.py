@@ -16,7 +16,9 @@ from detector.inference.runtime import RuntimeConfig, TorchRuntime
 from detector.models.packing import PackedConv2d, can_pack
 from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
-from detector.tasks.experiment import ExperimentConfig, LoadedModel, build_model, build_predictor, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import LoadedModel, build_model, build_predictor
+from detector.tasks.task import load_experiment
 
 CPU = torch.device("cpu")
 NETWORKS = ("mish-n", "yolov4-tiny", "yolov4-csp-mish")
@@ -116,7 +118,7 @@ def test_a_cuda_graph_on_the_cpu_is_refused() -> None:
 
 def test_an_unknown_precision_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="precision"):
-        config_from_plain(ExperimentConfig, {"runtime": {"precision": "fp8"}}, "a.yaml")
+        config_from_plain(DetectionConfig, {"runtime": {"precision": "fp8"}}, "a.yaml")
 
 
 def test_a_predictor_runs_as_the_configuration_says_and_the_conditions_tell() -> None:

@@ -19,7 +19,8 @@ from detector.models.heads import AnchorHead
 from detector.models.yolo import Yolo
 from detector.structures.selection import SelectConfig, select
 from detector.structures.types import Batch, Sample
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 from detector.training.optimizers import Muon, build_optimizer
 
 SMALL = replace(Yolo.Config(), depth=0.33, width=0.125)
@@ -87,7 +88,7 @@ def test_the_preset_is_an_anchor_experiment() -> None:
 def test_a_mistake_in_the_training_of_a_head_names_its_key() -> None:
     plain = {"model": {"name": "yolo", "head": {"name": "anchor", "training": {"iou_los": "ciou"}}}}
     with pytest.raises(ConfigError, match=r"model\.head\.training\.iou_los.*iou_loss"):
-        config_from_plain(ExperimentConfig, plain, "test.yaml")
+        config_from_plain(DetectionConfig, plain, "test.yaml")
 
 
 def test_eight_images_are_learnt_by_heart(tiny_shapes: Path) -> None:

@@ -30,7 +30,7 @@ FIELDS = {BackboneConfig: "backbone", NeckConfig: "neck", HeadConfig: "head", Ac
 PRESETS = sorted(
     path.stem
     for path in presets_dir().glob("*.yaml")
-    if isinstance(experiment.load_experiment(path.stem), experiment.ExperimentConfig)
+    if isinstance(experiment.load_experiment(path.stem), experiment.DetectionConfig)
 )
 
 

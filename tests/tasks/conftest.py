@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.tasks.experiment import Experiment, load_experiment
+from detector.tasks.task import TaskConfig, load_experiment
 
 # The smallest run there is: some hundredths of a second a step.
 TINY = (
@@ -25,10 +25,10 @@ TINY = (
 
 
 @pytest.fixture
-def classifier_experiment(tmp_path: Path) -> Callable[..., Experiment]:
+def classifier_experiment(tmp_path: Path) -> Callable[..., TaskConfig]:
     """Return a function that builds a tiny classification experiment in the test's folder, with overrides."""
 
-    def make(*overrides: str) -> Experiment:
+    def make(*overrides: str) -> TaskConfig:
         return load_experiment("classify", [*TINY, f"train.project={tmp_path}/runs", *overrides])
 
     return make

@@ -17,15 +17,17 @@ from detector.errors import CheckpointError, ConfigError, DatasetError, MediaErr
 from detector.media.images import write_image
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.tasks.classification import ClassificationTask
-from detector.tasks.experiment import ExperimentConfig, load_experiment, load_model
-from detector.tasks.image_classification import (
-    ClassificationConfig,
+from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.classification_model import (
     build_scorer,
     evaluate_classifier,
     load_classifier,
     measure_images,
     read_images,
 )
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import load_model
+from detector.tasks.task import load_experiment
 from detector.training.events import Evaluated, Event, Noted
 from detector.workflows.dry_run import plan_schedule
 from detector.workflows.train import open_run, train
@@ -55,7 +57,7 @@ def test_the_key_task_chooses_what_is_trained(tmp_path: Path) -> None:
     path.write_text("task: detect\nbase: mish-n.yaml\n", encoding="utf-8")
     assert load_experiment(str(path)) == load_experiment("mish-n")
     path.write_text("task: classfy\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"mine\.yaml:1: task wants detect or classify.*did you mean 'classify'"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml:1: task: no task is named .*did you mean 'classify'"):
         load_experiment(str(path))
     path.write_text("task: classify\nloss: {name: task_aligned}\naugment: {mosaic: 1.0}\n", encoding="utf-8")
     with pytest.raises(
@@ -286,13 +288,13 @@ def test_options_of_detection_are_refused(trained: Path, capsys: pytest.CaptureF
 
 
 def test_each_interface_refuses_the_files_of_the_other(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"found a classifier; open it as detector\.Classifier"):
+    with pytest.raises(CheckpointError, match=r"got a classifier; open it as detector\.Classifier"):
         load_model(trained)
-    with pytest.raises(CheckpointError, match="found a classifier"):
+    with pytest.raises(CheckpointError, match="got a classifier"):
         Detector(trained)
-    with pytest.raises(ConfigError, match="use Detector"):
+    with pytest.raises(ConfigError, match="got one for a detector; use detector.Detector"):
         Classifier("mish-n")
-    with pytest.raises(ConfigError, match="found task: classify"):
+    with pytest.raises(ConfigError, match="got one for a classifier"):
         Detector("classify")
 
 
@@ -329,7 +331,7 @@ def test_a_detector_starts_from_the_backbone_of_a_classifier(trained: Path, tiny
             f"images: {tiny_shapes}/images/train}}}}",
         ],
     )
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, DetectionConfig)
     events: list[Event] = []
     result = train(config, report=events.append)
     start, state = load_model_file(trained).state, load_training_state(result.folder.last)["model"]

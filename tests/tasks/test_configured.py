@@ -8,12 +8,12 @@ import pytest
 from detector.config.schema import config_to_plain
 from detector.errors import CheckpointError, ConfigError
 from detector.models.checkpoint import ModelFile
-from detector.tasks.configured import build_checked, changed_config, config_of_file
-from detector.tasks.experiment import ExperimentConfig
-from detector.tasks.image_classification import ClassificationConfig
+from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import build_checked, changed_config, config_of_file
 
 WEIGHTS = Path("best.safetensors")
-SCHEMAS = [ExperimentConfig, ClassificationConfig]
+SCHEMAS = [DetectionConfig, ClassificationConfig]
 
 
 def file_of(config: object) -> ModelFile:

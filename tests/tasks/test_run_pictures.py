@@ -22,13 +22,14 @@ from detector.media.comparisons import Comparison
 from detector.media.images import read_image
 from detector.structures.selection import SelectConfig
 from detector.tasks import run_pictures
-from detector.tasks.experiment import ExperimentConfig, build_model
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
 from detector.tasks.run_pictures import NUM_COMPARED, RunPictures, labels_picture, predictions_picture
 from detector.training.events import Event, Noted, Started
 from detector.training.run_folder import RunFolder
 from detector.workflows.train import open_run, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 
 
 def test_a_run_leaves_its_pictures(experiment: Make) -> None:

@@ -14,7 +14,7 @@ import torch
 from detector.config.schema import config_to_plain
 from detector.models.checkpoint import ModelFile, save_model
 from detector.models.yolo import Yolo
-from detector.tasks.experiment import load_detection
+from detector.tasks.detection_model import load_detection
 
 TOOL = Path(__file__).parents[2] / "tools/benchmark_video.py"
 SOAK = re.compile(r"soak: (\d+) frames in .* ([+-][\d.]+) MB .* handles (\d+) to (\d+)\n")

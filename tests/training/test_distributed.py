@@ -20,10 +20,12 @@ import torch
 from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 from detector.training.distributed import World, joined, with_shared_statistics
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 
 # Batch norm sees each batch by itself either way, and plain SGD keeps rounding small.
 ALIKE = (
@@ -45,7 +47,7 @@ def one_thread() -> Iterator[None]:
 
 
 def torchrun(
-    config: ExperimentConfig, folder: Path, *words: str, num_processes: int = 2
+    config: DetectionConfig, folder: Path, *words: str, num_processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
     (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]

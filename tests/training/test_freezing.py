@@ -7,11 +7,12 @@ import torch
 
 from detector.errors import ConfigError
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig, build_model
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
 from detector.training.freezing import freeze
 from detector.workflows.train import open_run, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 PART = {"mish-n": "backbone", "darknet": "layers.0"}
 
 

@@ -16,7 +16,8 @@ import pytest
 from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_model_file, load_training_state
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 
 # Everything that a resume has to bring back; a save every other step.
 SETTINGS = (
@@ -38,7 +39,7 @@ SETTINGS = (
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
 
 
-def command(config: ExperimentConfig, folder: Path) -> list[str]:
+def command(config: DetectionConfig, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.yaml"
     path.write_text(config_to_yaml(config), encoding="utf-8")

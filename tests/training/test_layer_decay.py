@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig, build_model
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
 from detector.training.optimizers import SGD, build_optimizer
 from detector.workflows.train import train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 
 
 def rates_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, float]:

@@ -11,11 +11,11 @@ from detector.config.schema import config_to_yaml
 from detector.errors import DetectorError
 from detector.models.checkpoint import load_training_state
 from detector.structures.types import Batch
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.training.out_of_memory import memory_in_words
 from detector.training.trainer import Trainer
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 CPU = torch.device("cpu")
 
 

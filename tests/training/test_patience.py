@@ -11,12 +11,12 @@ from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.training.distributed import World
 from detector.training.events import Evaluated, Event
 from detector.workflows.train import TrainingResult, open_run, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 
 
 @dataclass
@@ -40,7 +40,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     return found
 
 
-def evaluated_steps(config: ExperimentConfig) -> tuple[TrainingResult, list[int]]:
+def evaluated_steps(config: DetectionConfig) -> tuple[TrainingResult, list[int]]:
     events: list[Event] = []
     result = train(config, report=events.append)
     return result, [event.step for event in events if isinstance(event, Evaluated)]

@@ -15,10 +15,10 @@ from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.structures.types import Batch
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.training.trainer import Trainer
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 
 # Every file is a few kilobytes, or a megabyte, and asks for at least half a gigabyte; reading gets a quarter of one.
 BOMBS = """

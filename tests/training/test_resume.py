@@ -10,12 +10,12 @@ import pytest
 
 from detector.errors import CheckpointError
 from detector.models.checkpoint import load_model_file, load_training_state
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.training.events import Event, Noted
 from detector.training.run_folder import RunFolder
 from detector.workflows.train import open_run, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 Assert = Callable[..., None]
 # A test on both kinds of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)

@@ -11,10 +11,10 @@ import pytest
 
 from detector.errors import ConfigError
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig
+from detector.tasks.detection_config import DetectionConfig
 from detector.workflows.train import open_run, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 MODULE = "torch.utils.tensorboard"
 
 

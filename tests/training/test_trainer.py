@@ -24,14 +24,16 @@ from detector.media.images import read_image
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.models.yolo import Yolo
 from detector.structures.types import Batch, Targets
-from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 from detector.training.events import Evaluated, Event, Noted, Started, StepDone
 from detector.training.run_folder import RunFolder
 from detector.training.train_config import TrainConfig
 from detector.training.trainer import Trainer
 from detector.workflows.train import TrainingResult, train
 
-Make = Callable[..., ExperimentConfig]
+Make = Callable[..., DetectionConfig]
 # A test on both kinds of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 Assert = Callable[..., None]
@@ -42,7 +44,7 @@ def rows(folder: RunFolder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def loaded_samples(config: ExperimentConfig) -> TrainingSamples:
+def loaded_samples(config: DetectionConfig) -> TrainingSamples:
     data = config.data.train  # type: ignore[union-attr]  # the experiment of these tests has a COCO data set
     annotations = read_coco(data.annotations, data.images)
     return TrainingSamples(
@@ -50,14 +52,14 @@ def loaded_samples(config: ExperimentConfig) -> TrainingSamples:
     )
 
 
-def batches_of(config: ExperimentConfig, num_batches: int, size: int = 2) -> list[Batch]:
+def batches_of(config: DetectionConfig, num_batches: int, size: int = 2) -> list[Batch]:
     samples = loaded_samples(config)
     sampler = StreamSampler(len(samples), size, config.train.seed, start=0, stop=num_batches, closing_from=num_batches)
     return [Batch.of([samples[key] for key in keys]) for keys in sampler]
 
 
 def bare_trainer(
-    config: ExperimentConfig,
+    config: DetectionConfig,
     folder: Path,
     loss: Callable[[Yolo], Callable[[tuple[Tensor, ...], Targets], LossParts]] | None = None,
 ) -> Trainer:
@@ -91,7 +93,7 @@ PLAIN_SGD = ("optimizer={name: sgd, lr: 0.1, momentum: 0, weight_decay: 0}", "sc
 class Counted:
     """A loss whose parts are a mean over 1 at its first call, over 2 at its second, and so on."""
 
-    def __init__(self, model: Yolo, config: ExperimentConfig) -> None:
+    def __init__(self, model: Yolo, config: DetectionConfig) -> None:
         self.loss, self.calls = registry.build(config.loss, model), 0
 
     def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
@@ -143,7 +145,7 @@ def test_the_gradient_is_clipped_to_its_norm(experiment: Make, tmp_path: Path) -
 class Failing:
     """A loss that is right until a given call, where one of its parts, or the gradient alone, is not finite."""
 
-    def __init__(self, model: Yolo, config: ExperimentConfig, call: int, value: float | None) -> None:
+    def __init__(self, model: Yolo, config: DetectionConfig, call: int, value: float | None) -> None:
         self.loss, self.call, self.value, self.calls = registry.build(config.loss, model), call, value, 0
 
     def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:
@@ -224,7 +226,7 @@ def test_too_many_unreadable_images_end_the_run(experiment: Make, tiny_shapes: P
 # --- evaluations and what a run leaves behind ------------------------------------------------------------------------
 
 
-def watched(config: ExperimentConfig) -> tuple[TrainingResult, list[Event]]:
+def watched(config: DetectionConfig) -> tuple[TrainingResult, list[Event]]:
     events: list[Event] = []
     return train(config, report=events.append), events
 

@@ -13,7 +13,8 @@ from torch import nn
 from detector.cli.main import run
 from detector.errors import ConfigError, DetectorError
 from detector.inference.runtime import TorchRuntime
-from detector.tasks.experiment import build_model, load_experiment
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 from detector.workflows import benchmark as module
 from detector.workflows import export
 from detector.workflows.benchmark import (

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from detector.errors import DatasetError
-from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 from detector.training.events import Evaluated, Event, Noted
 from detector.workflows import dry_run
 from detector.workflows.dry_run import evaluation_steps, plan_schedule, rehearse
 from detector.workflows.train import train
 
 
-def experiment(data: Path, project: Path, *overrides: str) -> ExperimentConfig:
+def experiment(data: Path, project: Path, *overrides: str) -> DetectionConfig:
     """A run of tiny networks and images."""
     listed = ", ".join(
         f"{n}: {{annotations: {data}/annotations/{n}.json, images: {data}/images/{n}}}" for n in ("train", "val")

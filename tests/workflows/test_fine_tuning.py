@@ -14,7 +14,9 @@ from detector.errors import ConfigError, DarknetError
 from detector.models.checkpoint import ModelFile
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.yolo import DetectionModel
-from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 from detector.workflows.train import load_matching, read_start, train
 
 TINY = Path(__file__).parent / "darknet" / "tiny.cfg"
@@ -27,12 +29,12 @@ OLD, NEW = ("cat", "dog", "ant"), ("dog", "emu", "cat", "yak")
 
 
 @pytest.fixture(params=EXPERIMENTS)
-def config(request: pytest.FixtureRequest) -> ExperimentConfig:
+def config(request: pytest.FixtureRequest) -> DetectionConfig:
     name, overrides = EXPERIMENTS[request.param]
     return load_experiment(name, [*overrides, "input.size=64"])
 
 
-def model_of(config: ExperimentConfig, num_classes: int, seed: int) -> DetectionModel:
+def model_of(config: DetectionConfig, num_classes: int, seed: int) -> DetectionModel:
     torch.manual_seed(seed)
     model = build_model(config, num_classes)
     for tensor in model.state_dict().values():
@@ -56,7 +58,7 @@ def rows_of(layout: ClassRows, tensor: Tensor, num_classes: int) -> tuple[Tensor
     return torch.stack(before) if before else torch.zeros(0), [torch.stack(rows) for rows in classes]
 
 
-def test_other_classes_keep_every_other_tensor_and_the_rows_of_known_names(config: ExperimentConfig) -> None:
+def test_other_classes_keep_every_other_tensor_and_the_rows_of_known_names(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     taken = load_matching(model, file_of(start, OLD), NEW)
@@ -77,7 +79,7 @@ def test_other_classes_keep_every_other_tensor_and_the_rows_of_known_names(confi
     assert str(taken) == "every tensor was taken; classes taken by name: dog, cat; new: emu, yak"
 
 
-def test_the_same_classes_in_another_order_keep_their_rows(config: ExperimentConfig) -> None:
+def test_the_same_classes_in_another_order_keep_their_rows(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     taken = load_matching(model, file_of(start, OLD), ("ant", "cat", "dog"))
     assert (taken.left, taken.new) == ((), ())
@@ -87,9 +89,7 @@ def test_the_same_classes_in_another_order_keep_their_rows(config: ExperimentCon
 
 
 @pytest.mark.parametrize("names", [OLD, ("0", "1", "2")])
-def test_the_same_classes_or_numbers_for_names_take_everything(
-    config: ExperimentConfig, names: tuple[str, ...]
-) -> None:
+def test_the_same_classes_or_numbers_for_names_take_everything(config: DetectionConfig, names: tuple[str, ...]) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     taken = load_matching(model, file_of(start, names), OLD)
     assert (taken.left, taken.known, taken.new) == ((), (), ())
@@ -97,7 +97,7 @@ def test_the_same_classes_or_numbers_for_names_take_everything(
     assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_numbers_for_names_and_another_count_keep_what_belongs_to_no_class(config: ExperimentConfig) -> None:
+def test_numbers_for_names_and_another_count_keep_what_belongs_to_no_class(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert load_matching(model, file_of(start, ("0", "1", "2")), NEW).left == ()
@@ -108,7 +108,7 @@ def test_numbers_for_names_and_another_count_keep_what_belongs_to_no_class(confi
         assert all(torch.equal(a, b) for a, b in zip(ours[1], random, strict=True))
 
 
-def test_tensors_that_do_not_fit_stay_as_they_were_and_are_named(config: ExperimentConfig) -> None:
+def test_tensors_that_do_not_fit_stay_as_they_were_and_are_named(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     file = file_of(start, OLD)
     name = next(iter(file.state))

@@ -14,7 +14,7 @@ from detector.config import registry
 from detector.config.nodes import Mistakes, Node, Where, find_config, presets_dir, read_nodes
 from detector.config.schema import load_config
 from detector.errors import ConfigError
-from detector.tasks.experiment import load_experiment
+from detector.tasks.task import load_experiment
 
 _OWN_KEYS = ("train.seed", "train.project", "train.run_name")
 COSTS = ("step_ms", "peak_mb")  # the numbers of a study of costs

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
+from detector.config.registry import import_parts
 from detector.errors import ConfigError
 from detector.io.machine import machine, peak_bytes
-from detector.tasks.experiment import import_parts, load_experiment
+from detector.tasks.task import load_experiment
 from detector.training.events import Event, Report, Started, StepDone
 from detector.workflows.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.workflows.studies.records import Evaluation, RunRecord, StudyFolder, read_record, write_record

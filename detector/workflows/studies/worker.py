@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from detector.config.registry import import_parts
 from detector.errors import CheckpointError, ConfigError
 from detector.io.machine import machine, peak_bytes
-from detector.tasks.experiment import Experiment, import_parts, load_experiment
+from detector.tasks.task import TaskConfig, load_experiment
 from detector.training.events import Evaluated, Event, Report, Started, StepDone
 from detector.workflows.studies.records import (
     Evaluation,
@@ -140,7 +141,7 @@ def make_run(
     return True
 
 
-def of_run(config: Experiment, record: RunRecord, path: Path, runs: Path, **changes: Any) -> Experiment:
+def of_run(config: TaskConfig, record: RunRecord, path: Path, runs: Path, **changes: Any) -> TaskConfig:
     """An experiment with the seed and the folder of a run of a study, and changes of its section `train`."""
     own: dict[str, Any] = {"seed": record.seed, "project": runs.resolve(), "run_name": path.stem}
     settings: Any = replace(config.train, **own, **changes)

@@ -1,110 +1,31 @@
-"""The composition root of classification: experiments, classifiers and what they say of images."""
+"""Classifiers: opened from files, run and evaluated."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from detector.config import registry
-from detector.data.classification_batches import BatchConfig, ImageAugmentConfig
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
-from detector.errors import CheckpointError, DatasetError, MediaError
+from detector.data.classification_split import Canvas, LabelledImages
+from detector.errors import DatasetError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics, classification_metrics
-from detector.inference.predictor import InputConfig
-from detector.losses.cross_entropy import ClassificationLossConfig, CrossEntropyLoss
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
-from detector.models.image_classifier import Classifier, ClassifierConfig
 from detector.models.precision import choose_device
-from detector.tasks.configured import build_checked, config_of_file
+from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.task import build_checked, config_of_file
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
-from detector.training.optimizers import Muon, OptimizerConfig
-from detector.training.schedules import Cosine, ScheduleConfig
-from detector.training.train_config import TrainConfig
-
-
-@dataclass(frozen=True)
-class ClassifyEvaluateConfig:
-    """How a classifier is measured.
-
-    Attributes:
-        batch_size: images in a batch.
-    """
-
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"evaluate.batch_size wants to be at least 1, found {self.batch_size}")
-
-
-@dataclass(frozen=True)
-class ClassifyInputConfig(InputConfig):
-    """What the network of a classifier sees: images are fitted to it once and kept in memory."""
-
-    size: int | tuple[int, int] = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.multi_scale:
-            raise ValueError(f"input.multi_scale is for detection, found {self.multi_scale}; leave it 0")
-        if self.arithmetic != "opencv":
-            raise ValueError(f"input.arithmetic is opencv for classification, found {self.arithmetic!r}")
-
-
-@dataclass(frozen=True)
-class ClassifyTrainConfig(TrainConfig):
-    """How long and how training of a classifier runs: small data sets get no more steps than their epochs have."""
-
-    epochs: float = 20
-    min_iterations: int = 0
-    evaluations: int = 10
-    project: Path = Path("runs/classify")
-
-
-@dataclass(frozen=True)
-class ClassificationConfig:
-    """Everything a run of classification is a function of.
-
-    Attributes:
-        task: classify.
-        model: the network.
-        loss: what training minimises.
-        data: the images and their classes; None in presets that leave them to the user.
-        input: what the network sees.
-        augment: how training images are varied.
-        loader: how batches are made.
-        optimizer: the optimiser.
-        schedule: the learning-rate schedule.
-        train: how long and how training runs.
-        evaluate: how it is measured.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    task: Literal["classify"] = "classify"
-    model: ClassifierConfig = Classifier.Config()  # noqa: RUF009 (frozen: shared safely)
-    loss: ClassificationLossConfig = CrossEntropyLoss.Config()  # noqa: RUF009 (frozen: shared safely)
-    data: ImageSetConfig | None = None
-    input: ClassifyInputConfig = field(default_factory=ClassifyInputConfig)
-    augment: ImageAugmentConfig = field(default_factory=ImageAugmentConfig)
-    loader: BatchConfig = field(default_factory=BatchConfig)
-    optimizer: OptimizerConfig = Muon.Config()  # noqa: RUF009 (frozen: shared safely)
-    schedule: ScheduleConfig = Cosine.Config()  # noqa: RUF009 (frozen: shared safely)
-    train: ClassifyTrainConfig = field(default_factory=ClassifyTrainConfig)
-    evaluate: ClassifyEvaluateConfig = field(default_factory=ClassifyEvaluateConfig)
-    device: str = "auto"
 
 
 def build_classifier(config: ClassificationConfig, num_classes: int) -> TrainableModel:
@@ -177,11 +98,6 @@ class LoadedClassifier:
     file: ModelFile
 
 
-def is_classifier(file: ModelFile) -> bool:
-    """Whether a model file is of a classifier."""
-    return file.config.get("task") == "classify"
-
-
 def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClassifier:
     """A trained classifier from a model file, with overrides on the experiment it carries.
 
@@ -190,8 +106,6 @@ def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClass
         ConfigError: an override is wrong.
     """
     file = load_model_file(weights)
-    if not is_classifier(file):
-        raise CheckpointError(f"{weights}: a classifier is wanted, found a detector; open it as one")
     _, config = config_of_file(ClassificationConfig, file, weights, overrides)
     model = build_classifier(config, len(file.class_names))
     load_state(model, file.state, str(weights))

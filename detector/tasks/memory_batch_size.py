@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from detector.config import registry
 from detector.data.canvas_sizes import training_canvases
 from detector.data.loader import PREFETCHED
 from detector.models.precision import Precision, choose_device, keep_freed_memory
-from detector.tasks.experiment import ExperimentConfig, build_model, read_split
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model, read_split
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
 from detector.training.memory_probe import MAX_BATCH_SIZE, fit_batch_size
@@ -20,7 +20,7 @@ from detector.training.memory_probe import MAX_BATCH_SIZE, fit_batch_size
 _MAX_OBJECTS = 200  # boxes of a probed image; a mosaic holds about as many as two of its images
 
 
-def with_batch_size(config: ExperimentConfig, world: World, report: Report) -> ExperimentConfig:
+def with_batch_size(config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
     """The experiment with `loader.batch_size` as a number where it asks for a share of the memory, else as it is.
 
     The number changes results, as every batch size does, so it is told and stays with the run: resuming takes it over.
@@ -67,4 +67,4 @@ def with_batch_size(config: ExperimentConfig, world: World, report: Report) -> E
             f"the same again"
         )
     )
-    return replace(config, loader=replace(loader, batch_size=batch_size, memory_share=0.0))
+    return config.with_batch_size(batch_size)

@@ -8,13 +8,14 @@ import pytest
 from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_training_state
-from detector.tasks.experiment import ExperimentConfig, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.task import load_experiment
 from detector.training import memory_probe
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured through /proc")
 
 
-def experiment(data: Path, folder: Path, *overrides: str) -> ExperimentConfig:
+def experiment(data: Path, folder: Path, *overrides: str) -> DetectionConfig:
     listed = f"{{annotations: {data}/annotations/train.json, images: {data}/images/train}}"
     own = [
         f"data={{name: coco, train: {listed}}}",
@@ -24,7 +25,7 @@ def experiment(data: Path, folder: Path, *overrides: str) -> ExperimentConfig:
     return load_experiment("mish-n", [*own, *overrides])
 
 
-def write(config: ExperimentConfig, folder: Path) -> str:
+def write(config: DetectionConfig, folder: Path) -> str:
     (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     return str(folder / "run.yaml")
 
