@@ -7,6 +7,14 @@ import json
 import math
 from pathlib import Path
 
+import torch
+
+from detector.cli.progress import say
+from detector.config.registry import find, names
+from detector.media.activation_charts import draw_curves
+from detector.models.activations import ActivationConfig
+from detector.models.activations.activation_curves import measure, sample
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -17,14 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists activations, and draws them where asked; returns the exit code."""
-    import torch
-
-    from detector.cli.progress import say
-    from detector.config.registry import find, names
-    from detector.media.activation_charts import draw_curves
-    from detector.models.activations import ActivationConfig
-    from detector.models.activations.activation_curves import measure, sample
-
     chosen = dict.fromkeys(arguments.words or names(ActivationConfig))
     configs = {name: find(ActivationConfig, name).Config() for name in chosen}
     if arguments.plot:

@@ -6,13 +6,24 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from detector.cli.metrics_text import classification_text
 from detector.cli.options import refuse_given
+from detector.cli.progress import TrainingProgress, say
+from detector.data.problems import num_accepted, num_skipped
 from detector.errors import MediaError
-
-if TYPE_CHECKING:
-    from detector.tasks.classification_model import ClassPrediction
+from detector.media.sources import as_sources, require_images
+from detector.media.writers import write_text
+from detector.models.checkpoint import peek_config
+from detector.tasks.classification_model import (
+    ClassPrediction,
+    classify,
+    evaluate_classifier,
+    load_classifier,
+    read_images,
+)
+from detector.training.run_folder import results_folder
 
 _NUM_SHOWN = 5  # classes of an image
 _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
@@ -20,8 +31,6 @@ _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights"
 
 def is_classifier_file(path: Path) -> bool:
     """Whether a file is the model file of a classifier; what cannot be read is left to who opens it."""
-    from detector.models.checkpoint import peek_config
-
     return peek_config(path).get("task") == "classify"
 
 
@@ -37,13 +46,6 @@ def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:
     """Measures a classifier on a split; returns the exit code."""
-    from detector.cli.metrics_text import classification_text
-    from detector.cli.progress import TrainingProgress, say
-    from detector.data.problems import num_accepted, num_skipped
-    from detector.media.writers import write_text
-    from detector.tasks.classification_model import evaluate_classifier, load_classifier, read_images
-    from detector.training.run_folder import results_folder
-
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
     split = read_images(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
@@ -59,12 +61,6 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
 
 def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], overrides: Sequence[str]) -> int:
     """Says of which class images are; returns the exit code."""
-    from detector.cli.progress import say
-    from detector.media.sources import as_sources, require_images
-    from detector.media.writers import write_text
-    from detector.tasks.classification_model import classify, load_classifier
-    from detector.training.run_folder import results_folder
-
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
     images = require_images(as_sources(words[0] if len(words) == 1 else list(words))[0], "a classifier")

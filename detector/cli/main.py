@@ -1,4 +1,4 @@
-"""The parser and the error layer: user errors become a line and an exit code, everything else stays a traceback."""
+"""The parser and the error layer: user errors become one line and an exit code, all other errors a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -40,7 +40,7 @@ under --strict, 6 training diverged, 130 and 143 stopped by a signal (state save
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end."""
+    """Request by a signal to end the process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -48,15 +48,15 @@ class Stopped(BaseException):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of options in front of it."""
+    """Parser that reports an error in one line, without the list of options before it."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with the exit code of a usage error."""
+        """End the process with the exit code of a usage error."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command; it imports nothing but the commands' option lists."""
+def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
+    """Return the parser of all commands; only the modules of the chosen ones are imported, for their options."""
     common = _Parser(add_help=False)
     common.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
     common.add_argument("-v", "--verbose", action="store_true", help="say more")
@@ -79,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, parents=[common], epilog=EXIT_CODES)
-        importlib.import_module(f"detector.cli.{module}").configure(command)
+        if name in chosen:
+            importlib.import_module(f"detector.cli.{module}").configure(command)
     return parser
 
 
@@ -88,9 +89,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs a command line; returns its exit code."""
+    """Run a command line and return its exit code."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # that library asks a package index for news on import otherwise
-    parser = build_parser()
+    parser = build_parser(argv)
     arguments = _parse(parser, argv)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -117,7 +118,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parses words and options in any order, which argparse refuses to do for commands."""
+    """Parse words and options in any order, which argparse does not support for subcommands."""
     arguments, rest = parser.parse_known_args(argv)
     words = [word for word in rest if not word.startswith("-") or word == "-"]  # - is stdin
     unknown = [word for word in rest if word not in words]

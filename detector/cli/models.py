@@ -6,6 +6,7 @@ import argparse
 import json
 
 from detector.errors import ConfigError
+from detector.tasks.detection_model import measure_presets
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Lists the model presets; returns the exit code."""
     if arguments.num_classes < 1:
         raise ConfigError(f"--num-classes wants at least 1, found {arguments.num_classes}; give 1 or more")
-
-    from detector.tasks.detection_model import measure_presets
 
     sizes = measure_presets(arguments.size, arguments.num_classes)
     if arguments.json:

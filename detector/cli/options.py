@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
+from detector.cli.main import build_parser
 from detector.errors import ConfigError
 
 
@@ -19,9 +20,7 @@ def refuse_given(arguments: argparse.Namespace, names: Iterable[str], reason: st
     Raises:
         ConfigError: such an option was given.
     """
-    from detector.cli.main import build_parser
-
-    defaults = vars(build_parser().parse_args([arguments.command]))
+    defaults = vars(build_parser([arguments.command]).parse_args([arguments.command]))
     if given := [name for name in names if getattr(arguments, name) != defaults[name]]:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{options}: {reason}; leave it out")

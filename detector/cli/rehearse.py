@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from detector.cli.progress import TrainingProgress, say
 from detector.errors import ConfigError, DetectorError
-
-if TYPE_CHECKING:
-    from detector.tasks.task import TaskConfig
-    from detector.workflows.dry_run import Rehearsal
+from detector.media.run_charts import schedule_chart
+from detector.tasks.task import TaskConfig
+from detector.workflows.dry_run import Rehearsal, plan_schedule, rehearse
 
 
 def plot_schedule(config: TaskConfig, path: Path, quiet: bool) -> None:
@@ -22,9 +21,6 @@ def plot_schedule(config: TaskConfig, path: Path, quiet: bool) -> None:
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot-schedule wants a file that ends in .png, found {str(path)!r}; rename it")
-    from detector.cli.progress import say
-    from detector.media.run_charts import schedule_chart
-    from detector.workflows.dry_run import plan_schedule
 
     picture = schedule_chart(plan_schedule(config))
     try:
@@ -40,9 +36,6 @@ def dry_run(config: TaskConfig, as_json: bool, quiet: bool, verbose: bool) -> in
     Raises:
         DetectorError: all that training itself would raise up to there.
     """
-    from detector.cli.progress import TrainingProgress
-    from detector.workflows.dry_run import rehearse
-
     rehearsal = rehearse(config, TrainingProgress(quiet, verbose))
     if rehearsal.is_main:
         print(json.dumps(rehearsal.to_plain()) if as_json else _text(rehearsal))

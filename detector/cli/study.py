@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from detector.cli.progress import TrainingProgress, say
+from detector.cli.rehearse import duration
 from detector.cli.signals import noted_signals
+from detector.config.schema import load_config
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.workflows.studies.plan import StudyConfig
-    from detector.workflows.studies.records import StudyFolder
-    from detector.workflows.studies.runner import Outcome, Shard
-    from detector.workflows.studies.summary import StudySummary
+from detector.workflows.studies.plan import StudyConfig, find_study, load_study, runs_of
+from detector.workflows.studies.records import StudyFolder
+from detector.workflows.studies.runner import Outcome, Shard, make_runs
+from detector.workflows.studies.step_cost import make_cost_run, make_cost_runs
+from detector.workflows.studies.study_report import write_report
+from detector.workflows.studies.summary import StudySummary, summarise
+from detector.workflows.studies.worker import make_run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,12 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.run:
         return _run_one(arguments, names[0])
 
-    from detector.cli.progress import say
-    from detector.workflows.studies.plan import find_study, load_study
-    from detector.workflows.studies.records import StudyFolder
-    from detector.workflows.studies.runner import Shard, make_runs
-    from detector.workflows.studies.step_cost import make_cost_runs
-
     study = load_study(names[0], overrides, arguments.only, arguments.seeds)
     folder = StudyFolder(arguments.out or Path("runs/study") / find_study(names[0]).stem)
     shard = Shard.parse(arguments.shard) if arguments.shard else Shard.of_torchrun()
@@ -77,17 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_one(arguments: argparse.Namespace, name: str) -> int:
-    from detector.cli.progress import TrainingProgress
-    from detector.config.schema import load_config
-    from detector.workflows.studies.plan import StudyConfig
-    from detector.workflows.studies.records import StudyFolder
-    from detector.workflows.studies.worker import make_run
-
     caught = noted_signals()  # the run saves after the step and ends
     study = load_config(StudyConfig, name)
     if study.measure == "cost":
-        from detector.workflows.studies.step_cost import make_cost_run
-
         finished = make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())
         return 0 if finished else 128 + signal.SIGTERM
     finished = make_run(
@@ -102,9 +92,6 @@ def _run_one(arguments: argparse.Namespace, name: str) -> int:
 
 
 def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
-    from detector.cli.rehearse import duration
-    from detector.workflows.studies.plan import runs_of
-
     everything, own = runs_of(study), shard.of(runs_of(study))
     records = [folder.read(planned) for planned in own]
     done = [record for record in records if record is not None and record.is_done]
@@ -130,11 +117,6 @@ def _line(study: StudyConfig, outcome: Outcome) -> str:
 
 
 def _report(study: StudyConfig, folder: StudyFolder, arguments: argparse.Namespace) -> StudySummary:
-    import json
-
-    from detector.workflows.studies.study_report import write_report
-    from detector.workflows.studies.summary import summarise
-
     summary = summarise(study, folder)
     page = write_report(summary, folder)
     if arguments.json:

@@ -8,8 +8,13 @@ import math
 import signal
 from pathlib import Path
 
+from detector.cli.metrics_text import metrics_text
+from detector.cli.progress import TrainingProgress, number, say
+from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
+from detector.tasks.task import load_experiment, task_of
+from detector.workflows.train import open_run, train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run rehearses a new run, found --resume; leave one of them out")
-
-    from detector.cli.metrics_text import metrics_text
-    from detector.cli.progress import TrainingProgress, number, say
-    from detector.cli.rehearse import dry_run, plot_schedule
-    from detector.tasks.task import load_experiment, task_of
-    from detector.workflows.train import open_run, train
 
     config = load_experiment(names[0], overrides) if names else None
     resume, run = None, arguments.resume

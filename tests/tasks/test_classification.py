@@ -292,7 +292,7 @@ def test_each_interface_refuses_the_files_of_the_other(trained: Path, tmp_path: 
         load_model(trained)
     with pytest.raises(CheckpointError, match="got a classifier"):
         Detector(trained)
-    with pytest.raises(ConfigError, match="got one for a detector; use detector.Detector"):
+    with pytest.raises(ConfigError, match=r"got one for a detector; use detector\.Detector"):
         Classifier("mish-n")
     with pytest.raises(ConfigError, match="got one for a classifier"):
         Detector("classify")
