@@ -49,7 +49,7 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         self.class_names = self._images.class_names
         if len(self.class_names) < 2:
             raise DatasetError(
-                f"{self._images.origin}: at least two classes are wanted to tell apart, found "
+                f"{self._images.origin}: expected at least two classes, got "
                 f"{', '.join(self.class_names)} alone; check data"
             )
         self._val = read_images(config, "val", report).with_classes(self.class_names) if self.has_val else None
@@ -60,21 +60,21 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))
 
     def model(self) -> TrainableModel:
-        """The network with random weights."""
+        """Return the network with random weights."""
         return build_classifier(self._config, len(self.class_names))
 
     def loss(self, model: TrainableModel) -> Any:
-        """What maps logits and classes to `LossParts`."""
+        """Return the function from logits and classes to `LossParts`."""
         return registry.build(self._config.loss, model)
 
     def measure(self, model: TrainableModel, device: torch.device, world: World) -> ClassificationMetrics:
-        """Accuracy on the validation split."""
-        assert self._val is not None  # training measures only where there is one
+        """Return the accuracy on the validation split."""
+        assert self._val is not None  # called only with a validation split
         return measure_images(ImageScorer(model, device, self._config.evaluate.batch_size), self._val, world)
 
     def seconds_per_val_image(self, model: TrainableModel, device: torch.device) -> float:
-        """Of a batch of validation images, the second time it is asked for."""
-        assert self._val is not None  # asked only where there is one
+        """Return the time per image of a warm batch of validation images, scoring excluded."""
+        assert self._val is not None  # called only with a validation split
         batch_size, took_s = self._config.evaluate.batch_size, 0.0
         scorer, images = ImageScorer(model, device, batch_size), self._val.images[:batch_size]
         for _ in range(2):
@@ -86,7 +86,7 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
     def batches(
         self, model: TrainableModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
     ) -> Iterator[ClassBatch]:
-        """Varied batches, the first of which is drawn when the run begins."""
+        """Yield augmented batches; draw the first one at the start of a run."""
         config = self._config
 
         def stream(first: int) -> Iterator[ClassBatch]:
@@ -107,15 +107,15 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         return stream(first_step)
 
     def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
-        """Nothing is drawn while it runs."""
+        """Return the reporter unchanged: nothing is drawn during the run."""
         return report
 
     def draw_end(self, model: TrainableModel, device: torch.device) -> None:
-        """Nothing is drawn at the end."""
+        """Draw nothing."""
 
 
 def _sheet(batch: ClassBatch) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The first images of a batch as one picture, uint8 (H, W, 3)."""
+    """Return the first images of a batch as one picture, uint8 (H, W, 3)."""
     images = batch.images[:_NUM_DRAWN].permute(0, 2, 3, 1).numpy()
     num_rows = -(-len(images) // _COLUMNS)
     blank = np.zeros((num_rows * _COLUMNS - len(images), *images.shape[1:]), np.uint8)

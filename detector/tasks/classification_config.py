@@ -18,7 +18,7 @@ from detector.training.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class ClassifyEvaluateConfig:
-    """How a classifier is measured.
+    """Settings of the evaluation of a classifier.
 
     Attributes:
         batch_size: images in a batch.
@@ -28,26 +28,26 @@ class ClassifyEvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"evaluate.batch_size wants to be at least 1, found {self.batch_size}")
+            raise ValueError(f"evaluate.batch_size: expected at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
 class ClassifyInputConfig(InputConfig):
-    """What the network of a classifier sees: images are fitted to it once and kept in memory."""
+    """The canvas of a classifier; images are fitted to it once and kept in memory."""
 
     size: int | tuple[int, int] = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.multi_scale:
-            raise ValueError(f"input.multi_scale is for detection, found {self.multi_scale}; leave it 0")
+            raise ValueError(f"input.multi_scale: expected 0 for classification, got {self.multi_scale}; leave it out")
         if self.arithmetic != "opencv":
-            raise ValueError(f"input.arithmetic is opencv for classification, found {self.arithmetic!r}")
+            raise ValueError(f"input.arithmetic: expected opencv for classification, got {self.arithmetic!r}")
 
 
 @dataclass(frozen=True)
 class ClassifyTrainConfig(TrainConfig):
-    """How long and how training of a classifier runs: small data sets get no more steps than their epochs have."""
+    """Length of training of a classifier and its settings; small data sets get no minimum of steps."""
 
     epochs: float = 20
     min_iterations: int = 0
@@ -61,15 +61,15 @@ class ClassificationConfig(TaskConfig):
 
     Attributes:
         model: the network.
-        loss: what training minimises.
+        loss: the loss that training minimises.
         data: the images and their classes; None in presets that leave them to the user.
-        input: what the network sees.
-        augment: how training images are varied.
-        loader: how batches are made.
+        input: the canvas of the network.
+        augment: the augmentation of training images.
+        loader: the size of batches.
         optimizer: the optimiser.
         schedule: the learning-rate schedule.
-        train: how long and how training runs.
-        evaluate: how it is measured.
+        train: the length of training and its settings.
+        evaluate: settings of the evaluation.
         device: auto, cpu, cuda or cuda:N.
     """
 

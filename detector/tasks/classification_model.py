@@ -29,7 +29,7 @@ from detector.training.events import Noted, Report
 
 
 def build_classifier(config: ClassificationConfig, num_classes: int) -> TrainableModel:
-    """A classifier with random weights.
+    """Build a classifier with random weights.
 
     Raises:
         ConfigError: the input size does not suit the model.
@@ -39,38 +39,38 @@ def build_classifier(config: ClassificationConfig, num_classes: int) -> Trainabl
 
 
 def read_images(config: ClassificationConfig, split: str, report: Report = lambda event: None) -> LabelledImages:
-    """A split of the experiment's images; what was left out of it is reported.
+    """Read a split of the experiment's images and report what was left out.
 
     Raises:
-        DatasetError: there is none, or it cannot be used.
+        DatasetError: there is no such split, or it cannot be used.
     """
     if config.data is None:
         raise DatasetError("no images are configured; give data=drawn, or data={name: folders, root: FOLDER}")
     canvas = Canvas(config.input.canvas_hw, config.input.channels, config.input.fit)
     images: LabelledImages = registry.build(config.data).split(split, canvas)
     if not len(images):
-        raise DatasetError(f"{images.origin}: at least one image is wanted, found none; check data")
+        raise DatasetError(f"{images.origin}: expected at least one image, got none; check data")
     for problem in images.problems:
         report(Noted(f"{images.origin}: {problem}"))
     return images
 
 
 class ImageScorer:
-    """A classifier ready to run, folded, in channels_last; batches are filled up, so that none sees its company.
+    """Classifier ready to run: folded and in channels_last, with padded batches, so that no result depends on its batch.
 
     Attributes:
-        device: where it runs.
+        device: the device it runs on.
     """
 
     def __init__(self, model: TrainableModel, device: torch.device, batch_size: int) -> None:
-        """Takes a copy of the model to the device; arithmetic is float32."""
+        """Copy the model to the device; arithmetic is float32."""
         folded = fold(copy.deepcopy(model))
         self._model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
         self.device, self._batch_size, self._num_classes = device, batch_size, model.num_classes
 
     @torch.inference_mode()
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Float32 (N, classes) of fitted images uint8 (N, H, W, C)."""
+        """Return logits float32 (N, classes) of fitted images uint8 (N, H, W, C)."""
         found = np.zeros((len(images), self._num_classes), np.float32)
         for first in range(0, len(images), self._batch_size):
             part = images[first : first + self._batch_size]
@@ -82,7 +82,7 @@ class ImageScorer:
 
 
 def measure_images(scorer: ImageScorer, split: LabelledImages, world: World | None = None) -> ClassificationMetrics:
-    """The numbers of a classifier on a split; several processes share the images, and each gets all numbers."""
+    """Return the metrics of a classifier on a split; several processes share the images, and each gets all metrics."""
     world = world or World()
     own = np.array_split(np.arange(len(split)), world.size)[world.rank]
     parts = world.gathered([scorer.logits(split.images[own])])
@@ -91,7 +91,7 @@ def measure_images(scorer: ImageScorer, split: LabelledImages, world: World | No
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier's model file, read: its experiment, its model and what its classes are called."""
+    """An opened model file of a classifier: its experiment, its model and its description."""
 
     config: ClassificationConfig
     model: TrainableModel
@@ -99,7 +99,7 @@ class LoadedClassifier:
 
 
 def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClassifier:
-    """A trained classifier from a model file, with overrides on the experiment it carries.
+    """Load a trained classifier from a model file, with overrides on the experiment it carries.
 
     Raises:
         CheckpointError: the file cannot be read, is of a detector, or does not fit its own configuration.
@@ -113,30 +113,30 @@ def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClass
 
 
 def build_scorer(loaded: LoadedClassifier, batch_size: int | None = None) -> ImageScorer:
-    """A loaded classifier ready to run."""
+    """Return a loaded classifier ready to run."""
     size = batch_size or loaded.config.evaluate.batch_size
     return ImageScorer(loaded.model, choose_device(loaded.config.device), size)
 
 
 def evaluate_classifier(loaded: LoadedClassifier, split: LabelledImages) -> ClassificationMetrics:
-    """Measures a loaded classifier on a split.
+    """Evaluate a loaded classifier on a split.
 
     Raises:
-        DatasetError: the split has a class that the model does not know.
+        DatasetError: the split has a class that the model lacks.
     """
     return measure_images(build_scorer(loaded), split.with_classes(loaded.file.class_names))
 
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """What a classifier says of one image.
+    """The classes of one image.
 
     Attributes:
-        source: what the image is called.
-        class_names: the classes, the most probable first; empty where the image could not be read.
-        probabilities: of these classes, float64, descending; they sum to 1.
-        error: why it could not be read, or None.
-        warnings: what is odd about the image although it was read, a sentence each.
+        source: name of the image.
+        class_names: the classes, the most probable first; empty if the image could not be read.
+        probabilities: probabilities of these classes, float64, descending; they sum to 1.
+        error: the reason why the image could not be read, or None.
+        warnings: sentences about an image that was read but looks damaged or unusual.
     """
 
     source: str
@@ -146,14 +146,14 @@ class ClassPrediction:
     warnings: tuple[str, ...] = ()
 
     def top(self, num: int) -> list[tuple[str, float]]:
-        """The `num` most probable classes, each with its probability."""
+        """Return the `num` most probable classes, each with its probability."""
         return list(zip(self.class_names[:num], self.probabilities[:num], strict=True))
 
 
 def classify(
     loaded: LoadedClassifier, sources: Iterable[ImageSource], batch_size: int = 32
 ) -> Iterator[ClassPrediction]:
-    """What a classifier says of images, one record each, in their order."""
+    """Classify images; yield one record each, in their order."""
     scorer, given = build_scorer(loaded, batch_size), loaded.config.input
     sources = iter(sources)
     while group := list(itertools.islice(sources, batch_size)):

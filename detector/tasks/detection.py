@@ -71,7 +71,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         return build_model(self._config, len(self.class_names))
 
     def loss(self, model: DetectionModel) -> Any:
-        """What maps raw maps and boxes to `LossParts`."""
+        """Return the function from raw maps and boxes to `LossParts`."""
         return registry.build(self._config.loss, model)
 
     def _predictor(self, model: DetectionModel, device: torch.device) -> Predictor:
@@ -80,17 +80,16 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views)
 
     def measure(self, model: DetectionModel, device: torch.device, world: World) -> CocoMetrics:
-        """COCO's numbers on the validation split."""
-        assert self._val is not None  # training measures only where there is one
+        """Return the COCO metrics on the validation split."""
+        assert self._val is not None  # called only with a validation split
         return evaluate(self._predictor(model, device), self._val, self._config.evaluate, world=world).metrics
 
     def seconds_per_val_image(self, model: DetectionModel, device: torch.device) -> float:
-        """Of a batch of validation images, the second time it is asked for.
+        """Return the time per image of a warm batch of validation images, scoring excluded.
 
-        What a random network finds is no measure of what a trained one will, so its boxes are filtered as in
-        prediction.
+        A random network gives far more boxes than a trained one, so they are filtered as in prediction.
         """
-        assert self._val is not None  # asked only where there is one
+        assert self._val is not None  # called only with a validation split
         sources = list(itertools.islice(annotated_sources(self._val), self._config.evaluate.batch_size))
         predictor, took_s = self._predictor(model, device), 0.0
         for _ in range(2):
@@ -103,10 +102,10 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
     def batches(
         self, model: DetectionModel, first_step: int, num_steps: int, folder: RunFolder, world: World, report: Report
     ) -> Iterator[Batch]:
-        """Augmented batches, the first of which are drawn when the run begins.
+        """Yield augmented batches; draw the first ones at the start of a run.
 
         Raises:
-            ConfigError: a listed transform or the folder of the cache cannot be used.
+            ConfigError: a listed transform or the cache folder cannot be used.
         """
         config, annotations = self._config, self._annotations
         samples = TrainingSamples(
@@ -140,12 +139,12 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         return training_batches(samples, sampler, config.loader)
 
     def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
-        """A reporter that draws labels and results."""
+        """Return a reporter that draws labels and results into the folder."""
         self._pictures = RunPictures(folder, self._annotations, self._config.input, report)
         return self._pictures
 
     def draw_end(self, model: DetectionModel, device: torch.device) -> None:
-        """Leaves validation images with what is found in them."""
+        """Draw validation images with their predictions."""
         if self._pictures and self._val is not None:
             self._pictures.draw_predictions(self._predictor(model, device), self._val, self._config.predict)
 

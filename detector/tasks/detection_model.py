@@ -41,7 +41,7 @@ def load_detection(name: str, overrides: Sequence[str] = ()) -> DetectionConfig:
 
 
 def build_model(config: DetectionConfig, num_classes: int) -> DetectionModel:
-    """A model with random weights.
+    """Build a model with random weights.
 
     Raises:
         ConfigError: the input size does not suit the model.
@@ -52,7 +52,7 @@ def build_model(config: DetectionConfig, num_classes: int) -> DetectionModel:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model file, read: its experiment, its model and what its classes are called."""
+    """An opened model file: its experiment, its model and its description, with class names and category ids."""
 
     config: DetectionConfig
     model: DetectionModel | ExportRuntime
@@ -62,24 +62,24 @@ class LoadedModel:
 def load_model(
     weights: Path, overrides: Sequence[str] = (), *, cfg: str | None = None, names: Path | None = None
 ) -> LoadedModel:
-    """A trained model from a model file, Darknet's .weights or an export, with overrides on its experiment.
+    """Load a trained model from a model file, Darknet's .weights or an export, with overrides on its experiment.
 
     Args:
         weights: the file.
         overrides: texts such as `evaluate.iou=0.6`.
-        cfg: the .cfg of a .weights file, or the name of a shipped one; without it the one beside it or of its name.
-        names: the class names of a .weights file; without it those beside it, or numbers.
+        cfg: the .cfg of a .weights file, or the name of a shipped one; by default the one beside it or of its name.
+        names: the class names of a .weights file; by default those beside it, or numbers.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit its own configuration.
-        DarknetError: a Darknet file cannot be read or does not fit the others.
+        DarknetError: a Darknet file cannot be read, or the files do not fit together.
         ConfigError: an override is wrong.
     """
     export: ExportRuntime | None = None
     if is_darknet_weights(weights):
         file = load_darknet_file(weights, find_cfg_of(weights, cfg), names)
     elif cfg is not None or names is not None:
-        raise ConfigError(f"--cfg and --names belong to a Darknet .weights file, found {weights}; leave them out")
+        raise ConfigError(f"--cfg and --names: expected a Darknet .weights file, got {weights}; leave them out")
     elif target_of(weights) is not None:
         export = open_export(weights)
         file = export.description.file
@@ -88,11 +88,11 @@ def load_model(
     carried, config = config_of_file(DetectionConfig, file, weights, overrides)
     if export is not None:
         if config.model != carried.model:
-            raise ConfigError(f"{weights}: the network of an export is what it is; leave the keys of model out")
+            raise ConfigError(f"{weights}: the network of an export cannot be changed; leave the keys of model out")
         if config.runtime != carried.runtime:
             raise ConfigError(
-                f"{weights}: an export computes as it was written, in {export.precision}; leave precision and the keys "
-                "of runtime out"
+                f"{weights}: the precision of an export, {export.precision}, cannot be changed; leave precision and "
+                "the keys of runtime out"
             )
         export.description.require_input(config.input)
         return LoadedModel(config, export, file)
@@ -102,7 +102,7 @@ def load_model(
 
 
 def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
-    """A predictor over a loaded model."""
+    """Build a predictor from a loaded model."""
     runtime: Runtime
     if isinstance(loaded.model, ExportRuntime):
         loaded.model.description.require_input(loaded.config.input)
@@ -116,10 +116,10 @@ def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
 
 
 def read_split(config: DetectionConfig, split: str, report: Report = lambda event: None) -> CocoAnnotations:
-    """A split of the experiment's data set; what was skipped in its file is reported.
+    """Read a split of the experiment's data set and report what was skipped in its file.
 
     Raises:
-        DatasetError: there is none, or its file is refused.
+        DatasetError: there is no such split, or its file is refused.
     """
     if config.data is None:
         raise DatasetError(
@@ -133,13 +133,13 @@ def read_split(config: DetectionConfig, split: str, report: Report = lambda even
 
 
 def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> LoadedModel:
-    """The same model with the category ids that an annotation file gives to the classes of these names.
+    """Return the model with the category ids that an annotation file gives to classes of the same names.
 
-    A model without class names takes the file's categories in their order, if there are as many. Where the names are
-    not the model's, or stand twice, its own ids stay.
+    A model without class names takes the categories of the file in their order, if there are as many. If the file has
+    names that the model lacks, or a duplicate name, the model keeps its own ids.
 
     Raises:
-        DatasetError: the model has numbers for names and another number of classes.
+        DatasetError: the model has no class names and another number of classes.
     """
     names, ids = loaded.file.class_names, annotations.category_ids
     if not is_named(names):
@@ -161,7 +161,7 @@ def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> L
 def evaluate_model(
     loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
-    """Measures a loaded model on a split."""
+    """Evaluate a loaded model on a split."""
     loaded = with_category_ids_of(loaded, annotations)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
     return evaluate(predictor, annotations, loaded.config.evaluate, on_image)
@@ -170,7 +170,7 @@ def evaluate_model(
 def map_detections(
     loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
 ) -> DarknetDetections:
-    """The detections of a loaded model that Darknet's `map` would score on a split."""
+    """Return the detections of a loaded model on a split that Darknet's `map` would score."""
     loaded = with_category_ids_of(loaded, annotations)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
     return darknet_results(predictor, annotations, darknet_selection(loaded.config.evaluate), on_image)
@@ -178,7 +178,7 @@ def map_detections(
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A preset and what its network measures."""
+    """Size and cost of the network of a preset."""
 
     preset: str
     num_parameters: int
@@ -186,7 +186,7 @@ class ModelSize:
 
 
 def measure_presets(size: int, num_classes: int) -> list[ModelSize]:
-    """Parameters and GFLOPs (two per multiply-add, one image of `size` x `size`) of every preset without a data set.
+    """Count parameters and GFLOPs (two per multiply-add, one image of `size` x `size`) of the presets without a data set.
 
     Raises:
         ConfigError: the size does not suit a model.

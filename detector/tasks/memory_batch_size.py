@@ -1,4 +1,4 @@
-"""The batch size of an experiment that asks for a share of the memory instead."""
+"""The batch size of an experiment that asks for a share of the memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, read_split
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
-from detector.training.memory_probe import MAX_BATCH_SIZE, fit_batch_size
+from detector.training.memory_probe import MAX_BATCH_SIZE, ProbedTraining, fit_batch_size
 
-_MAX_OBJECTS = 200  # boxes of a probed image; a mosaic holds about as many as two of its images
+_MAX_OBJECTS = 200  # boxes of a probed image; a mosaic holds about as many as two images
 
 
 def with_batch_size(config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
-    """The experiment with `loader.batch_size` as a number where it asks for a share of the memory, else as it is.
+    """Return the experiment with a measured `loader.batch_size` if it asks for a share of the memory, else unchanged.
 
-    The number changes results, as every batch size does, so it is told and stays with the run: resuming takes it over.
-    It is measured on the largest canvas. Of several processes the least that fits any of them is taken, and those of
-    one machine that train on its CPU share its memory.
+    The batch size changes results, so it is reported and kept by the run: resuming uses it again. It is measured on the
+    largest canvas. Several processes take the smallest size that fits each of them; processes that train on the CPU of
+    one machine share its memory.
 
     Raises:
-        ConfigError: not even one image fits, or the system does not tell its memory.
+        ConfigError: one image does not fit, or the system does not report its memory.
         DatasetError: the data set cannot be used.
     """
     loader, device = config.loader, choose_device(config.device)
@@ -45,13 +45,15 @@ def with_batch_size(config: DetectionConfig, world: World, report: Report) -> De
     height, width = canvases[-1] if canvases else config.input.canvas_hw
     num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if on_cpu else 1
     found = fit_batch_size(
-        model,
-        registry.build(config.loss, model),
-        config.optimizer,
-        Precision(config.train.precision, device),
-        device,
-        canvas_hw=(height, width),
-        objects_per_image=int(np.clip(2 * np.diff(annotations.offsets).max(initial=1), 1, _MAX_OBJECTS)),
+        ProbedTraining(
+            model,
+            registry.build(config.loss, model),
+            config.optimizer,
+            Precision(config.train.precision, device),
+            device,
+            canvas_hw=(height, width),
+            objects_per_image=int(np.clip(2 * np.diff(annotations.offsets).max(initial=1), 1, _MAX_OBJECTS)),
+        ),
         share=loader.memory_share / num_sharing,
         waiting_batches=loader.workers * PREFETCHED if on_cpu else 0,
         reserved_bytes=loader.workers * loader.cache_mb * 2**20 if on_cpu else 0,

@@ -1,4 +1,4 @@
-"""The pictures that a training run leaves in its folder while it goes on."""
+"""The pictures that a training run draws into its folder."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from detector.structures.selection import SelectConfig
 from detector.training.events import Evaluated, Event, Noted, Report, Started, StepDone
 from detector.training.run_folder import RunFolder
 
-NUM_COMPARED = 8  # validation images on the sheet, spread evenly over the split
+NUM_COMPARED = 8  # validation images on the sheet, evenly spaced over the split
 _COMPARED_SIDE_PX = 416
 
 
 class RunPictures:
-    """A reporter that draws: `labels.png` after the first step, `results.png` after each evaluation.
+    """Reporter that draws `labels.png` after the first step and `results.png` after each evaluation.
 
-    Not earlier, because the library that draws takes a quarter of a second to load, and meanwhile the next batches are
-    being made. A picture that cannot be written is told of, and training goes on.
+    It does not draw before the first step, because loading the plotting library takes a quarter of a second, in which
+    the workers load the next batches. A picture that cannot be written is reported, and training continues.
     """
 
     def __init__(self, folder: RunFolder, annotations: CocoAnnotations, canvas: InputConfig, report: Report) -> None:
-        """The pictures of a run in `folder` on a training split; events are handed on to `report` first."""
+        """Set up the pictures of a run in `folder` on a training split; events are passed on to `report` first."""
         self._folder, self._annotations, self._canvas, self._report = folder, annotations, canvas, report
         self._has_labels = False
 
     def __call__(self, event: Event) -> None:
-        """Hands an event on and draws what it makes due."""
+        """Pass an event on and draw the picture that it makes due."""
         self._report(event)
         if isinstance(event, Started) and event.first_step:
             self._has_labels = (self._folder.path / "labels.png").exists()
@@ -49,7 +49,7 @@ class RunPictures:
                 self._folder.write_file("results.png", results_chart(self._folder.results()))
 
     def draw_predictions(self, predictor: Predictor, val: CocoAnnotations, select: SelectConfig) -> None:
-        """Writes `val_predictions.jpg`: validation images with their ground truth and what a predictor finds."""
+        """Write `val_predictions.jpg`: validation images with their ground truth and their predictions."""
         with self._told():
             sheet = predictions_picture(predictor, val, select)
             if sheet is not None:
@@ -64,9 +64,12 @@ class RunPictures:
 
 
 def labels_picture(annotations: CocoAnnotations, canvas: InputConfig) -> bytes:
-    """The objects of a training split: their classes, their sizes on the canvas and their centres; bytes of a PNG.
+    """Draw the classes, the sizes on the canvas and the centres of the objects of a training split.
 
-    Crowd regions are left out; where an image's size is not known, so are the sizes and centres of its objects.
+    Crowd regions are left out, and so are sizes and centres in images of unknown size.
+
+    Returns:
+        The bytes of a PNG.
     """
     kept = ~annotations.is_crowd
     counts = np.bincount(annotations.labels[kept], minlength=len(annotations.class_names)).tolist()
@@ -85,13 +88,13 @@ def labels_picture(annotations: CocoAnnotations, canvas: InputConfig) -> bytes:
 
 
 def predictions_picture(predictor: Predictor, val: CocoAnnotations, select: SelectConfig) -> Image | None:
-    """Some images of a split, ground truth beside what a predictor finds; None where none of them can be read.
+    """Draw some images of a split, ground truth beside predictions; return None if none of them can be read.
 
-    The split's categories are among the predictor's.
+    The predictor must know the categories of the split.
     """
     chosen = np.unique(np.linspace(0, len(val) - 1, NUM_COMPARED).round().astype(int)).tolist()
     sources = annotated_sources(val)
-    # The split may know fewer classes than the model: a category is the same one where its id is.
+    # The split may have fewer classes than the model: equal ids mean the same category.
     label_of = np.array([predictor.category_ids.index(category) for category in val.category_ids], np.int64)
     compared = [
         Comparison(

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which is what gets measured and handed on."""
+"""Moving average of the weights of a model, which is evaluated and saved as the best model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged_model(model: nn.Module, horizon_steps: float) -> AveragedModel:
-    """An exponential moving average of parameters and buffers; `.module` is the averaged model.
+    """Return an exponential moving average of parameters and buffers; `.module` is the averaged model.
 
-    The weight of the past grows with the run: after t updates the average looks back over min(horizon_steps, t / 2)
-    steps, so that it follows a young model closely and smooths an old one.
+    After t updates the average covers about min(horizon_steps, t / 2) steps, so that it follows the model closely at
+    the start of a run and smooths it later.
 
     Args:
-        model: the model in training; it is copied.
-        horizon_steps: steps the average looks back over once it is warm, above 0.
+        model: the model in training, which is copied.
+        horizon_steps: steps that the average covers after its warm-up, above 0.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The processes of a run: one by itself, or several that torchrun has started, on one machine or on many."""
+"""The processes of a run: a single one, or several started by torchrun on one or more machines."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of its run.
+    """This process among the processes of its run.
 
-    What several processes do together, all of them must ask for, in the same order; one by itself talks to nobody.
+    All processes must call the collective methods in the same order; a single process communicates with nobody.
 
     Attributes:
-        rank: number of the process, 0 for the one that reports and writes.
+        rank: index of the process; process 0 reports and writes.
         size: number of processes.
-        local_rank: number of the process on its machine, and of its GPU.
+        local_rank: index of the process on its machine, which is also the index of its GPU.
     """
 
     rank: int = 0
@@ -38,11 +38,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that reports and writes."""
+        """True for the process that reports and writes."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module, *, may_skip_parameters: bool) -> nn.Module:
-        """The model, averaging its gradients over the processes in every backward pass outside `alone`.
+        """Return the model wrapped to average its gradients over the processes in every backward pass outside `alone`.
 
         Args:
             model: the model, on its device.
@@ -55,13 +55,13 @@ class World:
 
     @staticmethod
     def alone(model: nn.Module, active: bool) -> contextlib.AbstractContextManager[None]:
-        """Where active, backward passes of a wrapped model leave the gradients of the processes apart."""
+        """Return a context in which, if active, backward passes of a wrapped model do not average gradients."""
         if active and isinstance(model, DistributedDataParallel):
             return model.no_sync()
         return contextlib.nullcontext()
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the processes."""
+        """Return the sum of a tensor over the processes."""
         if self.size == 1:
             return value
         value = value.detach().clone()
@@ -69,11 +69,11 @@ class World:
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Return True if the flag is true in any process."""
         return flag if self.size == 1 else bool(self.total(torch.tensor(int(flag))))
 
     def gathered(self, items: list[T]) -> list[T]:
-        """The items of all processes, in the order of their ranks."""
+        """Return the items of all processes, in the order of their ranks."""
         if self.size == 1:
             return items
         lists: list[Any] = [None] * self.size
@@ -81,7 +81,7 @@ class World:
         return [item for part in lists for item in part]
 
     def shared(self, value: T) -> T:
-        """The value of process 0."""
+        """Return the value of process 0."""
         if self.size == 1:
             return value
         box = [value]
@@ -89,27 +89,27 @@ class World:
         return box[0]
 
     def equalise(self, module: nn.Module) -> None:
-        """Gives every process the parameters and buffers that process 0 has."""
+        """Copy the parameters and buffers of process 0 to every process."""
         if self.size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
 
 def with_shared_statistics(model: M, device: torch.device) -> M:
-    """The model with batch norms that take mean and variance over the batches of all processes (torch's SyncBatchNorm).
+    """Return the model with torch's SyncBatchNorm, whose mean and variance cover the batches of all processes.
 
-    Parameters, statistics and their names stay as they are, so that saves fit either way.
+    Parameters, statistics and their names do not change, so that model files fit either way.
 
     Args:
         model: the model; its batch norms are replaced.
-        device: where it will train.
+        device: the device to train on.
 
     Raises:
-        ConfigError: the device is no GPU; torch has no such norm for others.
+        ConfigError: the device is not a GPU, which torch requires.
     """
     if device.type != "cuda":
         raise ConfigError(
-            f"train.sync_batch_norm wants CUDA devices, for torch shares statistics of batch norm on GPUs only, found "
+            f"train.sync_batch_norm: expected a CUDA device, since torch synchronises batch norm on GPUs only, got "
             f"{device}; leave it out, or train with larger batches in fewer processes"
         )
     synchronised: M = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # in torch
@@ -118,16 +118,21 @@ def with_shared_statistics(model: M, device: torch.device) -> M:
 
 @contextlib.contextmanager
 def joined(timeout_s: float) -> Iterator[World]:
-    """The world that torchrun's environment describes, joined and left again; one process where there is none.
+    """Join the processes that torchrun's environment describes and leave them at the end.
 
-    Tensors of a GPU travel by NCCL, all else by gloo. A process that waits for another for longer than the timeout
+    Without that environment there is one process.
+
+    GPU tensors are sent by NCCL, all others by gloo. A process that waits for another one longer than the timeout
     raises, and torchrun ends the others.
 
     Args:
         timeout_s: seconds to wait for another process.
 
+    Yields:
+        This process among the others.
+
     Raises:
-        ConfigError: the environment is not whole.
+        ConfigError: variables of torchrun's environment are missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
@@ -135,7 +140,7 @@ def joined(timeout_s: float) -> Iterator[World]:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"training in several processes wants torchrun's environment, found WORLD_SIZE without "
+            f"training in several processes: expected the environment of torchrun, got WORLD_SIZE without "
             f"{', '.join(missing)}; start it as: torchrun --nproc-per-node=2 -m detector train ..."
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

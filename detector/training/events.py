@@ -1,4 +1,4 @@
-"""What the engine tells whoever watches it; the engine itself prints nothing."""
+"""Events that training reports to its observer; training itself prints nothing."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from detector.structures.metrics import Metrics
 
 @dataclass(frozen=True)
 class Event:
-    """Base of everything the engine reports."""
+    """Base class of the events."""
 
 
 @dataclass(frozen=True)
 class Started(Event):
-    """A run begins (or goes on).
+    """A run starts or resumes.
 
     Attributes:
         folder: the run folder.
         num_steps: optimiser steps of the whole run.
-        first_step: the step it begins with, above 0 after a resume.
-        num_epochs: passes over the data set that the steps amount to.
+        first_step: the step it starts at, above 0 after a resume.
+        num_epochs: passes over the data set in all steps.
         precision: number format of the network.
-        device: where it runs.
+        device: the device of the run.
     """
 
     folder: Path
@@ -54,13 +54,13 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """The averaged weights were measured.
+    """The averaged weights were evaluated.
 
     Attributes:
         step: steps done so far.
-        metrics: what was found.
-        is_best: whether its headline number is the best of the run.
-        elapsed_s: seconds of the run, those before a resume included.
+        metrics: the metrics.
+        is_best: whether the headline number is the best of the run.
+        elapsed_s: seconds of the run, including those before a resume.
     """
 
     step: int
@@ -71,7 +71,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True)
 class Noted(Event):
-    """Something the user should know: a skipped image, a fallback.
+    """A note for the user, such as a skipped image or a fallback.
 
     Attributes:
         text: one sentence.

@@ -1,4 +1,4 @@
-"""Parts of a network that training leaves as they are."""
+"""Freezing of parts of a network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from detector.errors import ConfigError
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]:
-    """Takes parameters out of training.
+    """Exclude parameters from training.
 
-    A name is that of a module or parameter, such as `backbone`, `backbone.stages.0` or `head.0.weight`, and stands for
+    A name is that of a module or parameter, such as `backbone`, `backbone.stages.0` or `head.0.weight`, and covers
     everything below it.
 
     Args:
-        model: the model; its parameters of these names no longer ask for gradients.
-        names: what to freeze.
+        model: the model; gradients of its named parameters are switched off.
+        names: names of modules or parameters.
 
     Returns:
-        The frozen modules, which belong in evaluation mode: the statistics of their batch norms stay as well.
+        The frozen modules, which the caller keeps in evaluation mode so that their batch norm statistics do not change.
 
     Raises:
-        ConfigError: a name is unknown, all of them in one error, or no parameter is left to train.
+        ConfigError: names are unknown, all of them in one error, or no parameter is left to train.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     parameters = dict(model.named_parameters())
@@ -32,7 +32,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]:
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(
             "\n".join(
-                f"train.freeze wants names of modules or parameters of {type(model).__name__}, found {name!r}"
+                f"train.freeze: expected names of modules or parameters of {type(model).__name__}, got {name!r}"
                 f"{_nearest(name, known)}"
                 for name in unknown
             )
@@ -50,6 +50,6 @@ def _is_within(name: str, outer: str) -> bool:
 
 
 def _nearest(name: str, known: set[str]) -> str:
-    """The nearest of all names, or where none is near, those of the first level."""
+    """Return a hint with the nearest of all names, or with the names of the first level if none is near."""
     hint = registry.nearest(name, known)
     return hint if "did you mean" in hint else registry.nearest(name, [k for k in known if "." not in k])

@@ -1,4 +1,4 @@
-"""A batch size from measured memory: a few training steps at small batches, and a straight line through their peaks."""
+"""A batch size from measured memory: a few training steps with small batches and a line through their peaks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from detector.structures.types import Targets
 from detector.training.averaging import averaged_model
 from detector.training.optimizers import OptimizerConfig, build_optimizer
 
-MAX_BATCH_SIZE = 256  # beyond it a step has too few others beside it, whatever the memory
-_PROBED = (1, 2, 4, 8)  # images of a batch; each is tried only where half of it says that it fits
-_ENOUGH_BYTES = 2**29  # between two peaks, so that what else comes and goes does not count
+MAX_BATCH_SIZE = 256  # larger batches leave a run too few steps
+_PROBED = (1, 2, 4, 8)  # batch sizes; each is tried only if the one before it predicts that it fits
+_ENOUGH_BYTES = 2**29  # difference of two peaks beside which other allocations do not matter
 
 
 @dataclass(frozen=True)
 class FittedBatch:
-    """What the probe found.
+    """Result of the probe.
 
     Attributes:
         batch_size: images of a batch that fit, 1 to `MAX_BATCH_SIZE`.
-        image_bytes: what an image of the batch takes.
-        fixed_bytes: what a step takes whatever its batch: weights, their averages, gradients, the optimiser's memory.
-        budget_bytes: what it was to take at most.
+        image_bytes: memory per image of the batch.
+        fixed_bytes: memory of a step apart from its batch: weights, their averages, gradients, optimiser state.
+        budget_bytes: the limit.
         probed: the batch sizes that were measured.
     """
 
@@ -46,15 +46,15 @@ class FittedBatch:
 
 
 def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that can still be had: of a GPU what its driver says, of the CPU what system and control group leave.
+    """Return the free memory: of a GPU by its driver, of the CPU by the system and its control group.
 
     Args:
-        device: where to train.
+        device: the device of training.
         proc: the proc file system.
-        cgroups: where control groups are mounted, of either version.
+        cgroups: the mount point of control groups, of either version.
 
     Raises:
-        ConfigError: the system does not tell.
+        ConfigError: the system does not report it.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -62,14 +62,14 @@ def free_bytes(device: torch.device, proc: Path = Path("/proc"), cgroups: Path =
     known = [value for value in found if value is not None]
     if found[0] is None:
         raise ConfigError(
-            "loader.memory_share wants a system that tells its free memory, found no MemAvailable in /proc/meminfo; "
-            "give loader.batch_size instead"
+            "loader.memory_share: expected a system that reports its free memory, got no MemAvailable in "
+            "/proc/meminfo; give loader.batch_size instead"
         )
     return max(0, min(known))
 
 
 def _left_by_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """What the limits of the process's control group and of those above it leave, where there are any."""
+    """Yield the memory left by the limit of the process's control group and of each group above it."""
     try:
         entries = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
     except OSError:
@@ -85,14 +85,14 @@ def _left_by_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
                 limit, used = ((folder / name).read_text().strip() for name in names)
             except OSError:  # a container may not show the groups above its own
                 limit = used = ""
-            if limit.isdigit() and used.isdigit():  # version 2 says max where there is none
+            if limit.isdigit() and used.isdigit():  # version 2 says max without a limit
                 yield int(limit) - int(used)
             if folder == root:
                 break
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """The most memory held since `_forget_peak`."""
+    """Return the peak memory since `_forget_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = kibibytes_of(Path("/proc/self/status"), "VmHWM")  # the number that `_forget_peak` resets
@@ -106,7 +106,7 @@ def _forget_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
-    gc.collect()  # the peak would hide in what an earlier one has left, with Python or with the C library
+    gc.collect()  # memory kept by Python or the C library would hide the next peak
     with contextlib.suppress(OSError, AttributeError):  # a C library without that call
         ctypes.CDLL(None).malloc_trim(0)
     try:
@@ -117,109 +117,123 @@ def _forget_peak(device: torch.device) -> None:
         ) from error
 
 
-def fit_batch_size(
-    model: DetectionModel,
-    loss: Callable[[tuple[Tensor, ...], Targets], LossParts],
-    optimizer: OptimizerConfig,
-    precision: Precision,
-    device: torch.device,
-    *,
-    canvas_hw: tuple[int, int],
-    objects_per_image: int,
-    share: float,
-    waiting_batches: int = 0,
-    reserved_bytes: int = 0,
-    most: int = MAX_BATCH_SIZE,
-) -> FittedBatch:
-    """The largest batch whose training step keeps to a share of the memory that is free now.
+@dataclass(frozen=True)
+class ProbedTraining:
+    """Training whose memory is measured: the model is trained on noise and not needed afterwards.
 
-    Steps are made at 1, 2, 4 and 8 images, as far as they fit; the peaks of the last two give what an image takes.
-
-    Args:
-        model: a model that nobody needs afterwards: it is trained on noise.
-        loss: raw maps and targets to named parts.
+    Attributes:
+        model: the model.
+        loss: from raw maps and targets to named parts.
         optimizer: the optimiser.
-        precision: of the run.
-        device: where to train.
-        canvas_hw: height and width of the largest canvas, pixels.
-        objects_per_image: boxes of an image, as many as the fullest has.
-        share: of the free memory to take at most, above 0 and at most 1.
-        waiting_batches: batches that wait in the same memory to be trained on.
-        reserved_bytes: of the free memory, what something else will take.
-        most: largest batch size.
-
-    Raises:
-        ConfigError: one image does not fit, or the system does not tell its memory.
+        precision: number format of the run.
+        device: the device of training.
+        canvas_hw: height and width of the largest canvas in pixels.
+        objects_per_image: boxes of the image that has most.
     """
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
-    state = build_optimizer(optimizer, model, model.parts_in_order()), averaged_model(model, 100)
 
-    def train(batch_size: int) -> None:
-        for _ in range(2):  # the first makes the optimiser's memory
-            _noise_step(model, loss, *state, precision, device, batch_size, canvas_hw, objects_per_image)
+    model: DetectionModel
+    loss: Callable[[tuple[Tensor, ...], Targets], LossParts]
+    optimizer: OptimizerConfig
+    precision: Precision
+    device: torch.device
+    canvas_hw: tuple[int, int]
+    objects_per_image: int
 
-    _forget_peak(device)
-    held_bytes = _peak_bytes(device)
-    budget_bytes = held_bytes + int(share * max(0, free_bytes(device) - reserved_bytes))
-    waiting_bytes = waiting_batches * model.image_channels * canvas_hw[0] * canvas_hw[1]
+
+class _Stepper:
+    """Training steps of a `ProbedTraining` on noise."""
+
+    def __init__(self, probed: ProbedTraining) -> None:
+        self._probed = probed
+        self._model = probed.model.to(probed.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self._optimizer = build_optimizer(probed.optimizer, self._model, self._model.parts_in_order())
+        self._averaged = averaged_model(self._model, 100)
+
+    def step(self, batch_size: int) -> None:
+        """Make a training step on grey images with many boxes."""
+        probed, model, precision, optimizer = self._probed, self._model, self._probed.precision, self._optimizer
+        height, width = probed.canvas_hw
+        shape = (batch_size, model.image_channels, height, width)
+        images = torch.full(shape, 114, dtype=torch.uint8, device=probed.device)
+        num_boxes = batch_size * probed.objects_per_image
+        draw = torch.Generator().manual_seed(0)
+        corner = torch.rand(num_boxes, 2, generator=draw) * torch.tensor([width, height]) * 0.75
+        side = (0.05 + 0.2 * torch.rand(num_boxes, 2, generator=draw)) * torch.tensor([width, height])
+        targets = Targets(
+            torch.cat([corner, corner + side], dim=1),
+            torch.randint(0, model.num_classes, (num_boxes,), generator=draw),
+            torch.arange(batch_size).repeat_interleave(probed.objects_per_image),
+            torch.zeros(num_boxes, dtype=torch.bool),
+            batch_size,
+        ).to(probed.device)
+        model.train()
+        with precision.autocast():
+            raw_maps = model(images.contiguous(memory_format=torch.channels_last))
+        total = torch.stack(list(probed.loss(raw_maps, targets).values())).sum()
+        precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        precision.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        self._averaged.update_parameters(model)
+
+
+def _measure_peaks(stepper: _Stepper, budget_bytes: int, device: torch.device) -> tuple[dict[int, int], int]:
+    """Return the peak memory by batch size, as far as batches fit, and the memory per image from the last two."""
     peaks: dict[int, int] = {}
     image_bytes = 0
     for batch_size in _PROBED:
         if peaks and max(peaks.values()) + image_bytes * batch_size > budget_bytes:
             break
-        train(batch_size)
+        for _ in range(2):  # the first step allocates the optimiser's state
+            stepper.step(batch_size)
         peaks[batch_size] = _peak_bytes(device)
         if len(peaks) > 1:
             image_bytes = max(1, (peaks[batch_size] - peaks[batch_size // 2]) // (batch_size - batch_size // 2))
             if peaks[batch_size] - peaks[batch_size // 2] > _ENOUGH_BYTES:
                 break
+    return peaks, image_bytes
+
+
+def fit_batch_size(
+    probed: ProbedTraining,
+    *,
+    share: float,
+    waiting_batches: int = 0,
+    reserved_bytes: int = 0,
+    most: int = MAX_BATCH_SIZE,
+) -> FittedBatch:
+    """Return the largest batch whose training step stays within a share of the memory that is free now.
+
+    Steps are made at 1, 2, 4 and 8 images, as far as they fit; the peaks of the last two give the memory per image.
+
+    Args:
+        probed: the training to measure.
+        share: largest share of the free memory, above 0 and at most 1.
+        waiting_batches: loaded batches that wait in the same memory.
+        reserved_bytes: part of the free memory that something else will take.
+        most: largest batch size.
+
+    Raises:
+        ConfigError: one image does not fit, or the system does not report its memory.
+    """
+    device, canvas_hw = probed.device, probed.canvas_hw
+    stepper = _Stepper(probed)
+    _forget_peak(device)
+    held_bytes = _peak_bytes(device)
+    budget_bytes = held_bytes + int(share * max(0, free_bytes(device) - reserved_bytes))
+    waiting_bytes = waiting_batches * probed.model.image_channels * canvas_hw[0] * canvas_hw[1]
+    peaks, image_bytes = _measure_peaks(stepper, budget_bytes, device)
     last, image_bytes = max(peaks), max(image_bytes, 1) + waiting_bytes
     fixed_bytes = peaks[last] - (image_bytes - waiting_bytes) * last
     fits = (budget_bytes - fixed_bytes) // image_bytes if len(peaks) > 1 else int(peaks[last] <= budget_bytes)
     if fits < 1:
         raise ConfigError(
-            f"loader.memory_share={share:g} wants a batch of one image of {canvas_hw[0]} x {canvas_hw[1]} px within "
-            f"{budget_bytes / 2**30:.2f} GiB on {device}, found {peaks[min(peaks)] / 2**30:.2f} GiB; free memory or "
-            f"take a smaller input.size"
+            f"loader.memory_share={share:g}: expected a batch of one image of {canvas_hw[0]} x {canvas_hw[1]} px to "
+            f"fit into {budget_bytes / 2**30:.2f} GiB on {device}, got {peaks[min(peaks)] / 2**30:.2f} GiB; free memory "
+            f"or take a smaller input.size"
         )
     if fits > 4:
         fits -= fits % 4
     return FittedBatch(min(fits, most), image_bytes, fixed_bytes - held_bytes, budget_bytes - held_bytes, tuple(peaks))
-
-
-def _noise_step(
-    model: DetectionModel,
-    loss: Callable[[tuple[Tensor, ...], Targets], LossParts],
-    optimizer: torch.optim.Optimizer,
-    averaged: torch.optim.swa_utils.AveragedModel,
-    precision: Precision,
-    device: torch.device,
-    batch_size: int,
-    canvas_hw: tuple[int, int],
-    objects_per_image: int,
-) -> None:
-    """A training step on grey images that are full of boxes."""
-    height, width = canvas_hw
-    images = torch.full((batch_size, model.image_channels, height, width), 114, dtype=torch.uint8, device=device)
-    num_boxes = batch_size * objects_per_image
-    draw = torch.Generator().manual_seed(0)
-    corner = torch.rand(num_boxes, 2, generator=draw) * torch.tensor([width, height]) * 0.75
-    side = (0.05 + 0.2 * torch.rand(num_boxes, 2, generator=draw)) * torch.tensor([width, height])
-    targets = Targets(
-        torch.cat([corner, corner + side], dim=1),
-        torch.randint(0, model.num_classes, (num_boxes,), generator=draw),
-        torch.arange(batch_size).repeat_interleave(objects_per_image),
-        torch.zeros(num_boxes, dtype=torch.bool),
-        batch_size,
-    ).to(device)
-    model.train()
-    with precision.autocast():
-        raw_maps = model(images.contiguous(memory_format=torch.channels_last))
-    total = torch.stack(list(loss(raw_maps, targets).values())).sum()
-    precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
-    precision.scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-    precision.scaler.step(optimizer)
-    precision.scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    averaged.update_parameters(model)

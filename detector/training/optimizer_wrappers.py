@@ -1,7 +1,7 @@
-"""What can be laid around any optimiser: gradient centralisation and Lookahead; and Ranger, which is both around RAdam.
+"""Optimiser wrappers: gradient centralisation and Lookahead. Ranger is RAdam with both.
 
-Both are hooks of torch's optimisers, and what they remember lies in the optimiser's own state, so that saving, resuming
-and the schedule need to know nothing of them.
+Both are hooks of torch's optimisers and keep their state in the optimiser, so that saving, resuming and the schedule
+need no code for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def centralise(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """A pre-step hook: takes the mean over the inputs off the gradient of every weight (Yong et al. 2020, eq. 1)."""
+    """Subtract the mean over the inputs from the gradient of every weight, before a step (Yong et al. 2020, eq. 1)."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None and parameter.ndim > 1:
@@ -22,18 +22,18 @@ def centralise(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 class Lookahead:
-    """Slow weights that follow the optimiser's every few steps, and from which it then goes on (Zhang et al. 2019)."""
+    """Slow weights that follow the weights of an optimiser every few steps and replace them (Zhang et al. 2019)."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, num_steps: int, share: float) -> None:
-        """Attaches itself to an optimiser.
+        """Attach the hooks to an optimiser.
 
         Args:
-            optimizer: the fast one.
-            num_steps: its steps between two of the slow weights.
-            share: of the way to the fast weights that the slow ones go.
+            optimizer: the optimiser of the fast weights.
+            num_steps: its steps between two updates of the slow weights.
+            share: share of the way to the fast weights that the slow weights move.
         """
         self._num_steps, self._share = num_steps, share
-        self._start: dict[Tensor, Tensor] = {}  # the first slow weights, until the optimiser has a state of its own
+        self._start: dict[Tensor, Tensor] = {}  # the first slow weights, until the optimiser has a state
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, over parameter groups that decay weights only."""
+"""Optimisers by name, on parameter groups of which only weights decay."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from detector.training.optimizer_wrappers import Lookahead, centralise
 
 @dataclass(frozen=True)
 class OptimizerConfig(PartConfig[Any]):
-    """The kind `optimiser`. An optimiser is built from its config and parameter groups; `lr` is its peak rate.
+    """The kind `optimiser`, built from its config and parameter groups; `lr` is the peak learning rate.
 
     Attributes:
         lr: peak learning rate, which the schedule scales.
         weight_decay: decay of weights; norms and biases never decay.
-        centralise: whether the mean over the inputs is taken off every weight's gradient (Yong et al. 2020).
-        lookahead: steps between two of Lookahead's slow weights (Zhang et al. 2019), or 0 for none.
-        lookahead_share: of the way to the fast weights that the slow ones go.
+        centralise: whether the mean over the inputs is subtracted from the gradient of every weight (Yong et al. 2020).
+        lookahead: steps between two updates of the slow weights of Lookahead (Zhang et al. 2019), or 0 for none.
+        lookahead_share: share of the way to the fast weights that the slow weights move.
         layer_decay: factor on the learning rate from each part of the network to the one before it, counted from the
             head (Clark et al. 2020, ELECTRA, "layerwise learning rate decay"); 1 gives all parts the same rate.
     """
@@ -41,24 +41,24 @@ class OptimizerConfig(PartConfig[Any]):
     def __post_init__(self) -> None:
         if self.lookahead < 0 or not 0 < self.lookahead_share <= 1:
             raise ValueError(
-                f"an optimiser wants lookahead >= 0 and 0 < lookahead_share <= 1, found {self.lookahead} and "
+                f"an optimiser: expected lookahead >= 0 and 0 < lookahead_share <= 1, got {self.lookahead} and "
                 f"{self.lookahead_share}"
             )
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"an optimiser wants 0 < layer_decay <= 1, found {self.layer_decay}")
+            raise ValueError(f"an optimiser: expected 0 < layer_decay <= 1, got {self.layer_decay}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(
-                f"an optimiser wants lr > 0 and weight_decay >= 0, found {self.lr} and {self.weight_decay}"
+                f"an optimiser: expected lr > 0 and weight_decay >= 0, got {self.lr} and {self.weight_decay}"
             )
 
 
 @dataclass(frozen=True)
 class AdamConfig(OptimizerConfig):
-    """Settings of the relatives of Adam.
+    """Settings of Adam and its variants.
 
     Attributes:
-        beta1: memory of the gradient's mean.
-        beta2: memory of the gradient's square.
+        beta1: decay rate of the mean of the gradient.
+        beta2: decay rate of the mean of its square.
     """
 
     weight_decay: float = 0.05
@@ -68,7 +68,7 @@ class AdamConfig(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"Adam wants beta1 and beta2 within 0 <= beta < 1, found {self.beta1} and {self.beta2}")
+            raise ValueError(f"Adam: expected 0 <= beta < 1 for beta1 and beta2, got {self.beta1} and {self.beta2}")
 
 
 @register("adamw")
@@ -85,7 +85,7 @@ class AdamW(torch.optim.AdamW):
 
 @register("radam")
 class RAdam(torch.optim.RAdam):
-    """Adam whose step waits for a variance to be known (Liu et al. 2019, algorithm 2), with decoupled decay."""
+    """Adam with a rectified variance in its first steps (Liu et al. 2019, algorithm 2), with decoupled decay."""
 
     @dataclass(frozen=True)
     class Config(AdamConfig):
@@ -100,12 +100,12 @@ class RAdam(torch.optim.RAdam):
 class Ranger(RAdam):
     """RAdam with Lookahead and gradient centralisation (Wright 2019; its defaults).
 
-    With `schedule: flat_cosine` it is the recipe that set records with Mish.
+    With `schedule: flat_cosine` it is the published recipe for Mish.
     """
 
     @dataclass(frozen=True)
     class Config(AdamConfig):
-        """Settings of Ranger: those of RAdam, with Lookahead and centralisation on."""
+        """Settings of Ranger: those of RAdam, with Lookahead and gradient centralisation."""
 
         centralise: bool = True
         lookahead: int = 6
@@ -121,8 +121,8 @@ class SGD(torch.optim.SGD):
         """Settings of SGD.
 
         Attributes:
-            momentum: memory of the gradient; 0 switches momentum off.
-            nesterov: whether momentum looks ahead; Darknet's does not.
+            momentum: decay rate of the momentum; 0 switches momentum off.
+            nesterov: whether to use Nesterov momentum; Darknet does not.
         """
 
         lr: float = 0.01
@@ -133,7 +133,7 @@ class SGD(torch.optim.SGD):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 <= self.momentum < 1:
-                raise ValueError(f"sgd wants 0 <= momentum < 1, found {self.momentum}")
+                raise ValueError(f"sgd: expected 0 <= momentum < 1, got {self.momentum}")
 
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         nesterov = config.nesterov and config.momentum > 0
@@ -150,7 +150,7 @@ _MIN_INPUTS = 8
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices with their singular values driven to about 1: (N, rows, columns) in float32, same shape out.
+    """Return matrices (N, rows, columns) in float32 with their singular values driven to about 1.
 
     The iteration corrects its own rounding, so it runs in bfloat16 where the device computes that natively.
     """
@@ -179,9 +179,9 @@ class Muon(torch.optim.Optimizer):
         """Settings of Muon.
 
         Attributes:
-            momentum: memory of the gradient on kernels.
-            beta1: memory of the gradient's mean on the rest.
-            beta2: memory of the gradient's square on the rest.
+            momentum: decay rate of the momentum of convolution kernels.
+            beta1: decay rate of the mean of the gradient of other parameters.
+            beta2: decay rate of the mean of its square.
         """
 
         lr: float = 6e-3
@@ -197,7 +197,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's own
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
@@ -220,7 +220,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             grad = parameter.grad
-            assert grad is not None  # step() passes those with a gradient only
+            assert grad is not None  # step() passes only parameters with a gradient
             state["momentum"].lerp_(grad, 1 - momentum)
             directions.append(torch.lerp(grad, state["momentum"], momentum).reshape(shape))
         scale = _RMS_OF_ADAMW * max(shape) ** 0.5
@@ -233,7 +233,7 @@ class Muon(torch.optim.Optimizer):
             state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["updates"] = 0
         grad = parameter.grad
-        assert grad is not None  # step() passes those with a gradient only
+        assert grad is not None  # step() passes only parameters with a gradient
         beta1, beta2 = self._config.beta1, self._config.beta2
         state["updates"] += 1
         state["mean"].lerp_(grad, 1 - beta1)
@@ -244,11 +244,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def layer_rates(parts: Sequence[nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
-    """The factor on the learning rate of each parameter: 1 in the last part, `layer_decay` in the one before, ...
+    """Return the factor on the learning rate of each parameter: 1 in the last part, `layer_decay` in the one before it.
 
     Args:
-        parts: the parts of a network that have parameters, from its stem to its head; what is shared belongs to the
-            last of its parts.
+        parts: the parts of a network, from its stem to its head; a shared parameter belongs to the last part with it.
         layer_decay: the factor from one part to the one before it.
     """
     with_parameters = [part for part in parts if next(part.parameters(), None) is not None]
@@ -259,13 +258,13 @@ def layer_rates(parts: Sequence[nn.Module], layer_decay: float) -> dict[nn.Param
 def build_optimizer(
     config: OptimizerConfig, model: nn.Module, parts: Sequence[nn.Module] | None = None
 ) -> torch.optim.Optimizer:
-    """An optimiser over a model's trainable parameters; vectors (norms and biases) do not decay.
+    """Build an optimiser for the trainable parameters of a model; vectors (norms and biases) do not decay.
 
     Args:
-        config: the optimiser; where its `layer_decay` is not 1, a group says its factor as `layer_rate`.
+        config: the optimiser; if `layer_decay` is not 1, each group carries its factor as `layer_rate`.
         model: the model.
-        parts: the model's parts from its stem to its head, by default its children; parameters of none have the rate
-            of the head.
+        parts: the parts of the model from its stem to its head, by default its children; parameters in no part have
+            the rate of the head.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     rates: dict[nn.Parameter, float] = {}

@@ -1,4 +1,4 @@
-"""The folder of a training run: configuration, numbers, weights and the first batches as the network saw them."""
+"""The folder of a training run: configuration, metrics, weights and pictures of the first batches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        best: the best averaged weights, to hand on.
-        last: the whole state of training, to resume.
+        best: file of the best averaged weights.
+        last: file of the whole training state, to resume from.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens a folder that exists; leftovers of interrupted saves are removed."""
+        """Open an existing folder and remove leftovers of interrupted saves."""
         self.path = path
         self.best, self.last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
         self._results = path / "results.csv"
@@ -36,13 +36,13 @@ class RunFolder:
     def create(
         cls, project: Path, name: str, subfolders: Sequence[str] = ("weights",), *, reuse: bool = False
     ) -> RunFolder:
-        """A new folder `project/name`, or with the first free number behind the name, and folders in it.
+        """Create a folder `project/name`, with the first free number appended to the name, and its subfolders.
 
         Args:
-            project: where it is made.
-            name: its name.
+            project: the parent folder.
+            name: the name.
             subfolders: the folders in it.
-            reuse: whether a folder of the very name will do that has no save yet, as a run leaves that is killed early.
+            reuse: whether to use an existing folder of this name if it holds no save, as a run killed early leaves it.
 
         Raises:
             DetectorError: the folder cannot be made.
@@ -64,7 +64,7 @@ class RunFolder:
         raise DetectorError(f"{project}: ten thousand runs are named {name!r}; choose another train.run_name")
 
     def write_config(self, yaml_text: str) -> None:
-        """Writes the resolved configuration."""
+        """Write the resolved configuration."""
         (self.path / "config.yaml").write_text(yaml_text, encoding="utf-8")
 
     def add_result(
@@ -77,7 +77,7 @@ class RunFolder:
         metrics: Metrics,
         learning_rate: float,
     ) -> None:
-        """Adds a line to `results.csv`; rows of later steps, left from before a resume, are dropped first."""
+        """Add a row to `results.csv`; drop rows of later steps, left from before a resume, first."""
         row = {
             "epoch": f"{epoch:.2f}",
             "step": step,
@@ -94,29 +94,29 @@ class RunFolder:
         self.write_file("results.csv", text.getvalue().encode())
 
     def results(self) -> list[dict[str, str]]:
-        """The rows of `results.csv` so far."""
+        """Return the rows of `results.csv` so far."""
         if not self._results.exists():
             return []
         with self._results.open(newline="") as file:
             return [dict(row) for row in csv.DictReader(file)]
 
     def write_file(self, name: str, content: bytes) -> None:
-        """Writes a file that is whole whenever it is looked at: an old one stays until the new one is there.
+        """Write a file atomically: an old one stays until the new one is complete.
 
         Raises:
-            DetectorError: the disk refuses.
+            DetectorError: the file cannot be written.
         """
         path = self.path / name
         try:
             write_whole(path, lambda file: file.write(content), durable=False)
         except OSError as error:
             raise DetectorError(
-                f"{path} cannot be written ({error.strerror}), an old one is whole: check the disk"
+                f"{path} cannot be written ({error.strerror}); an old version is intact: check the disk"
             ) from error
 
 
 def _is_without_save(path: Path) -> bool:
-    """Whether a folder is that of a run before its first save: empty, or with a folder for weights that has none."""
+    """Return True for the folder of a run before its first save: empty, or with an empty folder for weights."""
     if not path.is_dir():
         return False
     weights = path / "weights"

@@ -1,4 +1,4 @@
-"""The numbers of a run for TensorBoard, beside the results file that every run has."""
+"""The metrics of a run for TensorBoard, in addition to `results.csv`."""
 
 from __future__ import annotations
 
@@ -14,37 +14,43 @@ _NO_SCALARS = ("epoch", "step", "time")
 
 
 def summary_writer() -> Any:
-    """The class that writes TensorBoard's event files; torch has it, and it wants the package tensorboard.
+    """Return torch's class that writes TensorBoard's event files, which needs the package tensorboard.
 
     Raises:
-        ConfigError: that package is not there.
+        ConfigError: the package cannot be imported.
     """
     try:
         return importlib.import_module("torch.utils.tensorboard").SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            f"train.tensorboard wants the package tensorboard, found that it cannot be imported ({error}); install it "
+            f"train.tensorboard: the package tensorboard cannot be imported ({error}); install it "
             f"with: pip install 'detector[log]', or leave train.tensorboard=false"
         ) from error
 
 
 class ScalarLog:
-    """A reporter that writes each row of `results.csv` as scalars of the same names, into the run folder."""
+    """Reporter that writes each row of `results.csv` as scalars of the same names into the run folder."""
 
     def __init__(self, folder: RunFolder, writer: Any, report: Report) -> None:
-        """The scalars of a run in `folder`, by a `summary_writer`; events are handed on to `report` first."""
+        """Set up a log in `folder` that passes events on to `report` first.
+
+        Args:
+            folder: the run folder.
+            writer: the class that `summary_writer` returns.
+            report: the next reporter.
+        """
         self._folder, self._make, self._report = folder, writer, report
         self._first_step = 0
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Hands an event on; after an evaluation, writes what it added to the results."""
+        """Pass an event on; after an evaluation, write its row of the results."""
         self._report(event)
         if isinstance(event, Started):
             self._first_step = event.first_step
         elif isinstance(event, Evaluated):
             if self._writer is None:
-                # What an interrupted run wrote of steps that are made again is not shown.
+                # Hide what the interrupted run wrote about steps that are repeated.
                 purged_from = self._first_step + 1 if self._first_step else None
                 self._writer = self._make(log_dir=str(self._folder.path), purge_step=purged_from)
             for name, text in self._folder.results()[-1].items():
@@ -53,6 +59,6 @@ class ScalarLog:
             self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the file."""
         if self._writer is not None:
             self._writer.close()

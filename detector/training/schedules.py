@@ -1,6 +1,6 @@
-"""Learning-rate schedules by name: pure functions of the step, so that a resumed run needs no state of theirs.
+"""Learning-rate schedules by name: pure functions of the step, so that a resumed run needs no saved schedule.
 
-These are shares of the run; `darknet_policies.py` has those that count updates.
+These depend on the share of the run that is done; Darknet's policies, in `darknet/`, count updates.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from detector.config.registry import PartConfig, build, register
 
 @dataclass(frozen=True)
 class ScheduleConfig(PartConfig[Any]):
-    """The kind `schedule`: the progress after warm-up, 0..1, and the number of the update, 1.., to a factor.
+    """The kind `schedule`: from progress after warm-up, 0..1, and the number of the update, 1.., to a factor.
 
-    The factor is on the peak learning rate.
+    The peak learning rate is multiplied by the factor.
 
     Attributes:
-        warmup_iterations: steps of rise from 0.
+        warmup_iterations: steps of the warm-up, in which the rate rises from 0.
         warmup_power: shape of the rise: 1 is a straight line. Darknet's `burn_in` of n updates is a warm-up of n - 1
             steps of power 4.
-        warmup_share: largest share of the run that the warm-up takes.
+        warmup_share: largest share of the run that the warm-up may take.
     """
 
     folders = ("training", "darknet")
@@ -33,18 +33,22 @@ class ScheduleConfig(PartConfig[Any]):
 
     def __post_init__(self) -> None:
         if self.warmup_iterations < 0:
-            raise ValueError(f"a schedule wants warmup_iterations >= 0, found {self.warmup_iterations}")
+            raise ValueError(f"a schedule: expected warmup_iterations >= 0, got {self.warmup_iterations}")
         if not (self.warmup_power > 0 and 0 <= self.warmup_share <= 1):
             raise ValueError(
-                f"a schedule wants warmup_power > 0 and warmup_share within 0..1, found {self.warmup_power} and "
+                f"a schedule: expected warmup_power > 0 and warmup_share within 0..1, got {self.warmup_power} and "
                 f"{self.warmup_share}"
             )
 
 
 def check_final(final: float) -> None:
-    """Raises a `ValueError` where a factor at the end of a schedule is not within 0 < final <= 1."""
+    """Require 0 < final <= 1 for a factor of a schedule.
+
+    Raises:
+        ValueError: the factor lies outside.
+    """
     if not 0 < final <= 1:
-        raise ValueError(f"a schedule wants 0 < final <= 1, found {final}")
+        raise ValueError(f"a schedule: expected 0 < final <= 1, got {final}")
 
 
 @register("cosine")
@@ -69,7 +73,7 @@ class Cosine:
         self._final = config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         return self._final + (1 - self._final) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -95,29 +99,29 @@ class LinearDecay:
         self._final = config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         return 1 + (self._final - 1) * progress
 
 
 @register("constant")
 class Constant:
-    """The peak learning rate throughout."""
+    """The peak learning rate for the whole run."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
-        """The constant schedule has a warm-up only."""
+        """Settings of the constant schedule, which has a warm-up only."""
 
     def __init__(self, config: Config) -> None:
         pass
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor 1."""
+        """Return 1."""
         return 1.0
 
 
 @register("steps")
 class Steps:
-    """A factor at each milestone, a share of the run."""
+    """A drop by a factor at each milestone, which is a share of the run."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
@@ -134,28 +138,28 @@ class Steps:
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 < self.gamma <= 1:
-                raise ValueError(f"steps wants 0 < gamma <= 1, found {self.gamma}")
+                raise ValueError(f"steps: expected 0 < gamma <= 1, got {self.gamma}")
             if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
-                raise ValueError(f"steps wants ascending milestones within 0..1, found {self.milestones}")
+                raise ValueError(f"steps: expected ascending milestones within 0..1, got {self.milestones}")
 
     def __init__(self, config: Config) -> None:
         self._milestones, self._gamma = config.milestones, config.gamma
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         return float(self._gamma ** sum(progress >= m for m in self._milestones))
 
 
 @register("flat_cosine")
 class FlatCosine:
-    """The peak for a share of the run, then half a cosine to `final`: the recipe Ranger and Mish are known with."""
+    """The peak for a share of the run, then half a cosine to `final`, as in the published recipe of Ranger and Mish."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
         """Settings of the schedule.
 
         Attributes:
-            flat: share of the run at the peak, 0 <= flat < 1; 0.72 is that of the fast.ai leaderboard's entries (2019).
+            flat: share of the run at the peak, 0 <= flat < 1; 0.72 as in the entries of the fast.ai leaderboard (2019).
             final: factor at the end, 0 < final <= 1.
         """
 
@@ -166,22 +170,22 @@ class FlatCosine:
             super().__post_init__()
             check_final(self.final)
             if not 0 <= self.flat < 1:
-                raise ValueError(f"flat_cosine wants 0 <= flat < 1, found {self.flat}")
+                raise ValueError(f"flat_cosine: expected 0 <= flat < 1, got {self.flat}")
 
     def __init__(self, config: Config) -> None:
         self._flat, self._final = config.flat, config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         falling = max(0.0, progress - self._flat) / (1 - self._flat)
         return self._final + (1 - self._final) * (1 + math.cos(math.pi * falling)) / 2
 
 
 @register("one_cycle")
 class OneCycle:
-    """Half a cosine up to the peak, then one down to almost nothing (Smith and Topin 2017); momentum stays constant.
+    """Half a cosine up to the peak, then one down to nearly 0 (Smith and Topin 2017); momentum stays constant.
 
-    The rise is the warm-up: `warmup_iterations` is 0 unless set.
+    The rise replaces the warm-up: `warmup_iterations` is 0 unless set.
     """
 
     @dataclass(frozen=True)
@@ -204,13 +208,13 @@ class OneCycle:
             check_final(self.final)
             check_final(self.first)
             if not 0 < self.rise < 1:
-                raise ValueError(f"one_cycle wants 0 < rise < 1, found {self.rise}")
+                raise ValueError(f"one_cycle: expected 0 < rise < 1, got {self.rise}")
 
     def __init__(self, config: Config) -> None:
         self._rise, self._first, self._final = config.rise, config.first, config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         low, share = self._first, 1 - progress / self._rise
         if progress > self._rise:
             low, share = self._final, (progress - self._rise) / (1 - self._rise)
@@ -219,7 +223,7 @@ class OneCycle:
 
 @register("power")
 class PowerDecay:
-    """A power of what is left of the run, from 1 to `final` ("poly" of Chen et al. 2017, DeepLab, section 4)."""
+    """A power of the remaining share of the run, from 1 to `final` ("poly" of Chen et al. 2017, DeepLab, section 4)."""
 
     @dataclass(frozen=True)
     class Config(ScheduleConfig):
@@ -237,13 +241,13 @@ class PowerDecay:
             super().__post_init__()
             check_final(self.final)
             if self.exponent <= 0:
-                raise ValueError(f"power wants exponent > 0, found {self.exponent}")
+                raise ValueError(f"power: expected exponent > 0, got {self.exponent}")
 
     def __init__(self, config: Config) -> None:
         self._exponent, self._final = config.exponent, config.final
 
     def __call__(self, progress: float, update: int) -> float:
-        """The factor at a progress of 0..1."""
+        """Return the factor at a progress of 0..1."""
         return float(self._final + (1 - self._final) * (1 - progress) ** self._exponent)
 
 
@@ -255,13 +259,13 @@ class LearningRate:
     """
 
     def __init__(self, config: ScheduleConfig, num_steps: int) -> None:
-        """The factors of a run of `num_steps` steps."""
+        """Set up the factors of a run of `num_steps` steps."""
         self._schedule = build(config)
         self._num_steps, self._power = num_steps, config.warmup_power
         self.warmup_steps = min(config.warmup_iterations, int(num_steps * config.warmup_share))
 
     def factor(self, step: int) -> float:
-        """The factor at a 0-based step."""
+        """Return the factor at a 0-based step."""
         if step < self.warmup_steps:
             return float(((step + 1) / (self.warmup_steps + 1)) ** self._power)
         progress = (step - self.warmup_steps) / max(1, self._num_steps - 1 - self.warmup_steps)

@@ -1,4 +1,4 @@
-"""The settings of training."""
+"""Settings of training."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from detector.models.precision import PrecisionName
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how training runs.
+    """Length of training and its settings.
 
     Attributes:
         epochs: passes over the data set.
         iterations: optimiser steps; overrides `epochs` and `min_iterations`.
-        min_iterations: steps that a small data set gets at least, however few its images.
+        min_iterations: least number of steps, so that a small data set is trained long enough.
         accumulate: batches per optimiser step.
         clip_norm: largest norm of the whole gradient.
-        ema_horizon: share of the run that the averaged weights look back over.
+        ema_horizon: share of the run that the averaged weights cover.
         evaluations: evaluations during the run, the last at its end.
-        patience: evaluations in a row without a better AP after which the run ends early, before the closing part of
-            its schedule and augmentation, or 0 to go on to its end.
+        patience: early stopping: evaluations in a row without a better AP after which the run ends, before the closing
+            part of its schedule and augmentation; 0 switches it off.
         precision: number format: auto, fp32, bf16 or fp16.
         seed: seed of initialisation, order and augmentation.
-        sync_batch_norm: whether batch norm takes its statistics from the batches of all processes together; on GPUs
-            only, and with the operators one by one instead of the fused batch norm + Mish.
-        timeout_s: seconds that a process waits for another one before the run ends.
+        sync_batch_norm: whether the statistics of batch norm cover the batches of all processes; on GPUs only, and
+            without the fused batch norm + Mish.
+        timeout_s: seconds that a process waits for another one before the run ends with an error.
         weights: a model file to start from, or None for random weights.
-        freeze: names of modules or parameters that stay as they are, such as backbone, with all that is below them.
-        tensorboard: whether the rows of `results.csv` are written for TensorBoard too; wants the extra `log`.
-        project: folder of the run folders.
+        freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
+        tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.
+        project: parent of the run folders.
         run_name: name of the run folder.
     """
 
@@ -55,14 +55,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs <= 0 or (self.iterations is not None and self.iterations < 1):
-            raise ValueError("train wants epochs > 0 and iterations >= 1")
+            raise ValueError("train: expected epochs > 0 and iterations >= 1")
         if min(self.min_iterations, self.evaluations, self.patience, self.seed) < 0 or self.accumulate < 1:
-            raise ValueError("train wants min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
+            raise ValueError("train: expected min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
-            raise ValueError("train wants clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
+            raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
 
     def num_steps(self, num_images: int, batch_size: int) -> int:
-        """Optimiser steps of a run over `num_images` images."""
+        """Return the optimiser steps of a run over `num_images` images."""
         if self.iterations is not None:
             return self.iterations
         return max(math.ceil(self.epochs * num_images / (batch_size * self.accumulate)), self.min_iterations, 1)

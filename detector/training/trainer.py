@@ -1,4 +1,4 @@
-"""The training loop: batches in, a trained model and its measured numbers out."""
+"""The training loop: from batches to a trained model and its metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,67 +31,88 @@ from detector.training.schedules import LearningRate, ScheduleConfig
 from detector.training.train_config import TrainConfig
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run: its length, its optimiser and its learning rate.
+
+    Attributes:
+        train: the length of training and its settings.
+        optimizer: the optimiser.
+        schedule: the learning-rate schedule.
+    """
+
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Size of a run, its device and the description of its model.
+
+    Attributes:
+        num_steps: optimiser steps of the whole run.
+        num_images: images of the data set.
+        batch_size: images of a batch of one process.
+        device: the device to train on.
+        identity: config, class_names and category_ids as plain data, as a model file carries them.
+    """
+
+    num_steps: int
+    num_images: int
+    batch_size: int
+    device: torch.device
+    identity: Mapping[str, Any]
+
+
 class Trainer:
     """One training run.
 
     Attributes:
         model: the model in training.
-        averaged: the moving average of its weights; `.module` is the model that gets measured.
+        averaged: the moving average of its weights; `.module` is the model that is evaluated.
         step: optimiser steps done.
         best: the best headline number so far (AP, or top-1 accuracy), or -1.
-        ended_early: whether `patience` evaluations in a row found no better one.
+        ended_early: true once `patience` evaluations in a row found no better one.
     """
 
     def __init__(
         self,
         model: TrainableModel,
         loss: Callable[[Any, Any], LossParts],
-        config: TrainConfig,
-        optimizer: OptimizerConfig,
-        schedule: ScheduleConfig,
-        *,
-        num_steps: int,
-        num_images: int,
-        batch_size: int,
-        device: torch.device,
+        recipe: Recipe,
+        plan: RunPlan,
         folder: RunFolder,
-        identity: Mapping[str, Any],
+        *,
         evaluate: Callable[[Any], Metrics] | None,
         report: Report,
         world: World | None = None,
     ) -> None:
-        """Sets a run up.
+        """Set a run up.
 
         Args:
             model: the model, on the CPU.
-            loss: what the model returns and the batch's targets, to named parts.
-            config: how training runs.
-            optimizer: the optimiser.
-            schedule: the learning-rate schedule.
-            num_steps: optimiser steps of the whole run.
-            num_images: images of the data set.
-            batch_size: images of a batch of one process.
-            device: where to train.
-            folder: where files go.
-            identity: what a model file says of the model: config, class_names and category_ids, as plain data.
-            evaluate: measures a model, or None where there is nothing to measure on.
-            report: told of every event.
+            loss: from the model's output and the batch's targets to named parts.
+            recipe: the settings of the run.
+            plan: its size and device.
+            folder: the run folder.
+            evaluate: evaluates a model; None without a validation split.
+            report: receives every event.
             world: this process among those that train together; by default there is one.
         """
+        config = recipe.train
         self._world = world or World()
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self.model = model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
         self._frozen = freeze(self.model, config.freeze)
         self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
-        self.averaged = averaged_model(self.model, config.ema_horizon * num_steps)
-        self.optimizer = build_optimizer(optimizer, self.model, self.model.parts_in_order())
-        self.precision = Precision(config.precision, device)
-        self.rate = LearningRate(schedule, num_steps)
-        self.step, self.num_steps, self.best, self.ended_early = 0, num_steps, -1.0, False
+        self.averaged = averaged_model(self.model, config.ema_horizon * plan.num_steps)
+        self.optimizer = build_optimizer(recipe.optimizer, self.model, self.model.parts_in_order())
+        self.precision = Precision(config.precision, plan.device)
+        self.rate = LearningRate(recipe.schedule, plan.num_steps)
+        self.step, self.best, self.ended_early = 0, -1.0, False
         self._num_worse = 0  # evaluations since the best
-        self._loss, self._config, self._peak_lr = loss, config, optimizer.lr
-        self._num_images, self._batch_size = num_images, batch_size
-        self._device, self._folder, self._identity = device, folder, identity
-        self._evaluate, self._report = evaluate, report
+        self._loss, self._config, self._plan, self._folder = loss, config, plan, folder
+        self._peak_lr, self._evaluate, self._report = recipe.optimizer.lr, evaluate, report
         self._metrics: Metrics | None = None
         self._restored_metrics: dict[str, float] = {}
         self._sums: dict[str, float] = {}
@@ -102,64 +124,64 @@ class Trainer:
     # --- the loop ------------------------------------------------------------------------------------------------
 
     def run(self, batches: Iterable[Batch | ClassBatch], should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Trains from the current step to the end.
+        """Train from the current step to the end.
 
         Args:
             batches: exactly those of the remaining steps, `accumulate` for each step.
-            should_stop: asked after each step; true saves the state and returns.
+            should_stop: called after each step; if true, the state is saved and the run ends.
 
         Returns:
-            Whether the run reached its end, or an early one.
+            True if the run reached its end, by early stopping or not.
 
         Raises:
             DivergenceError: a loss or gradient is not finite.
             DatasetError: too many images cannot be read.
-            DetectorError: the memory does not hold a step.
+            DetectorError: the memory is too small for a step.
         """
-        epochs = self.num_steps * self._images_per_step / self._num_images
-        device = str(self._device)
-        self._report(Started(self._folder.path, self.num_steps, self.step, epochs, self.precision.name, device))
+        epochs = self._plan.num_steps * self._images_per_step / self._plan.num_images
+        device = str(self._plan.device)
+        self._report(Started(self._folder.path, self._plan.num_steps, self.step, epochs, self.precision.name, device))
         started_s = time.monotonic() - self._elapsed_s
         stepping_s, steps_timed = 0.0, 0
         stream = iter(batches)
         if self.step == 0:
-            self.save()  # from here on the run can be taken up again
-        while self.step < self.num_steps and not self.ended_early:
+            self.save()  # so that the run can be resumed from here on
+        while self.step < self._plan.num_steps and not self.ended_early:
             step_started_s = time.monotonic()
             group = list(itertools.islice(stream, self._config.accumulate))
             self._note_skipped(group)
-            with memory_in_words(self.step, tuple(group[0].images.shape), self._config.accumulate, self._device):
+            with memory_in_words(self.step, tuple(group[0].images.shape), self._config.accumulate, self._plan.device):
                 self._optimise(group)
             stepping_s += time.monotonic() - step_started_s
             steps_timed += 1
             self._elapsed_s = time.monotonic() - started_s
             images_per_s = steps_timed * self._images_per_step / stepping_s
-            self._report(StepDone(self.step, self.num_steps, self._mean_losses(), images_per_s))
+            self._report(StepDone(self.step, self._plan.num_steps, self._mean_losses(), images_per_s))
             if self._is_evaluation_due():
                 self._measure()
                 self._elapsed_s = time.monotonic() - started_s
                 self.save()
-            if self.step < self.num_steps and not self.ended_early and self._world.any(should_stop()):
+            if self.step < self._plan.num_steps and not self.ended_early and self._world.any(should_stop()):
                 self.save()
                 return False
         self.save()
         return True
 
     def _optimise(self, group: list[Batch | ClassBatch]) -> None:
-        """One optimiser step over one or more batches."""
+        """Make one optimiser step over one or more batches."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self._peak_lr * parameters.get("layer_rate", 1.0) * self.rate.factor(self.step)
         self.model.train()
         for module in self._frozen:
             module.eval()
         shares = len(group) * self._world.size
-        count = torch.zeros((), device=self._device)
+        count = torch.zeros((), device=self._plan.device)
         for number, batch in enumerate(group, start=1):
-            images = batch.images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+            images = batch.images.to(self._plan.device, non_blocking=True, memory_format=torch.channels_last)
             with self._world.alone(self._network, active=number < len(group)):
                 with self.precision.autocast():
                     raw = self._network(images)
-                parts = self._loss(raw, batch.targets.to(self._device))
+                parts = self._loss(raw, batch.targets.to(self._plan.device))
                 self._require_finite(parts, group)
                 total = torch.stack(list(parts.values())).sum()
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
@@ -170,13 +192,13 @@ class Trainer:
                 self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
             self._num_summed += 1
         self.precision.scaler.unscale_(self.optimizer)
-        if shares > 1:  # the processes' gradients come as their mean
+        if shares > 1:  # DistributedDataParallel averages the gradients
             mean = self._world.size / self._world.total(count)
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= mean
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
-        if not self.precision.scaler.is_enabled():  # fp16 scaling meets infinities by design and skips the step itself
+        if not self.precision.scaler.is_enabled():  # the fp16 scaler expects infinities and skips such steps
             self._require_finite({"gradient norm": norm}, group)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
@@ -187,10 +209,10 @@ class Trainer:
     def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch | ClassBatch]) -> None:
         if all(bool(torch.isfinite(value)) for value in parts.values()):
             return
-        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
+        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
         ids = ", ".join(str(i) for batch in group for i in batch.image_ids)
         raise DivergenceError(
-            f"training diverged at step {self.step} ({found}) on the images with ids {ids}; lower optimizer.lr, raise "
+            f"training diverged at step {self.step} ({values}) on the images with ids {ids}; lower optimizer.lr, raise "
             f"schedule.warmup_iterations or use train.precision=fp32, then train again or resume the last save"
         )
 
@@ -203,9 +225,9 @@ class Trainer:
         self._warnings |= new_warnings
         for warning in sorted(new_warnings):
             self._report(Noted(f"warning: {warning}"))
-        if len(self._skipped) > MAX_SKIPPED_SHARE * self._num_images:
+        if len(self._skipped) > MAX_SKIPPED_SHARE * self._plan.num_images:
             raise DatasetError(
-                f"{len(self._skipped)} of {self._num_images} training images cannot be read, at most "
+                f"{len(self._skipped)} of {self._plan.num_images} training images cannot be read, at most "
                 f"{MAX_SKIPPED_SHARE:.0%} may be skipped, the last because {sorted(new)[-1]}; repair the data set"
             )
 
@@ -218,35 +240,35 @@ class Trainer:
 
     @property
     def num_warnings(self) -> int:
-        """What was odd about training images that were read, since the run started or resumed."""
+        """Warnings about training images that were read, since the run started or resumed."""
         return len(self._warnings)
 
     @property
     def metrics(self) -> Metrics | None:
-        """The numbers of the latest evaluation."""
+        """The metrics of the latest evaluation."""
         return self._metrics
 
     @property
     def _images_per_step(self) -> int:
-        return self._batch_size * self._config.accumulate * self._world.size
+        return self._plan.batch_size * self._config.accumulate * self._world.size
 
     def _is_evaluation_due(self) -> bool:
         count = self._config.evaluations
         if self._evaluate is None or not count:
             return False
         # Evaluation k of n falls on step ceil(k * steps / n); the last is the last step.
-        return self.step * count // self.num_steps > (self.step - 1) * count // self.num_steps
+        return self.step * count // self._plan.num_steps > (self.step - 1) * count // self._plan.num_steps
 
     def _mean_losses(self) -> dict[str, float]:
         return {name: value / max(1, self._num_summed) for name, value in self._sums.items()}
 
     def _measure(self) -> None:
-        assert self._evaluate is not None  # for the type checker: evaluations are due only where there is one
+        assert self._evaluate is not None  # for the type checker: an evaluation is due only with a validation split
         averaged: Any = self.averaged.module
         self._world.equalise(averaged)
         self._metrics = self._evaluate(averaged)
         headline = self._metrics.headline
-        is_best = headline > self.best or math.isnan(headline)  # without anything to find, the latest
+        is_best = headline > self.best or math.isnan(headline)  # without ground truth, the latest counts
         self._num_worse = 0 if is_best else self._num_worse + 1
         if self._config.patience:
             self.ended_early = self._world.any(self._num_worse >= self._config.patience)
@@ -255,7 +277,7 @@ class Trainer:
             self._save_best()
         if self._world.is_main:
             self._folder.add_result(
-                epoch=self.step * self._images_per_step / self._num_images,
+                epoch=self.step * self._images_per_step / self._plan.num_images,
                 step=self.step,
                 elapsed_s=self._elapsed_s,
                 losses=self._mean_losses(),
@@ -274,7 +296,7 @@ class Trainer:
         if not self._world.is_main:
             return
         state = {name: value.cpu() for name, value in self.averaged.module.state_dict().items()}
-        identity = self._identity
+        identity = self._plan.identity
         save_model(
             self._folder.best,
             ModelFile(
@@ -287,7 +309,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Writes the whole state to `weights/last.pt`; without evaluations the averaged weights count as the best."""
+        """Write the whole state to `weights/last.pt`; without evaluations the averaged weights count as the best."""
         self._skipped = set(self._world.gathered(sorted(self._skipped)))
         random = self._world.gathered([torch.get_rng_state()])
         if self._world.is_main:
@@ -297,7 +319,7 @@ class Trainer:
 
     def _state(self, random: list[Tensor]) -> dict[str, Any]:
         return {
-            **self._identity,
+            **self._plan.identity,
             "model": self.model.state_dict(),
             "ema": self.averaged.module.state_dict(),
             "ema_updates": int(self.averaged.n_averaged),
@@ -315,16 +337,16 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up a state that `save` wrote, so that the run goes on as if it had never stopped.
+        """Restore a state that `save` wrote, so that the run continues as if it had not been interrupted.
 
         Raises:
-            CheckpointError: the tensors are not those of this model.
+            CheckpointError: the tensors do not fit this model, or the number of processes differs.
         """
         who = str(self._folder.last)
         if len(state["random"]) != self._world.size:
             raise CheckpointError(
-                f"{who}: a run resumes in as many processes as it began with, found {self._world.size} instead of "
-                f"{len(state['random'])}; start as many, or a new run with train.weights"
+                f"{who}: expected as many processes as the run began with, {len(state['random'])}, got "
+                f"{self._world.size}; start as many, or a new run with train.weights"
             )
         load_state(self.model, state["model"], who)
         load_state(self.averaged.module, state["ema"], who)
@@ -335,6 +357,6 @@ class Trainer:
         torch.set_rng_state(state["random"][self._world.rank])
         self.step, self.best, self._elapsed_s = state["step"], state["best_ap"], state["elapsed_s"]
         self._sums, self._num_summed = dict(state["loss_sums"]), state["num_summed"]
-        self._num_worse = state.get("num_worse", 0)  # not in states of runs that began without patience
+        self._num_worse = state.get("num_worse", 0)  # absent from states saved before `patience` existed
         self.ended_early = 0 < self._config.patience <= self._num_worse
         self._restored_metrics, self._skipped = dict(state["metrics"]), set(state["skipped"])

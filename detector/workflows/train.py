@@ -26,7 +26,7 @@ from detector.training.distributed import World, joined, with_shared_statistics
 from detector.training.events import Noted, Report
 from detector.training.run_folder import RunFolder
 from detector.training.scalar_log import ScalarLog, summary_writer
-from detector.training.trainer import Trainer
+from detector.training.trainer import Recipe, RunPlan, Trainer
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,9 @@ def _train(
     trainer = Trainer(
         model,
         task.loss(model),
-        config.train,
-        config.optimizer,
-        config.schedule,
-        num_steps=num_steps,
-        num_images=task.num_images,
-        batch_size=task.batch_size,
-        device=device,
-        folder=folder,
-        identity=identity,
+        Recipe(config.train, config.optimizer, config.schedule),
+        RunPlan(num_steps, task.num_images, task.batch_size, device, identity),
+        folder,
         evaluate=functools.partial(task.measure, device=device, world=world) if task.has_val else None,
         report=task.drawn_reports(folder, scalars or report) if world.is_main else report,
         world=world,

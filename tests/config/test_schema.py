@@ -285,7 +285,7 @@ def test_a_section_without_a_name_changes_the_default_part(load):
         ("optimizer: {name: sgd, beta1: 0.9}", "unknown key 'optimizer.beta1'; .*momentum"),
         ("optimizer: 3", "optimizer wants a section of keys, found the number 3"),
         ("model: null", "model wants a section of keys, found nothing"),
-        ("optimizer: {lr: -1}", "optimizer: an optimiser wants lr > 0"),
+        ("optimizer: {lr: -1}", "optimizer: an optimiser: expected lr > 0"),
         ("input: {size: 0}", "input: input wants a size .* found 0"),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_model_file_becomes_weights_again_and_detects_the_same(fold: bool, wei
 def test_a_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
     assert load_model_file(tmp_path / "net.safetensors").category_ids == (0, 1, 2)
-    with pytest.raises(ConfigError, match=r"--cfg and --names belong to a Darknet \.weights file"):
+    with pytest.raises(ConfigError, match=r"--cfg and --names: expected a Darknet \.weights file"):
         load_model(tmp_path / "net.safetensors", cfg="yolov3")
     with pytest.raises(CheckpointError):
         load_model(tmp_path / "missing.safetensors")

@@ -211,8 +211,8 @@ def test_a_missing_library_is_named_with_what_installs_it(exported, monkeypatch)
     [
         ("input.arithmetic=opencv", "input.arithmetic: the export takes canvases of float32"),
         ("input.channels=1", "input.channels: the export takes 3, found 1"),
-        ("model.recipe=true", "the network of an export is what it is"),
-        ("runtime.precision=bf16", "an export computes as it was written, in fp32; leave precision"),
+        ("model.recipe=true", "the network of an export cannot be changed"),
+        ("runtime.precision=bf16", "the precision of an export, fp32, cannot be changed; leave precision"),
         ("input.sise=64", "input.sise"),
     ],
 )

@@ -67,7 +67,7 @@ def test_the_key_task_chooses_what_is_trained(tmp_path: Path) -> None:
 
 
 def test_what_only_detection_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"input\.multi_scale is for detection"):
+    with pytest.raises(ConfigError, match=r"input\.multi_scale: expected 0 for classification"):
         load_experiment("classify", ["input.multi_scale=0.5"])
     with pytest.raises(ConfigError, match="multiple of 32"):
         train(load_experiment("classify", ["input.size=48", "data.num_train=10", "data.num_val=10"]))
@@ -187,7 +187,7 @@ def test_one_class_has_nothing_to_be_told_apart_from(tmp_path: Path) -> None:
         write_image(tmp_path / "mine" / name / "x.png", np.zeros((32, 32, 3), np.uint8))
     config = load_experiment("classify", [f"data={{name: folders, root: {tmp_path}}}"])
     assert isinstance(config, ClassificationConfig)
-    with pytest.raises(DatasetError, match="at least two classes are wanted to tell apart, found mine alone"):
+    with pytest.raises(DatasetError, match="expected at least two classes, got mine alone"):
         ClassificationTask(config, lambda event: None)
 
 

@@ -192,7 +192,7 @@ def test_a_file_of_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(files, "put_in_place", full)
     with pytest.raises(
-        DetectorError, match=r"a\.txt cannot be written \(No space left on device\), an old one is whole"
+        DetectorError, match=r"a\.txt cannot be written \(No space left on device\); an old version is intact"
     ):
         folder.write_file("a.txt", b"newer")
     assert [path.name for path in folder.path.iterdir() if path.is_file()] == ["a.txt"]

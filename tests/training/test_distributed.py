@@ -114,7 +114,7 @@ def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
     )
     again = torchrun(experiment(), tmp_path, "--resume", str(tmp_path / "runs" / "train"), num_processes=3)
     assert again.returncode != 0
-    assert "as many processes as it began with, found 3 instead of 2" in again.stderr
+    assert "as many processes as the run began with, 2, got 3" in again.stderr
 
 
 def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_two_processes_make_thirty_steps_of_the_demo(tmp_path: Path) -> None:
 def test_statistics_are_shared_on_gpus_only_and_saves_fit_either_way(experiment: Make) -> None:
     from detector.workflows.train import train
 
-    with pytest.raises(ConfigError, match=r"train.sync_batch_norm wants CUDA devices.*found cpu"):
+    with pytest.raises(ConfigError, match=r"train.sync_batch_norm: expected a CUDA device.*got cpu"):
         train(experiment("train.sync_batch_norm=true"))
     plain = build_model(experiment(), 6)
     names = list(plain.state_dict())

@@ -70,7 +70,7 @@ def test_every_unknown_name_is_told_with_the_nearest(experiment: Make) -> None:
         train(experiment("train.freeze=[backbon, neck, head.levls, qqq]"))
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "train.freeze wants names of modules or parameters of Yolo, found 'backbon'" in lines[0]
+    assert "train.freeze: expected names of modules or parameters of Yolo, got 'backbon'" in lines[0]
     assert "did you mean 'backbone'?" in lines[0]
     assert "'head.levls'" in lines[1]
     assert lines[2].endswith("found 'qqq'; known: backbone, head, neck")

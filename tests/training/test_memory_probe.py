@@ -11,7 +11,7 @@ from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.precision import Precision
 from detector.models.yolo import Yolo
 from detector.training import memory_probe
-from detector.training.memory_probe import MAX_BATCH_SIZE, FittedBatch, fit_batch_size, free_bytes
+from detector.training.memory_probe import MAX_BATCH_SIZE, FittedBatch, ProbedTraining, fit_batch_size, free_bytes
 from detector.training.optimizers import Muon
 
 CPU = torch.device("cpu")
@@ -21,12 +21,12 @@ NEEDS_PROC = pytest.mark.skipif(
 
 
 def fit(budget_bytes: int, monkeypatch: pytest.MonkeyPatch, **others: Any) -> FittedBatch:
-    """What is fitted with so many bytes free."""
+    """Fit a batch size with so many bytes free."""
     monkeypatch.setattr(memory_probe, "free_bytes", lambda device: budget_bytes)
     model = Yolo(Yolo.Config(width=0.125), 3)
     loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
-    settings = {"canvas_hw": (256, 192), "objects_per_image": 5, "share": 0.5, **others}
-    return fit_batch_size(model, loss, Muon.Config(), Precision("fp32", CPU), CPU, **settings)
+    probed = ProbedTraining(model, loss, Muon.Config(), Precision("fp32", CPU), CPU, (256, 192), 5)
+    return fit_batch_size(probed, **{"share": 0.5, **others})
 
 
 # ---- the probe, with memory that is counted by hand
@@ -39,22 +39,21 @@ class Memory:
         self.peak, self.trained = 100, list[int]()
         monkeypatch.setattr(memory_probe, "_forget_peak", lambda device: None)
         monkeypatch.setattr(memory_probe, "_peak_bytes", lambda device: self.peak)
-        monkeypatch.setattr(memory_probe, "_noise_step", self._step)
+        monkeypatch.setattr(memory_probe._Stepper, "step", self._step)
 
-    def _step(self, *arguments: Any) -> None:
-        num_images = arguments[6]
+    def _step(self, num_images: int) -> None:
         self.trained.append(num_images)
         self.peak = max(self.peak, 140 + 10 * num_images)
 
 
-def test_the_line_through_the_peaks_gives_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_follows_from_the_line_through_the_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch)
     found = fit(1000, monkeypatch)  # half of it: 500 bytes, less 40, in tens: 46, a multiple of four
     assert found == FittedBatch(44, 10, 40, 500, (1, 2, 4, 8))
     assert memory.trained == [1, 1, 2, 2, 4, 4, 8, 8]
 
 
-def test_waiting_batches_and_what_others_will_take_are_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_batches_and_reserved_bytes_reduce_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch)
     image_bytes = 10 + 2 * 3 * 256 * 192
     found = fit(100 * image_bytes, monkeypatch, waiting_batches=2, reserved_bytes=80 * image_bytes)
@@ -62,21 +61,23 @@ def test_waiting_batches_and_what_others_will_take_are_taken_off(monkeypatch: py
     assert found.batch_size == 8  # ten images' worth, less the rest of a step
 
 
-def test_no_batch_is_tried_that_will_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_that_will_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch)
     assert fit(150, monkeypatch).batch_size == 3  # 75 bytes hold 40 and three images
     assert max(memory.trained) == 2
 
 
-def test_the_batch_is_no_larger_than_the_data_set_and_never_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_is_limited_by_the_data_set_and_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch)
     assert fit(10**9, monkeypatch).batch_size == MAX_BATCH_SIZE
     assert fit(10**9, monkeypatch, most=5).batch_size == 5
 
 
-def test_an_image_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch)
-    with pytest.raises(ConfigError, match=r"share=0.5 wants a batch of one image of 256 x 192 px within .* cpu, found"):
+    with pytest.raises(
+        ConfigError, match=r"share=0.5: expected a batch of one image of 256 x 192 px to fit into .* cpu, got"
+    ):
         fit(80, monkeypatch)
 
 
@@ -84,15 +85,17 @@ def test_an_image_that_does_not_fit_is_said_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 @NEEDS_PROC
-def test_a_step_at_the_fitted_size_takes_about_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[tuple[Any, ...]] = []
-    whole = memory_probe._noise_step
-    monkeypatch.setattr(memory_probe, "_noise_step", lambda *given: steps.append(given) or whole(*given))
+def test_step_at_the_fitted_size_takes_about_the_predicted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    steppers: list[memory_probe._Stepper] = []
+    whole = memory_probe._Stepper.step
+    monkeypatch.setattr(
+        memory_probe._Stepper, "step", lambda stepper, size: steppers.append(stepper) or whole(stepper, size)
+    )
     found = fit(600 * 2**20, monkeypatch)
     assert found.batch_size > 8  # more than was measured
     memory_probe._forget_peak(CPU)
     held_bytes = memory_probe._peak_bytes(CPU)
-    whole(*steps[-1][:6], found.batch_size, *steps[-1][7:])
+    whole(steppers[-1], found.batch_size)
     taken_bytes = memory_probe._peak_bytes(CPU) - held_bytes  # weights and the optimiser's memory are held already
     assert 0.6 < taken_bytes / (found.batch_size * found.image_bytes) < 1.4
     assert found.batch_size * found.image_bytes + found.fixed_bytes <= found.budget_bytes

@@ -35,7 +35,7 @@ def test_the_processors_own_refusal_names_batch_size_and_what_to_change() -> Non
     text = said_by(impossible, accumulate=2)
     assert "the memory of cpu does not hold training step 7" in text
     assert "loader.batch_size=16, images of 320 x 640 px, train.accumulate=2" in text
-    assert f"{2**60} bytes more were wanted" in text
+    assert f"{2**60} bytes more were requested" in text
     assert "start again with loader.batch_size=8 with train.accumulate=4, or a smaller input.size" in text
 
 
@@ -60,7 +60,7 @@ def test_every_way_to_run_out_is_known(error: Exception) -> None:
         raise error
 
     text = said_by(raise_it)
-    assert ("2.00 GiB more were wanted" in text) == isinstance(error, torch.cuda.OutOfMemoryError)
+    assert ("2.00 GiB more were requested" in text) == isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])

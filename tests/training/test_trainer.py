@@ -30,7 +30,7 @@ from detector.tasks.task import load_experiment
 from detector.training.events import Evaluated, Event, Noted, Started, StepDone
 from detector.training.run_folder import RunFolder
 from detector.training.train_config import TrainConfig
-from detector.training.trainer import Trainer
+from detector.training.trainer import Recipe, RunPlan, Trainer
 from detector.workflows.train import TrainingResult, train
 
 Make = Callable[..., DetectionConfig]
@@ -71,15 +71,9 @@ def bare_trainer(
     return Trainer(
         model,
         loss(model) if loss else registry.build(config.loss, model),
-        config.train,
-        config.optimizer,
-        config.schedule,
-        num_steps=config.train.num_steps(12, 2),
-        num_images=12,
-        batch_size=2,
-        device=torch.device("cpu"),
-        folder=RunFolder.create(folder, "bare"),
-        identity=identity,
+        Recipe(config.train, config.optimizer, config.schedule),
+        RunPlan(config.train.num_steps(12, 2), 12, 2, torch.device("cpu"), identity),
+        RunFolder.create(folder, "bare"),
         evaluate=None,
         report=lambda event: None,
     )
@@ -353,7 +347,7 @@ def test_the_number_of_steps_follows_from_epochs_unless_it_is_given() -> None:
     ],
 )
 def test_an_impossible_training_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="train wants"):
+    with pytest.raises(ValueError, match="train: expected"):
         TrainConfig(**settings)
 
 
