@@ -68,7 +68,7 @@ def _import_folders(folders: Iterable[str]) -> None:
 
 
 def kind_of(config_class: type) -> type[PartConfig[Any]]:
-    """The kind a config class belongs to: its ancestor just below `PartConfig`.
+    """Return the kind that a config class belongs to: its ancestor just below `PartConfig`.
 
     Raises:
         TypeError: the class has no kind.
@@ -80,34 +80,34 @@ def kind_of(config_class: type) -> type[PartConfig[Any]]:
 
 
 def is_kind(candidate: object) -> bool:
-    """Whether a class is a kind, so that a config field of that type is chosen by `name`."""
+    """Return True if a class is a kind, so that a config field of that type is selected by `name`."""
     return isinstance(candidate, type) and PartConfig in candidate.__bases__
 
 
 def register(name: str) -> Callable[[Part], Part]:
-    """Registers a class under a name among the parts of its kind.
+    """Register a class under a name among the parts of its kind.
 
     Raises:
-        TypeError: the class has no nested `Config` of its own that is a frozen dataclass with a kind.
-        ValueError: the name is taken among the parts of that kind, or the `Config` belongs to another part.
+        TypeError: the class defines no `Config` that is a frozen dataclass with a kind.
+        ValueError: the name is taken among the parts of the kind, or the `Config` belongs to another part.
     """
 
     def add(part: Part) -> Part:
         config_class = part.__dict__.get("Config")
-        # What a base class makes of it does not count: without a decorator of its own its fields would be lost.
+        # An inherited dataclass does not count: without its own decorator the fields of this class would be lost.
         if not (isinstance(config_class, type) and "__dataclass_fields__" in config_class.__dict__):
-            raise TypeError(f"@register({name!r}) wants {part.__qualname__} to define a dataclass named Config")
+            raise TypeError(f"@register({name!r}): expected {part.__qualname__} to define a dataclass named Config")
         if not config_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # set by @dataclass
-            raise TypeError(f"@register({name!r}) wants {part.__qualname__}.Config to be frozen")
+            raise TypeError(f"@register({name!r}): expected {part.__qualname__}.Config to be frozen")
         kind = kind_of(config_class)
         config = cast("type[PartConfig[Any]]", config_class)
         if config in _PART_OF_CONFIG:
             raise ValueError(
-                f"@register({name!r}) finds that {part.__qualname__}.Config belongs to {_PART_OF_CONFIG[config][0]!r}"
+                f"@register({name!r}): {part.__qualname__}.Config already belongs to {_PART_OF_CONFIG[config][0]!r}"
             )
         taken = _PARTS.setdefault(kind, {})
         if name in taken:
-            raise ValueError(f"@register({name!r}) finds the name taken by {taken[name].__qualname__}")
+            raise ValueError(f"@register({name!r}): the name is taken by {taken[name].__qualname__}")
         taken[name] = part
         _PART_OF_CONFIG[config] = (name, part)
         return part
@@ -201,7 +201,7 @@ def import_parts(path: Path) -> None:
 
 
 def nearest(name: str, known: Any) -> str:
-    """The tail of an error message: the nearest known name, or all of them."""
+    """Return the end of an error message: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"

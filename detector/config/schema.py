@@ -1,8 +1,8 @@
 """Typed, frozen config objects from YAML and overrides; every mistake of a file at once, with file and line.
 
-Where a section is expected, a text ending in `.yaml` names a file that holds it, and any other text is the registered
-name of a part with default settings. A section whose class has `of_file(name, folder)` is read by that from the file
-that a text names. A part whose config has `experiment_defaults()` says what the other sections are unless told so.
+In place of a section, a text that ends in `.yaml` names a file with the section, and any other text is the registered
+name of a part with default settings. A section whose class has `of_file(name, folder)` is read by that function from
+the file that the text names. A part whose config has `experiment_defaults()` gives defaults of the other sections.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FAILED = object()
 
 
 class _Builder:
-    """Builds typed objects from nodes and collects what is wrong."""
+    """Builder of typed objects from nodes that collects all mistakes."""
 
     def __init__(self) -> None:
         self.mistakes = Mistakes()
@@ -90,7 +90,7 @@ class _Builder:
                 self.mistakes.append(str(error))
                 return _FAILED
         if not isinstance(node.value, dict):
-            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            self.mistakes.add(node.where, f"{key}: expected a section of keys, got {describe(node.value)}")
             return _FAILED
         entries = dict(node.value)
         if registry.is_kind(schema):
@@ -133,13 +133,13 @@ class _Builder:
 
     def sequence(self, hint: Any, node: Node, key: str) -> Any:
         if not isinstance(node.value, list):
-            self.mistakes.add(node.where, f"{key} wants a list, found {describe(node.value)}")
+            self.mistakes.add(node.where, f"{key}: expected a list, got {describe(node.value)}")
             return _FAILED
         return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
 
     def mapping(self, hint: Any, node: Node, key: str) -> Any:
         if not isinstance(node.value, dict):
-            self.mistakes.add(node.where, f"{key} wants a section of keys, found {describe(node.value)}")
+            self.mistakes.add(node.where, f"{key}: expected a section of keys, got {describe(node.value)}")
             return _FAILED
         return {name: self.build(hint, child, f"{key}.{name}") for name, child in node.value.items()}
 
@@ -151,29 +151,29 @@ class _Builder:
             problem = ""
         except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a null character
             problem = f" ({error})"
-        self.mistakes.add(node.where, f"{key} wants a path, found {describe(node.value)}{problem}")
+        self.mistakes.add(node.where, f"{key}: expected a path, got {describe(node.value)}{problem}")
         return _FAILED
 
     def leaf(self, hint: Any, node: Node, key: str) -> Any:
         plain = plain_of(node)
         if isinstance(plain, float) and not math.isfinite(plain):
-            self.mistakes.add(node.where, f"{key} wants a finite number, found {plain}")
+            self.mistakes.add(node.where, f"{key}: expected a finite number, got {plain}")
             return _FAILED
         if isinstance(plain, int) and abs(plain) > MAX_INTEGER:
-            self.mistakes.add(node.where, f"{key} wants a number of at most 64 bits, found {describe(plain)}")
+            self.mistakes.add(node.where, f"{key}: expected a number of at most 64 bits, got {describe(plain)}")
             return _FAILED
         try:
             return _adapter(hint).validate_json(json.dumps(plain))
         except TypeError:
-            wanted = "a plain value"
+            expected = "a plain value"
         except pydantic.ValidationError as error:
-            wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
-        self.mistakes.add(node.where, f"{key} wants {wanted}, found {describe(plain)}{_hint(plain, hint)}")
+            expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+        self.mistakes.add(node.where, f"{key}: expected {expected}, got {describe(plain)}{_hint(plain, hint)}")
         return _FAILED
 
 
 def _named(node: Node, default: Any) -> Node:
-    """A section that names no part changes settings of the default one."""
+    """Return a section that names no part as settings of the default part."""
     if isinstance(node.value, dict) and "name" not in node.value and isinstance(default, registry.PartConfig):
         return Node({"name": Node(registry.name_of(default), node.where), **node.value}, node.where)
     return node
@@ -203,16 +203,16 @@ def _schema_of(schema: Any, node: Node) -> Any:
 
 
 def _with_defaults_of_parts(schema: type, node: Node) -> Node:
-    """The settings given, on top of those that the parts chosen by them want for the other sections."""
+    """Return the given settings on top of the defaults that the selected parts have for the other sections."""
     entries = node.value if isinstance(node.value, dict) else {}
     schema = _schema_of(schema, node)
     for field in dataclasses.fields(schema):
         if field.name in entries and registry.is_kind(_hints(schema)[field.name]):
-            # Mistakes are noted when the whole is built.
+            # Mistakes are reported when the whole config is built.
             part = _Builder().build(_hints(schema)[field.name], _named(entries[field.name], field.default), field.name)
-            wanted = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
+            defaults = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
             where = Where(f"the defaults of {field.name}", 0, Path.cwd())
-            node = merge(Node(_nodes(wanted, where), where), node)
+            node = merge(Node(_nodes(defaults, where), where), node)
     return node
 
 
@@ -235,7 +235,7 @@ def _finish(schema: type[Schema], node: Node) -> Schema:
 
 
 def _with_absolute_paths(built: Any) -> Any:
-    """The same with default paths resolved, so that a configuration written down means the same wherever it is read."""
+    """Return a config with absolute paths, so that it means the same in every working directory once saved."""
     if isinstance(built, Path):
         return built.resolve()
     if not dataclasses.is_dataclass(built) or isinstance(built, type):
@@ -246,13 +246,13 @@ def _with_absolute_paths(built: Any) -> Any:
 
 
 def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) -> Schema:
-    """A typed configuration from a file or preset, with `key=value` overrides on top.
+    """Load a typed configuration from a file or preset, with `key=value` overrides on top.
 
     Args:
         schema: a frozen dataclass.
         name: a path, or the name of a shipped preset.
-        overrides: texts such as `loader.batch_size=8`, in the order given; relative paths in them start at the working
-            directory, those in a file at the file's folder.
+        overrides: texts such as `loader.batch_size=8`, in order; relative paths in them start at the working directory,
+            those in a file at the folder of the file.
 
     Raises:
         ConfigError: every mistake found, one a line, each with file and line.
@@ -264,7 +264,7 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
 def config_from_plain(
     schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
 ) -> Schema:
-    """A typed configuration from plain data, such as a checkpoint carries, with overrides on top.
+    """Build a typed configuration from plain data, such as that of a checkpoint, with overrides on top.
 
     Raises:
         ConfigError: as `load_config`, with `source` in place of file and line.
@@ -283,7 +283,7 @@ def _nodes(plain: Any, where: Where) -> Any:
 
 
 def config_to_plain(config: Any) -> Any:
-    """A configuration as plain data (mappings, lists, scalars) that `config_from_plain` takes back."""
+    """Return a configuration as plain data (mappings, lists, scalars) that `config_from_plain` accepts."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         plain = {f.name: config_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
         if not isinstance(config, registry.PartConfig) or registry.name_of(config) == config.default_name:
@@ -297,7 +297,7 @@ def config_to_plain(config: Any) -> Any:
 
 
 def merged_plain(base: Any, over: Any) -> Any:
-    """Plain settings on top of others, as overrides on a command line: one that names another part starts anew."""
+    """Merge plain settings on top of others; a section that names another part replaces the section below it."""
     if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
         "name"
     ):
@@ -306,7 +306,7 @@ def merged_plain(base: Any, over: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such."""
+    """YAML dumper that writes texts of several lines as blocks."""
 
 
 def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -319,12 +319,12 @@ _Dumper.add_representer(str, _write_text)
 
 
 def config_to_yaml(config: Any) -> str:
-    """A configuration as YAML text that `load_config` reads back to an equal object."""
+    """Return a configuration as YAML text that `load_config` reads back to an equal object."""
     return yaml.dump(config_to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
-    """Where two plain configurations differ, one line each: key, first value, second value."""
+    """List the differences of two plain configurations, one line each: key, first value, second value."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         keys = dict.fromkeys([*ours, *theirs])
         return [d for k in keys for d in differences(ours.get(k), theirs.get(k), f"{key}.{k}" if key else str(k))]

@@ -56,7 +56,7 @@ def read_images(config: ClassificationConfig, split: str, report: Report = lambd
 
 
 class ImageScorer:
-    """Classifier ready to run: folded and in channels_last, with padded batches, so that no result depends on its batch.
+    """Classifier ready to run: folded, in channels_last, with padded batches so that results ignore the batch size.
 
     Attributes:
         device: the device it runs on.

@@ -186,7 +186,7 @@ class ModelSize:
 
 
 def measure_presets(size: int, num_classes: int) -> list[ModelSize]:
-    """Count parameters and GFLOPs (two per multiply-add, one image of `size` x `size`) of the presets without a data set.
+    """Count parameters and GFLOPs (two per multiply-add, one image of `size` x `size`) of presets without a data set.
 
     Raises:
         ConfigError: the size does not suit a model.

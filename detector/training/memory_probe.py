@@ -231,8 +231,8 @@ def fit_batch_size(
     if fits < 1:
         raise ConfigError(
             f"loader.memory_share={share:g}: expected a batch of one image of {canvas_hw[0]} x {canvas_hw[1]} px to "
-            f"fit into {budget_bytes / 2**30:.2f} GiB on {device}, got {peaks[min(peaks)] / 2**30:.2f} GiB; free memory "
-            f"or take a smaller input.size"
+            f"fit into {budget_bytes / 2**30:.2f} GiB on {device}, got {peaks[min(peaks)] / 2**30:.2f} GiB; free "
+            f"memory or take a smaller input.size"
         )
     if fits > 4:
         fits -= fits % 4

@@ -1,4 +1,4 @@
-"""What a training run would do, told before it does it: its schedule, and a few of its steps."""
+"""Dry run: schedule, memory and speed of a planned run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from detector.training.events import Event, Noted, Report, Started
 from detector.training.schedules import LearningRate
 from detector.workflows.train import train
 
-_TIMED_S, _MAX_TIMED_STEPS = 5.0, 20  # the steps after the first one are timed, until either is reached
-_MAX_POINTS = 2000  # of a schedule's curve
+_TIMED_S, _MAX_TIMED_STEPS = 5.0, 20  # steps after the first are timed until one limit is reached
+_MAX_POINTS = 2000  # of the curve of a schedule
 
 
 def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
-    """The numbers of steps done at which a run is measured: evaluation k of n at ceil(k * steps / n)."""
+    """Return the steps after which a run is evaluated: evaluation k of n at ceil(k * steps / n)."""
     return sorted({-(-k * num_steps // evaluations) for k in range(1, evaluations + 1)})
 
 
 def plan_schedule(config: TaskConfig) -> SchedulePlan:
-    """The learning rate of the run that a configuration describes; the data set's files are read, nothing is trained.
+    """Return the learning rate of the run that an experiment describes; the data set is read, nothing is trained.
 
     Raises:
         DatasetError: the data set cannot be used.
@@ -59,31 +59,29 @@ def plan_schedule(config: TaskConfig) -> SchedulePlan:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a few steps of a run showed.
+    """Measurements of a dry run.
 
     Attributes:
-        num_parameters: of the network.
-        num_classes: of the data set.
-        num_images: of the training split.
-        num_objects: its boxes; None where images are told apart as a whole.
-        num_val_images: of the validation split; 0 where there is none.
-        num_val_objects: its boxes; None where images are told apart as a whole.
-        evaluated_at: the numbers of steps done at which the run would be measured.
+        num_parameters: parameters of the network.
+        num_classes: classes of the data set.
+        num_images: images of the training split.
+        num_objects: its boxes; None where each image has one class.
+        num_val_images: images of the validation split; 0 without one.
+        num_val_objects: its boxes; None where each image has one class.
+        evaluated_at: the steps after which the run would be evaluated.
         num_steps: optimiser steps of the run.
-        num_epochs: passes over the data set that they amount to.
-        images_per_step: over all processes.
-        device: where it runs.
+        num_epochs: passes over the data set in these steps.
+        images_per_step: images of a step over all processes.
+        device: the device of the run.
         precision: number format of the network.
-        peak_bytes: most memory that was held: of the GPU where there is one, else of the main process; None where the
-            system does not say.
-        largest_hw: height and width of the largest canvas, on which the memory was measured too, or None where the
-            canvas does not vary.
-        first_step_s: seconds until the first step was done, with all that is made once.
-        step_s: seconds of a step after the first.
-        val_image_s: seconds of a validation image, scoring left out.
-        steps_s: estimated seconds of the run's steps.
-        evaluations_s: estimated seconds of its evaluations.
-        is_main: whether this process is the one to report it.
+        peak_bytes: peak memory of the GPU, or of the main process without a GPU; None if the system does not report it.
+        largest_hw: height and width of the largest canvas, whose memory was measured too; None if the canvas is fixed.
+        first_step_s: seconds until the end of the first step, including one-time work.
+        step_s: seconds of a later step.
+        val_image_s: seconds per validation image, scoring excluded.
+        steps_s: estimated seconds of all steps.
+        evaluations_s: estimated seconds of all evaluations.
+        is_main: whether this process is the one that reports.
     """
 
     num_parameters: int
@@ -108,22 +106,22 @@ class Rehearsal:
     is_main: bool
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the measurements as plain data."""
         return {key: value for key, value in asdict(self).items() if key != "is_main"}
 
 
 def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehearsal:
-    """Builds all of a run, makes its first steps and times them; nothing of it is kept.
+    """Build a run, make its first steps and time them; nothing is kept.
 
-    The steps are those of the run itself, in a folder that is removed. One that has to wait for the first batch and for
-    what is compiled on first use comes before those that are timed.
+    The steps are those of the run, in a folder that is removed afterwards. The first step, which waits for the first
+    batch and for compilation, is not timed.
 
     Args:
         config: the experiment.
-        report: told of what training notes.
+        report: receives the notes of training.
 
     Raises:
-        DetectorError: all that training itself would raise up to there.
+        DetectorError: everything that training could raise up to there.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     started: list[Started] = []
@@ -144,15 +142,15 @@ def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehears
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory(prefix="detector-") as folder:
-        steps_only: Any = replace(config.train, evaluations=0, project=Path(folder))  # of the task's own class
+        steps_only: Any = replace(config.train, evaluations=0, project=Path(folder))  # the class of the task
         result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
-        done_s = done_s or [time.monotonic()]  # a run of one step ends before it is asked whether to stop
+        done_s = done_s or [time.monotonic()]  # a run of one step ends without a call of should_stop
         config = config.with_batch_size(result.batch_size)
         task = open_task(config, lambda event: None)
         model = task.model()
         canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
         largest_hw = canvases[-1] if canvases else None
-        if largest_hw is not None:  # the steps may not have come to it
+        if largest_hw is not None:  # the steps may not have included it
             largest: Any = replace(config.input, size=largest_hw, multi_scale=0.0)
             train(replace(config, input=largest, train=replace(steps_only, iterations=1)))
     held_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes()

@@ -1,4 +1,4 @@
-"""Training as a whole: an experiment in, a run folder out; new runs and interrupted ones."""
+"""Training from an experiment to a run folder, for new and for interrupted runs of any task."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from detector.training.trainer import Recipe, RunPlan, Trainer
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run leaves behind.
+    """Outcome of a training run.
 
     Attributes:
         folder: the run folder.
-        finished: false when it was asked to stop before its end.
-        metrics: the numbers of the last evaluation, or None.
+        finished: false if the run was stopped before its end.
+        metrics: the metrics of the last evaluation, or None.
         best: the best headline number of the run (AP, or top-1 accuracy), or -1.
-        num_skipped: images and boxes that were left out: not read, or refused by the annotation reader.
-        num_warnings: images and boxes that are odd and were used.
-        is_main: whether this process is the one to report it.
-        ended_at: the step at which `train.patience` ended the run early, or None.
-        batch_size: images of a batch of one process, as they were given or measured.
+        num_skipped: images and boxes that were skipped: not readable, or refused by the annotation reader.
+        num_warnings: images and boxes that were used with a warning.
+        is_main: whether this process is the one that reports.
+        ended_at: the step at which early stopping (`train.patience`) ended the run, or None.
+        batch_size: images of a batch of one process, given or measured.
     """
 
     folder: RunFolder
@@ -57,16 +57,16 @@ class TrainingResult:
 
 
 def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, RunFolder, dict[str, Any]]:
-    """The experiment, folder and state of an interrupted run.
+    """Return the experiment, folder and state of an interrupted run.
 
     Args:
         run: the run folder, or its `weights/last.pt`.
-        asked: an experiment that must agree with the run's, so that the same command can be given again; what changes
-            no number may differ and is taken from it: the device, the loader's workers, caches and patience, and the
-            patience of processes with one another.
+        asked: an experiment that must agree with that of the run, so that the same command can be given again.
+            Settings that change no number may differ and are taken from it: the device, the workers, caches and
+            timeout of the loader, and the timeout between processes.
 
     Raises:
-        CheckpointError: there is no state to resume, or `asked` differs from it; every difference is listed.
+        CheckpointError: there is no state to resume, or `asked` differs; every difference is listed.
     """
     last = run / "weights" / "last.pt" if run.is_dir() else run
     state = load_training_state(last)
@@ -77,7 +77,7 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
-                f"{last}: a run resumes under the configuration it began with, found {len(found)} differences: "
+                f"{last}: expected the configuration that the run began with, got {len(found)} differences: "
                 f"{'; '.join(found)}; drop them or start a new run"
             )
     return config, RunFolder(last.parent.parent), state
@@ -92,20 +92,20 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     reuse_folder: bool = False,
 ) -> TrainingResult:
-    """Trains an experiment, of any task.
+    """Train an experiment of any task.
 
     Args:
         config: the experiment, with a data set.
         resume: the folder and state of an interrupted run of the same experiment.
-        start: weights to start from; tensors that do not fit are left random and named in a report.
-        report: told of every event.
-        should_stop: asked after each step; true saves and ends the run.
-        reuse_folder: whether a folder of the run's name that holds no save will do for a new run.
+        start: weights to start from; tensors that do not fit stay random and are named in a report.
+        report: receives every event.
+        should_stop: called after each step; if true, the run is saved and ends.
+        reuse_folder: whether a new run may use an existing folder of its name that holds no save.
 
     Raises:
         DatasetError: the data set cannot be used.
         CheckpointError: the state does not fit the experiment.
-        ConfigError: the model can be run but not trained.
+        ConfigError: the model cannot be trained.
         DivergenceError: a loss or gradient is not finite.
     """
     with joined(config.train.timeout_s) as world:
@@ -191,7 +191,7 @@ def _train(
 
 
 def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
-    """The folder of a new run, made by process 0."""
+    """Create the folder of a new run in process 0 and return it in every process."""
     project, name = config.train.project.resolve(), config.train.run_name
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
 
@@ -204,18 +204,18 @@ def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last:
     ]
     if found:
         raise CheckpointError(
-            f"{last}: a run resumes on the classes it began with, found {'; '.join(found)}; start a new run"
+            f"{last}: expected the classes that the run began with, got {'; '.join(found)}; start a new run"
         )
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a model took of a model file.
+    """The tensors that a model took from a model file.
 
     Attributes:
-        left: the tensors left as they were.
-        known: the classes that both know, when rows of classes were taken by name.
-        new: the classes whose rows were left as they were.
+        left: the tensors that did not change.
+        known: the classes that both have, if class rows were copied by name.
+        new: the classes whose rows did not change.
     """
 
     left: tuple[str, ...]
@@ -233,27 +233,28 @@ class Taken:
 
 
 def read_start(weights: Path, config: TaskConfig) -> ModelFile:
-    """A file to start training from: a model file, or .weights of the experiment's own Darknet network, whole or not.
+    """Read a file to start training from: a model file, or .weights, whole or partial, of the experiment's network.
 
     Raises:
-        CheckpointError: it cannot be read.
-        DarknetError: it cannot be read, or is of another network.
-        ConfigError: it is Darknet's and the experiment's model is not.
+        CheckpointError: the file cannot be read.
+        DarknetError: the .weights file cannot be read, or is of another network.
+        ConfigError: the file is Darknet's and the model of the experiment is not.
     """
     if not is_darknet_weights(weights):
         return load_model_file(weights)
     if not isinstance(config.model, DarknetNet.Config):
         raise ConfigError(
-            f"train.weights={weights} is Darknet's, the model is not; choose model={{name: darknet, cfg: FILE.cfg}}"
+            f"train.weights={weights}: expected a model file, got Darknet's .weights for another kind of model; "
+            f"choose model={{name: darknet, cfg: FILE.cfg}}"
         )
     return load_darknet_file(weights, config.model.cfg, partial=True)
 
 
 def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
-    """Copies the tensors of a model file whose names and shapes fit, rows of classes by the name of the class.
+    """Copy the tensors of a model file whose names and shapes fit, with class rows matched by class name.
 
-    Where the classes differ, every other tensor is kept and a class that both know keeps its rows. Where a side names
-    its classes by number only, all rows are copied if there are as many, else those that belong to no class.
+    If the classes differ, every other tensor is copied, and classes that both have keep their rows. If one side has no
+    class names, all rows are copied if there are as many classes, else only rows that belong to no class.
     """
     own, rows = model.state_dict(), model.class_rows()
     by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)

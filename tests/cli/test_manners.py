@@ -52,7 +52,7 @@ USAGE_ERRORS = [
     (["train", "mish-n", "mish-s"], "one configuration is wanted, found mish-n, mish-s"),
     (["train", "mihs-n"], "no configuration file or preset is named 'mihs-n'; did you mean 'mish-n'?"),
     (["train", "mish-n", "train.epohcs=3"], "unknown key 'train.epohcs'; did you mean 'epochs'?"),
-    (["train", "mish-n", "train.epochs=few"], "train.epochs wants a valid number, found the text 'few'"),
+    (["train", "mish-n", "train.epochs=few"], "train.epochs: expected a valid number, got the text 'few'"),
     (["train", "mish-n", "--epochs", "5"], "detector train: unknown argument '--epochs'; see detector train --help"),
     (["train", "train.epochs=3"], "one configuration is wanted"),
     (["train", "--resume", "run", "train.epochs=3"], "a run resumes as it was; give no overrides with --resume"),
@@ -69,7 +69,7 @@ USAGE_ERRORS = [
     (["models", "--num-classes", "0"], "--num-classes wants at least 1, found 0"),
     (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
     (["env", "--all"], "detector env: unknown argument '--all'"),
-    (["models", "--import", "nowhere.py"], "--import wants a Python file with registered parts, found 'nowhere.py'"),
+    (["models", "--import", "nowhere.py"], "--import: expected a Python file with registered parts, got 'nowhere.py'"),
     (
         ["train", "mish-n", "device=abacus", "data=shapes"],
         "device wants auto, cpu, cuda, cuda:N or mps, found 'abacus'",

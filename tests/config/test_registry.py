@@ -79,13 +79,13 @@ def test_a_name_belongs_to_a_kind_and_may_stand_in_another():
 
 def test_a_taken_name_is_refused_and_the_first_part_stays():
     apple = an_apple()
-    with pytest.raises(ValueError, match=r"@register\('apple'\) finds the name taken by .*Apple"):
+    with pytest.raises(ValueError, match=r"@register\('apple'\): the name is taken by .*Apple"):
         an_apple()
     assert find(FruitConfig, "apple") is apple
 
 
 def test_a_part_without_its_own_config_is_refused():
-    with pytest.raises(TypeError, match=r"@register\('x'\) wants .*Bare to define a dataclass named Config"):
+    with pytest.raises(TypeError, match=r"@register\('x'\): expected .*Bare to define a dataclass named Config"):
 
         @register("x")
         class Bare:
@@ -109,7 +109,7 @@ def test_a_part_without_its_own_config_is_refused():
 
 
 def test_a_config_that_is_not_frozen_is_refused():
-    with pytest.raises(TypeError, match=r"wants .*Thawed.Config to be frozen"):
+    with pytest.raises(TypeError, match=r"expected .*Thawed.Config to be frozen"):
 
         @register("x")
         class Thawed:

@@ -47,7 +47,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         if self.count < 0:
-            raise ValueError(f"count wants to be at least 0, found {self.count}")
+            raise ValueError(f"count: expected at least 0, got {self.count}")
 
 
 @dataclass(frozen=True)
@@ -102,42 +102,42 @@ def test_what_is_not_given_has_its_default(load):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("count: 1.5", "count wants a valid integer, found the number 1.5"),
-        ("count: '3'", "count wants a valid integer, found the text '3'"),
-        ("count: true", "count wants a valid integer, found the bool true"),
-        ("count: null", "count wants a valid integer, found nothing"),
-        ("count: [1]", "count wants a valid integer, found a list"),
-        ("count: {a: 1}", "count wants a valid integer, found a section"),
-        ("rate: 1e-3", "rate wants a valid number, found the text '1e-3'; YAML reads it as text, write 0.001"),
-        ("rate: 5e5", "rate wants a valid number, found the text '5e5'; YAML reads it as text, write 500000.0"),
-        ("rate: fast", "rate wants a valid number, found the text 'fast'"),
-        ("rate: true", "rate wants a valid number, found the bool true"),
-        ("rate: .nan", "rate wants a finite number, found nan"),
-        ("rate: -.inf", "rate wants a finite number, found -inf"),
-        ("text: 3", "text wants a valid string, found the number 3; put it in quotes"),
-        ("text: no", "text wants a valid string, found the bool false; put it in quotes"),
-        ("text: 2020-01-01", "text wants a plain value, found the date .*; put it in quotes"),
-        ("flag: 1", "flag wants a valid boolean, found the number 1"),
-        ("flag: 'yes'", "flag wants a valid boolean, found the text 'yes'"),
-        ("choice: c", "choice wants 'a' or 'b', found the text 'c'"),
-        ("path: 3", "path wants a path, found the number 3"),
-        ("path: ''", "path wants a path, found the text ''"),
-        ('path: "a\\0b"', "path wants a path, found the text .* \\(embedded null byte\\)"),
-        ("path: ~nobody.here/x", "path wants a path, found the text '~nobody.here/x' \\("),
-        ("numbers: 3", "numbers wants a list, found the number 3"),
-        ("numbers: [1, x]", r"numbers\[1\] wants a valid number, found the text 'x'"),
-        ("numbers: [.inf]", r"numbers\[0\] wants a finite number, found inf"),
-        ("pair: [1, 2, 3]", "pair wants "),
-        ("pair: [on, off]", "pair wants .*; YAML reads on, off, yes and no as bools, put them in quotes"),
-        ("part: 3", "part wants a section of keys, found the number 3"),
-        ("part: [a]", "part wants a section of keys, found a list"),
-        ("part: text", "part wants a section of keys, found the text 'text'"),
-        ("part: {names: [no, on]}", r"part.names\[0\] wants a valid string, found the bool false; put it in quotes"),
-        ("part: {names: cat}", r"part.names wants a list, found the text 'cat'"),
+        ("count: 1.5", "count: expected a valid integer, got the number 1.5"),
+        ("count: '3'", "count: expected a valid integer, got the text '3'"),
+        ("count: true", "count: expected a valid integer, got the bool true"),
+        ("count: null", "count: expected a valid integer, got nothing"),
+        ("count: [1]", "count: expected a valid integer, got a list"),
+        ("count: {a: 1}", "count: expected a valid integer, got a section"),
+        ("rate: 1e-3", "rate: expected a valid number, got the text '1e-3'; YAML reads it as text, write 0.001"),
+        ("rate: 5e5", "rate: expected a valid number, got the text '5e5'; YAML reads it as text, write 500000.0"),
+        ("rate: fast", "rate: expected a valid number, got the text 'fast'"),
+        ("rate: true", "rate: expected a valid number, got the bool true"),
+        ("rate: .nan", "rate: expected a finite number, got nan"),
+        ("rate: -.inf", "rate: expected a finite number, got -inf"),
+        ("text: 3", "text: expected a valid string, got the number 3; put it in quotes"),
+        ("text: no", "text: expected a valid string, got the bool false; put it in quotes"),
+        ("text: 2020-01-01", "text: expected a plain value, got the date .*; put it in quotes"),
+        ("flag: 1", "flag: expected a valid boolean, got the number 1"),
+        ("flag: 'yes'", "flag: expected a valid boolean, got the text 'yes'"),
+        ("choice: c", "choice: expected 'a' or 'b', got the text 'c'"),
+        ("path: 3", "path: expected a path, got the number 3"),
+        ("path: ''", "path: expected a path, got the text ''"),
+        ('path: "a\\0b"', "path: expected a path, got the text .* \\(embedded null byte\\)"),
+        ("path: ~nobody.here/x", "path: expected a path, got the text '~nobody.here/x' \\("),
+        ("numbers: 3", "numbers: expected a list, got the number 3"),
+        ("numbers: [1, x]", r"numbers\[1\]: expected a valid number, got the text 'x'"),
+        ("numbers: [.inf]", r"numbers\[0\]: expected a finite number, got inf"),
+        ("pair: [1, 2, 3]", "pair: expected "),
+        ("pair: [on, off]", "pair: expected .*; YAML reads on, off, yes and no as bools, put them in quotes"),
+        ("part: 3", "part: expected a section of keys, got the number 3"),
+        ("part: [a]", "part: expected a section of keys, got a list"),
+        ("part: text", "part: expected a section of keys, got the text 'text'"),
+        ("part: {names: [no, on]}", r"part.names\[0\]: expected a valid string, got the bool false; put it in quotes"),
+        ("part: {names: cat}", r"part.names: expected a list, got the text 'cat'"),
         ("coumt: 3", r"unknown key 'coumt'; did you mean 'count'\?"),
         ("part: {sise: 3}", r"unknown key 'part.sise'; did you mean 'size'\?"),
         ("zzzzz: 3", "unknown key 'zzzzz'; known: choice, count, flag, maybe, numbers, pair, part, path, rate, text"),
-        ("count: -1", "count wants to be at least 0, found -1"),
+        ("count: -1", "count: expected at least 0, got -1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_file_line_key_and_what_to_do(load, text, message):
@@ -149,11 +149,11 @@ def test_all_mistakes_are_said_at_once(load):
     with pytest.raises(ConfigError) as caught:
         load("count: x\nrate: 1e-3\n\npart:\n  size: big\n  names: [no, 3]\n  nmaes: []\nnothing: 1\n")
     assert str(caught.value).splitlines() == [
-        "a.yaml:1: count wants a valid integer, found the text 'x'",
-        "a.yaml:2: rate wants a valid number, found the text '1e-3'; YAML reads it as text, write 0.001",
-        "a.yaml:5: part.size wants a valid integer, found the text 'big'",
-        "a.yaml:6: part.names[0] wants a valid string, found the bool false; put it in quotes",
-        "a.yaml:6: part.names[1] wants a valid string, found the number 3; put it in quotes",
+        "a.yaml:1: count: expected a valid integer, got the text 'x'",
+        "a.yaml:2: rate: expected a valid number, got the text '1e-3'; YAML reads it as text, write 0.001",
+        "a.yaml:5: part.size: expected a valid integer, got the text 'big'",
+        "a.yaml:6: part.names[0]: expected a valid string, got the bool false; put it in quotes",
+        "a.yaml:6: part.names[1]: expected a valid string, got the number 3; put it in quotes",
         "a.yaml:7: unknown key 'part.nmaes'; did you mean 'names'?",
         "a.yaml:8: unknown key 'nothing'; known: choice, count, flag, maybe, numbers, pair, part, path, rate, text",
     ]
@@ -164,10 +164,10 @@ def test_each_value_of_a_section_of_names_is_checked_in_its_place(load):
     with pytest.raises(ConfigError) as caught:
         load("lists:\n  a: 3\n  b: [1, x]\n", schema=Named)
     assert str(caught.value).splitlines() == [
-        "a.yaml:2: lists.a wants a list, found the number 3",
-        "a.yaml:3: lists.b[1] wants a valid integer, found the text 'x'",
+        "a.yaml:2: lists.a: expected a list, got the number 3",
+        "a.yaml:3: lists.b[1]: expected a valid integer, got the text 'x'",
     ]
-    with pytest.raises(ConfigError, match="lists wants a section of keys, found a list"):
+    with pytest.raises(ConfigError, match="lists: expected a section of keys, got a list"):
         load("lists: [1]\n", schema=Named)
 
 
@@ -182,9 +182,9 @@ def test_mistakes_of_a_file_its_parent_and_an_override_stand_together(load, tmp_
     with pytest.raises(ConfigError) as caught:
         load("base: parent.yaml\nflag: 3\n", "part.size=x", "conut=3")
     assert str(caught.value).splitlines() == [
-        "parent.yaml:1: rate wants a valid number, found the text 'slow'",
-        "a.yaml:2: flag wants a valid boolean, found the number 3",
-        "override 'part.size=x': part.size wants a valid integer, found the text 'x'",
+        "parent.yaml:1: rate: expected a valid number, got the text 'slow'",
+        "a.yaml:2: flag: expected a valid boolean, got the number 3",
+        "override 'part.size=x': part.size: expected a valid integer, got the text 'x'",
         "override 'conut=3': unknown key 'conut'; did you mean 'count'?",
     ]
 
@@ -283,8 +283,8 @@ def test_a_section_without_a_name_changes_the_default_part(load):
         ("optimizer: {name: [sgd]}", r"optimizer: expected a name, one of adamw, .*sgd"),
         ("data: {train: 3}", "data: expected a name, one of coco, .*shapes"),
         ("optimizer: {name: sgd, beta1: 0.9}", "unknown key 'optimizer.beta1'; .*momentum"),
-        ("optimizer: 3", "optimizer wants a section of keys, found the number 3"),
-        ("model: null", "model wants a section of keys, found nothing"),
+        ("optimizer: 3", "optimizer: expected a section of keys, got the number 3"),
+        ("model: null", "model: expected a section of keys, got nothing"),
         ("optimizer: {lr: -1}", "optimizer: an optimiser: expected lr > 0"),
         ("input: {size: 0}", "input: input wants a size .* found 0"),
     ],
@@ -296,7 +296,7 @@ def test_a_wrong_part_is_refused_with_what_is_known(load, text, message):
 
 def test_a_learning_rate_as_yaml_text_gets_its_number(load):
     with pytest.raises(
-        ConfigError, match=r"a\.yaml:3: optimizer\.lr wants a valid number, found the text '1e-3'; .*0\.001"
+        ConfigError, match=r"a\.yaml:3: optimizer\.lr: expected a valid number, got the text '1e-3'; .*0\.001"
     ):
         load("optimizer:\n  name: sgd\n  lr: 1e-3\n", schema=DetectionConfig)
     assert load("", "optimizer.lr=1e-3", schema=DetectionConfig).optimizer.lr == 0.001  # the command line knows

@@ -76,7 +76,7 @@ def test_batch_size_is_limited_by_the_data_set_and_a_maximum(monkeypatch: pytest
 def test_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch)
     with pytest.raises(
-        ConfigError, match=r"share=0.5: expected a batch of one image of 256 x 192 px to fit into .* cpu, got"
+        ConfigError, match=r"share=0.5: expected a batch of one image of 256 x 192 px to fit .* cpu, got"
     ):
         fit(80, monkeypatch)
 

@@ -131,7 +131,7 @@ def test_resuming_on_other_classes_is_refused(experiment: Make, tiny_shapes: Pat
         content["categories"].append({"id": 91, "name": "hexagon"})
         path.write_text(json.dumps(content))
     config, folder, state = open_run(stopped.folder.path, experiment(data=data))
-    with pytest.raises(CheckpointError, match="resumes on the classes it began with") as caught:
+    with pytest.raises(CheckpointError, match="expected the classes that the run began with") as caught:
         train(config, resume=(folder, state))
     assert "class_names: " in str(caught.value)
     assert "category_ids: " in str(caught.value)

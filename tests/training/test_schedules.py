@@ -239,5 +239,5 @@ def test_power_falls_as_the_power_of_what_is_left() -> None:
     ],
 )
 def test_shares_outside_their_range_are_refused(name: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="wants"):
+    with pytest.raises(ValueError, match="expected"):
         find(ScheduleConfig, name).Config(**settings)

@@ -153,7 +153,7 @@ def test_partial_weights_start_a_network_with_other_classes(tiny_shapes: Path, t
     train(load_experiment(str(TINY), overrides), report=told.append)
     (started,) = (str(event) for event in told if "starting from given weights" in str(event))
     assert "tensors stay random: layers.6.conv.weight" in started
-    with pytest.raises(ConfigError, match=r"train\.weights=.*tiny\.conv\.6 is Darknet's, the model is not"):
+    with pytest.raises(ConfigError, match=r"train\.weights=.*tiny\.conv\.6: expected a model file, got Darknet's"):
         read_start(partial, load_experiment("mish-n"))
     partial.write_bytes(whole.read_bytes()[: 20 + sizes + 4])
     with pytest.raises(DarknetError, match="it ends in layer 6"):

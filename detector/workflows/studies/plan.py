@@ -67,28 +67,28 @@ def _mistakes_of(study: StudyConfig) -> Iterator[str]:
     """What is wrong with a study by itself, a sentence each."""
     names = [*study.axes, *(value for values in study.axes.values() for value in values)]
     if bad := [name for name in names if not _NAME.fullmatch(name)]:
-        yield f"names of axes and values want letters, digits and . _ - alone, found {', '.join(bad)}"
+        yield f"names of axes and values: expected letters, digits and . _ - only, got {', '.join(bad)}"
     if "seed" in study.axes:
-        yield "an axis wants another name than seed, by which runs are told apart; rename it"
+        yield "an axis: expected another name than seed, which identifies runs; rename it"
     if stray := set(study.environment) - set(names):
-        yield f"environment wants values of an axis, found {', '.join(sorted(stray))}"
+        yield f"environment: expected values of an axis, got {', '.join(sorted(stray))}"
     if study.compare not in study.axes:
-        yield f"compare wants the name of an axis, found {study.compare!r}{_nearest(study.compare, study.axes)}"
+        yield f"compare: expected the name of an axis, got {study.compare!r}{_nearest(study.compare, study.axes)}"
     elif study.baseline not in (values := study.axes[study.compare]):
         yield (
-            f"baseline wants a value of the axis {study.compare}, found {study.baseline!r}"
+            f"baseline: expected a value of the axis {study.compare}, got {study.baseline!r}"
             f"{_nearest(study.baseline, values)}"
         )
     for (first, ours), (second, theirs) in itertools.combinations(study.axes.items(), 2):
         if both := sorted(_keys_of(ours) & _keys_of(theirs)):
-            yield f"a key wants to be set by one axis, found {', '.join(both)} in {first} and in {second}; keep one"
+            yield f"axes: expected each key on one axis, got {', '.join(both)} on {first} and on {second}; keep one"
     texts = (*study.overrides, *(t for values in study.axes.values() for each in values.values() for t in each))
     if own := [text for text in texts if text.partition("=")[0] in _OWN_KEYS]:
-        yield f"a study sets {', '.join(_OWN_KEYS)} itself, found {own[0]!r}; use seeds and --out"
+        yield f"overrides: a study sets {', '.join(_OWN_KEYS)} itself, got {own[0]!r}; use seeds and --out"
     if study.measure == "cost" and study.metric not in COSTS:
-        yield f"metric of a study of costs wants {' or '.join(COSTS)}, found {study.metric!r}"
+        yield f"metric of a study of costs: expected {' or '.join(COSTS)}, got {study.metric!r}"
     if not all(study.axes.values()) or study.seeds < 1 or study.seconds_per_run <= 0:
-        yield "a study wants a value on every axis, seeds >= 1 and seconds_per_run > 0"
+        yield "a study: expected a value on every axis, seeds >= 1 and seconds_per_run > 0"
 
 
 def _keys_of(values: Mapping[str, Sequence[str]]) -> set[str]:
@@ -155,7 +155,7 @@ def load_study(
     for text in only:
         study = _restricted(study, text)
     if seeds is not None and seeds < 1:
-        raise ConfigError(f"--seeds wants at least 1, found {seeds}")
+        raise ConfigError(f"--seeds: expected at least 1, got {seeds}")
     _require_free_keys(study, overrides)
     places = _places_of(read_nodes(path))
     study = replace(
@@ -205,7 +205,7 @@ def _restricted(study: StudyConfig, text: str) -> StudyConfig:
     axis, equals, listed = text.partition("=")
     asked = [value for value in listed.split(",") if value]
     if not equals or not asked or axis not in study.axes:
-        raise ConfigError(f"--only wants AXIS=VALUE,VALUE with an axis out of {', '.join(study.axes)}, found {text!r}")
+        raise ConfigError(f"--only: expected AXIS=VALUE,VALUE with an axis of {', '.join(study.axes)}, got {text!r}")
     values = study.axes[axis]
     for value in asked:
         if value not in values:

@@ -83,14 +83,14 @@ def test_what_a_study_sets_itself_is_refused(small_study, override):
         ("small: [", "sm/all: [", "letters, digits"),
         ("seeds: 2", "seeds: 0", "seeds >= 1"),
         ("seeds: 2", "seedz: 2", "did you mean 'seeds'"),
-        ("seeds: 2", "seeds: two", "seeds wants a valid integer"),
-        ("metric: top1", "judged: first", "judged wants 'final' or 'best'"),
-        ("large: [input.size=64]", "large: 3", "axes.size.large wants a list, found the number 3"),
-        ("size: {small", "seed: {small", "an axis wants another name than seed"),
-        ("input.size=64", "model.activation=silu", "found model.activation in size and in activation"),
-        ("seeds: 2", "measure: cost", "metric of a study of costs wants step_ms or peak_mb, found 'top1'"),
+        ("seeds: 2", "seeds: two", "seeds: expected a valid integer"),
+        ("metric: top1", "judged: first", "judged: expected 'final' or 'best'"),
+        ("large: [input.size=64]", "large: 3", "axes.size.large: expected a list, got the number 3"),
+        ("size: {small", "seed: {small", "an axis: expected another name than seed"),
+        ("input.size=64", "model.activation=silu", "got model.activation on size and on activation"),
+        ("seeds: 2", "measure: cost", "metric of a study of costs: expected step_ms or peak_mb, got 'top1'"),
         ("experiment: classify", "experiment: clasify", "did you mean 'classify'"),
-        ("seeds: 2", "environment: {mihs: {X: y}}", "environment wants values of an axis, found mihs"),
+        ("seeds: 2", "environment: {mihs: {X: y}}", "environment: expected values of an axis, got mihs"),
     ],
 )
 def test_mistakes_in_a_study_are_told_with_their_file(small_study, old, new, told):
@@ -108,7 +108,7 @@ def test_mistakes_in_any_combination_are_told_at_once_and_each_once(small_study)
     lines = str(error.value).splitlines()
     assert len(lines) == 2
     assert re.search(r"small\.yaml:14: override 'model\.activation=mihs': .* no activation is named 'mihs'", lines[0])
-    assert re.search(r"small\.yaml:13: override 'input\.size=sixty': input\.size wants", lines[1])
+    assert re.search(r"small\.yaml:13: override 'input\.size=sixty': input\.size: expected", lines[1])
 
 
 def test_mistakes_in_the_study_itself_are_told_at_once(small_study):
