@@ -62,7 +62,7 @@ def test_a_run_that_cannot_be_made_is_told_and_the_exit_code_says_so(study, tmp_
     study.write_text(study.read_text().replace("metric: top1", "metric: AP"))
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--only", "activation=relu"]) == 1
     told = capfd.readouterr()
-    assert "failed, detector study: metric wants a number that evaluation finds, found 'AP'" in told.err
+    assert "failed, detector study: metric: expected one of" in told.err
     assert "1 run failed; each is left out" in told.out
 
 
@@ -100,8 +100,8 @@ def test_a_report_alone_makes_no_run(study, tmp_path, capsys):
         ([], "one study is wanted, found none"),
         (["depth", "classify"], "one study is wanted, found depth, classify"),
         (["dept"], "did you mean 'depth'"),
-        (["depth", "--seeds", "0"], "--seeds wants at least 1"),
-        (["depth", "--shard", "3/2"], "--shard wants I/N"),
+        (["depth", "--seeds", "0"], "--seeds: expected at least 1"),
+        (["depth", "--shard", "3/2"], "--shard: expected I/N"),
         (["depth", "--report-only", "--dry-run"], "--report-only makes no runs"),
         (["depth", "model.activation=gelu"], "use --only to choose among its values"),
     ],
@@ -137,10 +137,10 @@ def test_costs_are_measured_in_turns_with_the_variables_of_each_value(study, tmp
 def test_a_study_of_costs_is_not_shared_out(study, tmp_path, capsys):
     study.write_text(study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost"))
     assert run(["study", str(study), "--out", str(tmp_path), "--shard", "1/2"]) == 2
-    assert "leave --shard out" in capsys.readouterr().err
+    assert "got --shard; leave it out" in capsys.readouterr().err
 
 
 def test_too_few_steps_to_time_are_told(study, tmp_path, capfd):
     study.write_text(study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost"))
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--only", "activation=relu"]) == 1
-    assert "wants train.iterations above 3, found 2" in capfd.readouterr().err
+    assert "expected train.iterations above 3, got 2" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A study as it is written down: an experiment, axes of settings, seeds, and which axis is put to the test."""
+"""The definition of a study: an experiment, axes of settings, seeds, and the axis that is tested."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from detector.errors import ConfigError
 from detector.tasks.task import load_experiment
 
 _OWN_KEYS = ("train.seed", "train.project", "train.run_name")
-COSTS = ("step_ms", "peak_mb")  # the numbers of a study of costs
+COSTS = ("step_ms", "peak_mb")  # the metrics of a study of costs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What a study is a function of.
+    """Everything that a study is a function of.
 
     Attributes:
-        title: what it asks, in words.
+        title: the question of the study.
         experiment: the experiment that is varied, a preset or a file.
-        overrides: what is changed in it for all runs, each as on a command line.
+        overrides: overrides for all runs, as on the command line.
         axes: the values of each axis by name, and the overrides that each value stands for.
         compare: the axis whose values are tested against `baseline`, at every combination of the other axes.
         baseline: the value of that axis that the others are tested against.
-        seeds: runs of each combination, with the seeds 0, 1, ...; every combination has the same ones.
-        measure: what runs are made for: training, which is measured by its evaluations, or the cost of its steps, which
-            are then made in turns and give the numbers step_ms and peak_mb (of 2^20 bytes).
-        environment: variables of the processes, by the value of an axis that they belong to.
-        metric: the number that is tested, such as AP or top1.
+        seeds: runs of each combination, with the seeds 0, 1, ...
+        measure: `training` compares evaluations; `cost` compares the time and memory of steps, made in turns, with the
+            metrics step_ms and peak_mb (in units of 2^20 bytes).
+        environment: environment variables of the processes, by value of an axis.
+        metric: the metric that is tested, such as AP or top1.
         judged: the evaluation that counts, the final one or the best one of the run.
-        diverged: the number that a run counts as that diverged, or null to leave its pairs out.
+        diverged: the value that a diverged run counts as, or null to leave its pairs out.
         keep_weights: whether finished runs keep their weights.
-        seconds_per_run: what a run takes on one core, for the estimate of a dry run.
+        seconds_per_run: time of a run on one core, for the estimate of a dry run.
     """
 
     title: str
@@ -64,7 +64,7 @@ class StudyConfig:
 
 
 def _mistakes_of(study: StudyConfig) -> Iterator[str]:
-    """What is wrong with a study by itself, a sentence each."""
+    """Yield the mistakes in a study, a sentence each."""
     names = [*study.axes, *(value for values in study.axes.values() for value in values)]
     if bad := [name for name in names if not _NAME.fullmatch(name)]:
         yield f"names of axes and values: expected letters, digits and . _ - only, got {', '.join(bad)}"
@@ -92,7 +92,7 @@ def _mistakes_of(study: StudyConfig) -> Iterator[str]:
 
 
 def _keys_of(values: Mapping[str, Sequence[str]]) -> set[str]:
-    """The keys that an axis sets."""
+    """Return the keys that an axis sets."""
     return {text.partition("=")[0] for texts in values.values() for text in texts}
 
 
@@ -103,8 +103,8 @@ class PlannedRun:
     Attributes:
         cell: its value on each axis.
         seed: its seed.
-        experiment: what is varied.
-        overrides: all of them, the cell's last.
+        experiment: the experiment that is varied.
+        overrides: all overrides, those of the cell last.
     """
 
     cell: dict[str, str]
@@ -114,7 +114,7 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """Its name, that of its files."""
+        """Name of the run and of its files."""
         return ",".join(f"{axis}={value}" for axis, value in {**self.cell, "seed": str(self.seed)}.items())
 
 
@@ -123,10 +123,10 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 def find_study(name: str) -> Path:
-    """A study by path or by the name of a shipped one.
+    """Find a study by path or by the name of a shipped one.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is no such study.
     """
     if os.path.isfile(name):
         return Path(name).resolve()
@@ -139,16 +139,16 @@ def find_study(name: str) -> Path:
 def load_study(
     name: str, overrides: Sequence[str] = (), only: Sequence[str] = (), seeds: int | None = None
 ) -> StudyConfig:
-    """A study from a file or by the name of a shipped one, restricted and changed as a command line asks.
+    """Load a study from a file or by the name of a shipped one, restricted and changed by options of the command line.
 
     Args:
         name: a path, or the name of a shipped study.
         overrides: more overrides of the experiment, for all runs.
-        only: texts such as `activation=relu,mish`: the values of an axis that are kept.
-        seeds: the number of seeds, or None for the study's own.
+        only: texts such as `activation=relu,mish`: the values of an axis to keep.
+        seeds: the number of seeds, or None for that of the study.
 
     Raises:
-        ConfigError: every mistake found, those in the experiment of any combination included.
+        ConfigError: every mistake found, including those in the experiment of any combination.
     """
     path = find_study(name)
     study = load_config(StudyConfig, str(path))
@@ -175,7 +175,7 @@ def load_study(
 
 
 def _found(experiment: str, beside: Path, places: Mapping[str, Where]) -> str:
-    """The path of an experiment beside the study; a preset keeps its name, the same on every machine."""
+    """Return the path of an experiment beside the study, or the name of a preset unchanged."""
     if experiment.endswith(".cfg"):
         return str(beside / experiment) if os.path.isfile(beside / experiment) else experiment
     try:
@@ -186,7 +186,7 @@ def _found(experiment: str, beside: Path, places: Mapping[str, Where]) -> str:
 
 
 def _places_of(node: Node) -> dict[str, Where]:
-    """Where each text of a study is written."""
+    """Return the place of each text of a study."""
     if isinstance(node.value, str):
         return {node.value: node.where}
     children: Iterable[Node] = ()
@@ -196,7 +196,7 @@ def _places_of(node: Node) -> dict[str, Where]:
 
 
 def _placed(mistake: str, places: Mapping[str, Where]) -> str:
-    """A mistake in an override with the place of that override, where the study has it."""
+    """Return a mistake in an override with the place of that override in the study, if it is there."""
     where = next((where for text, where in places.items() if mistake.startswith(f"override {text!r}:")), None)
     return mistake if where is None else f"{where}: {mistake}"
 
@@ -229,7 +229,7 @@ def _require_free_keys(study: StudyConfig, overrides: Sequence[str]) -> None:
 
 
 def runs_of(study: StudyConfig) -> list[PlannedRun]:
-    """Every run of a study, seed by seed, so that a study that is stopped has whole rows of pairs."""
+    """Return every run of a study, seed by seed, so that an interrupted study has complete pairs."""
     return [
         PlannedRun(
             cell=dict(zip(study.axes, values, strict=True)),

@@ -1,9 +1,9 @@
-"""What a study keeps of each run: one small JSON file, whole whenever it is looked at.
+"""Records of the runs of a study: one small JSON file each, written atomically.
 
-FOLDER/study.yaml           the study as it was last asked for
-FOLDER/results/KEY.json     one for each run that was begun
+FOLDER/study.yaml           the study as it was last requested
+FOLDER/results/KEY.json     the record of each run that was started
 FOLDER/runs/KEY/            its run folder, as `detector train` leaves it, by default without weights
-FOLDER/logs/KEY.log         what it said
+FOLDER/logs/KEY.log         its output
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from detector.errors import ConfigError, DatasetError
 from detector.io.atomic import write_atomically
 from detector.workflows.studies.plan import PlannedRun
 
-FALLING = ("entropy", "step_ms", "peak_mb")  # numbers of which the lowest is the best
+FALLING = ("entropy", "step_ms", "peak_mb")  # metrics whose lowest value is the best
 State = Literal["begun", "finished", "diverged", "failed"]
 
 
@@ -30,7 +30,7 @@ class Evaluation:
 
     Attributes:
         step: optimiser steps done.
-        stats: its numbers by name; what could not be measured is left out.
+        stats: its metrics by name; undefined ones are left out.
     """
 
     step: int
@@ -44,18 +44,18 @@ class RunRecord:
     Attributes:
         cell: its value on each axis.
         seed: its seed.
-        experiment: what was varied.
-        overrides: of the experiment.
-        state: begun, finished, diverged (training came to no finite number) or failed.
-        error: why it failed or diverged.
-        evaluations: in the order of their steps.
+        experiment: the experiment that was varied.
+        overrides: the overrides of the experiment.
+        state: begun, finished, diverged (a loss or gradient was not finite) or failed.
+        error: the reason why it failed or diverged.
+        evaluations: the evaluations in the order of their steps.
         num_steps: optimiser steps of the run.
-        num_epochs: passes over the data set that they amount to.
-        step_s: median time of a step in seconds, evaluations apart.
-        total_s: time of the whole run in seconds, without the start of its process.
-        peak_bytes: the most memory that its process, or the GPU, held; None where the system does not say.
-        device: where it ran.
-        machine: what it ran on, in words.
+        num_epochs: passes over the data set in these steps.
+        step_s: median time of a step in seconds, evaluations excluded.
+        total_s: time of the whole run in seconds, start of its process excluded.
+        peak_bytes: peak memory of its process or GPU; None if the system does not report it.
+        device: the device of the run.
+        machine: description of the machine.
         imports: Python files that register the parts it names.
     """
 
@@ -77,11 +77,11 @@ class RunRecord:
 
     @property
     def is_done(self) -> bool:
-        """Whether running it again would bring nothing new."""
+        """True if the run need not be repeated."""
         return self.state in ("finished", "diverged")
 
     def number(self, metric: str, judged: str) -> float:
-        """A number of the final or the best evaluation; NaN where there is none."""
+        """Return a metric of the final or the best evaluation; NaN if there is none."""
         found = [evaluation.stats.get(metric, math.nan) for evaluation in self.evaluations]
         if self.state != "finished" or not found:
             return math.nan
@@ -95,32 +95,32 @@ class StudyFolder:
     """The files of a study."""
 
     def __init__(self, path: Path) -> None:
-        """Names them; nothing is made."""
+        """Set the paths; nothing is created."""
         self.path = path
         self.study, self.runs = path / "study.yaml", path / "runs"
 
     def result_path(self, key: str) -> Path:
-        """The record of a run."""
+        """Return the path of the record of a run."""
         return self.path / "results" / f"{key}.json"
 
     def log_path(self, key: str) -> Path:
-        """What a run said."""
+        """Return the path of the output of a run."""
         return self.path / "logs" / f"{key}.log"
 
     def write(self, key: str, record: RunRecord) -> None:
-        """Writes the record of a run.
+        """Write the record of a run.
 
         Raises:
-            CheckpointError: the disk refuses.
+            CheckpointError: the file cannot be written.
         """
         write_record(self.result_path(key), record)
 
     def read(self, planned: PlannedRun) -> RunRecord | None:
-        """The record of a planned run, or None where it was not begun.
+        """Read the record of a planned run; return None if it was not started.
 
         Raises:
             DatasetError: its file cannot be read.
-            ConfigError: it is of a run with other settings.
+            ConfigError: the record belongs to a run with other settings.
         """
         path = self.result_path(planned.key)
         if not path.is_file():
@@ -131,29 +131,29 @@ class StudyFolder:
         if not same_name or record.overrides != planned.overrides:
             changed = sorted(theirs ^ ours) or ["another order of the overrides" if same_name else record.experiment]
             raise ConfigError(
-                f"{path}: a study goes on with the settings it began with, found others: {', '.join(changed)}; "
+                f"{path}: expected the settings that the study began with, got others: {', '.join(changed)}; "
                 "give them again, or another folder with --out"
             )
         return record
 
 
 def _short(experiment: str) -> str:
-    """The name of an experiment wherever its file lies."""
+    """Return the name of an experiment without its folder."""
     return Path(experiment).name.removesuffix(".yaml")
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Writes a record.
+    """Write a record atomically.
 
     Raises:
-        CheckpointError: the disk refuses; an old one is whole.
+        CheckpointError: the file cannot be written; an old one is intact.
     """
     text = json.dumps(asdict(record), indent=1, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_record(path: Path) -> RunRecord:
-    """Reads a record.
+    """Read a record.
 
     Raises:
         DatasetError: it cannot be read.
@@ -161,17 +161,17 @@ def read_record(path: Path) -> RunRecord:
     try:
         plain: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(plain, dict):
-            raise ValueError("it is no mapping")
+            raise ValueError("expected a mapping")
         return config_from_plain(RunRecord, plain, str(path))
     except (OSError, ValueError, ConfigError) as error:
-        raise DatasetError(f"{path}: is no record of a run ({error}); delete it and give the command again") from error
+        raise DatasetError(f"{path}: expected a record of a run ({error}); delete it and run again") from error
 
 
 def plain_stats(stats: Mapping[str, float]) -> dict[str, float]:
-    """The numbers that exist."""
+    """Return the metrics that are finite."""
     return {name: float(value) for name, value in stats.items() if math.isfinite(value)}
 
 
 def next_evaluations(so_far: Sequence[Evaluation], found: Evaluation) -> tuple[Evaluation, ...]:
-    """The evaluations of a run with one more; those of later steps, left from before a resume, are dropped."""
+    """Append an evaluation to those of a run; drop those of later steps, left from before a resume."""
     return (*(evaluation for evaluation in so_far if evaluation.step < found.step), found)

@@ -1,4 +1,4 @@
-"""Carries out the runs of a study, each in a process of its own: its memory is its own, and so is its end."""
+"""Runs of a study, each in its own process, so that memory and failures do not affect other runs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from detector.io.atomic import write_atomically
 from detector.workflows.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.workflows.studies.records import RunRecord, State, StudyFolder, read_record
 
-PROGRAM = (sys.executable, "-m", "detector")  # what makes a single run
+PROGRAM = (sys.executable, "-m", "detector")  # the command of a single run
 _MAX_ERROR = 2000  # characters of a log that a record keeps
-# What torchrun tells its processes; a run of a study is not one of several.
+# Variables of torchrun, removed because a run of a study is a single process.
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a study that one process makes: number `index` of `count`, from 0 on.
+    """The part of a study that one process makes.
 
     Attributes:
-        index: which.
-        count: of how many.
-        gpu: the GPU its runs see, or None for all.
+        index: index of the part, from 0.
+        count: number of parts.
+        gpu: the GPU that its runs see, or None for all.
     """
 
     index: int = 0
@@ -39,19 +39,19 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`2/4` as the second of four.
+        """Parse `I/N`, such as `2/4` for the second of four parts.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: the text has another form.
         """
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ConfigError(f"--shard wants I/N such as 2/4, found {text!r}")
+            raise ConfigError(f"--shard: expected I/N such as 2/4, got {text!r}")
         return cls(int(index) - 1, int(count))
 
     @classmethod
     def of_torchrun(cls) -> Shard:
-        """The part that torchrun's environment describes, with a GPU of its own; the whole where there is none."""
+        """Return the part that torchrun's environment describes, with its own GPU; without it, the whole study."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
@@ -61,7 +61,7 @@ class Shard:
         return cls(int(os.environ.get("RANK", "0")), count, gpu)
 
     def of(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-        """Its runs out of all."""
+        """Return the runs of the part."""
         return list(runs[self.index :: self.count])
 
 
@@ -70,11 +70,11 @@ class Outcome:
     """A run that has ended.
 
     Attributes:
-        planned: which.
-        record: what it left.
-        number: how many of the shard's runs have ended, this one included.
+        planned: the planned run.
+        record: its record.
+        number: ended runs of the shard so far, including this one.
         count: runs of the shard.
-        took_s: wall time in seconds, the start of its process included; 0 of one that had been made before.
+        took_s: wall time in seconds, including the start of its process; 0 for a run made earlier.
     """
 
     planned: PlannedRun
@@ -91,21 +91,21 @@ def make_runs(
     imports: Sequence[Path] = (),
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
-    """Makes the runs of a study that are not there yet. Runs that failed, but for diverging, are tried again.
+    """Make the missing runs of a study; runs that failed without diverging are repeated.
 
     Args:
         study: the study.
-        folder: where its files go.
-        shard: the part of it to make.
+        folder: the folder of its files.
+        shard: the part to make.
         imports: Python files that register parts.
-        told: told of every run.
+        told: receives every outcome.
 
     Raises:
-        ConfigError: the folder holds runs with other settings, or another command makes one of them.
-        CheckpointError: the disk refuses.
+        ConfigError: the folder holds runs with other settings, or another command is making one of them.
+        CheckpointError: a file cannot be written.
     """
     planned_runs = shard.of(runs_of(study))
-    records = [folder.read(planned) for planned in planned_runs]  # all, before hours are spent
+    records = [folder.read(planned) for planned in planned_runs]  # check all records before the long work
     write_study(study, folder)
     for number, (planned, record) in enumerate(zip(planned_runs, records, strict=True), start=1):
         took_s = 0.0
@@ -117,17 +117,17 @@ def make_runs(
 
 
 def write_study(study: StudyConfig, folder: StudyFolder) -> None:
-    """Writes the study down, for its runs and for whoever looks into the folder later."""
+    """Write the study into its folder, for its runs and for later readers."""
     text = config_to_yaml(study)
     write_atomically(folder.study, lambda file: file.write(text.encode()))
 
 
 def open_log(folder: StudyFolder, planned: PlannedRun) -> BinaryIO:
-    """Opens the log of a run at its end; until it is closed, here and in the run's process, no other command has it.
+    """Open the log of a run for appending, with a lock that lasts until this process and the run have closed it.
 
     Raises:
-        ConfigError: another command makes this run.
-        SaveError: the disk refuses.
+        ConfigError: another command is making this run.
+        SaveError: the log cannot be written.
     """
     path = folder.log_path(planned.key)
     try:
@@ -142,8 +142,8 @@ def open_log(folder: StudyFolder, planned: PlannedRun) -> BinaryIO:
     except BlockingIOError as error:
         log.close()
         raise ConfigError(
-            f"{folder.path}: a run wants one command to make it, found another one at work on {planned.key}; wait for "
-            "it, or share the runs out with --shard"
+            f"{folder.path}: another command is making the run {planned.key}; wait for it, or divide the runs with "
+            "--shard"
         ) from error
     except (ModuleNotFoundError, OSError):  # Windows, and file systems without locks
         pass
@@ -151,7 +151,7 @@ def open_log(folder: StudyFolder, planned: PlannedRun) -> BinaryIO:
 
 
 def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, imports: Sequence[Path]) -> None:
-    """Writes the record of a run that is about to begin or to go on."""
+    """Write the record of a run that is about to start or resume."""
     record = RunRecord(
         planned.cell,
         planned.seed,
@@ -159,19 +159,19 @@ def begun(folder: StudyFolder, planned: PlannedRun, before: RunRecord | None, im
         planned.overrides,
         imports=tuple(str(path.resolve()) for path in imports),
     )
-    if before is not None:  # interrupted: what it measured counts if the run can be taken up
+    if before is not None:  # interrupted: its evaluations count if the run can be resumed
         record = replace(record, evaluations=before.evaluations)
     folder.write(planned.key, record)
 
 
 def command_of(folder: StudyFolder, planned: PlannedRun) -> list[str]:
-    """The command that makes one run."""
+    """Return the command that makes one run."""
     own = ["--out", str(folder.path), "--run", str(folder.result_path(planned.key))]
     return [*PROGRAM, "study", str(folder.study), *own]
 
 
 def environment_of(study: StudyConfig, planned: PlannedRun, gpu: str | None) -> dict[str, str]:
-    """The variables of its process."""
+    """Return the environment variables of the process of a run."""
     environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -181,7 +181,7 @@ def environment_of(study: StudyConfig, planned: PlannedRun, gpu: str | None) -> 
 
 
 def with_error(folder: StudyFolder, planned: PlannedRun, code: int, start: int) -> RunRecord:
-    """The record of a run whose process has ended; where it did not finish, with what its log says from `start` on."""
+    """Return the record of an ended run; if it did not finish, with the output in its log from `start` on."""
     found = read_record(folder.result_path(planned.key))
     if found.state == "finished":
         return found
@@ -203,14 +203,14 @@ def _make(
     command, environment = command_of(folder, planned), environment_of(study, planned, gpu)
     with open_log(folder, planned) as log:
         before = folder.read(planned)
-        if before is not None and before.is_done:  # another command made it since this one looked
+        if before is not None and before.is_done:  # another command has made it in the meantime
             return before
         begun(folder, planned, before, imports)
         start = log.tell()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         try:
             code = process.wait()
-        except BaseException:  # this process is told to stop: the run saves, and goes on with the next command
+        except BaseException:  # this process is asked to stop: the run saves and resumes with the next command
             process.terminate()
             process.wait()
             raise

@@ -1,7 +1,7 @@
-"""What a training step costs: every combination trains in a process of its own, and they take turns step by step.
+"""Cost of a training step: every combination trains in its own process, and they take turns step by step.
 
-So a change in the machine's speed hits all of them. The parent writes a line to a process for each step; the process
-makes it and answers with its milliseconds.
+A change in the speed of the machine therefore affects all of them. The parent writes a line to a process for each step;
+the process makes the step and answers with its time in milliseconds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from detector.workflows.studies.runner import (
 from detector.workflows.studies.worker import of_run
 from detector.workflows.train import train
 
-WARM_UP_TURNS = 3  # the first steps make what later ones find made: kernels, workspaces, memory
+WARM_UP_TURNS = 3  # the first steps compile kernels and allocate memory
 
 
 class _Turns:
-    """Lets a training run make a step for each line on stdin; once stdin has ended nobody gives turns any more."""
+    """Reporter that makes a training run wait for a line on stdin before each step, until stdin ends."""
 
     def __init__(self, report: Report) -> None:
         self.times_ms: list[float] = []
@@ -52,7 +52,7 @@ class _Turns:
         self._begun_s, self._report = 0.0, report
 
     def __call__(self, event: Event) -> None:
-        """Takes an event and hands it on."""
+        """Process an event and pass it on."""
         if isinstance(event, Started):
             self.started = event
             self._wait()
@@ -73,18 +73,18 @@ class _Turns:
 
 
 def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -> bool:
-    """Makes the steps of one combination, one for each line on stdin, and completes its record.
+    """Make the steps of one combination, one for each line on stdin, and complete its record.
 
     Args:
         path: the record.
-        runs: folder of the run folders.
-        report: told of every event.
+        runs: the parent of the run folders.
+        report: receives every event.
 
     Returns:
-        Whether it came to its end; not so where stdin ended before it, for steps without turns measure something else.
+        True if the run was completed; False if stdin ended before, since steps without turns are not comparable.
 
     Raises:
-        DetectorError: all that training raises.
+        DetectorError: everything that training raises.
     """
     record = read_record(path)
     for file in record.imports:
@@ -92,13 +92,13 @@ def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -
     config = load_experiment(record.experiment, record.overrides)
     if not config.train.iterations or config.train.iterations <= WARM_UP_TURNS:
         raise ConfigError(
-            f"a study of costs wants train.iterations above {WARM_UP_TURNS}, found {config.train.iterations}"
+            f"a study of costs: expected train.iterations above {WARM_UP_TURNS}, got {config.train.iterations}"
         )
     turns, folder = _Turns(report), runs / path.stem
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
     experiment = of_run(config, record, path, runs, evaluations=0)
     result = train(experiment, report=turns, should_stop=lambda: turns.have_ended)
-    assert turns.started is not None  # a run that has ended has begun
+    assert turns.started is not None  # a run that has ended has started
     shutil.rmtree(folder)
     if not result.finished:
         return False
@@ -131,15 +131,17 @@ def make_cost_runs(
     imports: Sequence[Path] = (),
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
-    """Makes the runs of a study of costs that are not there yet: of each seed all, in turns.
+    """Make the missing runs of a study of costs: all combinations of a seed take turns.
 
     Raises:
-        ConfigError: the folder holds runs with other settings, another command makes one of them, or a part of the
-            study is asked for.
-        CheckpointError: the disk refuses.
+        ConfigError: the folder holds runs with other settings, another command is making one of them, or a shard is
+            requested.
+        CheckpointError: a file cannot be written.
     """
     if shard.count > 1:
-        raise ConfigError("a study of costs takes its measurements in turns, on one machine; leave --shard out")
+        raise ConfigError(
+            "a study of costs: expected a single process, since runs take turns, got --shard; leave it out"
+        )
     planned_runs = runs_of(study)
     records = {planned.key: folder.read(planned) for planned in planned_runs}
     write_study(study, folder)
@@ -154,7 +156,7 @@ def make_cost_runs(
         for planned in row:
             number += 1
             found = records[planned.key]
-            assert found is not None  # it was done before or has just been made
+            assert found is not None  # the run was made earlier or just now
             told(Outcome(planned, found, number, len(planned_runs), took_s))
 
 
@@ -183,14 +185,14 @@ def _in_turns(
         finally:
             for worker in workers.values():
                 assert worker.stdin is not None
-                with suppress(BrokenPipeError):  # it died while it waited for its turn
+                with suppress(BrokenPipeError):  # the process ended while it waited for its turn
                     worker.stdin.close()
             codes = {key: worker.wait() for key, worker in workers.items()}
     return {planned.key: with_error(folder, planned, codes[planned.key], starts[planned.key]) for planned in row}
 
 
 def _takes_a_turn(worker: subprocess.Popen[str]) -> bool:
-    """Whether a process has made one more step; not so when it has ended."""
+    """Let a process make one more step; return False if it has ended."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:

@@ -1,4 +1,4 @@
-"""The report of a study: a page that needs nothing but itself, the same as Markdown, and its numbers as JSON."""
+"""The report of a study: a self-contained HTML page, the same in Markdown, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _HOW = (
     "comparison by itself.",
     "Effect size: Hedges' g of the paired differences, their mean over their deviation, corrected for few pairs.",
     "The test is the paired t test, two-sided; the corrected p holds for all comparisons of the study together (Holm). "
-    f"A difference is claimed where it is at most {SIGNIFICANCE} and there are at least {MIN_PAIRS} pairs. Nothing "
-    "supported does not mean equal.",
-    "All this holds for seeds and comparisons that were chosen before the first result was seen. Seeds added until a "
-    "difference shows, or values left out afterwards, make more false claims than the test says.",
-    "Runs differ by their seed: initialisation, order and augmentation. What another data set, size or recipe would "
-    "show, this study does not say.",
+    f"A difference is claimed where it is at most {SIGNIFICANCE} and there are at least {MIN_PAIRS} pairs. An "
+    "unsupported difference does not mean equality.",
+    "All this holds for seeds and comparisons that were chosen before the first result was seen. Adding seeds until "
+    "a difference shows, or leaving values out afterwards, produces more false claims than the test allows for.",
+    "Runs differ by their seed: initialisation, order and augmentation. The study says "
+    "nothing about other data sets, sizes or recipes.",
 )
 
 
 def write_report(summary: StudySummary, folder: StudyFolder) -> Path:
-    """Writes `report.html`, `report.md` with its charts, and `summary.json` into the folder of a study.
+    """Write `report.html`, `report.md` with its charts, and `summary.json` into the folder of a study.
 
     Returns:
         The page.
 
     Raises:
-        CheckpointError: the disk refuses.
+        CheckpointError: a file cannot be written.
     """
     charts = [entry for entry in _charts(summary) if entry is not None]
     for name, _, picture in charts:
@@ -159,7 +159,7 @@ def _page(summary: StudySummary, charts: Sequence[tuple[str, str, bytes]]) -> It
     yield "</div><h2>Numbers</h2>"
     yield table((", ".join(summary.study.axes), *_cell_heads(summary)), [_cell_row(cell) for cell in summary.cells])
     if summary.failures:
-        yield "<h2>Runs that came to no number</h2>"
+        yield "<h2>Runs without a result</h2>"
         yield table(("run", "why"), [(key, why[-400:]) for key, why in summary.failures])
     yield "<h2>How to read this</h2><ul>" + "".join(f"<li>{text(line)}</li>" for line in _HOW) + "</ul>"
 
@@ -177,7 +177,7 @@ def _markdown(summary: StudySummary, charts: Sequence[tuple[str, str, bytes]]) -
     heads = (", ".join(summary.study.axes), *_cell_heads(summary))
     yield from _rows(heads, [_cell_row(cell) for cell in summary.cells])
     if summary.failures:
-        yield "\n## Runs that came to no number\n"
+        yield "\n## Runs without a result\n"
         yield from _rows(("run", "why"), [(key, " ".join(why[-400:].split())) for key, why in summary.failures])
     yield "\n## How to read this\n"
     yield from (f"- {line}" for line in _HOW)

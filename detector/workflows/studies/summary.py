@@ -1,4 +1,4 @@
-"""What a study found: every combination in numbers, every comparison with its test, sentences that claim no more."""
+"""Summary of a study: numbers of every combination, a test for every comparison, and sentences supported by them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from detector.workflows.studies.records import RunRecord, StudyFolder
 
 @dataclass(frozen=True)
 class CellSummary:
-    """One combination of settings over its seeds. A number that there is not is NaN.
+    """One combination of settings over its seeds. An undefined number is NaN.
 
     Attributes:
         cell: its value on each axis.
-        values: the number that is judged, by seed, of the runs that have one.
-        mean: of the values.
+        values: the judged metric by seed, of the runs that have one.
+        mean: mean of the values.
         deviation: their standard deviation (n - 1).
         low: lower end of the 95 % t interval of the mean.
         high: its upper end.
-        best: mean of the best evaluation of each run; one that diverged counts as in the values.
+        best: mean of the best evaluation of each run; a diverged run counts as in the values.
         step_s: median over the runs of the time of a step, in seconds.
-        epoch_s: the same of a pass over the training data.
-        peak_bytes: the most memory that a run held.
-        num_runs: finished and diverged ones.
-        num_diverged: of these.
+        epoch_s: median over the runs of the time of a pass over the training data, in seconds.
+        peak_bytes: largest peak memory of a run.
+        num_runs: finished and diverged runs.
+        num_diverged: diverged runs.
         num_failed: runs that failed otherwise.
     """
 
@@ -51,19 +51,19 @@ class CellSummary:
 
     @property
     def name(self) -> str:
-        """Its values, in the order of the axes."""
+        """The values in the order of the axes."""
         return ", ".join(self.cell.values())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A value of the compared axis against the baseline, where all other axes are the same.
+    """A value of the compared axis against the baseline, at the same values of all other axes.
 
     Attributes:
         within: the values of the other axes.
         value: the value.
-        effect: what it does, corrected for all comparisons of the study.
-        num_unpaired: seeds that one of the two has no number of.
+        effect: its effect, corrected for all comparisons of the study.
+        num_unpaired: seeds for which one of the two has no number.
     """
 
     within: dict[str, str]
@@ -73,20 +73,20 @@ class Comparison:
 
     @property
     def place(self) -> str:
-        """Where it was compared, in words; empty where there is one axis."""
+        """The values of the other axes as text; empty with one axis."""
         return ", ".join(f"{axis} {value}" for axis, value in self.within.items())
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study and what it found.
+    """A study and its results.
 
     Attributes:
         study: the study.
         cells: every combination.
-        comparisons: in the order of the other axes, then of the values.
+        comparisons: the comparisons in the order of the other axes, then of the values.
         failures: key and error of each run that failed or diverged.
-        machines: what the runs ran on.
+        machines: descriptions of the machines of the runs.
     """
 
     study: StudyConfig
@@ -96,20 +96,20 @@ class StudySummary:
     machines: tuple[str, ...]
 
     def num(self, what: str) -> int:
-        """How many runs finished or diverged ("runs"), "diverged" or "failed"."""
+        """Return the number of runs that finished or diverged (`runs`), that `diverged` or that `failed`."""
         return sum(int(getattr(cell, f"num_{what}")) for cell in self.cells)
 
     @property
     def num_planned(self) -> int:
-        """Runs of the whole study."""
+        """Number of runs of the whole study."""
         return len(self.cells) * self.study.seeds
 
     def sentences(self) -> list[str]:
-        """What may be said, a sentence each, and nothing that the test does not support."""
+        """Return the results as sentences that claim only what the test supports."""
         return list(_sentences(self))
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON; a number that does not exist is None."""
+        """Return the summary as plain data for JSON; an undefined number is None."""
         cells = [{**vars(cell), "values": {str(seed): v for seed, v in cell.values.items()}} for cell in self.cells]
         comparisons = [{**vars(c), "effect": c.effect.to_plain()} for c in self.comparisons]
         return {
@@ -157,7 +157,7 @@ def _value(study: StudyConfig, record: RunRecord, judged: str) -> float:
 
 
 def _values(study: StudyConfig, records: list[RunRecord], judged: str) -> dict[int, float]:
-    """The numbers that there are, by seed."""
+    """Return the defined numbers by seed."""
     found = {record.seed: _value(study, record, judged) for record in records}
     return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
@@ -213,8 +213,8 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
     if not done:
         yield f"None of {planned} runs is done yet."
     elif done < planned:
-        yield f"{done} of {planned} runs are done; what follows is of these alone."
-    left_out = "left out of all comparisons, with what would be paired with it"
+        yield f"{done} of {planned} runs are done; the results cover these only."
+    left_out = "left out of all comparisons, with its paired run"
     if diverged := summary.num("diverged"):
         counted = left_out if study.diverged is None else f"counted as {study.metric} {study.diverged:g}"
         yield f"{_counted(diverged, 'run')} diverged; each is {counted}."
@@ -234,22 +234,22 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
     if unclaimed:
         names = "; ".join(f"{c.value}{f' at {c.place}' if c.place else ''}" for c in unclaimed)
         yield (
-            f"Not shown to differ from {study.baseline} in {study.metric}: {names}. That is not a proof of equality; "
-            "the intervals say how large a difference may still be."
+            f"Not shown to differ from {study.baseline} in {study.metric}: {names}. This does not prove equality; "
+            "the intervals show how large a difference may still be."
         )
     if tested:
         yield (
-            f"The chance of even one false claim among {_counted(len(tested), 'comparison')} is held to "
+            f"The probability of any false claim among {_counted(len(tested), 'comparison')} is at most "
             f"{100 * SIGNIFICANCE:.0f} % (paired t test, corrected by Holm)."
         )
     untested = [c for c in summary.comparisons if c.effect.is_descriptive and c.effect.num_pairs]
     if any(c.effect.num_pairs < MIN_PAIRS for c in untested):
         yield (
-            f"Descriptive only: fewer than {MIN_PAIRS} pairs of runs show no significance, whatever the numbers, so "
-            "nothing is claimed where there are fewer."
+            f"Descriptive only: fewer than {MIN_PAIRS} pairs of runs cannot show significance, so nothing is claimed "
+            "from them."
         )
     if any(c.effect.num_pairs >= MIN_PAIRS for c in untested):
-        yield "Where all pairs differ by the same number there is no deviation to test by, and nothing is claimed."
+        yield "If all pairs differ by the same number, there is no deviation for a test, and nothing is claimed."
 
 
 def _counted(number: int, noun: str) -> str:

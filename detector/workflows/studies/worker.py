@@ -1,4 +1,4 @@
-"""One run of a study, in this process: trained as `detector train --continue` would, measured, written down."""
+"""One run of a study in this process: trained as by `detector train --continue`, with its evaluations recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from detector.workflows.train import open_run, train
 
 
 class _Watch:
-    """Notes what the events of a run tell, in its record."""
+    """Reporter that writes the evaluations of a run into its record."""
 
     def __init__(self, path: Path, record: RunRecord, metric: str, report: Report) -> None:
         self.record = record
@@ -38,7 +38,7 @@ class _Watch:
         self._steps_s: list[float] = []
 
     def __call__(self, event: Event) -> None:
-        """Takes an event and hands it on."""
+        """Process an event and pass it on."""
         now_s = time.perf_counter()
         if isinstance(event, Started):
             self.record = replace(
@@ -50,14 +50,14 @@ class _Watch:
             self._last_s = now_s
         elif isinstance(event, Evaluated):
             self._evaluated(event)
-            self._last_s = None  # the time until the next step is not a step's
+            self._last_s = None  # the time until the next step includes the evaluation
         self._report(event)
 
     def _evaluated(self, event: Evaluated) -> None:
         if self._metric not in event.metrics.stats:
             raise ConfigError(
-                f"metric wants a number that evaluation finds, found {self._metric!r}; "
-                f"these are there: {', '.join(event.metrics.stats)}"
+                f"metric: expected one of {', '.join(event.metrics.stats)}, got {self._metric!r}; choose a metric of "
+                f"the evaluation"
             )
         found = Evaluation(event.step, plain_stats(event.metrics.stats))
         evaluations = next_evaluations(self.record.evaluations, found)
@@ -79,21 +79,21 @@ def make_run(
     report: Report = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Makes the run that a record describes and completes the record.
+    """Make the run that a record describes and complete the record.
 
     Args:
         path: the record.
-        runs: folder of the run folders.
-        metric: the number that has to be there.
-        keep_weights: whether the weights stay.
-        report: told of every event.
-        should_stop: asked after each step; true saves and ends the run.
+        runs: the parent of the run folders.
+        metric: the metric that the evaluations must contain.
+        keep_weights: whether to keep the weights.
+        report: receives every event.
+        should_stop: called after each step; if true, the run is saved and ends.
 
     Returns:
-        Whether it came to its end.
+        True if the run was completed.
 
     Raises:
-        DetectorError: all that training raises.
+        DetectorError: everything that training raises.
     """
     begun_s = time.perf_counter()
     record = read_record(path)
@@ -108,9 +108,11 @@ def make_run(
             _, run_folder, state = open_run(folder, config)
             known = {evaluation.step for evaluation in record.evaluations}
             measured = [int(row["step"]) for row in run_folder.results()]
-            if all(step in known for step in measured if step <= state["step"]):  # the record was not deleted since
+            if all(
+                step in known for step in measured if step <= state["step"]
+            ):  # the record was not deleted in the meantime
                 resume = (run_folder, state)
-        except (CheckpointError, ConfigError):  # of another version of this program, say: nothing but time is lost
+        except (CheckpointError, ConfigError):  # for example saved by another version: the run starts again
             pass
     if resume is None:
         record = replace(record, evaluations=())
@@ -120,7 +122,9 @@ def make_run(
     if not result.finished:
         return False
     if not watch.record.evaluations:
-        raise ConfigError("a study wants runs that are measured; give a val split and train.evaluations of at least 1")
+        raise ConfigError(
+            "a study: expected runs with evaluations, got none; give a val split and train.evaluations of at least 1"
+        )
     total_s = time.perf_counter() - begun_s
     if resume is not None:
         total_s = watch.record.total_s or total_s
@@ -142,7 +146,7 @@ def make_run(
 
 
 def of_run(config: TaskConfig, record: RunRecord, path: Path, runs: Path, **changes: Any) -> TaskConfig:
-    """An experiment with the seed and the folder of a run of a study, and changes of its section `train`."""
+    """Return an experiment with the seed and folder of a run of a study, and changes of its section `train`."""
     own: dict[str, Any] = {"seed": record.seed, "project": runs.resolve(), "run_name": path.stem}
     settings: Any = replace(config.train, **own, **changes)
     return replace(config, train=settings)

@@ -32,9 +32,9 @@ def test_a_run_with_other_settings_is_refused_with_what_differs(tmp_path, small_
     planned = runs_of(load_study(str(small_study)))[0]
     folder.write(planned.key, record_of(planned))
     other = runs_of(load_study(str(small_study), ["train.clip_norm=5.0"]))[0]
-    with pytest.raises(ConfigError, match=r"found others: train\.clip_norm=5\.0; give them again, or another folder"):
+    with pytest.raises(ConfigError, match=r"got others: train\.clip_norm=5\.0; give them again, or another folder"):
         folder.read(other)
-    with pytest.raises(ConfigError, match="found others: classify; give them"):
+    with pytest.raises(ConfigError, match="got others: classify; give them"):
         folder.read(replace(planned, experiment="elsewhere/another.yaml"))
 
 
@@ -44,7 +44,7 @@ def test_a_damaged_record_is_refused_with_its_name(tmp_path, small_study, text):
     path = folder.result_path(planned.key)
     path.parent.mkdir(parents=True)
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(DatasetError, match=r"seed=0\.json: is no record of a run"):
+    with pytest.raises(DatasetError, match=r"seed=0\.json: expected a record of a run"):
         folder.read(planned)
 
 

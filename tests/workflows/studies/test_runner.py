@@ -137,7 +137,7 @@ def test_a_study_that_is_stopped_lets_its_run_save_and_goes_on_with_it(study, tm
 
 def test_settings_that_differ_from_those_of_the_folder_are_refused_before_a_run(study, small_study, tmp_path):
     made(study, tmp_path)
-    with pytest.raises(ConfigError, match=r"found others: train\.clip_norm=5\.0"):
+    with pytest.raises(ConfigError, match=r"got others: train\.clip_norm=5\.0"):
         made(load_study(str(small_study), ["train.clip_norm=5.0"], ["size=small"]), tmp_path)
     assert trials(tmp_path) == 4
 
@@ -151,7 +151,9 @@ def test_a_run_is_told_of_the_users_parts_wherever_it_runs(study, tmp_path):
 def test_a_run_that_another_command_is_making_is_left_to_it(study, tmp_path):
     folder, planned = StudyFolder(tmp_path / "out"), runs_of(study)[1]
     with open_log(folder, planned):
-        with pytest.raises(ConfigError, match=r"another one at work on size=small,activation=mish,seed=0; .*--shard"):
+        with pytest.raises(
+            ConfigError, match=r"another command is making the run size=small,activation=mish,seed=0; .*--shard"
+        ):
             made(study, tmp_path)
         assert folder.read(planned) is None
         assert list(made(study, tmp_path, Shard(0, 2))) == ["relu0", "relu1"]
@@ -175,7 +177,7 @@ def test_shards_share_every_run_out_once(study):
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/4", "1.0/3"])
 def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(ConfigError, match="--shard wants I/N"):
+    with pytest.raises(ConfigError, match="--shard: expected I/N"):
         Shard.parse(text)
 
 

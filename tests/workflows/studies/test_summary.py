@@ -73,7 +73,7 @@ def test_sentences_claim_what_the_test_supports_and_name_what_it_does_not(study,
     said = " ".join(write(study, StudyFolder(tmp_path), noisy).sentences())
     assert "At size large, mish has higher top1 than relu" in said
     assert "Not shown to differ from relu in top1: mish at size small." in said
-    assert "not a proof of equality" in said
+    assert "does not prove equality" in said
     assert "among 2 comparisons is held to 5 %" in said
 
 
@@ -105,7 +105,7 @@ def test_seeds_that_one_side_lacks_are_left_out_on_both(study, tmp_path):
     differences = [NOISE[0, 1, seed] - NOISE[0, 0, seed] for seed in range(6) if seed != 2]
     assert summary.comparisons[0].effect.difference == pytest.approx(np.mean(differences), rel=1e-9)
     assert (summary.comparisons[0].effect.num_pairs, summary.comparisons[0].num_unpaired) == (5, 1)
-    assert summary.sentences()[0] == "22 of 24 runs are done; what follows is of these alone."
+    assert summary.sentences()[0] == "22 of 24 runs are done; the results cover these only."
 
 
 def test_few_seeds_are_called_descriptive_and_claim_nothing(small_study, tmp_path):

@@ -106,5 +106,5 @@ def test_a_metric_that_is_not_measured_is_refused_with_those_that_are(begun):
 
 def test_a_run_that_is_never_measured_is_refused(begun):
     folder, key = begun(overrides=("train.evaluations=0",))
-    with pytest.raises(ConfigError, match="wants runs that are measured"):
+    with pytest.raises(ConfigError, match="expected runs with evaluations"):
         make(folder, key)
