@@ -17,14 +17,14 @@ from detector.models.activations.activation_curves import measure, sample
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
-    parser.add_argument("words", nargs="*", metavar="NAME", help="which ones, first the one to stand out (default all)")
+    """Add the options of the command."""
+    parser.add_argument("words", nargs="*", metavar="NAME", help="activations, the highlighted one first (default all)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them with their first two derivatives")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lists activations, and draws them where asked; returns the exit code."""
+    """List activations, draw them if requested, and return the exit code."""
     chosen = dict.fromkeys(arguments.words or names(ActivationConfig))
     configs = {name: find(ActivationConfig, name).Config() for name in chosen}
     if arguments.plot:
@@ -54,5 +54,5 @@ def _short(value: float) -> str:
 
 
 def _plain(value: object) -> object:
-    """JSON has no infinity: an absent bound is null."""
+    """Return a value for JSON, which has no infinity: a missing bound is null."""
     return None if isinstance(value, float) and math.isinf(value) else value

@@ -1,4 +1,4 @@
-"""What `detector evaluate` and `detector predict` do with a classifier."""
+"""`detector evaluate` and `detector predict` with a classifier."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from detector.tasks.classification_model import (
 )
 from detector.training.run_folder import results_folder
 
-_NUM_SHOWN = 5  # classes of an image
+_NUM_SHOWN = 5  # classes shown per image
 _COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
 
 
 def is_classifier_file(path: Path) -> bool:
-    """Whether a file is the model file of a classifier; what cannot be read is left to who opens it."""
+    """Return True for the model file of a classifier; a file that cannot be read is reported when it is opened."""
     return peek_config(path).get("task") == "classify"
 
 
 def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
-    """Refuses what only a detector has.
+    """Reject options that only a detector has.
 
     Raises:
         ConfigError: such an option was given.
     """
     names = [name for name in vars(arguments) if name not in _COMMON]
-    refuse_given(arguments, names, "for a detector, found a classifier")
+    refuse_given(arguments, names, "expected a detector, got a classifier")
 
 
 def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:
-    """Measures a classifier on a split; returns the exit code."""
+    """Evaluate a classifier on a split and return the exit code."""
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
     split = read_images(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
@@ -60,7 +60,7 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
 
 
 def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], overrides: Sequence[str]) -> int:
-    """Says of which class images are; returns the exit code."""
+    """Classify images and return the exit code."""
     refuse_options_of_detection(arguments)
     loaded = load_classifier(weights, overrides)
     images = require_images(as_sources(words[0] if len(words) == 1 else list(words))[0], "a classifier")

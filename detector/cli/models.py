@@ -10,16 +10,16 @@ from detector.tasks.detection_model import measure_presets
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument("--size", type=int, default=640, help="side of the input in pixels (default 640)")
     parser.add_argument("--num-classes", type=int, default=80, help="classes of the head (default 80)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lists the model presets; returns the exit code."""
+    """List the model presets and return the exit code."""
     if arguments.num_classes < 1:
-        raise ConfigError(f"--num-classes wants at least 1, found {arguments.num_classes}; give 1 or more")
+        raise ConfigError(f"--num-classes: expected at least 1, got {arguments.num_classes}; give 1 or more")
 
     sizes = measure_presets(arguments.size, arguments.num_classes)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Options that were given although they say nothing: refused, never ignored."""
+"""Rejection of options that have no effect."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from detector.errors import ConfigError
 
 
 def refuse_given(arguments: argparse.Namespace, names: Iterable[str], reason: str) -> None:
-    """Refuses options that differ from their defaults.
+    """Reject options that differ from their defaults.
 
     Args:
-        arguments: of the command line, which names its command.
+        arguments: the parsed command line.
         names: the options as attributes of `arguments`.
-        reason: whom they are for and what was found instead, for the message.
+        reason: the expected and the actual case, for the message.
 
     Raises:
         ConfigError: such an option was given.

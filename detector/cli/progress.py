@@ -1,4 +1,4 @@
-"""What the engine's events look like on a terminal, in a pipe, or not at all."""
+"""Training events on a terminal, in a pipe, or not at all."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from tqdm import tqdm
 
 from detector.training.events import Evaluated, Event, Noted, Started, StepDone
 
-_SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # of a measurement while training runs
-_LINE_EVERY_S = 15.0  # in a pipe, a line now and then instead of a bar
+_SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # metrics shown during training
+_LINE_EVERY_S = 15.0  # a pipe gets a line at this interval instead of a bar
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A metric, or n/a where there was no ground truth to measure it on."""
+    """Format a metric, or n/a if it is undefined."""
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """One line on stderr."""
+    """Print a line on stderr."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
 
 
 class TrainingProgress:
-    """A reporter of training events."""
+    """Reporter that shows training events."""
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        """`quiet` shows nothing; `verbose` shows every note instead of the first few of a kind."""
+        """Set up a reporter: `quiet` shows nothing, `verbose` shows all notes instead of the first ten."""
         self._quiet, self._verbose = quiet, verbose
         self._bar: tqdm[Any] | None = None
         self._last_line_s = -math.inf
@@ -38,7 +38,7 @@ class TrainingProgress:
         self._first: tuple[int, float] | None = None  # step and time of the first line
 
     def __call__(self, event: Event) -> None:
-        """Shows an event."""
+        """Show an event."""
         if self._quiet:
             return
         if isinstance(event, Started):
@@ -55,13 +55,13 @@ class TrainingProgress:
                 self._write("more notes are not shown; see them with -v")
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
     def _start(self, event: Started) -> None:
         where = f"{event.device}, {event.precision}"
-        again = f", going on at step {event.first_step}" if event.first_step else ""
+        again = f", resumed at step {event.first_step}" if event.first_step else ""
         say(f"training {event.num_steps} steps ({event.num_epochs:.1f} epochs) on {where}{again}; run {event.folder}")
         if sys.stderr.isatty():
             self._bar = tqdm(total=event.num_steps, initial=event.first_step, unit="step", dynamic_ncols=True)

@@ -1,4 +1,4 @@
-"""`detector train --plot-schedule` and `--dry-run`: what training would do, before it does it."""
+"""`detector train --plot-schedule` and `--dry-run`: the schedule, memory and speed of a planned run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from detector.workflows.dry_run import Rehearsal, plan_schedule, rehearse
 
 
 def plot_schedule(config: TaskConfig, path: Path, quiet: bool) -> None:
-    """Draws the learning rate of a run into a PNG.
+    """Draw the learning rate of a run into a PNG.
 
     Raises:
-        ConfigError: the file has another ending.
+        ConfigError: the file has another suffix.
         DetectorError: it cannot be written, or the data set cannot be used.
     """
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"--plot-schedule wants a file that ends in .png, found {str(path)!r}; rename it")
+        raise ConfigError(f"--plot-schedule: expected a file that ends in .png, got {str(path)!r}; rename it")
 
     picture = schedule_chart(plan_schedule(config))
     try:
         path.write_bytes(picture)
     except OSError as error:
-        raise DetectorError(f"{path}: the picture cannot be written, {error.strerror}; give another place") from error
-    say(f"the schedule is drawn in {path}", quiet)
+        raise DetectorError(f"{path}: the picture cannot be written, {error.strerror}; choose another path") from error
+    say(f"schedule: {path}", quiet)
 
 
 def dry_run(config: TaskConfig, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Makes the first steps of a run, keeps nothing, prints what they showed; returns the exit code.
+    """Make the first steps of a run, print the measurements, keep nothing; return the exit code.
 
     Raises:
-        DetectorError: all that training itself would raise up to there.
+        DetectorError: everything that training could raise up to there.
     """
     rehearsal = rehearse(config, TrainingProgress(quiet, verbose))
     if rehearsal.is_main:
@@ -48,7 +48,7 @@ def _text(found: Rehearsal) -> str:
         at = found.evaluated_at
         times = f"{len(at)} times, first after step {at[0]:,}" if at else "never: train.evaluations is 0"
         evaluation = f"{_images(found.num_val_images, found.num_val_objects)}; {times}"
-    memory = "not told by this system"
+    memory = "not reported by this system"
     if found.peak_bytes is not None:
         where = "of the GPU" if found.device.startswith("cuda") else "of the main process"
         memory = f"{found.peak_bytes / 2**30:.2f} GiB at most, {where}"
@@ -75,7 +75,7 @@ def _images(number: int, num_boxes: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Return a time in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

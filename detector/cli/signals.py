@@ -1,4 +1,4 @@
-"""Signals that let what is under way come to a good end."""
+"""Graceful shutdown on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 def noted_signals() -> list[int]:
-    """From now on SIGINT and SIGTERM are noted in the list that is given; a second one takes its default course."""
+    """Return a list that receives SIGINT and SIGTERM from now on; a second signal has its default effect."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -22,14 +22,14 @@ from detector.workflows.studies.worker import make_run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="STUDY key=value",
         help="a study file or shipped study (depth, classify, detect, ...), then overrides of its experiment",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="its folder (default runs/study/NAME)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the study (default runs/study/NAME)")
     parser.add_argument(
         "--only",
         action="append",
@@ -39,22 +39,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: the study's)")
     parser.add_argument(
-        "--shard", metavar="I/N", help="make this part of the runs; torchrun's processes share by themselves"
+        "--shard",
+        metavar="I/N",
+        help="make only this part of the runs; torchrun divides them automatically",
     )
-    parser.add_argument("--report-only", action="store_true", help="make no runs, report what is there")
-    parser.add_argument("--dry-run", action="store_true", help="say how many runs there are and what they will take")
+    parser.add_argument("--report-only", action="store_true", help="make no runs, report the finished ones")
+    parser.add_argument("--dry-run", action="store_true", help="print the number of runs and their estimated time")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # one run, as this command starts it
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # one run, started by this command
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Makes the runs that are missing and reports; returns the exit code."""
+    """Make the missing runs, report the results and return the exit code."""
     names = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
     if len(names) != 1:
-        raise ConfigError(f"one study is wanted, found {', '.join(names) or 'none'}; give a file or name such as depth")
+        raise ConfigError(f"expected one study, got {', '.join(names) or 'none'}; give one such as depth")
     if arguments.report_only and (arguments.dry_run or arguments.shard):
-        raise ConfigError("--report-only makes no runs, found it with --dry-run or --shard; leave one of them out")
+        raise ConfigError("--report-only: expected neither --dry-run nor --shard, got one of them; leave it out")
     if arguments.run:
         return _run_one(arguments, names[0])
 
@@ -70,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     summary = _report(study, folder, arguments)
     num_failed, num_ended = summary.num("failed"), summary.num("runs") + summary.num("failed")
     if not arguments.shard and shard.count > 1 and num_ended < summary.num_planned:
-        return 0  # torchrun stops all its processes when one ends with an error: the last one tells
+        return 0  # torchrun stops all processes if one fails, so the last one reports failures
     return 1 if num_failed else 0
 
 
 def _run_one(arguments: argparse.Namespace, name: str) -> int:
-    caught = noted_signals()  # the run saves after the step and ends
+    caught = noted_signals()  # the run is saved after the step and ends
     study = load_config(StudyConfig, name)
     if study.measure == "cost":
         finished = make_cost_run(arguments.run, StudyFolder(arguments.out).runs, TrainingProgress())

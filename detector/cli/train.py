@@ -18,46 +18,51 @@ from detector.workflows.train import open_run, train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="CONFIG key=value",
         help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50",
     )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run (its folder)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run, given by its folder")
     parser.add_argument(
         "--continue",
         dest="go_on",
         action="store_true",
-        help="go on with the run of this name where there is one: the same command can be given again and again",
+        help="continue the run of this name if there is one, so that the same command can be repeated",
     )
     parser.add_argument(
-        "--plot-schedule", type=Path, metavar="FILE.png", help="draw the learning rate of the whole run, do not train"
+        "--plot-schedule",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the learning rate of the whole run without training",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, make a few steps, print memory, speed and the time of the run; nothing is kept",
+        help="build everything, make a few steps, print memory, speed and time of the run; nothing is kept",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+        "--strict", action="store_true", help="exit with 5 if images or boxes were skipped or used with a warning"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains; returns the exit code."""
+    """Train and return the exit code."""
     names = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
     if len(names) > 1 or not (names or arguments.resume):
         raise ConfigError(
-            f"one configuration is wanted, found {', '.join(names) or 'none'}; give a preset or file such as mish-n"
+            f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
         )
     if overrides and not names:
-        raise ConfigError("a run resumes as it was; give no overrides with --resume, or the whole command again")
+        raise ConfigError(
+            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the whole command"
+        )
     if arguments.dry_run and arguments.resume:
-        raise ConfigError("--dry-run rehearses a new run, found --resume; leave one of them out")
+        raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
 
     config = load_experiment(names[0], overrides) if names else None
     resume, run = None, arguments.resume
@@ -68,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         config, folder, state = open_run(run, config)
         resume = (folder, state)
     if config is None:
-        raise ConfigError("a configuration is wanted; give a preset or file such as mish-n")
+        raise ConfigError("expected a configuration, got none; give a preset or file such as mish-n")
 
     if arguments.plot_schedule:
         plot_schedule(config, arguments.plot_schedule, arguments.quiet)
@@ -77,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot_schedule:
         return 0
 
-    caught = noted_signals()  # the step finishes, and the run is saved
+    caught = noted_signals()  # the current step finishes, then the run is saved
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
     try:
         result = train(
@@ -86,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not result.finished:
-        say(f"stopped and saved; go on with: detector train --resume {result.folder.path}", not result.is_main)
-        return 128 + (caught[0] if caught else signal.SIGTERM)  # another process of the run may have been told
+        say(f"stopped and saved; continue with: detector train --resume {result.folder.path}", not result.is_main)
+        return 128 + (caught[0] if caught else signal.SIGTERM)  # another process of the run may have received it
     code = 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
     if not result.is_main:
         return code

@@ -176,7 +176,7 @@ def test_a_signal_saves_and_the_run_can_be_resumed(
         _, told = process.communicate(timeout=60)
     assert process.returncode == code, told
     run_folder = tmp_path / "runs/train"
-    assert f"stopped and saved; go on with: detector train --resume {run_folder}" in told
+    assert f"stopped and saved; continue with: detector train --resume {run_folder}" in told
     assert "Traceback" not in told
     stopped_at = load_training_state(run_folder / "weights/last.pt")["step"]
     assert 0 < stopped_at < 20

@@ -18,13 +18,13 @@ def test_the_schedule_is_drawn_and_nothing_is_trained(
     assert not (tmp_path / "runs").exists()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"the schedule is drawn in {picture}" in captured.err
+    assert f"schedule: {picture}" in captured.err
 
 
 @pytest.mark.parametrize(
     ("name", "code", "complaint"),
     [
-        ("plan.jpg", 2, "--plot-schedule wants a file that ends in .png"),
+        ("plan.jpg", 2, "--plot-schedule: expected a file that ends in .png"),
         ("none/plan.png", 1, "the picture cannot be written, No such file"),
     ],
 )
@@ -58,7 +58,7 @@ def test_a_dry_run_without_validation_says_so(tiny_words: list[str], capsys: pyt
 
 def test_a_dry_run_is_of_a_new_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--resume", str(tmp_path), "--dry-run"]) == 2
-    assert "--dry-run rehearses a new run, found --resume" in capsys.readouterr().err
+    assert "--dry-run: expected a new run, got --resume" in capsys.readouterr().err
 
 
 def test_what_stops_training_stops_its_rehearsal(tiny_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,8 +97,8 @@ def test_a_report_alone_makes_no_run(study, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "one study is wanted, found none"),
-        (["depth", "classify"], "one study is wanted, found depth, classify"),
+        ([], "expected one study, got none"),
+        (["depth", "classify"], "expected one study, got depth, classify"),
         (["dept"], "did you mean 'depth'"),
         (["depth", "--seeds", "0"], "--seeds: expected at least 1"),
         (["depth", "--shard", "3/2"], "--shard: expected I/N"),

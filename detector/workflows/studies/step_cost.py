@@ -139,9 +139,7 @@ def make_cost_runs(
         CheckpointError: a file cannot be written.
     """
     if shard.count > 1:
-        raise ConfigError(
-            "a study of costs: expected a single process, since runs take turns, got --shard; leave it out"
-        )
+        raise ConfigError("a study of costs: expected one process, since runs take turns, got --shard; leave it out")
     planned_runs = runs_of(study)
     records = {planned.key: folder.read(planned) for planned in planned_runs}
     write_study(study, folder)

@@ -108,9 +108,7 @@ def make_run(
             _, run_folder, state = open_run(folder, config)
             known = {evaluation.step for evaluation in record.evaluations}
             measured = [int(row["step"]) for row in run_folder.results()]
-            if all(
-                step in known for step in measured if step <= state["step"]
-            ):  # the record was not deleted in the meantime
+            if all(step in known for step in measured if step <= state["step"]):  # the record is not older
                 resume = (run_folder, state)
         except (CheckpointError, ConfigError):  # for example saved by another version: the run starts again
             pass
@@ -123,7 +121,7 @@ def make_run(
         return False
     if not watch.record.evaluations:
         raise ConfigError(
-            "a study: expected runs with evaluations, got none; give a val split and train.evaluations of at least 1"
+            "a study: expected runs with evaluations, got none; give a val split and train.evaluations >= 1"
         )
     total_s = time.perf_counter() - begun_s
     if resume is not None:
