@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if overrides and not names:
         raise ConfigError(
-            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the whole command"
+            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the command"
         )
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
