@@ -27,6 +27,7 @@ COMMANDS = {
     "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),
     "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
+    "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "benchmark": ("benchmark", "time back ends side by side: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),

@@ -23,6 +23,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class PartConfig(Generic[Contract]):
 
 _PARTS: dict[type[PartConfig[Any]], dict[str, type]] = {}
 _PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
+_WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
 _READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
 _imported_folders: set[str] = set()
 
@@ -131,6 +133,20 @@ def kinds() -> list[type[PartConfig[Any]]]:
     return list(_PARTS)
 
 
+def every_kind() -> list[type[PartConfig[Any]]]:
+    """Return every kind of the package that has a part, and those of the user's own files."""
+    package = importlib.import_module("detector")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.startswith(_WITHOUT_PARTS):
+            importlib.import_module(module.name)
+    return kinds()
+
+
+def label_of(kind: type[PartConfig[Any]]) -> str:
+    """Return the name of a kind in words, such as `image set` for `ImageSetConfig`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removesuffix("Config")).lower()
+
+
 def find(kind: type[PartConfig[Any]], name: str) -> Any:
     """Return the class registered under a name.
 
@@ -139,7 +155,7 @@ def find(kind: type[PartConfig[Any]], name: str) -> Any:
     """
     parts = parts_of(kind)
     if name not in parts:
-        raise ConfigError(f"no {kind.__name__.removesuffix('Config').lower()} is named {name!r}{nearest(name, parts)}")
+        raise ConfigError(f"no {label_of(kind)} is named {name!r}{nearest(name, parts)}")
     return parts[name]
 
 
