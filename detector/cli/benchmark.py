@@ -92,7 +92,7 @@ def _rows(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    from detector.cli.metrics_text import columns
+    from detector.evaluation.number_text import columns
 
     return columns(rows)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.cli.metrics_text import classification_text
 from detector.cli.options import refuse_given
 from detector.cli.progress import TrainingProgress, say
 from detector.data.problems import num_accepted, num_skipped
@@ -55,7 +54,7 @@ def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[s
     folder = results_folder(arguments.save_dir, "val", loaded.config.train.project)
     write_text(folder / "metrics.json", json.dumps(document, indent=1))
     say(f"numbers: {folder / 'metrics.json'}", arguments.quiet)
-    print(json.dumps(document) if arguments.json else classification_text(metrics))
+    print(json.dumps(document) if arguments.json else metrics.to_text())
     return 5 if arguments.strict and (left_out or num_accepted(split.problems)) else 0
 
 

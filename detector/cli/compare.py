@@ -5,85 +5,81 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.evaluation.resampling import PairedTest
-    from detector.evaluation.run_comparison import Comparison
+from detector.evaluation.coco_metrics import as_plain
+from detector.evaluation.number_text import columns, number_text
+from detector.evaluation.resampling import PairedTest
+from detector.evaluation.run_comparison import Comparison, compare, read_run
 
 _MAX_CLASSES = 40
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="RUN",
-        help="folders of detector evaluate, or of training; the first is compared with",
+        help="folders of detector evaluate or of training; the others are compared with the first",
     )
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="the COCO ground truth, if it was moved")
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="the COCO ground truth, where it has moved since"
+        "--resamples", type=int, default=1000, metavar="N", help="draws of the paired test (default 1000)"
     )
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the paired test (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of its draws (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares; returns the exit code."""
+    """Compare runs; return the exit code."""
     if len(arguments.words) < 2 or len(set(arguments.words)) < len(arguments.words):
-        raise ConfigError(f"two runs or more are wanted, each once, found {arguments.words}; give their folders")
+        raise ConfigError(f"expected at least two different runs, got {arguments.words}; give their folders")
     if arguments.resamples < 1 or arguments.seed < 0:
-        raise ConfigError("--resamples wants at least 1 and --seed at least 0; correct them")
-
-    from detector.evaluation.coco_metrics import as_plain
-    from detector.evaluation.run_comparison import compare, read_run
-
+        raise ConfigError(
+            f"expected --resamples of at least 1 and --seed of at least 0, got {arguments.resamples} and "
+            f"{arguments.seed}; correct them"
+        )
     runs = [read_run(Path(word)) for word in arguments.words]
-    found = compare(runs, arguments.annotations, num_resamples=arguments.resamples, seed=arguments.seed)
-    print(json.dumps(as_plain(_plain(found))) if arguments.json else _text(found))
+    comparison = compare(runs, arguments.annotations, num_resamples=arguments.resamples, seed=arguments.seed)
+    print(json.dumps(as_plain(_plain(comparison))) if arguments.json else _text(comparison))
     return 0
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    headline = found.runs[0].headline
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    headline = comparison.runs[0].headline
     of_class = f"class_{headline.lower()}"
     return {
         "runs": [
-            {"name": r.name, **r.stats, of_class: r.of_class, "ground_truth_sha256": r.truth_sha256} for r in found.runs
+            {"name": r.name, **r.stats, of_class: r.of_class, "ground_truth_sha256": r.truth_sha256}
+            for r in comparison.runs
         ],
-        "tests": {name: asdict(test) for name, test in found.tests.items()},
-        "untested": found.untested,
-        "seeds": [{"runs": list(names), headline: asdict(numbers)} for names, numbers in found.seeds],
+        "tests": {name: asdict(test) for name, test in comparison.tests.items()},
+        "untested": comparison.untested,
+        "seeds": [{"runs": list(names), headline: asdict(numbers)} for names, numbers in comparison.seeds],
     }
 
 
-def _text(found: Comparison) -> str:
-    from detector.cli.metrics_text import columns
-    from detector.cli.progress import number
-
-    headline = found.runs[0].headline
-    names = [name for name in found.runs[0].stats if any(not math.isnan(r.stats[name]) for r in found.runs)]
-    lines = columns([("run", *names), *((r.name, *(number(r.stats[n]) for n in names)) for r in found.runs)])
-    truths = {r.truth_sha256 for r in found.runs} - {None}
+def _text(comparison: Comparison) -> str:
+    headline = comparison.runs[0].headline
+    names = [name for name in comparison.runs[0].stats if any(not math.isnan(r.stats[name]) for r in comparison.runs)]
+    lines = columns([("run", *names), *((r.name, *(number_text(r.stats[n]) for n in names)) for r in comparison.runs)])
+    truths = {r.truth_sha256 for r in comparison.runs} - {None}
     if len(truths) > 1:
-        lines += ["", "not all on the same ground truth: the numbers do not compare"]
-    classes = list(dict.fromkeys(name for r in found.runs for name in r.of_class))[:_MAX_CLASSES]
+        lines += ["", "the ground truths differ: the numbers cannot be compared"]
+    classes = list(dict.fromkeys(name for r in comparison.runs for name in r.of_class))[:_MAX_CLASSES]
     if classes:
-        heads = [f"({n})" for n in range(1, len(found.runs) + 1)]
-        rows = [(c, *(number(r.of_class.get(c, math.nan)) for r in found.runs)) for c in classes]
+        heads = [f"({n})" for n in range(1, len(comparison.runs) + 1)]
+        rows = [(c, *(number_text(r.of_class.get(c, math.nan)) for r in comparison.runs)) for c in classes]
         lines += ["", *columns([(f"{headline} of class", *heads), *rows])]
-    first = found.runs[0].name
-    for name, test in found.tests.items():
+    first = comparison.runs[0].name
+    for name, test in comparison.tests.items():
         lines += ["", f"{name} against {first}", *_test_lines(test)]
-    lines += [f"\n{name} is not tested: {reason}" for name, reason in found.untested.items()]
-    for runs, numbers in found.seeds:
+    lines += [f"\n{name} is not tested: {reason}" for name, reason in comparison.untested.items()]
+    for runs, numbers in comparison.seeds:
         lines += ["", f"one recipe, {numbers.num_runs} seeds: {', '.join(runs)}", f"  {headline} {numbers}"]
     return "\n".join(lines)
 

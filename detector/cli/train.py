@@ -8,7 +8,6 @@ import math
 import signal
 from pathlib import Path
 
-from detector.cli.metrics_text import metrics_text
 from detector.cli.progress import TrainingProgress, number, say
 from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
@@ -110,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary))
     else:
         if metrics and not arguments.quiet:
-            print(metrics_text(metrics))
+            print(metrics.to_text())
         if result.num_skipped:
             say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
         if result.ended_at is not None:

@@ -1,4 +1,4 @@
-"""The numbers of classification: accuracy, of all images and of each class, and which classes are taken for which."""
+"""The numbers of classification: accuracy, of all images and of each class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from detector.evaluation.number_text import columns, number_text, with_note
+
 _TOP = 5
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How often the images of one class are told.
+    """Accuracy on the images of one class.
 
     Attributes:
         name: the class.
         num_images: its images.
-        num_right: those whose highest score is that class's.
+        num_right: images whose highest score is that of the class.
         accuracy: their share; NaN without images.
     """
 
@@ -32,15 +34,15 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """What one evaluation found. A number without images to measure it on is NaN, printed as n/a.
+    """Numbers of one evaluation; a number without images to measure it on is NaN, printed as n/a.
 
     Attributes:
         stats: top1, top5 (where there are more than 5 classes), mean_class (the mean over classes of their accuracy)
             and entropy (the mean cross-entropy), by name.
         classes: the accuracy of each class.
-        confusion: int64 (classes, classes): images by the class they have (rows) and are taken for (columns).
+        confusion: int64 (classes, classes): images by their class (rows) and the predicted class (columns).
         num_images: images measured.
-        num_without_answer: images with a score that is no number: wrong everywhere, in no column of `confusion`.
+        num_without_answer: images with a score that is not a number: wrong everywhere, in no column of `confusion`.
     """
 
     first_columns: ClassVar[Sequence[str]] = ()
@@ -57,11 +59,11 @@ class ClassificationMetrics:
         return self.stats["top1"]
 
     def columns(self) -> dict[str, float]:
-        """The numbers of a row of `results.csv` by column."""
+        """Return the numbers of a row of `results.csv` by column."""
         return {f"metrics/{name}": value for name, value in self.stats.items()}
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON; a number that does not exist is None."""
+        """Return the numbers as plain data for JSON; a number that does not exist is None."""
 
         def known(value: float) -> float | None:
             return value if math.isfinite(value) else None
@@ -75,14 +77,31 @@ class ClassificationMetrics:
             "num_without_answer": self.num_without_answer,
         }
 
+    def to_text(self) -> str:
+        """Return accuracy of all images and of each class, with the class it is most often confused with, as text."""
+        rows = []
+        for index, (row, counts) in enumerate(zip(self.classes, self.confusion.tolist(), strict=True)):
+            counts[index] = 0
+            most = max(counts)
+            taken_for = f"{self.classes[counts.index(most)].name} ({most})" if most else ""
+            rows.append((row.name, number_text(row.accuracy), str(row.num_images), taken_for))
+        without = f", {self.num_without_answer} without an answer" if self.num_without_answer else ""
+        lines = [
+            f"{self.num_images} images{without}",
+            "  ".join(f"{name} {number_text(value, 4)}" for name, value in self.stats.items()),
+            "",
+            *columns([("class", "accuracy", "images", "most often taken for"), *rows]),
+        ]
+        return with_note("\n".join(lines))
+
 
 def classification_metrics(
     logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64], class_names: Sequence[str]
 ) -> ClassificationMetrics:
-    """The numbers of scores.
+    """Return the numbers of classification scores.
 
-    Of equal scores the class that comes first is the higher one, as for `argmax`, so that accuracy, confusion and
-    prediction agree. An image with a NaN or an infinite score counts as wrong, and its entropy is left out.
+    Of equal scores that of the first class ranks higher, as for `argmax`, so that accuracy, confusion and prediction
+    agree. An image with a NaN or an infinite score counts as wrong, and its entropy is left out.
 
     Args:
         logits: (N, classes), before softmax.

@@ -1,7 +1,7 @@
 """The twelve COCO numbers, AP per class and by size, and an operating point, of detections as written.
 
-AP without a label is always that of at most 100 detections per class and image, which is COCO's; other limits are
-computed on request and carry theirs in the name, as `AP@maxDets=300`.
+AP without a label is always COCO's AP, of at most 100 detections per class and image. AP with other limits is computed
+on request and has the limit in its name, as `AP@maxDets=300`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from detector.data.problems import Findings
 from detector.errors import ConfigError
 from detector.evaluation.matching import fast_curves
+from detector.evaluation.number_text import columns, number_text, with_note
 from detector.evaluation.precision_recall import (
     AREA_NAMES,
     AREA_RANGES,
@@ -35,7 +36,7 @@ from detector.evaluation.scoring_arrays import GroundTruth, Results
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 Backend = Literal["auto", "pycocotools", "fast"]
-# `pycocotools` is the reference; `fast` gives the same bits, which is why `auto` takes it.
+# `pycocotools` is the reference; `fast` gives the same bits sooner, so `auto` takes it.
 BACKENDS: dict[str, Callable[[GroundTruth, Results, Sequence[int]], Curves]] = {
     "pycocotools": pycocotools_curves,
     "fast": fast_curves,
@@ -46,10 +47,10 @@ _AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """What one evaluation found of one class; a number without ground truth to measure it on is NaN.
+    """Numbers of one class; a number without ground truth to measure it on is NaN.
 
     Attributes:
-        name: the class; one whose name several bear is followed by its category id.
+        name: the class; a name that several categories share is followed by the category id.
         category_id: its id in the annotation file.
         ap: AP over IoU 0.50:0.95.
         ap50: AP at IoU 0.50.
@@ -71,26 +72,26 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """What one evaluation found. A number without ground truth to measure it on is NaN, printed as n/a.
+    """COCO's numbers of one set of detections; a number without ground truth to measure it on is NaN, printed as n/a.
 
     Attributes:
         stats: the twelve COCO numbers by name (`STAT_NAMES`), at most 100 detections per class and image.
-        other_limits: AP, AP50, AP75 and AR with other limits, by labelled name, as `AP@maxDets=300`.
+        other_limits: AP, AP50, AP75 and AR with other limits, by a name that holds the limit, as `AP@maxDets=300`.
         classes: the numbers of each class.
         precision: mean precision over classes at IoU 0.5, where each class has its best F1.
         recall: mean recall at the same points.
         num_images: images evaluated.
         num_objects: ground-truth objects, crowds excluded.
-        num_by_size: those objects, small, medium and large.
+        num_by_size: the same objects, small, medium and large.
         num_crowds: crowd regions.
         num_detections: detections given.
-        num_beyond_limit: those of them beyond 100 of a class in an image, which COCO's AP does not look at.
+        num_beyond_limit: detections beyond 100 of a class in an image, which COCO's AP ignores.
         lowest_score: the lowest score among the detections; NaN without any.
-        backend: what computed the numbers.
+        backend: the scorer that computed the numbers, with its version.
         ground_truth_sha256: the hash of the ground truth as scored, `GroundTruth.sha256`.
     """
 
-    # The names that readers of such files know; the box metrics carry a (B).
+    # The names that readers of other programs' files know; box metrics have a (B).
     first_columns: ClassVar[Sequence[str]] = (
         "epoch",
         "step",
@@ -127,11 +128,11 @@ class CocoMetrics:
 
     @property
     def headline(self) -> float:
-        """The AP, by which one model is better than another."""
+        """AP, the number that decides which of two models is better."""
         return self.ap
 
     def columns(self) -> dict[str, float]:
-        """The numbers of a row of `results.csv` by column."""
+        """Return the numbers of a row of `results.csv` by column."""
         return {
             "metrics/precision(B)": self.precision,
             "metrics/recall(B)": self.recall,
@@ -145,16 +146,45 @@ class CocoMetrics:
         return {row.name: row.ap for row in self.classes}
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON; a number that does not exist is None."""
+        """Return the numbers as plain data for JSON; a number that does not exist is None."""
         plain: dict[str, Any] = as_plain(
             {"metric": "coco", **self.stats, **dataclasses.asdict(self), "class_ap": self.class_ap}
         )
         del plain["stats"]
         return plain
 
+    def to_text(self) -> str:
+        """Return the twelve COCO numbers, those with other limits and those of each class as text."""
+        stats, sizes = self.stats, self.num_by_size
+        lines = [
+            f"{self.num_images} images, {self.num_objects} objects "
+            f"({sizes['small']} small, {sizes['medium']} medium, {sizes['large']} large), "
+            f"{self.num_crowds} crowd regions, {self.num_detections} detections",
+            f"at most 100 detections per class and image; {self.num_beyond_limit} beyond that are not looked at",
+            f"scored by {self.backend}",
+            f"ground truth as scored: sha256 {self.ground_truth_sha256}",
+            "",
+            "        0.50:0.95   0.50    0.75   small  medium   large",
+            "AP      " + "  ".join(f"{number_text(stats[n]):>7}" for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")),
+            "        1 per image      10     100   small  medium   large",
+            "AR      "
+            + "  ".join(f"{number_text(stats[n]):>7}" for n in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")),
+            "",
+            *(f"{name} {number_text(value)}" for name, value in self.other_limits.items()),
+            f"precision {number_text(self.precision)}  recall {number_text(self.recall)}  "
+            "(IoU 0.5, best F1 of each class)",
+            "",
+        ]
+        rows = [
+            (c.name, *map(number_text, (c.ap, c.ap50, c.ap75, c.ar)), str(c.num_objects), str(c.num_detections))
+            for c in self.classes
+        ]
+        lines += columns([("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), *rows])
+        return with_note("\n".join(lines))
+
 
 def as_plain(value: Any) -> Any:
-    """Plain data for JSON: a number that does not exist is None."""
+    """Return plain data for JSON: NaN becomes None."""
     if isinstance(value, dict):
         return {key: as_plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -169,21 +199,21 @@ def score_results(
     backend: Backend = "auto",
     other_limits: Sequence[int] = (),
 ) -> CocoMetrics:
-    """Scores COCO result records against ground truth, in float64, as written.
+    """Score COCO result records against ground truth, in float64, as written.
 
     Args:
-        ground_truth: the objects, or a COCO data set as `CocoAnnotations.ground_truth()` gives it.
+        ground_truth: the objects, or a COCO data set as `CocoAnnotations.ground_truth()` returns it.
         results: the detections, or records with image_id, category_id, bbox (xywh) and score.
         backend: `pycocotools`, or `fast` for the same bits in a fraction of the time; `auto` is `fast`.
         other_limits: numbers of detections per class and image to compute AP and AR for besides COCO's.
 
     Raises:
         ConfigError: a limit below 1.
-        DatasetError: a record that is not finite, is incomplete or names an unknown image: pycocotools would count a
-            NaN box as a perfect match and pass over the rest in silence.
+        DatasetError: a record is not finite, is incomplete or names an unknown image; pycocotools would count a NaN
+            box as a perfect match and ignore the others silently.
     """
     if min(other_limits, default=1) < 1:
-        raise ConfigError(f"limits want numbers of detections of at least 1, found {list(other_limits)}")
+        raise ConfigError(f"limits: expected numbers of detections of at least 1, got {list(other_limits)}")
     truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.of_mapping(ground_truth)
     if not isinstance(results, Results):
         results = checked_results(results, truth, Findings("the results"))
@@ -192,7 +222,7 @@ def score_results(
 
 
 def summarize(truth: GroundTruth, results: Results, curves: Curves, backend: str) -> CocoMetrics:
-    """The numbers of curves that one of `BACKENDS` computed."""
+    """Return the numbers of curves that one of `BACKENDS` computed."""
     coco = curves.limits.index(LIMITS[-1])
     precision = curves.precision[:, :, :, 0, coco]  # of objects of any size
     recall = curves.recall[:, :, 0, coco]
@@ -250,19 +280,19 @@ def summarize(truth: GroundTruth, results: Results, curves: Curves, backend: str
 
 
 def _is_of_size(areas: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which areas (A,) are within each of COCO's ranges, whose ends belong to both neighbours: bool (4, A)."""
+    """Return which areas (A,) are within each of COCO's ranges, whose ends belong to both neighbours: bool (4, A)."""
     within: npt.NDArray[np.bool_] = (areas >= AREA_RANGES[:, :1]) & (areas <= AREA_RANGES[:, 1:])
     return within
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    """The mean of what there is ground truth for, as pycocotools takes it: it writes -1 where there is none."""
+    """Return the mean over the entries with ground truth, as pycocotools does: it writes -1 where there is none."""
     known = values[values > -1]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _best_f1(precision: npt.NDArray[np.float64]) -> tuple[float, float] | None:
-    """Precision and recall where a class has its best F1, or None where it has no ground truth."""
+    """Return precision and recall at the best F1 of a class, or None where it has no ground truth."""
     if (precision < 0).any():
         return None
     best = int(np.argmax(2 * precision * RECALLS / np.maximum(precision + RECALLS, 1e-16)))

@@ -1,8 +1,8 @@
-"""What Darknet's `detector map` prints, to the digit: its boxes, its matching, its AP and its counts at a threshold.
+"""The numbers of Darknet's `detector map`, to the digit: its boxes, its matching, its AP and its counts at a threshold.
 
-The rules differ from COCO's and from Pascal VOC's: a detection belongs to the object of highest overlap whether or not
-that one is taken, boxes are neither clipped nor limited in number, a class without objects counts as an AP of 0, and
-the counts at a threshold are taken in the order in which the network's boxes come out of suppression, not by score.
+The rules differ from COCO's and from Pascal VOC's: a detection belongs to the object of highest overlap even if another
+detection already has that object, boxes are neither clipped nor limited in number, a class without objects counts as an
+AP of 0, and the counts at a threshold go through the boxes in the order of suppression, not by score.
 Reference: https://github.com/AlexeyAB/darknet, `validate_detector_map`.
 """
 
@@ -16,23 +16,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError
-from detector.evaluation.evaluator import Conditions, annotated_sources, require_known_categories
+from detector.evaluation.detection_metric import DetectionMetric, MetricConfig
+from detector.evaluation.evaluator import (
+    UNLIMITED,
+    Conditions,
+    EvaluateConfig,
+    SplitDetections,
+    annotated_sources,
+    require_known_categories,
+)
+from detector.evaluation.number_text import columns
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
-from detector.evaluation.voc_ap import average_precision, is_first
+from detector.evaluation.voc_ap import average_precision, check_match_iou, is_first
 from detector.inference.predictor import Predictor, RawBoxes
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.selection import SelectConfig, select_rows
 
-# What `detector map` takes for a candidate, and how far candidates may overlap.
+# `detector map` drops boxes with a score up to the first and suppresses those that overlap by more than the second.
 _CANDIDATE, _NMS_IOU = np.float32(0.005), 0.45
-_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
 class DarknetClass:
-    """One class in Darknet's `map`.
+    """Numbers of one class in Darknet's `map`.
 
     Attributes:
         name: the class.
@@ -49,11 +58,11 @@ class DarknetClass:
 
 @dataclass(frozen=True)
 class DarknetMap:
-    """What Darknet's `map` prints.
+    """Numbers that Darknet's `map` prints.
 
     Attributes:
         mean_ap: the sum of the APs over the number of classes, those without objects included.
-        classes: each class.
+        classes: the numbers of each class.
         precision: true positives among the detections above the threshold on the score, 0 without any.
         recall: true positives among the objects.
         f1: their harmonic mean.
@@ -63,7 +72,7 @@ class DarknetMap:
         num_objects: ground-truth objects.
         num_detections: detections, of any score.
         points: recall levels of the AP; 0 for the area under the curve.
-        iou_threshold: a detection of an object overlaps it by more.
+        iou_threshold: an overlap above it is a match.
         confidence: the threshold on the score of the counts.
         ground_truth_sha256: the hash of the ground truth as scored, `GroundTruth.sha256`.
     """
@@ -94,31 +103,93 @@ class DarknetMap:
         return sum(row.num_wrong for row in self.classes)
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON."""
+        """Return the numbers as plain data for JSON."""
         return {
             "metric": "darknet",
             **dataclasses.asdict(self),
             "classes": [dataclasses.asdict(c) for c in self.classes],
         }
 
+    def to_text(self) -> str:
+        """Return what Darknet's `map` prints, with as many digits."""
+        how = f"{self.points} points" if self.points else "area under the curve"
+        at = f"above a score of {self.confidence:g}"
+        rows = [(c.name, f"{100 * c.ap:.2f}%", str(c.num_right), str(c.num_wrong)) for c in self.classes]
+        return "\n".join(
+            [
+                f"{self.num_images} images, {self.num_objects} objects, {self.num_detections} detections",
+                f"ground truth as scored: sha256 {self.ground_truth_sha256}",
+                "",
+                f"Darknet mAP@{self.iou_threshold:.2f} ({how}) {self.mean_ap:.6f}, or {100 * self.mean_ap:.2f}%",
+                f"{at}: precision {self.precision:.2f}, recall {self.recall:.2f}, F1 {self.f1:.2f}",
+                f"{at}: TP {self.num_right}, FP {self.num_wrong}, FN {self.num_missed}, "
+                f"average IoU {100 * self.mean_iou:.2f}%",
+                "",
+                *columns([("class", "AP", "TP", "FP"), *rows]),
+            ]
+        )
+
+
+@register("darknet")
+class DarknetMetric(DetectionMetric):
+    """The numbers of Darknet's `map`, of boxes as Darknet selects them."""
+
+    @dataclass(frozen=True)
+    class Config(MetricConfig):
+        """Options of the metric.
+
+        Attributes:
+            points: recall levels of the AP: 0 for the area under the curve of precision and recall, or at least 2.
+            match_iou: an overlap above it is a match, between 0 and 1.
+        """
+
+        points: int = 0
+        match_iou: float = 0.5
+
+        def __post_init__(self) -> None:
+            _check_points(self.points)
+            check_match_iou(self.match_iou)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def score(self, truth: GroundTruth, results: Results) -> DarknetMap:
+        """Return Darknet's numbers of detections, those of an image in Darknet's order."""
+        return darknet_map(truth, results, points=self.config.points, iou_threshold=self.config.match_iou)
+
+    def measure(
+        self,
+        predictor: Predictor,
+        annotations: CocoAnnotations,
+        config: EvaluateConfig,
+        on_image: Callable[[int], None] = lambda done: None,
+    ) -> tuple[DarknetMap, SplitDetections]:
+        """Run a model over a split and return the numbers of its boxes as Darknet selects them, and those boxes."""
+        found = darknet_results(predictor, annotations, darknet_selection(config), on_image)
+        return self.score(found.truth, found.detections), found
+
+
+def _check_points(points: int) -> None:
+    if points < 0 or points == 1:
+        raise ConfigError(f"Darknet's map: expected 0 or at least 2 points of recall, got {points}")
+
 
 def darknet_map(
     truth: GroundTruth, results: Results, *, points: int = 0, iou_threshold: float = 0.5, confidence: float = 0.25
 ) -> DarknetMap:
-    """Scores detections as Darknet's `map` does.
+    """Score detections as Darknet's `map` does.
 
     Args:
-        truth: the objects; crowd regions are what Darknet calls difficult.
+        truth: the objects; crowd regions count as what Darknet calls difficult.
         results: the detections, those of an image in Darknet's order (`darknet_results`).
-        points: 0 for the area under the curve of precision and recall, else the number of recalls averaged over.
+        points: 0 for the area under the curve of precision and recall, otherwise the number of recalls to average over.
         iou_threshold: an overlap above it is a match.
         confidence: the threshold on the score of the counts.
 
     Raises:
         ConfigError: `points` is 1 or negative.
     """
-    if points < 0 or points == 1:
-        raise ConfigError(f"Darknet's map wants 0 or at least 2 points of recall, found {points}")
+    _check_points(points)
     objects, overlaps, is_removed = _matched(truth, results, np.float32(iou_threshold))
     kept = np.flatnonzero(~is_removed)
     objects, overlaps = objects[kept], overlaps[kept]
@@ -162,7 +233,7 @@ def darknet_map(
 def _matched(
     truth: GroundTruth, results: Results, threshold: np.float32
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The object that each detection belongs to or -1, their overlap, and whether the detection is left out: (N,)."""
+    """Return the object of each detection or -1, their overlap, and whether the detection is left out: (N,) each."""
     objects, overlaps = np.full(len(results), -1), np.zeros(len(results), np.float32)
     is_removed = np.zeros(len(results), np.bool_)
     boxes = _relative(results.boxes_xywh, truth.image_hw[results.image_ranks])
@@ -184,14 +255,14 @@ def _matched(
 
 
 def _relative(boxes_xywh: npt.NDArray[np.float64], image_hw: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Boxes as Darknet has them: centre, width and height in shares of the image, float32 (N, 4)."""
-    width_height = np.maximum(image_hw[:, ::-1], 1)  # overlaps have no unit: pixels do where no size is known
+    """Return boxes in Darknet's form: centre, width and height in shares of the image, float32 (N, 4)."""
+    width_height = np.maximum(image_hw[:, ::-1], 1)  # pixels where no size is known: overlaps have no unit
     centres, sizes = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]
     return np.concatenate([centres / width_height, sizes / width_height], axis=1).astype(np.float32)
 
 
 def _overlaps(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intersection over union of boxes (n, 4) and (m, 4), centre form: float32 (n, m), each step as in Darknet."""
+    """Return the IoU of boxes (n, 4) and (m, 4), centre form: float32 (n, m), each step as in Darknet."""
     a, b = first[:, None], second[None]
     low = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
     high = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
@@ -203,27 +274,10 @@ def _overlaps(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -
     return overlaps
 
 
-@dataclass(frozen=True)
-class DarknetDetections:
-    """What Darknet's `map` would score.
-
-    Attributes:
-        truth: the objects of the split.
-        detections: the detections, in Darknet's order.
-        conditions: under which conditions they were made.
-        skipped: images that could not be read, each with its reason; their objects count as missed.
-    """
-
-    truth: GroundTruth
-    detections: Results
-    conditions: Conditions
-    skipped: tuple[str, ...]
-
-
 def darknet_selection(config: SelectConfig) -> SelectConfig:
-    """What Darknet's `map` keeps of a network's boxes: the suppression of a configuration, within its own bounds."""
-    lowest = float(np.nextafter(_CANDIDATE, np.float32(1)))  # above, not at
-    return SelectConfig(lowest, _NMS_IOU, _NO_LIMIT, nms=config.nms, nms_beta=config.nms_beta)
+    """Return the selection of Darknet's `map`: the suppression of a configuration with Darknet's thresholds."""
+    lowest = float(np.nextafter(_CANDIDATE, np.float32(1)))  # above the threshold, not at it
+    return SelectConfig(lowest, _NMS_IOU, UNLIMITED, nms=config.nms, nms_beta=config.nms_beta)
 
 
 def darknet_results(
@@ -231,17 +285,16 @@ def darknet_results(
     annotations: CocoAnnotations,
     config: SelectConfig,
     on_image: Callable[[int], None] = lambda done: None,
-) -> DarknetDetections:
-    """The detections that Darknet's `map` has of a split, in its order.
+) -> SplitDetections:
+    """Return the detections that Darknet's `map` would score on a split, in its order.
 
-    No box is clipped, and no number of detections is too large but for `postprocess.MAX_CANDIDATES` candidates per
-    image.
+    No box is clipped, and the number of detections is only limited by `selection.MAX_CANDIDATES` candidates per image.
 
     Args:
         predictor: the model; its category ids must be those of the split.
         annotations: the split.
-        config: what to keep, as `darknet_selection` gives it.
-        on_image: told the number of images done, after each.
+        config: the selection, as `darknet_selection` returns it.
+        on_image: called after each image with the number of images done.
 
     Raises:
         DatasetError: the split has a category that the model does not know.
@@ -268,16 +321,17 @@ def darknet_results(
     columns = np.concatenate([np.zeros((0, 5)), *numbers])
     empty = np.zeros(0, np.int64)
     results = Results(np.concatenate([empty, *images]), np.concatenate([empty, *labels]), columns[:, :4], columns[:, 4])
-    return DarknetDetections(truth, results, Conditions.of(predictor, config), tuple(skipped))
+    conditions = Conditions.of(predictor, config)
+    return SplitDetections(conditions, truth, results, results.to_records(truth), tuple(skipped))
 
 
 def _of_image(
     raw: RawBoxes, config: SelectConfig
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Boxes xywh in source pixels (N, 4), scores and labels (N,) of an image, as Darknet's suppression leaves them.
+    """Return boxes xywh in source pixels (N, 4), scores and labels (N,) of an image after Darknet's suppression.
 
-    Darknet sorts the boxes by the scores of one class after the other, each time from where the last sort left them,
-    and lists the classes of each box in order at the end.
+    Darknet sorts the boxes by the scores of one class after the other, each time starting with the order that the last
+    sort left, and finally lists the classes of each box in order.
     """
     rows, labels = (t.cpu().numpy() for t in select_rows(raw.canvas_xyxy, raw.scores, config, raw.letterbox.resized_hw))
     scores = raw.scores.cpu().numpy()

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,6 +78,8 @@ def paired_t(differences: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
     Returns:
         Three arrays float64 (...).
     """
+    from scipy import special  # half a second of import that a look-up of the registered metrics would pay
+
     d = np.asarray(differences, np.float64)
     mean, deviation = d.mean(axis=-1), d.std(axis=-1, ddof=1)
     is_constant = deviation <= _NO_DEVIATION * np.abs(mean)
@@ -111,6 +112,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % t interval of the mean of some numbers; NaN of fewer than two."""
     if len(values) < 2:
         return math.nan, math.nan
+    from scipy import special
+
     numbers = np.asarray(values, np.float64)
     half = (
         float(special.stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * float(numbers.std(ddof=1)) / math.sqrt(len(values))

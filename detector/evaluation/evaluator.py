@@ -1,4 +1,4 @@
-"""Measuring a predictor on a split: the same path as prediction, then COCO's numbers."""
+"""Measure a predictor on a split: the same path as prediction, then COCO's numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from detector.media.sources import ImageSource
 from detector.structures.selection import SelectConfig
 from detector.training.distributed import World
 
+UNLIMITED = 2**31  # detections of an image; Darknet's map has no limit of its own
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(SelectConfig):
-    """What evaluation keeps of the model's boxes, and how they are scored.
+    """Selection of the model's boxes for evaluation, and settings of the scorer.
 
     Attributes:
-        confidence: lowest score kept; COCO's AP wants the low scores too.
+        confidence: lowest score kept; COCO's AP needs the low scores too.
         batch_size: images in a batch.
         backend: `pycocotools`, the reference, or `fast`, the same bits in a fraction of the time; `auto` is `fast`.
         other_limits: numbers of detections per class and image to give AP for besides COCO's 100, labelled.
@@ -37,25 +39,25 @@ class EvaluateConfig(SelectConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1:
-            raise ValueError(f"evaluate.batch_size wants to be at least 1, found {self.batch_size}")
+            raise ValueError(f"evaluate.batch_size: expected at least 1, got {self.batch_size}")
         if min(self.other_limits, default=1) < 1:
-            raise ValueError(f"evaluate.other_limits wants numbers of at least 1, found {list(self.other_limits)}")
+            raise ValueError(f"evaluate.other_limits: expected numbers of at least 1, got {list(self.other_limits)}")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a model was measured: what two numbers must share to be compared.
+    """Conditions of a measurement; two numbers can be compared only where these agree.
 
     Attributes:
         confidence: lowest score kept.
-        nms: what non-maximum suppression bounds, as in `SelectConfig`.
+        nms: quantity that non-maximum suppression bounds, as in `SelectConfig`.
         iou: its threshold.
         max_detections: most detections kept per image.
         class_agnostic: whether boxes of different classes suppressed each other.
         input_hw: height and width of the canvas in pixels.
         fit: how images were fitted into it.
         arithmetic: how they were resized.
-        views: how each image was looked at, or None for one plain look.
+        views: the views of each image, or None for one plain view.
         precision: number format of the network's arithmetic.
     """
 
@@ -72,7 +74,7 @@ class Conditions:
 
     @classmethod
     def of(cls, predictor: Predictor, config: SelectConfig) -> Conditions:
-        """The conditions that a predictor and a selection make."""
+        """Return the conditions that a predictor and a selection set."""
         return cls(
             config.confidence,
             config.nms if config.nms != "diou" else f"diou, beta {config.nms_beta}",
@@ -86,22 +88,32 @@ class Conditions:
             predictor.runtime.precision,
         )
 
+    def to_text(self) -> str:
+        """Return the conditions on one line."""
+        limit = f"at most {self.max_detections} per image" if self.max_detections < UNLIMITED else "no limit"
+        height, width = self.input_hw
+        agnostic = ", over all classes" if self.class_agnostic else ""
+        return (
+            f"confidence {self.confidence:g}, suppression {self.nms} above IoU {self.iou:g}{agnostic}, "
+            f"{limit}; input {width} x {height}, {self.fit}, resized as by {self.arithmetic}"
+            + (f"; views: {self.views}" if self.views else "")
+            + (f"; computed in {self.precision}" if self.precision != "fp32" else "")
+        )
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation found.
+class SplitDetections:
+    """Detections of a model on a split, before they are scored.
 
     Attributes:
-        metrics: the numbers.
-        conditions: under which conditions they were measured.
-        truth: the ground truth they were computed from.
-        detections: the detections they were computed from.
+        conditions: the conditions that they were made under.
+        truth: the ground truth of the split.
+        detections: the detections.
         results: the same as COCO result records, original category ids, nothing rounded.
         skipped: images that could not be read, each with its reason; their objects count as missed.
-        warnings: what is odd about images although they were read.
+        warnings: oddities of images that were read.
     """
 
-    metrics: CocoMetrics
     conditions: Conditions
     truth: GroundTruth = field(repr=False, compare=False)
     detections: Results = field(repr=False, compare=False)
@@ -110,8 +122,19 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Evaluation(SplitDetections):
+    """Detections of a model on a split and COCO's numbers of them.
+
+    Attributes:
+        metrics: the numbers.
+    """
+
+    metrics: CocoMetrics = field(kw_only=True)
+
+
 def annotated_sources(annotations: CocoAnnotations) -> list[ImageSource]:
-    """The images of a split, in the order of the file, with their ids and listed sizes."""
+    """Return the images of a split, in the order of the file, with their ids and listed sizes."""
     sources = []
     for index, (height, width) in enumerate(annotations.image_hw.tolist()):
         path = annotations.path(index)
@@ -120,21 +143,21 @@ def annotated_sources(annotations: CocoAnnotations) -> list[ImageSource]:
     return sources
 
 
-def evaluate(
+def detect_split(
     predictor: Predictor,
     annotations: CocoAnnotations,
-    config: EvaluateConfig,
+    config: SelectConfig,
     on_image: Callable[[int], None] = lambda done: None,
     world: World | None = None,
-) -> Evaluation:
-    """Runs a predictor over a split and scores what it finds.
+) -> SplitDetections:
+    """Run a predictor over a split.
 
     Args:
         predictor: the model; its category ids must be those of the split.
         annotations: the split.
-        config: what to keep of the model's boxes.
-        on_image: told the number of images done, after each.
-        world: the processes that share the images; each of them gets the whole evaluation.
+        config: the selection of the model's boxes.
+        on_image: called after each image with the number of images done.
+        world: the processes that share the images; each of them gets all detections.
 
     Raises:
         DatasetError: the split has a category that the model does not know.
@@ -154,22 +177,45 @@ def evaluate(
         place = (done - 1) * world.size + world.rank
         own.append((place, records, errors, prediction.warnings))
         on_image(done)
-    images = sorted(world.gathered(own), key=lambda image: image[0])  # as one process sees them
+    images = sorted(world.gathered(own), key=lambda image: image[0])  # in the order of a single process
     results = [record for _, records, _, _ in images for record in records]
     skipped = [error for _, _, errors, _ in images for error in errors]
     warnings = [warning for *_, found in images for warning in found]
     truth = GroundTruth.of_annotations(annotations)
     detections = checked_results(results, truth, Findings("the model's detections"))
-    metrics = score_results(truth, detections, backend=config.backend, other_limits=config.other_limits)
     conditions = Conditions.of(predictor, config)
-    return Evaluation(metrics, conditions, truth, detections, results, tuple(skipped), tuple(warnings))
+    return SplitDetections(conditions, truth, detections, results, tuple(skipped), tuple(warnings))
+
+
+def evaluate(
+    predictor: Predictor,
+    annotations: CocoAnnotations,
+    config: EvaluateConfig,
+    on_image: Callable[[int], None] = lambda done: None,
+    world: World | None = None,
+) -> Evaluation:
+    """Run a predictor over a split and compute COCO's numbers.
+
+    Args:
+        predictor: the model; its category ids must be those of the split.
+        annotations: the split.
+        config: the selection of the model's boxes and the settings of the scorer.
+        on_image: called after each image with the number of images done.
+        world: the processes that share the images; each of them gets the whole evaluation.
+
+    Raises:
+        DatasetError: the split has a category that the model does not know.
+    """
+    found = detect_split(predictor, annotations, config, on_image, world)
+    metrics = score_results(found.truth, found.detections, backend=config.backend, other_limits=config.other_limits)
+    return Evaluation(**vars(found), metrics=metrics)
 
 
 def require_known_categories(predictor: Predictor, annotations: CocoAnnotations) -> None:
-    """Refuses a split with a category that the model does not know.
+    """Reject a split with a category that the model does not know.
 
     Raises:
-        DatasetError: it has one.
+        DatasetError: the split has such a category.
     """
     unknown = sorted(set(annotations.category_ids) - set(predictor.category_ids))
     if unknown:

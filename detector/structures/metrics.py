@@ -28,3 +28,6 @@ class Metrics(Protocol):
 
     def to_plain(self) -> dict[str, Any]:
         """All numbers as plain data for JSON; a number that does not exist is None."""
+
+    def to_text(self) -> str:
+        """Return the numbers as text for people."""

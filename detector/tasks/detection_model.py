@@ -15,8 +15,8 @@ from detector.config.nodes import presets_dir
 from detector.darknet.darknet_model_file import find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError, DatasetError
-from detector.evaluation.darknet_map import DarknetDetections, darknet_results, darknet_selection
-from detector.evaluation.evaluator import Evaluation, evaluate
+from detector.evaluation.detection_metric import DetectionMetric, MetricNumbers
+from detector.evaluation.evaluator import Evaluation, SplitDetections, evaluate
 from detector.export.export_config import target_of
 from detector.export.export_runtime import ExportRuntime
 from detector.export.writer import open_export
@@ -167,13 +167,16 @@ def evaluate_model(
     return evaluate(predictor, annotations, loaded.config.evaluate, on_image)
 
 
-def map_detections(
-    loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
-) -> DarknetDetections:
-    """Return the detections of a loaded model on a split that Darknet's `map` would score."""
+def measure_model(
+    loaded: LoadedModel,
+    annotations: CocoAnnotations,
+    metric: DetectionMetric,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> tuple[MetricNumbers, SplitDetections]:
+    """Return the numbers of a loaded model on a split by a metric, and the detections that the metric scored."""
     loaded = with_category_ids_of(loaded, annotations)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
-    return darknet_results(predictor, annotations, darknet_selection(loaded.config.evaluate), on_image)
+    return metric.measure(predictor, annotations, loaded.config.evaluate, on_image)
 
 
 @dataclass(frozen=True)

@@ -149,15 +149,21 @@ def test_the_numbers_of_a_results_file_are_written_where_asked(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--metric", "voc", "--backend", "fast"], "--backend belongs to --metric coco, found voc"),
-        (["--metric", "darknet", "--limits", "300"], "--limits belongs to --metric coco, found darknet"),
-        (["--points", "11"], "--points belongs to --metric voc and darknet, found coco"),
-        (["--match-iou", "0.5"], "--match-iou belongs to --metric voc and darknet, found coco"),
-        (["--metric", "voc", "--match-iou", "1.5"], "--match-iou wants to be within 0..1, found 1.5"),
-        (["--metric", "voc", "--points", "101"], "11 points of recall, or 0 for the area under the curve, found 101"),
-        (["--metric", "darknet", "--points", "1"], "0 or at least 2 points of recall, found 1"),
-        (["--limits", "0"], "--limits wants numbers of at least 1 such as 300,1000, found '0'"),
-        (["--limits", "many"], "--limits wants numbers of at least 1 such as 300,1000, found 'many'"),
+        (["--metric", "voc", "--backend", "fast"], "--backend belongs to --metric coco, got voc"),
+        (["--metric", "darknet", "--limits", "300"], "--limits belongs to --metric coco, got darknet"),
+        (["--points", "11"], "--points belongs to --metric darknet and voc, got coco"),
+        (["--match-iou", "0.5"], "--match-iou belongs to --metric darknet and voc, got coco"),
+        (
+            ["--metric", "voc", "--match-iou", "1.5"],
+            "--metric voc: match_iou: expected a number between 0 and 1, got 1.5",
+        ),
+        (
+            ["--metric", "voc", "--points", "101"],
+            "expected 11 points of recall, or 0 for the area under the curve, got 101",
+        ),
+        (["--metric", "darknet", "--points", "1"], "expected 0 or at least 2 points of recall, got 1"),
+        (["--limits", "0"], "--limits: expected numbers of at least 1 such as 300,1000, got '0'"),
+        (["--limits", "many"], "--limits: expected numbers of at least 1 such as 300,1000, got 'many'"),
     ],
 )
 def test_an_option_that_does_not_belong_is_refused(

@@ -117,7 +117,7 @@ def test_a_results_file_has_a_report_and_runs_are_compared(
     text = capsys.readouterr().out
     assert "as good" in text
     assert "p = 1 (permutation of images, 20 draws)" in text
-    assert "the numbers do not compare" not in text
+    assert "the numbers cannot be compared" not in text
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_results_file_has_a_report_and_runs_are_compared(
         (["--overwrite"], "--overwrite belongs to --store-thresholds"),
         (["--threshold-for", "f1"], "--threshold-for belongs to"),
         (["--images", "x"], "--images belongs to --results"),
-        (["--store-thresholds", "x.pt"], r"wants NAME.safetensors"),
+        (["--store-thresholds", "x.pt"], "expected NAME.safetensors"),
         (["--report", "x", "--threshold-for", "f2"], "a target wants to be f1"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_model_file_is_never_replaced_unless_told(
     before = stored[1].read_bytes()
     words = [str(trained.weights), trained.data, "--store-thresholds", str(stored[1])]
     assert run(["evaluate", *words]) == 2
-    assert "already there; choose another name or say --overwrite" in capsys.readouterr().err
+    assert "already exists; choose another name or give --overwrite" in capsys.readouterr().err
     assert stored[1].read_bytes() == before
 
 

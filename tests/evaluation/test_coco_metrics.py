@@ -233,7 +233,7 @@ def test_a_low_limit_does_not_take_the_place_of_the_hundred(backend: Any) -> Non
 
 
 def test_a_limit_of_no_detections_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"limits want numbers of detections of at least 1, found \[300, 0\]"):
+    with pytest.raises(ConfigError, match=r"limits: expected numbers of detections of at least 1, got \[300, 0\]"):
         score_results(one_image([]), [], other_limits=(300, 0))
 
 

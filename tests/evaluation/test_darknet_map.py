@@ -22,13 +22,13 @@ from detector.darknet.network import CfgText, DarknetNet
 from detector.data.coco import CocoAnnotations
 from detector.data.problems import Findings
 from detector.errors import ConfigError
-from detector.evaluation.darknet_map import DarknetMap, darknet_map
+from detector.evaluation.darknet_map import DarknetMap, DarknetMetric, darknet_map
 from detector.evaluation.evaluator import annotated_sources
 from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.inference.predictor import RawBoxes
 from detector.media.images import write_image
-from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, map_detections, read_split
+from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, measure_model, read_split
 
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 CFG = """[net]
@@ -224,7 +224,7 @@ def test_no_detections_are_no_crash() -> None:
 @pytest.mark.parametrize("points", [1, -11])
 def test_numbers_of_points_without_a_meaning_are_refused(points: int) -> None:
     objects = GroundTruth.of_mapping({"images": [], "categories": [], "annotations": []})
-    with pytest.raises(ConfigError, match=f"0 or at least 2 points of recall, found {points}"):
+    with pytest.raises(ConfigError, match=f"0 or at least 2 points of recall, got {points}"):
         darknet_map(objects, checked_results([], objects, Findings("a test")), points=points)
 
 
@@ -289,7 +289,7 @@ def test_the_detections_of_an_embedded_network_are_those_of_darknets_own_loops(
         torch.nn.init.normal_(parameter, std=0.15)
     model.save_weights(tmp_path / "m.weights")
     loaded, annotations = darknet_folder(tmp_path, text, 3, "a\nb\nc\n")
-    found = map_detections(loaded, annotations)
+    _, found = measure_model(loaded, annotations, DarknetMetric(DarknetMetric.Config()))
     raw = build_predictor(loaded, 2).stream_raw(annotated_sources(annotations))
     expected = [d for image, (_, boxes, _) in enumerate(raw) if boxes is not None for d in by_loops(boxes, image, kind)]
     assert len(found.detections) == len(expected) > 500
@@ -325,7 +325,7 @@ def test_the_objects_of_an_image_that_cannot_be_read_are_missed(tmp_path: Path) 
     loaded, annotations = darknet_folder(tmp_path, text, 2, "a\nb\nc\n")
     (tmp_path / "im1.png").write_bytes(b"<html>")
     done: list[int] = []
-    found = map_detections(loaded, annotations, done.append)
+    _, found = measure_model(loaded, annotations, DarknetMetric(DarknetMetric.Config()), done.append)
     assert (len(found.skipped), done) == (1, [1, 2])
     assert "im1.png" in found.skipped[0]
     assert set(found.detections.image_ranks.tolist()) == {0}
@@ -343,7 +343,7 @@ def test_the_numbers_that_darknet_printed_are_reproduced_digit_for_digit(data_fo
         shutil.copytree(golden, folder, copy_function=shutil.copyfile)
         folder.chmod(0o755)
         loaded, annotations = darknet_folder(folder, case["cfg"], 12, (golden / "n.names").read_text())
-        found = map_detections(loaded, annotations)
+        _, found = measure_model(loaded, annotations, DarknetMetric(DarknetMetric.Config()))
         metrics = darknet_map(found.truth, found.detections, points=case["points"], iou_threshold=case["iou_thresh"])
         assert f"{metrics.mean_ap:.6f}" == f"{case['mAP']:.6f}"
         assert [f"{100 * c.ap:.2f}" for c in metrics.classes] == [f"{ap:.2f}" for ap in case["AP_percent"]]

@@ -208,7 +208,7 @@ def test_the_configuration_chooses_the_back_end_and_other_limits(split: CocoAnno
     assert reference.backend.startswith("pycocotools ")
     assert reference.other_limits["AP@maxDets=300"] == pytest.approx(1.0, abs=1e-12)
     assert fast.other_limits == {}
-    with pytest.raises(ValueError, match=r"evaluate\.other_limits wants numbers of at least 1, found \[0\]"):
+    with pytest.raises(ValueError, match=r"evaluate\.other_limits: expected numbers of at least 1, got \[0\]"):
         EvaluateConfig(other_limits=(0,))
 
 
@@ -219,7 +219,7 @@ def test_the_columns_that_were_scored_come_with_the_numbers(split: CocoAnnotatio
 
 
 def test_a_batch_of_no_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"evaluate\.batch_size wants to be at least 1, found 0"):
+    with pytest.raises(ValueError, match=r"evaluate\.batch_size: expected at least 1, got 0"):
         EvaluateConfig(batch_size=0)
     with pytest.raises(ValueError, match="confidence and iou want to be within"):
         EvaluateConfig(iou=2.0)

@@ -155,7 +155,9 @@ def test_without_objects_or_detections_there_is_no_crash() -> None:
 
 @pytest.mark.parametrize("points", [1, 10, 101, -1])
 def test_other_numbers_of_points_are_refused(points: int) -> None:
-    with pytest.raises(ConfigError, match=f"11 points of recall, or 0 for the area under the curve, found {points}"):
+    with pytest.raises(
+        ConfigError, match=f"expected 11 points of recall, or 0 for the area under the curve, got {points}"
+    ):
         voc_map(*columns_of(one_image([]), []), points=points)
 
 
