@@ -1,4 +1,4 @@
-"""All that is found out about one set of detections beyond its COCO numbers."""
+"""Analysis of one set of detections beyond its COCO numbers: errors, uncertainty, thresholds, calibration."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.evaluation.slices import Slice, aspect_slices, crowding_slices, overlap_slices, size_slices
 from detector.evaluation.worst_errors import Mistake, confident_false_positives, missed_objects, suspect_labels
 
-LOWEST_SHOWN = 0.25  # what prediction shows by default, and what calibration is given of besides all detections
-_WITHOUT_THRESHOLD = 0.5  # where there is nothing to choose one on
+LOWEST_SHOWN = 0.25  # lowest score that prediction shows by default; calibration is also computed from it on
+_WITHOUT_THRESHOLD = 0.5  # confidence of sets without objects or detections, where no threshold can be chosen
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Where the errors are and how sure the numbers are.
+    """Errors of a set of detections and the uncertainty of its numbers.
 
     Attributes:
         truth: the ground truth.
         results: the detections.
         ranking: the same, matched and ranked.
-        intervals: of AP over images.
+        intervals: intervals of AP over images.
         errors: kind and cost of every error.
-        target: what the thresholds are chosen for.
+        target: the target that the thresholds are chosen for.
         overall: the threshold of all classes together; None without objects or detections.
-        by_class: that of each class.
-        calibration: of all detections.
-        calibration_shown: of those with a score of at least `LOWEST_SHOWN`.
+        by_class: the threshold of each class.
+        calibration: calibration of all detections.
+        calibration_shown: calibration of the detections with a score of at least `LOWEST_SHOWN`.
         confidence: lowest score of confusion, missed objects and suspect labels: the overall threshold.
-        confusion: int64 (C + 1, C + 1), as `confusion_matrix` gives it.
-        slices: parts of the objects, by what they are parted by.
-        false_positives: the most confident ones.
+        confusion: int64 (C + 1, C + 1), as `confusion_matrix` returns it.
+        slices: groups of objects, by the property that they are grouped by.
+        false_positives: the most confident false positives.
         missed: the largest missed objects.
         suspects: labels that may be wrong.
     """
@@ -61,7 +61,7 @@ class Analysis:
     suspects: tuple[Mistake, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON; a number that does not exist is None."""
+        """Return the analysis as plain data for JSON; a number that does not exist is None."""
         names = self.truth.class_names
         intervals, errors = self.intervals, self.errors
         plain: dict[str, Any] = as_plain(
@@ -113,14 +113,14 @@ def analyse(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Analysis:
-    """Analyses detections.
+    """Analyse detections.
 
     Args:
         truth: the ground truth.
         results: the detections, down to low scores.
-        target: what thresholds are chosen for; the best F1 unless given.
-        num_resamples: sets drawn for the intervals.
-        seed: of that draw.
+        target: the target that thresholds are chosen for; by default the best F1.
+        num_resamples: number of sets drawn for the intervals.
+        seed: seed of that draw.
     """
     target = target or Target()
     ranking = Ranking.of(truth, results)

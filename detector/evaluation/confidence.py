@@ -1,7 +1,7 @@
-"""What a threshold on the score does: precision, recall and F1 at every one, the best ones, and how honest scores are.
+"""Thresholds on the score: precision, recall and F1 at each one, the best ones, and the calibration of scores.
 
-A detection counts as right as COCO's matching has it at IoU 0.5 with at most 100 detections of a class in an image.
-Matching goes by falling score, so that what a threshold leaves away changes no other detection's match.
+A detection is right if COCO's matching says so at IoU 0.5 with at most 100 detections of a class in an image. Matching
+goes by falling score, so that detections below a threshold do not change the matches of the others.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _AT_50 = 0
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Detections by falling score, of one class or of several together; N detections, ignored ones left out.
+    """Detections of one class or of several together, by falling score; N detections without the ignored ones.
 
     Attributes:
         scores: float64 (N,), descending.
         is_right: bool (N,).
-        num_objects: objects to be found.
+        num_objects: objects to detect.
     """
 
     scores: Floats
@@ -36,7 +36,7 @@ class Counts:
 
     @classmethod
     def of(cls, ranking: Ranking, label: int | None = None) -> Counts:
-        """The counts of a class, or of all classes together."""
+        """Return the counts of a class, or of all classes together."""
         end = None if label is None else int(ranking.class_ends[label])
         begin = 0 if not label else int(ranking.class_ends[label - 1])
         rows = slice(begin, end)
@@ -47,7 +47,7 @@ class Counts:
         return cls(scores[order], is_right[order], int(num.sum() if label is None else num[label]))
 
     def at(self, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
-        """Precision, recall and F1 of the detections of at least each score (K,); NaN where they are 0 of 0."""
+        """Return precision, recall and F1 of the detections of at least each score (K,); NaN where they are 0 of 0."""
         num_kept = np.searchsorted(-self.scores, -thresholds, side="right")
         num_right = np.concatenate([[0], np.cumsum(self.is_right)])[num_kept]
         with np.errstate(invalid="ignore"):
@@ -59,14 +59,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score from which on detections are shown, and what is then to be expected; a number of 0 of 0 is NaN.
+    """Lowest score of the detections that are shown, and the numbers to expect then; a number of 0 of 0 is NaN.
 
     Attributes:
-        confidence: the threshold, midway between the last score kept and the next.
+        confidence: the threshold, midway between the last score kept and the next one.
         precision: share of the detections kept that are right.
-        recall: share of the objects found.
-        f1: their harmonic mean.
-        is_reached: whether the target is reached; where it is not, the threshold comes nearest to it.
+        recall: share of the objects that are detected.
+        f1: harmonic mean of precision and recall.
+        is_reached: whether the target is reached; if not, the threshold is the one that comes nearest to it.
     """
 
     confidence: float
@@ -78,11 +78,11 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Target:
-    """What a threshold is chosen for: the best F1, the best recall at a precision or the best precision at a recall.
+    """Target of a threshold: the best F1, the best recall at a precision or the best precision at a recall.
 
     Attributes:
         name: f1, precision or recall.
-        value: the precision or recall that is wanted, 0..1; None for f1.
+        value: the required precision or recall, 0..1; None for f1.
     """
 
     name: str = "f1"
@@ -90,10 +90,10 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """A target as it is written: `f1`, `precision=0.9`, `recall=0.8`.
+        """Return the target that a text names: `f1`, `precision=0.9`, `recall=0.8`.
 
         Raises:
-            ConfigError: it is written in another way.
+            ConfigError: the text names no target.
         """
         name, _, number = text.partition("=")
         if text == "f1":
@@ -104,7 +104,7 @@ class Target:
             value = math.nan
         if name not in ("precision", "recall") or not 0 < value <= 1:
             raise ConfigError(
-                f"a target wants to be f1, precision=0.9 or recall=0.8, found {text!r}; write one of them"
+                f"target of thresholds: expected f1, precision=0.9 or recall=0.8, got {text!r}; give one of them"
             )
         return cls(name, value)
 
@@ -113,7 +113,7 @@ class Target:
 
 
 def choose_threshold(counts: Counts, target: Target) -> Threshold | None:
-    """The threshold that serves a target best; of several equals the highest. None without objects or detections."""
+    """Return the best threshold for a target, the highest of equal ones; None without objects or detections."""
     if not counts.num_objects or not len(counts.scores):
         return None
     last = np.flatnonzero(np.diff(counts.scores, append=-np.inf))  # equal scores are kept together
@@ -124,7 +124,7 @@ def choose_threshold(counts: Counts, target: Target) -> Threshold | None:
     else:
         reaching, gained = (precision, recall) if target.name == "precision" else (recall, precision)
         is_reached = reaching >= target.value
-        # The first that reaches it with the most of the other; where none does, the first that comes nearest.
+        # The first that reaches the target with the most of the other number; if none does, the first that is nearest.
         best = int(np.argmax(np.where(is_reached, gained, -1.0) if is_reached.any() else reaching))
     end = int(last[best])
     kept = float(counts.scores[end])
@@ -136,20 +136,20 @@ def choose_threshold(counts: Counts, target: Target) -> Threshold | None:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether a score of 0.8 means that eight in ten are right; B bins of equal width from 0 to 1.
+    """Calibration of scores: of detections with a score of 0.8, eight in ten should be right; B bins of equal width.
 
-    The error is the expected calibration error (Naeini et al. 2015) with precision at IoU 0.5 in place of accuracy, the
-    D-ECE of Kueppers et al. 2020, equation 4, with the confidence alone as its dimension.
+    The bins divide 0..1. The error is the expected calibration error (Naeini et al. 2015) with precision at IoU 0.5 in
+    place of accuracy, the D-ECE of Kueppers et al. 2020, equation 4, with the confidence as its only dimension.
 
     Attributes:
         edges: float64 (B + 1,).
         counts: int64 (B,), detections in each bin; a score on an edge belongs to the bin above it.
-        confidence: float64 (B,), their mean score; NaN where there are none.
-        precision: float64 (B,), the share that is right; NaN where there are none.
+        confidence: float64 (B,), their mean score; NaN in empty bins.
+        precision: float64 (B,), the share that is right; NaN in empty bins.
         error: mean distance of score and precision, weighted by the counts; NaN without detections.
-        largest_error: the largest of a bin with detections.
-        excess: mean score less precision of all: above 0 the model claims too much.
-        lowest: the lowest score looked at.
+        largest_error: the largest distance of a bin with detections.
+        excess: mean score minus precision of all detections: above 0 the scores are too high.
+        lowest: the lowest score included.
     """
 
     edges: Floats
@@ -162,12 +162,12 @@ class Calibration:
     lowest: float
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the calibration as plain data."""
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in vars(self).items()}
 
 
 def calibrate(counts: Counts, lowest: float = 0.0, num_bins: int = NUM_BINS) -> Calibration:
-    """Compares scores with precision, of the detections with at least the lowest score and at most 1."""
+    """Compare scores with precision, of the detections with at least the lowest score and at most 1."""
     is_used = (counts.scores >= max(lowest, 0.0)) & (counts.scores <= 1)
     scores, is_right = counts.scores[is_used], counts.is_right[is_used].astype(np.float64)
     edges = np.arange(num_bins + 1) / num_bins
@@ -185,7 +185,7 @@ def calibrate(counts: Counts, lowest: float = 0.0, num_bins: int = NUM_BINS) -> 
 
 
 def choose_thresholds(ranking: Ranking, target: Target) -> tuple[Threshold | None, tuple[Threshold | None, ...]]:
-    """The threshold of all classes together, and that of each."""
+    """Return the threshold of all classes together, and the threshold of each class."""
     labels: Sequence[int] = range(len(ranking.class_ends))
     return (
         choose_threshold(Counts.of(ranking), target),

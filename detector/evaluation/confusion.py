@@ -1,4 +1,4 @@
-"""Which classes are taken for which: objects against detections from a threshold on."""
+"""Confusion matrix: the classes of objects against the classes of detections from a threshold on."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ _AT_50, _IOU = 0, 0.5
 
 
 def confusion_matrix(truth: GroundTruth, results: Results, ranking: Ranking, confidence: float) -> Integers:
-    """Counts objects by the class they have and the class they are detected as: int64 (C + 1, C + 1).
+    """Count objects by their class and the class that they are detected as: int64 (C + 1, C + 1).
 
-    Detections and objects of one class are matched first, as COCO matches them at IoU 0.5: the diagonal is what is
-    right at that threshold. What is left is matched without regard to class: by falling score, each detection takes the
-    object still free that it overlaps most, by at least 0.5. Crowd regions and what is matched to them count nowhere.
+    Detections and objects of the same class are matched first, as COCO matches them at IoU 0.5: the diagonal counts the
+    right detections at the threshold. The others are matched regardless of class: by falling score, each detection
+    takes the unmatched object that it overlaps most, by at least 0.5. Crowd regions and detections matched to them are
+    not counted.
 
     Args:
-        truth: C classes.
+        truth: the ground truth, of C classes.
         results: the detections.
         ranking: the same, ranked.
-        confidence: lowest score looked at.
+        confidence: lowest score of the detections that are counted.
 
     Returns:
         A row for each class of objects and a last one for no object; a column for each class of detections and a last
-        one for objects that are missed.
+        one for missed objects.
     """
     num_classes = len(truth.category_ids)
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
@@ -34,7 +35,7 @@ def confusion_matrix(truth: GroundTruth, results: Results, ranking: Ranking, con
     is_right = ranking.is_right[_AT_50] & is_shown
     found_by = np.full(len(truth.areas), num_classes)  # the class that each object is detected as
     found_by[ranking.truth_rows[_AT_50, is_right]] = ranking.labels[is_right]
-    label_of = np.full(len(ranking.rows), num_classes)  # the class of the object that each detection has found
+    label_of = np.full(len(ranking.rows), num_classes)  # the class of the object that each detection is matched to
     label_of[is_right] = ranking.labels[is_right]
 
     left = np.flatnonzero(is_shown & ~is_right)

@@ -1,10 +1,10 @@
-"""What one recipe does better than another over paired runs: difference, interval, effect size, corrected test.
+"""Effect of one recipe against another over paired runs: difference, interval, effect size, corrected test.
 
-Runs are paired by seed: what a seed does to both (order of the images, augmentation) cancels out of the difference. The
-test is Student's paired t test and not an exact one: the p-value of a permutation test is a multiple of 2 / 2^n, with
-six seeds at least 1/32, which no correction for two comparisons leaves below 5 %. Where both recipes are equal their
-runs can be swapped, so that the differences are symmetric about zero; what the t test then claims,
-`tests/evaluation/test_effects.py` counts.
+Runs are paired by seed: the effect of a seed on both (order of the images, augmentation) cancels out of the difference.
+The test is Student's paired t test and not an exact one: the p-value of a permutation test is a multiple of 2 / 2^n,
+with six seeds at least 1/32, which is above 5 % after any correction for two comparisons. If both recipes are equal,
+their runs can be swapped, so that the differences are symmetric about zero; `tests/evaluation/test_effect_sizes.py`
+counts how often the t test then claims a difference.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-LEVEL = 0.95  # of the intervals
-SIGNIFICANCE = 0.05  # of all comparisons of a study together
-MIN_PAIRS = 5  # fewer pairs than these are described, and nothing is claimed of them
+LEVEL = 0.95  # confidence level of the intervals
+SIGNIFICANCE = 0.05  # for all comparisons of a study together
+MIN_PAIRS = 5  # fewer pairs are described, but not tested
 _NO_DEVIATION = 1e-12  # deviations below this share of the mean are rounding
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A recipe against the baseline, over runs of the same seeds.
+    """Comparison of a recipe with the baseline, over runs of the same seeds.
 
     Attributes:
-        num_pairs: seeds that both have a run of.
-        difference: mean of the differences, recipe less baseline; NaN without pairs.
-        low: lower end of its 95 % t interval, for this comparison by itself; NaN of fewer than two pairs.
-        high: its upper end.
+        num_pairs: number of seeds that both have a run of.
+        difference: mean of the differences, recipe minus baseline; NaN without pairs.
+        low: lower end of its 95 % t interval, for this comparison by itself; NaN with fewer than two pairs.
+        high: upper end of the interval.
         deviation: standard deviation of the differences (n - 1).
-        size: Hedges' g of paired differences: J(n - 1) times mean over deviation; NaN where they do not vary, and of
+        size: Hedges' g of paired differences: J(n - 1) times mean over deviation; NaN if they do not vary, and with
             fewer than three pairs.
-        p_value: two-sided, of the paired t test; NaN where there are too few pairs to test.
+        p_value: two-sided p-value of the paired t test; NaN with too few pairs to test.
         corrected_p: the same after Holm's correction for all comparisons of the study; NaN before it.
     """
 
@@ -52,25 +52,25 @@ class Effect:
 
     @property
     def is_descriptive(self) -> bool:
-        """Whether there are too few pairs, or too equal ones, for a test."""
+        """Whether there is no test, because the pairs are too few or do not vary."""
         return math.isnan(self.p_value)
 
     @property
     def is_claimed(self) -> bool:
-        """Whether the test supports a difference; never so without one."""
-        return self.corrected_p <= SIGNIFICANCE  # NaN is not
+        """Whether the test supports a difference; False without a test."""
+        return self.corrected_p <= SIGNIFICANCE  # False for NaN
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for JSON; a number that does not exist is None."""
+        """Return the effect as plain data for JSON; a number that does not exist is None."""
         numbers = {name: None if math.isnan(value) else value for name, value in vars(self).items()}
         return {**numbers, "is_claimed": self.is_claimed}
 
 
 def paired_t(differences: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Mean, standard deviation and two-sided p-value of differences, tested against a mean of zero.
+    """Return mean, standard deviation and two-sided p-value of differences, tested against a mean of zero.
 
-    Student's t test of one sample. Differences that do not vary have p-value 1 where they are 0, else NaN: a test that
-    goes by the deviation has nothing to go by.
+    Student's t test of one sample. Differences that do not vary have the p-value 1 if they are 0, otherwise NaN: the
+    test divides by the deviation.
 
     Args:
         differences: float64 (..., n), n at least 2.
@@ -90,10 +90,10 @@ def paired_t(differences: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """P-values corrected for all that stand beside them on the last axis; NaN stands for no test and counts for none.
+    """Correct p-values for all others on the last axis; NaN stands for no test and is not counted.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure": the chance of any false claim stays
-    below the level whatever depends on what.
+    below the level, however the tests depend on each other.
 
     Args:
         p_values: float64 (..., m).
@@ -109,7 +109,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of some numbers; NaN of fewer than two."""
+    """Return the 95 % t interval of the mean of some numbers; NaN with fewer than two."""
     if len(values) < 2:
         return math.nan, math.nan
     from scipy import special
@@ -122,14 +122,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_effect(values: Sequence[float], baseline: Sequence[float]) -> Effect:
-    """What a recipe does against the baseline, before correction.
+    """Compare a recipe with the baseline, before correction.
 
     The effect size is that of Gibbons, Hedeker and Davis 1993 for paired samples, with Hedges' exact correction for few
-    pairs (Hedges 1981, equation 6e). It is in units of the deviation of a difference of two runs.
+    pairs (Hedges 1981, equation 6e). Its unit is the deviation of a difference of two runs.
 
     Args:
-        values: of the recipe, one for each seed.
-        baseline: of the baseline, of the same seeds in the same order.
+        values: values of the recipe, one for each seed.
+        baseline: values of the baseline, for the same seeds in the same order.
     """
     d = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
     if len(d) < 2:
@@ -141,11 +141,11 @@ def paired_effect(values: Sequence[float], baseline: Sequence[float]) -> Effect:
 
 
 def hedges_correction(degrees: int) -> float:
-    """What takes the bias from an effect size of so many degrees of freedom, two at least: J(m)."""
+    """Return the factor J(m) that removes the bias of an effect size with m degrees of freedom, at least two."""
     return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
 
 
 def corrected(effects: Sequence[Effect]) -> list[Effect]:
-    """All comparisons of a study, each with its p-value corrected for the others."""
+    """Return all comparisons of a study, each with its p-value corrected for the others."""
     p_values = holm([effect.p_value for effect in effects]) if effects else ()
     return [replace(effect, corrected_p=float(p)) for effect, p in zip(effects, p_values, strict=True)]

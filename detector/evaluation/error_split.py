@@ -1,16 +1,16 @@
-"""Where AP50 is lost: each false positive and each miss of one kind, and the AP50 that mending a kind would give.
+"""Split of the loss of AP50 by kind of error: each false positive and each missed object has one kind.
 
 The kinds and their order are those of TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object
-Detection Errors", section 2 and its program). A false positive is, with the first that applies:
+Detection Errors", section 2 and its program). A false positive has the first kind that applies:
 
 1. localisation: it overlaps an object of its class by 0.1 to 0.5;
 2. classification: it overlaps an object of another class by at least 0.5;
 3. duplicate: it overlaps an object of its class by at least 0.5, which a better detection took;
 4. background: it overlaps no object by more than 0.1;
-5. both: all others, too far off and of the wrong class.
+5. both: all others, badly placed and of the wrong class.
 
-Missed are the objects that were not found and that no localisation or classification error is about. Matching is
-COCO's, with at most 100 detections of a class in an image: what is split is the AP50 that evaluation prints.
+Missed objects are objects that are neither detected nor the target of a localisation or classification error. Matching
+is COCO's, with at most 100 detections of a class in an image, so that the AP50 is the one that evaluation prints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pycocotools import mask
 from detector.evaluation.ranking import Flags, Floats, Integers, Ranking, mean_precision, weighted_precision
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 
-# The order of the kinds is that of the table in the paper; RIGHT and IGNORED are no errors.
+# The order of the kinds is that of the table in the paper; RIGHT and IGNORED are not errors.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED, RIGHT, IGNORED = range(8)
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1  # t_f and t_b of the paper
@@ -33,19 +33,19 @@ _AT_50 = 0
 
 @dataclass(frozen=True, eq=False)
 class ErrorSplit:
-    """The errors of a set of detections; D detections as a `Ranking` has them, A objects.
+    """Errors of a set of detections; D detections in the order of a `Ranking`, A objects.
 
     Attributes:
         kinds: int8 (D,), the kind of each detection: an index of `KINDS`, `RIGHT` or `IGNORED`.
-        objects: int64 (D,), the object that a right detection found or that an error is about; -1 for background.
+        objects: int64 (D,), the object that a right detection matches or that an error refers to; -1 for background.
         overlaps: float64 (D,), the overlap with that object; with the nearest of any class for background.
-        is_missed: bool (A,), objects that are not found and that no error is about.
-        is_found: bool (A,), objects that a detection found.
-        counts: errors of each kind, by name.
-        costs: AP50 that mending a kind adds to the set as it is, by name.
-        ap50: AP50 as it is.
-        false_positives_cost: AP50 that leaving out all false positives adds.
-        false_negatives_cost: AP50 that not asking for the objects that are not found adds.
+        is_missed: bool (A,), objects that are not detected and that no error refers to.
+        is_found: bool (A,), objects that are detected.
+        counts: number of errors of each kind, by name.
+        costs: AP50 gained by fixing one kind of error alone, by name.
+        ap50: AP50 of the set as it is.
+        false_positives_cost: AP50 gained by removing all false positives.
+        false_negatives_cost: AP50 gained by removing the objects that are not detected from the ground truth.
     """
 
     kinds: npt.NDArray[np.int8]
@@ -61,7 +61,7 @@ class ErrorSplit:
 
 
 def split_errors(truth: GroundTruth, results: Results, ranking: Ranking) -> ErrorSplit:
-    """Splits the errors of results as `Ranking.of` ranks them."""
+    """Split the errors of results, which `ranking` holds in the order of `Ranking.of`."""
     kinds, objects, overlaps, is_found = _kinds(truth, results, ranking)
     is_mendable = np.isin(kinds, (CLASSIFICATION, LOCALISATION))
     is_wanted = ~truth.is_crowd
@@ -104,7 +104,7 @@ def split_errors(truth: GroundTruth, results: Results, ranking: Ranking) -> Erro
 def _kinds(
     truth: GroundTruth, results: Results, ranking: Ranking
 ) -> tuple[npt.NDArray[np.int8], Integers, Floats, Flags]:
-    """Kind, object and overlap of each detection, and which objects are found."""
+    """Return kind, object and overlap of each detection, and which objects are detected."""
     num = len(ranking.rows)
     kinds, overlaps = np.full(num, BACKGROUND, np.int8), np.zeros(num)
     objects = ranking.truth_rows[_AT_50].astype(np.int64)
@@ -144,7 +144,7 @@ def _kinds(
 
 
 def _best_of_each_object(is_candidate: Flags, objects: Integers, scores: Floats) -> Flags:
-    """The candidates of highest score among all about the same object: bool (D,)."""
+    """Return the candidates of highest score among all that refer to the same object: bool (D,)."""
     places = np.flatnonzero(is_candidate)
     places = places[np.argsort(-scores[places], kind="stable")]
     best = np.zeros(len(objects), np.bool_)
@@ -154,7 +154,7 @@ def _best_of_each_object(is_candidate: Flags, objects: Integers, scores: Floats)
 
 
 class _Scene:
-    """The set, to be scored again after some errors are mended."""
+    """Set of detections that is scored again after some errors are fixed."""
 
     def __init__(self, truth: GroundTruth, ranking: Ranking, kinds: npt.NDArray[np.int8]) -> None:
         self.labels, self.is_right = ranking.labels, kinds == RIGHT
@@ -167,7 +167,7 @@ class _Scene:
         labels: Integers | None = None,
         is_asked: Flags | None = None,
     ) -> float:
-        """AP50 of the detections kept, over the classes that have an object asked for or a detection."""
+        """Return AP50 of the kept detections, over the classes with an object asked for or a detection."""
         is_right = self.is_right if is_right is None else is_right
         labels = self.labels if labels is None else labels
         is_asked = ~self._truth.is_crowd if is_asked is None else is_asked
@@ -190,7 +190,7 @@ class _Scene:
         )
         ones = np.ones((1, ranking.num_images), np.int32)
         precision = weighted_precision(changed, ones, ones)[0, 0]
-        # A class whose objects were all missed is asked for no more; what else it detects is all wrong.
+        # No object of a class is asked for if all of them were missed; its remaining detections are all wrong.
         has_only_wrong = (precision[0] < 0) & (np.diff(changed.class_ends, prepend=0) > 0)
         had_objects = ranking.num_objects > 0
         precision[:, has_only_wrong & had_objects] = 0

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one page that needs nothing else, the numbers as JSON, charts and pictures as files."""
+"""Report of an evaluation: a self-contained page, the numbers as JSON, charts and pictures as files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from detector.data.coco import CocoAnnotations
 from detector.errors import DetectorError, MediaError
 from detector.evaluation.analysis import Analysis
 from detector.evaluation.coco_metrics import CocoMetrics
+from detector.evaluation.number_text import number_text
 from detector.evaluation.report_charts import charts_of
 from detector.evaluation.worst_errors import Mistake
 from detector.media.closeups import draw_closeup
@@ -25,13 +26,14 @@ from detector.structures.boxes import xywh_to_xyxy
 
 _WRONG_RGB, _LABEL_RGB, _OTHER_RGB = (230, 60, 30), (40, 160, 90), (70, 110, 200)
 _MAX_SUSPECTS_DRAWN, _MAX_CLASSES_LISTED = 24, 200
+_Drawn = tuple[npt.NDArray[np.float64], list[str], list[tuple[int, int, int]]]  # boxes, captions and colours
 _MEANINGS = {
     "classification": "on an object of another class",
-    "localisation": "of the right class, but off its place",
-    "both": "of another class and off its place",
-    "duplicate": "on an object that a better detection found",
-    "background": "on nothing that is annotated",
-    "missed": "objects that nothing is about",
+    "localisation": "of the right class, but badly placed",
+    "both": "of the wrong class and badly placed",
+    "duplicate": "on an object that a better detection has",
+    "background": "on no annotated object",
+    "missed": "objects that no detection refers to",
 }
 
 
@@ -41,18 +43,18 @@ def write_report(
     metrics: CocoMetrics,
     analysis: Analysis,
     annotations: CocoAnnotations,
-    document: Mapping[str, Any],
+    document: Mapping[str, object],
     facts: Sequence[str],
 ) -> Path:
-    """Writes `report.html`, `metrics.json`, `classes.csv`, `label_errors.json`, `charts/` and `pictures/`.
+    """Write `report.html`, `metrics.json`, `classes.csv`, `label_errors.json`, `charts/` and `pictures/`.
 
     Args:
-        folder: where to; made if it is not there.
-        title: of the page.
+        folder: folder of the report; created if it does not exist.
+        title: title of the page.
         metrics: the COCO numbers.
-        analysis: what else was found.
+        analysis: the analysis of the same detections.
         annotations: the ground truth; without a folder of images there are no pictures.
-        document: what stands in `metrics.json` besides the analysis.
+        document: content of `metrics.json` besides the analysis.
         facts: lines on the conditions of the measurement.
 
     Returns:
@@ -88,15 +90,11 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise DetectorError(f"{path}: the report cannot be written, {error.strerror}; give another place") from error
+        raise DetectorError(f"{path}: the report cannot be written, {error.strerror}; give another folder") from error
 
 
 def _mistakes(analysis: Analysis) -> tuple[Mistake, ...]:
     return (*analysis.false_positives, *analysis.missed, *analysis.suspects)
-
-
-def _shown(value: float, digits: int = 3) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _head(title: str, metrics: CocoMetrics, analysis: Analysis, facts: Sequence[str]) -> Iterator[str]:
@@ -107,21 +105,21 @@ def _head(title: str, metrics: CocoMetrics, analysis: Analysis, facts: Sequence[
         f"{metrics.num_crowds:,} crowd regions; {metrics.num_detections:,} detections.</p>"
     )
     yield (
-        f"<p class='verdict'><span class='title'>AP {_shown(ap.value)}</span> "
-        f"<span class='soft'>({_shown(ap.low)} to {_shown(ap.high)})</span>, "
-        f"<span class='title'>AP50 {_shown(ap50.value)}</span> "
-        f"<span class='soft'>({_shown(ap50.low)} to {_shown(ap50.high)})</span></p>"
+        f"<p class='verdict'><span class='title'>AP {number_text(ap.value)}</span> "
+        f"<span class='soft'>({number_text(ap.low)} to {number_text(ap.high)})</span>, "
+        f"<span class='title'>AP50 {number_text(ap50.value)}</span> "
+        f"<span class='soft'>({number_text(ap50.low)} to {number_text(ap50.high)})</span></p>"
     )
     best = analysis.overall
     if best is not None:
-        reached = "" if best.is_reached else " (the target is out of reach; this comes nearest)"
+        reached = "" if best.is_reached else " (no threshold reaches the target; this one is nearest)"
         yield (
             f"<p>Threshold for {text(analysis.target)}: <span class='title'>{best.confidence:.3f}</span>, where "
             f"precision is {best.precision:.3f} and recall {best.recall:.3f}{reached}.</p>"
         )
     yield "<div class='card'>" + "".join(f"<p class='soft'>{text(fact)}</p>" for fact in facts)
     yield (
-        f"<p class='soft'>Behind a number, in brackets: its {analysis.intervals.level:.0%} interval over "
+        f"<p class='soft'>In brackets after a number: its {analysis.intervals.level:.0%} interval over "
         f"{analysis.intervals.num_resamples:,} sets of images drawn from these (bootstrap).</p></div>"
     )
 
@@ -129,33 +127,32 @@ def _head(title: str, metrics: CocoMetrics, analysis: Analysis, facts: Sequence[
 def _numbers(metrics: CocoMetrics, analysis: Analysis) -> Iterator[str]:
     stats = metrics.stats
     yield "<h2>Numbers</h2>"
-    yield table(list(stats), [[_shown(value) for value in stats.values()]])
+    yield table(list(stats), [[number_text(value) for value in stats.values()]])
     heads = ("class", "objects", "AP", "interval", "AP50", "AP75", "threshold", "precision", "recall", "F1")
     rows = []
     by_class = zip(metrics.classes, analysis.intervals.class_ap, analysis.by_class, strict=True)
     for row, interval, best in sorted(by_class, key=lambda entry: -entry[0].num_objects)[:_MAX_CLASSES_LISTED]:
-        at_best = ("", "", "", "") if best is None else (best.confidence, best.precision, best.recall, best.f1)
-        rows.append(
-            [row.name, f"{row.num_objects:,}", _shown(row.ap), f"{_shown(interval.low)} to {_shown(interval.high)}",
-             _shown(row.ap50), _shown(row.ap75), *(f"{v:.3f}" if v != "" else "n/a" for v in at_best)]
-        )  # fmt: skip
+        at_best = () if best is None else (best.confidence, best.precision, best.recall, best.f1)
+        bounds = f"{number_text(interval.low)} to {number_text(interval.high)}"
+        ap = number_text(row.ap), bounds, number_text(row.ap50), number_text(row.ap75)
+        rows.append([row.name, f"{row.num_objects:,}", *ap, *([f"{v:.3f}" for v in at_best] or ["n/a"] * 4)])
     yield table(heads, rows)
     if len(metrics.classes) > _MAX_CLASSES_LISTED:
-        yield f"<p class='soft'>and {len(metrics.classes) - _MAX_CLASSES_LISTED} classes more, in classes.csv</p>"
+        yield f"<p class='soft'>and {len(metrics.classes) - _MAX_CLASSES_LISTED} more classes, in classes.csv</p>"
 
 
 def _errors(analysis: Analysis, charts: Sequence[tuple[str, str, bytes]]) -> Iterator[str]:
     errors = analysis.errors
-    yield "<h2>Where the errors are</h2>"
+    yield "<h2>Errors</h2>"
     yield table(
-        ("error", "what it is", "how many", "AP50 it costs"),
-        [(name, _MEANINGS[name], f"{errors.counts[name]:,}", _shown(cost)) for name, cost in errors.costs.items()],
+        ("error", "meaning", "count", "AP50 lost"),
+        [(name, _MEANINGS[name], f"{errors.counts[name]:,}", number_text(cost)) for name, cost in errors.costs.items()],
     )
     notes = {
-        "calibration": f"D-ECE {_shown(analysis.calibration.error)}, {_direction(analysis.calibration.excess)}",
-        "calibration-shown": f"D-ECE {_shown(analysis.calibration_shown.error)}, "
+        "calibration": f"D-ECE {number_text(analysis.calibration.error)}, {_direction(analysis.calibration.excess)}",
+        "calibration-shown": f"D-ECE {number_text(analysis.calibration_shown.error)}, "
         f"{_direction(analysis.calibration_shown.excess)}",
-        "errors": "In brackets: how many. Mending one kind changes what the others cost; they do not add up.",
+        "errors": "In brackets: the count. Fixing one kind changes the cost of the others, so they do not add up.",
     }
     yield "<div class='charts'>"
     for name, title, picture in charts:
@@ -187,7 +184,7 @@ def _pictures(
         return
     yield f"<h2>{text(title)}</h2>"
     if pictures:
-        yield "<p class='soft'>Red: the detection. Green: the label it is about. Blue: other labels.</p>"
+        yield "<p class='soft'>Red: the detection. Green: the label it refers to. Blue: other labels.</p>"
     yield "<div class='pictures'>"
     for mistake in mistakes:
         caption = text(_caption(mistake, names[mistake.image_id]))
@@ -229,7 +226,7 @@ def _class_csv(metrics: CocoMetrics, analysis: Analysis) -> str:
 def _draw(
     folder: Path, analysis: Analysis, annotations: CocoAnnotations, index_of: Mapping[int, int]
 ) -> dict[int, bytes]:
-    """The picture of each mistake that has one, a JPEG, by the identity of the mistake; also written as files."""
+    """Write the pictures of mistakes and return them as JPEGs, by the identity of the mistake."""
     pictures: dict[int, bytes] = {}
     if annotations.images is None:
         return pictures
@@ -243,7 +240,7 @@ def _draw(
             image = load_image(annotations.path(index_of[mistake.image_id]), 3).pixels
             folder.mkdir(parents=True, exist_ok=True)
         except MediaError:
-            continue  # evaluation has said so
+            continue  # evaluation has reported the image
         except OSError as error:
             raise DetectorError(f"{folder}: the pictures cannot be written, {error.strerror}") from error
         boxes, captions, colours = _boxes(analysis, mistake)
@@ -254,8 +251,8 @@ def _draw(
     return pictures
 
 
-def _boxes(analysis: Analysis, mistake: Mistake) -> tuple[Any, list[str], list[tuple[int, int, int]]]:
-    """The boxes of a picture: other objects in grey, the label in green, the detection in red, on top."""
+def _boxes(analysis: Analysis, mistake: Mistake) -> _Drawn:
+    """Return the boxes of a picture: other objects in blue, the label in green, the detection in red, on top."""
     truth = analysis.truth
     labelled = list(mistake.labelled_xywh or ())
     others = [box for box in truth.boxes_xywh[truth.image_ranks == mistake.image].tolist() if box != labelled]

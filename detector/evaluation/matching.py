@@ -1,10 +1,9 @@
 """COCO's matching and accumulation in whole arrays: the numbers of pycocotools, bit for bit, in a fraction of its time.
 
-The rule is that of pycocotools' `COCOeval.evaluateImg`: detections of a class in an image take their turns by falling
-score; each takes the object of highest overlap that is still free, at equal overlap the later one, and an ignored
-object (a crowd, or one outside the range of area) only where no other will do. Overlaps are pycocotools' own.
-Detections that take the same turn in different images or classes do not meet, so that a turn is one step for all of
-them, at all IoU thresholds.
+The rule is that of pycocotools' `COCOeval.evaluateImg`: detections of a class in an image take turns by falling score;
+each takes the unmatched object of highest overlap, at equal overlap the later one, and an ignored object (a crowd, or
+one outside the range of area) only if no other object matches. Overlaps are pycocotools' own. Detections with the same
+turn in different images or classes are independent, so that a turn is one step for all of them, at all IoU thresholds.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_grou
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# COCOeval takes an overlap of 1 less rounding for 1; its thresholds are all lower.
+# COCOeval caps thresholds at 1 - 1e-10, which changes none of COCO's.
 _THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Which detection found which object; D detections scored, A objects, T IoU thresholds, S ranges of area.
+    """Matches of detections and objects; D detections scored, A objects, T IoU thresholds, S ranges of area.
 
     Attributes:
         rows: int64 (D,), rows of the results, by class, then image, then falling score.
         turns: int64 (D,), the position of each among the detections of its class and image.
-        truth_rows: int32 (S, T, D), the row of the ground truth that each found, or -1.
+        truth_rows: int32 (S, T, D), the row of the ground truth that each detection matches, or -1.
         is_ignored: bool (S, T, D), detections that count neither as right nor as wrong.
-        is_truth_ignored: bool (S, A), objects that need not be found.
+        is_truth_ignored: bool (S, A), objects that need not be detected.
     """
 
     rows: Indices
@@ -53,14 +52,14 @@ def match(
     ranges: npt.NDArray[np.float64] = AREA_RANGES,
     measures: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
 ) -> Matches:
-    """Matches the best detections of each class and image, at all IoU thresholds and ranges of a measure.
+    """Match the best detections of each class and image, at all IoU thresholds and ranges of a measure.
 
     Args:
         truth: the objects.
         results: the detections.
-        limit: how many of a class in an image are looked at.
-        ranges: float64 (S, 2), both ends within: what lies outside of a range need not be found.
-        measures: what the ranges are of, float64 of every object (A,) and detection (N,); their areas if None.
+        limit: number of detections per class and image that are matched.
+        ranges: float64 (S, 2), both ends included: objects outside of a range need not be detected.
+        measures: the measure of every object, float64 (A,), and of every detection, float64 (N,); areas if None.
     """
     num_images = len(truth.image_ids)
     groups = results.category_ranks * num_images + results.image_ranks
@@ -84,7 +83,7 @@ def match(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Detections and objects of one class and image that overlap; P pairs.
+    """Pairs of overlapping detections and objects of one class and image; P pairs.
 
     Attributes:
         detections: int64 (P,), positions in `Matches.rows`.
@@ -100,13 +99,13 @@ class _Pairs:
 
 
 def _positions_within(groups: Indices) -> Indices:
-    """The position of each element in its run of equal ones."""
+    """Return the position of each element in its run of equal elements."""
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
 
 
 def _overlapping(truth: GroundTruth, results: Results, rows: Indices, groups: Indices) -> _Pairs:
-    """The pairs that can match at the lowest threshold."""
+    """Return the pairs that can match at the lowest threshold."""
     truth_groups = truth.category_ranks * len(truth.image_ids) + truth.image_ranks
     objects = np.argsort(truth_groups, kind="stable")
     boxes, truth_boxes = results.boxes_xywh[rows], truth.boxes_xywh[objects]
@@ -124,8 +123,8 @@ def _overlapping(truth: GroundTruth, results: Results, rows: Indices, groups: In
 
 
 def _take_turns(pairs: _Pairs, is_crowd: Flags, is_ignored: Flags, found: npt.NDArray[np.int32]) -> None:
-    """Writes the object that each detection takes, at each threshold, into `found` (T, D)."""
-    # The best choice of a detection stands last: not ignored, of highest overlap, later in the file.
+    """Write the object that each detection takes, at each threshold, into `found` (T, D)."""
+    # The best choice of a detection comes last: not ignored, of highest overlap, later in the file.
     order = np.lexsort((pairs.objects, pairs.overlaps, ~is_ignored[pairs.objects], pairs.detections, pairs.turns))
     detections, objects, overlaps = pairs.detections[order], pairs.objects[order], pairs.overlaps[order]
     is_taken = np.zeros((len(_THRESHOLDS), len(is_crowd)), np.bool_)
@@ -142,13 +141,13 @@ def _take_turns(pairs: _Pairs, is_crowd: Flags, is_ignored: Flags, found: npt.ND
 
 
 def fast_curves(truth: GroundTruth, results: Results, limits: Sequence[int] = LIMITS) -> Curves:
-    """The curves of `pycocotools_curves`, bit for bit."""
+    """Return the curves of `pycocotools_curves`, bit for bit."""
     limits = tuple(sorted(limits))
     return accumulate(truth, results, match(truth, results, limits[-1]), limits)
 
 
 def accumulate(truth: GroundTruth, results: Results, matches: Matches, limits: Sequence[int] = LIMITS) -> Curves:
-    """Precision and recall of matched detections, as pycocotools' `COCOeval.accumulate` has them."""
+    """Return precision and recall of matched detections, as pycocotools' `COCOeval.accumulate` computes them."""
     num_classes, num_areas = len(truth.category_ids), len(AREA_RANGES)
     shape = (len(_THRESHOLDS), len(RECALLS), num_classes, num_areas, len(limits))
     precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
@@ -176,7 +175,7 @@ def accumulate(truth: GroundTruth, results: Results, matches: Matches, limits: S
 def _ranked(
     right: Flags, wrong: Flags, ranked: npt.NDArray[np.float64], num_wanted: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Precision and score (T, R) at each recall, and recall (T,), of detections (T, n) in the order of their scores."""
+    """Return precision and score (T, R) at each recall, and recall (T,), of detections (T, n) by falling score."""
     num_right, num_wrong = right.cumsum(axis=1, dtype=np.float64), wrong.cumsum(axis=1, dtype=np.float64)
     recall = num_right / num_wanted
     precision = num_right / (num_wrong + num_right + np.spacing(1))

@@ -1,4 +1,4 @@
-"""The thresholds that a model carries: chosen on a split, stored in its file, used by prediction when asked."""
+"""Thresholds of a model: chosen on a split, stored in its file, used by prediction on request."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from detector.evaluation.scoring_arrays import GroundTruth
 from detector.models.checkpoint import ModelFile
 from detector.structures.selection import SelectConfig
 
-BEST, BEST_OVERALL = "best", "best-overall"  # what prediction is asked for: a threshold for each class, or one
+BEST, BEST_OVERALL = "best", "best-overall"  # options of prediction: a threshold for each class, or one for all
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """From which score on a model's detections are worth showing.
+    """Lowest scores at which a model's detections are shown.
 
     Attributes:
-        target: what the thresholds were chosen for, in words.
+        target: the target that the thresholds were chosen for, in words.
         overall: one threshold for all classes.
-        by_class: one for each class, in the order of the model's class indices; a class without objects to choose it on
-            has the overall one.
-        num_images: images they were chosen on.
-        ground_truth_sha256: the hash of the ground truth they were chosen on, as scored.
+        by_class: one for each class, in the order of the model's class indices; a class without objects or detections
+            to choose it on has the overall one.
+        num_images: number of images that they were chosen on.
+        ground_truth_sha256: the hash of the ground truth that they were chosen on, as scored.
     """
 
     target: str
@@ -40,12 +40,12 @@ class OperatingPoint:
     def chosen(
         cls, truth: GroundTruth, ranking: Ranking, target: Target, category_ids: Sequence[int]
     ) -> OperatingPoint:
-        """The thresholds that serve a target best on a split.
+        """Return the best thresholds for a target on a split.
 
         Args:
             truth: the split.
             ranking: the model's detections on it.
-            target: what to choose them for.
+            target: the target.
             category_ids: the id in that split of each class of the model.
 
         Raises:
@@ -53,7 +53,9 @@ class OperatingPoint:
         """
         overall, by_class = choose_thresholds(ranking, target)
         if overall is None:
-            raise DatasetError("thresholds want objects and detections to be chosen on, found none; use another split")
+            raise DatasetError(
+                "thresholds: expected objects and detections to choose them on, got none; use another split"
+            )
         known = {i: t.confidence for i, t in zip(truth.category_ids, by_class, strict=True) if t is not None}
         return cls(
             target=str(target),
@@ -65,20 +67,20 @@ class OperatingPoint:
 
     @classmethod
     def of_file(cls, file: ModelFile, who: str) -> OperatingPoint:
-        """The thresholds that a model file carries.
+        """Return the thresholds that a model file holds.
 
         Raises:
-            ConfigError: it carries none.
-            CheckpointError: what it carries are none.
+            ConfigError: it holds none.
+            CheckpointError: they are not one number within 0..1 for each class.
         """
         if not file.operating_point:
             raise ConfigError(
-                f"{who} carries no thresholds; store some with detector evaluate {who} --store-thresholds FILE"
+                f"{who} holds no thresholds; store some with detector evaluate {who} --store-thresholds FILE"
             )
         found = cls._read(file.operating_point)
         if found is None or len(found.by_class) != len(file.class_names):
             raise CheckpointError(
-                f"{who} wants a threshold within 0..1 for each of its {len(file.class_names)} classes, found "
+                f"{who}: expected a threshold within 0..1 for each of its {len(file.class_names)} classes, got "
                 f"{file.operating_point!r:.80}; store them again with detector evaluate --store-thresholds FILE"
             )
         return found
@@ -100,11 +102,11 @@ class OperatingPoint:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data for a model file."""
+        """Return the thresholds as plain data for a model file."""
         return dataclasses.asdict(self)
 
     def applied(self, config: SelectConfig, which: str = BEST) -> SelectConfig:
-        """A selection with these thresholds, `best` or `best-overall`, in place of its own."""
+        """Return a selection with these thresholds, `best` or `best-overall`, in place of its own."""
         if which == BEST_OVERALL:
             return dataclasses.replace(config, confidence=self.overall, class_confidence=None)
         return dataclasses.replace(config, confidence=min(self.by_class), class_confidence=self.by_class)

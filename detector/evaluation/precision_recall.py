@@ -1,4 +1,4 @@
-"""Precision and recall over everything that COCO's protocol varies, and pycocotools, the reference for them."""
+"""Precision and recall over all that COCO's protocol varies, and pycocotools, their reference implementation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ _PARAMS = Params(iouType="bbox")
 IOU_THRESHOLDS: npt.NDArray[np.float64] = _PARAMS.iouThrs  # (10,), 0.50 .. 0.95
 RECALLS: npt.NDArray[np.float64] = _PARAMS.recThrs  # (101,), 0.00 .. 1.00
 AREA_NAMES: tuple[str, ...] = tuple(_PARAMS.areaRngLbl)  # all, small, medium, large
-AREA_RANGES: npt.NDArray[np.float64] = np.array(_PARAMS.areaRng, np.float64)  # (4, 2), square pixels, both ends within
+AREA_RANGES: npt.NDArray[np.float64] = np.array(
+    _PARAMS.areaRng, np.float64
+)  # (4, 2), square pixels, both ends included
 LIMITS: tuple[int, ...] = tuple(_PARAMS.maxDets)  # 1, 10, 100 detections per class and image
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The result of COCO's protocol: T IoU thresholds, R recalls, C classes, S ranges of area, L limits.
+    """Result of COCO's protocol: T IoU thresholds, R recalls, C classes, S ranges of area, L limits.
 
     Attributes:
         precision: float64 (T, R, C, S, L), precision at or beyond each recall; -1 without ground truth.
         recall: float64 (T, C, S, L), the recall of all detections; -1 without ground truth.
-        scores: float64 (T, R, C, S, L), the score at which each recall is reached, 0 where it never is; -1 likewise.
+        scores: float64 (T, R, C, S, L), the score at which each recall is reached, 0 if it never is; -1 without ground
+            truth.
         limits: L numbers of detections per class and image, ascending.
     """
 
@@ -40,7 +43,7 @@ class Curves:
 
 
 def pycocotools_curves(truth: GroundTruth, results: Results, limits: Sequence[int] = LIMITS) -> Curves:
-    """The curves as pycocotools computes them."""
+    """Return the curves as pycocotools computes them."""
     images = [{"id": rank} for rank in range(len(truth.image_ids))]
     categories = [{"id": rank} for rank in range(len(truth.category_ids))]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress

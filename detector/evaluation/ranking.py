@@ -1,7 +1,7 @@
-"""Matched detections in the order of their scores, and AP with any weight on each image.
+"""Matched detections in the order of their scores, and AP with a weight for each image.
 
-An image that counts w times has its detections and objects counted w times. What pycocotools computes of a set in which
-images stand several times, or not at all, is so had without matching anything again.
+The detections and objects of an image with weight w count w times. This gives the numbers that pycocotools computes for
+a set in which images are repeated or left out, without matching again.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Weights = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The detections of a set as AP goes through them: by class, then by falling score; D detections, T IoU thresholds.
+    """Detections of a set in the order of AP: by class, then by falling score; D detections, T IoU thresholds.
 
     Attributes:
         class_ends: int64 (C,), the end of the rows of each class.
-        units: int64 (D,), what weighs each detection, its image; in a joined ranking, image and model.
+        units: int64 (D,), the unit that weighs each detection: its image or, in a joined ranking, image and model.
         scores: float64 (D,).
-        rows: int64 (D,), its row in the results.
-        truth_rows: int32 (T, D), the row of the ground truth that it found, or -1.
+        rows: int64 (D,), the row of each detection in the results.
+        truth_rows: int32 (T, D), the row of the ground truth that it matches, or -1.
         is_ignored: bool (T, D), detections that count neither as right nor as wrong.
-        object_images: int64 (A,), the image of each object that is to be found, by class.
+        object_images: int64 (A,), the image of each object to detect, by class.
         object_ends: int64 (C,), the end of the objects of each class.
-        num_images: images of the set.
+        num_images: number of images of the set.
     """
 
     class_ends: Integers
@@ -49,7 +49,7 @@ class Ranking:
 
     @classmethod
     def of(cls, truth: GroundTruth, results: Results, matches: Matches | None = None, area: int = 0) -> Ranking:
-        """The ranking of results, matched here unless they are; of one range of area, by default of all sizes."""
+        """Return the ranking of results in one range of area, by default of all sizes; match them if not matched."""
         matches = match(truth, results) if matches is None else matches
         order = np.lexsort((-results.scores[matches.rows], results.category_ranks[matches.rows]))  # stable
         rows = matches.rows[order]
@@ -71,22 +71,22 @@ class Ranking:
 
     @property
     def is_right(self) -> Flags:
-        """Which detections found an object that is to be found: bool (T, D)."""
+        """Detections that match an object to detect: bool (T, D)."""
         right: Flags = (self.truth_rows >= 0) & ~self.is_ignored
         return right
 
     @property
     def num_objects(self) -> Integers:
-        """Objects to be found, by class: int64 (C,)."""
+        """Number of objects to detect, by class: int64 (C,)."""
         return np.diff(self.object_ends, prepend=0)
 
     @property
     def labels(self) -> Integers:
-        """The class of each detection: int64 (D,)."""
+        """Class of each detection: int64 (D,)."""
         return np.repeat(np.arange(len(self.class_ends)), np.diff(self.class_ends, prepend=0))
 
     def joined(self, other: Ranking) -> Ranking:
-        """Detections of two models on one set in one ranking; the units of the other are those behind `num_images`."""
+        """Return one ranking of the detections of two models on one set; units of the other start at `num_images`."""
         labels = np.concatenate([self.labels, other.labels])
         scores = np.concatenate([self.scores, other.scores])
         images = np.concatenate([self.units, other.units])
@@ -105,18 +105,18 @@ class Ranking:
 
 
 def weighted_precision(ranking: Ranking, unit_weights: Weights, image_weights: Weights) -> Floats:
-    """Precision at or beyond each of COCO's recalls, for several weightings at once.
+    """Return precision at or beyond each of COCO's recalls, for several weightings at once.
 
     With weights of 1 these are the bits of pycocotools; otherwise those it computes for the set in which the copies of
     an image follow each other, except that equal scores of one class in one image may count in another order.
 
     Args:
-        ranking: T IoU thresholds, C classes.
-        unit_weights: int32 (B, units), how often the detections of each unit count.
-        image_weights: int32 (B, images), how often the objects of each image count.
+        ranking: the detections; T IoU thresholds, C classes.
+        unit_weights: int32 (B, units), the weight of the detections of each unit.
+        image_weights: int32 (B, images), the weight of the objects of each image.
 
     Returns:
-        float64 (B, T, recalls, C); -1 where a class has no object to be found.
+        float64 (B, T, recalls, C); -1 where a class has no object to detect.
     """
     num_weightings, num_thresholds = len(unit_weights), len(ranking.truth_rows)
     found = np.full((num_weightings, num_thresholds, len(RECALLS), len(ranking.class_ends)), -1.0)
@@ -137,12 +137,12 @@ def weighted_precision(ranking: Ranking, unit_weights: Weights, image_weights: W
 
 
 def _of_class(is_right: Flags, is_ignored: Flags, weights: Weights, num_wanted: Integers) -> Floats:
-    """Precision (B, T, recalls) of a class: detections (T, n) by falling score, their weights (B, n), objects (B,)."""
-    # Only where a detection is right does recall grow; behind the last such place nothing changes.
+    """Return precision (B, T, recalls) of a class, of detections (T, n) by falling score with weights (B, n)."""
+    # Recall only grows at right detections; nothing changes after the last one.
     num_used = int(np.flatnonzero(is_right.any(axis=0)).max(initial=-1)) + 1
     weights, num_weightings = weights[:, :num_used], len(weights)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is wanted, which the caller sees to
-        # How many of COCO's recalls are reached with 0, 1, ... objects found.
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 of 0 where a class has no object; the caller overwrites it
+        # Number of COCO's recalls that are reached with 0, 1, ... detected objects.
         reached = np.searchsorted(RECALLS, np.arange(num_wanted.max() + 1) / num_wanted[:, None], side="right")
     num_counted = np.cumsum(weights, axis=1, dtype=np.int32)
     found = np.zeros((num_weightings, len(is_right), len(RECALLS)))
@@ -160,13 +160,13 @@ def _of_class(is_right: Flags, is_ignored: Flags, weights: Weights, num_wanted: 
         precision = num_right / (counted + np.spacing(1))
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         levels = np.take_along_axis(reached, num_right, axis=1)
-        steps = np.diff(levels, axis=1, prepend=0, append=len(RECALLS))  # the last is what is never reached
+        steps = np.diff(levels, axis=1, prepend=0, append=len(RECALLS))  # the last are recalls that are never reached
         values = np.concatenate([precision, np.zeros((num_weightings, 1))], axis=1)
         found[:, threshold] = np.repeat(values.ravel(), steps.ravel()).reshape(num_weightings, -1)
     return found
 
 
 def mean_precision(precision: Floats) -> float:
-    """AP of precision at recalls, of all classes with objects, as pycocotools takes it; NaN where there is none."""
+    """Return AP of precision at recalls over all classes with objects, as pycocotools does; NaN without objects."""
     known = precision[precision > -1]
     return float(known.mean()) if len(known) else float("nan")

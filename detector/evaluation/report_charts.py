@@ -1,37 +1,37 @@
-"""The charts of an analysis, each a name, a title and the bytes of a PNG."""
+"""Charts of an analysis, each with a name, a title and the bytes of a PNG."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from detector.evaluation.analysis import Analysis
 from detector.evaluation.confidence import Counts
+from detector.evaluation.number_text import number_text
 from detector.evaluation.precision_recall import RECALLS
 from detector.evaluation.ranking import Floats, weighted_precision
 from detector.media import score_charts
 
 _NUM_CONFIDENCES = 501
-_MAX_CLASSES = 40  # of a chart with a row for each
+_MAX_CLASSES = 40  # rows of a chart with a row for each class
 
 
 def charts_of(analysis: Analysis) -> Iterator[tuple[str, str, bytes]]:
-    """Name, title and PNG of each chart."""
-    yield "errors", "What the errors cost", error_chart(analysis)
+    """Yield name, title and PNG of each chart."""
+    yield "errors", "AP50 lost by kind of error", error_chart(analysis)
     yield "intervals", "AP and its 95 % interval over images", _intervals(analysis)
     yield "precision-recall", "Precision and recall (IoU 0.5)", _precision_recall(analysis)
     yield from _over_confidence(analysis)
     for name, title, found in (
-        ("calibration", "Are scores honest? All detections", analysis.calibration),
-        ("calibration-shown", f"The same from a score of {analysis.calibration_shown.lowest:g} on",
+        ("calibration", "Calibration of all detections", analysis.calibration),
+        ("calibration-shown", f"Calibration from a score of {analysis.calibration_shown.lowest:g} on",
          analysis.calibration_shown),
     ):  # fmt: skip
         yield name, title, score_charts.calibration_chart(found.edges, found.precision, found.counts)
     yield (
         "confusion",
-        f"What is taken for what, from a score of {analysis.confidence:.2f} on",
+        f"Confusion matrix, from a score of {analysis.confidence:.2f} on",
         score_charts.confusion_chart(analysis.confusion, analysis.truth.class_names),
     )
     for what, title in (
@@ -42,13 +42,13 @@ def charts_of(analysis: Analysis) -> Iterator[tuple[str, str, bytes]]:
     ):
         parts = [part for part in analysis.slices[what] if part.num_objects]
         values = {part.name: part.recall if what == "overlap" else part.ap for part in parts}
-        notes = {part.name: f"{_shown(values[part.name])}  of {part.num_objects:,}" for part in parts}
+        notes = {part.name: f"{number_text(values[part.name])}  of {part.num_objects:,}" for part in parts}
         label = "recall at IoU 0.5" if what == "overlap" else "AP over IoU 0.50:0.95"
         yield what, title, score_charts.bar_chart(values, label, notes)
 
 
 def error_chart(analysis: Analysis) -> bytes:
-    """AP50 that mending each kind of error would add."""
+    """Return a chart of the AP50 gained by fixing each kind of error."""
     errors = analysis.errors
     costs = {
         **errors.costs,
@@ -56,14 +56,10 @@ def error_chart(analysis: Analysis) -> bytes:
         "all false negatives": errors.false_negatives_cost,
     }
     notes = {
-        name: f"{_shown(cost)}" + (f"  ({errors.counts[name]:,})" if name in errors.counts else "")
+        name: number_text(cost) + (f"  ({errors.counts[name]:,})" if name in errors.counts else "")
         for name, cost in costs.items()
     }
-    return score_charts.bar_chart(costs, "AP50 that mending them alone adds", notes)
-
-
-def _shown(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
+    return score_charts.bar_chart(costs, "AP50 gained by fixing this kind alone", notes)
 
 
 def _intervals(analysis: Analysis) -> bytes:
@@ -100,4 +96,4 @@ def _over_confidence(analysis: Analysis) -> Iterator[tuple[str, str, bytes]]:
             value = (best.precision, best.recall, best.f1)[number]
             mark = (best.confidence, value, f"{name} {value:.2f} at {best.confidence:.2f}")
         picture = score_charts.curve_chart(thresholds, curves, overall[number], ("lowest score shown", name), mark)
-        yield name.lower(), f"{name} by lowest score (IoU 0.5)", picture
+        yield name.lower(), f"{name} by threshold on the score (IoU 0.5)", picture

@@ -1,10 +1,10 @@
-"""How sure a number is: intervals over images, a paired test of two models, mean and deviation over seeds.
+"""Uncertainty of a number: intervals over images, a paired test of two models, mean and deviation over seeds.
 
-The images of a set are a sample; had others been drawn, AP would be another. The bootstrap (Efron 1979) draws sets of
-as many images from them, with replacement, and looks at how AP varies. The test asks how often a difference as large
-arises when, in each image, chance decides which model found what (a permutation test; Smucker et al. 2007 compare such
-tests for ranked results). Both take the models as they are: what another training run would give, only runs with other
-seeds tell.
+The images of a set are a sample; AP would differ with other images. The bootstrap (Efron 1979) draws sets of as many
+images from them, with replacement, and shows how AP varies. The test counts how often a difference as large arises when
+the detections of the two models are swapped at random in each image (a permutation test; Smucker et al. 2007 compare
+such tests for ranked results). Both take the models as given; only runs with other seeds show how much the number
+varies between training runs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from detector.evaluation.ranking import Floats, Ranking, Weights, mean_precision
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
 _AT_75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
-_CHUNK_BYTES = 64_000_000  # of the largest array at a time
+_CHUNK_BYTES = 64_000_000  # size of the largest array at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and how sure it is; all NaN where there is nothing to measure it on.
+    """Number with its interval; all NaN where there is nothing to measure it on.
 
     Attributes:
-        value: of the set itself.
+        value: the number of the set itself.
         low: lower end of the percentile interval.
-        high: its upper end.
+        high: upper end of the interval.
         deviation: standard deviation over the resamples, the standard error of the value.
     """
 
@@ -51,12 +51,12 @@ class Bootstrap:
     """Intervals over the images of a set.
 
     Attributes:
-        stats: AP, AP50 and AP75.
-        class_ap: AP of each class, in the order of the categories.
-        num_resamples: how many sets were drawn.
-        num_images: how many images each had.
+        stats: intervals of AP, AP50 and AP75.
+        class_ap: interval of the AP of each class, in the order of the categories.
+        num_resamples: number of sets that were drawn.
+        num_images: number of images of each set.
         level: share of the resamples within an interval.
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     stats: dict[str, Interval]
@@ -69,13 +69,13 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Whether a second model is better than a first one on one set of images.
+    """Paired test of a second model against a first one on one set of images.
 
     Attributes:
-        difference: AP of the second less AP of the first, with its interval over images.
-        p_value: two-sided, of the permutation test: how often chance alone gives a difference as large.
+        difference: AP of the second minus AP of the first, with its interval over images.
+        p_value: two-sided p-value of the permutation test: how often chance alone gives a difference as large.
         share_better: share of the resamples in which the second is better.
-        num_resamples: how many of each kind were drawn.
+        num_resamples: number of resamples and number of permutations.
     """
 
     difference: Interval
@@ -86,14 +86,14 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A number over runs that differ in their seed only.
+    """Number over runs that differ only in their seed.
 
     Attributes:
-        mean: over the runs.
-        deviation: standard deviation of a run (n - 1); NaN of a single one.
-        low: the lowest.
-        high: the highest.
-        num_runs: how many.
+        mean: mean over the runs.
+        deviation: standard deviation of a run (n - 1); NaN with a single run.
+        low: lowest value.
+        high: highest value.
+        num_runs: number of runs.
     """
 
     mean: float
@@ -107,7 +107,7 @@ class OverSeeds:
 
 
 def draw_weights(num_images: int, num_resamples: int, seed: int) -> Weights:
-    """How often each image stands in each resample, drawn with replacement: int32 (resamples, images)."""
+    """Return how often each image is in each resample, drawn with replacement: int32 (resamples, images)."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, num_images, (num_resamples, num_images))
     rows = np.arange(num_resamples)[:, None] * num_images
@@ -118,12 +118,12 @@ def draw_weights(num_images: int, num_resamples: int, seed: int) -> Weights:
 def bootstrap(
     ranking: Ranking, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> Bootstrap:
-    """Percentile intervals of AP over images (Efron and Tibshirani 1993, section 13.3).
+    """Return percentile intervals of AP over images (Efron and Tibshirani 1993, section 13.3).
 
     Args:
         ranking: the matched detections of the set.
-        num_resamples: how many sets to draw.
-        seed: of the draw.
+        num_resamples: number of sets to draw.
+        seed: seed of the draw.
         level: share of the resamples within an interval.
     """
     own = _stats_of(ranking, _ones(ranking))[0]
@@ -136,17 +136,17 @@ def bootstrap(
 def paired_test(
     first: Ranking, second: Ranking, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> PairedTest:
-    """Whether the second model's AP is higher than the first's beyond what the choice of images explains.
+    """Test whether the second model's AP is higher than the first's beyond what the choice of images explains.
 
-    Both see the same resamples, so that what is hard about an image cancels out. The p-value counts the set as it is
-    among the permutations, and is so never 0 (Phipson and Smyth 2010).
+    Both use the same resamples, so that the difficulty of an image cancels out. The p-value counts the set as it is
+    among the permutations, and is therefore never 0 (Phipson and Smyth 2010).
 
     Raises:
         DatasetError: the rankings are not of the same images and objects.
     """
     same = np.array_equal(first.object_images, second.object_images)
     if not same or first.num_images != second.num_images or not np.array_equal(first.num_objects, second.num_objects):
-        raise DatasetError("a paired test wants results on the same ground truth; evaluate both on one file")
+        raise DatasetError("paired test: expected results on the same ground truth, got two; evaluate both on one file")
 
     def difference(weights: Weights) -> Floats:
         return _ap_of(second, weights, weights) - _ap_of(first, weights, weights)
@@ -155,17 +155,17 @@ def paired_test(
     drawn = difference(draw_weights(first.num_images, num_resamples, seed))
     swaps = np.random.default_rng(seed).integers(0, 2, (num_resamples, first.num_images), dtype=np.int32)
     joined, ones = first.joined(second), np.ones_like(swaps)
-    # Where chance swaps the models, the first is given what the second found.
+    # In a swapped image the first model gets the detections of the second.
     as_first = _ap_of(joined, np.concatenate([1 - swaps, swaps], axis=1), ones)
     as_second = _ap_of(joined, np.concatenate([swaps, 1 - swaps], axis=1), ones)
-    as_large = np.abs(as_second - as_first) >= abs(own) - 1e-12  # rounding tells no two apart
+    as_large = np.abs(as_second - as_first) >= abs(own) - 1e-12  # equal up to rounding counts as equal
     p_value = (1 + int(as_large.sum())) / (1 + num_resamples)
     share = float(np.mean(drawn > 0) + np.mean(drawn == 0) / 2)
     return PairedTest(_interval(own, drawn, level), math.nan if math.isnan(own) else p_value, share, num_resamples)
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Mean and deviation of a number over runs."""
+    """Return mean and deviation of a number over runs."""
     numbers = np.array(values, np.float64)
     deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
     return OverSeeds(float(numbers.mean()), deviation, float(numbers.min()), float(numbers.max()), len(numbers))
@@ -184,7 +184,7 @@ def _interval(value: float, drawn: npt.NDArray[np.float64], level: float) -> Int
 
 
 def _chunked(ranking: Ranking, unit_weights: Weights, image_weights: Weights, each: Callable[[Floats], None]) -> None:
-    """Hands the precision (T, recalls, C) of each weighting to a function, computed for a few at a time."""
+    """Call a function with the precision (T, recalls, C) of each weighting, computed for a few at a time."""
     largest = int(np.diff(ranking.class_ends, prepend=0).max(initial=0))
     per_weighting = max(4 * largest, 8 * len(IOU_THRESHOLDS) * len(RECALLS) * len(ranking.class_ends), 1)
     size = max(1, _CHUNK_BYTES // per_weighting)
@@ -195,14 +195,14 @@ def _chunked(ranking: Ranking, unit_weights: Weights, image_weights: Weights, ea
 
 
 def _ap_of(ranking: Ranking, unit_weights: Weights, image_weights: Weights) -> Floats:
-    """AP of each weighting: float64 (B,)."""
+    """Return AP of each weighting: float64 (B,)."""
     found: list[float] = []
     _chunked(ranking, unit_weights, image_weights, lambda precision: found.append(mean_precision(precision)))
     return np.array(found)
 
 
 def _stats_of(ranking: Ranking, weights: Weights) -> Floats:
-    """AP, AP50, AP75 and AP of each class, of each weighting: float64 (B, 3 + C)."""
+    """Return AP, AP50, AP75 and AP of each class, for each weighting: float64 (B, 3 + C)."""
     found: list[list[float]] = []
 
     def add(precision: Floats) -> None:

@@ -1,7 +1,7 @@
-"""Reading COCO result records: what leaves here can be scored as written, all the rest is refused or counted.
+"""Read COCO result records: every record is checked, and those that cannot be scored are rejected or counted.
 
-pycocotools scores a NaN box as a perfect match and passes over a result of an unknown category in silence, so nothing
-reaches a scorer that was not looked at here. The format: https://cocodataset.org/#format-results.
+pycocotools scores a NaN box as a perfect match and ignores a result of an unknown category silently, so only checked
+records reach a scorer. The format: https://cocodataset.org/#format-results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,22 +33,23 @@ _NUM_LISTED = 10
 def read_results(
     path: Path, truth: GroundTruth, *, ignore_unknown: bool = False
 ) -> tuple[Results, tuple[Problem, ...]]:
-    """The results of a COCO results file, as written, in float64.
+    """Return the results of a COCO results file, as written, in float64.
 
     Args:
         path: a JSON list of objects with image_id, category_id, bbox (xywh) and score.
-        truth: what they will be scored against.
-        ignore_unknown: count and skip results of images or categories that it does not list, instead of refusing.
+        truth: the ground truth that they will be scored against.
+        ignore_unknown: count and skip results of images or categories that the ground truth does not list, instead of
+            rejecting them.
 
     Raises:
-        DatasetError: the file cannot be read, or holds a result that cannot be scored; every one is named.
+        DatasetError: the file cannot be read, or holds results that cannot be scored; the message names them.
     """
     findings = Findings(str(path))
 
     def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
-            findings.accept("key given twice in one object, the last is taken", reprlib.repr(entry))
+            findings.accept("duplicate key in one object, the last is used", reprlib.repr(entry))
         return entry
 
     try:
@@ -61,7 +62,7 @@ def read_results(
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except RecursionError as error:
-        raise DatasetError(f"{path} cannot be read: it is nested too deep for a list of results") from error
+        raise DatasetError(f"{path} cannot be read: it is nested too deeply for a list of results") from error
     except ValueError as error:  # an integer of more digits than Python converts
         raise DatasetError(f"{path} cannot be read: {error}") from error
     if not isinstance(records, list):
@@ -70,17 +71,17 @@ def read_results(
             if isinstance(records, dict) and "annotations" in records
             else ""
         )
-        raise DatasetError(f"{path}: a list of results is wanted, found {type(records).__name__}{hint}")
+        raise DatasetError(f"{path}: expected a list of results, got {type(records).__name__}{hint}")
     return checked_results(records, truth, findings, ignore_unknown), findings.problems
 
 
 def checked_results(
-    records: Sequence[Any], truth: GroundTruth, findings: Findings, ignore_unknown: bool = False
+    records: Sequence[object], truth: GroundTruth, findings: Findings, ignore_unknown: bool = False
 ) -> Results:
-    """Result records as columns.
+    """Return result records as columns.
 
-    Identifiers written as "10" or 10.0 are taken for 10; odd boxes that pycocotools scores (empty, of negative size,
-    given twice) are scored too; both are counted in `findings`.
+    Identifiers written as "10" or 10.0 are read as 10; odd boxes that pycocotools scores (empty, of negative size,
+    duplicate) are scored too; both are counted in `findings`.
 
     Raises:
         DatasetError: a record is incomplete or not finite, or names an image or a category that is not listed.
@@ -92,7 +93,7 @@ def checked_results(
     boxes, scores = array("d"), array("d")
     for position, record in enumerate(records):
         if type(record) is not dict:
-            findings.refuse(f"{_SECTION}[{position}] must be an object, found {reprlib.repr(record)}")
+            findings.refuse(f"{_place(position)}: expected an object, got {reprlib.repr(record)}")
             continue
         image_id, category_id = record.get("image_id"), record.get("category_id")
         if type(image_id) is not int:
@@ -114,8 +115,8 @@ def checked_results(
             positions.append(position)
             boxes.extend(box)
             scores.extend(score)
-    for key, found in zip(("image_id", "category_id"), unknown, strict=True):
-        found.report(key, findings, ignore_unknown)
+    for key, unlisted in zip(("image_id", "category_id"), unknown, strict=True):
+        unlisted.report(key, findings, ignore_unknown)
     results = Results(
         np.array(image_ranks, np.int64),
         np.array(category_ranks, np.int64),
@@ -123,7 +124,7 @@ def checked_results(
         np.array(scores, np.float64),
     )
     rows = np.array(positions, np.int64)
-    _look_at_boxes(results, rows, findings)
+    _check_boxes(results, rows, findings)
     other_format(results.boxes_xywh, truth.image_hw[results.image_ranks], lambda row: _place(int(rows[row])), findings)
     findings.raise_refusals()
     return results
@@ -131,7 +132,7 @@ def checked_results(
 
 @dataclass
 class _Unknown:
-    """The identifiers that the ground truth does not list, each with the positions of its results."""
+    """Identifiers that the ground truth does not list, each with the positions of its results."""
 
     positions: dict[int, list[int]] = field(default_factory=dict)
 
@@ -142,12 +143,12 @@ class _Unknown:
         if not self.positions:
             return
         if ignore_unknown:
-            rows = np.array(sorted(p for found in self.positions.values() for p in found), np.int64)
+            rows = np.array(sorted(p for places in self.positions.values() for p in places), np.int64)
             findings.count(f"result of an unlisted {key}", "skipped", rows, _place)
             return
         listed = ", ".join(
-            f"{reprlib.repr(identifier)} ({len(found)} x, first {_place(found[0])})"
-            for identifier, found in list(self.positions.items())[:_NUM_LISTED]
+            f"{reprlib.repr(identifier)} ({len(places)} x, first {_place(places[0])})"
+            for identifier, places in list(self.positions.items())[:_NUM_LISTED]
         )
         more = f" and {len(self.positions) - _NUM_LISTED} more" if len(self.positions) > _NUM_LISTED else ""
         findings.refuse(f"{key} not in the annotation file: {listed}{more} (--ignore-unknown skips them)")
@@ -157,40 +158,42 @@ def _place(position: int) -> str:
     return f"{_SECTION}[{position}]"
 
 
-def _identifier(record: dict[str, Any], key: str, position: int, findings: Findings) -> int | None:
+def _identifier(record: dict[str, object], key: str, position: int, findings: Findings) -> int | None:
     value = record.get(key)
     if type(value) is not bool and isinstance(value, numbers.Integral):  # NumPy's
         return int(value)
     return identifier_of(record, key, _SECTION, position, findings)
 
 
-def _numbers(record: dict[str, Any], key: str, count: int, position: int, findings: Findings) -> Iterable[float] | None:
-    """The finite numbers of a key; None after refusing anything else."""
+def _numbers(
+    record: dict[str, object], key: str, count: int, position: int, findings: Findings
+) -> Iterable[float] | None:
+    """Return the finite numbers of a key; None after rejecting anything else."""
     value: Any = record.get(key)
-    found: Any = value if count > 1 else (value,)
+    entries: Any = value if count > 1 else (value,)
     try:
-        if len(found) == count and set(map(type, found)) <= _PLAIN and all(map(math.isfinite, found)):
-            return found  # type: ignore[no-any-return]  # a list of Python's own numbers
-        real = [v for v in found if type(v) is not bool and isinstance(v, numbers.Real) and math.isfinite(v)]
-        if not isinstance(found, str) and len(real) == len(found) == count:
+        if len(entries) == count and set(map(type, entries)) <= _PLAIN and all(map(math.isfinite, entries)):
+            return cast("Iterable[float]", entries)  # a list of Python's own numbers
+        real = [v for v in entries if type(v) is not bool and isinstance(v, numbers.Real) and math.isfinite(v)]
+        if not isinstance(entries, str) and len(real) == len(entries) == count:
             return [float(v) for v in real]  # NumPy's
-    except (TypeError, OverflowError):  # no sequence, or an integer beyond float64
+    except (TypeError, OverflowError):  # not a sequence, or an integer beyond float64
         pass
-    wanted = "4 finite numbers" if count > 1 else "a finite number"
-    what = f"must be {wanted}, found {reprlib.repr(value)}" if key in record else "is missing"
-    findings.refuse(f"{key} of {_place(position)} {what}")
+    expected = "4 finite numbers" if count > 1 else "a finite number"
+    problem = f": expected {expected}, got {reprlib.repr(value)}" if key in record else " is missing"
+    findings.refuse(f"{key} of {_place(position)}{problem}")
     return None
 
 
-def _look_at_boxes(results: Results, positions: npt.NDArray[np.int64], findings: Findings) -> None:
-    """Refuses boxes without a finite area and counts odd ones."""
+def _check_boxes(results: Results, positions: npt.NDArray[np.int64], findings: Findings) -> None:
+    """Reject boxes without a finite area and count odd ones."""
     width, height = results.boxes_xywh[:, 2], results.boxes_xywh[:, 3]
     with np.errstate(over="ignore", under="ignore"):
         areas = results.areas
     is_extreme = ~np.isfinite(areas) | ((areas == 0) & (width != 0) & (height != 0))
     for row in np.flatnonzero(is_extreme).tolist():
         box = results.boxes_xywh[row].tolist()
-        findings.refuse(f"bbox of {_place(int(positions[row]))} has no area within float64, found {box}")
+        findings.refuse(f"bbox of {_place(int(positions[row]))}: expected an area within float64, got {box}")
     is_negative = (width < 0) | (height < 0)
     is_empty = ~is_negative & ((width == 0) | (height == 0))
     columns = np.column_stack([results.image_ranks, results.category_ranks, results.scores, results.boxes_xywh])
@@ -201,7 +204,7 @@ def _look_at_boxes(results: Results, positions: npt.NDArray[np.int64], findings:
     for kind, is_odd in (
         ("box of negative width or height, a false positive", is_negative),
         ("box of zero width or height, a false positive", is_empty),
-        ("result that stands in the file before, a false positive", is_repeated),
+        ("duplicate result, a false positive", is_repeated),
         ("score outside 0..1", is_share),
     ):
         findings.count(kind, "accepted", positions[is_odd], _place)

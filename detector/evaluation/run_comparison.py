@@ -1,4 +1,4 @@
-"""Measured runs side by side: what each measured, which are seeds of one recipe, whether one is better than another."""
+"""Comparison of measured runs: the numbers side by side, runs of one recipe over seeds, and a paired test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.evaluation.resampling import OverSeeds, PairedTest, over_seeds, pa
 from detector.evaluation.results_file import read_results
 from detector.evaluation.scoring_arrays import GroundTruth
 
-# What may differ between runs of one recipe: the seed, where it ran and where it wrote.
+# Keys that may differ between runs of one recipe: the seed, the device and the output folder.
 _NOT_OF_THE_RECIPE = {"": ("device", "predict"), "train": ("seed", "project", "run_name"), "loader": ("workers",)}
 _STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 _STATS_OF_CLASSIFICATION = ("top1", "top5", "mean_class", "entropy")
@@ -30,17 +30,17 @@ _COLUMNS_OF_CLASSIFICATION = {name: f"metrics/{name}" for name in _STATS_OF_CLAS
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What one run measured.
+    """Numbers of one run.
 
     Attributes:
-        name: as the user names it.
-        stats: numbers by name; NaN where it does not tell.
-        of_class: the headline number of each class by name; empty where it does not tell.
-        recipe_sha256: the same for runs that differ in their seed only; None where it does not tell.
-        truth_sha256: the hash of the ground truth, as scored; None where it does not tell.
-        annotations: its ground truth, a COCO file; None where that is no such file.
-        results: its saved results; None where it saved none.
-        headline: the number by which one run is better than another: AP, or top1 of classification.
+        name: the name that the user gave.
+        stats: numbers by name; NaN if the run does not have it.
+        of_class: the headline number of each class by name; empty if the run does not have them.
+        recipe_sha256: hash that is the same for runs that differ only in their seed; None if unknown.
+        truth_sha256: the hash of the ground truth, as scored; None if unknown.
+        annotations: the ground truth, a COCO file; None if it is not a COCO file.
+        results: the saved results; None if there are none.
+        headline: name of the number that decides which run is better: AP, or top1 of classification.
     """
 
     name: str
@@ -55,13 +55,13 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Comparison of runs with the first one.
 
     Attributes:
-        runs: in the order given.
-        tests: the paired test of a later run against the first, by its name.
-        untested: why a later run has none, by its name.
-        seeds: the headline number over runs that differ in their seed only: their names and the numbers.
+        runs: the runs in the order given.
+        tests: the paired test of a later run against the first, by the name of the later run.
+        untested: the reason why a later run has no test, by its name.
+        seeds: the headline number over runs that differ only in their seed: their names and the numbers.
     """
 
     runs: tuple[MeasuredRun, ...]
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def recipe_sha256(config: Mapping[str, Any]) -> str:
-    """The hash of a plain configuration without what may differ between runs of one recipe."""
+    """Return the hash of a plain configuration without the keys that may differ between runs of one recipe."""
     kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_RECIPE[""]}
     for section, keys in _NOT_OF_THE_RECIPE.items():
         if section and isinstance(kept.get(section), Mapping):
@@ -80,10 +80,10 @@ def recipe_sha256(config: Mapping[str, Any]) -> str:
 
 
 def read_run(path: Path) -> MeasuredRun:
-    """What a folder of `detector evaluate` holds, or a training run, which stands for its best evaluation.
+    """Read the numbers of a folder of `detector evaluate`, or the best evaluation of a training run.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the folder is neither.
         DatasetError: its numbers cannot be read.
     """
     folder = path.parent if path.name in ("metrics.json", "results.csv") else path
@@ -93,8 +93,10 @@ def read_run(path: Path) -> MeasuredRun:
         if (folder / "results.csv").is_file():
             return _trained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{folder}: its numbers cannot be read ({error}); measure it again") from error
-    raise ConfigError(f"{path}: a folder with metrics.json (detector evaluate) or results.csv (train) is wanted")
+        raise DatasetError(f"{folder}: the numbers cannot be read ({error}); evaluate the run again") from error
+    raise ConfigError(
+        f"{path}: expected a folder with metrics.json (detector evaluate) or results.csv (train), got neither"
+    )
 
 
 def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
@@ -104,7 +106,7 @@ def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
         return MeasuredRun(str(folder), stats, of_class, headline="top1")
     if document.get("metric") != "coco":
         raise ConfigError(
-            f"{folder}: numbers of COCO or of classification are wanted, found metric {document.get('metric')!r}"
+            f"{folder}: expected numbers of COCO or of classification, got metric {document.get('metric')!r}"
         )
     stats = {name: _number(document.get(name)) for name in _STATS}
     results = folder / "results.json"
@@ -147,21 +149,21 @@ def _number(value: object) -> float:
 def compare(
     runs: Sequence[MeasuredRun], annotations: Path | None = None, *, num_resamples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Compares every run with the first, and takes those of one recipe together.
+    """Compare every run with the first, and group the runs of one recipe.
 
     Args:
-        runs: at least two.
-        annotations: the ground truth, where it is no longer where the runs say.
-        num_resamples: of each test.
-        seed: of its draws.
+        runs: at least two runs.
+        annotations: the ground truth, if it is no longer where the runs say.
+        num_resamples: number of draws of each test.
+        seed: seed of the draws.
 
     Raises:
         DatasetError: saved results or the ground truth cannot be read.
-        ConfigError: runs of detection and of classification stand side by side.
+        ConfigError: the runs are of detection and of classification.
     """
     if len({run.headline for run in runs}) > 1:
-        found = ", ".join(f"{run.name} with {run.headline}" for run in runs)
-        raise ConfigError(f"runs that measure the same are wanted, found {found}; compare each kind by itself")
+        kinds = ", ".join(f"{run.name} with {run.headline}" for run in runs)
+        raise ConfigError(f"expected runs that measure the same number, got {kinds}; compare each kind by itself")
     first, tests, untested = runs[0], {}, {}
     ranking: Ranking | None = None
     for run in runs[1:]:
@@ -185,12 +187,12 @@ def compare(
 
 def _why_untested(first: MeasuredRun, run: MeasuredRun, annotations: Path | None) -> str | None:
     if first.headline != "AP":
-        return "the paired test is one of detections; detector study compares classifiers over seeds"
+        return "the paired test is for detections only; compare classifiers over seeds with detector study"
     for one in (first, run):
         if one.results is None:
-            return f"{one.name} has no saved results; measure it with detector evaluate"
+            return f"{one.name} has no saved results; evaluate it with detector evaluate"
         if one.annotations is None and annotations is None:
-            return f"the ground truth of {one.name} is no COCO file; give it with --annotations"
+            return f"the ground truth of {one.name} is not a COCO file; give one with --annotations"
     if first.truth_sha256 != run.truth_sha256:
         return f"{first.name} was measured on another ground truth"
     return None
@@ -198,9 +200,11 @@ def _why_untested(first: MeasuredRun, run: MeasuredRun, annotations: Path | None
 
 def _ranked(run: MeasuredRun, annotations: Path | None) -> Ranking:
     path = annotations or run.annotations
-    assert path is not None  # `_why_untested` has seen to both
+    assert path is not None  # `_why_untested` has checked both
     assert run.results is not None
     truth = GroundTruth.of_annotations(read_coco(path, None))
     if truth.sha256 != run.truth_sha256:
-        raise DatasetError(f"{path}: {run.name} was measured on another ground truth; give that with --annotations")
+        raise DatasetError(
+            f"{path}: {run.name} was measured on another ground truth; give its ground truth with --annotations"
+        )
     return Ranking.of(truth, read_results(run.results, truth)[0])

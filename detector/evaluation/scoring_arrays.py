@@ -1,14 +1,15 @@
-"""What is scored, as columns: ground truth and results, with ranks for identifiers.
+"""Ground truth and results as columns for scorers, with ranks in place of identifiers.
 
-Scorers never see identifiers: an image id may take more bits than NumPy has, and pycocotools takes an annotation of
-id 0 for "no match". Ranks ascend with the ids: the order in which pycocotools goes through images and classes stays.
+Scorers never see identifiers: an image id may have more bits than NumPy's integers, and pycocotools reads an annotation
+id of 0 as "no match". Ranks ascend with the ids, which keeps the order in which pycocotools goes through images and
+classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,13 @@ from detector.data.coco import CocoAnnotations
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The objects of a split; A rows, by image and, within an image, in the order of the file.
+    """Objects of a split; A rows, by image and, within an image, in the order of the file.
 
     Attributes:
-        image_ids: ascending, with or without objects.
+        image_ids: ids of the images, ascending, with or without objects.
         image_hw: int64 (images, 2), height and width; 0, 0 where they are not known.
-        category_ids: ascending.
-        class_names: the name of each category; one that several bear is followed by the id.
+        category_ids: ids of the categories, ascending.
+        class_names: the name of each category; a name that several categories share is followed by the id.
         image_ranks: int64 (A,), the index of each object's image in `image_ids`.
         category_ranks: int64 (A,), the index of its category in `category_ids`.
         boxes_xywh: float64 (A, 4), source pixels, as written.
@@ -46,7 +47,7 @@ class GroundTruth:
 
     @classmethod
     def of_annotations(cls, annotations: CocoAnnotations) -> GroundTruth:
-        """The objects of an annotation file."""
+        """Return the objects of an annotation file."""
         image_ids = annotations.image_ids.tolist()
         by_id = sorted(range(len(image_ids)), key=image_ids.__getitem__)
         rank = np.empty(len(image_ids), dtype=np.int64)
@@ -67,7 +68,7 @@ class GroundTruth:
 
     @classmethod
     def of_mapping(cls, ground_truth: Mapping[str, Any]) -> GroundTruth:
-        """The objects of a COCO dictionary such as `CocoAnnotations.ground_truth` gives; it must be sound."""
+        """Return the objects of a COCO dictionary as `CocoAnnotations.ground_truth` returns it; it must be valid."""
         images = sorted(ground_truth["images"], key=lambda image: image["id"])
         categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
         image_rank = {image["id"]: rank for rank, image in enumerate(images)}
@@ -88,9 +89,9 @@ class GroundTruth:
 
     @property
     def sha256(self) -> str:
-        """The hash of all that a score depends on: the ids of images and categories, and every object.
+        """Hash of everything that a score depends on: the ids of images and categories, and every object.
 
-        It is that of the ground truth as scored, whatever file it stood in and however that was laid out.
+        It depends on the ground truth as scored, not on the file and its layout.
         """
         digest = hashlib.sha256(repr((self.image_ids, self.category_ids)).encode())
         for column in (self.image_ranks, self.category_ranks, self.is_crowd):
@@ -100,15 +101,15 @@ class GroundTruth:
         return digest.hexdigest()
 
 
-def _unique_names(category_ids: tuple[int, ...], names: Any) -> tuple[str, ...]:
-    """The name of each category; one that several bear is followed by the id."""
+def _unique_names(category_ids: tuple[int, ...], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the name of each category; a name that several categories share is followed by the id."""
     counts = Counter(names)
     return tuple(n if counts[n] == 1 else f"{n} ({i})" for i, n in zip(category_ids, names, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Detections as a results file writes them; N rows in its order.
+    """Detections as in a results file; N rows in its order.
 
     Attributes:
         image_ranks: int64 (N,), as in `GroundTruth`.
@@ -123,11 +124,11 @@ class Results:
     scores: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
-        """The number of detections."""
+        """Return the number of detections."""
         return len(self.scores)
 
     def to_records(self, truth: GroundTruth) -> list[dict[str, Any]]:
-        """The same as COCO result records, with the ids of the ground truth; nothing is rounded."""
+        """Return the detections as COCO result records, with the ids of the ground truth; nothing is rounded."""
         columns = zip(
             self.image_ranks, self.category_ranks, self.boxes_xywh.tolist(), self.scores.tolist(), strict=True
         )
@@ -149,14 +150,14 @@ class Results:
 
 
 def shared_groups(groups: npt.NDArray[np.int64], truth_groups: npt.NDArray[np.int64]) -> list[tuple[slice, slice]]:
-    """Where detections and objects of one group stand, of every group that has both.
+    """Return the positions of the detections and objects of every group that has both.
 
     Args:
         groups: int64 (N,), the group of each detection, ascending; a group is a class in an image.
         truth_groups: int64 (A,), the group of each object, ascending.
 
     Returns:
-        A slice of the detections and one of the objects, by group.
+        A slice of the detections and one of the objects, for each group.
     """
     present, starts = np.unique(truth_groups, return_index=True)
     ends = np.searchsorted(truth_groups, present, side="right")

@@ -1,4 +1,4 @@
-"""AP by what an object is like: its size, its shape, how crowded its image is; recall by how much objects overlap."""
+"""AP by size and shape of objects and by the number of objects in their image; recall by overlap of objects."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _AT_50 = 0
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the objects and how well it is found; a number without objects is NaN.
+    """Numbers of a group of objects; a number without objects is NaN.
 
     Attributes:
-        name: what they have in common.
-        num_objects: how many they are.
-        ap: AP over IoU 0.50:0.95 of them; NaN for slices that have recall only.
+        name: the property that the objects share.
+        num_objects: number of objects.
+        ap: AP over IoU 0.50:0.95; NaN for slices that have recall only.
         ap50: AP at IoU 0.5.
-        recall: share of them that is found at IoU 0.5, of all classes together.
+        recall: share of the objects that are detected at IoU 0.5, of all classes together.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Slice:
 
 
 def size_slices(truth: GroundTruth, results: Results) -> tuple[Slice, ...]:
-    """By the side of a square as large as the object, in pixels, by COCO's rule for areas."""
+    """Return slices by the side of a square as large as the object, in pixels, with COCO's rule for areas."""
     edges = SIZE_EDGES_PX
     names = [f"{low:g} to {high:g} px" if high < math.inf else f"from {low:g} px" for low, high in _pairs(edges)]
     return _by_range(truth, results, names, [edge**2 for edge in edges], (truth.areas, results.areas))
 
 
 def aspect_slices(truth: GroundTruth, results: Results) -> tuple[Slice, ...]:
-    """By width over height of the box, by COCO's rule for areas."""
+    """Return slices by width over height of the box, with COCO's rule for areas."""
     names = [
         "tall, beyond 1:3",
         "upright, 1:3 to 2:3",
@@ -70,7 +70,7 @@ def aspect_slices(truth: GroundTruth, results: Results) -> tuple[Slice, ...]:
 
 
 def crowding_slices(truth: GroundTruth, ranking: Ranking, num_groups: int = 3) -> tuple[Slice, ...]:
-    """By the number of objects in an image: AP of the images alone, those with objects in groups of like size."""
+    """Return slices by number of objects per image, of about as many images each; AP is that of these images alone."""
     num_objects = np.bincount(truth.image_ranks[~truth.is_crowd], minlength=len(truth.image_ids))
     present = num_objects[num_objects > 0]
     if not len(present):
@@ -90,7 +90,7 @@ def crowding_slices(truth: GroundTruth, ranking: Ranking, num_groups: int = 3) -
 
 
 def overlap_slices(truth: GroundTruth, ranking: Ranking) -> tuple[Slice, ...]:
-    """By the greatest overlap (IoU) of an object with another one, whatever its class: recall only."""
+    """Return slices by the greatest overlap (IoU) of an object with another one of any class: recall only."""
     wanted = np.flatnonzero(~truth.is_crowd)
     wanted = wanted[np.argsort(truth.image_ranks[wanted], kind="stable")]
     greatest = np.zeros(len(truth.areas))
@@ -114,7 +114,7 @@ def overlap_slices(truth: GroundTruth, ranking: Ranking) -> tuple[Slice, ...]:
 def _by_range(
     truth: GroundTruth, results: Results, names: Sequence[str], edges: Sequence[float], measures: tuple[Floats, Floats]
 ) -> tuple[Slice, ...]:
-    """AP within each range of a measure of objects and detections; both ends belong to a range, as with COCO's."""
+    """Return AP within each range of a measure of objects and detections; both ends belong to a range, as in COCO."""
     matches = match(truth, results, ranges=np.array(_pairs(edges)), measures=measures)
     ones = np.ones((1, len(truth.image_ids)), np.int32)
     slices = []

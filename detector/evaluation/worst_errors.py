@@ -1,4 +1,4 @@
-"""Single mistakes worth looking at: confident false positives, missed large objects, labels that may be wrong."""
+"""Single mistakes to review: confident false positives, missed large objects, labels that may be wrong."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from detector.evaluation.scoring_arrays import GroundTruth, Results
 
 @dataclass(frozen=True)
 class Mistake:
-    """One detection that is wrong, one object that is not found, or one label that may be wrong.
+    """Wrong detection, missed object or label that may be wrong.
 
     Attributes:
         kind: one of `KINDS`.
         image: the index of the image in the ground truth, by ascending id.
-        image_id: its id.
-        score: of the detection; None for a missed object.
-        detected_as: the class of the detection; None for a missed object.
-        detected_xywh: its box, source pixels.
-        labelled_as: the class of the object it is about; None where there is none.
-        labelled_xywh: its box.
-        overlap: IoU of the two; None where one is missing.
-        advice: what to look at; empty for what is the model's mistake.
+        image_id: the id of the image.
+        score: score of the detection; None for a missed object.
+        detected_as: class of the detection; None for a missed object.
+        detected_xywh: box of the detection, source pixels; None for a missed object.
+        labelled_as: class of the object that it refers to; None if it refers to none.
+        labelled_xywh: box of that object, source pixels; None if it refers to none.
+        overlap: IoU of the two boxes; None if one is missing.
+        advice: question to answer about the label; empty for mistakes of the model.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Mistake:
     advice: str = ""
 
     def to_plain(self) -> dict[str, Any]:
-        """The same as plain data, boxes as lists."""
+        """Return the mistake as plain data, boxes as lists."""
         plain = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items() if key != "image"}
         return plain
 
@@ -60,7 +60,7 @@ class Mistake:
 def confident_false_positives(
     truth: GroundTruth, results: Results, ranking: Ranking, split: ErrorSplit, num_each: int = 6
 ) -> tuple[Mistake, ...]:
-    """The false positives of highest score, some of each kind."""
+    """Return the false positives of highest score, at most `num_each` of each kind."""
     found: list[Mistake] = []
     for kind in range(MISSED):
         places = np.flatnonzero(split.kinds == kind)
@@ -70,7 +70,7 @@ def confident_false_positives(
 
 
 def missed_objects(truth: GroundTruth, ranking: Ranking, confidence: float, num: int = 12) -> tuple[Mistake, ...]:
-    """The largest objects that no detection of at least a score finds at IoU 0.5, largest first."""
+    """Return the largest objects without a match at IoU 0.5 of at least the confidence, largest first."""
     is_shown = ranking.is_right[0] & (ranking.scores >= confidence)
     is_missed = ~truth.is_crowd
     is_missed[ranking.truth_rows[0, is_shown]] = False
@@ -82,19 +82,20 @@ def missed_objects(truth: GroundTruth, ranking: Ranking, confidence: float, num:
 def suspect_labels(
     truth: GroundTruth, results: Results, ranking: Ranking, split: ErrorSplit, confidence: float, num: int = 100
 ) -> tuple[Mistake, ...]:
-    """Places where the annotation, not the model, may be wrong; the most likely first.
+    """Return places where the annotation, not the model, may be wrong; the most likely first.
 
-    A detection from the threshold on that finds nothing (an object without a label?), that lies on an object of another
-    class which nothing of its own class finds (another class?) or half on an object that nothing finds (another box?),
-    by falling score. Then objects that no detection of any class and score touches, largest first (is it there?).
+    First come detections of at least the confidence, by falling score: on no object (a missing label?), on an object of
+    another class that no detection of its own class matches (another class?), or partly on an object that no detection
+    matches (another box?). Then come objects that no detection of any class and score overlaps, largest first (is there
+    an object?).
 
     Args:
         truth: the ground truth.
         results: the detections.
         ranking: the same, ranked.
         split: their errors.
-        confidence: lowest score of a detection that speaks against a label.
-        num: how many at most.
+        confidence: lowest score of a detection that contradicts a label.
+        num: largest number of places.
     """
     is_about_unfound = (split.objects >= 0) & ~np.append(split.is_found, True)[split.objects]
     is_contradiction = np.isin(split.kinds, (CLASSIFICATION, LOCALISATION)) & is_about_unfound
@@ -106,7 +107,7 @@ def suspect_labels(
         advice = {
             "background": f"is a label of class {mistake.detected_as} missing here?",
             "classification": f"is this {mistake.labelled_as} of class {mistake.detected_as}?",
-            "localisation": f"is the box of this {mistake.labelled_as} in its place?",
+            "localisation": f"is the box of this {mistake.labelled_as} in the right place?",
         }[mistake.kind]
         suspects.append(Mistake(**{**vars(mistake), "advice": advice}))
     rows = np.flatnonzero(split.is_missed & ~_touched(truth, results))
@@ -118,7 +119,7 @@ def suspect_labels(
 
 
 def _apart(results: Results, ranking: Ranking, places: Integers, num: int) -> list[int]:
-    """The first places, best first, without those where a better one in the same image already is."""
+    """Return the first places, best first, without those that overlap a better one in the same image."""
     kept: dict[int, list[int]] = {}
     chosen: list[int] = []
     for place in places.tolist():
@@ -134,7 +135,7 @@ def _apart(results: Results, ranking: Ranking, places: Integers, num: int) -> li
 
 
 def _touched(truth: GroundTruth, results: Results) -> Flags:
-    """Which objects some detection of any class and score overlaps by more than 0.1: bool (A,)."""
+    """Return which objects a detection of any class and score overlaps by more than 0.1: bool (A,)."""
     touched = np.zeros(len(truth.areas), np.bool_)
     order = np.argsort(results.image_ranks, kind="stable")
     starts = np.searchsorted(results.image_ranks[order], np.arange(len(truth.image_ids) + 1))

@@ -133,7 +133,7 @@ def test_results_of_images_that_are_not_listed_are_skipped_and_counted_when_aske
     found = json.loads(captured.out)
     assert (found["AP"], found["num_detections"], found["num_skipped"]) == (pytest.approx(1.0, abs=1e-12), 2, 1)
     assert "1 x result of an unlisted image_id, skipped (results[1])" in captured.err
-    assert "1 x result that stands in the file before, a false positive, accepted (results[2])" in captured.err
+    assert "1 x duplicate result, a false positive, accepted (results[2])" in captured.err
     assert run(["evaluate", *files, "--ignore-unknown", "--strict", "-q"]) == 5
 
 

@@ -90,7 +90,7 @@ def test_asking_a_model_without_thresholds_for_its_best_is_a_usage_error(
 ) -> None:
     words = [str(trained.weights), str(trained.images), "--confidence", "best", "--save-dir", str(tmp_path)]
     assert run(["predict", *words]) == 2
-    assert "carries no thresholds; store some with detector evaluate" in capsys.readouterr().err
+    assert "holds no thresholds; store some with detector evaluate" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         run(["predict", *words[:3], "highest"])
     assert ended.value.code == 2
@@ -128,7 +128,7 @@ def test_a_results_file_has_a_report_and_runs_are_compared(
         (["--threshold-for", "f1"], "--threshold-for belongs to"),
         (["--images", "x"], "--images belongs to --results"),
         (["--store-thresholds", "x.pt"], "expected NAME.safetensors"),
-        (["--report", "x", "--threshold-for", "f2"], "a target wants to be f1"),
+        (["--report", "x", "--threshold-for", "f2"], "target of thresholds: expected f1"),
     ],
 )
 def test_options_without_the_one_they_belong_to_are_refused_before_anything_is_measured(

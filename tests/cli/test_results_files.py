@@ -86,14 +86,14 @@ def test_a_number_without_ground_truth_is_printed_as_not_available(
         ("", "cannot be read"),
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
-        ('{"annotations": []}', "a list of results is wanted, found dict"),
+        ('{"annotations": []}', "expected a list of results, got dict"),
         (
             '[{"image_id": 5, "category_id": 7, "bbox": [NaN, 1, 2, 3], "score": 1}]',
-            "bbox of results[0] must be 4 finite",
+            "bbox of results[0]: expected 4 finite",
         ),
         (
             '[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]',
-            "bbox of results[0] must be 4 finite",
+            "bbox of results[0]: expected 4 finite",
         ),
         (
             '[{"image_id": 99, "category_id": 7, "bbox": [1, 1, 2, 3], "score": 1}]',

@@ -99,7 +99,7 @@ def test_a_target_that_is_out_of_reach_gives_what_comes_nearest() -> None:
 
 @pytest.mark.parametrize("text", ["f2", "precision", "precision=", "precision=1.2", "recall=0", "f1=0.5", "recall=nan"])
 def test_a_target_written_otherwise_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="a target wants to be f1"):
+    with pytest.raises(ConfigError, match="expected f1, precision=0.9 or recall=0.8"):
         Target.parse(text)
 
 

@@ -37,7 +37,7 @@ def test_thresholds_go_into_a_model_file_and_come_back(tmp_path: Path) -> None:
 
 def test_a_file_without_thresholds_says_how_to_get_some(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", model_file())
-    with pytest.raises(ConfigError, match="m carries no thresholds; store some with detector evaluate m"):
+    with pytest.raises(ConfigError, match="m holds no thresholds; store some with detector evaluate m"):
         OperatingPoint.of_file(load_model_file(tmp_path / "m.safetensors"), "m")
 
 

@@ -55,25 +55,25 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (result([1, 2, math.nan, 4]), "bbox of results[1] must be 4 finite numbers, found [1, 2, nan, 4]"),
-        (result([1, 2, math.inf, 4]), "bbox of results[1] must be 4 finite numbers"),
-        (result([1, 2, 10**400, 4]), "bbox of results[1] must be 4 finite numbers"),
-        (result([1, 2, 3]), "bbox of results[1] must be 4 finite numbers, found [1, 2, 3]"),
-        (result([1, 2, 3, 4, 5]), "bbox of results[1] must be 4 finite numbers"),
-        (result([]), "bbox of results[1] must be 4 finite numbers, found []"),
-        (result([1, 2, "3", 4]), "bbox of results[1] must be 4 finite numbers"),
-        (result([1, 2, None, 4]), "bbox of results[1] must be 4 finite numbers"),
-        (result([1, 2, True, 4]), "bbox of results[1] must be 4 finite numbers"),
-        (result(bbox=None), "bbox of results[1] must be 4 finite numbers, found None"),
-        (result(bbox="1234"), "bbox of results[1] must be 4 finite numbers, found '1234'"),
-        (result([[1, 2], [3, 4]]), "bbox of results[1] must be 4 finite numbers"),
-        (result([1, 2, 1e200, 1e200]), "bbox of results[1] has no area within float64"),
-        (result([1, 2, 1e-200, 1e-200]), "bbox of results[1] has no area within float64"),
-        (result(score=math.nan), "score of results[1] must be a finite number, found nan"),
-        (result(score=-math.inf), "score of results[1] must be a finite number, found -inf"),
-        (result(score="0.5"), "score of results[1] must be a finite number, found '0.5'"),
-        (result(score=True), "score of results[1] must be a finite number, found True"),
-        (result(score=[0.5]), "score of results[1] must be a finite number, found [0.5]"),
+        (result([1, 2, math.nan, 4]), "bbox of results[1]: expected 4 finite numbers, got [1, 2, nan, 4]"),
+        (result([1, 2, math.inf, 4]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([1, 2, 10**400, 4]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([1, 2, 3]), "bbox of results[1]: expected 4 finite numbers, got [1, 2, 3]"),
+        (result([1, 2, 3, 4, 5]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([]), "bbox of results[1]: expected 4 finite numbers, got []"),
+        (result([1, 2, "3", 4]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([1, 2, None, 4]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([1, 2, True, 4]), "bbox of results[1]: expected 4 finite numbers"),
+        (result(bbox=None), "bbox of results[1]: expected 4 finite numbers, got None"),
+        (result(bbox="1234"), "bbox of results[1]: expected 4 finite numbers, got '1234'"),
+        (result([[1, 2], [3, 4]]), "bbox of results[1]: expected 4 finite numbers"),
+        (result([1, 2, 1e200, 1e200]), "bbox of results[1]: expected an area within float64"),
+        (result([1, 2, 1e-200, 1e-200]), "bbox of results[1]: expected an area within float64"),
+        (result(score=math.nan), "score of results[1]: expected a finite number, got nan"),
+        (result(score=-math.inf), "score of results[1]: expected a finite number, got -inf"),
+        (result(score="0.5"), "score of results[1]: expected a finite number, got '0.5'"),
+        (result(score=True), "score of results[1]: expected a finite number, got True"),
+        (result(score=[0.5]), "score of results[1]: expected a finite number, got [0.5]"),
         (result(image_id=6), "image_id not in the annotation file: 6 (1 x, first results[1])"),
         (result(category_id=0), "category_id not in the annotation file: 0 (1 x, first results[1])"),
         (result(image_id=10.5), "image_id of results[1] must be a whole number, found 10.5"),
@@ -83,9 +83,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ({"image_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}, "category_id of results[1] is missing"),
         ({"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}, "score of results[1] is missing"),
         ({"image_id": 5, "category_id": 7, "score": 1}, "bbox of results[1] is missing"),
-        ("a text", "results[1] must be an object, found 'a text'"),
-        (None, "results[1] must be an object, found None"),
-        ([5, 7, [1, 2, 3, 4], 0.5], "results[1] must be an object"),
+        ("a text", "results[1]: expected an object, got 'a text'"),
+        (None, "results[1]: expected an object, got None"),
+        ([5, 7, [1, 2, 3, 4], 0.5], "results[1]: expected an object"),
     ],
 )
 def test_a_record_that_cannot_be_scored_is_refused_with_its_place(record: Any, message: str) -> None:
@@ -122,8 +122,8 @@ def test_unknown_images_and_categories_are_skipped_and_counted_when_asked() -> N
         ([result(category_id=7.0)], "identifier written as text or with a decimal point", 1),
         ([result(), result([1, 2, 0, 4])], "box of zero width or height, a false positive", 1),
         ([result(), result([1, 2, -3, 4])], "box of negative width or height, a false positive", 1),
-        ([result(), result(score=0.1), result()], "result that stands in the file before, a false positive", 1),
-        ([result()] * 101, "result that stands in the file before, a false positive", 100),
+        ([result(), result(score=0.1), result()], "duplicate result, a false positive", 1),
+        ([result()] * 101, "duplicate result, a false positive", 100),
         ([result(score=97)], "score outside 0..1", 1),
         ([result([20, 30, 95, 90]), result()], "box that looks like xyxy where xywh is wanted", 1),
         ([result([0.2, 0.3, 0.5, 0.4])], "box that looks normalised to 0..1 where pixels are wanted", 1),
@@ -160,7 +160,7 @@ def test_results_that_are_all_nan_are_refused_where_pycocotools_counts_them_as_f
     broken = [{**r, "bbox": [math.nan] * 4} for r in results]
     assert by_pycocotools(truth, broken).stats[0] > 0.1  # what this project guards against
     for backend in ("pycocotools", "fast"):
-        with pytest.raises(DatasetError, match=r"bbox of results\[0\] must be 4 finite numbers, found \[nan"):
+        with pytest.raises(DatasetError, match=r"bbox of results\[0\]: expected 4 finite numbers, got \[nan"):
             score_results(truth, broken, backend=backend)  # type: ignore[arg-type]  # a plain text
 
 
@@ -172,14 +172,14 @@ def test_results_that_are_all_nan_are_refused_where_pycocotools_counts_them_as_f
     [
         (b"", "cannot be read, line 1, column 1: Expecting value"),
         (b'[{"image_id": 5},\n {]', "cannot be read, line 2, column 3"),
-        (b"[" * 100_000, "cannot be read: it is nested too deep"),
+        (b"[" * 100_000, "cannot be read: it is nested too deeply"),
         (b"[" + b"1" * 5000 + b"]", "cannot be read: Exceeds the limit"),
         (b"[\xff\xfe]", "cannot be read, at byte 1: not UTF-8"),
-        (b'{"annotations": []}', "a list of results is wanted, found dict; give the predictions"),
-        (b"17", "a list of results is wanted, found int"),
-        (b"[17]", "results[0] must be an object, found 17"),
-        (b'[{"image_id": 5, "category_id": 7, "bbox": [NaN, 1, 2, 3], "score": 1}]', "must be 4 finite numbers"),
-        (b'[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]', "must be 4 finite numbers"),
+        (b'{"annotations": []}', "expected a list of results, got dict; give the predictions"),
+        (b"17", "expected a list of results, got int"),
+        (b"[17]", "results[0]: expected an object, got 17"),
+        (b'[{"image_id": 5, "category_id": 7, "bbox": [NaN, 1, 2, 3], "score": 1}]', "expected 4 finite numbers"),
+        (b'[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]', "expected 4 finite numbers"),
     ],
 )
 def test_a_file_that_is_no_list_of_results_is_refused_with_its_name(
@@ -203,7 +203,7 @@ def test_a_byte_order_mark_is_passed_over_and_a_key_given_twice_is_counted(tmp_p
     path.write_text(text, encoding="utf-8-sig")
     found, problems = read_results(path, GroundTruth.of_mapping(TRUTH))
     assert found.image_ranks.tolist() == [0]
-    assert [(p.kind, p.count) for p in problems] == [("key given twice in one object, the last is taken", 1)]
+    assert [(p.kind, p.count) for p in problems] == [("duplicate key in one object, the last is used", 1)]
 
 
 def test_a_file_and_its_records_give_the_same_columns(tmp_path: Path, random_set: SetOf) -> None:

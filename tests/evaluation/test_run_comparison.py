@@ -125,7 +125,7 @@ def test_classifiers_stand_side_by_side_and_over_seeds(tmp_path: Path) -> None:
     ((names, seeds),) = found.seeds
     assert names == (first.name, second.name)
     assert seeds.mean == pytest.approx(0.6)
-    with pytest.raises(ConfigError, match=r"measure the same are wanted, found .* with AP"):
+    with pytest.raises(ConfigError, match=r"measure the same number, got .* with AP"):
         compare([first, MeasuredRun("d", {"AP": 0.3})])
 
 
