@@ -1,4 +1,4 @@
-"""What `detector evaluate` offers besides COCO's numbers, and what it says beside every one."""
+"""Metrics of `detector evaluate` besides COCO's numbers, and the facts reported with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("backend", ["fast", "pycocotools"])
-def test_a_model_is_measured_by_either_back_end_with_everything_beside_the_numbers(
+def test_a_model_is_scored_by_either_back_end_and_the_conditions_are_reported(
     backend: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--backend", backend, "--limits", "1,300"]
@@ -122,7 +122,7 @@ def small_files(folder: Path) -> list[str]:
     return ["--results", str(folder / "results.json"), "--annotations", str(folder / "truth.json")]
 
 
-def test_results_of_images_that_are_not_listed_are_skipped_and_counted_when_asked(
+def test_results_of_unlisted_images_are_skipped_and_counted_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = small_files(tmp_path)
@@ -137,7 +137,7 @@ def test_results_of_images_that_are_not_listed_are_skipped_and_counted_when_aske
     assert run(["evaluate", *files, "--ignore-unknown", "--strict", "-q"]) == 5
 
 
-def test_the_numbers_of_a_results_file_are_written_where_asked(
+def test_the_numbers_of_a_results_file_are_written_to_the_save_dir(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [*small_files(tmp_path), "--ignore-unknown"]
@@ -166,13 +166,13 @@ def test_the_numbers_of_a_results_file_are_written_where_asked(
         (["--limits", "many"], "--limits: expected numbers of at least 1 such as 300,1000, got 'many'"),
     ],
 )
-def test_an_option_that_does_not_belong_is_refused(
+def test_an_option_that_the_metric_does_not_have_is_rejected(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in complaint(["evaluate", *small_files(tmp_path), "--ignore-unknown", *options], capsys)
 
 
-def test_ignoring_unknown_results_belongs_to_a_results_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ignore_unknown_without_a_results_file_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--ignore-unknown belongs to --results" in complaint(
         ["evaluate", "a.safetensors", "--ignore-unknown"], capsys
     )

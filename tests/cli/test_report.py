@@ -20,7 +20,7 @@ def stored(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder / "r", folder / "best.safetensors"
 
 
-def test_a_report_holds_its_page_numbers_results_and_pictures(stored: tuple[Path, Path]) -> None:
+def test_a_report_folder_holds_page_numbers_results_and_pictures(stored: tuple[Path, Path]) -> None:
     names = {path.name for path in stored[0].iterdir()}
     expected = {"report.html", "metrics.json", "results.json", "classes.csv", "label_errors.json", "charts", "pictures"}
     assert names == expected
@@ -30,7 +30,7 @@ def test_a_report_holds_its_page_numbers_results_and_pictures(stored: tuple[Path
     assert document["conditions"]["confidence"] == 0.001
 
 
-def test_prediction_with_the_stored_thresholds_finds_what_the_report_promises(
+def test_prediction_with_the_stored_thresholds_has_the_numbers_of_the_report(
     stored: tuple[Path, Path], trained: Any, tmp_path: Path
 ) -> None:
     folder, model = stored
@@ -76,7 +76,7 @@ def test_prediction_with_the_stored_thresholds_finds_what_the_report_promises(
     assert best != overall
 
 
-def test_the_class_detector_takes_the_stored_thresholds_too(stored: tuple[Path, Path], trained: Any) -> None:
+def test_the_python_class_uses_the_stored_thresholds(stored: tuple[Path, Path], trained: Any) -> None:
     detector = Detector(stored[1])
     image = sorted(trained.images.iterdir())[0]
     found = detector.predict(image, confidence="best")
@@ -85,7 +85,7 @@ def test_the_class_detector_takes_the_stored_thresholds_too(stored: tuple[Path, 
     assert len(detector.predict(image, confidence=0.0)) > len(found)
 
 
-def test_asking_a_model_without_thresholds_for_its_best_is_a_usage_error(
+def test_confidence_best_of_a_model_without_thresholds_is_a_usage_error(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(trained.weights), str(trained.images), "--confidence", "best", "--save-dir", str(tmp_path)]
@@ -131,14 +131,14 @@ def test_a_results_file_has_a_report_and_runs_are_compared(
         (["--report", "x", "--threshold-for", "f2"], "target of thresholds: expected f1"),
     ],
 )
-def test_options_without_the_one_they_belong_to_are_refused_before_anything_is_measured(
+def test_options_without_the_one_they_belong_to_are_rejected_before_evaluation(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", "no-such-file.safetensors", *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_model_file_is_never_replaced_unless_told(
+def test_a_model_file_is_replaced_only_with_overwrite(
     stored: tuple[Path, Path], trained: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = stored[1].read_bytes()
@@ -149,6 +149,6 @@ def test_a_model_file_is_never_replaced_unless_told(
 
 
 @pytest.mark.parametrize("words", [[], ["a"], ["a", "a"], ["a", "b", "--resamples", "0"]])
-def test_a_comparison_wants_two_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_needs_two_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", *words]) == 2
     assert "detector compare: " in capsys.readouterr().err

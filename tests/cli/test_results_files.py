@@ -55,12 +55,12 @@ def test_a_results_file_gets_the_numbers_of_its_records(tmp_path: Path, capsys: 
 
 def test_results_are_scored_in_float64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = truth_of([[0, 0, 10, 10]])
-    # An IoU above or below 0.9 by less than float32 can tell: 10 * 9 / 100.
+    # An IoU above or below 0.9 by less than the precision of float32: 10 * 9 / 100.
     code, above, _ = score(tmp_path, truth, [result([0, 0, 10, 9 + 1e-9])], capsys)
     assert (code, above["AP"]) == (0, pytest.approx(0.9, abs=1e-12))
     code, below, _ = score(tmp_path, truth, [result([0, 0, 10, 9 - 1e-9])], capsys)
     assert (code, below["AP"]) == (0, pytest.approx(0.8, abs=1e-12))
-    # Nor are scores rounded: the false alarm stands above the hit by 1e-12.
+    # Scores are not rounded either: the false positive is above the right detection by 1e-12.
     pair = [result([0, 0, 10, 10], 0.5), result([50, 50, 9, 9], 0.5 + 1e-12)]
     code, found, _ = score(tmp_path, truth, pair, capsys)
     assert (code, found["AP"]) == (0, pytest.approx(0.5, abs=1e-12))
@@ -73,7 +73,7 @@ def test_a_number_without_ground_truth_is_printed_as_not_available(
     assert (code, found["AP"], found["num_objects"]) == (0, None, 0)
     assert run(["evaluate", "--results", f"{tmp_path}/results.json", "--annotations", f"{tmp_path}/truth.json"]) == 0
     table = capsys.readouterr().out.replace(str(tmp_path), "folder")
-    # Twelve numbers, precision and recall, four numbers of two classes, and the word on what it means.
+    # Twelve numbers, precision and recall, four numbers of two classes, and the note that explains it.
     assert table.count("n/a") == 12 + 2 + 4 * 2 + 1
     assert table.endswith("n/a: no ground truth\n")
     assert "-1" not in table
@@ -120,7 +120,7 @@ def test_a_missing_results_file_ends_with_exit_code_3(tmp_path: Path, capsys: py
     assert "--annotations" in capsys.readouterr().err
 
 
-def test_boxes_left_out_of_the_ground_truth_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boxes_skipped_in_the_ground_truth_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = [[float(x), 0.0, 5.0, 5.0] for x in range(0, 60, 5)] + [[0.0, 50.0, 5.0, 0.0]]
     code, found, told = score(tmp_path, truth_of(boxes), [], capsys)
     assert (code, found["num_objects"]) == (0, 12)

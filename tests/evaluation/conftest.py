@@ -1,4 +1,4 @@
-"""Sets to score and the reference that scores them, shared by the tests of evaluation."""
+"""Sets to score and the reference scorer, shared by the tests of evaluation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def draw_tied_set(seed: int) -> Scored:
         for _ in range(int(rng.integers(1, 20))):
             score, found = float(rng.choice([0.25, 0.5, 0.75])), box()
             if rng.random() < 0.05:
-                found[2] = float(rng.choice([0.0, -8.0]))  # odd, and scored all the same
+                found[2] = float(rng.choice([0.0, -8.0]))  # odd, but scored
             result = {"image_id": image_id, "category_id": int(rng.choice([2, 5])), "bbox": found, "score": score}
             results.append(result)
     truth = {
@@ -87,7 +87,7 @@ def draw_tied_set(seed: int) -> Scored:
 
 
 def score_by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
-    """The installed library on its own, the way its documentation says."""
+    """Score with the installed library alone, as its documentation says."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
@@ -129,23 +129,23 @@ def draw_golden_twin() -> Scored:
 
 @pytest.fixture(scope="session")
 def random_set() -> Callable[[int], Scored]:
-    """Draws a set with crowds, empty images, several classes and all areas, and results of every quality."""
+    """Draw a set with crowds, empty images, several classes and all areas, and results of every quality."""
     return draw_random_set
 
 
 @pytest.fixture(scope="session")
 def tied_set() -> Callable[[int], Scored]:
-    """Draws a set full of equal scores and overlaps."""
+    """Draw a set full of equal scores and overlaps."""
     return draw_tied_set
 
 
 @pytest.fixture(scope="session")
 def golden_twin() -> Callable[[], Scored]:
-    """Draws the embedded set whose numbers are known."""
+    """Draw the embedded set whose numbers are known."""
     return draw_golden_twin
 
 
 @pytest.fixture(scope="session")
 def by_pycocotools() -> Callable[[dict[str, Any], list[dict[str, Any]]], COCOeval]:
-    """Scores with the installed library on its own, the way its documentation says."""
+    """Score with the installed library alone, as its documentation says."""
     return score_by_pycocotools

@@ -21,7 +21,7 @@ def reference(logits: list[list[float]], labels: list[int], top: int) -> float:
 
 
 @pytest.mark.parametrize("levels", [2, 4, 1000])
-def test_accuracy_confusion_and_entropy_are_the_plain_loop_also_with_equal_scores(levels: int) -> None:
+def test_accuracy_confusion_and_entropy_equal_a_plain_loop_also_with_equal_scores(levels: int) -> None:
     rng = np.random.default_rng(levels)
     logits = rng.integers(0, levels, (60, 7)).astype(np.float32)
     labels = rng.integers(0, 7, 60)
@@ -49,7 +49,7 @@ def test_huge_scores_do_not_overflow() -> None:
     assert found.stats["entropy"] == pytest.approx((2e4 + math.log(2)) / 2, rel=1e-12)
 
 
-def test_an_image_whose_scores_are_no_numbers_is_wrong_and_in_no_column() -> None:
+def test_an_image_with_nan_scores_is_wrong_and_in_no_column() -> None:
     logits = np.eye(3)
     logits[1, 1], logits[2, 0] = np.nan, -np.inf
     found = classification_metrics(logits, np.arange(3), ("a", "b", "c"))
@@ -58,13 +58,13 @@ def test_an_image_whose_scores_are_no_numbers_is_wrong_and_in_no_column() -> Non
     assert [row.accuracy for row in found.classes] == [1.0, 0.0, 0.0]
 
 
-def test_top5_is_told_only_where_there_are_more_than_five_classes() -> None:
+def test_top5_is_reported_only_with_more_than_five_classes() -> None:
     scores = np.zeros((2, 5))
     assert "top5" not in classification_metrics(scores, np.zeros(2, np.int64), NAMES[:5]).stats
     assert "metrics/top5" in classification_metrics(np.zeros((2, 6)), np.zeros(2, np.int64), NAMES[:6]).columns()
 
 
-def test_without_images_there_is_no_number_and_json_says_null() -> None:
+def test_without_images_numbers_are_nan_and_null_in_json() -> None:
     found = classification_metrics(np.zeros((0, 2)), np.zeros(0, np.int64), ("a", "b"))
     assert math.isnan(found.headline)
     plain = json.loads(json.dumps(found.to_plain()))

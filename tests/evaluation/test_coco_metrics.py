@@ -53,7 +53,7 @@ def result(box: list[float], score: float = 0.9, **changes: Any) -> dict[str, An
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(NUM_RANDOM_SETS))
-def test_the_twelve_numbers_are_those_of_pycocotools(
+def test_the_twelve_numbers_equal_those_of_pycocotools(
     seed: int, backend: Any, random_set: SetOf, by_pycocotools: Reference
 ) -> None:
     truth, results = random_set(seed)
@@ -66,10 +66,10 @@ def test_the_twelve_numbers_are_those_of_pycocotools(
     assert found.num_detections == len(results)
 
 
-def test_the_random_sets_hold_what_they_are_meant_to_hold(random_set: SetOf) -> None:
+def test_the_random_sets_contain_every_case(random_set: SetOf) -> None:
     sets = [random_set(seed) for seed in range(NUM_RANDOM_SETS)]
     ap = [score_results(*pair).ap for pair in sets]
-    assert 0.05 < np.nanmin(ap) < np.nanmax(ap) < 0.95  # neither all found nor none
+    assert 0.05 < np.nanmin(ap) < np.nanmax(ap) < 0.95  # some objects are detected, some missed
     assert sum(any(a["iscrowd"] for a in truth["annotations"]) for truth, _ in sets) > 15
     empty = [{i["id"] for i in truth["images"]} - {a["image_id"] for a in truth["annotations"]} for truth, _ in sets]
     assert sum(bool(images) for images in empty) > 15
@@ -77,13 +77,13 @@ def test_the_random_sets_hold_what_they_are_meant_to_hold(random_set: SetOf) -> 
 
 
 @pytest.mark.parametrize("seed", range(0, NUM_RANDOM_SETS, 3))
-def test_the_mean_of_the_class_aps_is_the_ap(seed: int, random_set: SetOf) -> None:
+def test_the_mean_of_the_class_aps_equals_the_ap(seed: int, random_set: SetOf) -> None:
     found = score_results(*random_set(seed))
     assert np.nanmean(list(found.class_ap.values())) == pytest.approx(found.ap, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(0, NUM_RANDOM_SETS, 3))
-def test_each_class_ap_is_what_pycocotools_gives_for_that_class_alone(
+def test_each_class_ap_equals_that_of_pycocotools_for_the_class_alone(
     seed: int, random_set: SetOf, by_pycocotools: Reference
 ) -> None:
     truth, results = random_set(seed)
@@ -139,7 +139,7 @@ def test_one_perfect_box_has_an_ap_of_one() -> None:
     assert found.class_ap == {"circle": pytest.approx(1.0, abs=1e-12)}
 
 
-def test_one_of_two_objects_found_has_the_ap_of_51_recall_points() -> None:
+def test_one_of_two_objects_detected_has_the_ap_of_51_recall_points() -> None:
     found = score_results(one_image([[10, 10, 40, 40], [60, 60, 30, 30]]), [result([10, 10, 40, 40])])
     # Precision is 1 at the recalls 0, 0.01 .. 0.50, which are 51 of 101 points, and 0 beyond.
     assert found.ap == pytest.approx(51 / 101, abs=1e-12)
@@ -158,7 +158,7 @@ def test_a_false_alarm_above_the_hit_halves_the_precision() -> None:
     assert score_results(one_image([[10, 10, 40, 40]]), records).ap == pytest.approx(0.5, abs=1e-12)
 
 
-def test_a_hit_in_a_crowd_is_neither_right_nor_wrong() -> None:
+def test_a_detection_in_a_crowd_is_neither_right_nor_wrong() -> None:
     truth = one_image([[10, 10, 40, 40], [50, 50, 50, 50]])
     truth["annotations"][1]["iscrowd"] = 1
     records = [result([60, 60, 20, 20], 0.95), result([10, 10, 40, 40], 0.9)]
@@ -186,7 +186,7 @@ def test_without_ground_truth_there_is_no_number(records: list[dict[str, Any]]) 
     json.dumps(plain, allow_nan=False)
 
 
-def test_two_classes_of_one_name_are_both_listed() -> None:
+def test_two_classes_of_the_same_name_are_both_listed() -> None:
     truth = one_image([[10, 10, 40, 40]])
     truth["categories"] = [{"id": 7, "name": "circle"}, {"id": 9, "name": "circle"}]
     truth["annotations"].append({**truth["annotations"][0], "id": 2, "category_id": 9})
@@ -195,18 +195,18 @@ def test_two_classes_of_one_name_are_both_listed() -> None:
     assert len(set(found.class_ap)) == 2
 
 
-# --- other limits, sizes, classes, and what stands beside the numbers -------------------------------------------------
+# --- other limits, sizes, classes, and the facts reported with the numbers --------------------------------------------
 
 
 def crowded(num_boxes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One image of many objects, all of them found after as many false alarms."""
+    """One image of many objects, all detected below as many false positives."""
     boxes = [[float(20 * (i % 30)), float(20 * (i // 30)), 10.0, 10.0] for i in range(num_boxes)]
     alarms = [result([box[0] + 10, box[1] + 10, 9.0, 9.0], 0.9 - i * 1e-6) for i, box in enumerate(boxes)]
     return one_image(boxes), [*alarms, *(result(box, 0.5 - i * 1e-6) for i, box in enumerate(boxes))]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_another_limit_is_computed_and_labelled_and_leaves_ap_alone(backend: Any) -> None:
+def test_another_limit_is_labelled_and_does_not_change_ap(backend: Any) -> None:
     truth, results = crowded(80)
     plain = score_results(truth, results, backend=backend)
     found = score_results(truth, results, backend=backend, other_limits=(300, 10, 120))
@@ -225,14 +225,14 @@ def test_another_limit_is_computed_and_labelled_and_leaves_ap_alone(backend: Any
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_low_limit_does_not_take_the_place_of_the_hundred(backend: Any) -> None:
+def test_a_low_limit_does_not_replace_the_limit_of_100(backend: Any) -> None:
     truth, results = crowded(80)
     found = score_results(truth, results, backend=backend, other_limits=(20,))
     assert found.stats == score_results(truth, results).stats
     assert found.other_limits["AR@maxDets=20"] == 0.0
 
 
-def test_a_limit_of_no_detections_is_refused() -> None:
+def test_a_limit_of_zero_detections_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"limits: expected numbers of detections of at least 1, got \[300, 0\]"):
         score_results(one_image([]), [], other_limits=(300, 0))
 
@@ -249,14 +249,14 @@ def test_each_class_has_its_numbers_objects_and_detections() -> None:
     results = [result([0, 0, 40, 40], 0.8), result([70, 70, 5, 5], 0.3, category_id=9)]
     circle, star = score_results(truth, results).classes
     assert (circle.name, circle.category_id, circle.num_objects, circle.num_detections) == ("circle", 7, 2, 1)
-    # Found at four of ten thresholds, at half the recall: 51 of 101 points.
+    # Detected at four of ten thresholds, at half the recall: 51 of 101 points.
     assert (circle.ap, circle.ap50, circle.ap75) == pytest.approx((0.4 * 51 / 101, 51 / 101, 0.0), abs=1e-12)
     assert circle.ar == pytest.approx(0.4 * 0.5, abs=1e-12)
     assert (star.name, star.num_objects, star.num_detections) == ("star", 0, 1)
     assert math.isnan(star.ap)
 
 
-def test_the_back_end_the_lowest_score_and_the_hash_stand_beside_the_numbers() -> None:
+def test_back_end_lowest_score_and_hash_are_reported_with_the_numbers() -> None:
     truth, results = one_image([[10, 10, 40, 40]]), [result([10, 10, 40, 40], 0.125), result([1, 1, 4, 4], 0.5)]
     found = score_results(truth, results)
     assert found.lowest_score == 0.125

@@ -26,7 +26,7 @@ def ranking_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ranking:
     return Ranking.of(ground_truth, checked_results(results, ground_truth, Findings("the test")))
 
 
-def test_precision_recall_and_f1_at_a_threshold_are_those_of_counting() -> None:
+def test_precision_recall_and_f1_at_a_threshold_equal_those_of_counting() -> None:
     some = counts([0.9, 0.8, 0.8, 0.3], [1, 0, 1, 1], 5)
     precision, recall, f1 = some.at(np.array([0.95, 0.9, 0.8, 0.5, 0.3, 0.0]))
     np.testing.assert_array_equal(precision, [np.nan, 1, 2 / 3, 2 / 3, 3 / 4, 3 / 4])
@@ -36,7 +36,7 @@ def test_precision_recall_and_f1_at_a_threshold_are_those_of_counting() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("text", ["f1", "precision=0.7", "recall=0.3"])
-def test_the_threshold_is_the_best_of_trying_every_score_with_pycocotools_matches(
+def test_the_threshold_equals_the_best_of_all_scores_with_pycocotools_matches(
     seed: int, text: str, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(seed)
@@ -76,7 +76,7 @@ def test_the_threshold_is_the_best_of_trying_every_score_with_pycocotools_matche
         assert sum(score >= found.confidence for score, _ in own) == expected[3]
 
 
-def test_a_threshold_lies_midway_between_what_it_keeps_and_what_it_does_not() -> None:
+def test_a_threshold_is_midway_between_kept_and_dropped_scores() -> None:
     found = choose_threshold(counts([0.9, 0.8, 0.4], [1, 1, 0], 2), Target())
     assert found is not None
     assert found.confidence == pytest.approx(0.6, abs=1e-15)
@@ -86,7 +86,7 @@ def test_a_threshold_lies_midway_between_what_it_keeps_and_what_it_does_not() ->
     assert lowest.confidence == 0.8
 
 
-def test_a_target_that_is_out_of_reach_gives_what_comes_nearest() -> None:
+def test_an_unreachable_target_gives_the_nearest_threshold() -> None:
     found = choose_threshold(counts([0.9, 0.8, 0.4], [0, 1, 1], 4), Target("precision", 0.9))
     assert found is not None
     assert (found.is_reached, found.precision) == (False, 2 / 3)
@@ -98,12 +98,12 @@ def test_a_target_that_is_out_of_reach_gives_what_comes_nearest() -> None:
 
 
 @pytest.mark.parametrize("text", ["f2", "precision", "precision=", "precision=1.2", "recall=0", "f1=0.5", "recall=nan"])
-def test_a_target_written_otherwise_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected f1, precision=0.9 or recall=0.8"):
+def test_an_unknown_target_is_rejected(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected f1, precision=0\.9 or recall=0\.8"):
         Target.parse(text)
 
 
-def test_the_calibration_error_is_that_of_a_sum_over_bins() -> None:
+def test_the_calibration_error_equals_a_sum_over_bins() -> None:
     rng = np.random.default_rng(0)
     scores = np.sort(np.concatenate([rng.random(500), [0.0, 0.1, 0.2, 0.3, 0.7, 1.0]]))[::-1]
     right = rng.random(len(scores)) < scores**2
@@ -121,7 +121,7 @@ def test_the_calibration_error_is_that_of_a_sum_over_bins() -> None:
     assert found.excess > 0.1
 
 
-def test_honest_scores_have_next_to_no_calibration_error_and_a_lowest_score_is_heeded() -> None:
+def test_calibrated_scores_have_almost_no_error_and_the_lowest_score_is_applied() -> None:
     rng = np.random.default_rng(1)
     scores = np.sort(rng.random(200_000))[::-1]
     honest = calibrate(Counts(scores, rng.random(len(scores)) < scores, 1))

@@ -1,7 +1,7 @@
-"""Darknet's `map`: against numbers that Darknet itself printed, and against its rules written out one by one.
+"""Darknet's `map` against numbers that Darknet printed, and against its rules implemented one by one.
 
-The embedded network and images stand for Darknet's own, which may not be there: what is expected of them is computed
-here by loops over the raw boxes of the network, from the candidates to the last digit.
+The embedded network and images replace Darknet's own, which may be missing: their expected numbers are computed here by
+loops over the raw boxes of the network, from the candidates to the last digit.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def require_equal(found: DarknetMap, aps: list[float], counts: list[tuple[int, i
 
 @pytest.mark.parametrize(("points", "threshold"), [(0, 0.5), (11, 0.5), (101, 0.5), (0, 0.75), (5, 0.6)])
 @pytest.mark.parametrize("kind", ["random_set", "tied_set"])
-def test_the_numbers_are_those_of_the_rules(
+def test_the_numbers_equal_those_of_the_written_rules(
     kind: str, points: int, threshold: float, request: pytest.FixtureRequest
 ) -> None:
     draw: SetOf = request.getfixturevalue(kind)
@@ -182,7 +182,7 @@ def scored(boxes: list[list[float]], results: list[tuple[list[float], float]], d
     return darknet_map(objects, checked_results(records, objects, Findings("a test")))
 
 
-def test_a_class_without_objects_has_an_ap_of_0_and_its_part_in_the_mean() -> None:
+def test_a_class_without_objects_counts_as_ap_0_in_the_mean() -> None:
     found = scored([[0, 0, 10, 10]], [([0, 0, 10, 10], 0.9)])
     assert [c.ap for c in found.classes] == [1.0, 0.0]
     assert found.mean_ap == 0.5
@@ -193,7 +193,7 @@ def test_an_overlap_of_exactly_the_threshold_is_no_match() -> None:
     assert scored([[0, 0, 50, 50]], [([0, 0, 50, 25.1], 0.9)]).num_right == 1
 
 
-def test_a_better_match_of_a_lower_score_that_comes_first_takes_the_object_from_the_counts_but_not_from_ap() -> None:
+def test_an_earlier_match_of_lower_score_takes_the_object_in_the_counts_but_not_in_ap() -> None:
     found = scored([[0, 0, 10, 10]], [([0, 0, 10, 9], 0.1), ([0, 0, 10, 10], 0.9)])
     assert (found.num_right, found.num_wrong, found.num_missed) == (0, 1, 1)
     assert found.classes[0].ap == 1.0
@@ -207,7 +207,7 @@ def test_a_detection_on_a_difficult_object_is_left_out() -> None:
     assert (found.num_detections, found.num_objects, found.num_right, found.num_wrong) == (2, 1, 1, 1)
 
 
-def test_the_counts_have_their_means() -> None:
+def test_precision_recall_f1_and_mean_iou_follow_from_the_counts() -> None:
     hit = [0.0, 0.0, 10.0, 8.0]
     found = scored([[0, 0, 10, 10], [50, 50, 10, 10]], [(hit, 0.9), ([70, 70, 5, 5], 0.8), ([70, 70, 5, 5], 0.25)])
     assert (found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5)
@@ -216,13 +216,13 @@ def test_the_counts_have_their_means() -> None:
     assert (plain["metric"], plain["num_missed"], plain["classes"][0]["num_right"]) == ("darknet", 1, 1)
 
 
-def test_no_detections_are_no_crash() -> None:
+def test_a_set_without_detections_has_zeros() -> None:
     found = scored([[0, 0, 10, 10]], [])
     assert (found.mean_ap, found.precision, found.recall, found.f1, found.mean_iou) == (0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("points", [1, -11])
-def test_numbers_of_points_without_a_meaning_are_refused(points: int) -> None:
+def test_one_or_negative_points_are_rejected(points: int) -> None:
     objects = GroundTruth.of_mapping({"images": [], "categories": [], "annotations": []})
     with pytest.raises(ConfigError, match=f"0 or at least 2 points of recall, got {points}"):
         darknet_map(objects, checked_results([], objects, Findings("a test")), points=points)
@@ -253,7 +253,7 @@ def by_loops(raw: RawBoxes, image: int, kind: str) -> list[Found]:
     scores = np.where(scores > np.float32(0.005), scores, 0)
     order = [row for row in range(len(boxes)) if scores[row].any()]
     for label in range(scores.shape[1]):
-        order.sort(key=lambda row: -scores[row, label])  # stable, from where the class before left them
+        order.sort(key=lambda row: -scores[row, label])  # stable: starts with the order of the class before
         for position, row in enumerate(order):
             for other in order[position + 1 :] if scores[row, label] else ():
                 overlap = float(iou(boxes[row], boxes[other]))
@@ -269,7 +269,7 @@ def by_loops(raw: RawBoxes, image: int, kind: str) -> list[Found]:
 
 
 @pytest.mark.parametrize(("letter_box", "kind"), [(0, "default"), (1, "greedynms")])
-def test_the_detections_of_an_embedded_network_are_those_of_darknets_own_loops(
+def test_the_detections_of_an_embedded_network_equal_those_of_darknets_own_loops(
     letter_box: int, kind: str, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
@@ -310,7 +310,7 @@ def test_the_detections_of_an_embedded_network_are_those_of_darknets_own_loops(
         getattr(found.detections, n)[by_score] for n in ("image_ranks", "category_ranks", "boxes_xywh", "scores")
     )
     assert darknet_map(found.truth, Results(*columns)).num_right > metrics.num_right
-    # A results file of them is scored the same, to the last digit.
+    # A results file of the detections has the same score, to the last digit.
     records = json.loads(json.dumps(found.detections.to_records(found.truth)))
     again = checked_results(records, found.truth, Findings("a test"))
     assert darknet_map(found.truth, again, points=11) == metrics

@@ -107,7 +107,7 @@ def test_options_of_coco_are_overrides_of_the_experiment() -> None:
     assert metric.overrides() == ["evaluate.backend=fast", "evaluate.other_limits=[1, 300]"]
 
 
-def test_a_metric_in_a_file_of_the_users_own_is_listed_and_used(
+def test_a_metric_in_an_imported_file_is_listed_and_used(
     toy_metric: Path, files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "--import", str(toy_metric), "--metric", "detections_per_object", *files]
@@ -123,7 +123,7 @@ def test_a_metric_in_a_file_of_the_users_own_is_listed_and_used(
     assert "--report and --store-thresholds belong to --metric coco" in capsys.readouterr().err
 
 
-def test_a_misspelt_metric_is_refused_with_the_nearest_name(
+def test_a_misspelt_metric_is_rejected_with_the_nearest_name(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", "--metric", "darknt", *files]) == 2
@@ -131,7 +131,7 @@ def test_a_misspelt_metric_is_refused_with_the_nearest_name(
 
 
 @pytest.mark.parametrize("config", [VocMetric.Config, DarknetMetric.Config])
-def test_options_out_of_range_are_refused(config: Any) -> None:
+def test_options_out_of_range_are_rejected(config: Any) -> None:
     with pytest.raises(ValueError, match=r"match_iou: expected a number between 0 and 1, got 0"):
         config(match_iou=0.0)
     with pytest.raises(ConfigError, match="points of recall"):

@@ -1,4 +1,4 @@
-"""What the paired test claims, counted over drawn studies, and its numbers against an independent computation."""
+"""Claims of the paired test, counted over drawn studies, and its numbers against an independent computation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUM_DRAWS = 1000
 
 
 def claims(differences: np.ndarray) -> np.ndarray:
-    """Which comparisons of each study are claimed: bool (draws, comparisons) of differences (draws, comparisons, n)."""
+    """Return the claims of each study, bool (draws, comparisons), from differences (draws, comparisons, n)."""
     return holm(paired_t(differences)[2]) <= SIGNIFICANCE
 
 
@@ -42,37 +42,37 @@ SHIPPED = [(1, 3), (1, 6), (4, 3)]
 
 
 def share_with_a_claim(rng: np.random.Generator, how: str, num_draws: int, family: tuple[int, int], n: int) -> float:
-    """How many studies of equal samples claim anything; each value is tested against the first."""
+    """Return the share of studies of equal samples that claim a difference; each value is tested against the first."""
     runs = drawn(rng, how, (num_draws, *family, n))
     differences = (runs[:, :, 1:] - runs[:, :, :1]).reshape(num_draws, -1, n)
     return float(claims(differences).any(axis=1).mean())
 
 
 @pytest.mark.parametrize("family", SHIPPED)
-def test_of_shipped_studies_of_equal_samples_at_most_five_percent_claim_a_difference(family):
-    """Twenty thousand of them: the true share is a little below 5 %, and a thousand would count it to 0.7 % only."""
+def test_at_most_five_percent_of_shipped_studies_of_equal_samples_claim_a_difference(family):
+    """Twenty thousand studies: the true share is a little below 5 %; a thousand would measure it only to 0.7 %."""
     assert share_with_a_claim(np.random.default_rng(0), "normal", 20 * NUM_DRAWS, family, 6) <= SIGNIFICANCE
 
 
 @pytest.mark.parametrize("how", ["normal", "skewed", "heavy-tailed"])
 @pytest.mark.parametrize("family", [(1, 2), *SHIPPED])
 @pytest.mark.parametrize("n", [5, 6, 12])
-def test_equal_samples_of_any_shape_are_told_apart_in_at_most_five_percent_of_studies(how, family, n):
+def test_equal_samples_of_any_distribution_differ_in_at_most_five_percent_of_studies(how, family, n):
     num_draws = 4 * NUM_DRAWS
     error = math.sqrt(SIGNIFICANCE * (1 - SIGNIFICANCE) / num_draws)
-    # Where the true share is 5 %, as for one comparison, the count lies above it half of the time.
+    # If the true share is 5 %, as for one comparison, the count is above it half of the time.
     assert share_with_a_claim(np.random.default_rng(7), how, num_draws, family, n) <= SIGNIFICANCE + 4 * error
 
 
-def test_one_comparison_of_equal_samples_claims_as_often_as_it_says():
-    """The test is exact for normal numbers: not only at most 5 %, but 5 %."""
+def test_one_comparison_of_equal_samples_claims_a_difference_at_the_nominal_rate():
+    """The test is exact for normal numbers: the rate is 5 %, not only at most 5 %."""
     runs = np.random.default_rng(0).standard_normal((100_000, 2, 6))
     share = claims((runs[:, 1] - runs[:, 0])[:, None]).mean()
     assert share == pytest.approx(SIGNIFICANCE, abs=0.003)  # four standard errors of the count
 
 
 @pytest.mark.parametrize("num_others", [0, 1])
-def test_a_shift_of_two_deviations_at_six_seeds_is_found_in_at_least_eighty_percent(num_others):
+def test_a_shift_of_two_deviations_at_six_seeds_is_detected_in_at_least_eighty_percent(num_others):
     """One value is shifted by two deviations of a difference; a study of three activations has one that is not."""
     rng = np.random.default_rng(1)
     differences = rng.standard_normal((NUM_DRAWS, 1 + num_others, 6))
@@ -80,8 +80,8 @@ def test_a_shift_of_two_deviations_at_six_seeds_is_found_in_at_least_eighty_perc
     assert claims(differences)[:, 0].mean() >= 0.80
 
 
-def test_unpaired_noise_costs_power_and_the_count_says_how_much():
-    """Two deviations of a run are 1.4 of a difference where the seed explains nothing: found in 79 %, not in 97 %."""
+def test_unpaired_noise_lowers_the_power():
+    """Two deviations of a run are 1.4 of a difference if the seed has no effect: detected in 79 %, not in 97 %."""
     rng = np.random.default_rng(2)
     runs = rng.standard_normal((20_000, 2, 6))
     share = claims((runs[:, 1] + 2 - runs[:, 0])[:, None]).mean()
@@ -91,7 +91,7 @@ def test_unpaired_noise_costs_power_and_the_count_says_how_much():
 
 
 @pytest.mark.parametrize("num_pairs", [2, 3, 6, 25])
-def test_the_numbers_are_those_of_another_implementation(num_pairs):
+def test_the_numbers_equal_those_of_another_implementation(num_pairs):
     rng = np.random.default_rng(num_pairs)
     a, b = rng.normal(0.4, 0.02, num_pairs), rng.normal(0.38, 0.02, num_pairs)
     effect = paired_effect(a.tolist(), b.tolist())
@@ -113,8 +113,8 @@ def test_the_effect_size_has_no_bias():
 
 
 @pytest.mark.parametrize("p_values", [(0.01, 0.04, 0.03, 0.2), (0.5, 0.5), (0.001, 0.9, 0.02), (0.04,)])
-def test_holm_is_the_closed_test_of_bonferroni(p_values):
-    """A hypothesis is rejected where every set of hypotheses that it belongs to is rejected by Bonferroni's rule."""
+def test_holm_equals_the_closed_test_of_bonferroni(p_values):
+    """A hypothesis is rejected if every set of hypotheses that it belongs to is rejected by Bonferroni's rule."""
     corrected_p = holm(p_values)
     for index in range(len(p_values)):
         sets = [
@@ -127,14 +127,14 @@ def test_holm_is_the_closed_test_of_bonferroni(p_values):
         assert corrected_p[index] == pytest.approx(closed, abs=1e-15)
 
 
-def test_a_comparison_without_a_test_counts_for_none():
+def test_a_comparison_without_a_test_is_not_counted_by_holm():
     found = holm([0.03, math.nan, 0.02])
     assert found[[0, 2]].tolist() == holm([0.03, 0.02]).tolist()
     assert math.isnan(found[1])
 
 
 @pytest.mark.parametrize("num_pairs", range(MIN_PAIRS))
-def test_few_pairs_are_described_and_never_claimed(num_pairs):
+def test_few_pairs_are_described_but_not_tested(num_pairs):
     values = [0.9 + 1e-4 * i for i in range(num_pairs)]
     effect = corrected([paired_effect(values, [0.1] * num_pairs)])[0]
     assert effect.is_descriptive
@@ -144,7 +144,7 @@ def test_few_pairs_are_described_and_never_claimed(num_pairs):
 
 
 @pytest.mark.parametrize("num_pairs", [2, 3])
-def test_an_effect_size_wants_three_pairs(num_pairs):
+def test_an_effect_size_needs_three_pairs(num_pairs):
     effect = paired_effect([0.3, 0.5, 0.9][:num_pairs], [0.1] * num_pairs)
     assert math.isnan(effect.size) == (num_pairs == 2)
     assert effect.low < effect.difference < effect.high
@@ -158,7 +158,7 @@ def test_differences_that_do_not_vary_are_never_claimed():
     assert constant[1].p_value == 1
 
 
-def test_the_interval_of_a_mean_is_students():
+def test_the_interval_of_a_mean_is_students_t_interval():
     values = [0.1, 0.15, 0.13, 0.2]
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert interval(values) == pytest.approx(expected, rel=1e-9)

@@ -49,20 +49,20 @@ HALF = [0, 5, 10, 10]  # overlaps BOX by 1/3
 @pytest.mark.parametrize(
     ("kind", "objects", "detections", "cost"),
     [
-        # One object of `a` found at 0.5 below one error at 0.9: AP50 is 1/2, and mending gives 1.
+        # One object of `a` detected at 0.5 below one error at 0.9: AP50 is 1/2, and 1 after the fix.
         ("background", [(1, A, BOX)], [(1, A, FAR, 0.9), (1, A, BOX, 0.5)], 0.5),
         ("duplicate", [(1, A, BOX), (2, A, BOX)], [(1, A, BOX, 0.9), (1, A, BOX, 0.8), (2, A, BOX, 0.7)], None),
-        # Two objects, one found: recalls to 0.5 are reached, 51 of 101; the other is detected off its place.
+        # Two objects, one detected: recalls to 0.5 are reached, 51 of 101; the box of the other is badly placed.
         ("localisation", [(1, A, BOX), (2, A, BOX)], [(1, A, BOX, 0.9), (2, A, HALF, 0.5)], 50 / 101),
         # The object of `b` is detected as `a`, after the only object of `a`: AP50 is (1 + 0) / 2.
         ("classification", [(1, A, BOX), (2, B, BOX)], [(1, A, BOX, 0.9), (2, A, BOX, 0.5)], 0.5),
-        # `b` is missed, and is asked for no more: AP50 of `a` alone.
+        # `b` is missed and no longer asked for: AP50 of `a` alone.
         ("missed", [(1, A, BOX), (2, B, BOX)], [(1, A, BOX, 0.9)], 0.5),
-        # Wrong class and off its place, above the object of `a` that is found: 1/2 becomes 1.
+        # Wrong class and badly placed, above the object of `a` that is detected: 1/2 becomes 1.
         ("both", [(1, A, OTHER), (1, B, BOX)], [(1, A, HALF, 0.9), (1, A, OTHER, 0.5), (1, B, BOX, 0.3)], 0.25),
     ],
 )
-def test_one_error_is_of_its_kind_and_costs_what_is_known_by_hand(
+def test_a_single_error_has_the_kind_and_cost_computed_by_hand(
     kind: str, objects: list[Any], detections: list[Any], cost: float | None
 ) -> None:
     found = split(*set_of(objects, detections))
@@ -73,8 +73,8 @@ def test_one_error_is_of_its_kind_and_costs_what_is_known_by_hand(
     assert (found.kinds == RIGHT).sum() == len(detections) - (kind != "missed")
 
 
-def test_a_set_with_one_error_of_each_kind_is_counted_and_priced_by_hand() -> None:
-    """Class `a`: ten objects in images 1-10, 1-6 found; class `b`: one, found. The wrong ones stand above all."""
+def test_a_set_with_one_error_of_each_kind_has_the_counts_and_costs_computed_by_hand() -> None:
+    """Class `a`: ten objects in images 1-10, 1-6 detected; class `b`: one, detected. The errors have higher scores."""
     objects = [(image, A, BOX) for image in range(1, 11)] + [(11, B, BOX)]
     right = [(image, A, BOX, 0.5) for image in range(1, 7)] + [(11, B, BOX, 0.5)]
     wrong = [
@@ -106,7 +106,7 @@ def test_a_set_with_one_error_of_each_kind_is_counted_and_priced_by_hand() -> No
     a, b = ap_of_a(3, 6, 10), 0.5  # b: a wrong one above its only object
     assert found.ap50 == pytest.approx((a + b) / 2, abs=1e-12)
     costs = {
-        # The detection of 8 becomes the fourth right-or-wrong of `a`, at 0.9: behind one wrong, before two.
+        # The detection of 8 becomes a right one of `a`, at 0.9: after one wrong one, before two.
         "classification": (mended_classification() + 1.0) / 2,
         "localisation": (ap_of_a(2, 7, 10, 1) + b) / 2,
         "both": (ap_of_a(2, 6, 10) + b) / 2,
@@ -125,7 +125,7 @@ def mended_classification() -> float:
     return float(np.where(recalls <= 0.7, 0.7, 0.0).mean())
 
 
-def test_of_two_errors_about_one_object_the_better_is_mended_and_the_other_left_out() -> None:
+def test_the_better_of_two_errors_on_one_object_is_fixed_and_the_other_dropped() -> None:
     objects = [(1, A, BOX), (2, A, BOX)]
     low, high = (1, A, [0, 4, 10, 10], 0.3), (1, A, HALF, 0.9)
     found = split(*set_of(objects, [low, high, (2, A, BOX, 0.5)]))
@@ -133,14 +133,14 @@ def test_of_two_errors_about_one_object_the_better_is_mended_and_the_other_left_
     assert found.ap50 + found.costs["localisation"] == pytest.approx(1.0, abs=1e-12)
 
 
-def test_an_error_about_an_object_that_is_found_is_left_out_when_mended() -> None:
+def test_an_error_on_a_detected_object_is_dropped_when_fixed() -> None:
     found = split(*set_of([(1, A, BOX)], [(1, A, HALF, 0.9), (1, A, BOX, 0.5)]))
     assert found.counts["localisation"] == 1
     assert found.costs["localisation"] == pytest.approx(0.5, abs=1e-12)
 
 
 def reference_kind(iou: np.ndarray, same: np.ndarray, used: np.ndarray) -> str:
-    """TIDE's order, written down a second time for one false positive."""
+    """TIDE's order, implemented again for one false positive."""
     if not len(iou):
         return "background"
     if 0.1 <= (iou * same).max() <= 0.5:
@@ -160,7 +160,7 @@ def overlap(first: list[float], second: list[float]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_split_of_random_sets_is_that_of_a_loop(
+def test_the_split_of_random_sets_equals_that_of_a_loop(
     seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(seed)
@@ -198,7 +198,7 @@ def test_the_split_of_random_sets_is_that_of_a_loop(
     assert (found_split.kinds == IGNORED).sum() == len(ignored)
 
 
-def test_mending_errors_by_hand_and_scoring_with_pycocotools_gives_their_cost(
+def test_the_cost_equals_fixing_errors_by_hand_and_scoring_with_pycocotools(
     random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(5)

@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script> & 'x' $a_b$"
 
 
 class Checker(html.parser.HTMLParser):
-    """Refuses tags that are not closed in order, and collects what a page would fetch or run."""
+    """Parser that rejects tags not closed in order, and collects what a page would fetch or run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def checked_page(page: Path) -> tuple[str, Checker]:
 
 
 def measured(truth: dict[str, Any], results: list[dict[str, Any]], folder: Path, images: bool) -> Any:
-    """Metrics, analysis and annotations of a set whose file and images are written down."""
+    """Metrics, analysis and annotations of a set whose file and images are written to disk."""
     (folder / "truth.json").write_text(json.dumps(truth))
     if images:
         (folder / "images").mkdir()
@@ -84,7 +84,7 @@ def written(random_set: Callable[[int], Scored], tmp_path: Path) -> tuple[Path, 
     return page, metrics, analysis, annotations
 
 
-def test_the_page_needs_nothing_else_and_names_cannot_break_it(
+def test_the_page_is_self_contained_and_escapes_names(
     written: tuple[Path, CocoMetrics, Analysis, CocoAnnotations],
 ) -> None:
     page, metrics, analysis, _ = written
@@ -144,9 +144,7 @@ def test_without_images_there_is_a_page_without_pictures(random_set: Callable[[i
 
 
 @pytest.mark.parametrize("what", ["no objects", "no detections", "neither", "one class of many"])
-def test_a_set_with_next_to_nothing_in_it_has_a_report(
-    what: str, random_set: Callable[[int], Scored], tmp_path: Path
-) -> None:
+def test_an_almost_empty_set_has_a_report(what: str, random_set: Callable[[int], Scored], tmp_path: Path) -> None:
     truth, results = random_set(1)
     if what in ("no objects", "neither"):
         truth["annotations"] = []
@@ -157,12 +155,12 @@ def test_a_set_with_next_to_nothing_in_it_has_a_report(
     metrics, analysis, annotations = measured(truth, results, tmp_path, images=False)
     page = write_report(tmp_path / "out", what, metrics, analysis, annotations, {}, [])
     text, _ = checked_page(page)
-    assert "nan" not in text.replace("unused", "").split("<h2>Where")[0].split("<main>")[1]
+    assert "nan" not in text.replace("unused", "").split("<h2>Errors")[0].split("<main>")[1]
     json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_a_folder_that_cannot_be_made_is_a_clear_error(random_set: Callable[[int], Scored], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(random_set: Callable[[int], Scored], tmp_path: Path) -> None:
     metrics, analysis, annotations = measured(*random_set(1), tmp_path, images=False)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DetectorError, match=r"report cannot be written.*give another place"):
+    with pytest.raises(DetectorError, match=r"report cannot be written.*give another folder"):
         write_report(tmp_path / "file" / "out", "a", metrics, analysis, annotations, {}, [])

@@ -26,7 +26,7 @@ EMPTY = 2  # the image without objects
 
 
 class Oracle(DetectionModel):
-    """Returns the ground truth of the image it is shown, which it knows by the grey of the whole image."""
+    """Model that returns the ground truth of an image, which it recognises by the grey of the whole image."""
 
     max_stride, image_channels = 32, 3
 
@@ -107,7 +107,7 @@ def test_a_model_that_returns_the_ground_truth_has_an_ap_of_one(
     assert done == list(range(1, len(SIZES_HW) + 1))
 
 
-def test_the_records_carry_the_ids_and_boxes_of_the_annotation_file(split: CocoAnnotations, tmp_path: Path) -> None:
+def test_the_records_have_the_ids_and_boxes_of_the_annotation_file(split: CocoAnnotations, tmp_path: Path) -> None:
     found = evaluate(oracle(split, InputConfig((96, 160))), split, EvaluateConfig())
     truth = json.loads((tmp_path / "truth.json").read_text())
 
@@ -120,11 +120,11 @@ def test_the_records_carry_the_ids_and_boxes_of_the_annotation_file(split: CocoA
     assert all(record["score"] == float(np.float32(0.9)) for record in found.results)
 
 
-def test_the_numbers_are_those_of_the_records(split: CocoAnnotations) -> None:
+def test_the_numbers_follow_from_the_records(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64))
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
-    model.answers[grey_of(0)][0].add_(9)  # boxes off their place
+    model.answers[grey_of(0)][0].add_(9)  # badly placed boxes
     found = evaluate(predictor, split, EvaluateConfig())
     assert 0.5 < found.metrics.ap < 0.99
     written = json.loads(json.dumps(found.results))
@@ -143,7 +143,7 @@ def test_categories_that_the_file_does_not_list_are_not_scored(split: CocoAnnota
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
     for _, scores in model.answers.values():
-        scores[:, 0] = 0.95  # every box is also, and rather, of the category 1
+        scores[:, 0] = 0.95  # every box has a higher score for category 1
     found = evaluate(predictor, split, EvaluateConfig())
     assert {record["category_id"] for record in found.results} == set(CATEGORY_IDS)
     assert found.metrics.ap == pytest.approx(1.0, abs=1e-12)
@@ -164,7 +164,7 @@ def test_the_objects_of_an_unreadable_image_are_missed_and_the_image_is_listed(
     assert missed == 4
     assert found.metrics.num_objects == split.num_boxes
     assert found.metrics.num_detections == split.num_boxes - missed
-    # All that is found is right: the AP of a class is the share of the recall points up to its recall.
+    # All detections are right: the AP of a class is the share of the recall points up to its recall.
     aps = []
     for label in range(3):
         num = np.count_nonzero(split.labels == label)
@@ -180,7 +180,7 @@ def test_a_split_of_unreadable_images_has_an_ap_of_zero(split: CocoAnnotations, 
     assert (found.metrics.ap, len(found.skipped), found.results) == (0.0, len(SIZES_HW), [])
 
 
-def test_the_thresholds_of_the_configuration_hold(split: CocoAnnotations) -> None:
+def test_the_thresholds_of_the_configuration_are_applied(split: CocoAnnotations) -> None:
     assert evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig(confidence=0.95)).results == []
     one = evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig(max_detections=1)).results
     assert len({record["image_id"] for record in one}) == len(one) == len(SIZES_HW) - 1
@@ -192,7 +192,7 @@ def test_sources_keep_the_order_and_ids_of_the_file(split: CocoAnnotations) -> N
     assert [source.path.name for source in sources if source.path] == [f"{i}.png" for i in range(len(SIZES_HW))]
 
 
-def test_the_conditions_stand_beside_the_numbers(split: CocoAnnotations) -> None:
+def test_the_conditions_are_returned_with_the_numbers(split: CocoAnnotations) -> None:
     config = EvaluateConfig(confidence=0.01, iou=0.6, nms="diou", nms_beta=0.8, max_detections=50)
     found = evaluate(oracle(split, InputConfig((96, 160), fit="stretch")), split, config).conditions
     assert (found.confidence, found.nms, found.iou, found.max_detections) == (0.01, "diou, beta 0.8", 0.6, 50)
@@ -212,13 +212,13 @@ def test_the_configuration_chooses_the_back_end_and_other_limits(split: CocoAnno
         EvaluateConfig(other_limits=(0,))
 
 
-def test_the_columns_that_were_scored_come_with_the_numbers(split: CocoAnnotations) -> None:
+def test_the_scored_columns_are_returned_with_the_numbers(split: CocoAnnotations) -> None:
     found = evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig())
     assert found.detections.to_records(found.truth) == found.results
     assert score_results(found.truth, found.detections) == found.metrics
 
 
-def test_a_batch_of_no_images_is_refused() -> None:
+def test_a_batch_size_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"evaluate\.batch_size: expected at least 1, got 0"):
         EvaluateConfig(batch_size=0)
     with pytest.raises(ValueError, match="confidence and iou want to be within"):

@@ -29,7 +29,7 @@ def columns_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Gr
 
 @pytest.mark.parametrize("first_seed", range(0, NUM_SETS, 10))
 @pytest.mark.parametrize("kind", ["random_set", "tied_set"])
-def test_every_number_is_that_of_pycocotools_to_the_last_bit(
+def test_every_number_equals_that_of_pycocotools_to_the_last_bit(
     kind: str, first_seed: int, request: pytest.FixtureRequest, by_pycocotools: Reference
 ) -> None:
     draw: SetOf = request.getfixturevalue(kind)
@@ -44,7 +44,7 @@ def test_every_number_is_that_of_pycocotools_to_the_last_bit(
 
 @pytest.mark.parametrize("kind", ["random_set", "tied_set"])
 @pytest.mark.parametrize("limits", [(1,), (2, 3, 5), (1, 10, 100, 300)])
-def test_limits_are_those_of_pycocotools_too(
+def test_other_limits_equal_those_of_pycocotools(
     limits: tuple[int, ...], kind: str, request: pytest.FixtureRequest
 ) -> None:
     draw: SetOf = request.getfixturevalue(kind)
@@ -56,7 +56,7 @@ def test_limits_are_those_of_pycocotools_too(
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_the_tied_sets_are_full_of_ties(tied_set: SetOf) -> None:
+def test_the_tied_sets_contain_many_ties(tied_set: SetOf) -> None:
     """Sets in which a detection has several objects of the same highest overlap, and objects on the ends of a range."""
     num_ties = num_ends = num_crowds = 0
     for seed in range(NUM_SETS):
@@ -86,7 +86,7 @@ def test_the_example_of_coco_itself_is_scored_as_by_pycocotools(data_folder: Pat
         np.testing.assert_array_equal(getattr(fast_curves(*columns), name), expected)
 
 
-def test_matches_name_the_object_that_each_detection_found() -> None:
+def test_matches_name_the_object_of_each_detection() -> None:
     truth = {
         "images": [{"id": i} for i in (3, 4)],
         "categories": [{"id": 1, "name": "a"}],
@@ -110,7 +110,7 @@ def test_matches_name_the_object_that_each_detection_found() -> None:
     assert found.truth_rows[0, 7].tolist() == [-1, 0, 1, 2]  # 0.85
     assert found.is_ignored[0, 0].tolist() == [False, False, True, False]  # in the crowd
     assert found.is_truth_ignored[0].tolist() == [False, True, False]
-    assert found.is_truth_ignored[2].tolist() == [True, True, True]  # none is of medium size and no crowd
+    assert found.is_truth_ignored[2].tolist() == [True, True, True]  # no object is of medium size without being a crowd
 
 
 def test_a_set_without_detections_or_without_objects_has_curves(random_set: SetOf) -> None:

@@ -27,7 +27,7 @@ def model_file(**changes: Any) -> ModelFile:
     return ModelFile(**{**fields, "state": {"weight": torch.ones(2)}, **changes})
 
 
-def test_thresholds_go_into_a_model_file_and_come_back(tmp_path: Path) -> None:
+def test_thresholds_survive_a_round_trip_through_a_model_file(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", model_file(operating_point=POINT.to_plain()))
     loaded = load_model_file(tmp_path / "m.safetensors")
     assert OperatingPoint.of_file(loaded, "m") == POINT
@@ -35,7 +35,7 @@ def test_thresholds_go_into_a_model_file_and_come_back(tmp_path: Path) -> None:
     assert load_model_file(tmp_path / "again.safetensors").operating_point == loaded.operating_point
 
 
-def test_a_file_without_thresholds_says_how_to_get_some(tmp_path: Path) -> None:
+def test_the_error_of_a_file_without_thresholds_says_how_to_store_some(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", model_file())
     with pytest.raises(ConfigError, match="m holds no thresholds; store some with detector evaluate m"):
         OperatingPoint.of_file(load_model_file(tmp_path / "m.safetensors"), "m")
@@ -53,7 +53,7 @@ def test_a_file_without_thresholds_says_how_to_get_some(tmp_path: Path) -> None:
         {"overall": float("nan")},
     ],
 )
-def test_thresholds_that_are_none_are_refused(changes: dict[str, Any]) -> None:
+def test_invalid_thresholds_are_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"a threshold within 0\.\.1 for each of its 2 classes"):
         OperatingPoint.of_file(model_file(operating_point={**POINT.to_plain(), **changes}), "m")
 
@@ -64,7 +64,7 @@ def test_thresholds_replace_the_confidence_of_a_selection() -> None:
     assert overall == SelectConfig(confidence=0.4)
 
 
-def test_a_class_of_the_model_gets_the_threshold_of_its_category_and_an_unseen_one_the_overall(
+def test_a_class_gets_the_threshold_of_its_category_and_an_unknown_one_the_overall(
     random_set: Callable[[int], Scored],
 ) -> None:
     truth, results = random_set(2)
@@ -80,7 +80,7 @@ def test_a_class_of_the_model_gets_the_threshold_of_its_category_and_an_unseen_o
     assert (found.overall, found.target) == (overall.confidence, "best F1")
     assert (found.num_images, found.ground_truth_sha256) == (len(truth["images"]), ground_truth.sha256)
     empty = Ranking.of(ground_truth, checked_results([], ground_truth, Findings("the test")))
-    with pytest.raises(DatasetError, match="want objects and detections"):
+    with pytest.raises(DatasetError, match="expected objects and detections"):
         OperatingPoint.chosen(ground_truth, empty, Target(), ids)
 
 
@@ -95,7 +95,7 @@ def test_each_class_has_its_own_lowest_score() -> None:
     assert [t.tolist() for t in uniform] == [t.tolist() for t in select(boxes, scores, SelectConfig(confidence=0.3))]
 
 
-def test_thresholds_of_other_numbers_or_of_another_number_of_classes_are_refused() -> None:
+def test_thresholds_out_of_range_or_of_another_number_of_classes_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"class_confidence wants to be within 0\.\.1"):
         SelectConfig(class_confidence=(0.5, 1.5))
     with pytest.raises(ConfigError, match="a value for each of 3 classes, found 2"):

@@ -25,7 +25,7 @@ def ranking_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ranking:
 
 
 def resampled(truth: dict[str, Any], results: list[dict[str, Any]], weights: np.ndarray) -> Scored:
-    """The set in which each image, by ascending id, stands as often as its weight says, copies after one another."""
+    """The set in which each image, by ascending id, is repeated by its weight, copies after one another."""
     images, annotations, records = [], [], []
     for image, weight in zip(sorted(truth["images"], key=lambda i: i["id"]), weights.tolist(), strict=True):
         for _ in range(weight):
@@ -38,12 +38,12 @@ def resampled(truth: dict[str, Any], results: list[dict[str, Any]], weights: np.
 
 
 def untied(seed: int) -> int:
-    """A seed of `random_set` without equal scores: their order within an image is anybody's."""
+    """A seed of `random_set` without equal scores, whose order within an image is undefined."""
     return seed if seed % 3 else seed + 1
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_set_as_it_is_has_the_bits_of_pycocotools(
+def test_weights_of_one_give_the_bits_of_pycocotools(
     seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(seed)
@@ -56,7 +56,7 @@ def test_the_set_as_it_is_has_the_bits_of_pycocotools(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_resample_has_the_ap_that_pycocotools_gives_the_set_with_its_copies(
+def test_each_resample_has_the_ap_of_pycocotools_for_the_set_with_copied_images(
     seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(untied(seed))
@@ -75,7 +75,7 @@ def test_each_resample_has_the_ap_that_pycocotools_gives_the_set_with_its_copies
     assert compared >= 6
 
 
-def test_the_interval_is_that_of_brute_force_resampling(
+def test_the_interval_equals_that_of_brute_force_resampling(
     random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(4)
@@ -99,8 +99,8 @@ def test_every_resample_has_as_many_images_as_the_set_and_a_seed_repeats_it() ->
     assert not np.array_equal(weights, draw_weights(37, 500, 2))
 
 
-def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
-    """Images of one object that is found with certainty 0.6: AP of many images is known, of 60 it varies."""
+def test_the_interval_covers_the_true_value_at_about_the_nominal_rate() -> None:
+    """Images of one object that is detected with probability 0.6: AP of many images is known, of 60 it varies."""
     rng = np.random.default_rng(0)
 
     def drawn_set(num_images: int) -> Scored:
@@ -118,7 +118,7 @@ def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
     true_ap = bootstrap(ranking_of(*drawn_set(20_000)), num_resamples=2).stats["AP"].value
     intervals = [bootstrap(ranking_of(*drawn_set(60)), num_resamples=200).stats["AP"] for _ in range(60)]
     share = np.mean([i.low <= true_ap <= i.high for i in intervals])
-    assert 0.82 <= share <= 1.0  # the 95 % interval; percentile intervals of small sets fall a little short
+    assert 0.82 <= share <= 1.0  # the 95 % interval; percentile intervals of small sets are a little too short
 
 
 def worsened(results: list[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def worsened(results: list[dict[str, Any]], share: float, seed: int) -> list[dic
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_paired_test_is_that_of_brute_force(
+def test_the_paired_test_equals_that_of_brute_force(
     seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(seed)
@@ -159,7 +159,7 @@ def test_the_paired_test_is_that_of_brute_force(
     assert found.share_better == np.mean(np.array(drawn) > 0)
 
 
-def test_a_model_is_not_better_than_itself_and_better_than_a_ruin(random_set: Callable[[int], Scored]) -> None:
+def test_a_model_is_not_better_than_itself_but_better_than_a_degraded_copy(random_set: Callable[[int], Scored]) -> None:
     truth, results = random_set(4)
     ranking = ranking_of(truth, results)
     same = paired_test(ranking, ranking, num_resamples=50)
@@ -172,8 +172,8 @@ def test_a_model_is_not_better_than_itself_and_better_than_a_ruin(random_set: Ca
     assert back.p_value == ruin.p_value
 
 
-def test_p_values_of_equal_models_are_spread_evenly() -> None:
-    """Two models that differ by chance alone: one in five has a p-value below 0.2, not many more."""
+def test_p_values_of_equal_models_are_uniform() -> None:
+    """Two models that differ by chance alone: about one in five pairs has a p-value below 0.2."""
     rng = np.random.default_rng(5)
     num_images = 40
     images = [{"id": i, "file_name": f"{i}.jpg", "height": 50, "width": 50} for i in range(num_images)]
@@ -193,11 +193,11 @@ def test_p_values_of_equal_models_are_spread_evenly() -> None:
         return ranking_of(truth, records)
 
     p_values = [paired_test(drawn_ranking(), drawn_ranking(), num_resamples=99).p_value for _ in range(100)]
-    assert 0.08 < np.mean(np.array(p_values) <= 0.2) < 0.34  # 0.2, give or take three and a half deviations
+    assert 0.08 < np.mean(np.array(p_values) <= 0.2) < 0.34  # 0.2 plus or minus three and a half deviations
     assert 0.35 < np.mean(np.array(p_values) <= 0.5) < 0.65
 
 
-def test_results_on_other_images_are_refused(random_set: Callable[[int], Scored]) -> None:
+def test_results_on_other_images_are_rejected(random_set: Callable[[int], Scored]) -> None:
     with pytest.raises(DatasetError, match="same ground truth"):
         paired_test(ranking_of(*random_set(1)), ranking_of(*random_set(2)))
 

@@ -46,7 +46,7 @@ def test_results_become_columns_in_their_order_with_nothing_rounded() -> None:
     assert found.to_records(GroundTruth.of_mapping(TRUTH))[1] == result(box, 0.5 + 1e-12, image_id=HUGE, category_id=90)
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numbers_of_numpy_are_accepted() -> None:
     record = {"image_id": np.int64(5), "category_id": np.int32(7), "score": np.float32(0.5)}
     found, problems = checked([{**record, "bbox": np.array([1, 2, 3, 4], np.float32)}])
     assert (found.boxes_xywh.tolist(), found.scores.tolist(), problems) == ([[1, 2, 3, 4]], [0.5], ())
@@ -88,12 +88,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ([5, 7, [1, 2, 3, 4], 0.5], "results[1]: expected an object"),
     ],
 )
-def test_a_record_that_cannot_be_scored_is_refused_with_its_place(record: Any, message: str) -> None:
+def test_a_record_that_cannot_be_scored_is_rejected_with_its_position(record: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=rf"^results\.json cannot be used, 1 error: .*{re.escape(message)}"):
         checked([result(), record])
 
 
-def test_all_mistakes_of_a_file_are_named_at_once() -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once() -> None:
     records = [result([1, 2, 3]), result(score=None), *[result(image_id=6)] * 3, *[result(category_id=1)] * 2]
     with pytest.raises(DatasetError) as caught:
         checked(records)
@@ -105,7 +105,7 @@ def test_all_mistakes_of_a_file_are_named_at_once() -> None:
     assert "category_id not in the annotation file: 1 (2 x, first results[5])" in text
 
 
-def test_unknown_images_and_categories_are_skipped_and_counted_when_asked() -> None:
+def test_unknown_images_and_categories_are_skipped_and_counted_on_request() -> None:
     records = [result(image_id=6), result(), result(category_id=1), result(image_id=9, category_id=1)]
     found, problems = checked(records, ignore_unknown=True)
     assert len(found) == 1
@@ -129,20 +129,18 @@ def test_unknown_images_and_categories_are_skipped_and_counted_when_asked() -> N
         ([result([0.2, 0.3, 0.5, 0.4])], "box that looks normalised to 0..1 where pixels are wanted", 1),
     ],
 )
-def test_what_is_odd_and_clear_is_kept_and_counted(records: list[Any], kind: str, count: int) -> None:
+def test_odd_but_unambiguous_records_are_kept_and_counted(records: list[Any], kind: str, count: int) -> None:
     found, problems = checked(records)
     assert len(found) == len(records)
     assert [(p.kind, p.outcome, p.count) for p in problems] == [(kind, "accepted", count)]
 
 
-def test_the_same_box_of_another_class_image_or_score_is_no_repetition() -> None:
+def test_the_same_box_of_another_class_image_or_score_is_not_a_duplicate() -> None:
     records = [result(), result(category_id=90), result(image_id=8), result(score=0.8), result([1, 2, 3, 5])]
     assert checked(records)[1] == ()
 
 
-def test_boxes_of_every_oddity_are_scored_as_pycocotools_scores_them(
-    random_set: SetOf, by_pycocotools: Reference
-) -> None:
+def test_odd_boxes_are_scored_as_by_pycocotools(random_set: SetOf, by_pycocotools: Reference) -> None:
     truth, results = random_set(4)
     for position, record in enumerate(results):
         x, y, w, h = record["bbox"]
@@ -153,12 +151,12 @@ def test_boxes_of_every_oddity_are_scored_as_pycocotools_scores_them(
     assert found["AP"] > 0.01
 
 
-def test_results_that_are_all_nan_are_refused_where_pycocotools_counts_them_as_found(
+def test_nan_results_are_rejected_although_pycocotools_counts_them_as_matches(
     random_set: SetOf, by_pycocotools: Reference
 ) -> None:
     truth, results = random_set(4)
     broken = [{**r, "bbox": [math.nan] * 4} for r in results]
-    assert by_pycocotools(truth, broken).stats[0] > 0.1  # what this project guards against
+    assert by_pycocotools(truth, broken).stats[0] > 0.1  # the error that the check prevents
     for backend in ("pycocotools", "fast"):
         with pytest.raises(DatasetError, match=r"bbox of results\[0\]: expected 4 finite numbers, got \[nan"):
             score_results(truth, broken, backend=backend)  # type: ignore[arg-type]  # a plain text
@@ -182,7 +180,7 @@ def test_results_that_are_all_nan_are_refused_where_pycocotools_counts_them_as_f
         (b'[{"image_id": 5, "category_id": 7, "bbox": [1, 1, 1e999, 3], "score": 1}]', "expected 4 finite numbers"),
     ],
 )
-def test_a_file_that_is_no_list_of_results_is_refused_with_its_name(
+def test_a_file_that_is_not_a_list_of_results_is_rejected_with_its_name(
     content: bytes, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "results.json"
@@ -191,13 +189,13 @@ def test_a_file_that_is_no_list_of_results_is_refused_with_its_name(
         read_results(path, GroundTruth.of_mapping(TRUTH))
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_rejected(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.json", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(DatasetError, match=f"cannot be read: {reason}"):
             read_results(path, GroundTruth.of_mapping(TRUTH))
 
 
-def test_a_byte_order_mark_is_passed_over_and_a_key_given_twice_is_counted(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored_and_a_duplicate_key_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     text = '[{"image_id": 8, "image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}]'
     path.write_text(text, encoding="utf-8-sig")

@@ -24,7 +24,7 @@ HEAD = "epoch,step,metrics/mAP50(B),metrics/mAP50-95(B)\n"
 
 
 def evaluated(folder: Path, truth: Path, results: list[dict[str, Any]], **changes: Any) -> Path:
-    """A folder as `detector evaluate` leaves it."""
+    """A folder as `detector evaluate` writes it."""
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results))
     metrics = score_results(GroundTruth.of_annotations(read_coco(truth, None)), results)
@@ -45,9 +45,7 @@ def pair(random_set: Callable[[int], Scored], tmp_path: Path) -> tuple[Path, Pat
     )
 
 
-def test_two_evaluations_are_tested_on_their_saved_results_and_taken_as_seeds(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_two_evaluations_of_one_recipe_are_tested_and_grouped_as_seeds(pair: tuple[Path, Path], tmp_path: Path) -> None:
     runs = [read_run(folder) for folder in pair]
     found = compare(runs, num_resamples=50, seed=3)
     truth = GroundTruth.of_annotations(read_coco(tmp_path / "truth.json", None))
@@ -62,14 +60,14 @@ def test_two_evaluations_are_tested_on_their_saved_results_and_taken_as_seeds(
     assert set(runs[0].of_class) == set(json.loads((pair[0] / "metrics.json").read_text())["class_ap"])
 
 
-def test_what_cannot_be_tested_says_why(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_without_a_test_has_a_reason(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (pair[1] / "results.json").unlink()
     found = compare([read_run(folder) for folder in pair])
     assert found.tests == {}
     assert "has no saved results" in found.untested[str(pair[1])]
 
 
-def test_runs_on_other_ground_truths_are_not_tested_and_no_seeds_of_one_another(
+def test_runs_on_other_ground_truths_are_neither_tested_nor_grouped_as_seeds(
     pair: tuple[Path, Path], random_set: Callable[[int], Scored], tmp_path: Path
 ) -> None:
     truth, results = random_set(2)
@@ -80,7 +78,7 @@ def test_runs_on_other_ground_truths_are_not_tested_and_no_seeds_of_one_another(
     assert found.seeds == ()
 
 
-def test_a_ground_truth_that_has_changed_or_moved_is_seen(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_changed_or_moved_ground_truth_is_reported(pair: tuple[Path, Path], tmp_path: Path) -> None:
     runs = [read_run(folder) for folder in pair]
     moved = tmp_path / "moved.json"
     (tmp_path / "truth.json").rename(moved)
@@ -92,7 +90,7 @@ def test_a_ground_truth_that_has_changed_or_moved_is_seen(pair: tuple[Path, Path
         compare(runs, moved, num_resamples=5)
 
 
-def test_a_training_run_stands_for_its_best_evaluation(tmp_path: Path) -> None:
+def test_a_training_run_is_read_as_its_best_evaluation(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()
     (folder / "results.csv").write_text(f"{HEAD}1,10,0.5,0.2\n2,20,0.6,0.4\n3,30,0.7,nan\n4,40,0.8,0.3\n")
@@ -104,7 +102,7 @@ def test_a_training_run_stands_for_its_best_evaluation(tmp_path: Path) -> None:
     assert read_run(folder / "results.csv").stats["AP"] == 0.4
 
 
-def test_classifiers_stand_side_by_side_and_over_seeds(tmp_path: Path) -> None:
+def test_classifiers_are_compared_over_seeds_without_a_paired_test(tmp_path: Path) -> None:
     for name, top1 in (("a", 0.5), ("b", 0.7)):
         (tmp_path / name).mkdir()
         rows = f"epoch,metrics/top1,metrics/mean_class\n1,{top1},0.4\n2,0.1,0.9\n"
@@ -121,7 +119,7 @@ def test_classifiers_stand_side_by_side_and_over_seeds(tmp_path: Path) -> None:
     assert math.isnan(measured.of_class["z"])
     found = compare([first, second, measured])
     assert found.tests == {}
-    assert "one of detections" in found.untested[second.name]
+    assert "for detections only" in found.untested[second.name]
     ((names, seeds),) = found.seeds
     assert names == (first.name, second.name)
     assert seeds.mean == pytest.approx(0.6)
@@ -129,7 +127,7 @@ def test_classifiers_stand_side_by_side_and_over_seeds(tmp_path: Path) -> None:
         compare([first, MeasuredRun("d", {"AP": 0.3})])
 
 
-def test_a_recipe_is_all_but_the_seed_and_the_places() -> None:
+def test_the_hash_of_a_recipe_ignores_seed_device_and_folders() -> None:
     config = {"train": {"seed": 0, "epochs": 9, "project": "a"}, "device": "cpu", "input": {"size": 64}}
     same = {"train": {"seed": 5, "epochs": 9, "project": "b"}, "device": "cuda", "input": {"size": 64}}
     assert recipe_sha256(config) == recipe_sha256(same)
@@ -153,7 +151,7 @@ def test_a_recipe_is_all_but_the_seed_and_the_places() -> None:
         ("results.csv", HEAD + "1,1,x,y\n", DatasetError),
     ],
 )
-def test_a_folder_without_readable_numbers_is_refused_with_its_name(
+def test_a_folder_without_readable_numbers_is_rejected_with_its_name(
     name: str, content: str, error: type[Exception], tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(content)

@@ -16,9 +16,7 @@ COLUMNS = ("image_hw", "image_ranks", "category_ranks", "boxes_xywh", "areas", "
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_file_and_the_mapping_it_gives_have_the_same_columns_and_hash(
-    seed: int, random_set: SetOf, tmp_path: Path
-) -> None:
+def test_a_file_and_its_mapping_have_the_same_columns_and_hash(seed: int, random_set: SetOf, tmp_path: Path) -> None:
     truth, _ = random_set(seed)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     annotations = read_coco(tmp_path / "truth.json", None)
@@ -43,7 +41,7 @@ def mapping() -> dict[str, Any]:
     }
 
 
-def test_rows_stand_by_image_with_ranks_for_ids_of_any_size() -> None:
+def test_rows_are_ordered_by_image_with_ranks_for_ids_of_any_size() -> None:
     found = GroundTruth.of_mapping(mapping())
     assert found.image_ids == (-1, 3, 2**70)
     assert found.image_hw.tolist() == [[0, 0], [6, 7], [4, 5]]
@@ -54,7 +52,7 @@ def test_rows_stand_by_image_with_ranks_for_ids_of_any_size() -> None:
     assert found.is_crowd.tolist() == [True, False, False]
 
 
-def test_the_hash_is_that_of_what_a_score_depends_on() -> None:
+def test_the_hash_covers_everything_that_a_score_depends_on() -> None:
     plain = GroundTruth.of_mapping(mapping()).sha256
     reordered = mapping()
     reordered["images"].reverse()
@@ -75,7 +73,7 @@ def test_the_hash_is_that_of_what_a_score_depends_on() -> None:
     assert GroundTruth.of_mapping(fewer).sha256 != plain
 
 
-def test_groups_that_both_have_are_found() -> None:
+def test_shared_groups_are_returned() -> None:
     found = shared_groups(np.array([0, 0, 3, 5, 5]), np.array([0, 2, 3, 3, 6]))
     assert found == [(slice(0, 2), slice(0, 1)), (slice(2, 3), slice(2, 4))]
     assert shared_groups(np.array([], np.int64), np.array([1])) == []

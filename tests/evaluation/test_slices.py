@@ -37,7 +37,7 @@ def columns(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Groun
 
 
 def by_range(truth: dict[str, Any], results: list[dict[str, Any]], edges: list[float]) -> list[tuple[float, float]]:
-    """AP and AP50 within ranges of the key `area`, which pycocotools reads of objects and results alike."""
+    """AP and AP50 within ranges of the key `area`, which pycocotools reads from objects and results."""
     with contextlib.redirect_stdout(io.StringIO()):
         objects, found = COCO(), COCO()
         objects.dataset = copy.deepcopy(truth)
@@ -59,7 +59,7 @@ def by_range(truth: dict[str, Any], results: list[dict[str, Any]], edges: list[f
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_ap_by_size_and_aspect_is_that_of_pycocotools_with_other_ranges(
+def test_ap_by_size_and_aspect_equals_that_of_pycocotools_with_other_ranges(
     seed: int, random_set: Callable[[int], Scored]
 ) -> None:
     truth, results = random_set(seed)
@@ -79,7 +79,7 @@ def test_ap_by_size_and_aspect_is_that_of_pycocotools_with_other_ranges(
     np.testing.assert_array_equal([(s.ap, s.ap50) for s in aspect_slices(ground_truth, found)], expected)
 
 
-def test_ap_by_crowding_is_that_of_the_images_alone(
+def test_ap_by_crowding_equals_that_of_the_images_alone(
     random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:
     truth, results = random_set(1)
@@ -117,7 +117,7 @@ def box_set(objects: list[tuple[int, list[float]]], detections: list[tuple[int, 
 
 
 def test_recall_by_overlap_counts_each_object_once() -> None:
-    # Two overlap by 1/3 (5 of 15), two touch nothing; one of each pair is found.
+    # Two overlap by 1/3 (5 of 15), two overlap nothing; one of each pair is detected.
     objects = [(1, [0.0, 0, 10, 10]), (2, [0.0, 5, 10, 10]), (1, [50.0, 0, 10, 10]), (1, [90.0, 0, 10, 10])]
     truth, results = box_set(objects, [(2, [0, 5, 10, 10], 0.9), (1, [50, 0, 10, 10], 0.8)])
     ground_truth, _, ranking = columns(truth, results)
@@ -128,16 +128,16 @@ def test_recall_by_overlap_counts_each_object_once() -> None:
     assert sum(num for num, _ in found.values()) == 4
 
 
-def test_a_confusion_matrix_known_by_hand() -> None:
+def test_a_confusion_matrix_equals_that_computed_by_hand() -> None:
     objects = [(1, [0.0, 0, 10, 10]), (1, [30.0, 0, 10, 10]), (2, [60.0, 0, 10, 10]), (3, [90.0, 0, 10, 10])]
     detections = [
         (1, [0.0, 0, 10, 10], 0.9),  # right
-        (2, [0.0, 0, 10, 10], 0.8),  # its object is taken: nothing there
-        (2, [30.0, 1, 10, 10], 0.7),  # 1 taken for 2
-        (1, [60.0, 0, 10, 10], 0.95),  # 2 taken for 1? no: a right one is matched first
+        (2, [0.0, 0, 10, 10], 0.8),  # its object is taken: on nothing
+        (2, [30.0, 1, 10, 10], 0.7),  # 1 detected as 2
+        (1, [60.0, 0, 10, 10], 0.95),  # not 2 detected as 1: a right detection is matched first
         (2, [60.0, 0, 10, 9], 0.5),  # right
         (3, [90.0, 0, 10, 10], 0.1),  # below the threshold: missed
-        (3, [150.0, 0, 10, 10], 0.6),  # nothing there
+        (3, [150.0, 0, 10, 10], 0.6),  # on nothing
     ]
     ground_truth, found, ranking = columns(*box_set(objects, detections))
     matrix = confusion_matrix(ground_truth, found, ranking, 0.4)
@@ -152,7 +152,9 @@ def test_a_confusion_matrix_known_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("confidence", [0.0, 0.6])
-def test_a_confusion_matrix_adds_up(seed: int, confidence: float, random_set: Callable[[int], Scored]) -> None:
+def test_a_confusion_matrix_counts_every_object_and_detection_once(
+    seed: int, confidence: float, random_set: Callable[[int], Scored]
+) -> None:
     truth, results = random_set(seed)
     ground_truth, found, ranking = columns(truth, results)
     matrix = confusion_matrix(ground_truth, found, ranking, confidence)

@@ -1,8 +1,8 @@
-"""Single mistakes that change AP, each beside the whole path of this package, which does not make it.
+"""Single mistakes that change AP, each compared with the whole path of this package, which does not make it.
 
-The scene is drawn so that every mistake shows: crowds, images without objects and without detections, ids that do not
-count from 0, masks smaller than their boxes, scores of every height, and overlaps that pass a threshold only just. Its
-truth is what pycocotools makes of the boxes that the model means, in float64 and without any image in between.
+The scene is drawn so that every mistake changes the numbers: crowds, images without objects and without detections, ids
+that do not start at 0, masks smaller than their boxes, high and low scores, and overlaps just above a threshold. The
+expected numbers are those of pycocotools for the boxes of the model, in float64 and without any image in between.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Records: TypeAlias = "list[dict[str, Any]]"
 CATEGORY_IDS = (3, 7, 90)
 CANVAS = 96
 NUM_IMAGES = 24
-SHOWS = 1e-3  # a mistake that changes AP by less would not be seen
+SHOWS = 1e-3  # a mistake must change AP by more to be detected
 
 
 class Meant(DetectionModel):
-    """Has the boxes it means for each image, which it knows by its grey, where the pixels really lie on the canvas."""
+    """Model with fixed boxes for each image, recognised by its grey, placed where its pixels are on the canvas."""
 
     max_stride, image_channels, num_classes = 32, 3, len(CATEGORY_IDS)
 
@@ -69,7 +69,7 @@ class Meant(DetectionModel):
 
 @dataclass(frozen=True)
 class Scene:
-    """A split on disk, what the model means, and what this package makes of it."""
+    """A split on disk, the boxes of the model, and the numbers of this package."""
 
     truth: dict[str, Any]
     results: Records
@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator) -> tuple[dict[str, Any], Records]:
             annotation = {"id": len(truth["annotations"]), "image_id": image_id, "category_id": category, "bbox": box}
             truth["annotations"].append({**annotation, "area": area, "iscrowd": is_crowd})
             if index % 8 == 2 or rng.random() < 0.15:
-                continue  # nothing is found in a whole image, or not this object
+                continue  # no detection in a whole image, or not of this object
             just_above = rng.choice([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]) + 1e-4
             moved = [x + w * (1 - just_above) / (1 + just_above) * rng.choice([-1, 1]), y, w, h]
             results.append({"image_id": image_id, "category_id": category, "bbox": moved})
@@ -130,7 +130,7 @@ def grey_of(index: int) -> int:
 
 
 def stats_of(truth: dict[str, Any], results: Records, limits: tuple[int, ...] = (1, 10, 100)) -> list[float]:
-    """The numbers of pycocotools on its own."""
+    """The numbers of pycocotools alone."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
@@ -157,18 +157,18 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         InputConfig(CANVAS, fit=request.param),
         [f"class {i}" for i in CATEGORY_IDS],
         CATEGORY_IDS,
-        batch_size=7,  # the last batch is filled up
+        batch_size=7,  # the last batch is padded
     )
     numbered = {**truth, "annotations": [{**a, "id": a["id"] + 1} for a in truth["annotations"]]}
     expected = stats_of(numbered, results)
     return Scene(numbered, results, annotations, evaluate(predictor, annotations, EvaluateConfig()), expected)
 
 
-def test_the_whole_path_has_the_numbers_of_what_the_model_means(scene: Scene) -> None:
+def test_the_whole_path_has_the_expected_numbers(scene: Scene) -> None:
     assert list(scene.evaluation.metrics.stats.values()) == pytest.approx(scene.expected, abs=1e-12)
     assert len(scene.evaluation.results) == len(scene.results)
     assert 0.1 < scene.expected[0] < 0.9
-    assert min(scene.expected) > 0  # every number says something
+    assert min(scene.expected) > 0  # every number is informative
 
 
 # --- mistakes in what is scored ---------------------------------------------------------------------------------------
@@ -274,14 +274,16 @@ MISTAKES: dict[str, Mistake] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_what_is_scored_shows_and_is_not_made(name: str, scene: Scene) -> None:
+def test_a_planted_mistake_changes_the_numbers_and_is_not_made(name: str, scene: Scene) -> None:
     assert abs(MISTAKES[name](scene.truth, scene.results) - scene.expected[0]) > SHOWS
     assert scene.evaluation.metrics.ap == pytest.approx(scene.expected[0], abs=1e-12)
 
 
 @pytest.mark.parametrize("rounding", [int, round])
-def test_one_scale_for_both_axes_shows_and_is_not_used(rounding: Callable[[float], int], scene: Scene) -> None:
-    """The way back from the canvas by one ratio, with a padding worked out again instead of the one used."""
+def test_one_scale_for_both_axes_changes_the_numbers_and_is_not_used(
+    rounding: Callable[[float], int], scene: Scene
+) -> None:
+    """Map boxes back from the canvas by one ratio, with a padding computed again instead of the one used."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in scene.truth["images"]}
     records = []
     for record in scene.results:
@@ -299,7 +301,7 @@ def test_one_scale_for_both_axes_shows_and_is_not_used(rounding: Callable[[float
     assert scene.evaluation.metrics.ap == pytest.approx(scene.expected[0], abs=1e-12)
 
 
-def test_the_area_of_the_box_for_that_of_the_mask_moves_objects_between_sizes(scene: Scene) -> None:
+def test_box_area_in_place_of_mask_area_moves_objects_between_sizes(scene: Scene) -> None:
     of_boxes = [{**a, "area": a["bbox"][2] * a["bbox"][3]} for a in scene.truth["annotations"]]
     mistaken = stats_of({**scene.truth, "annotations": of_boxes}, scene.results)
     assert mistaken[:3] == pytest.approx(scene.expected[:3], abs=1e-12)
@@ -309,21 +311,21 @@ def test_the_area_of_the_box_for_that_of_the_mask_moves_objects_between_sizes(sc
         assert scene.evaluation.metrics.stats[name] == pytest.approx(scene.expected[index], abs=1e-12)
 
 
-def test_another_limit_on_request_leaves_ap_where_it_is(scene: Scene) -> None:
+def test_another_limit_on_request_does_not_change_ap(scene: Scene) -> None:
     found = score_results(scene.annotations.ground_truth(), scene.evaluation.results, other_limits=(300,))
     assert stats_of(scene.truth, scene.results, (1, 10, 300))[0] == -1
     assert found.stats == scene.evaluation.metrics.stats
     assert found.other_limits["AP@maxDets=300"] == pytest.approx(scene.expected[0], abs=1e-12)
 
 
-def test_boxes_that_are_no_numbers_are_no_perfect_matches(scene: Scene) -> None:
+def test_nan_boxes_are_rejected_and_not_perfect_matches(scene: Scene) -> None:
     broken = [{**r, "bbox": [math.nan] * 4} for r in scene.results]
     assert stats_of(scene.truth, broken)[0] > scene.expected[0] + SHOWS
     with pytest.raises(DatasetError, match="expected 4 finite numbers"):
         score_results(scene.annotations.ground_truth(), broken)
 
 
-def test_a_file_of_repeated_results_is_scored_as_written_and_says_so(scene: Scene, tmp_path: Path) -> None:
+def test_duplicate_results_are_scored_as_written_and_counted(scene: Scene, tmp_path: Path) -> None:
     repeated = [*scene.results, *scene.results[:20]]
     truth, findings = GroundTruth.of_annotations(scene.annotations), Findings("results.json")
     found = score_results(truth, checked_results(repeated, truth, findings))

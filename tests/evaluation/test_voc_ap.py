@@ -37,7 +37,7 @@ def result(box: list[float], score: float) -> dict[str, Any]:
     return {"image_id": 1, "category_id": 1, "bbox": box, "score": score}
 
 
-# --- against the development kit's own steps, written out one by one --------------------------------------------------
+# --- against the steps of the development kit, implemented one by one -------------------------------------------------
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -91,9 +91,7 @@ def by_the_kit(truth: dict[str, Any], results: list[dict[str, Any]], category: i
 
 @pytest.mark.parametrize("points", [0, 11])
 @pytest.mark.parametrize("kind", ["random_set", "tied_set"])
-def test_ap_is_what_the_development_kit_does_step_by_step(
-    kind: str, points: int, request: pytest.FixtureRequest
-) -> None:
+def test_ap_equals_the_steps_of_the_development_kit(kind: str, points: int, request: pytest.FixtureRequest) -> None:
     draw: SetOf = request.getfixturevalue(kind)
     num_known = 0
     for seed in range(15):
@@ -110,7 +108,7 @@ def test_ap_is_what_the_development_kit_does_step_by_step(
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_of_two_objects_found_is_half_the_area_and_six_of_eleven_points() -> None:
+def test_one_of_two_objects_detected_is_half_the_area_and_six_of_eleven_points() -> None:
     columns = columns_of(one_image([[0, 0, 10, 10], [50, 50, 10, 10]]), [result([0, 0, 10, 10], 0.9)])
     assert voc_map(*columns).classes[0].ap == pytest.approx(1 / 2, abs=1e-12)
     assert voc_map(*columns, points=11).classes[0].ap == pytest.approx(6 / 11, abs=1e-12)
@@ -123,24 +121,24 @@ def test_an_overlap_of_exactly_one_half_is_a_match() -> None:
     assert voc_map(*columns_of(truth, [result([0, 0, 10, 5], 0.9)]), iou_threshold=0.51).mean_ap == 0.0
 
 
-def test_a_second_detection_of_an_object_is_wrong_though_another_object_is_free() -> None:
-    """Where COCO's matching would fall back on the other one."""
+def test_a_second_detection_of_an_object_is_wrong_even_if_another_object_is_free() -> None:
+    """COCO's matching would take the other object."""
     truth = one_image([[0, 0, 10, 10], [0, 2, 10, 10]])
     results = [result([0, 0, 10, 10], 0.9), result([0, 0.5, 10, 10], 0.8)]
     assert voc_map(*columns_of(truth, results)).mean_ap == pytest.approx(0.5, abs=1e-12)
 
 
-def test_a_difficult_object_is_neither_wanted_nor_wrong() -> None:
+def test_a_difficult_object_counts_neither_as_missed_nor_as_wrong() -> None:
     truth = one_image([[0, 0, 10, 10], [50, 50, 10, 10]], difficult=(1,))
     difficult = [result([50, 50, 10, 10], 0.95), result([50, 50, 10, 9], 0.94)]
     found = voc_map(*columns_of(truth, [*difficult, result([0, 0, 10, 10], 0.9)]))
     assert (found.mean_ap, found.num_objects, found.num_difficult) == (1.0, 1, 1)
-    # Unlike a crowd of COCO, it is measured like any box: one inside it is no match.
+    # Unlike a crowd of COCO, it is matched like any box: a box inside it does not match.
     inside = [result([55, 55, 3, 3], 0.95), result([0, 0, 10, 10], 0.9)]
     assert voc_map(*columns_of(truth, inside)).mean_ap == pytest.approx(0.5, abs=1e-12)
 
 
-def test_a_class_without_objects_has_no_ap_and_no_part_in_the_mean() -> None:
+def test_a_class_without_objects_has_no_ap_and_is_not_in_the_mean() -> None:
     found = voc_map(*columns_of(one_image([[0, 0, 10, 10]]), [result([0, 0, 10, 10], 0.9)]))
     assert [c.name for c in found.classes] == ["circle", "star"]
     assert math.isnan(found.classes[1].ap)
@@ -148,13 +146,13 @@ def test_a_class_without_objects_has_no_ap_and_no_part_in_the_mean() -> None:
     assert (plain["metric"], plain["mean_ap"], plain["classes"][1]["ap"]) == ("voc", 1.0, None)
 
 
-def test_without_objects_or_detections_there_is_no_crash() -> None:
+def test_a_set_without_objects_or_detections_is_scored() -> None:
     assert math.isnan(voc_map(*columns_of(one_image([]), [result([0, 0, 1, 1], 0.9)])).mean_ap)
     assert voc_map(*columns_of(one_image([[0, 0, 1, 1]]), [])).mean_ap == 0.0
 
 
 @pytest.mark.parametrize("points", [1, 10, 101, -1])
-def test_other_numbers_of_points_are_refused(points: int) -> None:
+def test_other_numbers_of_points_are_rejected(points: int) -> None:
     with pytest.raises(
         ConfigError, match=f"expected 11 points of recall, or 0 for the area under the curve, got {points}"
     ):
@@ -162,11 +160,11 @@ def test_other_numbers_of_points_are_refused(points: int) -> None:
 
 
 def test_recalls_that_fall_on_a_point_reach_it() -> None:
-    """3 of 10 found reach the point 0.3, whatever 3 x 0.1 is in binary."""
+    """3 of 10 detected reach the point 0.3, whatever 3 x 0.1 is in binary."""
     assert average_precision(np.array([True] * 3), 10, 11) == pytest.approx(4 / 11, abs=1e-12)
     assert average_precision(np.array([True] * 7), 10, 11) == pytest.approx(8 / 11, abs=1e-12)
 
 
-def test_the_first_detection_of_each_object_is_told() -> None:
+def test_the_first_detection_of_each_object_is_marked() -> None:
     assert is_first(np.array([4, -1, 2, 4, -1, 2, 0])).tolist() == [True, False, True, False, False, False, True]
     assert is_first(np.array([], np.int64)).tolist() == []

@@ -48,7 +48,7 @@ def test_the_most_confident_false_positives_of_each_kind_come_first() -> None:
     assert "image" not in first.to_plain()
 
 
-def test_missed_objects_come_by_size_and_a_low_score_does_not_find() -> None:
+def test_missed_objects_are_sorted_by_size_and_low_scores_do_not_count() -> None:
     truth, _, ranking, _ = parts(
         [(10, 1, BOX), (20, 2, WIDE), (20, 1, FAR), (10, 2, [50.0, 50, 90, 90])],
         [(10, 1, BOX, 0.9), (20, 1, FAR, 0.2)],
@@ -66,10 +66,10 @@ def test_missed_objects_come_by_size_and_a_low_score_does_not_find() -> None:
 def test_labels_are_suspected_where_a_confident_detection_contradicts_them() -> None:
     detections = [
         (10, 1, BOX, 0.9),  # right: nothing to suspect
-        (10, 2, BOX, 0.95),  # another class, but its object is found: the model's mistake
-        (10, 2, [61.0, 0, 10, 10], 0.8),  # another class on an object that its own class does not find
-        (10, 1, [100.0, 105, 10, 10], 0.7),  # half off an object that nothing finds
-        (20, 1, FAR, 0.85),  # nothing is annotated there
+        (10, 2, BOX, 0.95),  # another class, but its object is detected: the model's mistake
+        (10, 2, [61.0, 0, 10, 10], 0.8),  # another class on an object without a match of its own class
+        (10, 1, [100.0, 105, 10, 10], 0.7),  # partly on an object without a match
+        (20, 1, FAR, 0.85),  # no annotation there
         (20, 2, [101.0, 100, 10, 10], 0.84),  # the same place again
         (20, 1, [150.0, 0, 10, 10], 0.3),  # below the threshold
     ]
@@ -79,13 +79,13 @@ def test_labels_are_suspected_where_a_confident_detection_contradicts_them() -> 
     assert [(m.kind, m.score, m.advice) for m in found] == [
         ("background", 0.85, "is a label of class a missing here?"),
         ("classification", 0.8, "is this a of class b?"),
-        ("localisation", 0.7, "is the box of this a in its place?"),
-        ("missed", None, "is anything of class b here?"),  # no detection touches it
+        ("localisation", 0.7, "is the box of this a in the right place?"),
+        ("missed", None, "is anything of class b here?"),  # no detection overlaps it
     ]
     assert len(suspect_labels(truth, results, ranking, split, 0.5, num=2)) == 2
 
 
-def test_a_set_without_objects_or_detections_has_no_mistakes_to_show() -> None:
+def test_a_set_without_objects_or_detections_has_no_mistakes() -> None:
     truth, results, ranking, split = parts([], [])
     assert confident_false_positives(truth, results, ranking, split) == ()
     assert missed_objects(truth, ranking, 0.5) == ()
