@@ -160,7 +160,7 @@ class CocoMetrics:
             f"{self.num_images} images, {self.num_objects} objects "
             f"({sizes['small']} small, {sizes['medium']} medium, {sizes['large']} large), "
             f"{self.num_crowds} crowd regions, {self.num_detections} detections",
-            f"at most 100 detections per class and image; {self.num_beyond_limit} beyond that are not looked at",
+            f"at most 100 detections per class and image; {self.num_beyond_limit} beyond that are ignored",
             f"scored by {self.backend}",
             f"ground truth as scored: sha256 {self.ground_truth_sha256}",
             "",

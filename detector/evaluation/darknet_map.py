@@ -67,7 +67,7 @@ class DarknetMap:
         recall: true positives among the objects.
         f1: their harmonic mean.
         mean_iou: the overlap of true positives, summed, over the number of detections above the threshold.
-        num_missed: objects less true positives.
+        num_missed: objects minus true positives.
         num_images: images evaluated.
         num_objects: ground-truth objects.
         num_detections: detections, of any score.

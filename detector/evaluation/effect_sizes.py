@@ -52,12 +52,12 @@ class Effect:
 
     @property
     def is_descriptive(self) -> bool:
-        """Whether there is no test, because the pairs are too few or do not vary."""
+        """True if there is no test, because the pairs are too few or do not vary."""
         return math.isnan(self.p_value)
 
     @property
     def is_claimed(self) -> bool:
-        """Whether the test supports a difference; False without a test."""
+        """True if the test supports a difference; false without a test."""
         return self.corrected_p <= SIGNIFICANCE  # False for NaN
 
     def to_plain(self) -> dict[str, Any]:
