@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.cli.options import refuse_given
-from detector.cli.progress import TrainingProgress, say
-from detector.data.problems import num_accepted, num_skipped
+from detector.cli.options import refuse_unsupported
+from detector.cli.progress import say
 from detector.errors import MediaError
 from detector.media.sources import as_sources, require_images
 from detector.media.writers import write_text
@@ -18,14 +17,11 @@ from detector.models.checkpoint import peek_config
 from detector.tasks.classification_model import (
     ClassPrediction,
     classify,
-    evaluate_classifier,
     load_classifier,
-    read_images,
 )
 from detector.training.run_folder import results_folder
 
 _NUM_SHOWN = 5  # classes shown per image
-_COMMON = {"words", "command", "quiet", "verbose", "debug", "imports", "weights", "save_dir", "strict", "json", "split"}
 
 
 def is_classifier_file(path: Path) -> bool:
@@ -33,34 +29,9 @@ def is_classifier_file(path: Path) -> bool:
     return peek_config(path).get("task") == "classify"
 
 
-def refuse_options_of_detection(arguments: argparse.Namespace) -> None:
-    """Reject options that only a detector has.
-
-    Raises:
-        ConfigError: such an option was given.
-    """
-    names = [name for name in vars(arguments) if name not in _COMMON]
-    refuse_given(arguments, names, "expected a detector, got a classifier")
-
-
-def evaluate(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> int:
-    """Evaluate a classifier on a split and return the exit code."""
-    refuse_options_of_detection(arguments)
-    loaded = load_classifier(weights, overrides)
-    split = read_images(loaded.config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
-    metrics = evaluate_classifier(loaded, split)
-    left_out = num_skipped(split.problems)
-    document = {**metrics.to_plain(), "num_skipped": left_out, "images": split.origin}
-    folder = results_folder(arguments.save_dir, "val", loaded.config.train.project)
-    write_text(folder / "metrics.json", json.dumps(document, indent=1))
-    say(f"numbers: {folder / 'metrics.json'}", arguments.quiet)
-    print(json.dumps(document) if arguments.json else metrics.to_text())
-    return 5 if arguments.strict and (left_out or num_accepted(split.problems)) else 0
-
-
 def predict(arguments: argparse.Namespace, weights: Path, words: Sequence[str], overrides: Sequence[str]) -> int:
     """Classify images and return the exit code."""
-    refuse_options_of_detection(arguments)
+    refuse_unsupported(arguments, frozenset({"save_dir"}), "classifier")
     loaded = load_classifier(weights, overrides)
     images = require_images(as_sources(words[0] if len(words) == 1 else list(words))[0], "a classifier")
     folder = results_folder(arguments.save_dir, "predict", loaded.config.train.project)

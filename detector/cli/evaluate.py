@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -12,21 +13,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detector.cli import classify
-from detector.cli.model_file import add_darknet_options, add_runtime_options, load
+from detector.cli.model_file import add_darknet_options, add_runtime_options, runtime_overrides
+from detector.cli.options import refuse_unsupported
 from detector.cli.progress import TrainingProgress, say
 from detector.cli.report import add_report_options, check_report_options
-from detector.cli.views import add_view_options, view_overrides
+from detector.cli.views import add_view_options, require_effect, view_overrides
 from detector.config import registry
 from detector.config.schema import config_from_plain
 from detector.errors import ConfigError
 from detector.evaluation.confidence import Target
-from detector.evaluation.detection_metric import DetectionMetric, MetricConfig
+from detector.evaluation.detection_metric import MetricConfig
+from detector.tasks.task import task_of_file
 from detector.workflows.evaluate import (
     EvaluationOutcome,
     ModelRequest,
+    Observer,
     ResultsRequest,
-    evaluate_detector,
+    evaluate_file,
     evaluate_results,
 )
 
@@ -84,8 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a model or a results file; return the exit code."""
     config = _metric_config(arguments)
-    metric = registry.build(config)
-    check_report_options(arguments, metric.has_report)
+    check_report_options(arguments, registry.build(config).has_report)
     if arguments.ignore_unknown and not arguments.results:
         raise ConfigError("--ignore-unknown belongs to --results; leave it out")
     if arguments.results:
@@ -93,11 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         names = [word for word in arguments.words if "=" not in word]
         overrides = [word for word in arguments.words if "=" in word]
-        if len(names) == 1 and classify.is_classifier_file(Path(names[0])):
-            return classify.evaluate(arguments, Path(names[0]), overrides)
         if len(names) != 1:
             raise ConfigError(f"expected one model file, got {', '.join(names) or 'none'}; give best.safetensors")
-        outcome = _measure_model(arguments, config, metric, Path(names[0]), overrides)
+        outcome = _measure_model(arguments, config, Path(names[0]), overrides)
     if arguments.json:
         print(json.dumps(outcome.document))
     else:
@@ -157,21 +157,27 @@ def _score_file(arguments: argparse.Namespace, config: MetricConfig) -> Evaluati
 
 
 def _measure_model(
-    arguments: argparse.Namespace, config: MetricConfig, metric: DetectionMetric, weights: Path, overrides: list[str]
+    arguments: argparse.Namespace, config: MetricConfig, weights: Path, overrides: list[str]
 ) -> EvaluationOutcome:
+    task = task_of_file(weights)
+    refuse_unsupported(arguments, task.evaluate_options, task.product)
     request = ModelRequest(
         metric=config,
         title=str(weights),
         save_dir=arguments.save_dir,
         report=arguments.report,
         target=_target(arguments),
-        loaded=load(arguments, weights, [*overrides, *view_overrides(arguments), *metric.overrides()]),
+        weights=weights,
+        overrides=(*overrides, *runtime_overrides(arguments), *view_overrides(arguments)),
+        cfg=arguments.cfg,
+        names=arguments.names,
         split=arguments.split,
         thresholds=arguments.store_thresholds,
+        check_views=functools.partial(require_effect, arguments),
     )
-    report = TrainingProgress(arguments.quiet, arguments.verbose)
+    progress = TrainingProgress(arguments.quiet, arguments.verbose)
     with _ImageBar(is_shown=sys.stderr.isatty() and not arguments.quiet) as bar:
-        return evaluate_detector(request, lambda text: say(text, arguments.quiet), report, bar)
+        return evaluate_file(request, Observer(lambda text: say(text, arguments.quiet), progress, bar))
 
 
 class _ImageBar:

@@ -1,18 +1,18 @@
-"""The options that name a model, the same in every command that takes one."""
+"""Options that name a model, the same in every command that takes one."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from detector.tasks.detection_model import LoadedModel
+from detector.cli.progress import say
+from detector.cli.views import require_effect
+from detector.tasks.detection_model import LoadedModel, load_model
 
 
 def add_darknet_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a Darknet .weights file leaves unsaid."""
+    """Add the options for what a Darknet .weights file does not hold."""
     parser.add_argument(
         "--cfg", metavar="FILE", help="network of a .weights file (default: NAME.cfg beside it, or the shipped one)"
     )
@@ -22,7 +22,7 @@ def add_darknet_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Adds how the network runs."""
+    """Add the options on how the network runs."""
     parser.add_argument(
         "--precision",
         dest="runtime_precision",
@@ -31,14 +31,15 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> LoadedModel:
-    """The model that a command line names; what is worth saying of it is said."""
-    from detector.cli.progress import say
-    from detector.cli.views import require_effect
-    from detector.tasks.detection_model import load_model
+def runtime_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return the options on how the network runs, as overrides of the experiment."""
+    precision = getattr(arguments, "runtime_precision", None)
+    return [] if precision is None else [f"runtime.precision={precision}"]
 
-    if getattr(arguments, "runtime_precision", None) is not None:
-        overrides = [*overrides, f"runtime.precision={arguments.runtime_precision}"]
+
+def load(arguments: argparse.Namespace, weights: Path, overrides: Sequence[str]) -> LoadedModel:
+    """Load the model that a command line names and print its notes."""
+    overrides = [*overrides, *runtime_overrides(arguments)]
     loaded = load_model(weights, overrides, cfg=arguments.cfg, names=arguments.names)
     require_effect(arguments, loaded.config.views)
     for note in loaded.model.notes:

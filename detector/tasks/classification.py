@@ -19,7 +19,14 @@ from detector.media.images import write_image
 from detector.models.contracts import TrainableModel
 from detector.structures.types import ClassBatch
 from detector.tasks.classification_config import ClassificationConfig
-from detector.tasks.classification_model import ImageScorer, build_classifier, measure_images, read_images
+from detector.tasks.classification_model import (
+    ImageScorer,
+    build_classifier,
+    evaluate_classifier_file,
+    measure_images,
+    read_images,
+)
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
 from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
 from detector.training.events import Report
@@ -33,6 +40,7 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
     """A classifier on images of one class each."""
 
     Config = ClassificationConfig
+    evaluate_options = frozenset({"save_dir", "split"})
     product = "classifier"
     headline = Headline("top-1 accuracy", "best_top1")
 
@@ -58,6 +66,11 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         self.num_val_images = len(self._val) if self._val is not None else 0
         self.num_objects = self.num_val_objects = None
         self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))
+
+    @classmethod
+    def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
+        """Evaluate a classifier on a split and write its results."""
+        return evaluate_classifier_file(request, observer)
 
     def model(self) -> TrainableModel:
         """Return the network with random weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,22 @@ import torch
 
 from detector.config import registry
 from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.problems import num_accepted, num_skipped
 from detector.errors import DatasetError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics, classification_metrics
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
+from detector.media.writers import write_text
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
 from detector.models.precision import choose_device
 from detector.tasks.classification_config import ClassificationConfig
+from detector.tasks.requests import SILENT, EvaluationOutcome, ModelRequest, Observer
 from detector.tasks.task import build_checked, config_of_file
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
+from detector.training.run_folder import results_folder
 
 
 def build_classifier(config: ClassificationConfig, num_classes: int) -> TrainableModel:
@@ -179,3 +184,22 @@ def classify(
             yield ClassPrediction(
                 source.name, names, tuple(probabilities[order].tolist()), warnings=image_read.warnings
             )
+
+
+def evaluate_classifier_file(request: ModelRequest, observer: Observer = SILENT) -> EvaluationOutcome:
+    """Evaluate a classifier on a split and write its metrics.
+
+    Raises:
+        CheckpointError: the model file cannot be read.
+        DatasetError: the split cannot be used.
+        MediaError: the metrics cannot be written.
+    """
+    loaded = load_classifier(request.weights, request.overrides)
+    split = read_images(loaded.config, request.split, observer.report)
+    metrics = evaluate_classifier(loaded, split)
+    num_left_out = num_skipped(split.problems)
+    document = {**metrics.to_plain(), "num_skipped": num_left_out, "images": split.origin}
+    folder = results_folder(request.save_dir, "val", loaded.config.train.project)
+    write_text(folder / "metrics.json", json.dumps(document, indent=1))
+    observer.note(f"numbers: {folder / 'metrics.json'}")
+    return EvaluationOutcome(metrics, document, (), num_left_out + num_accepted(split.problems))

@@ -24,8 +24,10 @@ from detector.media.images import write_image
 from detector.models.yolo import DetectionModel
 from detector.structures.types import Batch
 from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_evaluation import evaluate_detector
 from detector.tasks.detection_model import build_model, read_split
 from detector.tasks.memory_batch_size import with_batch_size
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
 from detector.tasks.run_pictures import RunPictures
 from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
@@ -65,6 +67,11 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
     def choose_batch_size(cls, config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
         """Return the config with a batch size measured from memory if it asks for one, else unchanged."""
         return with_batch_size(config, world, report)
+
+    @classmethod
+    def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
+        """Evaluate a detector on a split and write its results."""
+        return evaluate_detector(request, observer)
 
     def model(self) -> DetectionModel:
         """Return the network with random weights."""

@@ -20,6 +20,7 @@ from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
 from detector.training.distributed import World
 from detector.training.events import Report
 from detector.training.optimizers import OptimizerConfig
@@ -100,6 +101,7 @@ class Task(abc.ABC, Generic[Config, Model]):
     """Data, network, loss and evaluation of one experiment; built from its config and a reporter, it reads the splits.
 
     Attributes:
+        evaluate_options: the options of `detector evaluate` that the task supports; None for all of them.
         product: the model of the task in one word, such as detector; its Python class has that name in title case.
         headline: the number that selects the best weights.
         class_names: name of each class.
@@ -113,6 +115,7 @@ class Task(abc.ABC, Generic[Config, Model]):
         problems: what the readers skipped or accepted in the splits.
     """
 
+    evaluate_options: ClassVar[frozenset[str] | None] = None
     product: ClassVar[str]
     headline: ClassVar[Headline]
     class_names: tuple[str, ...]
@@ -129,6 +132,11 @@ class Task(abc.ABC, Generic[Config, Model]):
     def choose_batch_size(cls, config: Config, world: World, report: Report) -> Config:
         """Return the config with a batch size measured from memory if it asks for one, else unchanged."""
         return config
+
+    @classmethod
+    @abc.abstractmethod
+    def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
+        """Evaluate a model file on a split and write its results."""
 
     @abc.abstractmethod
     def model(self) -> Model:

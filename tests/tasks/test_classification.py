@@ -283,7 +283,7 @@ def test_a_run_is_planned_and_rehearsed_and_nothing_is_kept(
 
 def test_options_of_detection_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(trained), "x.png", "--iou", "0.5", "--confidence", "0.3"]) == 2
-    assert "--confidence, --iou: expected a detector, got a classifier" in capsys.readouterr().err
+    assert "--confidence, --iou: not supported by a classifier" in capsys.readouterr().err
     assert run(["evaluate", str(trained), "--metric", "voc"]) == 2
 
 
