@@ -18,9 +18,9 @@ from torch import Tensor
 from detector.config.registry import register
 from detector.errors import ConfigError
 from detector.losses.anchor_deltas import Deltas, Objects, deltas_of_level
-from detector.losses.loss import LossConfig, LossParts
+from detector.losses.loss import Loss, LossConfig, LossParts
 from detector.models.anchor_levels import AnchorLevel
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.types import Targets
 
 
@@ -52,7 +52,7 @@ class _Taught(torch.autograd.Function):
 
 
 @register("anchor")
-class AnchorLoss:
+class AnchorLoss(Loss[tuple[Tensor, ...], Targets]):
     """Darknet's loss on the anchor levels of a model; its settings stand at the levels.
 
     Sources: Redmon and Farhadi 2018 (YOLOv3), Bochkovskiy et al. 2020 (YOLOv4); the rules are those of the program

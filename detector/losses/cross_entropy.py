@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.config.registry import PartConfig, register
-from detector.losses.loss import LossParts
+from detector.config.registry import register
+from detector.losses.loss import ClassificationLossConfig, Loss, LossParts
 from detector.models.contracts import TrainableModel
 from detector.structures.types import ImageClasses
 
 
-@dataclass(frozen=True)
-class ClassificationLossConfig(PartConfig[Any]):
-    """The kind `classification loss`: from logits and classes to `LossParts`."""
-
-    folders = ("losses",)
-
-
 @register("cross_entropy")
-class CrossEntropyLoss:
+class CrossEntropyLoss(Loss[Tensor, ImageClasses]):
     """The mean of -sum_k t_k log softmax(z)_k, t_k = (1 - s) [k is the class] + s / classes.
 
     Source: Szegedy et al. 2015, "Rethinking the Inception architecture", section 7 (label smoothing s).

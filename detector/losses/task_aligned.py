@@ -11,15 +11,15 @@ from torchvision.ops import complete_box_iou_loss
 
 from detector.config.registry import register
 from detector.errors import ConfigError
-from detector.losses.loss import LossConfig, LossParts
+from detector.losses.loss import Loss, LossConfig, LossParts
 from detector.losses.task_aligned_assignment import assign_task_aligned, cells_in_crowds
-from detector.models.heads import DensePredictions, boxes_of_distributions
-from detector.models.yolo import Yolo
+from detector.models.contracts import DetectionModel
+from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
 from detector.structures.types import Targets
 
 
 @register("task_aligned")
-class TaskAlignedLoss:
+class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
     """Complete-IoU, distribution focal and binary cross-entropy loss on task-aligned cells.
 
     Sources: CIoU Zheng et al. 2020, equation 10; distribution focal loss Li et al. 2020, equation 6; task-aligned
@@ -51,18 +51,19 @@ class TaskAlignedLoss:
             if min(self.box, self.classes, self.distribution, self.alpha, self.beta) < 0 or self.num_candidates < 1:
                 raise ValueError("the task_aligned loss wants weights and exponents >= 0 and num_candidates >= 1")
 
-    def __init__(self, config: Config, model: Yolo) -> None:
+    def __init__(self, config: Config, model: DetectionModel) -> None:
         """Takes up the head of a model.
 
         Raises:
             ConfigError: it is no anchor-free head.
         """
-        if not hasattr(getattr(model, "head", None), "dense"):
+        head = model.detection_head()
+        if not isinstance(head, DenseHead):
             raise ConfigError(
                 "loss: task_aligned wants a model with an anchor-free head, found one without; give loss: anchor to a "
                 "model with anchors"
             )
-        self.config, self.head = config, model.head
+        self.config, self.head = config, head
 
     def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
         """The weighted parts, each a scalar float32; their sum is what training minimises.

@@ -34,7 +34,8 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
     union = area_xyxy(first_xyxy) + area_xyxy(second_xyxy) - intersection
-    return intersection / union.clamp(min=1e-9)  # type: ignore[no-any-return]  # area_xyxy serves arrays and tensors
+    iou: Tensor = intersection / union.clamp(min=1e-9)
+    return iou
 
 
 def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +14,23 @@ from detector.models.activations import Sigmoid
 from detector.models.blocks import ConvNormAct
 
 
+class Attention(nn.Module, abc.ABC):
+    """The contract of attention modules: a feature map in, a reweighted feature map of the same shape out."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reweighted map: (B, C, H, W) to the same shape."""
+
+
 @dataclass(frozen=True)
-class AttentionConfig(PartConfig[Any]):
+class AttentionConfig(PartConfig[Attention]):
     """The kind `attention`. An attention is built from its config and the number of channels of its feature map."""
 
     folders = ("models",)
 
 
 @register("squeeze_excite")
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(Attention):
     """Weighs channels: x * sigmoid(W2 relu(W1 mean(x))), the mean over all places.
 
     Source: Hu, Shen, Albanie, Sun and Wu 2017, "Squeeze-and-excitation networks", equations 2 to 4.
@@ -55,7 +63,7 @@ class SqueezeExcite(nn.Module):
 
 
 @register("spatial_attention")
-class SpatialAttention(nn.Module):
+class SpatialAttention(Attention):
     """Weighs every channel at every place: x * sigmoid(norm(W x)).
 
     The point-wise form of the spatial attention module: nothing is pooled.
@@ -73,11 +81,12 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return x * self.gate(x)  # type: ignore[no-any-return]  # nn.Module call
+        weights: Tensor = self.gate(x)
+        return x * weights
 
 
 @register("self_attention")
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """Adds to every place a mean over all places, weighed by likeness: x + gamma * v(sum_i beta_i h(x_i)).
 
     With 1x1 convolutions f, g, h to C / 8 channels and v back to C, beta_i = softmax over i of f(x_i) . g(x). gamma is

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,9 +12,25 @@ from detector.models.attention import AttentionConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 
 
+class Backbone(nn.Module, abc.ABC):
+    """The contract of backbones: images in, feature maps of ascending stride out.
+
+    Attributes:
+        out_channels: channels of the returned maps.
+        strides: their strides, image pixels per cell, ascending.
+    """
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return one feature map for each of `strides`, of images (B, C, H, W) in 0..1."""
+
+
 @dataclass(frozen=True)
-class BackboneConfig(PartConfig[Any]):
-    """The kind `backbone`. A backbone states `out_channels` and `strides` of the maps it returns."""
+class BackboneConfig(PartConfig[Backbone]):
+    """The kind `backbone`. A backbone is built from its config, a `Scale` and the number of image channels."""
 
     folders = ("models",)
 
@@ -23,7 +39,7 @@ _STAGE_STRIDES = (4, 8, 16, 32)
 
 
 @register("csp_darknet")
-class CSPDarknet(nn.Module):
+class CSPDarknet(Backbone):
     """A stem and four CSP stages, each entered by a strided convolution, closed by spatial pyramid pooling.
 
     Attributes:

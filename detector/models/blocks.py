@@ -73,15 +73,14 @@ class ConvNormAct(nn.Module):
         """(B, in, H, W) to (B, out, H / stride, W / stride), plus `residual` of that shape where given."""
         is_mish = isinstance(self.activation, Mish)
         if is_mish and self.norm is None and not torch.is_grad_enabled():  # for inference
-            y = self.conv._conv_forward(x, self.conv.weight, None)
             assert self.conv.bias is not None  # without a norm there is one
-            return bias_mish_(y, self.conv.bias, residual)
-        y = self.conv(x)
+            return bias_mish_(self.conv._conv_forward(x, self.conv.weight, None), self.conv.bias, residual)
+        y: Tensor = self.conv(x)
         # A converted norm (SyncBatchNorm) is another type and takes the plain path.
         if is_mish and type(self.norm) is nn.BatchNorm2d:
             return norm_mish(y, self.norm, residual)
         y = self.activation(y if self.norm is None else self.norm(y))
-        return y if residual is None else residual + y  # type: ignore[no-any-return]  # nn.Module call
+        return y if residual is None else residual + y
 
 
 class Bottleneck(nn.Module):
@@ -130,7 +129,8 @@ class CSPStage(nn.Module):
         parts = list(self.split(x).chunk(2, dim=1))
         for bottleneck in self.bottlenecks:
             parts.append(bottleneck(parts[-1]))
-        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call
+        merged: Tensor = self.merge(torch.cat(parts, dim=1))
+        return merged
 
 
 class SPP(nn.Module):
@@ -150,4 +150,5 @@ class SPP(nn.Module):
         parts: list[Tensor] = [self.reduce(x)]
         for _ in range(3):
             parts.append(F.max_pool2d(parts[-1], 5, stride=1, padding=2))
-        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call
+        merged: Tensor = self.merge(torch.cat(parts, dim=1))
+        return merged

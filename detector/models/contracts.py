@@ -1,13 +1,17 @@
-"""What training knows of a network, whatever its task."""
+"""The contracts of whole models and their kinds: any trainable model, detection models, classifiers."""
 
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig
+from detector.models.anchor_levels import AnchorLevel
 from detector.models.class_rows import ClassRows
+from detector.models.heads import Head
 
 
 class TrainableModel(nn.Module, abc.ABC):
@@ -56,6 +60,49 @@ class TrainableModel(nn.Module, abc.ABC):
             raise ValueError(
                 f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
             )
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(PartConfig[TrainableModel]):
+    """The kind `classifier`. A classifier is built from its config, the number of classes and of image channels."""
+
+    folders = ("models",)
+
+
+class DetectionModel(TrainableModel):
+    """The contract of detection models, for training, evaluation, prediction and export.
+
+    `model(images)` returns raw maps, of the same type in every mode; `decode` reads them. Decoding and loss are no part
+    of the forward pass.
+
+    Attributes:
+        anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
+    """
+
+    anchor_levels: tuple[AnchorLevel, ...] = ()
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw maps of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
+
+    @abc.abstractmethod
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def detection_head(self) -> Head | None:
+        """Return the head, for losses that read raw maps through it; None where the model has no such part."""
+        return None
+
+
+@dataclass(frozen=True)
+class ModelConfig(PartConfig[DetectionModel]):
+    """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
+
+    folders = ("models", "darknet")
+
+    def experiment_defaults(self) -> dict[str, Any]:
+        """Return plain settings of other sections of an experiment that hold for this model unless others are given."""
+        return {}
 
 
 def unfolded(module: nn.Module) -> list[nn.Module]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,35 @@ from detector.models.blocks import ConvNormAct, Scale
 from detector.models.class_rows import ClassRows
 
 
+class Head(nn.Module, abc.ABC):
+    """The contract of heads: feature maps in, raw maps out; `decode` reads raw maps as boxes and scores.
+
+    Attributes:
+        anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
+    """
+
+    anchor_levels: tuple[AnchorLevel, ...] = ()
+
+    @abc.abstractmethod
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the raw maps of feature maps, of the same type in training and evaluation."""
+
+    @abc.abstractmethod
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """Return the tensors of the head's state dict that have rows of classes."""
+        return {}
+
+
 @dataclass(frozen=True)
-class HeadConfig(PartConfig[Any]):
-    """The kind `head`."""
+class HeadConfig(PartConfig[Head]):
+    """The kind `head`.
+
+    A head is built from its config, a `Scale`, the channels and the strides of the maps it takes, and the number of
+    classes.
+    """
 
     folders = ("models",)
 
@@ -58,8 +84,16 @@ def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strid
     return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
 
 
+class DenseHead(Head):
+    """An anchor-free head that predicts distance distributions and classes in every cell."""
+
+    @abc.abstractmethod
+    def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
+        """Return the raw maps flat, in float32 whatever the autocast."""
+
+
 @register("decoupled")
-class DecoupledHead(nn.Module):
+class DecoupledHead(DenseHead):
     """Anchor-free head with one branch for boxes, as distance distributions, and one for classes.
 
     The branches are decoupled as in Ge et al. 2021 (YOLOX, section 2.1); the box is four distributions over distances
@@ -114,8 +148,8 @@ class DecoupledHead(nn.Module):
         """Starts every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
         for box_branch, class_branch, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
             probability = min(objects_per_image / self.num_classes / (640 / stride) ** 2, 0.5)
-            nn.init.constant_(class_branch[-1].bias, math.log(probability / (1 - probability)))  # type: ignore[index]
-            nn.init.constant_(box_branch[-1].bias, 1.0)  # type: ignore[index]
+            nn.init.constant_(_last_bias(class_branch), math.log(probability / (1 - probability)))
+            nn.init.constant_(_last_bias(box_branch), 1.0)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One raw map (B, 4 * bins + classes, H, W) for each map given."""
@@ -126,7 +160,9 @@ class DecoupledHead(nn.Module):
 
     def class_rows(self) -> dict[str, ClassRows]:
         """The last convolution of each class branch."""
-        last = {f"class_branches.{i}.{len(branch) - 1}" for i, branch in enumerate(self.class_branches)}  # type: ignore[arg-type]  # a Sequential
+        last = {
+            f"class_branches.{i}.{len(list(branch.children())) - 1}" for i, branch in enumerate(self.class_branches)
+        }
         return {name: ClassRows() for name in self.state_dict() if name.rpartition(".")[0] in last}
 
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
@@ -153,6 +189,14 @@ class DecoupledHead(nn.Module):
         return dense.canvas_xyxy(), F.sigmoid(dense.class_logits)
 
 
+def _last_bias(branch: nn.Module) -> Tensor:
+    """Return the bias of the convolution that a branch ends in."""
+    last = list(branch.children())[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    return last.bias
+
+
 # Anchors of YOLOv4 on COCO, canvas pixels at 512 to 640 (Bochkovskiy et al. 2020), finest level first.
 _YOLOV4_ANCHORS_WH = (
     (12.0, 16.0), (19.0, 36.0), (40.0, 28.0),
@@ -173,7 +217,7 @@ class ScaledYoloTraining(AnchorTraining):
 
 
 @register("anchor")
-class AnchorHead(nn.Module):
+class AnchorHead(Head):
     """Anchor-based head of YOLOv4: one branch per level, for each anchor a box, an objectness and the classes.
 
     Sources: Bochkovskiy et al. 2020 (YOLOv4); Wang et al. 2020 ("Scaled-YOLOv4") for `new_coords`.

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
-from detector.config.registry import PartConfig, build, register
+from detector.config.registry import build, register
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
-from detector.models.contracts import TrainableModel, unfolded
-
-
-@dataclass(frozen=True)
-class ClassifierConfig(PartConfig[Any]):
-    """The kind `classifier`. A classifier is built from its config, the number of classes and of image channels."""
-
-    folders = ("models",)
+from detector.models.contracts import ClassifierConfig, TrainableModel, unfolded
 
 
 @register("classifier")
-class Classifier(TrainableModel):
+class ImageClassifier(TrainableModel):
     """A backbone, the mean over all places of its last map, a linear layer.
 
     The backbone has the names and, with equal `depth`, `width` and `max_channels`, the shapes that it has in a
@@ -58,7 +50,7 @@ class Classifier(TrainableModel):
         super().__init__()
         if num_classes < 1 or image_channels < 1:
             raise ValueError(
-                f"Classifier wants at least 1 class and 1 channel, found {num_classes} and {image_channels}"
+                f"ImageClassifier wants at least 1 class and 1 channel, found {num_classes} and {image_channels}"
             )
         scale = Scale(config.depth, config.width, config.max_channels, config.activation)
         self.backbone = build(config.backbone, scale, image_channels)

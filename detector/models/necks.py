@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,29 @@ from detector.config.registry import PartConfig, register
 from detector.models.blocks import ConvNormAct, CSPStage, Scale
 
 
+class Neck(nn.Module, abc.ABC):
+    """The contract of necks: feature maps in, as many feature maps of the same strides out.
+
+    Attributes:
+        out_channels: channels of the returned maps.
+    """
+
+    out_channels: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return one map for each map given, of the same height and width."""
+
+
 @dataclass(frozen=True)
-class NeckConfig(PartConfig[Any]):
-    """The kind `neck`. A neck states `out_channels` of the maps it returns."""
+class NeckConfig(PartConfig[Neck]):
+    """The kind `neck`. A neck is built from its config, a `Scale` and the channels of the maps that it takes."""
 
     folders = ("models",)
 
 
 @register("pan")
-class PAN(nn.Module):
+class PAN(Neck):
     """Path aggregation: top-down, then bottom-up, merged by CSP stages (Liu et al. 2018, section 3.1).
 
     Attributes:

@@ -41,7 +41,8 @@ class PackedConv2d(nn.Module):
             weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, list(x.shape))
             self.weight = nn.Parameter(weight, requires_grad=False)
         bias = None if bias is None else bias.to(x.dtype)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *how, "none", [], "")  # type: ignore[no-any-return]  # operators are untyped in torch
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *how, "none", [], "")
+        return y
 
 
 def can_pack() -> bool:

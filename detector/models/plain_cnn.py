@@ -8,14 +8,14 @@ from typing import Literal
 from torch import Tensor, nn
 
 from detector.config.registry import register
-from detector.models.backbones import BackboneConfig
+from detector.models.backbones import Backbone, BackboneConfig
 from detector.models.blocks import ConvNormAct, Scale
 
 _NUM_STAGES = 3
 
 
 @register("plain")
-class Plain(nn.Module):
+class Plain(Backbone):
     """3x3 convolutions, each with its activation, in three stages; nothing bypasses a layer.
 
     The plain networks of He et al. 2015, "Deep residual learning", section 4.2, with or without batch norm. Weights are

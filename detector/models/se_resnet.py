@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detector.config.registry import build, register
 from detector.models.activations import Linear
 from detector.models.attention import AttentionConfig, SqueezeExcite
-from detector.models.backbones import BackboneConfig
+from detector.models.backbones import Backbone, BackboneConfig
 from detector.models.blocks import ConvNormAct, Scale
 
 
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 @register("se_resnet18")
-class SEResNet18(nn.Module):
+class SEResNet18(Backbone):
     """Four stages of two residual blocks with squeeze and excitation.
 
     Sources: He, Zhang, Ren and Sun 2015, "Deep residual learning", table 1 (18 layers) and section 4.2 (small images);

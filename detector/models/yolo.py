@@ -1,54 +1,19 @@
-"""The flagship: backbone, neck and head as one model, and the contract that every model keeps."""
+"""The flagship: backbone, neck and head as one model."""
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
-from detector.config.registry import PartConfig, build, register
+from detector.config.registry import build, register
 from detector.models.activations import ActivationConfig, Mish
-from detector.models.anchor_levels import AnchorLevel
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
-from detector.models.contracts import TrainableModel, unfolded
-from detector.models.heads import DecoupledHead, HeadConfig
+from detector.models.contracts import DetectionModel, ModelConfig, unfolded
+from detector.models.heads import DecoupledHead, Head, HeadConfig
 from detector.models.necks import PAN, NeckConfig
-
-
-@dataclass(frozen=True)
-class ModelConfig(PartConfig[Any]):
-    """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
-
-    folders = ("models", "darknet")
-
-    def experiment_defaults(self) -> dict[str, Any]:
-        """Plain settings of the other sections of an experiment that hold for this model unless others are given."""
-        return {}
-
-
-class DetectionModel(TrainableModel):
-    """What training, evaluation, prediction and export know of a detection model.
-
-    `model(images)` returns raw maps, of the same type in every mode; `decode` reads them. Decoding and loss are no part
-    of the forward pass.
-
-    Attributes:
-        anchor_levels: what each raw map means where the head is anchor-based, else empty.
-    """
-
-    anchor_levels: tuple[AnchorLevel, ...] = ()
-
-    @abc.abstractmethod
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
-
-    @abc.abstractmethod
-    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
 
 
 @register("yolo")
@@ -91,12 +56,13 @@ class Yolo(DetectionModel):
         self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
         self.num_classes, self.image_channels = num_classes, image_channels
         self.max_stride = max(self.backbone.strides)
-        self.anchor_levels = getattr(self.head, "anchor_levels", ())
+        self.anchor_levels = self.head.anchor_levels
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Raw maps (B, channels of the head, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
-        return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
+        raw_maps: tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.in_unit_range(images))))
+        return raw_maps
 
     def parts_in_order(self) -> list[nn.Module]:
         """The parts of the backbone (stem, stages, pooling), the neck, the head."""
@@ -108,4 +74,8 @@ class Yolo(DetectionModel):
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
-        return self.head.decode(raw_maps)  # type: ignore[no-any-return]  # nn.Module call
+        return self.head.decode(raw_maps)
+
+    def detection_head(self) -> Head:
+        """Return the head."""
+        return self.head

@@ -13,8 +13,8 @@ from detector.errors import ConfigError
 from detector.evaluation.evaluator import Conditions
 from detector.inference import runtime as module
 from detector.inference.runtime import RuntimeConfig, TorchRuntime
+from detector.models.contracts import DetectionModel
 from detector.models.packing import PackedConv2d, can_pack
-from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import LoadedModel, build_model, build_predictor

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from detector.losses.cross_entropy import CrossEntropyLoss
-from detector.models.image_classifier import Classifier
+from detector.models.image_classifier import ImageClassifier
 from detector.structures.types import ImageClasses
 
 
 def loss_of(smoothing: float) -> CrossEntropyLoss:
-    model = Classifier(Classifier.Config(depth=0.01, width=0.01), 4)
+    model = ImageClassifier(ImageClassifier.Config(depth=0.01, width=0.01), 4)
     return CrossEntropyLoss(CrossEntropyLoss.Config(label_smoothing=smoothing), model)
 
 

@@ -12,8 +12,9 @@ from detector.models.activations import ActivationConfig, ReLU
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import ConvNormAct
 from detector.models.checkpoint import ModelFile
+from detector.models.contracts import ClassifierConfig
 from detector.models.folding import fold
-from detector.models.image_classifier import Classifier, ClassifierConfig
+from detector.models.image_classifier import ImageClassifier
 from detector.models.plain_cnn import Plain
 from detector.models.se_resnet import ResidualBlock, SEResNet18
 from detector.models.yolo import Yolo
@@ -22,10 +23,10 @@ from detector.workflows.train import load_matching
 SMALL = {"plain": {"stride": 2}, "se_resnet18": {"stem": "small"}}
 
 
-def make(backbone: str, **settings: Any) -> Classifier:
+def make(backbone: str, **settings: Any) -> ImageClassifier:
     torch.manual_seed(0)
     part = find(BackboneConfig, backbone).Config(**{**SMALL.get(backbone, {}), **settings})
-    return Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=part), 7)
+    return ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
 
 
 def images(side: int = 32, num: int = 2) -> Tensor:
@@ -67,7 +68,7 @@ def test_the_logits_are_a_linear_map_of_the_mean_over_places() -> None:
 @pytest.mark.parametrize("backbone", names(BackboneConfig))
 def test_a_detector_takes_the_weights_of_a_classifiers_backbone_by_name(backbone: str) -> None:
     part = find(BackboneConfig, backbone).Config(**SMALL.get(backbone, {}))
-    classifier = Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=part), 7)
+    classifier = ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
     torch.manual_seed(5)
     detector = Yolo(replace(Yolo.Config(), width=0.125, backbone=part), 3)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
@@ -83,7 +84,7 @@ def test_a_detector_takes_the_weights_of_a_classifiers_backbone_by_name(backbone
 
 def test_a_classifier_of_other_classes_keeps_the_rows_of_those_it_knows() -> None:
     start = make("plain")
-    model = Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=Plain.Config(stride=2)), 2)
+    model = ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=Plain.Config(stride=2)), 2)
     file = ModelFile({}, tuple("abcdefg"), tuple(range(7)), dict(start.state_dict()))
     taken = load_matching(model, file, ("e", "new"))
     assert taken.known == ("e",)
@@ -118,11 +119,11 @@ def test_every_activation_starts_from_the_same_weights_of_he_et_al() -> None:
     stacks = []
     for name in ("relu", "mish", "silu"):
         torch.manual_seed(3)
-        config = Classifier.Config(
+        config = ImageClassifier.Config(
             backbone=Plain.Config(layers=9, channels=(64, 64, 64), norm="none", stride=1),
             activation=find(ActivationConfig, name).Config(),
         )
-        stacks.append(Classifier(config, 3))
+        stacks.append(ImageClassifier(config, 3))
     kernels = [[m.weight for m in stack.modules() if isinstance(m, nn.Conv2d)] for stack in stacks]
     assert all(torch.equal(a, b) for others in kernels[1:] for a, b in zip(kernels[0], others, strict=True))
     for kernel in kernels[0][1:]:
@@ -160,7 +161,9 @@ def test_a_block_without_norm_is_a_convolution_with_bias_and_its_activation(name
 
 def test_se_resnet18_has_eighteen_layers_and_the_widths_of_the_paper() -> None:
     with torch.device("meta"):
-        model = Classifier(Classifier.Config(backbone=SEResNet18.Config(stem="small"), activation=ReLU.Config()), 10)
+        model = ImageClassifier(
+            ImageClassifier.Config(backbone=SEResNet18.Config(stem="small"), activation=ReLU.Config()), 10
+        )
     kernels = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert len(kernels) + 1 == 18  # and the linear layer
     assert model.backbone.out_channels == (128, 256, 512)
@@ -195,7 +198,7 @@ def test_a_block_is_the_activation_of_its_input_and_what_it_adds() -> None:
 def test_every_activation_fits_every_new_backbone(name: str) -> None:
     activation = find(ActivationConfig, name).Config()
     for backbone in (SEResNet18.Config(stem="small"), Plain.Config(layers=6, stride=2, norm="none")):
-        config = Classifier.Config(depth=0.33, width=0.125, backbone=backbone, activation=activation)
+        config = ImageClassifier.Config(depth=0.33, width=0.125, backbone=backbone, activation=activation)
         assert build(config, 2)(images()).shape == (2, 2)
 
 
@@ -208,4 +211,4 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused_in_words(name: str)
 
 def test_a_classifier_of_no_class_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 class"):
-        Classifier(Classifier.Config(), 0)
+        ImageClassifier(ImageClassifier.Config(), 0)

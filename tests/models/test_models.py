@@ -14,9 +14,10 @@ from detector.losses.loss import LossConfig
 from detector.models.activations import ActivationConfig
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
+from detector.models.contracts import DetectionModel, ModelConfig
 from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
-from detector.models.yolo import DetectionModel, ModelConfig, Yolo
+from detector.models.yolo import Yolo
 from detector.structures.types import Targets
 from detector.tasks import experiment
 

@@ -1,17 +1,16 @@
-"""What every activation is."""
+"""The contract of activations and their kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detector.config.registry import PartConfig
 
 
 @dataclass(frozen=True)
-class ActivationConfig(PartConfig[Any]):
+class ActivationConfig(PartConfig["Activation"]):
     """The kind `activation`: a function between convolutions, of each element or of a few channels at one place."""
 
     folders = ("models.activations",)
@@ -23,7 +22,14 @@ class ActivationConfig(PartConfig[Any]):
 
 
 class Activation(nn.Module):
-    """An activation without settings; those with settings read them from their config."""
+    """Base class of activations; one with settings reads them from its config.
+
+    It is no abstract class: `ConvNormAct` asks for its type in every forward pass, and `isinstance` is slower on those.
+    """
 
     def __init__(self, config: ActivationConfig) -> None:
         super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of a tensor of any shape (C channels of `expansion` * C where that is not 1)."""
+        raise NotImplementedError

@@ -14,8 +14,9 @@ from detector.config.registry import build, find, name_of, names
 from detector.errors import ConfigError
 from detector.models.activations import ELU, GELU, ActivationConfig, LeakyReLU, Maxout, PReLU, Swish
 from detector.models.blocks import ConvNormAct
+from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
-from detector.models.yolo import DetectionModel, Yolo
+from detector.models.yolo import Yolo
 from detector.tasks import experiment
 
 NAMES = [name for name in names(ActivationConfig) if find(ActivationConfig, name).__module__.startswith("detector.")]
