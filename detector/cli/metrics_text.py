@@ -119,8 +119,9 @@ def conditions_text(conditions: Conditions) -> str:
     most = f"at most {conditions.max_detections} per image" if conditions.max_detections < _MANY else "no limit"
     height, width = conditions.input_hw
     agnostic = ", over all classes" if conditions.class_agnostic else ""
+    suppression = f"suppression {conditions.nms} above IoU {conditions.iou:g}{agnostic}"
     return (
-        f"confidence {conditions.confidence:g}, suppression {conditions.nms} above IoU {conditions.iou:g}{agnostic}, "
+        f"confidence {conditions.confidence:g}, {'no suppression' if conditions.nms == 'none' else suppression}, "
         f"{most}; input {width} x {height}, {conditions.fit}, resized as by {conditions.arithmetic}"
         + (f"; views: {conditions.views}" if conditions.views else "")
         + (f"; computed in {conditions.precision}" if conditions.precision != "fp32" else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +45,27 @@ class HeadConfig(PartConfig[Head]):
     """The kind `head`.
 
     A head is built from its config, a `Scale`, the channels and the strides of the maps it takes, and the number of
-    classes.
+    classes. Its config names the loss and the selection that suit it; what an experiment gives itself comes first.
     """
 
     folders = ("models",)
+
+    def default_loss(self) -> dict[str, object]:
+        """Return plain settings of the loss that trains the head, such as `{"name": "anchor"}`."""
+        return {}
+
+    def default_selection(self) -> dict[str, object]:
+        """Return plain settings of `evaluate` and `predict` that suit the head, such as `{"nms": "none"}`."""
+        return {}
+
+    def experiment_defaults(self) -> dict[str, Any]:
+        """Return `default_loss` and `default_selection` by the sections of an experiment that they belong to."""
+        sections = {
+            "loss": self.default_loss(),
+            "evaluate": self.default_selection(),
+            "predict": self.default_selection(),
+        }
+        return {name: settings for name, settings in sections.items() if settings}
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,10 @@ class DecoupledHead(DenseHead):
         def __post_init__(self) -> None:
             if self.bins < 2 or self.objects_per_image <= 0:
                 raise ValueError("the decoupled head wants bins >= 2 and objects_per_image > 0")
+
+        def default_loss(self) -> dict[str, object]:
+            """Return the loss `task_aligned`."""
+            return {"name": "task_aligned"}
 
     def __init__(
         self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
@@ -228,7 +250,7 @@ class AnchorHead(Head):
 
     @dataclass(frozen=True)
     class Config(HeadConfig):
-        """Settings of the head; it is taught by the loss `anchor`.
+        """Settings of the head.
 
         Attributes:
             anchors: widths and heights in canvas pixels, shared out evenly among the levels, the finest first.
@@ -246,6 +268,10 @@ class AnchorHead(Head):
         def __post_init__(self) -> None:
             if self.scale_x_y < 1:
                 raise ValueError(f"the anchor head wants scale_x_y >= 1, found {self.scale_x_y}")
+
+        def default_loss(self) -> dict[str, object]:
+            """Return the loss `anchor`."""
+            return {"name": "anchor"}
 
     def __init__(
         self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,6 +46,10 @@ class Yolo(DetectionModel):
         def __post_init__(self) -> None:
             if self.depth <= 0 or self.width <= 0 or self.max_channels < 8:
                 raise ValueError("a yolo model wants depth > 0, width > 0 and max_channels >= 8")
+
+        def experiment_defaults(self) -> dict[str, Any]:
+            """Return the loss and the selection that suit the head."""
+            return self.head.experiment_defaults()
 
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         super().__init__()
