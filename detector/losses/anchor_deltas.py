@@ -22,7 +22,7 @@ _CROWD_SHARE = 0.5  # a predicted box lies in a crowd region if more than this s
 
 
 @dataclass(frozen=True)
-class Objects:
+class RelativeObjects:
     """The objects of a batch relative to the canvas, one padded row per image.
 
     Attributes:
@@ -140,7 +140,7 @@ class _Lessons:
 
 
 @torch.no_grad()
-def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: Objects) -> Deltas:
+def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObjects) -> Deltas:
     """The deltas of one level of kind `yolo`.
 
     Args:
@@ -172,7 +172,7 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: Objects) -> De
 # --- free cells ------------------------------------------------------------------------------------------------------
 
 
-def _teach_free_cells(predictions: _Predictions, objects: Objects) -> tuple[Tensor, _Lessons]:
+def _teach_free_cells(predictions: _Predictions, objects: RelativeObjects) -> tuple[Tensor, _Lessons]:
     """Every cell is background, but for those whose box lies on an object or in a crowd region.
 
     Returns:
@@ -195,7 +195,7 @@ def _teach_free_cells(predictions: _Predictions, objects: Objects) -> tuple[Tens
     return deltas, near[near.overlap > training.truth_thresh]
 
 
-def _overlapping(predictions: _Predictions, objects: Objects) -> _Lessons:
+def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Lessons:
     """The first of the objects that overlap a cell most, for every cell that compares itself with objects."""
     num_images = len(predictions.raw)
     compares = predictions.has_likely_class()
@@ -212,7 +212,7 @@ def _overlapping(predictions: _Predictions, objects: Objects) -> _Lessons:
     return _Lessons(cell, image, best.indices, best.values)
 
 
-def _in_crowds(predictions: _Predictions, objects: Objects) -> Tensor:
+def _in_crowds(predictions: _Predictions, objects: RelativeObjects) -> Tensor:
     """Which predicted boxes lie mostly in a crowd region of their image: bool (N,)."""
     boxes = predictions.cxcywh.view(len(predictions.raw), -1, 1, 4)
     half = boxes[..., 2:] / 2
@@ -223,7 +223,7 @@ def _in_crowds(predictions: _Predictions, objects: Objects) -> Tensor:
 
 
 def _teach_near_cells(
-    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, near: _Lessons
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, near: _Lessons
 ) -> None:
     """Cells that overlap an object by more than `truth_thresh` learn it."""
     training = predictions.level.training
@@ -240,7 +240,7 @@ def _teach_near_cells(
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _assigned(predictions: _Predictions, objects: Objects) -> _Lessons:
+def _assigned(predictions: _Predictions, objects: RelativeObjects) -> _Lessons:
     """Every object to the anchors of its place that suit its shape, by image, then object."""
     level, (rows, columns) = predictions.level, predictions.grid_hw
     canvas_h, canvas_w = level.canvas_hw((rows, columns))
@@ -267,7 +267,7 @@ def _assigned(predictions: _Predictions, objects: Objects) -> _Lessons:
 
 
 def _teach_assigned_cells(
-    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, assigned: _Lessons
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, assigned: _Lessons
 ) -> None:
     """Every object teaches its cells, where they are shared after the objects before it."""
     training = predictions.level.training
@@ -322,7 +322,7 @@ def _teach_class(deltas: Tensor, entries: Tensor, predictions: _Predictions, row
     deltas[row] = torch.where(written[:, None], before, whole)
 
 
-def _box_deltas(entries: Tensor, predictions: _Predictions, objects: Objects, lessons: _Lessons) -> Tensor:
+def _box_deltas(entries: Tensor, predictions: _Predictions, objects: RelativeObjects, lessons: _Lessons) -> Tensor:
     """The deltas (P, 4) of x, y, w, h of cells with entries (P, 5 + classes)."""
     level, training, (rows, columns) = predictions.level, predictions.level.training, predictions.grid_hw
     wanted = objects.cxcywh[lessons.image, lessons.index]

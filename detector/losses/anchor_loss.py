@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.config.registry import register
 from detector.errors import ConfigError
-from detector.losses.anchor_deltas import Deltas, Objects, deltas_of_level
+from detector.losses.anchor_deltas import Deltas, RelativeObjects, deltas_of_level
 from detector.losses.loss import Loss, LossConfig, LossParts
 from detector.models.anchor_levels import AnchorLevel
 from detector.models.contracts import DetectionModel
@@ -106,7 +106,7 @@ class AnchorLoss(Loss[tuple[Tensor, ...], Targets]):
         return taught
 
 
-def _objects(targets: Targets, level: AnchorLevel, grid_hw: tuple[int, int]) -> Objects:
+def _objects(targets: Targets, level: AnchorLevel, grid_hw: tuple[int, int]) -> RelativeObjects:
     """The objects relative to the canvas of a level."""
     canvas_h, canvas_w = level.canvas_hw(grid_hw)
     canvas_xyxy, labels, valid = targets.padded(ignore=False)
@@ -117,7 +117,7 @@ def _objects(targets: Targets, level: AnchorLevel, grid_hw: tuple[int, int]) -> 
     cxcywh = torch.cat([(low + high) / 2, high - low], dim=2)
     crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
     crowd_xyxy = crowd_xyxy / crowd_xyxy.new_tensor([canvas_w, canvas_h, canvas_w, canvas_h])
-    return Objects(cxcywh, labels[:, :most], valid[:, :most] & has_area, crowd_xyxy, crowd_valid)
+    return RelativeObjects(cxcywh, labels[:, :most], valid[:, :most] & has_area, crowd_xyxy, crowd_valid)
 
 
 def _reported(found: Deltas, level: AnchorLevel) -> Tensor:

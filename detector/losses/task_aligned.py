@@ -12,7 +12,7 @@ from torchvision.ops import complete_box_iou_loss
 from detector.config.registry import register
 from detector.errors import ConfigError
 from detector.losses.loss import Loss, LossConfig, LossParts
-from detector.losses.task_aligned_assignment import assign_task_aligned, cells_in_crowds
+from detector.losses.task_aligned_assignment import Alignment, PaddedObjects, assign_task_aligned, cells_in_crowds
 from detector.models.contracts import DetectionModel
 from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
 from detector.structures.types import Targets
@@ -77,7 +77,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
 
     def _parts(self, dense: DensePredictions, targets: Targets) -> LossParts:
         config = self.config
-        target_xyxy, target_labels, valid = targets.padded(ignore=False)
+        objects = PaddedObjects(*targets.padded(ignore=False))
         with torch.no_grad():  # the assignment is no part of the gradient, and few of the boxes are taught
             canvas_xyxy = dense.canvas_xyxy()
         positive = assign_task_aligned(
@@ -85,19 +85,15 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             canvas_xyxy,
             dense.points_xy,
             dense.strides,
-            target_xyxy,
-            target_labels,
-            valid,
-            num_candidates=config.num_candidates,
-            alpha=config.alpha,
-            beta=config.beta,
+            objects,
+            Alignment(config.num_candidates, config.alpha, config.beta),
         )
         image, cell, quality = positive.image_index, positive.cell_index, positive.quality
-        boxes = target_xyxy[image, positive.object_index]
+        boxes = objects.canvas_xyxy[image, positive.object_index]
         normaliser = quality.sum().clamp(min=1.0)
 
         wanted = torch.zeros_like(dense.class_logits)
-        wanted[image, cell, target_labels[image, positive.object_index]] = quality
+        wanted[image, cell, objects.labels[image, positive.object_index]] = quality
         entropy = F.binary_cross_entropy_with_logits(dense.class_logits, wanted, reduction="none")
         crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
         if crowd_xyxy.shape[1]:

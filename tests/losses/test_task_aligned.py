@@ -12,7 +12,7 @@ from torch import Tensor
 
 import detector.losses
 from detector.losses.task_aligned import TaskAlignedLoss, distribution_focal_loss
-from detector.losses.task_aligned_assignment import Assignment, assign_task_aligned
+from detector.losses.task_aligned_assignment import Alignment, Assignment, PaddedObjects, assign_task_aligned
 from detector.models.heads import DecoupledHead
 from detector.models.yolo import Yolo
 from detector.structures.types import Targets
@@ -141,12 +141,8 @@ def reference_assignment(flat: list[list[list[float]]], targets: Targets) -> Ass
         torch.tensor([[box_of(v, c) for c, v in enumerate(image)] for image in flat], dtype=torch.float64),
         torch.tensor([cell[:2] for cell in CELLS], dtype=torch.float64),
         torch.tensor([cell[2] for cell in CELLS], dtype=torch.float64),
-        target_xyxy.double(),
-        labels,
-        valid,
-        num_candidates=CONFIG.num_candidates,
-        alpha=CONFIG.alpha,
-        beta=CONFIG.beta,
+        PaddedObjects(target_xyxy.double(), labels, valid),
+        Alignment(CONFIG.num_candidates, CONFIG.alpha, CONFIG.beta),
     )
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from detector.losses.task_aligned_assignment import (
+    Alignment,
     Assignment,
+    PaddedObjects,
     assign_task_aligned,
     cells_in_boxes,
     cells_in_crowds,
@@ -37,7 +39,8 @@ class Scene(NamedTuple):
         return Scene(*(t.to(dtype) if t.is_floating_point() else t for t in self))
 
     def assigned(self, **settings: Any) -> Assignment:
-        return assign_task_aligned(*self, **{**SETTINGS, **settings})
+        objects = PaddedObjects(self.target_xyxy, self.labels, self.valid)
+        return assign_task_aligned(*self[:4], objects, Alignment(**{**SETTINGS, **settings}))
 
 
 def grid(image_hw: tuple[int, int] = IMAGE_HW) -> tuple[Tensor, Tensor]:
@@ -231,10 +234,8 @@ def test_an_object_that_every_box_misses_by_far_is_taught_in_full() -> None:
         boxes,
         points,
         torch.full((2,), 8.0),
-        target,
-        torch.zeros(1, 1, dtype=torch.int64),
-        torch.ones(1, 1, dtype=torch.bool),
-        **SETTINGS,
+        PaddedObjects(target, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)),
+        Alignment(**SETTINGS),
     )
     overlaps = [140 / 120**2, 140 / (120 * 130)]
     wanted = [overlaps[0], overlaps[0] * (overlaps[1] / overlaps[0]) ** 6]
