@@ -16,7 +16,7 @@ from detector.models.attention import AttentionConfig, SelfAttention, SpatialAtt
 from detector.models.backbones import CSPDarknet
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.tasks import experiment
+from detector.tasks.task import load_experiment
 
 NAMES = [name for name in names(AttentionConfig) if find(AttentionConfig, name).__module__.startswith("detector.")]
 
@@ -204,14 +204,14 @@ def test_folding_keeps_the_numbers_of_a_network_with_it() -> None:
 
 def test_the_configuration_chooses_it_sets_it_and_switches_it_off(tmp_path) -> None:
     words = ["model.backbone.attention=squeeze_excite", "model.backbone.attention.reduction=4"]
-    config = experiment.load_experiment("mish-n", [*words, "model.backbone.attention_strides=[8, 32]"])
+    config = load_experiment("mish-n", [*words, "model.backbone.attention_strides=[8, 32]"])
     assert config.model.backbone.attention == SqueezeExcite.Config(reduction=4)
     assert config.model.backbone.attention_strides == (8, 32)
     (tmp_path / "a.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    assert experiment.load_experiment(str(tmp_path / "a.yaml")) == config
-    off = experiment.load_experiment(str(tmp_path / "a.yaml"), ["model.backbone.attention=null"])
+    assert load_experiment(str(tmp_path / "a.yaml")) == config
+    off = load_experiment(str(tmp_path / "a.yaml"), ["model.backbone.attention=null"])
     assert off.model.backbone.attention is None
-    assert experiment.load_experiment("mish-n").model.backbone.attention is None
+    assert load_experiment("mish-n").model.backbone.attention is None
 
 
 @pytest.mark.parametrize(
@@ -227,4 +227,4 @@ def test_the_configuration_chooses_it_sets_it_and_switches_it_off(tmp_path) -> N
 )
 def test_a_wrong_setting_is_said_in_words(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        experiment.load_experiment("mish-n", [f"model.backbone.{override}"])
+        load_experiment("mish-n", [f"model.backbone.{override}"])

@@ -25,7 +25,9 @@ from detector.models.heads import Head, HeadConfig
 from detector.models.necks import Neck, NeckConfig
 from detector.structures.selection import select
 from detector.structures.types import Targets
-from detector.tasks.experiment import ExperimentConfig, build_model, load_experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import build_model
+from detector.tasks.task import load_experiment
 
 CONTRACTS = {
     ActivationConfig: Activation,
@@ -59,25 +61,25 @@ def test_a_part_that_lacks_an_abstract_method_is_not_built(contract: type) -> No
 @pytest.mark.parametrize(("head", "loss"), [("decoupled", TaskAlignedLoss), ("anchor", AnchorLoss)])
 def test_an_experiment_without_a_loss_takes_that_of_its_head(head: str, loss: type) -> None:
     config = load_experiment("mish-n", [f"model.head={head}"])
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, DetectionConfig)
     assert config.loss == loss.Config()  # type: ignore[attr-defined]  # a registered part
 
 
 def test_settings_of_a_loss_without_a_name_belong_to_that_of_the_head() -> None:
     plain = {"model": {"name": "yolo", "head": "decoupled"}, "loss": {"box": 5.0}}
-    assert config_from_plain(ExperimentConfig, plain, "test.yaml").loss == TaskAlignedLoss.Config(box=5.0)
+    assert config_from_plain(DetectionConfig, plain, "test.yaml").loss == TaskAlignedLoss.Config(box=5.0)
 
 
 def test_a_loss_that_an_experiment_names_comes_before_that_of_the_head() -> None:
     plain = {"model": {"name": "yolo", "head": "anchor"}, "loss": "task_aligned"}
-    assert isinstance(config_from_plain(ExperimentConfig, plain, "test.yaml").loss, TaskAlignedLoss.Config)
+    assert isinstance(config_from_plain(DetectionConfig, plain, "test.yaml").loss, TaskAlignedLoss.Config)
 
 
 def test_an_unknown_key_of_a_loss_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("model: {name: yolo, head: anchor}\nloss:\n  boxes: 3\n")
     with pytest.raises(ConfigError, match=r"experiment\.yaml:3: unknown key 'loss\.boxes'"):
-        load_config(ExperimentConfig, str(path))
+        load_config(DetectionConfig, str(path))
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def head_file(monkeypatch: pytest.MonkeyPatch) -> type[Head]:
 
 def test_a_head_without_suppression_is_one_file(head_file: type[Head]) -> None:
     config = load_experiment("mish-n", ["model.head=one_box", "predict.confidence=0"])
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, DetectionConfig)
     assert config_to_plain(config.loss) == {"name": "mean_score", "weight": 2.0}
     assert (config.predict.nms, config.predict.max_detections) == ("none", 7)
     assert (config.evaluate.nms, config.evaluate.max_detections) == ("none", 7)
@@ -149,14 +151,14 @@ def test_a_head_without_suppression_is_one_file(head_file: type[Head]) -> None:
 
 def test_a_selection_that_an_experiment_gives_comes_before_that_of_the_head(head_file: type[Head]) -> None:
     config = load_experiment("mish-n", ["model.head=one_box", "predict.nms=plain", "evaluate.max_detections=50"])
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, DetectionConfig)
     assert (config.predict.nms, config.predict.max_detections) == ("plain", 7)
     assert (config.evaluate.nms, config.evaluate.max_detections) == ("none", 50)
 
 
 def test_a_saved_configuration_keeps_its_loss_and_selection_after_a_change_of_the_head(head_file: type[Head]) -> None:
     saved = config_to_plain(load_experiment("mish-n"))
-    changed = config_from_plain(ExperimentConfig, saved, "saved", ["model.head=one_box"])
+    changed = config_from_plain(DetectionConfig, saved, "saved", ["model.head=one_box"])
     assert isinstance(changed.loss, TaskAlignedLoss.Config)
     assert (changed.predict.nms, changed.evaluate.nms) == ("plain", "plain")
-    assert config_to_plain(config_from_plain(ExperimentConfig, saved, "saved")) == saved
+    assert config_to_plain(config_from_plain(DetectionConfig, saved, "saved")) == saved

@@ -19,7 +19,9 @@ from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
 from detector.models.yolo import Yolo
 from detector.structures.types import Targets
-from detector.tasks import experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import ModelSize, build_model, measure_presets
+from detector.tasks.task import load_experiment
 
 SIZES = [(32, 32), (64, 96), (160, 32)]
 PARTS = [
@@ -29,9 +31,7 @@ PARTS = [
 ]
 FIELDS = {BackboneConfig: "backbone", NeckConfig: "neck", HeadConfig: "head", ActivationConfig: "activation"}
 PRESETS = sorted(
-    path.stem
-    for path in presets_dir().glob("*.yaml")
-    if isinstance(experiment.load_experiment(path.stem), experiment.DetectionConfig)
+    path.stem for path in presets_dir().glob("*.yaml") if isinstance(load_experiment(path.stem), DetectionConfig)
 )
 
 
@@ -302,9 +302,9 @@ def test_every_parameter_gets_a_gradient_from_the_loss(name: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_makes_a_model(preset: str) -> None:
-    config = experiment.load_experiment(preset)
+    config = load_experiment(preset)
     with torch.device("meta"):
-        model = experiment.build_model(config, 80).eval()
+        model = build_model(config, 80).eval()
         raw = model(torch.zeros(2, config.input.channels, 64, 96, dtype=torch.uint8))
         boxes, scores = model.decode(raw)
     assert boxes.shape[:2] == scores.shape[:2]
@@ -326,20 +326,18 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="module")
-def sizes() -> dict[str, experiment.ModelSize]:
-    return {size.preset: size for size in experiment.measure_presets(640, 80)}
+def sizes() -> dict[str, ModelSize]:
+    return {size.preset: size for size in measure_presets(640, 80)}
 
 
 @pytest.mark.parametrize("preset", BOUNDS)
-def test_every_size_of_the_family_is_as_large_as_its_name_says(
-    preset: str, sizes: dict[str, experiment.ModelSize]
-) -> None:
+def test_every_size_of_the_family_is_as_large_as_its_name_says(preset: str, sizes: dict[str, ModelSize]) -> None:
     (fewest, most), (cheapest, dearest) = BOUNDS[preset]
     assert fewest <= sizes[preset].num_parameters / 1e6 <= most
     assert cheapest <= sizes[preset].gflops <= dearest
 
 
-def test_gflops_count_two_per_multiply_add(sizes: dict[str, experiment.ModelSize]) -> None:
+def test_gflops_count_two_per_multiply_add(sizes: dict[str, ModelSize]) -> None:
     flops = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -357,7 +355,7 @@ def test_gflops_count_two_per_multiply_add(sizes: dict[str, experiment.ModelSize
     assert sum(p.numel() for p in model.parameters()) == sizes["mish-n"].num_parameters
 
 
-def test_the_family_grows_from_n_to_x(sizes: dict[str, experiment.ModelSize]) -> None:
+def test_the_family_grows_from_n_to_x(sizes: dict[str, ModelSize]) -> None:
     measured = [sizes[preset] for preset in BOUNDS]
     assert [m.num_parameters for m in measured] == sorted(m.num_parameters for m in measured)
     assert [m.gflops for m in measured] == sorted(m.gflops for m in measured)

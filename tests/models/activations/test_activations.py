@@ -17,7 +17,7 @@ from detector.models.blocks import ConvNormAct
 from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.tasks import experiment
+from detector.tasks.task import load_experiment
 
 NAMES = [name for name in names(ActivationConfig) if find(ActivationConfig, name).__module__.startswith("detector.")]
 ELEMENT_WISE = [name for name in NAMES if name != "maxout"]
@@ -266,7 +266,7 @@ def test_learned_settings_are_vectors_and_so_do_not_decay(config: ActivationConf
 )
 def test_a_wrong_setting_is_said_in_words(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        experiment.load_experiment("mish-n", [f"model.activation={override}"])
+        load_experiment("mish-n", [f"model.activation={override}"])
 
 
 # ---- maxout
