@@ -1,8 +1,8 @@
 """Overlaps of boxes and their gradients as Darknet computes them.
 
 Boxes are (..., 4), centre and size relative to the canvas. The gradients are those that Darknet's networks were trained
-with, not the derivatives of the overlaps: width and height count double, and the centre's share of the hull term has
-the opposite sign. Autograd on the published formulas (Rezatofighi et al. 2019; Zheng et al. 2020) gives others.
+with, not the derivatives of the overlaps: width and height count double, and the centre's part of the hull term has the
+opposite sign. Autograd on the published formulas (Rezatofighi et al. 2019; Zheng et al. 2020) gives other values.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ _DIOU_EXPONENT = 0.6  # Darknet's own; the paper (Zheng et al. 2020, equation 7)
 
 
 def _edges(cxcywh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Left, top, right, bottom."""
+    """Return left, top, right and bottom."""
     x, y, w, h = cxcywh.unbind(-1)
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
 def overlap_of(first: Tensor, second: Tensor, kind: Overlap) -> Tensor:
-    """The overlap of boxes (..., 4) and (..., 4), broadcast to (...).
+    """Return the overlap of boxes (..., 4) and (..., 4), broadcast to (...).
 
-    Intersection over union; `giou` less the share of the hull that neither covers; `diou` less (d^2 / c^2)^0.6, where d
-    is the distance of the centres and c the diagonal of the hull; `ciou` less d^2 / c^2 and the aspect term.
+    It is the intersection over union, minus for `giou` the share of the hull that neither box covers, for `diou`
+    (d^2 / c^2)^0.6, where d is the distance of the centres and c the diagonal of the hull, and for `ciou` d^2 / c^2 and
+    the aspect term.
     """
     left, top, right, bottom = _edges(first)
     other_left, other_top, other_right, other_bottom = _edges(second)
@@ -59,16 +60,16 @@ def _aspect_difference(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _BoxPairs:
-    """Predicted boxes and their objects, with the sides that both gradients are made of.
+    """Predicted boxes and their objects, with the quantities that the gradients share.
 
     Attributes:
         predicted: (P, 4), centre and size.
         wanted: (P, 4), centre and size.
         edges: left, top, right and bottom of the predicted boxes, (P,) each.
         other_edges: the same of the objects.
-        shared_wh: width and height that both have in common, (P,) each, negative where they are apart.
-        hull_wh: width and height of the box around both, (P,) each.
-        intersection: product of the common sides, (P,): positive also where both are negative.
+        shared_wh: width and height of the intersection, (P,) each, negative if the boxes are apart.
+        hull_wh: width and height of the hull, the box around both, (P,) each.
+        intersection: product of `shared_wh`, (P,): positive also if both are negative.
         union: sum of the areas less the intersection, (P,).
     """
 
@@ -97,20 +98,20 @@ class _BoxPairs:
 
     @property
     def apart(self) -> Tensor:
-        """Pairs that have no area in common: bool (P, 1)."""
+        """Mask of the pairs without a common area, bool (P, 1)."""
         return ((self.shared_wh[0] <= 0) | (self.shared_wh[1] <= 0))[..., None]
 
 
 def overlap_gradient(predicted: Tensor, wanted: Tensor, kind: Overlap) -> Tensor:
-    """Return what Darknet adds to x, y, w, h of a predicted box so that its overlap with the object rises.
+    """Return the change that Darknet adds to x, y, w, h of a predicted box to increase its overlap with the object.
 
     Args:
         predicted: float (P, 4), centre and size relative to the canvas.
         wanted: the same of the objects.
-        kind: the overlap; not finite where a box makes it so.
+        kind: the overlap.
 
     Returns:
-        (P, 4), per x, y, w, h.
+        (P, 4), per x, y, w, h; not finite for degenerate boxes.
     """
     pairs = _BoxPairs.of(predicted, wanted)
     gradient = _area_gradient(pairs, with_hull=kind == "giou")

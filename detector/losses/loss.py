@@ -17,11 +17,11 @@ GroundTruth = TypeVar("GroundTruth", contravariant=True)
 
 
 class LossParts(dict[str, Tensor]):
-    """The weighted parts of a loss by name, each a scalar float32; their sum is what training minimises.
+    """Weighted parts of a loss by name, each a scalar float32; training minimises their sum.
 
     Attributes:
-        count: what the parts are a mean over, a scalar float32 of at least 1: the batches of one step, in one process
-            or in several, are averaged by it, so that their step is that of one batch.
+        count: the number that the parts are a mean over, a scalar float32 of at least 1. The batches of one step, in
+            one process or in several, are averaged with it as weight, so that they give the same step as one batch.
     """
 
     def __init__(self, parts: Mapping[str, Tensor], count: Tensor) -> None:
@@ -34,7 +34,7 @@ class Loss(abc.ABC, Generic[Outputs, GroundTruth]):
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs, targets: GroundTruth, /) -> LossParts:
-        """Return the weighted parts, each a scalar float32; their sum is what training minimises."""
+        """Return the weighted parts, each a scalar float32; training minimises their sum."""
 
 
 @dataclass(frozen=True)

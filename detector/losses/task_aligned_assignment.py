@@ -12,7 +12,7 @@ from detector.structures.boxes import area_xyxy
 
 @dataclass(frozen=True)
 class PaddedObjects:
-    """The objects of a batch, one padded row per image, as `Targets.padded` gives them.
+    """Objects of a batch, one padded row per image, as from `Targets.padded`.
 
     Attributes:
         canvas_xyxy: float32 (B, M, 4), in canvas pixels.
@@ -42,14 +42,14 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The cells that hold objects, flat over the batch.
+    """Cells assigned to objects, flat over the batch.
 
     Attributes:
         image_index: int64 (P,), the image of each positive cell.
         cell_index: int64 (P,), the cell within the image, 0 .. A - 1.
         object_index: int64 (P,), the column of its object in the padded targets.
-        quality: float32 (P,), above 0 and at most 1, the class score the cell should give: its alignment relative to
-            the best cell of the object, times the best overlap that the object has with any of its cells.
+        quality: float32 (P,), above 0 and at most 1, the target of the cell's class score: its alignment relative to
+            the best cell of the object, times the best overlap of the object with any of its cells.
     """
 
     image_index: Tensor
@@ -59,7 +59,7 @@ class Assignment:
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of boxes in the same row: (..., 4) and (..., 4) broadcast to (...)."""
+    """Return the intersection over union of boxes in the same row: (..., 4) and (..., 4) broadcast to (...)."""
     low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
     high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
@@ -69,10 +69,10 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> Tensor:
-    """Which cell centres lie in which boxes: bool (B, M, A) for points (A, 2) and boxes (B, M, 4).
+    """Return which cell centres lie in which boxes: bool (B, M, A) for points (A, 2) and boxes (B, M, 4).
 
-    A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object has a
-    cell to be found at.
+    A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object contains
+    a cell centre.
     """
     centre = (canvas_xyxy[..., :2] + canvas_xyxy[..., 2:]) / 2
     half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=float(strides.min()) / 2)
@@ -103,7 +103,7 @@ def assign_task_aligned(
         points_xy: float32 (A, 2), cell centres in canvas pixels.
         strides: float32 (A,), canvas pixels per cell.
         objects: the objects of the batch.
-        alignment: how well a cell suits an object, and how many cells an object may take.
+        alignment: settings of the alignment and the number of cells of an object.
     """
     num_images, num_objects = objects.valid.shape
     num_cells = len(points_xy)
@@ -115,7 +115,7 @@ def assign_task_aligned(
     dense = scores.new_full((num_images, num_objects, num_cells), -1.0)
     dense[image, target, cell] = aligned
     best, chosen_cell = dense.topk(min(alignment.num_candidates, num_cells), dim=-1)
-    taken = best >= 0  # cells outside the object stand at -1
+    taken = best >= 0  # cells outside the object have -1
     is_candidate = torch.zeros_like(inside).scatter_(2, chosen_cell, taken)[image, target, cell]
     pairs = _Pairs(image, target, cell, overlap, aligned, num_objects, num_cells)[is_candidate]
     return _with_quality(pairs[_winners(pairs, num_images)], num_images)
@@ -183,7 +183,7 @@ def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
     peak_alignment = pairs.alignment.new_zeros(size).scatter_reduce_(0, row, pairs.alignment, "amax")
     peak_overlap = pairs.overlap.new_zeros(size).scatter_reduce_(0, row, pairs.overlap, "amax")
     # The floor only guards against 0 / 0: the sixth power of a small overlap is tiny, and an object whose boxes are all
-    # still far off has to be trained on all the same.
+    # still far off has to be trained on nevertheless.
     tiny = torch.finfo(pairs.alignment.dtype).tiny
     quality = pairs.alignment / peak_alignment[row].clamp(min=tiny) * peak_overlap[row]
     # A cell of weight 0 has no effect, but a predicted box without area would make 0 * NaN of its CIoU.
@@ -195,9 +195,9 @@ def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
     """Return the pairs that match once objects without a cell have got their best one back, bool (P,).
 
     Args:
-        wins: bool (P,), which pairs match so far.
+        wins: bool (P,), the pairs that match so far.
         pairs: the pairs.
-        owner: int64 (P,), the object in the image that has the cell of the pair.
+        owner: int64 (P,), the object in the image that owns the cell of the pair.
     """
     row, owner_row, place, alignment = pairs.row, pairs.image * pairs.num_objects + owner, pairs.place, pairs.alignment
     size = int(row.max()) + 1 if len(row) else 0
@@ -215,13 +215,13 @@ def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
 
 
 def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
-    """For each entry, the lowest chosen value under its key: int64 (P,), more than any value where there is none."""
+    """Return the lowest chosen value with the key of each entry, int64 (P,), or more than any value without one."""
     lowest = torch.full((int(keys.max()) + 1,), int(values.max()) + 1, device=keys.device)
     return lowest.scatter_reduce_(0, keys[chosen], values[chosen], "amin")[keys]
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:
-    """Cells that lie mostly inside a crowd region: bool (B, A), true where more than half of the cell's square does."""
+    """Return the cells with more than half of their square inside a crowd region: bool (B, A)."""
     half = strides[:, None] / 2
     cells_xyxy = torch.cat([points_xy - half, points_xy + half], dim=1)
     low = torch.maximum(cells_xyxy[:, :2], crowd_xyxy[:, :, None, :2])

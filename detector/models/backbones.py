@@ -1,4 +1,4 @@
-"""Backbones: an image in, feature maps of strides 8, 16 and 32 out."""
+"""Backbones: images in, feature maps of several strides out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STAGE_STRIDES = (4, 8, 16, 32)
 
 @register("csp_darknet")
 class CSPDarknet(Backbone):
-    """A stem and four CSP stages, each entered by a strided convolution, closed by spatial pyramid pooling.
+    """Backbone of a stem, four CSP stages that each begin with a strided convolution, and spatial pyramid pooling.
 
     Attributes:
         out_channels: channels of the returned maps.
@@ -54,8 +54,8 @@ class CSPDarknet(Backbone):
         Attributes:
             channels: channels after the stem and after each of the four stages.
             bottlenecks: bottlenecks in each stage.
-            attention: what weighs the map that a stage ends in, or null for none.
-            attention_strides: strides of the maps that it weighs, of 4, 8, 16 and 32.
+            attention: attention at the end of a stage, or null for none.
+            attention_strides: strides of the stages that have it, out of 4, 8, 16 and 32.
         """
 
         channels: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
@@ -66,8 +66,8 @@ class CSPDarknet(Backbone):
         def __post_init__(self) -> None:
             if not self.attention_strides or not set(self.attention_strides) <= set(_STAGE_STRIDES):
                 raise ValueError(
-                    f"csp_darknet wants attention_strides out of {_STAGE_STRIDES}, found {self.attention_strides}; "
-                    "attention: null switches it off"
+                    f"csp_darknet: expected attention_strides out of {_STAGE_STRIDES}, got {self.attention_strides}; "
+                    "set attention: null to switch attention off"
                 )
 
     def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
@@ -92,7 +92,7 @@ class CSPDarknet(Backbone):
         self.strides = (8, 16, 32)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) to the maps of strides 8, 16 and 32."""
+        """Return the maps of strides 8, 16 and 32 of images (B, C, H, W)."""
         maps = []
         x = self.stem(x)
         for stage in self.stages:

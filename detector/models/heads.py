@@ -1,4 +1,4 @@
-"""Heads: feature maps in, raw maps out, and the reading of raw maps as boxes and scores."""
+"""Heads: feature maps in, raw maps out, and the decoding of raw maps into boxes and scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.models.class_rows import ClassRows
 
 
 class Head(nn.Module, abc.ABC):
-    """The contract of heads: feature maps in, raw maps out; `decode` reads raw maps as boxes and scores.
+    """The contract of heads: feature maps in, raw maps out; `decode` turns raw maps into boxes and scores.
 
     Attributes:
         anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
@@ -85,12 +85,12 @@ class DensePredictions:
     strides: Tensor
 
     def canvas_xyxy(self) -> Tensor:
-        """Boxes (B, A, 4) in canvas pixels."""
+        """Return boxes (B, A, 4) in canvas pixels."""
         return boxes_of_distributions(self.distribution_logits, self.points_xy, self.strides)
 
 
 def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strides: Tensor) -> Tensor:
-    """Boxes (..., A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4).
+    """Return boxes (..., A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4).
 
     Args:
         distribution_logits: float32 (..., A, 4, bins), over distances left, top, right, bottom in units of the stride.
@@ -107,7 +107,7 @@ class DenseHead(Head):
 
     @abc.abstractmethod
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
-        """Return the raw maps flat, in float32 whatever the autocast."""
+        """Return the raw maps flat over all cells, in float32 even under autocast."""
 
 
 @register("decoupled")
@@ -132,7 +132,10 @@ class DecoupledHead(DenseHead):
 
         def __post_init__(self) -> None:
             if self.bins < 2 or self.objects_per_image <= 0:
-                raise ValueError("the decoupled head wants bins >= 2 and objects_per_image > 0")
+                raise ValueError(
+                    "the decoupled head: expected bins >= 2 and objects_per_image > 0, got "
+                    f"{self.bins} and {self.objects_per_image}"
+                )
 
         def default_loss(self) -> dict[str, object]:
             """Return the loss `task_aligned`."""
@@ -167,28 +170,28 @@ class DecoupledHead(DenseHead):
         self._set_prior(config.objects_per_image)
 
     def _set_prior(self, objects_per_image: float) -> None:
-        """Starts every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
+        """Start every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
         for box_branch, class_branch, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
             probability = min(objects_per_image / self.num_classes / (640 / stride) ** 2, 0.5)
             nn.init.constant_(_last_bias(class_branch), math.log(probability / (1 - probability)))
             nn.init.constant_(_last_bias(box_branch), 1.0)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One raw map (B, 4 * bins + classes, H, W) for each map given."""
+        """Return one raw map (B, 4 * bins + classes, H, W) for each map given."""
         return tuple(
             torch.cat([box(x), cls(x)], dim=1)
             for x, box, cls in zip(maps, self.box_branches, self.class_branches, strict=True)
         )
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The last convolution of each class branch."""
+        """Return the tensors of the last convolution of each class branch."""
         last = {
             f"class_branches.{i}.{len(list(branch.children())) - 1}" for i, branch in enumerate(self.class_branches)
         }
         return {name: ClassRows() for name in self.state_dict() if name.rpartition(".")[0] in last}
 
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
-        """The raw maps flat, in float32 whatever the autocast."""
+        """Return the raw maps flat, in float32 even under autocast."""
         flat = torch.cat([m.flatten(2).transpose(1, 2) for m in raw_maps], dim=1).float()
         distribution, class_logits = torch.split(flat, [4 * self.bins, self.num_classes], dim=-1)
         points, strides = [], []
@@ -206,7 +209,7 @@ class DecoupledHead(DenseHead):
         )
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         dense = self.dense(raw_maps)
         return dense.canvas_xyxy(), F.sigmoid(dense.class_logits)
 
@@ -229,7 +232,7 @@ _YOLOV4_ANCHORS_WH = (
 
 @dataclass(frozen=True)
 class ScaledYoloTraining(AnchorTraining):
-    """How the levels of an anchor head are taught, with the settings of yolov4-csp.cfg where nothing else is said."""
+    """Training settings of the levels of an anchor head; the defaults are those of yolov4-csp.cfg."""
 
     iou_loss: BoxLoss = "ciou"
     iou_normalizer: float = 0.05
@@ -245,7 +248,7 @@ class AnchorHead(Head):
     Sources: Bochkovskiy et al. 2020 (YOLOv4); Wang et al. 2020 ("Scaled-YOLOv4") for `new_coords`.
 
     Attributes:
-        anchor_levels: what each raw map means and how it is taught.
+        anchor_levels: the meaning and the training settings of each raw map.
     """
 
     @dataclass(frozen=True)
@@ -253,11 +256,11 @@ class AnchorHead(Head):
         """Settings of the head.
 
         Attributes:
-            anchors: widths and heights in canvas pixels, shared out evenly among the levels, the finest first.
-            new_coords: whether the raw maps are activated by the head's convolutions and sizes are squares, or raw
-                maps are logits and sizes exponentials.
+            anchors: widths and heights in canvas pixels, divided evenly among the levels, the finest first.
+            new_coords: whether the head applies the sigmoid to its raw maps and sizes are squares; otherwise raw maps
+                are logits and sizes exponentials.
             scale_x_y: factor on the offset within a cell about its middle.
-            training: how the levels are taught.
+            training: training settings of the levels.
         """
 
         anchors: tuple[tuple[float, float], ...] = _YOLOV4_ANCHORS_WH
@@ -267,7 +270,7 @@ class AnchorHead(Head):
 
         def __post_init__(self) -> None:
             if self.scale_x_y < 1:
-                raise ValueError(f"the anchor head wants scale_x_y >= 1, found {self.scale_x_y}")
+                raise ValueError(f"the anchor head: expected scale_x_y >= 1, got {self.scale_x_y}")
 
         def default_loss(self) -> dict[str, object]:
             """Return the loss `anchor`."""
@@ -279,7 +282,7 @@ class AnchorHead(Head):
         super().__init__()
         if not config.anchors or len(config.anchors) % len(strides):
             raise ConfigError(
-                f"model.head: anchor wants as many anchors for each of the {len(strides)} levels, found "
+                f"model.head: anchor: expected as many anchors for each of the {len(strides)} levels, got "
                 f"{len(config.anchors)} anchors"
             )
         per_level = len(config.anchors) // len(strides)
@@ -305,16 +308,16 @@ class AnchorHead(Head):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One raw map (B, anchors * (5 + classes), H, W) for each map given; float32 where it is activated."""
+        """Return one raw map (B, anchors * (5 + classes), H, W) for each map given; float32 if it is activated."""
         raw_maps = tuple(branch(x) for x, branch in zip(maps, self.branches, strict=True))
         return tuple(raw_map.float().sigmoid() for raw_map in raw_maps) if self.new_coords else raw_maps
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The last convolution of each branch."""
+        """Return the tensors of the last convolution of each branch."""
         last = {f"branches.{index}.1": len(level.mask) for index, level in enumerate(self.anchor_levels)}
         names = [name for name in self.state_dict() if name.rpartition(".")[0] in last]
         return {name: ClassRows(last[name.rpartition(".")[0]], 5) for name in names}
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         return decode_levels(raw_maps, self.anchor_levels)

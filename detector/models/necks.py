@@ -1,4 +1,4 @@
-"""Necks: feature maps in, feature maps of the same strides that know of each other out."""
+"""Necks: feature maps in, feature maps of the same strides with information from all of them out."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class NeckConfig(PartConfig[Neck]):
 
 @register("pan")
 class PAN(Neck):
-    """Path aggregation: top-down, then bottom-up, merged by CSP stages (Liu et al. 2018, section 3.1).
+    """Path-aggregation neck: top-down, then bottom-up, merged by CSP stages (Liu et al. 2018, section 3.1).
 
     Attributes:
-        out_channels: channels of the returned maps, those of the maps it is given.
+        out_channels: channels of the returned maps, the same as those of the given maps.
     """
 
     @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PAN(Neck):
         self.out_channels = in_channels
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps of ascending stride, each half the size of the one before, to maps of the same shapes."""
+        """Return maps of the same shapes for maps of ascending stride, each half the size of the one before."""
         merged = [maps[-1]]
         for fine, merge in zip(reversed(maps[:-1]), reversed(self.down_merges), strict=True):
             coarse = F.interpolate(merged[0], scale_factor=2.0, mode="nearest")

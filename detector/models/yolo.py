@@ -1,4 +1,4 @@
-"""The flagship: backbone, neck and head as one model."""
+"""The main model family: backbone, neck and head."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from detector.models.necks import PAN, NeckConfig
 
 @register("yolo")
 class Yolo(DetectionModel):
-    """CSP-Darknet backbone, path-aggregation neck, head; with the decoupled one the family `mish-n` .. `mish-x`."""
+    """Detection model of a backbone, a neck and a head; with the default parts the family `mish-n` .. `mish-x`."""
 
     @dataclass(frozen=True)
     class Config(ModelConfig):
-        """The family's size and parts.
+        """Size and parts of the model.
 
         Attributes:
             depth: factor on the number of bottlenecks.
@@ -45,7 +45,10 @@ class Yolo(DetectionModel):
 
         def __post_init__(self) -> None:
             if self.depth <= 0 or self.width <= 0 or self.max_channels < 8:
-                raise ValueError("a yolo model wants depth > 0, width > 0 and max_channels >= 8")
+                raise ValueError(
+                    "a yolo model: expected depth > 0, width > 0 and max_channels >= 8, got "
+                    f"{(self.depth, self.width, self.max_channels)}"
+                )
 
         def experiment_defaults(self) -> dict[str, Any]:
             """Return the loss and the selection that suit the head."""
@@ -54,7 +57,7 @@ class Yolo(DetectionModel):
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         super().__init__()
         if num_classes < 1 or image_channels < 1:
-            raise ValueError(f"Yolo wants at least 1 class and 1 channel, found {num_classes} and {image_channels}")
+            raise ValueError(f"Yolo: expected at least 1 class and 1 channel, got {num_classes} and {image_channels}")
         scale = Scale(config.depth, config.width, config.max_channels, config.activation)
         self.backbone = build(config.backbone, scale, image_channels)
         self.neck = build(config.neck, scale, self.backbone.out_channels)
@@ -64,21 +67,21 @@ class Yolo(DetectionModel):
         self.anchor_levels = self.head.anchor_levels
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps (B, channels of the head, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
+        """Return raw maps (B, channels of the head, H / stride, W / stride), one for each stride of the backbone."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         raw_maps: tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.in_unit_range(images))))
         return raw_maps
 
     def parts_in_order(self) -> list[nn.Module]:
-        """The parts of the backbone (stem, stages, pooling), the neck, the head."""
+        """Return the parts of the backbone (stem, stages, pooling), the neck and the head."""
         return [*unfolded(self.backbone), self.neck, self.head]
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """Those of the head."""
+        """Return the class rows of the head."""
         return {f"head.{name}": rows for name, rows in self.head.class_rows().items()}
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         return self.head.decode(raw_maps)
 
     def detection_head(self) -> Head:

@@ -64,7 +64,7 @@ USAGE_ERRORS = [
     (["predict", "a.safetensors"], "a model file and a source are wanted"),
     (["predict", "--format", "xml"], "--format: no format is named 'xml'"),
     (["predict", "--confidence", "high"], "argument --confidence: a number of 0..1, best or best-overall is wanted"),
-    (["models", "--size", "100"], "input.size: Yolo wants images with both sides a multiple of 32, found (100, 100)"),
+    (["models", "--size", "100"], "input.size: Yolo: expected images with both sides a multiple of 32, got (100, 100)"),
     (["models", "--size", "0"], "a size and channels of at least 1"),
     (["models", "--num-classes", "0"], "--num-classes: expected at least 1, got 0"),
     (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
@@ -141,7 +141,7 @@ def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp
         (["evaluate", trained.weights, "--split", "ignore_unknown"], 3, "no split 'ignore_unknown'"),
         (["evaluate", trained.weights, "--split", "__class__"], 3, "no split '__class__'"),
         (["evaluate", trained.weights, trained.weights], 2, "one model file is wanted, found "),
-        (["evaluate", trained.weights, "input.size=50"], 2, "a multiple of 32, found (50, 50)"),
+        (["evaluate", trained.weights, "input.size=50"], 2, "a multiple of 32, got (50, 50)"),
         (["evaluate", trained.weights, "model.width=0.5"], 4, str(trained.weights)),
         (["evaluate", trained.weights, "--save-dir", trained.weights], 1, "the folder for results cannot be made"),
     ]:

@@ -146,7 +146,7 @@ def test_the_largest_stride_on_the_way_counts(text: str, stride: int) -> None:
     with torch.no_grad():
         net(images(1, (2 * stride, 3 * stride)))
     if stride > 1:
-        with pytest.raises(ValueError, match=f"multiple of {stride}, found"):
+        with pytest.raises(ValueError, match=f"multiple of {stride}, got"):
             net(images(1, (2 * stride + 1, stride)))
 
 

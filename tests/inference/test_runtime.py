@@ -107,7 +107,7 @@ def test_threads_that_come_at_once_to_a_new_runtime_get_the_same_bits() -> None:
 
 
 def test_fp16_on_the_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fp16 wants a CUDA device"):
+    with pytest.raises(ConfigError, match="fp16: expected a CUDA device, got cpu"):
         TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("fp16"))
 
 

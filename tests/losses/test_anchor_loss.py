@@ -273,16 +273,16 @@ def test_what_is_not_finite_in_the_map_shows_in_the_loss() -> None:
 
 
 def test_a_model_without_an_anchor_head_is_refused() -> None:
-    with pytest.raises(ConfigError, match="anchor wants a model with an anchor head, found one without"):
+    with pytest.raises(ConfigError, match="anchor: expected a model with an anchor head, got one without"):
         AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=()))  # type: ignore[arg-type]  # no model
 
 
 def test_a_model_without_an_anchor_free_head_is_refused_by_the_other_loss() -> None:
-    with pytest.raises(ConfigError, match="task_aligned wants a model with an anchor-free head, found one without"):
+    with pytest.raises(ConfigError, match="task_aligned: expected a model with an anchor-free head, got one without"):
         TaskAlignedLoss(TaskAlignedLoss.Config(), SimpleNamespace(detection_head=lambda: None))  # type: ignore[arg-type]  # no model
 
 
 @pytest.mark.parametrize(("kind", "section"), [("gaussian", r"\[Gaussian_yolo\]"), ("region", r"\[region\]")])
 def test_heads_whose_training_is_not_known_are_refused(kind: str, section: str) -> None:
-    with pytest.raises(ConfigError, match=rf"teaches heads of \[yolo\] sections, found {section}"):
+    with pytest.raises(ConfigError, match=rf"expected heads of \[yolo\] sections, got {section}"):
         loss_of(level_of(), level_of(kind=kind))

@@ -57,7 +57,7 @@ def test_activated_maps_stay_float32_under_autocast() -> None:
 
 
 def test_a_number_of_anchors_that_the_levels_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match="as many anchors for each of the 3 levels, found 4 anchors"):
+    with pytest.raises(ConfigError, match="as many anchors for each of the 3 levels, got 4 anchors"):
         model_with(anchors=((1.0, 1.0),) * 4)
 
 

@@ -106,7 +106,7 @@ def test_levels_follow_one_another() -> None:
 
 
 def test_a_map_of_other_channels_is_refused_with_both_counts() -> None:
-    with pytest.raises(ValueError, match="2 anchors and 3 classes wants a raw map of 16 channels, found 17"):
+    with pytest.raises(ValueError, match="2 anchors and 3 classes: expected a raw map of 16 channels, got 17"):
         activate(torch.zeros(1, 17, 2, 2), level_of())
 
 
@@ -115,11 +115,11 @@ def test_a_map_of_other_channels_is_refused_with_both_counts() -> None:
     [
         ({"num_classes": 0}, "at least 1 class"),
         ({"stride_hw": (0.0, 8.0)}, "strides above 0"),
-        ({"mask": ()}, r"a mask of indices 0\.\.3"),
-        ({"mask": (0, 4)}, r"a mask of indices 0\.\.3 of its anchors, found \(0, 4\)"),
-        ({"mask": (-1,)}, r"a mask of indices 0\.\.3"),
+        ({"mask": ()}, r"a mask of anchor indices 0\.\.3"),
+        ({"mask": (0, 4)}, r"a mask of anchor indices 0\.\.3, got \(0, 4\)"),
+        ({"mask": (-1,)}, r"a mask of anchor indices 0\.\.3"),
         ({"anchors_wh": ((1.0, 0.0),), "mask": (0,)}, "anchors with sides above 0"),
-        ({"training": AnchorTraining(counters_per_class=(1.0, 2.0))}, "wants 3 numbers, found 2"),
+        ({"training": AnchorTraining(counters_per_class=(1.0, 2.0))}, "expected 3 numbers, got 2"),
     ],
 )
 def test_senseless_levels_are_refused(settings: dict[str, Any], message: str) -> None:

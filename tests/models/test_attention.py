@@ -218,11 +218,11 @@ def test_the_configuration_chooses_it_sets_it_and_switches_it_off(tmp_path) -> N
     ("override", "message"),
     [
         ("attention=self_atention", "no attention is named 'self_atention'; did you mean 'self_attention'?"),
-        ("attention={name: self_attention, reduction: 0}", "self_attention wants a reduction of at least 1, found 0"),
-        ("attention={name: squeeze_excite, reduction: 0}", "squeeze_excite wants a reduction of at least 1, found 0"),
+        ("attention={name: self_attention, reduction: 0}", "self_attention: expected a reduction of at least 1, got 0"),
+        ("attention={name: squeeze_excite, reduction: 0}", "squeeze_excite: expected a reduction of at least 1, got 0"),
         ("attention={name: spatial_attention, size: 7}", "unknown key 'model.backbone.attention.size'"),
-        ("attention_strides=[64]", "csp_darknet wants attention_strides out of (4, 8, 16, 32), found (64,)"),
-        ("attention_strides=[]", "csp_darknet wants attention_strides out of (4, 8, 16, 32), found ()"),
+        ("attention_strides=[64]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32), got (64,)"),
+        ("attention_strides=[]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32), got ()"),
     ],
 )
 def test_a_wrong_setting_is_said_in_words(override: str, message: str) -> None:

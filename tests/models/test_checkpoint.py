@@ -227,7 +227,7 @@ def test_a_save_into_a_file_as_folder_is_refused(tmp_path: Path) -> None:
 def test_a_killed_save_leaves_a_whole_file_and_a_leftover_to_sweep(tmp_path: Path) -> None:
     saves(tmp_path / "last.pt")
     script = (
-        "import os, sys, pathlib, torch; from detector.engine import checkpoint;"
+        "import os, sys, pathlib, torch; from detector.models import checkpoint;"
         "os.fsync = lambda _: os._exit(9);"
         "weights = {'a': torch.ones(2)};"
         "state = dict(config={}, class_names=[], category_ids=[], model=weights, ema=weights);"

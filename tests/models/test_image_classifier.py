@@ -136,7 +136,7 @@ def test_every_activation_starts_from_the_same_weights_of_he_et_al() -> None:
     "settings", [{"layers": 4, "stride": 2}, {"layers": 6}, {"stride": 3}, {"channels": (0, 8, 8)}]
 )
 def test_a_stack_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="plain wants"):
+    with pytest.raises(ValueError, match="plain: expected"):
         Plain.Config(**settings)
 
 
@@ -179,7 +179,7 @@ def test_se_resnet18_has_the_strides_of_its_stem(stem: str, strides: tuple[int, 
 
 @pytest.mark.parametrize("settings", [{"channels": (8, 8, 8, 0)}, {"blocks": (2, 0, 2, 2)}])
 def test_a_residual_network_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="se_resnet18 wants channels and blocks of at least 1"):
+    with pytest.raises(ValueError, match="se_resnet18: expected channels and blocks of at least 1"):
         SEResNet18.Config(**settings)
 
 

@@ -105,7 +105,7 @@ def test_any_size_of_whole_strides_is_taken(name: str, image_hw: tuple[int, int]
 @pytest.mark.parametrize("image_hw", [(33, 64), (64, 48), (16, 64), (0, 64)])
 def test_a_size_that_is_no_multiple_of_the_stride_is_refused_in_words(name: str, image_hw: tuple[int, int]) -> None:
     model = make(config_with(ModelConfig, name)).eval()
-    with pytest.raises(ValueError, match=rf"multiple of {model.max_stride}, found \({image_hw[0]}, {image_hw[1]}\)"):
+    with pytest.raises(ValueError, match=rf"multiple of {model.max_stride}, got \({image_hw[0]}, {image_hw[1]}\)"):
         model(images(image_hw))
 
 

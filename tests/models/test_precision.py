@@ -65,7 +65,7 @@ def test_a_format_asked_for_is_given(name: module.PrecisionName, monkeypatch: py
 
 
 def test_fp16_on_the_cpu_is_refused_with_what_to_use() -> None:
-    with pytest.raises(ConfigError, match="fp16 wants a CUDA device; use bf16 or fp32"):
+    with pytest.raises(ConfigError, match="fp16: expected a CUDA device, got cpu; use bf16 or fp32"):
         Precision("fp16", CPU)
 
 
@@ -108,14 +108,14 @@ def test_a_device_is_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "0", "meta", "xpu"])
 def test_any_other_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="device wants auto, cpu, cuda, cuda:N or mps"):
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps"):
         choose_device(name)
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
 def test_a_gpu_that_is_not_there_is_refused(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(ConfigError, match=f"torch finds {count} CUDA devices; use device=cpu or auto"):
+    with pytest.raises(ConfigError, match=f"torch has {count} CUDA devices here; use device=cpu or auto"):
         choose_device(name)
 
 
@@ -123,7 +123,7 @@ def test_apple_s_gpu_is_taken_by_name_where_torch_has_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="torch finds no Apple GPU here; use device=cpu or auto"):
+    with pytest.raises(ConfigError, match="torch has no Apple GPU here; use device=cpu or auto"):
         choose_device("mps")
 
 
