@@ -72,7 +72,7 @@ USAGE_ERRORS = [
     (["models", "--import", "nowhere.py"], "--import: expected a Python file with registered parts, got 'nowhere.py'"),
     (
         ["train", "mish-n", "device=abacus", "data=shapes"],
-        "device wants auto, cpu, cuda, cuda:N or mps, found 'abacus'",
+        "device: expected auto, cpu, cuda, cuda:N or mps, got 'abacus'",
     ),
 ]
 DATA_ERRORS = [
