@@ -260,7 +260,10 @@ def test_learned_settings_are_vectors_without_weight_decay(config: ActivationCon
     [
         ("{name: maxout, pieces: 1}", "maxout: expected at least 2 pieces, got 1"),
         ("{name: elu, alpha: 0.0}", "elu: expected alpha > 0, got 0.0"),
-        ("{name: gelu, approximate: erf}", "model.activation.approximate: expected 'none' or 'tanh', got the text 'erf'"),
+        (
+            "{name: gelu, approximate: erf}",
+            "model.activation.approximate: expected 'none' or 'tanh', got the text 'erf'",
+        ),
         ("{name: leaky, slop: 0.2}", "unknown key 'model.activation.slop'; did you mean 'slope'?"),
         ("hard_mihs", "no activation is named 'hard_mihs'; did you mean 'hard_mish'?"),
     ],
