@@ -240,7 +240,7 @@ def compare(
     """Each fit of a photo through a network by both; with what OpenCV found."""
     if name.endswith((".safetensors", ".weights")):
         from detector.errors import ConfigError
-        from detector.models.yolo import DetectionModel
+        from detector.models.contracts import DetectionModel
         from detector.tasks.detection_model import load_model
 
         loaded = load_model(Path(name))

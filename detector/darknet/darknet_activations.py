@@ -123,4 +123,4 @@ def activation_named(name: str) -> nn.Module:
     """The activation that a .cfg calls `name`, one of `sections.ACTIVATIONS`."""
     if name in _OWN:
         return DarknetActivation(name)
-    return build(_REGISTERED[name])  # type: ignore[no-any-return]  # the registry builds any part
+    return build(_REGISTERED[name])

@@ -33,8 +33,8 @@ from detector.darknet.weights_file import WeightsHeader, read_weights, write_wei
 from detector.errors import DarknetError
 from detector.models.anchor_levels import decode_levels
 from detector.models.class_rows import ClassRows
+from detector.models.contracts import DetectionModel, ModelConfig
 from detector.models.folding import fold
-from detector.models.yolo import DetectionModel, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ class Conditions:
         limit = f"at most {self.max_detections} per image" if self.max_detections < UNLIMITED else "no limit"
         height, width = self.input_hw
         agnostic = ", over all classes" if self.class_agnostic else ""
+        suppression = f"suppression {self.nms} above IoU {self.iou:g}{agnostic}"
         return (
-            f"confidence {self.confidence:g}, suppression {self.nms} above IoU {self.iou:g}{agnostic}, "
+            f"confidence {self.confidence:g}, {'no suppression' if self.nms == 'none' else suppression}, "
             f"{limit}; input {width} x {height}, {self.fit}, resized as by {self.arithmetic}"
             + (f"; views: {self.views}" if self.views else "")
             + (f"; computed in {self.precision}" if self.precision != "fp32" else "")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from detector.export.export_config import MishForm
 from detector.models.activations import Mish
+from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
-from detector.models.yolo import DetectionModel
 from detector.ops.mish import sigmoid_form
 
 INPUT, BOXES, SCORES, LABELS, NUM_DETECTIONS = "images", "boxes", "scores", "labels", "num_detections"

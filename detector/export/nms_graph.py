@@ -22,9 +22,9 @@ def require_expressible(config: SelectConfig, num_classes: int) -> None:
     """Refuses what ONNX's operator does not compute.
 
     Raises:
-        ConfigError: the kind of suppression is not `plain`, or a class or threshold is not the model's.
+        ConfigError: the kind of suppression is neither `plain` nor `none`, or a class or threshold is not the model's.
     """
-    if config.nms != "plain":
+    if config.nms not in ("plain", "none"):
         raise ConfigError(
             f"--nms: ONNX has no suppression of the kind {config.nms!r}; leave --nms out, or export with "
             "predict.nms=plain, which keeps other boxes"
@@ -86,9 +86,11 @@ def append_suppression(model: Any, config: SelectConfig, num_classes: int, *, ta
     boxes, all_scores = f"all_{BOXES}", f"all_{SCORES}"
     scores = _masked(op, boxes, all_scores, config, num_classes)
     flat = op("Reshape", scores, op.constant([0, -1], np.int64))  # (B, A * classes), as `select` numbers candidates
-    picked = _suppressed(op, boxes, scores, config, num_classes, _overlap(config.iou, takes_equal))
-    empty = op("Expand", op.constant(NOT_SELECTED, np.float32), op("Shape", flat))
-    kept = op("ScatterND", empty, picked, op("GatherND", flat, picked))
+    kept = flat
+    if config.nms == "plain":
+        picked = _suppressed(op, boxes, scores, config, num_classes, _overlap(config.iou, takes_equal))
+        empty = op("Expand", op.constant(NOT_SELECTED, np.float32), op("Shape", flat))
+        kept = op("ScatterND", empty, picked, op("GatherND", flat, picked))
     wanted = op.constant([config.max_detections], np.int64)
     num_candidates = op("Slice", op("Shape", flat), op.constant([1], np.int64), op.constant([2], np.int64))
     # Equal scores come in the order of their numbers, as in `select`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detector.export.export_config import PrecisionName
 from detector.export.export_runtime import ExportRuntime
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.selection import SelectConfig, select, select_rows
 
 

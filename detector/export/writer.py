@@ -22,7 +22,7 @@ from detector.export.parity import TOLERANCES, Difference, count_equal_selection
 from detector.inference.predictor import InputConfig
 from detector.io.atomic import write_atomically
 from detector.models.checkpoint import ModelFile
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.letterbox import ARITHMETICS
 from detector.structures.selection import SelectConfig
 

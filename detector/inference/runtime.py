@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
+from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
 from detector.models.packing import pack
 from detector.models.precision import Precision, PrecisionName, keep_freed_memory
-from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
 
 Network: TypeAlias = Callable[[Tensor], "tuple[Tensor, ...]"]  # images to raw maps

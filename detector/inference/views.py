@@ -233,7 +233,8 @@ class Views:
         sure, doubtful = _joined(whole), _joined(cut)
         is_free = ~_is_covered(doubtful, sure, config.class_agnostic)
         boxes, scores, labels = _joined([sure, (doubtful[0][is_free], doubtful[1][is_free], doubtful[2][is_free])])
-        merging = replace(config, iou=self.config.iou)
+        # Boxes of several views repeat an object even where the model itself does not.
+        merging = replace(config, iou=self.config.iou, nms="plain" if config.nms == "none" else config.nms)
         if self.config.merge == "fusion":
             # What is small on the whole of a large image is not missed there: it cannot be seen.
             seeing = [view for view in views if any(map(math.isfinite, view.reach_xyxy))] or views

@@ -1,1 +1,1 @@
-"""Losses: target assignment and what is minimised, each registered."""
+"""Losses, each registered, and the assignment of objects to cells."""

@@ -1,9 +1,9 @@
-"""What Darknet teaches the cells of one anchor level: the deltas of a `[yolo]` layer.
+"""Darknet's deltas of the cells of one anchor level, a `[yolo]` layer.
 
-A delta is what is added to an output so that the loss falls, summed over cells and images. The rules are sequential:
-free cells first, then the objects of an image in their order, and where objects share a cell the later ones see what
-the earlier ones left. Everything here runs over all cells at once; only objects of the same cell wait for each other.
-A cell here is one anchor at one place of the grid; cells are flat over (B, anchors, H, W).
+A delta is the change of an output that lowers the loss, summed over cells and images. The rules are sequential: free
+cells first, then the objects of an image in their order; if objects share a cell, the later ones see the deltas of the
+earlier ones. Everything here runs over all cells at once; only the objects of the same cell are handled one after
+another. A cell here is one anchor at one place of the grid; cells are flat over (B, anchors, H, W).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from detector.losses.darknet_iou import overlap_gradient, overlap_of
 from detector.models.anchor_levels import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
 
-_LIKELY_CLASS = 0.25  # a free cell compares itself with objects only if a class of it is likelier than this
-_CROWD_SHARE = 0.5  # a predicted box lies in a crowd region if more than this share of its area does
+_LIKELY_CLASS = 0.25  # a free cell is compared with objects only if one of its classes has a higher probability
+_CROWD_SHARE = 0.5  # a predicted box counts as inside a crowd region if more than this share of its area is
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The objects of a batch relative to the canvas, one padded row per image.
+class RelativeObjects:
+    """Objects of a batch relative to the canvas, one padded row per image.
 
     Attributes:
-        cxcywh: float32 (B, M, 4), centre and size over the size of the canvas.
+        cxcywh: float32 (B, M, 4), centre and size divided by the size of the canvas.
         labels: int64 (B, M).
         valid: bool (B, M), false on padding.
         crowd_xyxy: float32 (B, C, 4), crowd regions, relative.
@@ -42,11 +42,11 @@ class Objects:
 
 @dataclass(frozen=True)
 class Deltas:
-    """The deltas of a level, and how far its assigned boxes are from their objects.
+    """Deltas of a level, and the distance of its assigned boxes from their objects.
 
     Attributes:
-        objectness: float32 (N,), of every cell, N = B * anchors * H * W.
-        cell: int64 (U,), the cells that have other deltas too, ascending.
+        objectness: float32 (N,), for every cell, N = B * anchors * H * W.
+        cell: int64 (U,), the cells that also have box and class deltas, ascending.
         box: float32 (U, 4), x, y, w, h.
         classes: float32 (U, classes).
         distance: float32 (), mean of 1 - IoU (giou: 1 - GIoU) over the assigned boxes, 0 without any.
@@ -61,14 +61,14 @@ class Deltas:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """What a level predicts.
+    """Predictions of a level.
 
     Attributes:
-        level: what its map means and how it is taught.
+        level: the meaning of the map and the training settings.
         raw: float32 (B, anchors, entries, H, W).
         cxcywh: float32 (N, 4), boxes relative to the canvas.
         objectness: float32 (N,).
-        class_weights: float32 (classes,), the weight of each class by its rarity, or None where all weigh alike.
+        class_weights: float32 (classes,), the weight of each class by its rarity, or None for equal weights.
     """
 
     level: AnchorLevel
@@ -79,7 +79,7 @@ class _Predictions:
 
     @classmethod
     def of(cls, raw_map: Tensor, level: AnchorLevel) -> _Predictions:
-        """The predictions in a raw map; boxes and objectness of all cells, classes only where they are asked for."""
+        """Return the predictions in a raw map: boxes and objectness of all cells; classes are activated on demand."""
         num_images, _, height, width = raw_map.shape
         raw = raw_map.float().reshape(num_images, len(level.mask), level.num_entries, height, width)
         dense = activate_entries(raw[:, :, :5], level)
@@ -94,24 +94,24 @@ class _Predictions:
         return self.raw.shape[3], self.raw.shape[4]
 
     def has_likely_class(self) -> Tensor:
-        """Which cells find some class likely: bool (N,)."""
+        """Return which cells have a likely class: bool (N,)."""
         likeliest = self.raw[:, :, 5:].amax(dim=2)
         probability = likeliest if self.level.new_coords else likeliest.sigmoid()
         return (probability > _LIKELY_CLASS).flatten()
 
     def entries(self, cell: Tensor) -> Tensor:
-        """The activated entries (P, 5 + classes) of cells (P,)."""
+        """Return the activated entries (P, 5 + classes) of cells (P,)."""
         image, slot, row, column = self.place(cell)
         return activate_entries(self.raw[image, slot, :, row, column][:, None], self.level)[:, 0]
 
     def place(self, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image, anchor, row and column of cells (P,)."""
+        """Return image, anchor, row and column of cells (P,)."""
         num_images, num_anchors, _, rows, columns = self.raw.shape
         image, slot, row, column = torch.unravel_index(cell, (num_images, num_anchors, rows, columns))
         return image, slot, row, column
 
     def weight(self, label: Tensor) -> Tensor:
-        """The weight (P,) of labels (P,)."""
+        """Return the weight (P,) of labels (P,)."""
         if self.class_weights is None:
             return torch.ones_like(label, dtype=torch.float32)
         return self.class_weights[label]
@@ -127,39 +127,39 @@ def _class_weights(level: AnchorLevel, device: torch.device) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class _Lessons:
-    """Which cell (P,) learns which object: image (P,), column in the padded row (P,) and overlap with it (P,)."""
+class _Matches:
+    """Matches of a cell (P,) and an object: image (P,), column in the padded row (P,) and overlap of both (P,)."""
 
     cell: Tensor
     image: Tensor
     index: Tensor
     overlap: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> _Lessons:
-        return _Lessons(self.cell[chosen], self.image[chosen], self.index[chosen], self.overlap[chosen])
+    def __getitem__(self, chosen: Tensor) -> _Matches:
+        return _Matches(self.cell[chosen], self.image[chosen], self.index[chosen], self.overlap[chosen])
 
 
 @torch.no_grad()
-def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: Objects) -> Deltas:
-    """The deltas of one level of kind `yolo`.
+def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObjects) -> Deltas:
+    """Return the deltas of one level of kind `yolo`.
 
     Args:
         raw_map: (B, level.num_channels, H, W).
-        level: what the map means and how it is taught.
+        level: the meaning of the map and the training settings.
         objects: the objects of the batch.
     """
     predictions = _Predictions.of(raw_map, level)
-    objectness, near = _teach_free_cells(predictions, objects)
+    objectness, near = _free_cell_deltas(predictions, objects)
     assigned = _assigned(predictions, objects)
     cell = torch.cat([near.cell, assigned.cell]).unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     entries = predictions.entries(cell)
     box, classes = torch.zeros_like(entries[:, :4]), torch.zeros_like(entries[:, 5:])
     deltas = Deltas(objectness, cell, box, classes, objectness.new_zeros(()))
     if len(near.cell):
-        _teach_near_cells(deltas, entries, predictions, objects, near)
+        _add_near_cells(deltas, entries, predictions, objects, near)
     if not len(assigned.cell):
         return deltas
-    _teach_assigned_cells(deltas, entries, predictions, objects, assigned)
+    _add_assigned_cells(deltas, entries, predictions, objects, assigned)
     if level.training.iou_thresh < 1:
         num_positive = (classes > 0).sum(dim=1).clamp_(min=1)
         box /= torch.where(objectness[cell] != 0, num_positive, 1)[:, None]
@@ -172,11 +172,11 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: Objects) -> De
 # --- free cells ------------------------------------------------------------------------------------------------------
 
 
-def _teach_free_cells(predictions: _Predictions, objects: Objects) -> tuple[Tensor, _Lessons]:
-    """Every cell is background, but for those whose box lies on an object or in a crowd region.
+def _free_cell_deltas(predictions: _Predictions, objects: RelativeObjects) -> tuple[Tensor, _Matches]:
+    """Return the deltas of objectness for background: all cells except those on an object or in a crowd region.
 
     Returns:
-        The deltas of objectness (N,), and the cells that are near enough to an object to learn it (`truth_thresh`).
+        The deltas of objectness (N,), and the matches of cells that overlap an object by more than `truth_thresh`.
     """
     training = predictions.level.training
     objectness = predictions.objectness
@@ -195,8 +195,8 @@ def _teach_free_cells(predictions: _Predictions, objects: Objects) -> tuple[Tens
     return deltas, near[near.overlap > training.truth_thresh]
 
 
-def _overlapping(predictions: _Predictions, objects: Objects) -> _Lessons:
-    """The first of the objects that overlap a cell most, for every cell that compares itself with objects."""
+def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Matches:
+    """Return the first of the objects that overlap a cell most, for every cell that is compared with objects."""
     num_images = len(predictions.raw)
     compares = predictions.has_likely_class()
     if predictions.level.training.truth_thresh < 1:  # then every cell does
@@ -205,15 +205,15 @@ def _overlapping(predictions: _Predictions, objects: Objects) -> _Lessons:
     cell = (compares & has_objects).nonzero().squeeze(1)
     image = cell // (len(compares) // num_images)
     if not len(cell):
-        return _Lessons(cell, image, image, predictions.cxcywh.new_zeros(0))
+        return _Matches(cell, image, image, predictions.cxcywh.new_zeros(0))
     overlap = overlap_of(predictions.cxcywh[cell, None], objects.cxcywh[image], "iou")
     overlap = overlap.masked_fill_(~objects.valid[image], 0.0)
     best = overlap.max(dim=1)
-    return _Lessons(cell, image, best.indices, best.values)
+    return _Matches(cell, image, best.indices, best.values)
 
 
-def _in_crowds(predictions: _Predictions, objects: Objects) -> Tensor:
-    """Which predicted boxes lie mostly in a crowd region of their image: bool (N,)."""
+def _in_crowds(predictions: _Predictions, objects: RelativeObjects) -> Tensor:
+    """Return which predicted boxes lie mostly in a crowd region of their image: bool (N,)."""
     boxes = predictions.cxcywh.view(len(predictions.raw), -1, 1, 4)
     half = boxes[..., 2:] / 2
     low = torch.maximum(boxes[..., :2] - half, objects.crowd_xyxy[:, None, :, :2])
@@ -222,16 +222,16 @@ def _in_crowds(predictions: _Predictions, objects: Objects) -> Tensor:
     return (inside & objects.crowd_valid[:, None]).any(dim=2).flatten()
 
 
-def _teach_near_cells(
-    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, near: _Lessons
+def _add_near_cells(
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, near: _Matches
 ) -> None:
-    """Cells that overlap an object by more than `truth_thresh` learn it."""
+    """Add the deltas of cells that overlap an object by more than `truth_thresh` to `deltas`."""
     training = predictions.level.training
     row = torch.searchsorted(deltas.cell, near.cell)
     label = objects.labels[near.image, near.index]
     target = near.overlap.square() if training.objectness_smooth else torch.ones_like(near.overlap)
     deltas.objectness[near.cell] = training.obj_normalizer * (target - entries[row, 4])
-    _teach_class(deltas.classes, entries, predictions, row, label)
+    _write_classes(deltas.classes, entries, predictions, row, label)
     if training.objectness_smooth:
         deltas.classes[row, label] = predictions.weight(label) * (target - entries[row, 5 + label])
     deltas.box[row] += _box_deltas(entries[row], predictions, objects, near)
@@ -240,14 +240,14 @@ def _teach_near_cells(
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _assigned(predictions: _Predictions, objects: Objects) -> _Lessons:
-    """Every object to the anchors of its place that suit its shape, by image, then object."""
+def _assigned(predictions: _Predictions, objects: RelativeObjects) -> _Matches:
+    """Return the matches of every object with the anchors at its place that suit its shape, by image, then object."""
     level, (rows, columns) = predictions.level, predictions.grid_hw
     canvas_h, canvas_w = level.canvas_hw((rows, columns))
     device = objects.cxcywh.device
     anchors = torch.tensor(level.anchors_wh, dtype=torch.float32, device=device)
     anchors = anchors / anchors.new_tensor([canvas_w, canvas_h])
-    # Only shapes count here: every box is moved to the origin.
+    # Only shapes count here, so every box is moved to the origin.
     shapes = torch.cat([torch.zeros_like(anchors), anchors], dim=1)
     wanted = torch.cat([torch.zeros_like(objects.cxcywh[..., :2]), objects.cxcywh[..., 2:]], dim=2)[:, :, None]
     best = overlap_of(shapes, wanted, "iou").argmax(dim=2)  # the first of equal anchors
@@ -263,31 +263,31 @@ def _assigned(predictions: _Predictions, objects: Objects) -> _Lessons:
     column = (x * columns).long().clamp_(0, columns - 1)
     row = (y * rows).long().clamp_(0, rows - 1)
     cell = ((image * len(level.mask) + slot_of_anchor[anchor]) * rows + row) * columns + column
-    return _Lessons(cell, image, index, torch.ones_like(x))
+    return _Matches(cell, image, index, torch.ones_like(x))
 
 
-def _teach_assigned_cells(
-    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: Objects, assigned: _Lessons
+def _add_assigned_cells(
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, assigned: _Matches
 ) -> None:
-    """Every object teaches its cells, where they are shared after the objects before it."""
+    """Add the deltas of the cells of every object to `deltas`; objects that share a cell follow one another."""
     training = predictions.level.training
     row = torch.searchsorted(deltas.cell, assigned.cell)
     label = objects.labels[assigned.image, assigned.index]
     box = _box_deltas(entries[row], predictions, objects, assigned)
     objectness = predictions.weight(label) * training.obj_normalizer * (1 - entries[row, 4])
     turn = _turns(row)
-    for rank in range(int(turn.max()) + 1):  # the objects of a cell, hardly ever more than two
+    for rank in range(int(turn.max()) + 1):  # the objects of a cell, rarely more than two
         now = turn == rank
         at, cell = row[now], assigned.cell[now]
         deltas.box[at] += box[now]
         before = deltas.objectness[cell]
         keeps = (before != 0) if training.objectness_smooth else torch.zeros_like(before, dtype=torch.bool)
         deltas.objectness[cell] = torch.where(keeps, before, objectness[now])
-        _teach_class(deltas.classes, entries, predictions, at, label[now])
+        _write_classes(deltas.classes, entries, predictions, at, label[now])
 
 
 def _turns(row: Tensor) -> Tensor:
-    """How many earlier entries name the same row: int64 (P,)."""
+    """Return the number of earlier entries with the same row: int64 (P,)."""
     ordered, order = row.sort(stable=True)
     position = torch.arange(len(row), device=row.device)
     is_first = torch.ones_like(ordered, dtype=torch.bool)
@@ -296,10 +296,11 @@ def _turns(row: Tensor) -> Tensor:
     return torch.empty_like(row).scatter_(0, order, position - start)
 
 
-def _teach_class(deltas: Tensor, entries: Tensor, predictions: _Predictions, row: Tensor, label: Tensor) -> None:
-    """Class deltas (U, classes) of rows (P,), none twice, for labels (P,).
+def _write_classes(deltas: Tensor, entries: Tensor, predictions: _Predictions, row: Tensor, label: Tensor) -> None:
+    """Write class deltas (U, classes) in rows (P,), without repeats, for labels (P,).
 
-    The first object of a cell writes every class; a later one finds its class written and rewrites that one alone.
+    The first object of a cell writes every class; if the class of a later one is already written, it rewrites only that
+    class.
     """
     training = predictions.level.training
     eps, weight = training.label_smooth_eps, predictions.weight(label)
@@ -322,13 +323,13 @@ def _teach_class(deltas: Tensor, entries: Tensor, predictions: _Predictions, row
     deltas[row] = torch.where(written[:, None], before, whole)
 
 
-def _box_deltas(entries: Tensor, predictions: _Predictions, objects: Objects, lessons: _Lessons) -> Tensor:
-    """The deltas (P, 4) of x, y, w, h of cells with entries (P, 5 + classes)."""
+def _box_deltas(entries: Tensor, predictions: _Predictions, objects: RelativeObjects, matches: _Matches) -> Tensor:
+    """Return the deltas (P, 4) of x, y, w, h of cells with entries (P, 5 + classes)."""
     level, training, (rows, columns) = predictions.level, predictions.level.training, predictions.grid_hw
-    wanted = objects.cxcywh[lessons.image, lessons.index]
-    scale = training.iou_normalizer * predictions.weight(objects.labels[lessons.image, lessons.index])
+    wanted = objects.cxcywh[matches.image, matches.index]
+    scale = training.iou_normalizer * predictions.weight(objects.labels[matches.image, matches.index])
     if training.iou_loss == "mse":
-        _, slot, row, column = predictions.place(lessons.cell)
+        _, slot, row, column = predictions.place(matches.cell)
         canvas_h, canvas_w = level.canvas_hw((rows, columns))
         offset = wanted[:, :2] * wanted.new_tensor([columns, rows]) - torch.stack([column, row], dim=1)
         anchors = level.own_anchors_wh(wanted.device)[slot]
@@ -336,8 +337,10 @@ def _box_deltas(entries: Tensor, predictions: _Predictions, objects: Objects, le
         size = (ratio / 4).sqrt() if level.new_coords else ratio.log()
         small = 2 - wanted[:, 2] * wanted[:, 3]  # small objects weigh more
         return (small * scale)[:, None] * (torch.cat([offset, size], dim=1) - entries[:, :4])
-    predicted = predictions.cxcywh[lessons.cell]
-    predicted[:, 2:] = torch.where(predicted[:, 2:] == 0, 1.0, predicted[:, 2:])  # Darknet's guard of the division
+    predicted = predictions.cxcywh[matches.cell]
+    predicted[:, 2:] = torch.where(
+        predicted[:, 2:] == 0, 1.0, predicted[:, 2:]
+    )  # Darknet's guard against division by 0
     delta = overlap_gradient(predicted, wanted, training.iou_loss)
     if not level.new_coords:
         delta[:, 2:] *= entries[:, 2:4].exp()

@@ -1,30 +1,22 @@
-"""The loss of classification."""
+"""Cross-entropy, the loss of classification."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.config.registry import PartConfig, register
-from detector.losses.loss import LossParts
+from detector.config.registry import register
+from detector.losses.loss import ClassificationLossConfig, Loss, LossParts
 from detector.models.contracts import TrainableModel
 from detector.structures.types import ImageClasses
 
 
-@dataclass(frozen=True)
-class ClassificationLossConfig(PartConfig[Any]):
-    """The kind `classification loss`: from logits and classes to `LossParts`."""
-
-    folders = ("losses",)
-
-
 @register("cross_entropy")
-class CrossEntropyLoss:
-    """The mean of -sum_k t_k log softmax(z)_k, t_k = (1 - s) [k is the class] + s / classes.
+class CrossEntropyLoss(Loss[Tensor, ImageClasses]):
+    """Mean of -sum_k t_k log softmax(z)_k, t_k = (1 - s) [k is the class] + s / classes.
 
     Source: Szegedy et al. 2015, "Rethinking the Inception architecture", section 7 (label smoothing s).
     """
@@ -41,13 +33,13 @@ class CrossEntropyLoss:
 
         def __post_init__(self) -> None:
             if not 0 <= self.label_smoothing < 1:
-                raise ValueError(f"cross_entropy wants label_smoothing within 0..1, found {self.label_smoothing}")
+                raise ValueError(f"cross_entropy: expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
 
     def __init__(self, config: Config, model: TrainableModel) -> None:
         self.config = config
 
     def __call__(self, logits: Tensor, targets: ImageClasses) -> LossParts:
-        """The loss of logits (B, classes), in float32; of mixed images each class counts by its share."""
+        """Return the loss of logits (B, classes), in float32; each class of a mixed image counts by its share."""
         with torch.autocast(logits.device.type, enabled=False):
             scores, smoothing = logits.float(), self.config.label_smoothing
             entropy = F.cross_entropy(scores, targets.labels, reduction="none", label_smoothing=smoothing)

@@ -1,31 +1,51 @@
-"""What every loss is: a configuration of the kind `loss`, and named parts with the number they are a mean over."""
+"""The contract of losses, their kinds, and the named parts that a loss returns."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from detector.config.registry import PartConfig
+from detector.structures.types import ImageClasses, Targets
 
-
-@dataclass(frozen=True)
-class LossConfig(PartConfig[Any]):
-    """The kind `loss`. A loss is built from its config and the model; it maps raw maps and targets to `LossParts`."""
-
-    folders = ("losses",)
+Outputs = TypeVar("Outputs", contravariant=True)
+GroundTruth = TypeVar("GroundTruth", contravariant=True)
 
 
 class LossParts(dict[str, Tensor]):
-    """The weighted parts of a loss by name, each a scalar float32; their sum is what training minimises.
+    """Weighted parts of a loss by name, each a scalar float32; training minimises their sum.
 
     Attributes:
-        count: what the parts are a mean over, a scalar float32 of at least 1: the batches of one step, in one process
-            or in several, are averaged by it, so that their step is that of one batch.
+        count: the number that the parts are a mean over, a scalar float32 of at least 1. The batches of one step, in
+            one process or in several, are averaged with it as weight, so that they give the same step as one batch.
     """
 
     def __init__(self, parts: Mapping[str, Tensor], count: Tensor) -> None:
         super().__init__(parts)
         self.count = count
+
+
+class Loss(abc.ABC, Generic[Outputs, GroundTruth]):
+    """The contract of losses: a model's outputs and the ground truth of a batch in, weighted parts out."""
+
+    @abc.abstractmethod
+    def __call__(self, outputs: Outputs, targets: GroundTruth, /) -> LossParts:
+        """Return the weighted parts, each a scalar float32; training minimises their sum."""
+
+
+@dataclass(frozen=True)
+class LossConfig(PartConfig[Loss[tuple[Tensor, ...], Targets]]):
+    """The kind `loss`, for detection. A loss is built from its config and the model."""
+
+    folders = ("losses",)
+
+
+@dataclass(frozen=True)
+class ClassificationLossConfig(PartConfig[Loss[Tensor, ImageClasses]]):
+    """The kind `classification loss`. A loss is built from its config and the model."""
+
+    folders = ("losses",)

@@ -1,7 +1,8 @@
-"""The loss of anchor-free heads: overlap, distance distribution and classification on task-aligned cells."""
+"""Loss of anchor-free heads: overlap, distance distribution and classification on task-aligned cells."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +12,15 @@ from torchvision.ops import complete_box_iou_loss
 
 from detector.config.registry import register
 from detector.errors import ConfigError
-from detector.losses.loss import LossConfig, LossParts
-from detector.losses.task_aligned_assignment import assign_task_aligned, cells_in_crowds
-from detector.models.heads import DensePredictions, boxes_of_distributions
-from detector.models.yolo import Yolo
+from detector.losses.loss import Loss, LossConfig, LossParts
+from detector.losses.task_aligned_assignment import Alignment, PaddedObjects, assign_task_aligned, cells_in_crowds
+from detector.models.contracts import DetectionModel
+from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
 from detector.structures.types import Targets
 
 
 @register("task_aligned")
-class TaskAlignedLoss:
+class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
     """Complete-IoU, distribution focal and binary cross-entropy loss on task-aligned cells.
 
     Sources: CIoU Zheng et al. 2020, equation 10; distribution focal loss Li et al. 2020, equation 6; task-aligned
@@ -49,26 +50,30 @@ class TaskAlignedLoss:
 
         def __post_init__(self) -> None:
             if min(self.box, self.classes, self.distribution, self.alpha, self.beta) < 0 or self.num_candidates < 1:
-                raise ValueError("the task_aligned loss wants weights and exponents >= 0 and num_candidates >= 1")
+                raise ValueError(
+                    "the task_aligned loss: expected weights and exponents >= 0 and num_candidates >= 1, got "
+                    f"{dataclasses.asdict(self)}"
+                )
 
-    def __init__(self, config: Config, model: Yolo) -> None:
-        """Takes up the head of a model.
+    def __init__(self, config: Config, model: DetectionModel) -> None:
+        """Take the head of a model.
 
         Raises:
-            ConfigError: it is no anchor-free head.
+            ConfigError: it is not an anchor-free head.
         """
-        if not hasattr(getattr(model, "head", None), "dense"):
+        head = model.detection_head()
+        if not isinstance(head, DenseHead):
             raise ConfigError(
-                "loss: task_aligned wants a model with an anchor-free head, found one without; give loss: anchor to a "
-                "model with anchors"
+                "loss: task_aligned: expected a model with an anchor-free head, got one without; use loss: anchor for "
+                "a model with anchors"
             )
-        self.config, self.head = config, model.head
+        self.config, self.head = config, head
 
     def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
-        """The weighted parts, each a scalar float32; their sum is what training minimises.
+        """Return the weighted parts, each a scalar float32; training minimises their sum.
 
         Args:
-            raw_maps: what the model returned.
+            raw_maps: the output of the model.
             targets: the objects, on the same canvas.
         """
         with torch.autocast(raw_maps[0].device.type, enabled=False):
@@ -76,37 +81,33 @@ class TaskAlignedLoss:
 
     def _parts(self, dense: DensePredictions, targets: Targets) -> LossParts:
         config = self.config
-        target_xyxy, target_labels, valid = targets.padded(ignore=False)
-        with torch.no_grad():  # the assignment is no part of the gradient, and few of the boxes are taught
+        objects = PaddedObjects(*targets.padded(ignore=False))
+        with torch.no_grad():  # the assignment has no gradient, and few of the boxes are assigned
             canvas_xyxy = dense.canvas_xyxy()
         positive = assign_task_aligned(
             dense.class_logits.detach().sigmoid(),
             canvas_xyxy,
             dense.points_xy,
             dense.strides,
-            target_xyxy,
-            target_labels,
-            valid,
-            num_candidates=config.num_candidates,
-            alpha=config.alpha,
-            beta=config.beta,
+            objects,
+            Alignment(config.num_candidates, config.alpha, config.beta),
         )
         image, cell, quality = positive.image_index, positive.cell_index, positive.quality
-        boxes = target_xyxy[image, positive.object_index]
+        boxes = objects.canvas_xyxy[image, positive.object_index]
         normaliser = quality.sum().clamp(min=1.0)
 
-        wanted = torch.zeros_like(dense.class_logits)
-        wanted[image, cell, target_labels[image, positive.object_index]] = quality
-        entropy = F.binary_cross_entropy_with_logits(dense.class_logits, wanted, reduction="none")
+        class_target = torch.zeros_like(dense.class_logits)
+        class_target[image, cell, objects.labels[image, positive.object_index]] = quality
+        entropy = F.binary_cross_entropy_with_logits(dense.class_logits, class_target, reduction="none")
         crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
         if crowd_xyxy.shape[1]:
             in_crowd = cells_in_crowds(dense.points_xy, dense.strides, crowd_xyxy, crowd_valid)
-            in_crowd[image, cell] = False  # a cell that an object took is no background
+            in_crowd[image, cell] = False  # a cell assigned to an object is not background
             entropy = entropy.masked_fill(in_crowd[..., None], 0.0)
 
         logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
-        found_xyxy = boxes_of_distributions(logits, points_xy, strides)
-        box = (complete_box_iou_loss(found_xyxy, boxes, reduction="none") * quality).sum()
+        predicted_xyxy = boxes_of_distributions(logits, points_xy, strides)
+        box = (complete_box_iou_loss(predicted_xyxy, boxes, reduction="none") * quality).sum()
         distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]
         distribution = distribution_focal_loss(logits, distances).mean(1) * quality
         parts = {
@@ -118,11 +119,11 @@ class TaskAlignedLoss:
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
-    """Cross-entropy to the two bins around each distance, in linear shares (Li et al. 2020, equation 6).
+    """Return the cross-entropy to the two bins around each distance, in linear shares (Li et al. 2020, equation 6).
 
     Args:
         logits: float32 (..., bins).
-        distances: float32 (...), in bins; clipped to the range that the bins can express.
+        distances: float32 (...), in bins; clipped to the range of the bins.
 
     Returns:
         float32 (...).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,15 +11,45 @@ from detector.structures.boxes import area_xyxy
 
 
 @dataclass(frozen=True)
+class PaddedObjects:
+    """Objects of a batch, one padded row per image, as from `Targets.padded`.
+
+    Attributes:
+        canvas_xyxy: float32 (B, M, 4), in canvas pixels.
+        labels: int64 (B, M).
+        valid: bool (B, M), false on padding.
+    """
+
+    canvas_xyxy: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Settings of the alignment of a cell with an object, score^alpha * IoU^beta (TOOD, equation 3).
+
+    Attributes:
+        num_candidates: cells an object may take.
+        alpha: exponent of the score.
+        beta: exponent of the overlap.
+    """
+
+    num_candidates: int
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
 class Assignment:
-    """The cells that hold objects, flat over the batch.
+    """Cells assigned to objects, flat over the batch.
 
     Attributes:
         image_index: int64 (P,), the image of each positive cell.
         cell_index: int64 (P,), the cell within the image, 0 .. A - 1.
         object_index: int64 (P,), the column of its object in the padded targets.
-        quality: float32 (P,), above 0 and at most 1, the class score the cell should give: its alignment relative to
-            the best cell of the object, times the best overlap that the object has with any of its cells.
+        quality: float32 (P,), above 0 and at most 1, the target of the cell's class score: its alignment relative to
+            the best cell of the object, times the best overlap of the object with any of its cells.
     """
 
     image_index: Tensor
@@ -29,19 +59,20 @@ class Assignment:
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of boxes in the same row: (..., 4) and (..., 4) broadcast to (...)."""
+    """Return the intersection over union of boxes in the same row: (..., 4) and (..., 4) broadcast to (...)."""
     low = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
     high = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
     intersection = (high - low).clamp(min=0).prod(-1)
     union = area_xyxy(first_xyxy) + area_xyxy(second_xyxy) - intersection
-    return intersection / union.clamp(min=1e-9)  # type: ignore[no-any-return]  # area_xyxy serves arrays and tensors
+    iou: Tensor = intersection / union.clamp(min=1e-9)
+    return iou
 
 
 def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> Tensor:
-    """Which cell centres lie in which boxes: bool (B, M, A) for points (A, 2) and boxes (B, M, 4).
+    """Return which cell centres lie in which boxes: bool (B, M, A) for points (A, 2) and boxes (B, M, 4).
 
-    A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object has a
-    cell to be found at.
+    A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object contains
+    a cell centre.
     """
     centre = (canvas_xyxy[..., :2] + canvas_xyxy[..., 2:]) / 2
     half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=float(strides.min()) / 2)
@@ -57,85 +88,118 @@ def assign_task_aligned(
     canvas_xyxy: Tensor,
     points_xy: Tensor,
     strides: Tensor,
-    target_xyxy: Tensor,
-    target_labels: Tensor,
-    valid: Tensor,
-    *,
-    num_candidates: int,
-    alpha: float,
-    beta: float,
+    objects: PaddedObjects,
+    alignment: Alignment,
 ) -> Assignment:
-    """Gives each object the cells whose score and box suit it best.
+    """Give each object the cells whose score and box suit it best.
 
-    The alignment of a cell with an object is score^alpha * IoU^beta (TOOD, equation 3). Each object takes its
-    `num_candidates` best cells among those whose centre it contains; a cell wanted by several goes to the one its box
-    overlaps most. An object that loses all its cells, a small one on a large one, gets its best one back where the
-    winner keeps another: without it, it would never be taught, however long training lasts.
+    Each object takes its `num_candidates` best cells among those whose centre it contains. A cell that several objects
+    take goes to the one that its box overlaps most. An object that loses all its cells, a small one on a large one,
+    gets its best cell back where the winner keeps another; without it, the object would never be trained on.
 
     Args:
         scores: float32 (B, A, classes), 0..1.
         canvas_xyxy: float32 (B, A, 4), the predicted boxes.
         points_xy: float32 (A, 2), cell centres in canvas pixels.
         strides: float32 (A,), canvas pixels per cell.
-        target_xyxy: float32 (B, M, 4), objects in canvas pixels, padded.
-        target_labels: int64 (B, M).
-        valid: bool (B, M), false on padding.
-        num_candidates: cells an object may take.
-        alpha: exponent of the score.
-        beta: exponent of the overlap.
+        objects: the objects of the batch.
+        alignment: settings of the alignment and the number of cells of an object.
     """
-    num_images, num_objects = valid.shape
+    num_images, num_objects = objects.valid.shape
     num_cells = len(points_xy)
-    inside = cells_in_boxes(points_xy, strides, target_xyxy) & valid[..., None]
+    inside = cells_in_boxes(points_xy, strides, objects.canvas_xyxy) & objects.valid[..., None]
     image, target, cell = inside.nonzero(as_tuple=True)  # the pairs that can match, far fewer than B * M * A
-    overlap = pairwise_iou(canvas_xyxy[image, cell], target_xyxy[image, target])
-    score = scores[image, cell, target_labels[image, target]]
-    alignment = score.pow(alpha) * overlap.pow(beta)
+    overlap = pairwise_iou(canvas_xyxy[image, cell], objects.canvas_xyxy[image, target])
+    aligned = scores[image, cell, objects.labels[image, target]].pow(alignment.alpha) * overlap.pow(alignment.beta)
 
     dense = scores.new_full((num_images, num_objects, num_cells), -1.0)
-    dense[image, target, cell] = alignment
-    best, chosen_cell = dense.topk(min(num_candidates, num_cells), dim=-1)
-    taken = best >= 0  # cells outside the object stand at -1
+    dense[image, target, cell] = aligned
+    best, chosen_cell = dense.topk(min(alignment.num_candidates, num_cells), dim=-1)
+    taken = best >= 0  # cells outside the object have -1
     is_candidate = torch.zeros_like(inside).scatter_(2, chosen_cell, taken)[image, target, cell]
-    image, target, cell = image[is_candidate], target[is_candidate], cell[is_candidate]
-    overlap, alignment = overlap[is_candidate], alignment[is_candidate]
+    pairs = _Pairs(image, target, cell, overlap, aligned, num_objects, num_cells)[is_candidate]
+    return _with_quality(pairs[_winners(pairs, num_images)], num_images)
 
-    best_overlap = overlap.new_full((num_images, num_cells), -1.0)
-    best_overlap.view(-1).scatter_reduce_(0, image * num_cells + cell, overlap, "amax")
-    wins = overlap == best_overlap[image, cell]
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of an object and a cell of its image.
+
+    Attributes:
+        image: int64 (P,), the image.
+        target: int64 (P,), the object in the image.
+        cell: int64 (P,), the cell in the image.
+        overlap: float32 (P,), of the predicted box of the cell with the object.
+        alignment: float32 (P,).
+        num_objects: objects of an image, padding included.
+        num_cells: cells of an image.
+    """
+
+    image: Tensor
+    target: Tensor
+    cell: Tensor
+    overlap: Tensor
+    alignment: Tensor
+    num_objects: int
+    num_cells: int
+
+    def __getitem__(self, chosen: Tensor) -> _Pairs:
+        return replace(
+            self,
+            image=self.image[chosen],
+            target=self.target[chosen],
+            cell=self.cell[chosen],
+            overlap=self.overlap[chosen],
+            alignment=self.alignment[chosen],
+        )
+
+    @property
+    def row(self) -> Tensor:
+        """Number of the object in the batch: int64 (P,)."""
+        return self.image * self.num_objects + self.target
+
+    @property
+    def place(self) -> Tensor:
+        """Number of the cell in the batch: int64 (P,)."""
+        return self.image * self.num_cells + self.cell
+
+
+def _winners(pairs: _Pairs, num_images: int) -> Tensor:
+    """Return the pairs that match: one object for each cell, bool (P,)."""
+    place, shape = pairs.place, (num_images, pairs.num_cells)
+    best_overlap = pairs.overlap.new_full(shape, -1.0)
+    best_overlap.view(-1).scatter_reduce_(0, place, pairs.overlap, "amax")
+    wins = pairs.overlap == best_overlap[pairs.image, pairs.cell]
     # Two objects may tie to the last bit (duplicates in the annotation file); the first of them keeps the cell.
-    first = torch.full((num_images, num_cells), num_objects, device=target.device)
-    first.view(-1).scatter_reduce_(0, (image * num_cells + cell)[wins], target[wins], "amin")
-    wins &= target == first[image, cell]
-    wins = _with_the_lost(wins, image * num_objects, target, first[image, cell], image * num_cells + cell, alignment)
-    image, target, cell = image[wins], target[wins], cell[wins]
-    overlap, alignment = overlap[wins], alignment[wins]
+    first = torch.full(shape, pairs.num_objects, device=place.device)
+    first.view(-1).scatter_reduce_(0, place[wins], pairs.target[wins], "amin")
+    owner = first[pairs.image, pairs.cell]
+    return _with_lost_objects(wins & (pairs.target == owner), pairs, owner)
 
-    row = image * num_objects + target
-    peak_alignment = alignment.new_zeros(num_images * num_objects).scatter_reduce_(0, row, alignment, "amax")
-    peak_overlap = overlap.new_zeros(num_images * num_objects).scatter_reduce_(0, row, overlap, "amax")
+
+def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
+    """Return the assignment of the pairs that match, each with the class score that its cell should give."""
+    row, size = pairs.row, num_images * pairs.num_objects
+    peak_alignment = pairs.alignment.new_zeros(size).scatter_reduce_(0, row, pairs.alignment, "amax")
+    peak_overlap = pairs.overlap.new_zeros(size).scatter_reduce_(0, row, pairs.overlap, "amax")
     # The floor only guards against 0 / 0: the sixth power of a small overlap is tiny, and an object whose boxes are all
-    # still far off must be taught all the same.
-    quality = alignment / peak_alignment[row].clamp(min=torch.finfo(alignment.dtype).tiny) * peak_overlap[row]
-    # A cell that weighs nothing teaches nothing, and a predicted box without area would make 0 * NaN of its CIoU.
+    # still far off has to be trained on nevertheless.
+    tiny = torch.finfo(pairs.alignment.dtype).tiny
+    quality = pairs.alignment / peak_alignment[row].clamp(min=tiny) * peak_overlap[row]
+    # A cell of weight 0 has no effect, but a predicted box without area would make 0 * NaN of its CIoU.
     weighs = quality > 0
-    return Assignment(image[weighs], cell[weighs], target[weighs], quality[weighs])
+    return Assignment(pairs.image[weighs], pairs.cell[weighs], pairs.target[weighs], quality[weighs])
 
 
-def _with_the_lost(
-    wins: Tensor, base: Tensor, target: Tensor, owner: Tensor, place: Tensor, alignment: Tensor
-) -> Tensor:
-    """Which pairs of object and cell match when objects without a cell have got their best one back.
+def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
+    """Return the pairs that match once objects without a cell have got their best one back, bool (P,).
 
     Args:
-        wins: bool (P,), which pairs match so far.
-        base: int64 (P,), number of the first object of the pair's image.
-        target: int64 (P,), the object of the pair in its image.
-        owner: int64 (P,), the object that has the cell of the pair.
-        place: int64 (P,), number of the cell in the batch.
-        alignment: float32 (P,).
+        wins: bool (P,), the pairs that match so far.
+        pairs: the pairs.
+        owner: int64 (P,), the object in the image that owns the cell of the pair.
     """
-    row, owner_row = base + target, base + owner
+    row, owner_row, place, alignment = pairs.row, pairs.image * pairs.num_objects + owner, pairs.place, pairs.alignment
     size = int(row.max()) + 1 if len(row) else 0
     num_won = torch.zeros(size, device=row.device).index_add_(0, row, wins.float())
     asks = (num_won[row] == 0) & (num_won[owner_row] > 1)
@@ -144,20 +208,20 @@ def _with_the_lost(
     peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row[asks], alignment[asks], "amax")
     asks &= alignment == peak[row]
     asks &= place == _lowest(place, row, asks)  # the first of cells that are equally good
-    asks &= row == _lowest(row, place, asks)  # the first of those who ask for a cell
+    asks &= row == _lowest(row, place, asks)  # the first of the objects that ask for a cell
     given = torch.zeros(int(place.max()) + 1, dtype=torch.bool, device=place.device)
     given[place[asks]] = True
     return (wins & ~given[place]) | asks
 
 
 def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
-    """For each entry, the lowest chosen value under its key: int64 (P,), more than any value where there is none."""
+    """Return the lowest chosen value with the key of each entry, int64 (P,), or more than any value without one."""
     lowest = torch.full((int(keys.max()) + 1,), int(values.max()) + 1, device=keys.device)
     return lowest.scatter_reduce_(0, keys[chosen], values[chosen], "amin")[keys]
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:
-    """Cells that lie mostly inside a crowd region: bool (B, A), true where more than half of the cell's square does."""
+    """Return the cells with more than half of their square inside a crowd region: bool (B, A)."""
     half = strides[:, None] / 2
     cells_xyxy = torch.cat([points_xy - half, points_xy + half], dim=1)
     low = torch.maximum(cells_xyxy[:, :2], crowd_xyxy[:, :, None, :2])

@@ -1,9 +1,9 @@
-"""Anchor levels: what one raw map of an anchor-based head means, and its reading as boxes and scores.
+"""Anchor levels: the meaning of one raw map of an anchor-based head, and its decoding into boxes and scores.
 
-The raw map is the input of the head, the output of the convolution before it. Its channels are anchor-major; per
-anchor x, y, w, h, objectness and the classes (the Gaussian kind interleaves four uncertainties: x, sx, y, sy, w, sw, h,
-sh). Sources: Redmon and Farhadi 2016 (region), 2018 (yolo); Choi et al. 2019 (gaussian); Bochkovskiy et al. 2020
-(scale_x_y); Wang et al. 2020, "Scaled-YOLOv4" (new_coords).
+The raw map is the output of the last convolution. Its channels are anchor-major; each anchor has x, y, w, h, objectness
+and the classes (the Gaussian kind interleaves four uncertainties: x, sx, y, sy, w, sw, h, sh). Sources: Redmon and
+Farhadi 2016 (region), 2018 (yolo); Choi et al. 2019 (gaussian); Bochkovskiy et al. 2020 (scale_x_y); Wang et al. 2020,
+"Scaled-YOLOv4" (new_coords).
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ BoxPoint = Literal["center", "left_top", "right_bottom"]
 
 @dataclass(frozen=True)
 class AnchorTraining:
-    """How a level is taught; the fields are Darknet's keys of a `[yolo]` section, with its defaults.
+    """Training settings of a level; the fields are Darknet's keys of a `[yolo]` section, with its defaults.
 
     Attributes:
-        iou_loss: what the box deltas minimise.
+        iou_loss: the loss that the box deltas minimise.
         iou_normalizer: weight of the box deltas.
         obj_normalizer: weight of the objectness deltas.
         cls_normalizer: weight of the class delta of an object's class; has no effect without `counters_per_class`.
-        ignore_thresh: overlap with an object above which a free cell is no background.
-        truth_thresh: overlap above which a free cell is taught the object too; 1 switches it off.
-        iou_thresh: overlap of an anchor's shape with an object above which it is assigned besides the best one; 1
-            assigns the best anchor alone.
+        ignore_thresh: overlap with an object above which a free cell does not count as background.
+        truth_thresh: overlap above which a free cell is assigned the object too; 1 switches it off.
+        iou_thresh: overlap of an anchor's shape with an object above which it is assigned in addition to the best one;
+            1 assigns only the best anchor.
         iou_thresh_kind: the overlap that `iou_thresh` compares.
-        objectness_smooth: whether objectness learns the overlap rather than 1.
+        objectness_smooth: whether the target of objectness is the overlap instead of 1.
         label_smooth_eps: share of a class target spread evenly over yes and no.
         focal_loss: whether class deltas are focal (Lin et al. 2017).
-        counters_per_class: objects of each class in the data set; rare classes weigh more. None weighs all alike.
+        counters_per_class: objects of each class in the data set; rare classes weigh more. None gives all classes
+            the same weight.
         max_delta: bound on each box delta and on the weight of a rare class, or None.
-        max_truths: objects of an image that are taught, the first ones (Darknet's key `max`).
+        max_truths: number of objects of an image that count, the first ones (Darknet's key `max`).
     """
 
     iou_loss: BoxLoss = "mse"
@@ -59,13 +60,16 @@ class AnchorTraining:
 
     def __post_init__(self) -> None:
         if min(self.iou_normalizer, self.obj_normalizer, self.cls_normalizer) < 0:
-            raise ValueError("the training of an anchor level wants normalizers >= 0")
+            raise ValueError(
+                "anchor level training: expected normalizers >= 0, got "
+                f"{(self.iou_normalizer, self.obj_normalizer, self.cls_normalizer)}"
+            )
         if not 0 <= self.label_smooth_eps < 1:
-            raise ValueError(f"label_smooth_eps wants to be within 0 <= eps < 1, found {self.label_smooth_eps}")
+            raise ValueError(f"label_smooth_eps: expected a number within 0 <= eps < 1, got {self.label_smooth_eps}")
         if self.max_delta is not None and self.max_delta <= 0:
-            raise ValueError(f"max_delta wants to be above 0, found {self.max_delta}")
+            raise ValueError(f"max_delta: expected a number above 0, got {self.max_delta}")
         if self.max_truths < 1:
-            raise ValueError(f"max_truths wants to be at least 1, found {self.max_truths}")
+            raise ValueError(f"max_truths: expected at least 1, got {self.max_truths}")
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,17 @@ class AnchorLevel:
     """One raw map (B, len(mask) * entries, H, W) of an anchor-based head.
 
     Attributes:
-        num_classes: classes it tells apart.
-        anchors_wh: width and height of all anchors of the head, those of other levels too: in canvas pixels, of the
-            region kind in cells.
-        mask: which of the anchors are this level's, in the order of the channels.
+        num_classes: number of classes.
+        anchors_wh: width and height of all anchors of the head, including those of other levels, in canvas pixels (in
+            cells for the region kind).
+        mask: indices of this level's anchors, in the order of the channels.
         stride_hw: canvas pixels per cell, vertically and horizontally.
-        kind: the layout of the channels and their reading.
+        kind: the layout of the channels and their meaning.
         scale_x_y: factor on the offset within a cell about its middle (yolo and gaussian).
-        new_coords: whether the raw map is activated already (a logistic convolution) and sizes are squares (yolo).
-        softmax: whether class scores exclude one another (region).
+        new_coords: whether the raw map is already activated (a logistic convolution) and sizes are squares (yolo).
+        softmax: whether the class scores are a softmax over the classes (region).
         yolo_point: the point of the box that x and y give (gaussian).
-        training: how the level is taught.
+        training: the training settings of the level.
     """
 
     num_classes: int
@@ -100,19 +104,18 @@ class AnchorLevel:
     def __post_init__(self) -> None:
         if self.num_classes < 1 or min(self.stride_hw) <= 0:
             raise ValueError(
-                f"an anchor level wants at least 1 class and strides above 0, found {self.num_classes} and "
+                f"anchor level: expected at least 1 class and strides above 0, got {self.num_classes} and "
                 f"{self.stride_hw}"
             )
         if not self.mask or not all(0 <= index < len(self.anchors_wh) for index in self.mask):
             raise ValueError(
-                f"an anchor level wants a mask of indices 0..{len(self.anchors_wh) - 1} of its anchors, "
-                f"found {self.mask}"
+                f"anchor level: expected a mask of anchor indices 0..{len(self.anchors_wh) - 1}, got {self.mask}"
             )
         if not all(side > 0 for anchor in self.anchors_wh for side in anchor):
-            raise ValueError(f"an anchor level wants anchors with sides above 0, found {self.anchors_wh}")
+            raise ValueError(f"anchor level: expected anchors with sides above 0, got {self.anchors_wh}")
         counters = self.training.counters_per_class
         if counters is not None and len(counters) != self.num_classes:
-            raise ValueError(f"counters_per_class wants {self.num_classes} numbers, found {len(counters)}")
+            raise ValueError(f"counters_per_class: expected {self.num_classes} numbers, got {len(counters)}")
 
     @property
     def num_entries(self) -> int:
@@ -125,41 +128,41 @@ class AnchorLevel:
         return len(self.mask) * self.num_entries
 
     def canvas_hw(self, grid_hw: tuple[int, int]) -> tuple[float, float]:
-        """Height and width of the canvas of a raw map of `grid_hw` cells."""
+        """Return height and width of the canvas of a raw map of `grid_hw` cells."""
         return grid_hw[0] * self.stride_hw[0], grid_hw[1] * self.stride_hw[1]
 
     def own_anchors_wh(self, device: torch.device) -> Tensor:
-        """The anchors of the mask, float32 (len(mask), 2)."""
+        """Return the anchors of the mask, float32 (len(mask), 2)."""
         return torch.tensor([self.anchors_wh[index] for index in self.mask], dtype=torch.float32, device=device)
 
 
 def activate(raw_map: Tensor, level: AnchorLevel) -> Tensor:
-    """The head's own activations, in float32 whatever the autocast.
+    """Return a raw map with the head's activations applied, in float32 even under autocast.
 
     Args:
         raw_map: (B, level.num_channels, H, W).
-        level: what the map means.
+        level: the meaning of the map.
 
     Returns:
         float32 (B, len(mask), entries, H, W): x and y in cells from the corner of the cell, w and h as in the map,
-        objectness and classes as probabilities; of the gaussian kind the uncertainties in 0..1.
+        objectness and classes as probabilities; for the gaussian kind the uncertainties in 0..1.
 
     Raises:
-        ValueError: the map has other channels.
+        ValueError: the map has another number of channels.
     """
     if raw_map.shape[1] != level.num_channels:
         raise ValueError(
-            f"an anchor level of {len(level.mask)} anchors and {level.num_classes} classes wants a raw map of "
-            f"{level.num_channels} channels, found {raw_map.shape[1]}"
+            f"an anchor level of {len(level.mask)} anchors and {level.num_classes} classes: expected a raw map of "
+            f"{level.num_channels} channels, got {raw_map.shape[1]}"
         )
     batch, _, height, width = raw_map.shape
     return activate_entries(raw_map.float().reshape(batch, len(level.mask), level.num_entries, height, width), level)
 
 
 def activate_entries(raw: Tensor, level: AnchorLevel) -> Tensor:
-    """The same on raw values that have their entries in dimension 2, float32 (., ., entries, ...).
+    """Apply the head's activations to raw values with the entries in dimension 2, float32 (., ., entries, ...).
 
-    Of the kind `yolo` classes may be missing.
+    The classes may be missing for the kind `yolo`.
     """
     if level.kind == "gaussian":
         xy, wh = raw[:, :, 0:4].sigmoid(), raw[:, :, 4:8]
@@ -180,12 +183,12 @@ def _rescaled(offset: Tensor, level: AnchorLevel) -> Tensor:
 
 
 def boxes_cxcywh(xy: Tensor, wh: Tensor, level: AnchorLevel) -> Tensor:
-    """Boxes in canvas pixels of the activated x, y and the raw w, h.
+    """Return boxes in canvas pixels from the activated x, y and the raw w, h.
 
     Args:
-        xy: float32 (B, len(mask), 2, H, W), as `activate` gives them.
-        wh: the same of w and h.
-        level: what they mean.
+        xy: float32 (B, len(mask), 2, H, W), as `activate` returns them.
+        wh: the same for w and h.
+        level: the meaning of the map.
 
     Returns:
         float32 (B, len(mask), 4, H, W): centre and size.
@@ -206,14 +209,14 @@ def boxes_cxcywh(xy: Tensor, wh: Tensor, level: AnchorLevel) -> Tensor:
 
 
 def decode_level(raw_map: Tensor, level: AnchorLevel) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of one raw map, in float32 whatever the autocast.
+    """Return the boxes and scores of one raw map, in float32 even under autocast.
 
-    A score is objectness times class probability; of the gaussian kind also times the mean certainty of the box. The
-    order is that of Darknet: cells row by row, within a cell the anchors.
+    A score is objectness times class probability; for the gaussian kind also times the mean certainty of the box. The
+    order is Darknet's: cells row by row, and the anchors within a cell.
 
     Args:
         raw_map: (B, level.num_channels, H, W).
-        level: what the map means.
+        level: the meaning of the map.
 
     Returns:
         canvas_xyxy float32 (B, H * W * len(mask), 4), not clipped, and scores float32 (B, H * W * len(mask), classes).
@@ -232,12 +235,12 @@ def decode_level(raw_map: Tensor, level: AnchorLevel) -> tuple[Tensor, Tensor]:
 
 
 def decode_levels(raw_maps: tuple[Tensor, ...], levels: tuple[AnchorLevel, ...]) -> tuple[Tensor, Tensor]:
-    """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) of all levels, in their order."""
+    """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) of all levels, in order."""
     decoded = [decode_level(raw_map, level) for raw_map, level in zip(raw_maps, levels, strict=True)]
     return torch.cat([boxes for boxes, _ in decoded], dim=1), torch.cat([scores for _, scores in decoded], dim=1)
 
 
 def _by_cell(values: Tensor) -> Tensor:
-    """(B, anchors, E, H, W) as (B, H * W * anchors, E)."""
+    """Return values (B, anchors, E, H, W) as (B, H * W * anchors, E)."""
     batch, anchors, entries, height, width = values.shape
     return values.permute(0, 3, 4, 1, 2).reshape(batch, height * width * anchors, entries)

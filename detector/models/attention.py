@@ -1,9 +1,9 @@
-"""Attention: what lets a feature map weigh its own channels or places. Each keeps the shape of its input."""
+"""Attention modules: each weights the channels or places of a feature map by the map itself and keeps its shape."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,24 @@ from detector.models.activations import Sigmoid
 from detector.models.blocks import ConvNormAct
 
 
+class Attention(nn.Module, abc.ABC):
+    """The contract of attention modules: a feature map in, a reweighted feature map of the same shape out."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reweighted map: (B, C, H, W) to the same shape."""
+
+
 @dataclass(frozen=True)
-class AttentionConfig(PartConfig[Any]):
+class AttentionConfig(PartConfig[Attention]):
     """The kind `attention`. An attention is built from its config and the number of channels of its feature map."""
 
     folders = ("models",)
 
 
 @register("squeeze_excite")
-class SqueezeExcite(nn.Module):
-    """Weighs channels: x * sigmoid(W2 relu(W1 mean(x))), the mean over all places.
+class SqueezeExcite(Attention):
+    """Attention over channels: x * sigmoid(W2 relu(W1 mean(x))), the mean over all places.
 
     Source: Hu, Shen, Albanie, Sun and Wu 2017, "Squeeze-and-excitation networks", equations 2 to 4.
     """
@@ -33,14 +41,14 @@ class SqueezeExcite(nn.Module):
         """Settings of squeeze and excitation.
 
         Attributes:
-            reduction: how many times fewer channels lie between the two layers; at least 8 remain.
+            reduction: factor by which the channels between the two layers are reduced, to 8 at least.
         """
 
         reduction: int = 16
 
         def __post_init__(self) -> None:
             if self.reduction < 1:
-                raise ValueError(f"squeeze_excite wants a reduction of at least 1, found {self.reduction}")
+                raise ValueError(f"squeeze_excite: expected a reduction of at least 1, got {self.reduction}")
 
     def __init__(self, config: Config, channels: int) -> None:
         super().__init__()
@@ -49,14 +57,14 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Return the reweighted map: (B, C, H, W) to the same shape."""
         means = x.mean(dim=(2, 3), keepdim=True)
         return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
 
 
 @register("spatial_attention")
-class SpatialAttention(nn.Module):
-    """Weighs every channel at every place: x * sigmoid(norm(W x)).
+class SpatialAttention(Attention):
+    """Attention over every channel at every place: x * sigmoid(norm(W x)).
 
     The point-wise form of the spatial attention module: nothing is pooled.
     Source: Bochkovskiy, Wang and Liao 2020, "YOLOv4", section 3.4 and figure 5; Darknet's `[sam]`. It modifies Woo,
@@ -72,17 +80,18 @@ class SpatialAttention(nn.Module):
         self.gate = ConvNormAct(channels, channels, 1, Sigmoid.Config())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
-        return x * self.gate(x)  # type: ignore[no-any-return]  # nn.Module call
+        """Return the reweighted map: (B, C, H, W) to the same shape."""
+        weights: Tensor = self.gate(x)
+        return x * weights
 
 
 @register("self_attention")
-class SelfAttention(nn.Module):
-    """Adds to every place a mean over all places, weighed by likeness: x + gamma * v(sum_i beta_i h(x_i)).
+class SelfAttention(Attention):
+    """Attention that adds a weighted mean over all places to each: x + gamma * v(sum_i beta_i h(x_i)).
 
     With 1x1 convolutions f, g, h to C / 8 channels and v back to C, beta_i = softmax over i of f(x_i) . g(x). gamma is
-    learned and starts at 0, so that an untrained module is the identity. Time grows with the square of the number of
-    places: it is meant for maps of stride 32.
+    learned and starts at 0, so that an untrained module is the identity. Its time grows with the square of the number
+    of places, so it suits maps of stride 32.
     Source: Zhang, Goodfellow, Metaxas and Odena 2018, "Self-attention generative adversarial networks", equations 1 to
     3.
     """
@@ -92,14 +101,14 @@ class SelfAttention(nn.Module):
         """Settings of self-attention.
 
         Attributes:
-            reduction: how many times fewer channels the three projections have; at least 8 remain.
+            reduction: factor by which the channels of the three projections are reduced, to 8 at least.
         """
 
         reduction: int = 8
 
         def __post_init__(self) -> None:
             if self.reduction < 1:
-                raise ValueError(f"self_attention wants a reduction of at least 1, found {self.reduction}")
+                raise ValueError(f"self_attention: expected a reduction of at least 1, got {self.reduction}")
 
     def __init__(self, config: Config, channels: int) -> None:
         super().__init__()
@@ -109,8 +118,8 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
-        # One head, (B, 1, H * W, hidden) each: the shape for which no square matrix of all places is held in memory.
+        """Return the reweighted map: (B, C, H, W) to the same shape."""
+        # One head, (B, 1, H * W, hidden) each: in this shape no square matrix over all places is kept in memory.
         places = self.project(x).flatten(2).transpose(1, 2).unsqueeze(1)
         keys, queries, values = (part.contiguous() for part in places.split(self.hidden, dim=3))
         means = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)  # the source does not scale

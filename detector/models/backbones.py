@@ -1,9 +1,9 @@
-"""Backbones: an image in, feature maps of strides 8, 16 and 32 out."""
+"""Backbones: images in, feature maps of several strides out."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,9 +12,25 @@ from detector.models.attention import AttentionConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 
 
+class Backbone(nn.Module, abc.ABC):
+    """The contract of backbones: images in, feature maps of ascending stride out.
+
+    Attributes:
+        out_channels: channels of the returned maps.
+        strides: their strides, image pixels per cell, ascending.
+    """
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return one feature map for each of `strides`, of images (B, C, H, W) in 0..1."""
+
+
 @dataclass(frozen=True)
-class BackboneConfig(PartConfig[Any]):
-    """The kind `backbone`. A backbone states `out_channels` and `strides` of the maps it returns."""
+class BackboneConfig(PartConfig[Backbone]):
+    """The kind `backbone`. A backbone is built from its config, a `Scale` and the number of image channels."""
 
     folders = ("models",)
 
@@ -23,8 +39,8 @@ _STAGE_STRIDES = (4, 8, 16, 32)
 
 
 @register("csp_darknet")
-class CSPDarknet(nn.Module):
-    """A stem and four CSP stages, each entered by a strided convolution, closed by spatial pyramid pooling.
+class CSPDarknet(Backbone):
+    """Backbone of a stem, four CSP stages that each begin with a strided convolution, and spatial pyramid pooling.
 
     Attributes:
         out_channels: channels of the returned maps.
@@ -38,8 +54,8 @@ class CSPDarknet(nn.Module):
         Attributes:
             channels: channels after the stem and after each of the four stages.
             bottlenecks: bottlenecks in each stage.
-            attention: what weighs the map that a stage ends in, or null for none.
-            attention_strides: strides of the maps that it weighs, of 4, 8, 16 and 32.
+            attention: attention at the end of a stage, or null for none.
+            attention_strides: strides of the stages that have it, out of 4, 8, 16 and 32.
         """
 
         channels: tuple[int, int, int, int, int] = (64, 128, 256, 512, 1024)
@@ -50,8 +66,8 @@ class CSPDarknet(nn.Module):
         def __post_init__(self) -> None:
             if not self.attention_strides or not set(self.attention_strides) <= set(_STAGE_STRIDES):
                 raise ValueError(
-                    f"csp_darknet wants attention_strides out of {_STAGE_STRIDES}, found {self.attention_strides}; "
-                    "attention: null switches it off"
+                    f"csp_darknet: expected attention_strides out of {_STAGE_STRIDES}, got {self.attention_strides}; "
+                    "set attention: null to switch attention off"
                 )
 
     def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
@@ -76,7 +92,7 @@ class CSPDarknet(nn.Module):
         self.strides = (8, 16, 32)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) to the maps of strides 8, 16 and 32."""
+        """Return the maps of strides 8, 16 and 32 of images (B, C, H, W)."""
         maps = []
         x = self.stem(x)
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""The blocks that backbone, neck and head are made of."""
+"""Building blocks of backbones, necks and heads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from detector.config.registry import build
 from detector.models.activations import ActivationConfig, Mish
 from detector.ops.norm_mish import bias_mish_, norm_mish
 
-# Batch-norm constants of the Darknet-in-PyTorch lineage: short statistics memory, an epsilon that survives 16 bit.
+# Batch-norm constants of the PyTorch ports of Darknet: statistics over few batches, an epsilon that 16 bit can hold.
 BN_MOMENTUM = 0.03
 BN_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What turns one network description into a family of sizes.
+    """Scaling factors that turn one network description into a family of sizes.
 
     Attributes:
         depth: factor on the number of bottlenecks of a stage.
@@ -34,11 +34,11 @@ class Scale:
     activation: ActivationConfig = Mish.Config()  # noqa: RUF009 (frozen: shared safely)
 
     def channels(self, base: int) -> int:
-        """Channels of a layer of `base` channels at width 1: a multiple of 8, at least 8."""
+        """Return the channels of a layer of `base` channels at width 1: a multiple of 8, at least 8."""
         return max(8, round(min(base, self.max_channels) * self.width / 8) * 8)
 
     def repeats(self, base: int) -> int:
-        """Bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1."""
+        """Return the bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1."""
         return max(1, round(base * self.depth))
 
 
@@ -46,8 +46,8 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm, activation; or, without the norm, convolution with bias and activation.
 
     Attributes:
-        conv: the convolution; it has a bias where there is no norm, or once it is folded into it.
-        norm: the batch norm, or None where there is none, or once folded.
+        conv: the convolution; it has a bias if there is no norm or the norm has been folded into it.
+        norm: the batch norm; None if there is none or it has been folded.
         activation: the non-linearity.
     """
 
@@ -70,18 +70,17 @@ class ConvNormAct(nn.Module):
         self.activation: nn.Module = build(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) to (B, out, H / stride, W / stride), plus `residual` of that shape where given."""
+        """Return (B, out, H / stride, W / stride) of (B, in, H, W), plus `residual` of that shape if given."""
         is_mish = isinstance(self.activation, Mish)
         if is_mish and self.norm is None and not torch.is_grad_enabled():  # for inference
-            y = self.conv._conv_forward(x, self.conv.weight, None)
-            assert self.conv.bias is not None  # without a norm there is one
-            return bias_mish_(y, self.conv.bias, residual)
-        y = self.conv(x)
-        # A converted norm (SyncBatchNorm) is another type and takes the plain path.
+            assert self.conv.bias is not None  # a convolution without a norm has one
+            return bias_mish_(self.conv._conv_forward(x, self.conv.weight, None), self.conv.bias, residual)
+        y: Tensor = self.conv(x)
+        # A converted norm (SyncBatchNorm) has another type and takes the plain path.
         if is_mish and type(self.norm) is nn.BatchNorm2d:
             return norm_mish(y, self.norm, residual)
         y = self.activation(y if self.norm is None else self.norm(y))
-        return y if residual is None else residual + y  # type: ignore[no-any-return]  # nn.Module call
+        return y if residual is None else residual + y
 
 
 class Bottleneck(nn.Module):
@@ -95,7 +94,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Return (B, C, H, W) of the same shape."""
         y: Tensor = self.expand(self.reduce(x), x if self.shortcut else None)
         return y
 
@@ -103,8 +102,8 @@ class Bottleneck(nn.Module):
 class CSPStage(nn.Module):
     """Cross-stage partial block: half the channels bypass a chain of bottlenecks (Wang et al. 2019, section 3).
 
-    Every link of the chain is handed to the closing 1x1 convolution, so that gradients reach each bottleneck directly
-    (the aggregation of Lee et al. 2019, "VoVNet").
+    The closing 1x1 convolution takes the output of every bottleneck, so that gradients reach each of them directly (the
+    aggregation of Lee et al. 2019, "VoVNet").
     """
 
     def __init__(
@@ -126,17 +125,18 @@ class CSPStage(nn.Module):
         self.merge = ConvNormAct((2 + num_bottlenecks) * hidden, out_channels, 1, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
+        """Return (B, out, H, W) of (B, in, H, W)."""
         parts = list(self.split(x).chunk(2, dim=1))
         for bottleneck in self.bottlenecks:
             parts.append(bottleneck(parts[-1]))
-        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call
+        merged: Tensor = self.merge(torch.cat(parts, dim=1))
+        return merged
 
 
 class SPP(nn.Module):
     """Spatial pyramid pooling with windows 5, 9 and 13 (He et al. 2014; the windows are YOLOv4's).
 
-    A 5x5 maximum of a 5x5 maximum is a 9x9 maximum, so the wider windows reuse the narrower ones.
+    A 5x5 maximum of a 5x5 maximum is a 9x9 maximum, so each wider window reuses the narrower one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: ActivationConfig) -> None:
@@ -146,8 +146,9 @@ class SPP(nn.Module):
         self.merge = ConvNormAct(4 * hidden, out_channels, 1, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
+        """Return (B, out, H, W) of (B, in, H, W)."""
         parts: list[Tensor] = [self.reduce(x)]
         for _ in range(3):
             parts.append(F.max_pool2d(parts[-1], 5, stride=1, padding=2))
-        return self.merge(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # nn.Module call
+        merged: Tensor = self.merge(torch.cat(parts, dim=1))
+        return merged

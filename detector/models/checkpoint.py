@@ -1,9 +1,9 @@
-"""Model files and training states: the two kinds of file a training run writes, and all that can be wrong.
+"""Model files and training states: the two kinds of file that a training run writes, and the checks on reading them.
 
-`best.safetensors` is a model to hand on: its tensors and one JSON document (configuration, class names, category ids,
-metrics) under a SHA-256. `last.pt` is a whole training state to resume from: tensors and plain data in an archive of
-`torch.save`. Loading either runs no code: a `.pt` is searched for unexpected names before it is unpickled, and is then
-unpickled with `weights_only=True` all the same. Every save is atomic: under its final name a file is always whole.
+`best.safetensors` is a model to distribute: its tensors and one JSON document (configuration, class names, category
+ids, metrics) under a SHA-256. `last.pt` is a whole training state to resume from: tensors and plain data in an archive
+of `torch.save`. Loading either runs no code: a `.pt` is searched for unexpected names before it is unpickled, and is
+then unpickled with `weights_only=True` as well. Every save is atomic: a file under its final name is always complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DOCUMENT_KEY, _DIGEST_KEY = "detector", "sha256"  # entries of a safetensors he
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _NUM_NAMES_SHOWN = 5
 
-# What describes a model besides its tensors: key -> wanted in words, its type, the types of what it holds (): any.
+# The description of a model besides its tensors: key -> expected type in words, the type, the types of items (): any.
 _FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
     "config": ("a mapping", dict, ()),
     "class_names": ("a list of text", list, (str,)),
@@ -43,11 +43,11 @@ _FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
     "operating_point": ("a mapping", dict, ()),
 }
 
-# A training state holds some thousand values; lists that hold one another a few dozen deep hold billions.
+# A training state holds some thousand values; lists that contain one another a few dozen deep hold billions.
 _MAX_VALUES, _MAX_DEPTH = 1_000_000, 64
 
-# All that an archive of tensors and plain data has to name. The list torch goes by with `weights_only=True` is longer:
-# its `bytearray`, for one, turns twenty bytes of a file into any number of gigabytes.
+# The names that an archive of tensors and plain data needs. The list that torch allows with `weights_only=True` is
+# longer: its `bytearray`, for example, turns twenty bytes of a file into any number of gigabytes.
 _ALLOWED_GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
     f"torch {kind}Storage"
     for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -55,27 +55,27 @@ _ALLOWED_GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"
 
 _NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
-# What zipfile, pickletools and torch.load are known to raise on files that were made or damaged to confuse them.
+# Errors that zipfile, pickletools and torch.load are known to raise on damaged or malicious files.
 _ARCHIVE_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError),
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
 )
 
-_WANTED = "a .safetensors or .pt file that training saved"
+_EXPECTED = "a .safetensors or .pt file that training saved"
 _DAMAGED = "is truncated or damaged: copy it again or use another save of the run"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file carries.
+    """Content of a model file.
 
     Attributes:
         config: the resolved experiment configuration, plain data; tuples come back as lists.
         class_names: name of each class, in the order of the model's class indices.
         category_ids: the data set's own id of each class, in the same order.
         state: the model's state dict; on loading, dense tensors on the CPU.
-        metrics: what was measured, for example AP.
-        operating_point: the thresholds that were chosen for it, plain data as `OperatingPoint` has it, or nothing.
+        metrics: measured values by name, for example AP.
+        operating_point: the thresholds that were chosen for it, plain data as in `OperatingPoint`, or nothing.
     """
 
     config: dict[str, Any]
@@ -87,10 +87,10 @@ class ModelFile:
 
 
 def save_model(path: Path, model_file: ModelFile) -> None:
-    """Writes a model file (safetensors), atomically; missing folders are made.
+    """Write a model file (safetensors), atomically; missing folders are created.
 
     Raises:
-        CheckpointError: a tensor is not finite, a field is not what `ModelFile` says, or the disk refuses.
+        CheckpointError: a tensor is not finite, a field is not as `ModelFile` describes it, or writing fails.
     """
     who = f"the model for {path}"
     checked = checked_model_file({key: getattr(model_file, key) for key in _FIELDS}, model_file.state, who)
@@ -102,10 +102,10 @@ def save_model(path: Path, model_file: ModelFile) -> None:
 
 
 def load_model_file(path: Path) -> ModelFile:
-    """Reads a model file, or the EMA weights of a training state; which of the two the content decides, not the name.
+    """Load a model file, or the EMA weights of a training state; the content decides which of the two, not the name.
 
     Raises:
-        CheckpointError: anything else, or a file that is damaged, not finite, of another project or of a newer version.
+        CheckpointError: the file is neither, is damaged, is not finite, or is of another project or a newer version.
     """
     if _is_archive(path):
         training_state = load_training_state(path)
@@ -118,22 +118,22 @@ def load_model_file(path: Path) -> ModelFile:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     if _DOCUMENT_KEY not in metadata or _DIGEST_KEY not in metadata:
-        raise CheckpointError(f"{path} does not describe its model, like files of another project: give {_WANTED}")
+        raise CheckpointError(f"{path} does not describe its model, like files of another project: give {_EXPECTED}")
     try:
         document = json.loads(metadata[_DOCUMENT_KEY])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} {_DAMAGED} (its description is not JSON)") from error
-    check_version(document, str(path))  # first of all: a newer version may well compute another digest
+    check_version(document, str(path))  # first of all: a newer version may compute another digest
     if _digest(metadata[_DOCUMENT_KEY], state) != metadata[_DIGEST_KEY]:
         raise CheckpointError(f"{path} {_DAMAGED} (its content does not match its SHA-256)")
     return checked_model_file(document, state, str(path))
 
 
 def peek_config(path: Path) -> dict[str, Any]:
-    """The configuration that a model file carries, without its tensors; empty where it cannot be read or is another."""
+    """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
     try:
         if _is_archive(path):
-            document: Any = load_training_state(path)
+            document: object = load_training_state(path)
         else:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
                 document = json.loads((file.metadata() or {}).get(_DOCUMENT_KEY, "{}"))
@@ -143,29 +143,30 @@ def peek_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a training state, atomically; missing folders are made.
+def save_training_state(path: Path, state: Mapping[str, object]) -> None:
+    """Write a training state, atomically; missing folders are created.
 
     Args:
-        path: the file, by custom `last.pt`.
+        path: the file, by convention `last.pt`.
         state: `config`, `class_names`, `category_ids` and `metrics` as in `ModelFile`, the state dicts `model` and
-            `ema`, and all else that resuming needs, as dicts, lists, tuples, text, numbers, None and dense tensors.
+            `ema`, and everything else that resuming needs, as dicts, lists, tuples, text, numbers, None and dense
+            tensors.
 
     Raises:
-        CheckpointError: a tensor of `model` or `ema` is not finite, `state` holds anything else, or the disk refuses.
+        CheckpointError: a tensor of `model` or `ema` is not finite, `state` holds anything else, or writing fails.
     """
     who = f"the training state for {path}"
     content = _plain({**state, "format_version": FORMAT_VERSION}, who)
     _check_training_state(content, who)
-    # Protocol 2 names every class in a GLOBAL opcode, which is what `_check_archive` looks for.
+    # Protocol 2 names every class in a GLOBAL opcode, which `_check_archive` searches for.
     write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
-    """Reads what `save_training_state` wrote, with `format_version` added; tensors are on the CPU.
+    """Load a file of `save_training_state`, with `format_version` added; tensors are on the CPU.
 
     Raises:
-        CheckpointError: the file is anything else, is damaged, or is of another project or a newer version.
+        CheckpointError: the file is of another kind, is damaged, or is of another project or a newer version.
     """
     if not _is_archive(path):
         raise CheckpointError(f"{path} is a model without its training state: to resume, give the run's last.pt")
@@ -183,44 +184,46 @@ def load_training_state(path: Path) -> dict[str, Any]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], who: str) -> None:
-    """Copies a state dict into a model; every name, shape and kind of number is checked before anything is copied.
+    """Copy a state dict into a model; every name, shape and kind of number is checked before anything is copied.
 
     Args:
-        model: receives the tensors, keeping its own dtypes and devices.
-        state: a tensor for every entry of the model's state dict, and none besides.
-        who: where `state` comes from, for the error.
+        model: receives the tensors and keeps its own dtypes and devices.
+        state: a tensor for every entry of the model's state dict, and no others.
+        who: the origin of `state`, for the error message.
 
     Raises:
         CheckpointError: a name is missing or unexpected, or a tensor has another shape or kind; the model is unchanged.
     """
-    wanted: dict[str, Tensor] = model.state_dict()
-    pairs = [(name, state[name], tensor) for name, tensor in wanted.items() if name in state]
+    own: dict[str, Tensor] = model.state_dict()
+    pairs = [(name, state[name], tensor) for name, tensor in own.items() if name in state]
     mismatched = [
-        f"{name} ({found.dtype} {tuple(found.shape)} instead of {tensor.dtype} {tuple(tensor.shape)})"
-        for name, found, tensor in pairs
-        if found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point()
+        f"{name} ({given.dtype} {tuple(given.shape)} instead of {tensor.dtype} {tuple(tensor.shape)})"
+        for name, given, tensor in pairs
+        if given.shape != tensor.shape or given.is_floating_point() != tensor.is_floating_point()
     ]
     faults = {
-        "missing": [name for name in wanted if name not in state],
-        "unexpected": [name for name in state if name not in wanted],
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
         "of another shape": mismatched,
     }
     if any(faults.values()):
         listed = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
-        raise CheckpointError(f"{who} does not fit the model, build it from the configuration saved along ({listed})")
+        raise CheckpointError(
+            f"{who} does not fit the model; build the model from the configuration saved with it ({listed})"
+        )
     model.load_state_dict(dict(state), strict=True)
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is a zip archive (True) or looks like safetensors (False); anything else is refused in words."""
+    """Return True for a zip archive and False for what looks like safetensors; reject everything else."""
     try:
         if not path.is_file():  # also a pipe or a device, whose opening or reading might never end
             what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
-            raise CheckpointError(f"{path} {what}: give {_WANTED}")
+            raise CheckpointError(f"{path} {what}: give {_EXPECTED}")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): give {_WANTED}") from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): give {_EXPECTED}") from error
     if head.startswith(b"PK\x03\x04"):
         return True
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
@@ -229,7 +232,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _what_it_is(head: bytes) -> str:
-    """The most likely story of a file that is no model, from its first bytes."""
+    """Return the most likely explanation of a file that is not a model, from its first bytes."""
     if not head:
         return "is empty (0 bytes), as after an interrupted copy: copy it again or use another save of the run"
     if head.lstrip()[:1] == b"<":
@@ -237,76 +240,80 @@ def _what_it_is(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file it points to: run 'git lfs pull'"
     if head[:1] == b"\x80":
-        return f"is a bare pickle, which could run code and is never opened: give {_WANTED}"
-    is_text = b"\0" not in head and head.decode("utf-8", "replace").count("\N{REPLACEMENT CHARACTER}") <= 1  # a cut one
-    return f"is {'text' if is_text else f'of an unknown kind (it starts with {head[:8]!r})'}: give {_WANTED}"
+        return f"is a bare pickle, which could run code and is never opened: give {_EXPECTED}"
+    is_text = (
+        b"\0" not in head and head.decode("utf-8", "replace").count("\N{REPLACEMENT CHARACTER}") <= 1
+    )  # one at the end may be cut
+    return f"is {'text' if is_text else f'of an unknown kind (it starts with {head[:8]!r})'}: give {_EXPECTED}"
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Refuses an archive that `torch.save` would not have written, before anything in it is unpickled."""
+    """Reject an archive that `torch.save` would not have written, before anything in it is unpickled."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         unpacked = sum(entry.file_size for entry in entries)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or unpacked > path.stat().st_size:
-            raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no file of training does: give {_WANTED}")
-        # torch takes an entry marked as a folder (by one bit of its attributes) for weights, and reads stray memory.
+            raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no file of training does: give {_EXPECTED}")
+        # torch reads an entry marked as a folder (by one bit of its attributes) as weights, from uninitialised memory.
         if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
             raise CheckpointError(f"{path} {_DAMAGED}")
         pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
         if not pickles:
-            raise CheckpointError(f"{path} is a zip archive of something else: give {_WANTED}")
+            raise CheckpointError(f"{path} is a zip archive of something else: give {_EXPECTED}")
         opcodes = (opcode for entry in pickles for opcode in pickletools.genops(archive.read(entry)))
         named = {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
     foreign = named - _ALLOWED_GLOBALS
     if foreign:
-        raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_WANTED}")
+        raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_EXPECTED}")
 
 
 def check_version(content: object, who: str) -> None:
-    """Refuses what does not say of itself that it is of this format and of a version known here.
+    """Reject content that does not declare this format and a supported version.
 
     Raises:
         CheckpointError: it does not.
     """
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(content, dict) or "config" not in content or type(version) is not int or version < 1:
-        raise CheckpointError(f"{who} has no format_version and config, as files of another project: give {_WANTED}")
+        raise CheckpointError(
+            f"{who} has no format_version and config, like files of another project: give {_EXPECTED}"
+        )
     if version > FORMAT_VERSION:
         raise CheckpointError(f"{who} has format version {version}, {FORMAT_VERSION} is supported: update detector")
 
 
-def checked_model_file(source: Mapping[str, Any], state: object, who: str) -> ModelFile:
-    """The model file of a description and a state dict.
+def checked_model_file(source: Mapping[str, object], state: object, who: str) -> ModelFile:
+    """Return the model file of a description and a state dict.
 
     Raises:
-        CheckpointError: a part of them is not what `ModelFile` says.
+        CheckpointError: a part of them is not as `ModelFile` describes it.
     """
     given = {"metrics": {}, "operating_point": {}} | {key: source[key] for key in _FIELDS if key in source}
     fields = _plain(given, who, as_json=True)
-    for key, (wanted, kind, item_kinds) in _FIELDS.items():
+    for key, (expected, kind, item_kinds) in _FIELDS.items():
         value = fields.get(key)
         items = value.values() if isinstance(value, dict) else value
         if not isinstance(value, kind) or (item_kinds and any(type(item) not in item_kinds for item in items or ())):
-            raise CheckpointError(f"{who} wants {wanted} as {key}, found {value!r:.60}: correct that")
+            raise CheckpointError(f"{who}: expected {expected} as {key}, got {value!r:.60}: correct that")
     num_classes, num_ids = len(fields["class_names"]), len(set(fields["category_ids"]))
     if not num_classes == num_ids == len(fields["category_ids"]):
-        raise CheckpointError(f"{who} wants a category id per class ({num_classes}), found {num_ids}: correct them")
+        raise CheckpointError(f"{who}: expected a category id per class ({num_classes}), got {num_ids}: correct them")
     names, ids = tuple(fields["class_names"]), tuple(fields["category_ids"])
     metrics = {name: float(value) for name, value in fields["metrics"].items()}
     return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, fields["operating_point"])
 
 
-def _check_training_state(state: Mapping[str, Any], who: str) -> None:
+def _check_training_state(state: Mapping[str, object], who: str) -> None:
     _state_dict(state.get("model"), who)
     checked_model_file(state, state.get("ema"), who)
 
 
 def _state_dict(state: object, who: str) -> dict[str, Tensor]:
-    """A state dict of finite, dense tensors under names, or a refusal."""
+    """Return a state dict of finite, dense tensors by name, or reject it."""
     content = _plain(state, who)
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise CheckpointError(f"{who} wants names and tensors as weights, found something else: give {_WANTED}")
-    # Below 4 bytes a float fits into float32; torch cannot ask the 8-bit ones directly.
+        raise CheckpointError(f"{who}: expected tensors by name as weights, got something else: give {_EXPECTED}")
+    # A float of less than 4 bytes fits into float32; torch has no `isfinite` for 8-bit floats.
     floats = {name: tensor for name, tensor in content.items() if tensor.is_floating_point()}
     broken = [name for name, t in floats.items() if not (t.float() if t.element_size() < 4 else t).isfinite().all()]
     if broken:
@@ -315,7 +322,7 @@ def _state_dict(state: object, who: str) -> dict[str, Tensor]:
 
 
 def _plain(root: object, who: str, as_json: bool = False) -> Any:
-    """A copy of plain data and dense tensors (shared); with `as_json`, tuples become lists and tensors are refused."""
+    """Return a copy of plain data and dense tensors (shared); `as_json` turns tuples into lists and rejects tensors."""
     num_values = 0
 
     def copy(value: object, where: str, depth: int) -> Any:
@@ -336,7 +343,7 @@ def _plain(root: object, who: str, as_json: bool = False) -> Any:
         if isinstance(value, Tensor) and not as_json:
             return _dense(value, where, who)
         raise CheckpointError(
-            f"{who} wants plain data{'' if as_json else ' and tensors'} with text as keys, found "
+            f"{who}: expected plain data{'' if as_json else ' and tensors'} with text as keys, got "
             f"{type(value).__name__} at {where[:80] or 'its root'}: turn it into text, numbers or lists of them"
         )
 
@@ -344,15 +351,17 @@ def _plain(root: object, who: str, as_json: bool = False) -> Any:
 
 
 def _dense(tensor: Tensor, where: str, who: str) -> Tensor:
-    """The bare tensor, if it has memory of its own for every element: a few bytes can claim to be a million million."""
+    """Return the bare tensor if its storage holds every element: a few bytes can claim to be a million million."""
     dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"{who} wants dense tensors, found another at {where[:80]}: save a contiguous copy of it")
+        raise CheckpointError(
+            f"{who}: expected dense tensors, got another at {where[:80]}: save a contiguous copy of it"
+        )
     return tensor.detach()
 
 
 def _digest(document: str, state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over a document and the name, dtype, shape and bytes of every tensor, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a document and the name, dtype, shape and bytes of every tensor, as 64 hex digits."""
     digest = hashlib.sha256(document.encode())
     for name, tensor in sorted(state.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -361,7 +370,7 @@ def _digest(document: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """At most five names, none of them endless, and the number of the others."""
+    """Return at most five names, each cut to 80 characters, and the number of the others."""
     listed = [repr(name[:80])[1:-1] for name in names]  # no control characters on a terminal
     more = len(listed) - _NUM_NAMES_SHOWN
     return ", ".join(listed[:_NUM_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,25 +1,29 @@
-"""What training knows of a network, whatever its task."""
+"""The contracts of whole models and their kinds: any trainable model, detection models, classifiers."""
 
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from detector.config.registry import PartConfig
+from detector.models.anchor_levels import AnchorLevel
 from detector.models.class_rows import ClassRows
+from detector.models.heads import Head
 
 
 class TrainableModel(nn.Module, abc.ABC):
     """The contract of every model, of any task: images in, raw outputs of the same type in every mode out.
 
-    What the outputs mean, and the loss on them, are no part of the forward pass.
+    Decoding the outputs and the loss on them are not part of the forward pass.
 
     Attributes:
-        num_classes: classes it tells apart.
+        num_classes: number of classes.
         image_channels: channels of the images it takes.
         max_stride: both sides of an image must be divisible by it.
-        notes: what is worth saying of how it was described, a sentence each.
+        notes: remarks on its description, a sentence each.
         may_skip_parameters: whether a training step may leave parameters without a gradient.
     """
 
@@ -31,33 +35,80 @@ class TrainableModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Any:
-        """Raw outputs of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
+        """Return the raw outputs of images (B, C, H, W): uint8, or float32 in 0..1 from Darknet's arithmetic."""
 
     def in_unit_range(self, images: Tensor) -> Tensor:
-        """Images in 0..1 and the dtype of the weights: the first line of every model, and the only division by 255."""
+        """Return images in 0..1 and the dtype of the weights: every model begins with this division by 255."""
         unit = images.to(next(self.parameters()).dtype)
         return unit if images.is_floating_point() else unit / 255
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of the state dict that have rows of classes, so that a model of other classes can take them."""
+        """Return the tensors of the state dict with rows of classes, which a model of other classes can take over."""
         return {}
 
     def parts_in_order(self) -> list[nn.Module]:
-        """The parts from the stem to the head, for learning rates by depth: its children, lists of modules unfolded."""
+        """Return the parts from the stem to the head, for learning rates by depth: by default `unfolded(self)`."""
         return unfolded(self)
 
     def reasons_against_training(self) -> list[str]:
-        """Why the model can be run but not trained, a sentence each; empty where it can be trained."""
+        """Return the reasons why the model can be run but not trained, a sentence each; empty if it can be trained."""
         return []
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size does not suit the strides."""
+        """Reject a canvas size that does not suit the strides.
+
+        Raises:
+            ValueError: a side is not a multiple of `max_stride`.
+        """
         if any(side < self.max_stride or side % self.max_stride for side in image_hw):
             raise ValueError(
-                f"{type(self).__name__} wants images with both sides a multiple of {self.max_stride}, found {image_hw}"
+                f"{type(self).__name__}: expected images with both sides a multiple of {self.max_stride}, "
+                f"got {image_hw}"
             )
 
 
+@dataclass(frozen=True)
+class ClassifierConfig(PartConfig[TrainableModel]):
+    """The kind `classifier`. A classifier is built from its config, the number of classes and of image channels."""
+
+    folders = ("models",)
+
+
+class DetectionModel(TrainableModel):
+    """The contract of detection models, for training, evaluation, prediction and export.
+
+    `model(images)` returns raw maps, of the same type in every mode; `decode` turns them into boxes and scores.
+
+    Attributes:
+        anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
+    """
+
+    anchor_levels: tuple[AnchorLevel, ...] = ()
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw maps of images (B, C, H, W): uint8, or float32 in 0..1 from Darknet's arithmetic."""
+
+    @abc.abstractmethod
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def detection_head(self) -> Head | None:
+        """Return the head, for losses that read raw maps through it; None if the model has no such part."""
+        return None
+
+
+@dataclass(frozen=True)
+class ModelConfig(PartConfig[DetectionModel]):
+    """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
+
+    folders = ("models", "darknet")
+
+    def experiment_defaults(self) -> dict[str, Any]:
+        """Return plain settings of other sections of an experiment that hold for this model unless others are given."""
+        return {}
+
+
 def unfolded(module: nn.Module) -> list[nn.Module]:
-    """The children of a module, lists of modules unfolded."""
+    """Return the children of a module, with the members of a list of modules in place of the list."""
     return [part for child in module.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]

@@ -13,9 +13,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fold(model: Model) -> Model:
-    """The model itself, in evaluation mode, with every batch norm of a `ConvNormAct` folded into its convolution.
+    """Fold every batch norm of a `ConvNormAct` into its convolution; return the model itself, in evaluation mode.
 
-    Its numbers stay the same up to rounding. It is no longer trained, saved or loaded: fold a copy.
+    Its outputs stay the same up to rounding. It can no longer be trained, saved or loaded, so fold a copy.
     """
     model.eval()
     for block in model.modules():

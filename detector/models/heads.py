@@ -1,7 +1,8 @@
-"""Heads: feature maps in, raw maps out, and the reading of raw maps as boxes and scores."""
+"""Heads: feature maps in, raw maps out, and the decoding of raw maps into boxes and scores."""
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,54 @@ from detector.models.blocks import ConvNormAct, Scale
 from detector.models.class_rows import ClassRows
 
 
+class Head(nn.Module, abc.ABC):
+    """The contract of heads: feature maps in, raw maps out; `decode` turns raw maps into boxes and scores.
+
+    Attributes:
+        anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
+    """
+
+    anchor_levels: tuple[AnchorLevel, ...] = ()
+
+    @abc.abstractmethod
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the raw maps of feature maps, of the same type in training and evaluation."""
+
+    @abc.abstractmethod
+    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """Return the tensors of the head's state dict that have rows of classes."""
+        return {}
+
+
 @dataclass(frozen=True)
-class HeadConfig(PartConfig[Any]):
-    """The kind `head`."""
+class HeadConfig(PartConfig[Head]):
+    """The kind `head`.
+
+    A head is built from its config, a `Scale`, the channels and the strides of the maps it takes, and the number of
+    classes. Its config names the loss and the selection that suit it; what an experiment gives itself comes first.
+    """
 
     folders = ("models",)
+
+    def default_loss(self) -> dict[str, object]:
+        """Return plain settings of the loss that trains the head, such as `{"name": "anchor"}`."""
+        return {}
+
+    def default_selection(self) -> dict[str, object]:
+        """Return plain settings of `evaluate` and `predict` that suit the head, such as `{"nms": "none"}`."""
+        return {}
+
+    def experiment_defaults(self) -> dict[str, Any]:
+        """Return `default_loss` and `default_selection` by the sections of an experiment that they belong to."""
+        sections = {
+            "loss": self.default_loss(),
+            "evaluate": self.default_selection(),
+            "predict": self.default_selection(),
+        }
+        return {name: settings for name, settings in sections.items() if settings}
 
 
 @dataclass(frozen=True)
@@ -41,12 +85,12 @@ class DensePredictions:
     strides: Tensor
 
     def canvas_xyxy(self) -> Tensor:
-        """Boxes (B, A, 4) in canvas pixels."""
+        """Return boxes (B, A, 4) in canvas pixels."""
         return boxes_of_distributions(self.distribution_logits, self.points_xy, self.strides)
 
 
 def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strides: Tensor) -> Tensor:
-    """Boxes (..., A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4).
+    """Return boxes (..., A, 4) in canvas pixels: the mean of each distance distribution (Li et al. 2020, equation 4).
 
     Args:
         distribution_logits: float32 (..., A, 4, bins), over distances left, top, right, bottom in units of the stride.
@@ -58,8 +102,16 @@ def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strid
     return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
 
 
+class DenseHead(Head):
+    """An anchor-free head that predicts distance distributions and classes in every cell."""
+
+    @abc.abstractmethod
+    def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
+        """Return the raw maps flat over all cells, in float32 even under autocast."""
+
+
 @register("decoupled")
-class DecoupledHead(nn.Module):
+class DecoupledHead(DenseHead):
     """Anchor-free head with one branch for boxes, as distance distributions, and one for classes.
 
     The branches are decoupled as in Ge et al. 2021 (YOLOX, section 2.1); the box is four distributions over distances
@@ -80,7 +132,14 @@ class DecoupledHead(nn.Module):
 
         def __post_init__(self) -> None:
             if self.bins < 2 or self.objects_per_image <= 0:
-                raise ValueError("the decoupled head wants bins >= 2 and objects_per_image > 0")
+                raise ValueError(
+                    "the decoupled head: expected bins >= 2 and objects_per_image > 0, got "
+                    f"{self.bins} and {self.objects_per_image}"
+                )
+
+        def default_loss(self) -> dict[str, object]:
+            """Return the loss `task_aligned`."""
+            return {"name": "task_aligned"}
 
     def __init__(
         self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
@@ -111,26 +170,28 @@ class DecoupledHead(nn.Module):
         self._set_prior(config.objects_per_image)
 
     def _set_prior(self, objects_per_image: float) -> None:
-        """Starts every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
+        """Start every class at the probability that a cell holds an object of it (Lin et al. 2017, section 4.1)."""
         for box_branch, class_branch, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
             probability = min(objects_per_image / self.num_classes / (640 / stride) ** 2, 0.5)
-            nn.init.constant_(class_branch[-1].bias, math.log(probability / (1 - probability)))  # type: ignore[index]
-            nn.init.constant_(box_branch[-1].bias, 1.0)  # type: ignore[index]
+            nn.init.constant_(_last_bias(class_branch), math.log(probability / (1 - probability)))
+            nn.init.constant_(_last_bias(box_branch), 1.0)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One raw map (B, 4 * bins + classes, H, W) for each map given."""
+        """Return one raw map (B, 4 * bins + classes, H, W) for each map given."""
         return tuple(
             torch.cat([box(x), cls(x)], dim=1)
             for x, box, cls in zip(maps, self.box_branches, self.class_branches, strict=True)
         )
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The last convolution of each class branch."""
-        last = {f"class_branches.{i}.{len(branch) - 1}" for i, branch in enumerate(self.class_branches)}  # type: ignore[arg-type]  # a Sequential
+        """Return the tensors of the last convolution of each class branch."""
+        last = {
+            f"class_branches.{i}.{len(list(branch.children())) - 1}" for i, branch in enumerate(self.class_branches)
+        }
         return {name: ClassRows() for name in self.state_dict() if name.rpartition(".")[0] in last}
 
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
-        """The raw maps flat, in float32 whatever the autocast."""
+        """Return the raw maps flat, in float32 even under autocast."""
         flat = torch.cat([m.flatten(2).transpose(1, 2) for m in raw_maps], dim=1).float()
         distribution, class_logits = torch.split(flat, [4 * self.bins, self.num_classes], dim=-1)
         points, strides = [], []
@@ -148,9 +209,17 @@ class DecoupledHead(nn.Module):
         )
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         dense = self.dense(raw_maps)
         return dense.canvas_xyxy(), F.sigmoid(dense.class_logits)
+
+
+def _last_bias(branch: nn.Module) -> Tensor:
+    """Return the bias of the convolution that a branch ends in."""
+    last = list(branch.children())[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    return last.bias
 
 
 # Anchors of YOLOv4 on COCO, canvas pixels at 512 to 640 (Bochkovskiy et al. 2020), finest level first.
@@ -163,7 +232,7 @@ _YOLOV4_ANCHORS_WH = (
 
 @dataclass(frozen=True)
 class ScaledYoloTraining(AnchorTraining):
-    """How the levels of an anchor head are taught, with the settings of yolov4-csp.cfg where nothing else is said."""
+    """Training settings of the levels of an anchor head; the defaults are those of yolov4-csp.cfg."""
 
     iou_loss: BoxLoss = "ciou"
     iou_normalizer: float = 0.05
@@ -173,25 +242,25 @@ class ScaledYoloTraining(AnchorTraining):
 
 
 @register("anchor")
-class AnchorHead(nn.Module):
+class AnchorHead(Head):
     """Anchor-based head of YOLOv4: one branch per level, for each anchor a box, an objectness and the classes.
 
     Sources: Bochkovskiy et al. 2020 (YOLOv4); Wang et al. 2020 ("Scaled-YOLOv4") for `new_coords`.
 
     Attributes:
-        anchor_levels: what each raw map means and how it is taught.
+        anchor_levels: the meaning and the training settings of each raw map.
     """
 
     @dataclass(frozen=True)
     class Config(HeadConfig):
-        """Settings of the head; it is taught by the loss `anchor`.
+        """Settings of the head.
 
         Attributes:
-            anchors: widths and heights in canvas pixels, shared out evenly among the levels, the finest first.
-            new_coords: whether the raw maps are activated by the head's convolutions and sizes are squares, or raw
-                maps are logits and sizes exponentials.
+            anchors: widths and heights in canvas pixels, divided evenly among the levels, the finest first.
+            new_coords: whether the head applies the sigmoid to its raw maps and sizes are squares; otherwise raw maps
+                are logits and sizes exponentials.
             scale_x_y: factor on the offset within a cell about its middle.
-            training: how the levels are taught.
+            training: training settings of the levels.
         """
 
         anchors: tuple[tuple[float, float], ...] = _YOLOV4_ANCHORS_WH
@@ -201,7 +270,11 @@ class AnchorHead(nn.Module):
 
         def __post_init__(self) -> None:
             if self.scale_x_y < 1:
-                raise ValueError(f"the anchor head wants scale_x_y >= 1, found {self.scale_x_y}")
+                raise ValueError(f"the anchor head: expected scale_x_y >= 1, got {self.scale_x_y}")
+
+        def default_loss(self) -> dict[str, object]:
+            """Return the loss `anchor`."""
+            return {"name": "anchor"}
 
     def __init__(
         self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
@@ -209,7 +282,7 @@ class AnchorHead(nn.Module):
         super().__init__()
         if not config.anchors or len(config.anchors) % len(strides):
             raise ConfigError(
-                f"model.head: anchor wants as many anchors for each of the {len(strides)} levels, found "
+                f"model.head: anchor: expected as many anchors for each of the {len(strides)} levels, got "
                 f"{len(config.anchors)} anchors"
             )
         per_level = len(config.anchors) // len(strides)
@@ -235,16 +308,16 @@ class AnchorHead(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One raw map (B, anchors * (5 + classes), H, W) for each map given; float32 where it is activated."""
+        """Return one raw map (B, anchors * (5 + classes), H, W) for each map given; float32 if it is activated."""
         raw_maps = tuple(branch(x) for x, branch in zip(maps, self.branches, strict=True))
         return tuple(raw_map.float().sigmoid() for raw_map in raw_maps) if self.new_coords else raw_maps
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The last convolution of each branch."""
+        """Return the tensors of the last convolution of each branch."""
         last = {f"branches.{index}.1": len(level.mask) for index, level in enumerate(self.anchor_levels)}
         names = [name for name in self.state_dict() if name.rpartition(".")[0] in last]
         return {name: ClassRows(last[name.rpartition(".")[0]], 5) for name in names}
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         return decode_levels(raw_maps, self.anchor_levels)

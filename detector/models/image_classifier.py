@@ -1,33 +1,25 @@
-"""A backbone that tells whole images apart."""
+"""Image classifier on a backbone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
-from detector.config.registry import PartConfig, build, register
+from detector.config.registry import build, register
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
-from detector.models.contracts import TrainableModel, unfolded
-
-
-@dataclass(frozen=True)
-class ClassifierConfig(PartConfig[Any]):
-    """The kind `classifier`. A classifier is built from its config, the number of classes and of image channels."""
-
-    folders = ("models",)
+from detector.models.contracts import ClassifierConfig, TrainableModel, unfolded
 
 
 @register("classifier")
-class Classifier(TrainableModel):
-    """A backbone, the mean over all places of its last map, a linear layer.
+class ImageClassifier(TrainableModel):
+    """Classifier of a backbone, the mean over all places of its last map, and a linear layer.
 
-    The backbone has the names and, with equal `depth`, `width` and `max_channels`, the shapes that it has in a
-    detector, which can therefore start from its weights (`train.weights`).
+    The backbone's tensors have the same names as in a detector and, with equal `depth`, `width` and `max_channels`, the
+    same shapes, so that a detector can start from the weights of a classifier (`train.weights`).
     """
 
     @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Classifier(TrainableModel):
             max_channels: bound on a layer's channels before `width` is applied.
             activation: the non-linearity of the whole network.
             backbone: the backbone.
-            dropout: share of the means that training leaves out (Srivastava et al. 2014).
+            dropout: share of the means that are set to 0 in training (Srivastava et al. 2014).
         """
 
         depth: float = 1.0
@@ -52,13 +44,16 @@ class Classifier(TrainableModel):
 
         def __post_init__(self) -> None:
             if self.depth <= 0 or self.width <= 0 or self.max_channels < 8 or not 0 <= self.dropout < 1:
-                raise ValueError("a classifier wants depth > 0, width > 0, max_channels >= 8 and 0 <= dropout < 1")
+                raise ValueError(
+                    "a classifier: expected depth > 0, width > 0, max_channels >= 8 and 0 <= dropout < 1, got "
+                    f"{(self.depth, self.width, self.max_channels, self.dropout)}"
+                )
 
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         super().__init__()
         if num_classes < 1 or image_channels < 1:
             raise ValueError(
-                f"Classifier wants at least 1 class and 1 channel, found {num_classes} and {image_channels}"
+                f"ImageClassifier: expected at least 1 class and 1 channel, got {num_classes} and {image_channels}"
             )
         scale = Scale(config.depth, config.width, config.max_channels, config.activation)
         self.backbone = build(config.backbone, scale, image_channels)
@@ -68,16 +63,16 @@ class Classifier(TrainableModel):
         self.max_stride = max(self.backbone.strides)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W)."""
+        """Return logits (B, classes) of images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         last: Tensor = self.backbone(self.in_unit_range(images))[-1]
         logits: Tensor = self.linear(self.dropout(last.mean(dim=(2, 3))))
         return logits
 
     def parts_in_order(self) -> list[nn.Module]:
-        """The parts of the backbone (stem, stages, pooling), the linear layer."""
+        """Return the parts of the backbone (stem, stages, pooling) and the linear layer."""
         return [*unfolded(self.backbone), self.linear]
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """Those of the linear layer."""
+        """Return the class rows of the linear layer."""
         return {"linear.weight": ClassRows(), "linear.bias": ClassRows()}

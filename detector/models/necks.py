@@ -1,9 +1,9 @@
-"""Necks: feature maps in, feature maps of the same strides that know of each other out."""
+"""Necks: feature maps in, feature maps of the same strides with information from all of them out."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,19 +13,33 @@ from detector.config.registry import PartConfig, register
 from detector.models.blocks import ConvNormAct, CSPStage, Scale
 
 
+class Neck(nn.Module, abc.ABC):
+    """The contract of necks: feature maps in, as many feature maps of the same strides out.
+
+    Attributes:
+        out_channels: channels of the returned maps.
+    """
+
+    out_channels: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return one map for each map given, of the same height and width."""
+
+
 @dataclass(frozen=True)
-class NeckConfig(PartConfig[Any]):
-    """The kind `neck`. A neck states `out_channels` of the maps it returns."""
+class NeckConfig(PartConfig[Neck]):
+    """The kind `neck`. A neck is built from its config, a `Scale` and the channels of the maps that it takes."""
 
     folders = ("models",)
 
 
 @register("pan")
-class PAN(nn.Module):
-    """Path aggregation: top-down, then bottom-up, merged by CSP stages (Liu et al. 2018, section 3.1).
+class PAN(Neck):
+    """Path-aggregation neck: top-down, then bottom-up, merged by CSP stages (Liu et al. 2018, section 3.1).
 
     Attributes:
-        out_channels: channels of the returned maps, those of the maps it is given.
+        out_channels: channels of the returned maps, the same as those of the given maps.
     """
 
     @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class PAN(nn.Module):
         self.out_channels = in_channels
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps of ascending stride, each half the size of the one before, to maps of the same shapes."""
+        """Return maps of the same shapes for maps of ascending stride, each half the size of the one before."""
         merged = [maps[-1]]
         for fine, merge in zip(reversed(maps[:-1]), reversed(self.down_merges), strict=True):
             coarse = F.interpolate(merged[0], scale_factor=2.0, mode="nearest")

@@ -1,7 +1,7 @@
-"""Convolutions whose weights lie in memory as oneDNN reads them, for inference on the CPU.
+"""Convolutions with weights in the memory layout of oneDNN, for inference on the CPU.
 
-torch lays the weights out anew in every call, which is a fifth of the time of a small network on a small image. The two
-operators used here are those that torch's own compiler emits; where a torch has them no more, nothing is packed.
+Without packing, torch reorders the weights in every call, which is a fifth of the time of a small network on a small
+image. The two operators used here are those that torch's own compiler emits; without them nothing is packed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class PackedConv2d(nn.Module):
-    """A convolution with packed weights, which are laid out for the first images that come; others take them too.
+    """Convolution with packed weights; their layout suits the first images, but images of any size work.
 
     Attributes:
         weight: the packed weights.
-        bias: of the convolution, or None.
+        bias: the bias of the convolution, or None.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -30,31 +30,32 @@ class PackedConv2d(nn.Module):
         self._groups = conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H', W')."""
+        """Return (B, out, H', W') of (B, in, H, W)."""
         return self._conv_forward(x, self.weight, self.bias)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The same with weights and bias given, as `nn.Conv2d` has it."""
+        """Apply the convolution with given weights and bias, like the method of `nn.Conv2d`."""
         x = x.to(weight.dtype)
         how = self._padding, self._stride, self._dilation, self._groups
         if not weight.is_mkldnn:
             weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, list(x.shape))
             self.weight = nn.Parameter(weight, requires_grad=False)
         bias = None if bias is None else bias.to(x.dtype)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *how, "none", [], "")  # type: ignore[no-any-return]  # operators are untyped in torch
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *how, "none", [], "")
+        return y
 
 
 def can_pack() -> bool:
-    """Whether this torch has oneDNN and the two operators."""
+    """Return whether this torch has oneDNN and the two operators."""
     names = ("_reorder_convolution_weight", "_convolution_pointwise")
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # untyped in torch
     return bool(has_onednn) and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def pack(model: Model) -> Model:
-    """The model itself, its convolutions replaced by packed ones; it runs without gradients, on the CPU.
+    """Replace the convolutions of a model by packed ones and return the model; it runs without gradients, on the CPU.
 
-    Its numbers stay the same up to rounding. It is no longer trained, saved or moved: pack a copy.
+    Its outputs stay the same up to rounding. It can no longer be trained, saved or moved, so pack a copy.
     """
     if can_pack():
         for parent in list(model.modules()):

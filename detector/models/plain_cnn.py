@@ -1,4 +1,4 @@
-"""A plain stack of convolutions without shortcuts: the network on which depth hurts, to compare activations by it."""
+"""Plain stack of convolutions without shortcuts, whose depth makes training hard: a network to compare activations."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Literal
 from torch import Tensor, nn
 
 from detector.config.registry import register
-from detector.models.backbones import BackboneConfig
+from detector.models.backbones import Backbone, BackboneConfig
 from detector.models.blocks import ConvNormAct, Scale
 
 _NUM_STAGES = 3
 
 
 @register("plain")
-class Plain(nn.Module):
-    """3x3 convolutions, each with its activation, in three stages; nothing bypasses a layer.
+class Plain(Backbone):
+    """Backbone of 3x3 convolutions, each with its activation, in three stages; nothing bypasses a layer.
 
     The plain networks of He et al. 2015, "Deep residual learning", section 4.2, with or without batch norm. Weights are
     drawn from N(0, 2 / inputs) and biases are 0 (He et al. 2015, "Delving deep into rectifiers", equation 10) for every
-    activation: those that are compared start from the same numbers, not each from a gain of its own.
+    activation, so that compared networks start from the same weights instead of a gain per activation.
 
     Attributes:
         out_channels: channels of the maps at the end of each stage.
@@ -35,7 +35,7 @@ class Plain(nn.Module):
             layers: convolutions, 10 to 40 for a study of depth; `depth` of the model does not scale them.
             channels: channels of each stage.
             stride: stride of the first stage's maps: 1, 2, 4 or 8.
-            norm: what stands between a convolution and its activation: batch or none.
+            norm: the norm between a convolution and its activation: batch or none.
         """
 
         layers: int = 20
@@ -45,15 +45,15 @@ class Plain(nn.Module):
 
         def __post_init__(self) -> None:
             if self.stride not in (1, 2, 4, 8):
-                raise ValueError(f"plain wants a stride of 1, 2, 4 or 8, found {self.stride}")
-            # The first stage, which takes what does not divide, halves the map once in a layer.
+                raise ValueError(f"plain: expected a stride of 1, 2, 4 or 8, got {self.stride}")
+            # The first stage, which takes the remaining layers, halves the map once in a layer.
             fewest = max(_NUM_STAGES + 2, _NUM_STAGES * (self.stride.bit_length() - 2) + 1)
             if self.layers < fewest:
                 raise ValueError(
-                    f"plain wants at least {fewest} layers for a stride of {self.stride}, found {self.layers}"
+                    f"plain: expected at least {fewest} layers for a stride of {self.stride}, got {self.layers}"
                 )
             if min(self.channels) < 1:
-                raise ValueError(f"plain wants channels of at least 1, found {list(self.channels)}")
+                raise ValueError(f"plain: expected channels of at least 1, got {list(self.channels)}")
 
     def __init__(self, config: Config, scale: Scale, image_channels: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Plain(nn.Module):
         narrow, num_strided = image_channels, config.stride.bit_length() - 1
         stages = []
         for index, wide in enumerate(widths):
-            # The first stages take what does not divide.
+            # The first stages take the remaining layers.
             num_layers = (config.layers + _NUM_STAGES - 1 - index) // _NUM_STAGES
             strides = [2] * (num_strided if index == 0 else 1)
             strides += [1] * (num_layers - len(strides))
@@ -91,7 +91,7 @@ class Plain(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) to the maps at the end of each stage."""
+        """Return the maps at the end of each stage of images (B, C, H, W)."""
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -1,4 +1,4 @@
-"""The number format of the network's arithmetic, and what the processor does with freed memory."""
+"""Device, number format of the network's arithmetic, and how the C library treats freed memory."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; `auto` is the first CUDA device, else the CPU; `mps`, Apple's, is taken where it is named.
+    """Return a device by name; `auto` is the first CUDA device or the CPU; `mps`, Apple's, has to be named.
 
     Raises:
         ConfigError: another name, or the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = f"device wants auto, cpu, cuda, cuda:N or mps, found {name!r}; use one of them"
+    problem = f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(wanted) from error
+        raise ConfigError(problem) from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(wanted)
+        raise ConfigError(problem)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device {name!r} is wanted, torch finds no Apple GPU here; use device=cpu or auto")
+        raise ConfigError(f"device {name!r}: torch has no Apple GPU here; use device=cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(f"device {name!r} is wanted, torch finds {found} CUDA devices; use device=cpu or auto")
+        number = torch.cuda.device_count()
+        raise ConfigError(f"device {name!r}: torch has {number} CUDA devices here; use device=cpu or auto")
     return device
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device computes bfloat16 itself instead of emulating it."""
+    """Return whether the device computes bfloat16 itself instead of emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch tells by private functions only; one that is gone counts as no.
+    # Only private functions of torch tell; a missing one counts as no.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
 
@@ -51,31 +51,35 @@ class Precision:
 
     Attributes:
         name: fp32, bf16 or fp16.
-        dtype: the same as torch has it.
-        scaler: the loss scaler; does nothing unless the format is fp16.
+        dtype: the same as a dtype of torch.
+        scaler: the loss scaler; it has no effect unless the format is fp16.
     """
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
-        """`auto` is bf16 where the device computes it natively, fp16 on other GPUs, fp32 elsewhere."""
+        """Choose the format: `auto` is bf16 if the device computes it natively, fp16 on other GPUs, else fp32.
+
+        Raises:
+            ConfigError: fp16 is asked for on the CPU.
+        """
         if name == "auto":
             name = "bf16" if has_native_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
         if name == "fp16" and device.type != "cuda":
-            raise ConfigError("precision fp16 wants a CUDA device; use bf16 or fp32 on the CPU")
+            raise ConfigError(f"precision fp16: expected a CUDA device, got {device.type}; use bf16 or fp32 on the CPU")
         self.name = name
         self._device_type = device.type
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which the network runs."""
+        """Return the context in which the network runs."""
         return torch.autocast(self._device_type, dtype=self.dtype, enabled=self.name != "fp32")
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory for the next step instead of giving it back page by page.
+    """Tell glibc to keep freed memory for the next step instead of returning it to the system page by page.
 
-    A training step on the CPU frees and asks for the same hundreds of megabytes; faulting the pages in again costs
-    about a fifth of the step. Has no effect on other systems.
+    A training step on the CPU frees and allocates the same hundreds of megabytes; page faults would cost about a fifth
+    of the step. It has no effect on other systems.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Residual networks whose blocks weigh their channels."""
+"""Residual networks with attention in their blocks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from detector.config.registry import build, register
 from detector.models.activations import Linear
 from detector.models.attention import AttentionConfig, SqueezeExcite
-from detector.models.backbones import BackboneConfig
+from detector.models.backbones import Backbone, BackboneConfig
 from detector.models.blocks import ConvNormAct, Scale
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, attention on what they add, the sum activated (He et al. 2015, figure 5 left).
+    """Two 3x3 convolutions, attention on their output, and the activated sum with the input.
 
-    Where the shape changes, the shortcut is a 1x1 convolution with its norm (option B there).
+    Source: He et al. 2015, figure 5 left. If the shape changes, the shortcut is a 1x1 convolution with a norm (option B
+    there).
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         linear = Linear.Config()
-        # Of an activation with `expansion` the layer before has to give so many times the channels.
+        # An activation with `expansion` takes that many times the channels from the layer before it.
         wide = out_channels * scale.activation.expansion
         self.first = ConvNormAct(in_channels, out_channels, 3, scale.activation, stride=stride)
         self.second = ConvNormAct(out_channels, wide, 3, linear)
@@ -36,15 +37,15 @@ class ResidualBlock(nn.Module):
         self.activation: nn.Module = build(scale.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H / stride, W / stride)."""
+        """Return (B, out, H / stride, W / stride) of (B, in, H, W)."""
         added: Tensor = self.attention(self.second(self.first(x)))
         y: Tensor = self.activation(self.shortcut(x) + added)
         return y
 
 
 @register("se_resnet18")
-class SEResNet18(nn.Module):
-    """Four stages of two residual blocks with squeeze and excitation.
+class SEResNet18(Backbone):
+    """Backbone of four stages of two residual blocks with squeeze and excitation.
 
     Sources: He, Zhang, Ren and Sun 2015, "Deep residual learning", table 1 (18 layers) and section 4.2 (small images);
     Hu, Shen, Albanie, Sun and Wu 2017, "Squeeze-and-excitation networks", figure 3 and section 6.
@@ -60,9 +61,9 @@ class SEResNet18(nn.Module):
 
         Attributes:
             stem: large: 7x7 of stride 2, then a maximum of stride 2; small: 3x3 of stride 1, for images of 32 px.
-            channels: channels of each stage; the stem has those of the first.
+            channels: channels of each stage; the stem has as many as the first.
             blocks: blocks of each stage.
-            attention: what weighs the map that a block adds, or null for none, which makes it ResNet-18.
+            attention: attention on the map that a block adds, or null for none, which makes it ResNet-18.
         """
 
         stem: Literal["large", "small"] = "large"
@@ -73,7 +74,7 @@ class SEResNet18(nn.Module):
         def __post_init__(self) -> None:
             if min(*self.channels, *self.blocks) < 1:
                 raise ValueError(
-                    f"se_resnet18 wants channels and blocks of at least 1, found {list(self.channels)} and "
+                    f"se_resnet18: expected channels and blocks of at least 1, got {list(self.channels)} and "
                     f"{list(self.blocks)}"
                 )
 
@@ -97,7 +98,7 @@ class SEResNet18(nn.Module):
         self.strides = (2 * first, 4 * first, 8 * first)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) to the maps of the last three stages."""
+        """Return the maps of the last three stages of images (B, C, H, W)."""
         x = self.stem(x)
         if self.has_large_stem:
             x = F.max_pool2d(x, 3, stride=2, padding=1)

@@ -1,63 +1,29 @@
-"""The flagship: backbone, neck and head as one model, and the contract that every model keeps."""
+"""The main model family: backbone, neck and head."""
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from detector.config.registry import PartConfig, build, register
+from detector.config.registry import build, register
 from detector.models.activations import ActivationConfig, Mish
-from detector.models.anchor_levels import AnchorLevel
 from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
-from detector.models.contracts import TrainableModel, unfolded
-from detector.models.heads import DecoupledHead, HeadConfig
+from detector.models.contracts import DetectionModel, ModelConfig, unfolded
+from detector.models.heads import DecoupledHead, Head, HeadConfig
 from detector.models.necks import PAN, NeckConfig
-
-
-@dataclass(frozen=True)
-class ModelConfig(PartConfig[Any]):
-    """The kind `model`. A model is built from its config, the number of classes and the number of image channels."""
-
-    folders = ("models", "darknet")
-
-    def experiment_defaults(self) -> dict[str, Any]:
-        """Plain settings of the other sections of an experiment that hold for this model unless others are given."""
-        return {}
-
-
-class DetectionModel(TrainableModel):
-    """What training, evaluation, prediction and export know of a detection model.
-
-    `model(images)` returns raw maps, of the same type in every mode; `decode` reads them. Decoding and loss are no part
-    of the forward pass.
-
-    Attributes:
-        anchor_levels: what each raw map means where the head is anchor-based, else empty.
-    """
-
-    anchor_levels: tuple[AnchorLevel, ...] = ()
-
-    @abc.abstractmethod
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps of images (B, C, H, W): uint8, or float32 in 0..1 as Darknet's arithmetic makes them."""
-
-    @abc.abstractmethod
-    def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
 
 
 @register("yolo")
 class Yolo(DetectionModel):
-    """CSP-Darknet backbone, path-aggregation neck, head; with the decoupled one the family `mish-n` .. `mish-x`."""
+    """Detection model of a backbone, a neck and a head; with the default parts the family `mish-n` .. `mish-x`."""
 
     @dataclass(frozen=True)
     class Config(ModelConfig):
-        """The family's size and parts.
+        """Size and parts of the model.
 
         Attributes:
             depth: factor on the number of bottlenecks.
@@ -79,33 +45,45 @@ class Yolo(DetectionModel):
 
         def __post_init__(self) -> None:
             if self.depth <= 0 or self.width <= 0 or self.max_channels < 8:
-                raise ValueError("a yolo model wants depth > 0, width > 0 and max_channels >= 8")
+                raise ValueError(
+                    "a yolo model: expected depth > 0, width > 0 and max_channels >= 8, got "
+                    f"{(self.depth, self.width, self.max_channels)}"
+                )
+
+        def experiment_defaults(self) -> dict[str, Any]:
+            """Return the loss and the selection that suit the head."""
+            return self.head.experiment_defaults()
 
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         super().__init__()
         if num_classes < 1 or image_channels < 1:
-            raise ValueError(f"Yolo wants at least 1 class and 1 channel, found {num_classes} and {image_channels}")
+            raise ValueError(f"Yolo: expected at least 1 class and 1 channel, got {num_classes} and {image_channels}")
         scale = Scale(config.depth, config.width, config.max_channels, config.activation)
         self.backbone = build(config.backbone, scale, image_channels)
         self.neck = build(config.neck, scale, self.backbone.out_channels)
         self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
         self.num_classes, self.image_channels = num_classes, image_channels
         self.max_stride = max(self.backbone.strides)
-        self.anchor_levels = getattr(self.head, "anchor_levels", ())
+        self.anchor_levels = self.head.anchor_levels
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Raw maps (B, channels of the head, H / stride, W / stride), strides 8, 16, 32, of images (B, C, H, W)."""
+        """Return raw maps (B, channels of the head, H / stride, W / stride), one for each stride of the backbone."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
-        return self.head(self.neck(self.backbone(self.in_unit_range(images))))  # type: ignore[no-any-return]  # nn.Module call
+        raw_maps: tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.in_unit_range(images))))
+        return raw_maps
 
     def parts_in_order(self) -> list[nn.Module]:
-        """The parts of the backbone (stem, stages, pooling), the neck, the head."""
+        """Return the parts of the backbone (stem, stages, pooling), the neck and the head."""
         return [*unfolded(self.backbone), self.neck, self.head]
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """Those of the head."""
+        """Return the class rows of the head."""
         return {f"head.{name}": rows for name, rows in self.head.class_rows().items()}
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
-        return self.head.decode(raw_maps)  # type: ignore[no-any-return]  # nn.Module call
+        """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        return self.head.decode(raw_maps)
+
+    def detection_head(self) -> Head:
+        """Return the head."""
+        return self.head

@@ -14,7 +14,7 @@ from detector.errors import ConfigError
 # More candidates than this cannot end among the kept ones in practice, and make suppression quadratic in time.
 MAX_CANDIDATES = 30_000
 
-NmsKind = Literal["plain", "greedy", "diou"]
+NmsKind = Literal["plain", "greedy", "diou", "none"]
 # The exponent of Darknet's `greedynms`, whose `diounms` has `beta_nms` in its place.
 _GREEDY_BETA = 0.6
 _BLOCK = 256  # boxes compared with one another at once
@@ -34,7 +34,8 @@ class SelectConfig:
         nms: what `iou` bounds. `plain`: the intersection over union of two boxes. `greedy` and `diou`: less
             (d^2 / c^2)^beta, where d is the distance of the centres and c the diagonal of the hull (Zheng et al. 2020,
             section 3.4), so that boxes about different centres stay; beta is 0.6 for `greedy`, `nms_beta` for `diou`,
-            as in Darknet.
+            as in Darknet. `none`: no box is suppressed, for models that give each object one box by themselves; `iou`
+            and `class_agnostic` then have no effect.
         nms_beta: the exponent of `diou`.
     """
 
@@ -129,6 +130,8 @@ def select_labelled(
     """
     # A stable order makes equal scores come out the same on every run.
     order = scores.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
+    if config.nms == "none":
+        return order[: config.max_detections]
     boxes = xyxy[order]
     if config.nms == "plain":
         measured = boxes
@@ -159,9 +162,11 @@ def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
     is_part = is_part and not selected.class_agnostic
     fits = {
         f"confidence of at least {_listed(before)}": all(a >= b for a, b in zip(now, before, strict=False)),
-        f"iou={selected.iou:g}": asked.iou == selected.iou,
+        f"iou={selected.iou:g}": asked.iou == selected.iou or selected.nms == "none",
         f"nms={selected.nms}": asked.nms == selected.nms,
-        f"class_agnostic={selected.class_agnostic}": asked.class_agnostic == selected.class_agnostic,
+        f"class_agnostic={selected.class_agnostic}": (
+            asked.class_agnostic == selected.class_agnostic or selected.nms == "none"
+        ),
         f"max_detections of at most {selected.max_detections}": asked.max_detections <= selected.max_detections,
         f"classes={selected.classes}": asked.classes == selected.classes or is_part,
     }

@@ -8,8 +8,10 @@ from pathlib import Path
 from detector.data.classification_batches import BatchConfig, ImageAugmentConfig
 from detector.data.classification_split import ImageSetConfig
 from detector.inference.predictor import InputConfig
-from detector.losses.cross_entropy import ClassificationLossConfig, CrossEntropyLoss
-from detector.models.image_classifier import Classifier, ClassifierConfig
+from detector.losses.cross_entropy import CrossEntropyLoss
+from detector.losses.loss import ClassificationLossConfig
+from detector.models.contracts import ClassifierConfig
+from detector.models.image_classifier import ImageClassifier
 from detector.tasks.task import TaskConfig
 from detector.training.optimizers import Muon, OptimizerConfig
 from detector.training.schedules import Cosine, ScheduleConfig
@@ -73,7 +75,7 @@ class ClassificationConfig(TaskConfig):
         device: auto, cpu, cuda or cuda:N.
     """
 
-    model: ClassifierConfig = Classifier.Config()  # noqa: RUF009 (frozen: shared safely)
+    model: ClassifierConfig = ImageClassifier.Config()  # noqa: RUF009 (frozen: shared safely)
     loss: ClassificationLossConfig = CrossEntropyLoss.Config()  # noqa: RUF009 (frozen: shared safely)
     data: ImageSetConfig | None = None
     input: ClassifyInputConfig = field(default_factory=ClassifyInputConfig)

@@ -21,7 +21,7 @@ from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.types import Batch
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_evaluation import evaluate_detector

@@ -13,7 +13,8 @@ from detector.inference.runtime import RuntimeConfig
 from detector.inference.views import ViewsConfig
 from detector.losses.loss import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
-from detector.models.yolo import ModelConfig, Yolo
+from detector.models.contracts import ModelConfig
+from detector.models.yolo import Yolo
 from detector.structures.selection import SelectConfig
 from detector.tasks.task import TaskConfig
 from detector.training.optimizers import Muon, OptimizerConfig

@@ -24,8 +24,8 @@ from detector.inference.predictor import Predictor
 from detector.inference.runtime import Runtime, TorchRuntime
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.class_rows import is_named
+from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
-from detector.models.yolo import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import build_checked, config_of_file, load_experiment, load_experiment_of
 from detector.training.events import Noted, Report

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from detector.errors import ConfigError
 from detector.io.machine import kibibytes_of
 from detector.losses.loss import LossParts
+from detector.models.contracts import DetectionModel
 from detector.models.precision import Precision
-from detector.models.yolo import DetectionModel
 from detector.structures.types import Targets
 from detector.training.averaging import averaged_model
 from detector.training.optimizers import OptimizerConfig, build_optimizer

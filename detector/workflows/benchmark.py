@@ -35,8 +35,8 @@ from detector.io.machine import peak_bytes, resident_bytes
 from detector.models.activations import Mish
 from detector.models.blocks import ConvNormAct
 from detector.models.checkpoint import ModelFile
+from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device, has_native_bf16
-from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import LoadedModel, build_model, build_predictor, load_detection, load_model
 from detector.workflows.export import export_model

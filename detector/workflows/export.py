@@ -18,7 +18,7 @@ from detector.export.export_config import ExportSettings
 from detector.export.quantization import NUM_CALIBRATION_IMAGES
 from detector.export.writer import Exported, make_export
 from detector.media.sources import ImageSource, as_sources
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import LoadedModel, evaluate_model, load_model, read_split
 

@@ -64,7 +64,7 @@ USAGE_ERRORS = [
     (["predict", "a.safetensors"], "a model file and a source are wanted"),
     (["predict", "--format", "xml"], "--format: no format is named 'xml'"),
     (["predict", "--confidence", "high"], "argument --confidence: a number of 0..1, best or best-overall is wanted"),
-    (["models", "--size", "100"], "input.size: Yolo wants images with both sides a multiple of 32, found (100, 100)"),
+    (["models", "--size", "100"], "input.size: Yolo: expected images with both sides a multiple of 32, got (100, 100)"),
     (["models", "--size", "0"], "a size and channels of at least 1"),
     (["models", "--num-classes", "0"], "--num-classes: expected at least 1, got 0"),
     (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
@@ -72,7 +72,7 @@ USAGE_ERRORS = [
     (["models", "--import", "nowhere.py"], "--import: expected a Python file with registered parts, got 'nowhere.py'"),
     (
         ["train", "mish-n", "device=abacus", "data=shapes"],
-        "device wants auto, cpu, cuda, cuda:N or mps, found 'abacus'",
+        "device: expected auto, cpu, cuda, cuda:N or mps, got 'abacus'",
     ),
 ]
 DATA_ERRORS = [
@@ -141,7 +141,7 @@ def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp
         (["evaluate", trained.weights, "--split", "ignore_unknown"], 3, "no split 'ignore_unknown'"),
         (["evaluate", trained.weights, "--split", "__class__"], 3, "no split '__class__'"),
         (["evaluate", trained.weights, trained.weights], 2, "expected one model file, got "),
-        (["evaluate", trained.weights, "input.size=50"], 2, "a multiple of 32, found (50, 50)"),
+        (["evaluate", trained.weights, "input.size=50"], 2, "a multiple of 32, got (50, 50)"),
         (["evaluate", trained.weights, "model.width=0.5"], 4, str(trained.weights)),
         (["evaluate", trained.weights, "--save-dir", trained.weights], 1, "the folder for results cannot be made"),
     ]:
@@ -244,7 +244,7 @@ def test_a_finished_run_takes_the_same_command_again_with_resume(detector, tiny_
     assert (again.code, again.err) == (0, "")
     other = detector("train", *words, "train.iterations=3", "--resume", tmp_path / "runs/train")
     assert other.code == 4
-    assert "found 1 differences: train.iterations: 3 here, 2 there" in other.err
+    assert "got 1 differences: train.iterations: 3 here, 2 there" in other.err
     assert len(other.err.splitlines()) == 1
     bare = detector("train", "--resume", tmp_path / "runs/train", "-q")
     assert (bare.code, bare.err) == (0, "")

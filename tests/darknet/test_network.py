@@ -18,7 +18,7 @@ from detector.darknet.network import CfgText, DarknetNet
 from detector.darknet.network_builder import build_layers, inputs_of, stored_names
 from detector.darknet.weights_file import WeightsHeader
 from detector.errors import DarknetError
-from detector.models.yolo import ModelConfig
+from detector.models.contracts import ModelConfig
 
 NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
 CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n"
@@ -146,7 +146,7 @@ def test_the_largest_stride_on_the_way_counts(text: str, stride: int) -> None:
     with torch.no_grad():
         net(images(1, (2 * stride, 3 * stride)))
     if stride > 1:
-        with pytest.raises(ValueError, match=f"multiple of {stride}, found"):
+        with pytest.raises(ValueError, match=f"multiple of {stride}, got"):
             net(images(1, (2 * stride + 1, stride)))
 
 

@@ -17,7 +17,7 @@ from detector.evaluation.evaluator import EvaluateConfig, annotated_sources, eva
 from detector.inference.predictor import InputConfig, Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.letterbox import Letterbox
 
 CATEGORY_IDS = (3, 7, 90)

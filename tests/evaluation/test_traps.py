@@ -36,7 +36,7 @@ from detector.evaluation.voc_ap import average_precision
 from detector.inference.predictor import InputConfig, Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.structures.letterbox import Letterbox
 
 Records: TypeAlias = "list[dict[str, Any]]"

@@ -30,6 +30,8 @@ CONFIGS = [
     SelectConfig(0.2, classes=(0, 2)),
     SelectConfig(0.2, class_confidence=(0.1, 0.9, 0.5)),
     SelectConfig(0.99),
+    SelectConfig(0.2, nms="none", max_detections=50),
+    SelectConfig(0.0, nms="none", class_agnostic=True, classes=(0, 2), max_detections=1000),
 ]
 
 
@@ -158,6 +160,7 @@ def test_a_file_that_selects_says_what_it_cannot_give(selecting_onnx):
         ({"iou": 0.7}, {"iou": 0.5}, "iou=0.7"),
         ({}, {"class_agnostic": True}, "class_agnostic=False"),
         ({}, {"nms": "diou"}, "nms=plain"),
+        ({"nms": "none"}, {}, "nms=none"),
         ({"classes": (1,)}, {}, r"classes=\(1,\)"),
         ({"classes": (1, 2), "class_agnostic": True}, {"classes": (1,), "class_agnostic": True}, "classes="),
         ({"class_confidence": (0.1, 0.5, 0.3)}, {"confidence": 0.3}, r"at least \[0.1, 0.5, 0.3\]"),
@@ -176,6 +179,7 @@ def test_a_selection_cannot_be_undone(selected, asked, says):
         ({}, {"confidence": 0.4, "max_detections": 3, "classes": (0,)}),
         ({"classes": (1, 2)}, {"classes": (2,)}),
         ({"confidence": 0.1}, {"class_confidence": (0.1, 0.5, 0.3)}),
+        ({"nms": "none", "iou": 0.7}, {"nms": "none", "iou": 0.5, "class_agnostic": True}),
     ],
 )
 def test_a_selection_may_be_narrowed(selected, asked):

@@ -212,7 +212,7 @@ def test_a_model_whose_numbers_are_not_finite_finds_nothing() -> None:
 
 
 def test_an_input_size_that_does_not_suit_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Yolo wants images with both sides a multiple of 32, found \(64, 80\)"):
+    with pytest.raises(ValueError, match=r"Yolo: expected images with both sides a multiple of 32, got \(64, 80\)"):
         predictor(batch_size=1, size=(64, 80))
 
 

@@ -13,8 +13,8 @@ from detector.errors import ConfigError
 from detector.evaluation.evaluator import Conditions
 from detector.inference import runtime as module
 from detector.inference.runtime import RuntimeConfig, TorchRuntime
+from detector.models.contracts import DetectionModel
 from detector.models.packing import PackedConv2d, can_pack
-from detector.models.yolo import DetectionModel
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import LoadedModel, build_model, build_predictor
@@ -107,7 +107,7 @@ def test_threads_that_come_at_once_to_a_new_runtime_get_the_same_bits() -> None:
 
 
 def test_fp16_on_the_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fp16 wants a CUDA device"):
+    with pytest.raises(ConfigError, match="fp16: expected a CUDA device, got cpu"):
         TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("fp16"))
 
 

@@ -233,6 +233,12 @@ def test_an_object_larger_than_the_overlap_is_one_box_where_the_whole_is_looked_
     assert max(p[3] for p in parts) == 170
 
 
+def test_repeated_boxes_of_several_views_are_merged_for_a_model_without_suppression() -> None:
+    image = picture((64, 64), [(10, 20, 40, 60, 0)])
+    select = SelectConfig(confidence=0.3, nms="none")
+    assert len(found_by(predictor(ViewsConfig(flip=True)), image, select)) == 1
+
+
 # --- the predictor ---------------------------------------------------------------------------------------------------
 
 

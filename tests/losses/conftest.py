@@ -1,4 +1,4 @@
-"""Fixtures of the tests of losses."""
+"""Fixtures for the tests of losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def darknet_numbers(data_folder: Path) -> Path:
-    """The folder of numbers that Darknet itself computed, beside the real data; without it the test is skipped."""
+    """Return the folder of numbers computed by Darknet, beside the real data; without it the test is skipped."""
     folder = data_folder.parent / "darknet-golden"
     if not folder.is_dir():
         pytest.skip("there is no folder darknet-golden beside DETECTOR_TEST_DATA")

@@ -1,4 +1,4 @@
-"""The anchor loss: the numbers of Darknet, the size of its gradient, and what it refuses."""
+"""The anchor loss: Darknet's numbers, the scale of its gradient, and models that it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.config.registry import build
 from detector.errors import ConfigError
 from detector.losses.anchor_loss import AnchorLoss
 from detector.losses.task_aligned import TaskAlignedLoss
@@ -30,7 +29,7 @@ GOLDEN = (
 
 
 def loss_of(*levels: AnchorLevel) -> AnchorLoss:
-    return build(AnchorLoss.Config(), SimpleNamespace(anchor_levels=levels))  # type: ignore[no-any-return]
+    return AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=levels))  # type: ignore[arg-type]  # no model
 
 
 def level_of(**settings: Any) -> AnchorLevel:
@@ -42,7 +41,7 @@ def level_of(**settings: Any) -> AnchorLevel:
 
 
 def targets_of(*rows: tuple[int, tuple[float, ...], int], num_images: int = 2, ignore: bool = False) -> Targets:
-    """Targets from rows of image, box and label."""
+    """Return targets from rows of image, box and label."""
     return Targets(
         torch.tensor([box for _, box, _ in rows], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([label for _, _, label in rows], dtype=torch.int64),
@@ -74,7 +73,7 @@ def keys_of(section: str) -> dict[str, str]:
 
 
 def read_golden(path: Path) -> tuple[Tensor, AnchorLevel, Targets, Any]:
-    """Raw map, level, targets and numbers of a file: a 1 x 1 convolution of stride 8 below one `[yolo]`."""
+    """Return raw map, level, targets and numbers of a file: a 1 x 1 convolution of stride 8 below one `[yolo]`."""
     with np.load(path) as file:
         numbers = dict(file)
     convolution, yolo = (keys_of(part) for part in str(numbers["cfg"]).split("[convolutional]")[1].split("[yolo]"))
@@ -108,7 +107,7 @@ def read_golden(path: Path) -> tuple[Tensor, AnchorLevel, Targets, Any]:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_output_deltas_and_cost_are_those_of_darknet(darknet_numbers: Path, name: str) -> None:
+def test_output_deltas_and_cost_equal_darknets(darknet_numbers: Path, name: str) -> None:
     raw, level, targets, numbers = read_golden(darknet_numbers / f"yololoss_{name}.npz")
     assert np.abs(activate(raw, level).numpy() - numbers["yolo_out"]).max() < 1e-6
     loss = loss_of(level)
@@ -117,11 +116,11 @@ def test_output_deltas_and_cost_are_those_of_darknet(darknet_numbers: Path, name
     assert total_of(loss((raw,), targets)).item() * len(raw) == pytest.approx(numbers["cost"].item(), rel=1e-6)
 
 
-def test_the_files_of_darknets_numbers_are_all_tested(darknet_numbers: Path) -> None:
+def test_every_file_of_darknets_numbers_is_tested(darknet_numbers: Path) -> None:
     assert {path.stem.removeprefix("yololoss_") for path in darknet_numbers.glob("yololoss_*.npz")} == set(GOLDEN)
 
 
-def test_two_training_steps_of_a_convolution_are_those_of_darknet(darknet_numbers: Path) -> None:
+def test_two_training_steps_of_a_convolution_equal_darknets(darknet_numbers: Path) -> None:
     """The convolution below the head, on the inputs that Darknet's CPU build gave it: deltas, cost, weights, biases.
 
     What that build does to the batch norm below is no example: it never trains its biases.
@@ -154,11 +153,11 @@ def test_two_training_steps_of_a_convolution_are_those_of_darknet(darknet_number
         assert (convolution.bias.detach() - numbers[f"b_layer1_{iteration}"]).abs().max() < 3e-7
 
 
-# ---- the size of the gradient
+# ---- the scale of the gradient
 
 
-def test_the_gradient_of_a_batch_in_parts_is_that_of_the_batch_as_a_whole() -> None:
-    """The trainer averages over the batches of a step, so that Darknet's B is all images of the step."""
+def test_the_gradient_of_a_batch_in_parts_equals_that_of_the_whole_batch() -> None:
+    """The trainer averages over the batches of a step, so Darknet's B is the number of images of the step."""
     level = level_of(training={"iou_loss": "ciou"})
     loss = loss_of(level)
     raw = torch.randn(2, level.num_channels, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -168,7 +167,7 @@ def test_the_gradient_of_a_batch_in_parts_is_that_of_the_batch_as_a_whole() -> N
     assert torch.allclose(torch.cat(halves), whole, atol=1e-7)
 
 
-def test_every_level_teaches_in_full_while_the_reported_parts_are_their_mean() -> None:
+def test_gradients_of_levels_are_summed_while_reported_parts_are_averaged() -> None:
     level = level_of()
     raw = torch.randn(2, level.num_channels, 6, 6, generator=torch.Generator().manual_seed(2))
     alone = loss_of(level)((raw,), TWO_OBJECTS)
@@ -182,7 +181,7 @@ def test_every_level_teaches_in_full_while_the_reported_parts_are_their_mean() -
     assert torch.allclose(leaf.grad, 2 * gradient_of(loss_of(level), raw, TWO_OBJECTS), atol=1e-7)
 
 
-def test_each_part_carries_the_gradient_of_its_own_entries() -> None:
+def test_each_part_has_the_gradient_of_its_own_entries() -> None:
     level = level_of(training={"iou_loss": "giou"})
     raw = torch.randn(2, level.num_channels, 6, 6, generator=torch.Generator().manual_seed(3))
     whole = gradient_of(loss_of(level), raw, TWO_OBJECTS).reshape(2, 3, 7, 6, 6)
@@ -207,7 +206,7 @@ def test_under_autocast_the_gradient_has_the_type_of_the_map_and_the_loss_is_flo
     assert torch.equal(gradient, wanted.bfloat16())
 
 
-def test_the_memory_format_of_the_map_changes_nothing() -> None:
+def test_the_memory_format_of_the_map_does_not_change_the_gradient() -> None:
     level = level_of()
     raw = torch.randn(2, level.num_channels, 5, 6, generator=torch.Generator().manual_seed(5))
     gradient = gradient_of(loss_of(level), raw.to(memory_format=torch.channels_last), TWO_OBJECTS)
@@ -215,10 +214,10 @@ def test_the_memory_format_of_the_map_changes_nothing() -> None:
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-# ---- borders
+# ---- special cases
 
 
-def test_an_image_without_objects_teaches_background_alone() -> None:
+def test_an_image_without_objects_has_gradients_for_background_only() -> None:
     level = level_of(training={"iou_loss": "ciou"})
     raw = torch.randn(2, level.num_channels, 6, 6, generator=torch.Generator().manual_seed(6))
     gradient = gradient_of(loss_of(level), raw, targets_of()).reshape(2, 3, 7, 6, 6) * 2
@@ -238,7 +237,7 @@ def test_an_object_on_the_far_border_belongs_to_the_last_cell_and_one_without_ar
     assert gradient_of(loss_of(level), raw, flat).reshape(3, 7, 4, 4)[:, [0, 1, 2, 3, 5, 6]].abs().sum() == 0
 
 
-def test_a_cell_in_a_crowd_region_is_no_background_and_objects_there_are_taught_all_the_same() -> None:
+def test_a_cell_in_a_crowd_region_is_not_background_but_objects_there_are_assigned() -> None:
     level = level_of(training={"ignore_thresh": 0.99})
     raw = torch.zeros(1, level.num_channels, 4, 4)
     both = Targets(
@@ -264,26 +263,26 @@ def test_extreme_predictions_give_finite_gradients(iou_loss: str, value: float) 
     assert gradient_of(loss_of(level), raw, TWO_OBJECTS).isfinite().all()
 
 
-def test_what_is_not_finite_in_the_map_shows_in_the_loss() -> None:
+def test_a_map_that_is_not_finite_gives_a_loss_that_is_not_finite() -> None:
     level = level_of(training={"iou_loss": "ciou"})
     raw = torch.full((2, level.num_channels, 6, 6), math.nan)
     assert not math.isfinite(total_of(loss_of(level)((raw,), TWO_OBJECTS)).item())
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_a_model_without_an_anchor_head_is_refused() -> None:
-    with pytest.raises(ConfigError, match="anchor wants a model with an anchor head, found one without"):
+    with pytest.raises(ConfigError, match="anchor: expected a model with an anchor head, got one without"):
         AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=()))  # type: ignore[arg-type]  # no model
 
 
 def test_a_model_without_an_anchor_free_head_is_refused_by_the_other_loss() -> None:
-    with pytest.raises(ConfigError, match="task_aligned wants a model with an anchor-free head, found one without"):
-        TaskAlignedLoss(TaskAlignedLoss.Config(), SimpleNamespace(head=None))  # type: ignore[arg-type]  # no model
+    with pytest.raises(ConfigError, match="task_aligned: expected a model with an anchor-free head, got one without"):
+        TaskAlignedLoss(TaskAlignedLoss.Config(), SimpleNamespace(detection_head=lambda: None))  # type: ignore[arg-type]  # no model
 
 
 @pytest.mark.parametrize(("kind", "section"), [("gaussian", r"\[Gaussian_yolo\]"), ("region", r"\[region\]")])
-def test_heads_whose_training_is_not_known_are_refused(kind: str, section: str) -> None:
-    with pytest.raises(ConfigError, match=rf"teaches heads of \[yolo\] sections, found {section}"):
+def test_heads_that_cannot_be_trained_are_refused(kind: str, section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"expected heads of \[yolo\] sections, got {section}"):
         loss_of(level_of(), level_of(kind=kind))

@@ -86,7 +86,7 @@ def gradient_by_hand(p: Box, q: Box, kind: str) -> list[float]:
 
 
 class Rules:
-    """Darknet's `[yolo]` layer in training, for one level."""
+    """Darknet's `[yolo]` layer in training, for one level, as scalar loops."""
 
     def __init__(self, out: Array, level: AnchorLevel) -> None:
         self.out, self.level, self.training = out, level, level.training
@@ -206,7 +206,7 @@ class Rules:
                 self.delta[b, n, :4, j, i] /= max(int((self.delta[b, n, 5:, j, i] > 0).sum()), 1)
 
     def cost(self) -> list[float]:
-        """Box, objectness and class part of what Darknet reports."""
+        """Return the box, objectness and class part that Darknet reports."""
         square = (self.delta**2).sum(axis=(0, 1, 3, 4))
         box, obj, cls = square[:4].sum(), square[4], square[5:].sum()
         if self.training.iou_loss == "mse":
@@ -231,7 +231,7 @@ Case = tuple[AnchorLevel, Array, list[list[tuple[Box, int]]], list[list[Box]]]
 
 
 def random_case(seed: int, crowded: bool = False) -> Case:
-    """A level with random settings, raw values and objects, several of them in one cell."""
+    """Return a level with random settings, raw values and objects, several of them in one cell."""
     rng = np.random.default_rng(seed)
 
     def one_of(*choices: Any) -> Any:
@@ -290,7 +290,7 @@ def random_case(seed: int, crowded: bool = False) -> Case:
 
 
 def taught_by_loss(case: Case) -> tuple[Array, dict[str, float]]:
-    """The deltas that the gradient carries, and the reported parts."""
+    """Return the deltas in the gradient and the reported parts."""
     level, raw, truths, crowds = case
     net_h, net_w = raw.shape[2] * level.stride_hw[0], raw.shape[3] * level.stride_hw[1]
     size = np.array([net_w, net_h, net_w, net_h])
@@ -307,7 +307,7 @@ def taught_by_loss(case: Case) -> tuple[Array, dict[str, float]]:
         len(raw),
     )
     raw_map = torch.from_numpy(raw).float().requires_grad_()
-    loss = AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=(level,)))  # type: ignore[arg-type]  # a model's levels are all it knows
+    loss = AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=(level,)))  # type: ignore[arg-type]  # the loss only uses the levels of a model
     parts = loss((raw_map,), targets)
     torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert raw_map.grad is not None
@@ -329,12 +329,12 @@ def assert_taught_as(case: Case) -> Rules:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_any_settings_teach_what_the_rules_say(block: int) -> None:
+def test_deltas_follow_the_rules_for_random_settings(block: int) -> None:
     for seed in range(100 * block, 100 * block + 100):
         assert_taught_as(random_case(seed))
 
 
-def test_the_random_cases_reach_every_rule() -> None:
+def test_random_cases_reach_every_rule() -> None:
     seen: dict[str, int] = dict.fromkeys(("near", "crowd", "shared cell", "no object", "positive kept"), 0)
     for seed in range(60):
         case = random_case(seed, crowded=True)
@@ -364,7 +364,7 @@ CHANGES: dict[str, Callable[[AnchorTraining], Any]] = {
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_every_setting_changes_some_case(field: str) -> None:
+def test_every_setting_changes_the_result_of_some_case(field: str) -> None:
     for seed in range(40):
         level, raw, truths, crowds = random_case(seed)
         before, _ = taught_by_loss((level, raw, truths, crowds))

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from detector.losses.cross_entropy import CrossEntropyLoss
-from detector.models.image_classifier import Classifier
+from detector.models.image_classifier import ImageClassifier
 from detector.structures.types import ImageClasses
 
 
 def loss_of(smoothing: float) -> CrossEntropyLoss:
-    model = Classifier(Classifier.Config(depth=0.01, width=0.01), 4)
+    model = ImageClassifier(ImageClassifier.Config(depth=0.01, width=0.01), 4)
     return CrossEntropyLoss(CrossEntropyLoss.Config(label_smoothing=smoothing), model)
 
 
 def reference(logits: Tensor, labels: list[int], smoothing: float) -> list[float]:
-    """One number after the other, in float64."""
+    """Return the loss, number by number in float64."""
     found = []
     for row, label in zip(logits.double().tolist(), labels, strict=True):
         log_sum = math.log(sum(math.exp(score) for score in row))
@@ -27,7 +27,7 @@ def reference(logits: Tensor, labels: list[int], smoothing: float) -> list[float
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_it_is_the_cross_entropy_to_smoothed_targets(smoothing: float) -> None:
+def test_the_loss_is_the_cross_entropy_to_smoothed_targets(smoothing: float) -> None:
     logits = torch.randn(5, 4, generator=torch.manual_seed(0)) * 3
     parts = loss_of(smoothing)(logits, ImageClasses(torch.tensor([0, 3, 1, 1, 2])))
     wanted = reference(logits, [0, 3, 1, 1, 2], smoothing)
@@ -44,7 +44,7 @@ def test_a_mixed_image_counts_for_both_its_classes_by_their_shares() -> None:
     assert loss_of(0.1)(logits, targets)["entropy"].item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_it_is_float32_under_autocast() -> None:
+def test_the_loss_is_float32_under_autocast() -> None:
     logits = torch.randn(3, 4, generator=torch.manual_seed(2)).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts = loss_of(0.0)(logits, ImageClasses(torch.tensor([0, 1, 2])))
@@ -53,6 +53,6 @@ def test_it_is_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_a_share_beyond_its_range_is_refused(smoothing: float) -> None:
-    with pytest.raises(ValueError, match=r"label_smoothing within 0\.\.1"):
+def test_label_smoothing_out_of_range_is_refused(smoothing: float) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= label_smoothing < 1"):
         CrossEntropyLoss.Config(label_smoothing=smoothing)

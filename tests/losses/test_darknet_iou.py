@@ -61,7 +61,7 @@ ROWS: list[tuple[tuple[float, ...], tuple[float, ...], dict[str, tuple[float, tu
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", ROWS)
-def test_overlap_and_gradient_are_those_of_darknet(row: Any, kind: Overlap) -> None:
+def test_overlap_and_gradient_equal_darknets(row: Any, kind: Overlap) -> None:
     predicted, wanted, by_kind = row
     first, second = torch.tensor([predicted]), torch.tensor([wanted])
     overlap, gradient = by_kind[kind]
@@ -70,7 +70,7 @@ def test_overlap_and_gradient_are_those_of_darknet(row: Any, kind: Overlap) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_four_hundred_pairs_are_those_of_darknet(darknet_numbers: Path, kind: Overlap) -> None:
+def test_overlap_and_gradient_of_400_pairs_equal_darknets(darknet_numbers: Path, kind: Overlap) -> None:
     with np.load(darknet_numbers / "boxes.npz") as numbers:
         predicted, wanted = torch.from_numpy(numbers["pred"]), torch.from_numpy(numbers["truth"])
         overlap, gradient = numbers[f"box_{kind}"], numbers[f"grad_xywh_{kind}"]
@@ -79,8 +79,8 @@ def test_four_hundred_pairs_are_those_of_darknet(darknet_numbers: Path, kind: Ov
     assert np.abs(overlap_gradient(predicted, wanted, kind).numpy() - gradient).max() < 1.3e-5
 
 
-def test_the_gradient_of_the_plain_overlap_is_the_derivative_with_width_and_height_doubled() -> None:
-    """What distinguishes Darknet's gradient from the true one, where the two are simply related."""
+def test_the_gradient_of_iou_is_the_derivative_with_width_and_height_doubled() -> None:
+    """The difference of Darknet's gradient from the derivative is simple in this case."""
     generator = torch.Generator().manual_seed(1)
     predicted = (torch.rand(200, 4, dtype=torch.float64, generator=generator) * 0.2 + 0.4).requires_grad_()
     wanted = torch.rand(200, 4, dtype=torch.float64, generator=generator) * 0.2 + 0.4
@@ -93,7 +93,7 @@ def test_the_gradient_of_the_plain_overlap_is_the_derivative_with_width_and_heig
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_boxes_overlap_fully_and_boxes_of_no_size_not_at_all(kind: Overlap) -> None:
+def test_equal_boxes_overlap_fully_and_boxes_without_area_not_at_all(kind: Overlap) -> None:
     box = torch.tensor([[0.5, 0.5, 0.2, 0.1]])
     assert overlap_of(box, box, kind).item() == pytest.approx(1.0, abs=1e-6)
     point: Tensor = torch.tensor([[0.5, 0.5, 0.0, 1e-30]])

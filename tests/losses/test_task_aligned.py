@@ -12,7 +12,7 @@ from torch import Tensor
 
 import detector.losses
 from detector.losses.task_aligned import TaskAlignedLoss, distribution_focal_loss
-from detector.losses.task_aligned_assignment import Assignment, assign_task_aligned
+from detector.losses.task_aligned_assignment import Alignment, Assignment, PaddedObjects, assign_task_aligned
 from detector.models.heads import DecoupledHead
 from detector.models.yolo import Yolo
 from detector.structures.types import Targets
@@ -46,7 +46,7 @@ def random_maps(seed: int, num_images: int = 3) -> RawMaps:
 
 
 def targets_of(rows: list[tuple[int, list[float], int, bool]], num_images: int = 3) -> Targets:
-    """Targets from (image, box, label, crowd) in any order of images."""
+    """Return targets from (image, box, label, crowd) in any order of images."""
     rows = sorted(rows, key=lambda row: row[0])
     return Targets(
         torch.tensor([row[1] for row in rows], dtype=torch.float32).reshape(-1, 4),
@@ -63,7 +63,7 @@ ROWS: list[tuple[int, list[float], int, bool]] = [
     (0, [30.0, 20, 90, 62], 0, False),  # a duplicate
     (0, [70.5, 3.25, 73, 5], 2, False),  # smaller than a cell
     (0, [0.0, 0, 40, 64], 0, True),
-    (2, [-5.0, 10, 20, 80], 2, False),  # reaches out of the canvas
+    (2, [-5.0, 10, 20, 80], 2, False),  # partly outside the canvas
     (2, [50.0, 10, 90, 40], 1, True),
     (2, [60.0, 12, 80, 35], 1, False),  # an object inside a crowd
 ]
@@ -74,16 +74,16 @@ def total(parts: dict[str, Tensor]) -> Tensor:
 
 
 def gradients(loss: TaskAlignedLoss, raw: RawMaps, targets: Targets) -> Tensor:
-    """The gradient of the total, flat over cells: (B, A, 4 * bins + classes)."""
+    """Return the gradient of the total, flat over cells: (B, A, 4 * bins + classes)."""
     found = torch.autograd.grad(total(loss(raw, targets)), raw)
     return torch.cat([g.flatten(2) for g in found], dim=2).transpose(1, 2)
 
 
-# ---- the reference: plain loops over Python floats, after the assignment that test_assignment.py holds to its own loop
+# ---- the reference: loops over Python floats, on the assignment, which test_task_aligned_assignment.py tests itself
 
 
 def flat_of(raw: RawMaps) -> list[list[list[float]]]:
-    """[image][cell][channel] in float64."""
+    """Return the values by [image][cell][channel] in float64."""
     return [
         [
             level[i, :, y, x].double().tolist()
@@ -115,7 +115,7 @@ def sigmoid(value: float) -> float:
 
 
 def complete_iou_loss(a: list[float], b: list[float], alpha: float | None = None) -> tuple[float, float]:
-    """1 - CIoU (Zheng et al. 2020, equation 10) and its alpha, which counts as a constant in the derivative."""
+    """Return 1 - CIoU (Zheng et al. 2020, equation 10) and its alpha, a constant in the derivative."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     intersection = max(width, 0.0) * max(height, 0.0)
     iou = intersection / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection)
@@ -141,19 +141,15 @@ def reference_assignment(flat: list[list[list[float]]], targets: Targets) -> Ass
         torch.tensor([[box_of(v, c) for c, v in enumerate(image)] for image in flat], dtype=torch.float64),
         torch.tensor([cell[:2] for cell in CELLS], dtype=torch.float64),
         torch.tensor([cell[2] for cell in CELLS], dtype=torch.float64),
-        target_xyxy.double(),
-        labels,
-        valid,
-        num_candidates=CONFIG.num_candidates,
-        alpha=CONFIG.alpha,
-        beta=CONFIG.beta,
+        PaddedObjects(target_xyxy.double(), labels, valid),
+        Alignment(CONFIG.num_candidates, CONFIG.alpha, CONFIG.beta),
     )
 
 
 def reference_parts(
     flat: list[list[list[float]]], targets: Targets, positive: Assignment, alphas: dict[int, float]
 ) -> dict[str, float]:
-    """The loss; `alphas` is filled on the first call and held on the next ones."""
+    """Return the parts; `alphas` is filled on the first call and used on the next ones."""
     quality_of: dict[tuple[int, int, int], float] = {}
     normaliser = max(sum(positive.quality.tolist()), 1.0)
     box = distribution = entropy = 0.0
@@ -202,7 +198,7 @@ def reference(raw: RawMaps, targets: Targets) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_loss_is_the_plain_float64_loop_to_1e_5(seed: int, loss: TaskAlignedLoss) -> None:
+def test_the_loss_equals_a_float64_loop_to_1e_5(seed: int, loss: TaskAlignedLoss) -> None:
     raw, targets = random_maps(seed), targets_of(ROWS)
     found = loss(raw, targets)
     wanted = reference(raw, targets)
@@ -214,7 +210,7 @@ def test_the_loss_is_the_plain_float64_loop_to_1e_5(seed: int, loss: TaskAligned
 
 
 @pytest.mark.parametrize("only", ["box", "classes", "distribution"])
-def test_the_weights_scale_their_own_part(only: str, model: Yolo) -> None:
+def test_each_weight_scales_its_own_part(only: str, model: Yolo) -> None:
     raw, targets = random_maps(1), targets_of(ROWS)
     usual = TaskAlignedLoss(CONFIG, model)(raw, targets)
     doubled = TaskAlignedLoss(replace(CONFIG, **{only: 2 * getattr(CONFIG, only)}), model)(raw, targets)
@@ -238,8 +234,8 @@ def test_the_order_of_the_images_does_not_matter(loss: TaskAlignedLoss) -> None:
         assert turned[name].item() == pytest.approx(value.item(), rel=1e-6)
 
 
-def test_the_loss_of_a_batch_is_that_of_its_images_weighted_by_their_quality(loss: TaskAlignedLoss) -> None:
-    """The images of a batch are padded to the most objects of any of them; none of that is seen."""
+def test_the_loss_of_a_batch_is_the_mean_of_its_images_weighted_by_quality(loss: TaskAlignedLoss) -> None:
+    """The images of a batch are padded to the largest number of objects; the padding has no effect."""
     raw, targets = random_maps(3), targets_of(ROWS)
     sums: dict[str, float] = dict.fromkeys(("box", "cls", "dfl"), 0.0)
     total_quality = 0.0
@@ -257,7 +253,7 @@ def test_the_loss_of_a_batch_is_that_of_its_images_weighted_by_their_quality(los
 # ---- gradients
 
 
-def test_the_gradient_is_the_numerical_one_of_the_float64_loop(loss: TaskAlignedLoss) -> None:
+def test_the_gradient_equals_finite_differences_of_the_float64_loop(loss: TaskAlignedLoss) -> None:
     raw, targets = random_maps(5), targets_of(ROWS)
     found = gradients(loss, raw, targets)
     flat = flat_of(raw)
@@ -281,7 +277,7 @@ def test_the_gradient_is_the_numerical_one_of_the_float64_loop(loss: TaskAligned
 
 
 @pytest.mark.parametrize("rows", [[], [row for row in ROWS if row[3]]])
-def test_a_batch_without_objects_teaches_the_classes_only(rows: list[Any], loss: TaskAlignedLoss) -> None:
+def test_a_batch_without_objects_has_gradients_for_classes_only(rows: list[Any], loss: TaskAlignedLoss) -> None:
     raw, targets = random_maps(0), targets_of(rows)
     parts = loss(raw, targets)
     assert all(value.isfinite() for value in parts.values())
@@ -306,7 +302,7 @@ def test_a_cell_mostly_inside_a_crowd_gets_no_class_gradient(loss: TaskAlignedLo
     assert found[1:].all()
 
 
-def test_a_cell_of_an_object_inside_a_crowd_still_learns(loss: TaskAlignedLoss) -> None:
+def test_a_cell_of_an_object_inside_a_crowd_has_a_gradient(loss: TaskAlignedLoss) -> None:
     raw = random_maps(0)
     rows = [(0, [0.0, 0, 96, 64], 0, True), (0, [20.0, 10, 70, 50], 1, False)]
     found = gradients(loss, raw, targets_of(rows))[0]
@@ -354,10 +350,10 @@ def test_under_bf16_autocast_the_loss_is_computed_in_float32(loss: TaskAlignedLo
 # ---- distribution focal loss
 
 
-def test_distribution_focal_loss_is_the_plain_loop() -> None:
+def test_distribution_focal_loss_equals_a_loop() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(50, 4, BINS, generator=generator) * 3
-    distances = torch.rand(50, 4, generator=generator) * (BINS + 3) - 1.5  # some below, some beyond the range
+    distances = torch.rand(50, 4, generator=generator) * (BINS + 3) - 1.5  # some below, some above the range
     distances[0] = torch.tensor([0.0, 3.0, BINS - 1, BINS - 2])
     found = distribution_focal_loss(logits, distances)
     assert found.shape == (50, 4)
@@ -378,12 +374,12 @@ def test_distribution_focal_loss_passes_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"box": -1.0}, {"alpha": -0.1}, {"num_candidates": 0}])
-def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="weights and exponents >= 0 and num_candidates >= 1"):
         TaskAlignedLoss.Config(**settings)
 
 
-def test_no_loss_loops_in_python_over_images_or_objects() -> None:
+def test_losses_do_not_loop_in_python_over_images_or_objects() -> None:
     folder = Path(detector.losses.__file__).parent
     files = sorted(folder.glob("*.py"))
     assert len(files) >= 3
@@ -393,4 +389,4 @@ def test_no_loss_loops_in_python_over_images_or_objects() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, (ast.For, ast.AsyncFor, ast.While))
     ]
-    assert loops == ["anchor_deltas.py: rank"]  # the objects of one cell, which Darknet takes one after the other
+    assert loops == ["anchor_deltas.py: rank"]  # the objects of one cell, which Darknet handles one after another

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from detector.losses.task_aligned_assignment import (
+    Alignment,
     Assignment,
+    PaddedObjects,
     assign_task_aligned,
     cells_in_boxes,
     cells_in_crowds,
@@ -37,7 +39,8 @@ class Scene(NamedTuple):
         return Scene(*(t.to(dtype) if t.is_floating_point() else t for t in self))
 
     def assigned(self, **settings: Any) -> Assignment:
-        return assign_task_aligned(*self, **{**SETTINGS, **settings})
+        objects = PaddedObjects(self.target_xyxy, self.labels, self.valid)
+        return assign_task_aligned(*self[:4], objects, Alignment(**{**SETTINGS, **settings}))
 
 
 def grid(image_hw: tuple[int, int] = IMAGE_HW) -> tuple[Tensor, Tensor]:
@@ -51,7 +54,7 @@ def grid(image_hw: tuple[int, int] = IMAGE_HW) -> tuple[Tensor, Tensor]:
 
 
 def random_boxes(num: int, generator: torch.Generator) -> Tensor:
-    """Boxes of all sizes; one in four is smaller than a cell, one in four repeats the box before it."""
+    """Return boxes of all sizes; one in four is smaller than a cell, one in four repeats the box before it."""
     height, width = IMAGE_HW
     sides = torch.exp(torch.rand(num, 2, dtype=torch.float64, generator=generator) * math.log(16)) * 4
     sides[torch.rand(num, generator=generator) < 0.25] /= 12
@@ -64,7 +67,7 @@ def random_boxes(num: int, generator: torch.Generator) -> Tensor:
 
 
 def random_scene(seed: int) -> Scene:
-    """A batch of images with 0, 2, 5 and 12 objects, and predictions that shake an object of their cell."""
+    """Return a batch of images with 0, 2, 5 and 12 objects, and predictions near an object of their cell."""
     generator = torch.Generator().manual_seed(seed)
     points, strides = grid()
     counts = [(0, 2, 5, 12)[(image + seed) % 4] for image in range(4)]
@@ -85,10 +88,10 @@ def random_scene(seed: int) -> Scene:
     scores = torch.rand(4, len(points), NUM_CLASSES, dtype=torch.float64, generator=generator)
     labels = torch.randint(0, NUM_CLASSES, (4, num_columns), generator=generator)
     scene = Scene(scores, torch.stack(predicted), points, strides, target_xyxy, labels, valid)
-    return scene.to(torch.float32).to(torch.float64)  # numbers that both formats hold
+    return scene.to(torch.float32).to(torch.float64)  # numbers that both formats can represent
 
 
-# ---- the reference: plain loops over Python floats
+# ---- the reference: loops over Python floats
 
 
 def iou(a: Box, b: Box) -> float:
@@ -106,7 +109,7 @@ def contains(box: Box, point: Box, finest_stride: float) -> bool:
 
 
 def assigned_by_loops(scene: Scene, num_candidates: int, alpha: float, beta: float) -> dict[tuple[int, int], Any]:
-    """Cells with a quality above 0: (image, cell) -> (object, quality)."""
+    """Return the cells with a quality above 0: (image, cell) -> (object, quality)."""
     points, finest = scene.points_xy.tolist(), min(scene.strides.tolist())
     result: dict[tuple[int, int], Any] = {}
     for image in range(len(scene.valid)):
@@ -140,7 +143,7 @@ def assigned_by_loops(scene: Scene, num_candidates: int, alpha: float, beta: flo
 def give_back_to_the_lost(
     owned: dict[int, list[tuple[int, float, float]]], wanted_by: dict[int, list[tuple[float, int, float]]]
 ) -> None:
-    """Every object without a cell gets the best one whose owner has another; of two who ask for one, the first."""
+    """Give each object without a cell its best one whose owner has another; the first of two objects gets it."""
     num_owned = {column: len(cells) for column, cells in owned.items()}
     owner_of = {cell: column for column, cells in owned.items() for cell, _, _ in cells}
     asked: dict[int, tuple[int, float, float]] = {}  # cell -> (object, alignment, overlap)
@@ -180,7 +183,7 @@ def assert_same(found: dict[tuple[int, int], Any], wanted: dict[tuple[int, int],
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_vectorised_assignment_is_the_plain_loop(seed: int) -> None:
+def test_the_vectorised_assignment_equals_a_loop(seed: int) -> None:
     scene = random_scene(seed)
     wanted = assigned_by_loops(scene, **SETTINGS)
     assert len(wanted) > 30
@@ -196,7 +199,7 @@ def test_the_vectorised_assignment_is_the_plain_loop(seed: int) -> None:
         {"num_candidates": 10_000, "alpha": 1.0, "beta": 1.0},
     ],
 )
-def test_the_settings_mean_what_the_loop_says(settings: dict[str, Any]) -> None:
+def test_the_assignment_equals_a_loop_for_other_settings(settings: dict[str, Any]) -> None:
     scene = random_scene(11)
     assert_same(as_dictionary(scene.assigned(**settings)), assigned_by_loops(scene, **settings), 1e-9)
 
@@ -222,7 +225,7 @@ def test_the_best_cell_of_an_object_gets_its_best_overlap() -> None:
     assert best == pytest.approx(overlaps, rel=1e-9)
 
 
-def test_an_object_that_every_box_misses_by_far_is_taught_in_full() -> None:
+def test_an_object_far_from_every_box_has_full_quality() -> None:
     points = torch.tensor([[20.0, 20.0], [28.0, 20.0]])
     boxes = torch.tensor([[[-40.0, -40, 80, 80], [-40.0, -40, 90, 80]]])  # over one small object: overlaps below 1 %
     target = torch.tensor([[[15.0, 15, 29, 25]]])
@@ -231,17 +234,15 @@ def test_an_object_that_every_box_misses_by_far_is_taught_in_full() -> None:
         boxes,
         points,
         torch.full((2,), 8.0),
-        target,
-        torch.zeros(1, 1, dtype=torch.int64),
-        torch.ones(1, 1, dtype=torch.bool),
-        **SETTINGS,
+        PaddedObjects(target, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)),
+        Alignment(**SETTINGS),
     )
     overlaps = [140 / 120**2, 140 / (120 * 130)]
     wanted = [overlaps[0], overlaps[0] * (overlaps[1] / overlaps[0]) ** 6]
     assert positive.quality.tolist() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_padding_columns_are_not_seen_whatever_they_hold() -> None:
+def test_the_content_of_padding_columns_has_no_effect() -> None:
     scene = random_scene(2)
     junk = torch.tensor([0.0, 0, 96, 64], dtype=torch.float64).expand(4, 7, 4)
     padded = scene._replace(
@@ -252,7 +253,7 @@ def test_padding_columns_are_not_seen_whatever_they_hold() -> None:
     assert as_dictionary(padded.assigned()) == as_dictionary(scene.assigned())
 
 
-def test_the_other_images_of_a_batch_are_not_seen() -> None:
+def test_the_assignment_is_independent_of_the_other_images_of_the_batch() -> None:
     scene = random_scene(2)
     whole = as_dictionary(scene.assigned())
     for image in range(4):
@@ -268,7 +269,7 @@ def test_the_other_images_of_a_batch_are_not_seen() -> None:
 
 
 def uniform_scene(boxes: list[Box], labels: list[int]) -> Scene:
-    """One image whose every cell predicts the first box with equal scores."""
+    """Return a scene of one image in which every cell predicts the first box with equal scores."""
     points, strides = grid()
     scores = torch.full((1, len(points), NUM_CLASSES), 0.25, dtype=torch.float64)
     predicted = torch.tensor(boxes[0], dtype=torch.float64).expand(1, len(points), 4)
@@ -277,7 +278,7 @@ def uniform_scene(boxes: list[Box], labels: list[int]) -> Scene:
     return Scene(scores, predicted, points, strides, target_xyxy, torch.tensor([labels]), valid)
 
 
-def test_cells_that_tie_are_taken_up_to_the_limit() -> None:
+def test_cells_that_tie_are_assigned_up_to_the_limit() -> None:
     scene = uniform_scene([[0.0, 0, 96, 64]], [1])
     found = scene.assigned(num_candidates=10)
     assert len(found.quality) == 10
@@ -286,14 +287,14 @@ def test_cells_that_tie_are_taken_up_to_the_limit() -> None:
     assert sorted(everywhere.cell_index.tolist()) == list(range(len(scene.points_xy)))
 
 
-def test_of_duplicate_objects_the_first_keeps_every_cell_but_one() -> None:
+def test_the_first_of_duplicate_objects_keeps_all_cells_but_one_for_each_other() -> None:
     scene = uniform_scene([[8.0, 8, 72, 56]] * 3, [1, 1, 2])
     found = scene.assigned(num_candidates=10_000)
     assert len(found.quality) > 10
     assert sorted(found.object_index.tolist(), reverse=True)[:2] == [1, 0]
 
 
-def test_a_cell_wanted_by_two_goes_to_the_larger_overlap_and_the_loser_keeps_one() -> None:
+def test_a_contested_cell_goes_to_the_larger_overlap_and_the_other_object_keeps_one() -> None:
     scene = uniform_scene([[8.0, 8, 72, 56], [8.0, 8, 72, 50]], [0, 0])
     found = scene.assigned(num_candidates=10_000).object_index.tolist()
     assert (found.count(0), found.count(1)) == (len(found) - 1, 1)
@@ -301,7 +302,7 @@ def test_a_cell_wanted_by_two_goes_to_the_larger_overlap_and_the_loser_keeps_one
     assert swapped.object_index.tolist().count(0) == 1
 
 
-def test_a_small_object_on_a_large_one_is_taught_and_an_only_cell_is_left_to_its_owner() -> None:
+def test_a_small_object_on_a_large_one_gets_a_cell_but_never_the_only_one_of_another() -> None:
     scene = uniform_scene([[8.0, 8, 72, 56], [30.0, 30, 44, 44]], [0, 1])
     found = scene.assigned(num_candidates=10_000)
     assert found.object_index.tolist().count(1) == 1
@@ -312,7 +313,7 @@ def test_a_small_object_on_a_large_one_is_taught_and_an_only_cell_is_left_to_its
 
 
 @pytest.mark.parametrize("centre", [(13.0, 29.0), (16.0, 16.0), (40.3, 7.9), (95.9, 63.9)])
-def test_a_box_smaller_than_a_cell_has_a_cell_to_be_found_at(centre: tuple[float, float]) -> None:
+def test_a_box_smaller_than_a_cell_gets_a_cell(centre: tuple[float, float]) -> None:
     x, y = centre
     box = [x - 0.2, y - 0.2, x + 0.2, y + 0.2]
     points, strides = grid()
@@ -324,7 +325,7 @@ def test_a_box_smaller_than_a_cell_has_a_cell_to_be_found_at(centre: tuple[float
 
 
 @pytest.mark.parametrize("num_columns", [0, 3])
-def test_a_batch_without_objects_has_no_positive_cell(num_columns: int) -> None:
+def test_a_batch_without_objects_has_no_positive_cells(num_columns: int) -> None:
     scene = random_scene(1)
     found = scene._replace(
         target_xyxy=torch.zeros(4, num_columns, 4, dtype=torch.float64),
@@ -334,16 +335,16 @@ def test_a_batch_without_objects_has_no_positive_cell(num_columns: int) -> None:
     assert [len(t) for t in (found.image_index, found.cell_index, found.object_index, found.quality)] == [0] * 4
 
 
-def test_predictions_that_touch_nothing_are_no_positive_cells() -> None:
+def test_predictions_that_overlap_nothing_are_not_positive_cells() -> None:
     scene = uniform_scene([[8.0, 8, 72, 56]], [1])
     found = scene._replace(canvas_xyxy=scene.canvas_xyxy + 1000).assigned()
     assert len(found.quality) == 0
 
 
-# ---- its parts
+# ---- parts of the assignment
 
 
-def test_pairwise_iou_is_the_plain_formula() -> None:
+def test_pairwise_iou_equals_the_formula() -> None:
     generator = torch.Generator().manual_seed(4)
     first, second = random_boxes(40, generator), random_boxes(30, generator)
     found = pairwise_iou(first[:, None], second[None])
@@ -361,7 +362,7 @@ def test_iou_with_an_empty_or_inverted_box_is_finite_and_within_0_to_1() -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_cells_in_boxes_are_those_of_the_plain_loop(seed: int) -> None:
+def test_cells_in_boxes_equal_a_loop(seed: int) -> None:
     scene = random_scene(seed)
     found = cells_in_boxes(scene.points_xy, scene.strides, scene.target_xyxy)
     for image, boxes in enumerate(scene.target_xyxy.tolist()):
@@ -371,7 +372,7 @@ def test_cells_in_boxes_are_those_of_the_plain_loop(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_cells_in_crowds_are_those_of_the_plain_loop(seed: int) -> None:
+def test_cells_in_crowds_equal_a_loop(seed: int) -> None:
     scene = random_scene(seed)
     found = cells_in_crowds(scene.points_xy, scene.strides, scene.target_xyxy, scene.valid)
     for image in range(4):

@@ -1,4 +1,4 @@
-"""The anchor head on our backbone and neck: its maps, its settings, and that it learns."""
+"""The anchor head on the default backbone and neck: its maps, its settings, and its training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model_with(num_classes: int = 3, **settings: Any) -> Yolo:
     return Yolo(replace(SMALL, head=AnchorHead.Config(**settings)), num_classes)
 
 
-def test_levels_share_the_anchors_out_from_the_finest_and_carry_the_training() -> None:
+def test_levels_divide_the_anchors_from_the_finest_and_keep_the_training_settings() -> None:
     training = replace(AnchorHead.Config().training, iou_loss="giou")
     levels = model_with(training=training).anchor_levels
     assert [level.mask for level in levels] == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
@@ -56,17 +56,17 @@ def test_activated_maps_stay_float32_under_autocast() -> None:
     assert {m.dtype for m in raw_maps} == {torch.float32}
 
 
-def test_a_number_of_anchors_that_the_levels_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match="as many anchors for each of the 3 levels, found 4 anchors"):
+def test_anchors_that_the_levels_cannot_divide_evenly_are_refused() -> None:
+    with pytest.raises(ConfigError, match="as many anchors for each of the 3 levels, got 4 anchors"):
         model_with(anchors=((1.0, 1.0),) * 4)
 
 
-def test_an_offset_that_cannot_cross_its_cell_is_refused() -> None:
+def test_a_scale_of_the_offset_below_1_is_refused() -> None:
     with pytest.raises(ValueError, match="scale_x_y >= 1"):
         AnchorHead.Config(scale_x_y=0.5)
 
 
-def test_class_rows_follow_the_five_others_of_each_anchor() -> None:
+def test_class_rows_follow_five_other_rows_for_each_anchor() -> None:
     model = model_with(num_classes=2)
     state = model.state_dict()
     rows = model.class_rows()
@@ -91,8 +91,8 @@ def test_a_mistake_in_the_training_of_a_head_names_its_key() -> None:
         config_from_plain(DetectionConfig, plain, "test.yaml")
 
 
-def test_eight_images_are_learnt_by_heart(tiny_shapes: Path) -> None:
-    """A network of a hundred thousand weights, a few seconds; the second half of the steps at a tenth of the rate."""
+def test_eight_images_are_overfitted(tiny_shapes: Path) -> None:
+    """A network of 100,000 weights, a few seconds; the second half of the steps has a fifth of the learning rate."""
     annotations = read_coco(tiny_shapes / "annotations" / "train.json", tiny_shapes / "images" / "train")
     batch = Batch.of(
         [

@@ -1,4 +1,4 @@
-"""The reading of anchor maps against scalar loops in float64."""
+"""Decoding of anchor maps against scalar loops in float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sigmoid(value: float) -> float:
 
 
 def cell_by_hand(v: list[float], level: AnchorLevel, row: int, column: int, anchor: int) -> tuple[list[float], ...]:
-    """Centre, size and scores of one anchor of one cell, from the channels `v` of that anchor."""
+    """Return centre, size and scores of one anchor of one cell, from the channels `v` of that anchor."""
     s = level.scale_x_y
     anchor_w, anchor_h = level.anchors_wh[level.mask[anchor]]
     stride_y, stride_x = level.stride_hw
@@ -63,7 +63,7 @@ def cell_by_hand(v: list[float], level: AnchorLevel, row: int, column: int, anch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_level_is_read_cell_by_cell_then_anchor_by_anchor(kind: str) -> None:
+def test_a_level_is_decoded_cell_by_cell_then_anchor_by_anchor(kind: str) -> None:
     level = level_of(**KINDS[kind])
     rng = np.random.default_rng(1)
     raw = rng.normal(0, 1.5, (2, level.num_channels, 3, 4))
@@ -85,7 +85,7 @@ def test_a_level_is_read_cell_by_cell_then_anchor_by_anchor(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reading_stays_in_float32_under_autocast(kind: str) -> None:
+def test_decoding_stays_in_float32_under_autocast(kind: str) -> None:
     level = level_of(**KINDS[kind])
     raw = torch.rand(1, level.num_channels, 2, 2, generator=torch.Generator().manual_seed(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -96,7 +96,7 @@ def test_reading_stays_in_float32_under_autocast(kind: str) -> None:
     assert decode_level(raw.bfloat16(), level)[0].dtype == torch.float32
 
 
-def test_levels_follow_one_another() -> None:
+def test_boxes_of_several_levels_are_in_the_order_of_the_levels() -> None:
     fine, coarse = level_of(), level_of(stride_hw=(32.0, 32.0), mask=(3,))
     maps = (torch.randn(1, fine.num_channels, 4, 4), torch.randn(1, coarse.num_channels, 2, 1))
     boxes, scores = decode_levels(maps, (fine, coarse))
@@ -105,8 +105,8 @@ def test_levels_follow_one_another() -> None:
     assert boxes.shape == (1, 34, 4)
 
 
-def test_a_map_of_other_channels_is_refused_with_both_counts() -> None:
-    with pytest.raises(ValueError, match="2 anchors and 3 classes wants a raw map of 16 channels, found 17"):
+def test_a_map_with_another_number_of_channels_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="2 anchors and 3 classes: expected a raw map of 16 channels, got 17"):
         activate(torch.zeros(1, 17, 2, 2), level_of())
 
 
@@ -115,14 +115,14 @@ def test_a_map_of_other_channels_is_refused_with_both_counts() -> None:
     [
         ({"num_classes": 0}, "at least 1 class"),
         ({"stride_hw": (0.0, 8.0)}, "strides above 0"),
-        ({"mask": ()}, r"a mask of indices 0\.\.3"),
-        ({"mask": (0, 4)}, r"a mask of indices 0\.\.3 of its anchors, found \(0, 4\)"),
-        ({"mask": (-1,)}, r"a mask of indices 0\.\.3"),
+        ({"mask": ()}, r"a mask of anchor indices 0\.\.3"),
+        ({"mask": (0, 4)}, r"a mask of anchor indices 0\.\.3, got \(0, 4\)"),
+        ({"mask": (-1,)}, r"a mask of anchor indices 0\.\.3"),
         ({"anchors_wh": ((1.0, 0.0),), "mask": (0,)}, "anchors with sides above 0"),
-        ({"training": AnchorTraining(counters_per_class=(1.0, 2.0))}, "wants 3 numbers, found 2"),
+        ({"training": AnchorTraining(counters_per_class=(1.0, 2.0))}, "expected 3 numbers, got 2"),
     ],
 )
-def test_senseless_levels_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_levels_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         level_of(**settings)
 
@@ -136,6 +136,6 @@ def test_senseless_levels_are_refused(settings: dict[str, Any], message: str) ->
         ({"max_truths": 0}, "max_truths"),
     ],
 )
-def test_senseless_training_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_training_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnchorTraining(**settings)

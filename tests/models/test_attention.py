@@ -16,13 +16,13 @@ from detector.models.attention import AttentionConfig, SelfAttention, SpatialAtt
 from detector.models.backbones import CSPDarknet
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.tasks import experiment
+from detector.tasks.task import load_experiment
 
 NAMES = [name for name in names(AttentionConfig) if find(AttentionConfig, name).__module__.startswith("detector.")]
 
 
 def make(config: AttentionConfig, channels: int) -> nn.Module:
-    """In float64, with parameters and statistics that are nowhere 0 or 1."""
+    """Build it in float64, with parameters and statistics that are nowhere 0 or 1."""
     torch.manual_seed(0)
     module: nn.Module = build(config, channels).double().eval()
     for tensor in module.state_dict().values():
@@ -43,7 +43,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-# ---- references, one number after the other
+# ---- references, number by number
 
 
 def squeeze_excite(module: SqueezeExcite, x: Tensor) -> Tensor:
@@ -92,13 +92,13 @@ REFERENCES = {
 }
 
 
-def test_every_attention_has_its_reference() -> None:
+def test_every_attention_has_a_reference() -> None:
     assert set(NAMES) == set(REFERENCES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_it_is_its_formula_in_float64(name: str, memory_format: torch.memory_format) -> None:
+def test_attention_equals_its_formula_in_float64(name: str, memory_format: torch.memory_format) -> None:
     module, x = make(find(AttentionConfig, name).Config(), 16), feature_map(2, 16, 3, 4)
     with torch.no_grad():
         found, wanted = module(x.to(memory_format=memory_format)), REFERENCES[name](module, x)
@@ -108,7 +108,7 @@ def test_it_is_its_formula_in_float64(name: str, memory_format: torch.memory_for
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_small_differences(name: str) -> None:
+def test_gradients_equal_finite_differences(name: str) -> None:
     module, x = make(find(AttentionConfig, name).Config(), 8), feature_map(2, 8, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(module, (x,))
 
@@ -118,11 +118,11 @@ def test_float32_is_close_to_float64(name: str) -> None:
     module, x = make(find(AttentionConfig, name).Config(), 64), feature_map(2, 64, 20, 20)
     with torch.no_grad():
         wanted, found = module(x), copy.deepcopy(module).float()(x.float())
-    # Likeness of self-attention sums 8 products of sums of 64 and goes into an exponential.
+    # Self-attention sums 8 products of sums of 64 terms and takes the exponential.
     assert (found.double() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-def test_reduction_sets_the_channels_between() -> None:
+def test_reduction_sets_the_hidden_channels() -> None:
     assert SqueezeExcite(SqueezeExcite.Config(reduction=4), 64).squeeze.out_channels == 16
     assert SqueezeExcite(SqueezeExcite.Config(), 64).squeeze.out_channels == 8  # not 4
     assert SelfAttention(SelfAttention.Config(), 256).hidden == 32
@@ -134,7 +134,7 @@ def test_untrained_self_attention_is_the_identity_and_learns_gamma_first() -> No
     assert torch.equal(module(x), x)
     module(x).square().sum().backward()
     assert module.gamma.grad.item() != 0
-    assert module.gamma.ndim == 1  # so that it does not decay
+    assert module.gamma.ndim == 1  # so that it has no weight decay
     assert module.project.weight.grad.abs().sum() == 0
     module.gamma.data.fill_(0.1)
     module(x).square().sum().backward()
@@ -156,7 +156,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torc
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_network_with_it_runs_forward_and_backward(name: str, precision: str) -> None:
+def test_a_network_with_attention_runs_forward_and_backward(name: str, precision: str) -> None:
     model = tiny(find(AttentionConfig, name).Config(), (4, 8, 16, 32))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         raw_maps = model(IMAGES)
@@ -168,7 +168,7 @@ def test_a_network_with_it_runs_forward_and_backward(name: str, precision: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("strides", [(32,), (8, 16), (4, 8, 16, 32)])
-def test_it_sits_at_the_end_of_the_stages_asked_for(name: str, strides: tuple[int, ...]) -> None:
+def test_attention_is_at_the_end_of_the_chosen_stages(name: str, strides: tuple[int, ...]) -> None:
     model = tiny(find(AttentionConfig, name).Config(), strides)
     seen: list[Tensor] = []
     for module in model.modules():
@@ -180,7 +180,7 @@ def test_it_sits_at_the_end_of_the_stages_asked_for(name: str, strides: tuple[in
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_without_it_fits_a_network_with_it(name: str) -> None:
+def test_a_checkpoint_without_attention_fits_a_network_with_it(name: str) -> None:
     plain, own = tiny(None), tiny(find(AttentionConfig, name).Config())
     added = [key for key in own.state_dict() if key not in plain.state_dict()]
     assert added
@@ -188,43 +188,43 @@ def test_a_checkpoint_without_it_fits_a_network_with_it(name: str) -> None:
     left, unknown = own.load_state_dict(plain.state_dict(), strict=False)
     assert [key for key in added if not key.endswith("num_batches_tracked")] == left
     assert unknown == []
-    with torch.no_grad():  # in training mode, for batch norm to keep the maps of an untrained network from fading
+    with torch.no_grad():  # in training mode: otherwise the maps of an untrained network fade without batch norm
         pairs = list(zip(own(IMAGES), plain(IMAGES), strict=True))
-    assert all(torch.equal(a, b) for a, b in pairs) == (name == "self_attention")  # the identity at its start
+    assert all(torch.equal(a, b) for a, b in pairs) == (name == "self_attention")  # which starts as the identity
 
 
-def test_folding_keeps_the_numbers_of_a_network_with_it() -> None:
+def test_folding_keeps_the_outputs_of_a_network_with_attention() -> None:
     model = tiny(SpatialAttention.Config(), (16, 32)).double()
-    model(IMAGES)  # statistics of its own
+    model(IMAGES)  # gives batch norm statistics other than the initial ones
     with torch.no_grad():
         wanted, found = model.eval()(IMAGES), fold(copy.deepcopy(model))(IMAGES)
     for a, b in zip(wanted, found, strict=True):
         assert (a - b).abs().max() <= 1e-9
 
 
-def test_the_configuration_chooses_it_sets_it_and_switches_it_off(tmp_path) -> None:
+def test_the_configuration_chooses_attention_and_its_settings_and_switches_it_off(tmp_path) -> None:
     words = ["model.backbone.attention=squeeze_excite", "model.backbone.attention.reduction=4"]
-    config = experiment.load_experiment("mish-n", [*words, "model.backbone.attention_strides=[8, 32]"])
+    config = load_experiment("mish-n", [*words, "model.backbone.attention_strides=[8, 32]"])
     assert config.model.backbone.attention == SqueezeExcite.Config(reduction=4)
     assert config.model.backbone.attention_strides == (8, 32)
     (tmp_path / "a.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    assert experiment.load_experiment(str(tmp_path / "a.yaml")) == config
-    off = experiment.load_experiment(str(tmp_path / "a.yaml"), ["model.backbone.attention=null"])
+    assert load_experiment(str(tmp_path / "a.yaml")) == config
+    off = load_experiment(str(tmp_path / "a.yaml"), ["model.backbone.attention=null"])
     assert off.model.backbone.attention is None
-    assert experiment.load_experiment("mish-n").model.backbone.attention is None
+    assert load_experiment("mish-n").model.backbone.attention is None
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("attention=self_atention", "no attention is named 'self_atention'; did you mean 'self_attention'?"),
-        ("attention={name: self_attention, reduction: 0}", "self_attention wants a reduction of at least 1, found 0"),
-        ("attention={name: squeeze_excite, reduction: 0}", "squeeze_excite wants a reduction of at least 1, found 0"),
+        ("attention={name: self_attention, reduction: 0}", "self_attention: expected a reduction of at least 1, got 0"),
+        ("attention={name: squeeze_excite, reduction: 0}", "squeeze_excite: expected a reduction of at least 1, got 0"),
         ("attention={name: spatial_attention, size: 7}", "unknown key 'model.backbone.attention.size'"),
-        ("attention_strides=[64]", "csp_darknet wants attention_strides out of (4, 8, 16, 32), found (64,)"),
-        ("attention_strides=[]", "csp_darknet wants attention_strides out of (4, 8, 16, 32), found ()"),
+        ("attention_strides=[64]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32), got (64,)"),
+        ("attention_strides=[]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32), got ()"),
     ],
 )
-def test_a_wrong_setting_is_said_in_words(override: str, message: str) -> None:
+def test_an_invalid_setting_is_reported(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        experiment.load_experiment("mish-n", [f"model.backbone.{override}"])
+        load_experiment("mish-n", [f"model.backbone.{override}"])

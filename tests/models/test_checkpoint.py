@@ -73,7 +73,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def refusal(call: Callable[[Path], object], path: Path) -> str:
-    """What the call says of the file; every refusal is one sentence on one line that names the file."""
+    """Return the message of a refusal, which is one sentence on one line that names the file."""
     with pytest.raises(CheckpointError) as caught:
         call(path)
     message = str(caught.value)
@@ -96,14 +96,14 @@ def last(tmp_path: Path) -> Path:
     return tmp_path / "weights" / "last.pt"
 
 
-def test_a_model_file_comes_back_bit_for_bit(best: Path) -> None:
+def test_a_model_file_is_loaded_bit_for_bit(best: Path) -> None:
     loaded, saved = load_model_file(best), model_file()
     assert same(vars(loaded), vars(saved))
     assert loaded.state["1.num_batches_tracked"].dtype == torch.int64
-    assert same(safetensors.torch.load_file(best), saved.state)  # and any reader of the format finds the tensors
+    assert same(safetensors.torch.load_file(best), saved.state)  # other readers of the format get the tensors too
 
 
-def test_every_dtype_scalar_empty_tied_and_transposed_tensor_comes_back(tmp_path: Path) -> None:
+def test_every_dtype_scalar_empty_tied_and_transposed_tensor_is_loaded(tmp_path: Path) -> None:
     tied = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.uint8, torch.bool)
     state = {str(dtype): torch.tensor([0, 1, 2]).to(dtype) for dtype in dtypes}
@@ -117,7 +117,7 @@ def test_every_dtype_scalar_empty_tied_and_transposed_tensor_comes_back(tmp_path
         assert loaded[name].double().equal(tensor.double())
 
 
-def test_a_training_state_comes_back_bit_for_bit_and_resumes_an_optimizer(last: Path) -> None:
+def test_a_training_state_is_loaded_bit_for_bit_and_resumes_an_optimizer(last: Path) -> None:
     loaded, saved = load_training_state(last), training_state()
     assert loaded.pop("format_version") == FORMAT_VERSION
     assert same(loaded, saved)
@@ -130,7 +130,7 @@ def test_the_model_of_a_training_state_is_its_ema(last: Path) -> None:
     assert same(vars(load_model_file(last)), vars(model_file(state=training_state()["ema"])))
 
 
-def test_the_content_decides_what_a_file_is_and_not_its_name(best: Path, last: Path) -> None:
+def test_the_content_decides_the_kind_of_a_file_not_its_name(best: Path, last: Path) -> None:
     renamed_best, renamed_last = best.rename(best.with_name("a.pt")), last.rename(last.with_name("b.safetensors"))
     assert load_model_file(renamed_best).category_ids == load_model_file(renamed_last).category_ids == (3, 90)
 
@@ -151,7 +151,7 @@ def test_subclasses_of_plain_types_are_saved_as_plain_types(tmp_path: Path) -> N
     assert (type(loaded["version"]), type(loaded["wall_s"]), loaded["wall_s"]) == (str, float, 2.5)
 
 
-# Saving
+# ---- saving
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
@@ -163,14 +163,14 @@ BAD_FIELDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", BAD_FIELDS, ids=str)
-def test_a_description_that_could_not_be_read_again_is_not_saved(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_description_that_cannot_be_loaded_again_is_not_saved(changes: dict[str, Any], tmp_path: Path) -> None:
     refusal(lambda path: save_model(path, model_file(**changes)), tmp_path / "best.safetensors")
     refusal(lambda path: save_training_state(path, training_state(**changes)), tmp_path / "last.pt")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [Path("x"), {1, 2}, b"x", torch.device("cpu"), torch.eye(2).to_sparse(), lambda: 0])
-def test_what_is_not_plain_is_not_saved_and_its_place_is_named(value: object, tmp_path: Path) -> None:
+def test_a_value_that_is_not_plain_is_not_saved_and_its_place_is_named(value: object, tmp_path: Path) -> None:
     state = training_state(loader=[{"sampler": value}])
     assert "['loader'][0]['sampler']" in refusal(lambda p: save_training_state(p, state), tmp_path / "last.pt")
     assert not any(tmp_path.iterdir())
@@ -196,7 +196,7 @@ def saves(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
 @pytest.mark.parametrize("failing", ["fsync", "replace", "limit"])
-def test_a_full_disk_keeps_the_earlier_file_and_leaves_nothing_behind(
+def test_a_full_disk_keeps_the_earlier_file_and_leaves_no_temporary_file(
     name: str, failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / name
@@ -206,7 +206,7 @@ def test_a_full_disk_keeps_the_earlier_file_and_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if failing == "limit":  # a write that really fails half-way
+    if failing == "limit":  # a real write that fails half-way
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     else:
         monkeypatch.setattr(os, failing, full)
@@ -219,15 +219,15 @@ def test_a_full_disk_keeps_the_earlier_file_and_leaves_nothing_behind(
     assert path.read_bytes() == b"the earlier file"
 
 
-def test_a_save_into_a_file_as_folder_is_refused(tmp_path: Path) -> None:
+def test_a_save_into_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"")
     assert "is not saved" in refusal(saves, tmp_path / "weights" / "best.safetensors")
 
 
-def test_a_killed_save_leaves_a_whole_file_and_a_leftover_to_sweep(tmp_path: Path) -> None:
+def test_a_killed_save_keeps_the_earlier_file_and_leaves_a_temporary_file(tmp_path: Path) -> None:
     saves(tmp_path / "last.pt")
     script = (
-        "import os, sys, pathlib, torch; from detector.engine import checkpoint;"
+        "import os, sys, pathlib, torch; from detector.models import checkpoint;"
         "os.fsync = lambda _: os._exit(9);"
         "weights = {'a': torch.ones(2)};"
         "state = dict(config={}, class_names=[], category_ids=[], model=weights, ema=weights);"
@@ -242,7 +242,7 @@ def test_a_killed_save_leaves_a_whole_file_and_a_leftover_to_sweep(tmp_path: Pat
     sweep_temporary(tmp_path / "missing")
 
 
-# Fitting a state into a model
+# ---- copying a state into a model
 
 
 def test_a_state_is_copied_into_a_model() -> None:

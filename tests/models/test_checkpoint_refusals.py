@@ -1,4 +1,4 @@
-"""Files that are damaged, hostile or of another project: all refused in one sentence, and nothing in them is run."""
+"""Files that are damaged, malicious or of another project: refused in one sentence, without running their code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def same(left: ModelFile, right: ModelFile) -> bool:
 
 
 def refusal(call: Callable[[Path], object], path: Path) -> str:
-    """What the call says of the file; every refusal is one sentence on one line that names the file."""
+    """Return the message of a refusal, which is one sentence on one line that names the file."""
     with pytest.raises(CheckpointError) as caught:
         call(path)
     message = str(caught.value)
@@ -83,7 +83,7 @@ def rewritten(
     return target
 
 
-# What is no model file at all
+# ---- files of other kinds
 
 
 @pytest.mark.parametrize("load", [load_model_file, load_training_state])
@@ -115,14 +115,14 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused_at_once(load: Callable[[
     assert "does not exist" in refusal(load, tmp_path / "missing.pt")
     assert "is a folder" in refusal(load, tmp_path)
     assert "is not a regular file" in refusal(load, tmp_path / "pipe.pt")
-    refusal(load, tmp_path / ("n" * 300))  # longer than a name may be
+    refusal(load, tmp_path / ("n" * 300))  # longer than the limit of a file name
 
 
 def test_a_model_file_is_refused_for_resuming(best: Path) -> None:
     assert "without its training state" in refusal(load_training_state, best)
 
 
-# Damage
+# ---- damaged files
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
@@ -145,7 +145,9 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, best: Path, last
         damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         path.write_bytes(damaged)
         try:
-            assert same(load_model_file(path), intact)  # only padding and unused fields of an archive may differ
+            assert same(
+                load_model_file(path), intact
+            )  # the flipped bit was in padding or an unused field of the archive
         except CheckpointError:
             num_refused += 1
     assert num_refused == 500 or (name == "last.pt" and num_refused > 200)
@@ -172,7 +174,7 @@ def test_a_flipped_bit_of_a_weight_is_always_refused(name: str, best: Path, last
     assert "is truncated or damaged" in refusal(load_model_file, path)
 
 
-# Hostile archives
+# ---- malicious archives
 
 
 def test_compressed_archives_are_refused_before_they_are_unpacked(last: Path, tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_payload_is_refused_and_not_run(options: dict[str, Any], expected: str
         "system": Payload(os.system, f"touch {sentinel}"),
         "eval": Payload(eval, f"open({str(sentinel)!r}, 'w')"),
         "open": Payload(open, str(sentinel), "w"),
-        "bytearray": Payload(bytearray, 1 << 62),  # torch's own list allows it, and more bytes than any machine has
+        "bytearray": Payload(bytearray, 1 << 62),  # torch's own list allows it, with more bytes than any machine has
     }[kind]
     torch.save({**training_state(), "format_version": 1, "payload": payload}, path, **options)
     for load in (load_model_file, load_training_state):
@@ -226,7 +228,7 @@ def test_a_payload_is_refused_and_not_run(options: dict[str, Any], expected: str
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_garbled_pickles_in_a_sound_archive_are_refused_or_harmless(last: Path, tmp_path: Path) -> None:
+def test_corrupt_pickles_in_a_valid_archive_are_refused_or_harmless(last: Path, tmp_path: Path) -> None:
     generator = random.Random(0)
     num_refused = 0
 
@@ -247,7 +249,7 @@ def test_garbled_pickles_in_a_sound_archive_are_refused_or_harmless(last: Path, 
     assert num_refused > 20
 
 
-def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
     bomb = torch.zeros(1).expand(10**12)
     path = tmp_path / "last.pt"
     torch.save({**training_state(), "format_version": 1, "ema": {"0.bias": bomb}}, path)
@@ -259,7 +261,7 @@ def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> N
         load_state(model, {**model.state_dict(), "0.bias": bomb}, "bomb.pt")
 
 
-def test_lists_that_hold_one_another_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_that_contain_one_another_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_MAX_VALUES", 10_000)
     lists: list[Any] = [0]
     for _ in range(40):
@@ -273,7 +275,7 @@ def test_lists_that_hold_one_another_are_refused(tmp_path: Path, monkeypatch: py
             save_training_state(tmp_path / "last.pt", training_state(config={"a": value}))
 
 
-# Files of other projects and other versions
+# ---- files of other projects and other versions
 
 
 @pytest.mark.parametrize("content", [WEIGHTS, {"model": {}, "epoch": 3}, [1], {"format_version": True}])
@@ -293,7 +295,7 @@ def with_document(path: Path, document: str | None) -> Path:
     return path
 
 
-def test_safetensors_of_another_project_or_of_a_garbled_description_are_refused(tmp_path: Path) -> None:
+def test_safetensors_of_another_project_or_with_a_corrupt_description_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     assert "does not describe its model" in refusal(load_model_file, with_document(path, None))
     safetensors.torch.save_file({"a": torch.zeros(2)}, path)
@@ -306,7 +308,7 @@ def test_safetensors_of_another_project_or_of_a_garbled_description_are_refused(
     assert "does not match its SHA-256" in refusal(load_model_file, with_document(path, own))
 
 
-def test_a_newer_format_is_refused_with_the_version_that_is_read(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_with_the_supported_version(tmp_path: Path) -> None:
     newer = {"format_version": FORMAT_VERSION + 1, "config": {}}
     torch.save(newer, tmp_path / "last.pt")
     with_document(tmp_path / "best.safetensors", json.dumps(newer))

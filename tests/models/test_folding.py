@@ -14,7 +14,7 @@ from detector.models.yolo import Yolo
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """A model whose norms are no identities."""
+    """Return a model whose norms are not identities."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -27,7 +27,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name", names(ActivationConfig))
-def test_a_folded_block_gives_what_the_block_gave_in_float64(name: str, layout: torch.memory_format) -> None:
+def test_a_folded_block_equals_the_block_in_float64(name: str, layout: torch.memory_format) -> None:
     block = trained(ConvNormAct(5, 12, 3, find(ActivationConfig, name).Config(), stride=2))
     x = torch.randn(2, 5, 13, 11).contiguous(memory_format=layout)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_a_folded_block_gives_what_the_block_gave_in_float64(name: str, layout: 
         assert (folded(x, residual) - (wanted + residual)).abs().max() <= 2e-5
 
 
-def test_a_folded_model_has_no_norm_left_and_the_same_maps() -> None:
+def test_a_folded_model_has_no_norm_and_the_same_maps() -> None:
     model = trained(Yolo(Yolo.Config(width=0.125), 3))
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_conversion_to_synchronised_norms_keeps_the_activation() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_block_compiles_into_one_graph_and_keeps_its_numbers(training: bool) -> None:
+def test_a_block_compiles_into_one_graph_and_keeps_its_outputs(training: bool) -> None:
     block = trained(ConvNormAct(3, 8, 3, Mish.Config())).train(training)
     x = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     wanted = copy.deepcopy(block)(x)

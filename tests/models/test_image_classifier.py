@@ -12,8 +12,9 @@ from detector.models.activations import ActivationConfig, ReLU
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import ConvNormAct
 from detector.models.checkpoint import ModelFile
+from detector.models.contracts import ClassifierConfig
 from detector.models.folding import fold
-from detector.models.image_classifier import Classifier, ClassifierConfig
+from detector.models.image_classifier import ImageClassifier
 from detector.models.plain_cnn import Plain
 from detector.models.se_resnet import ResidualBlock, SEResNet18
 from detector.models.yolo import Yolo
@@ -22,10 +23,10 @@ from detector.workflows.train import load_matching
 SMALL = {"plain": {"stride": 2}, "se_resnet18": {"stem": "small"}}
 
 
-def make(backbone: str, **settings: Any) -> Classifier:
+def make(backbone: str, **settings: Any) -> ImageClassifier:
     torch.manual_seed(0)
     part = find(BackboneConfig, backbone).Config(**{**SMALL.get(backbone, {}), **settings})
-    return Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=part), 7)
+    return ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
 
 
 def images(side: int = 32, num: int = 2) -> Tensor:
@@ -33,7 +34,7 @@ def images(side: int = 32, num: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("backbone", names(BackboneConfig))
-def test_every_backbone_makes_a_classifier_of_small_images(backbone: str) -> None:
+def test_every_backbone_works_in_a_classifier_of_small_images(backbone: str) -> None:
     model = make(backbone)
     for training in (True, False):
         assert model.train(training)(images()).shape == (2, 7)
@@ -48,14 +49,14 @@ def test_every_backbone_makes_a_classifier_of_small_images(backbone: str) -> Non
 @pytest.mark.parametrize("backbone", names(BackboneConfig))
 def test_folding_a_classifier_changes_nothing_but_rounding(backbone: str) -> None:
     model = make(backbone)
-    model(images(num=8))  # statistics that are no longer those of the start
+    model(images(num=8))  # gives batch norm statistics other than the initial ones
     model.eval()
     with torch.no_grad():
         before = model(images())
         assert torch.allclose(fold(model)(images()), before, rtol=1e-3, atol=1e-4)
 
 
-def test_the_logits_are_a_linear_map_of_the_mean_over_places() -> None:
+def test_logits_are_a_linear_map_of_the_mean_over_places() -> None:
     model = make("csp_darknet").eval()
     with torch.no_grad():
         last = model.backbone(images(64).float() / 255)[-1].double()
@@ -67,7 +68,7 @@ def test_the_logits_are_a_linear_map_of_the_mean_over_places() -> None:
 @pytest.mark.parametrize("backbone", names(BackboneConfig))
 def test_a_detector_takes_the_weights_of_a_classifiers_backbone_by_name(backbone: str) -> None:
     part = find(BackboneConfig, backbone).Config(**SMALL.get(backbone, {}))
-    classifier = Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=part), 7)
+    classifier = ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
     torch.manual_seed(5)
     detector = Yolo(replace(Yolo.Config(), width=0.125, backbone=part), 3)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
@@ -81,9 +82,9 @@ def test_a_detector_takes_the_weights_of_a_classifiers_backbone_by_name(backbone
     assert all(torch.equal(state[name], before[name]) for name in taken.left)
 
 
-def test_a_classifier_of_other_classes_keeps_the_rows_of_those_it_knows() -> None:
+def test_a_classifier_of_other_classes_takes_the_rows_of_shared_classes() -> None:
     start = make("plain")
-    model = Classifier(Classifier.Config(depth=0.33, width=0.125, backbone=Plain.Config(stride=2)), 2)
+    model = ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=Plain.Config(stride=2)), 2)
     file = ModelFile({}, tuple("abcdefg"), tuple(range(7)), dict(start.state_dict()))
     taken = load_matching(model, file, ("e", "new"))
     assert taken.known == ("e",)
@@ -95,13 +96,13 @@ def test_a_classifier_of_other_classes_keeps_the_rows_of_those_it_knows() -> Non
 
 @pytest.mark.parametrize("layers", [5, 10, 21, 40])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_a_plain_stack_has_as_many_layers_as_it_says_and_nothing_else(layers: int, norm: str) -> None:
+def test_a_plain_stack_has_the_configured_number_of_layers_and_nothing_else(layers: int, norm: str) -> None:
     model = make("plain", layers=layers, norm=norm, channels=(64, 64, 64))
     blocks = [m for m in model.backbone.modules() if isinstance(m, ConvNormAct)]
     assert len(blocks) == layers == sum(isinstance(m, nn.Conv2d) for m in model.modules())
     assert all((block.norm is None) == (norm == "none") == (block.conv.bias is not None) for block in blocks)
     x = images().float() / 255
-    for block in blocks:  # one after the other, nothing around them
+    for block in blocks:  # one after another, without shortcuts
         x = block(x)
     assert torch.equal(model.backbone(images().float() / 255)[-1], x)
 
@@ -114,15 +115,15 @@ def test_a_plain_stack_has_the_strides_it_states(stride: int, layers: int) -> No
     assert [m.shape[-1] for m in maps] == [64 // s for s in model.backbone.strides]
 
 
-def test_every_activation_starts_from_the_same_weights_of_he_et_al() -> None:
+def test_initial_weights_are_those_of_he_et_al_for_every_activation() -> None:
     stacks = []
     for name in ("relu", "mish", "silu"):
         torch.manual_seed(3)
-        config = Classifier.Config(
+        config = ImageClassifier.Config(
             backbone=Plain.Config(layers=9, channels=(64, 64, 64), norm="none", stride=1),
             activation=find(ActivationConfig, name).Config(),
         )
-        stacks.append(Classifier(config, 3))
+        stacks.append(ImageClassifier(config, 3))
     kernels = [[m.weight for m in stack.modules() if isinstance(m, nn.Conv2d)] for stack in stacks]
     assert all(torch.equal(a, b) for others in kernels[1:] for a, b in zip(kernels[0], others, strict=True))
     for kernel in kernels[0][1:]:
@@ -134,8 +135,8 @@ def test_every_activation_starts_from_the_same_weights_of_he_et_al() -> None:
 @pytest.mark.parametrize(
     "settings", [{"layers": 4, "stride": 2}, {"layers": 6}, {"stride": 3}, {"channels": (0, 8, 8)}]
 )
-def test_a_stack_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="plain wants"):
+def test_an_invalid_plain_stack_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="plain: expected"):
         Plain.Config(**settings)
 
 
@@ -155,12 +156,14 @@ def test_a_block_without_norm_is_a_convolution_with_bias_and_its_activation(name
         assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
-# ---- squeeze, excite and residuals
+# ---- the residual network
 
 
 def test_se_resnet18_has_eighteen_layers_and_the_widths_of_the_paper() -> None:
     with torch.device("meta"):
-        model = Classifier(Classifier.Config(backbone=SEResNet18.Config(stem="small"), activation=ReLU.Config()), 10)
+        model = ImageClassifier(
+            ImageClassifier.Config(backbone=SEResNet18.Config(stem="small"), activation=ReLU.Config()), 10
+        )
     kernels = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert len(kernels) + 1 == 18  # and the linear layer
     assert model.backbone.out_channels == (128, 256, 512)
@@ -175,12 +178,12 @@ def test_se_resnet18_has_the_strides_of_its_stem(stem: str, strides: tuple[int, 
 
 
 @pytest.mark.parametrize("settings", [{"channels": (8, 8, 8, 0)}, {"blocks": (2, 0, 2, 2)}])
-def test_a_residual_network_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="se_resnet18 wants channels and blocks of at least 1"):
+def test_an_invalid_residual_network_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="se_resnet18: expected channels and blocks of at least 1"):
         SEResNet18.Config(**settings)
 
 
-def test_a_block_is_the_activation_of_its_input_and_what_it_adds() -> None:
+def test_a_block_is_the_activation_of_its_input_plus_its_residual() -> None:
     model = make("se_resnet18").eval()
     block = next(m for m in model.modules() if isinstance(m, ResidualBlock))
     x = torch.randn(1, block.first.conv.in_channels, 6, 6)
@@ -192,20 +195,20 @@ def test_a_block_is_the_activation_of_its_input_and_what_it_adds() -> None:
 
 
 @pytest.mark.parametrize("name", names(ActivationConfig))
-def test_every_activation_fits_every_new_backbone(name: str) -> None:
+def test_every_activation_works_in_the_plain_and_the_residual_backbone(name: str) -> None:
     activation = find(ActivationConfig, name).Config()
     for backbone in (SEResNet18.Config(stem="small"), Plain.Config(layers=6, stride=2, norm="none")):
-        config = Classifier.Config(depth=0.33, width=0.125, backbone=backbone, activation=activation)
+        config = ImageClassifier.Config(depth=0.33, width=0.125, backbone=backbone, activation=activation)
         assert build(config, 2)(images()).shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", names(ClassifierConfig))
-def test_a_size_that_is_no_multiple_of_the_stride_is_refused_in_words(name: str) -> None:
+def test_a_size_that_is_not_a_multiple_of_the_stride_is_refused(name: str) -> None:
     model = build(find(ClassifierConfig, name).Config(width=0.125, depth=0.33), 2)
     with pytest.raises(ValueError, match="multiple of 32"):
         model(images(48))
 
 
-def test_a_classifier_of_no_class_is_refused() -> None:
+def test_a_classifier_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 class"):
-        Classifier(Classifier.Config(), 0)
+        ImageClassifier(ImageClassifier.Config(), 0)

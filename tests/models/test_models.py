@@ -14,11 +14,14 @@ from detector.losses.loss import LossConfig
 from detector.models.activations import ActivationConfig
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
+from detector.models.contracts import DetectionModel, ModelConfig
 from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
-from detector.models.yolo import DetectionModel, ModelConfig, Yolo
+from detector.models.yolo import Yolo
 from detector.structures.types import Targets
-from detector.tasks import experiment
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import ModelSize, build_model, measure_presets
+from detector.tasks.task import load_experiment
 
 SIZES = [(32, 32), (64, 96), (160, 32)]
 PARTS = [
@@ -28,14 +31,12 @@ PARTS = [
 ]
 FIELDS = {BackboneConfig: "backbone", NeckConfig: "neck", HeadConfig: "head", ActivationConfig: "activation"}
 PRESETS = sorted(
-    path.stem
-    for path in presets_dir().glob("*.yaml")
-    if isinstance(experiment.load_experiment(path.stem), experiment.DetectionConfig)
+    path.stem for path in presets_dir().glob("*.yaml") if isinstance(load_experiment(path.stem), DetectionConfig)
 )
 
 
 def config_with(kind: type, name: str) -> ModelConfig:
-    """The default model with one part exchanged, or a registered model as it comes."""
+    """Return the default model with one part replaced, or a registered model with its default settings."""
     part: ModelConfig = find(kind, name).Config()
     return part if kind is ModelConfig else replace(Yolo.Config(), **{FIELDS[kind]: part})
 
@@ -65,7 +66,7 @@ def yolo() -> Yolo:
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda v: v if isinstance(v, str) else v.__name__)
-def test_every_part_makes_a_model_that_keeps_the_contract(kind: type, name: str) -> None:
+def test_every_part_works_in_a_model_that_keeps_the_contract(kind: type, name: str) -> None:
     model = make(config_with(kind, name))
     found: dict[bool, Any] = {}
     for training in (True, False):
@@ -89,7 +90,7 @@ def test_every_part_makes_a_model_that_keeps_the_contract(kind: type, name: str)
 
 @pytest.mark.parametrize("name", names(ModelConfig))
 @pytest.mark.parametrize("image_hw", SIZES)
-def test_any_size_of_whole_strides_is_taken(name: str, image_hw: tuple[int, int]) -> None:
+def test_every_size_that_is_a_multiple_of_the_stride_is_accepted(name: str, image_hw: tuple[int, int]) -> None:
     model = make(config_with(ModelConfig, name)).eval()
     with torch.no_grad():
         raw = model(images(image_hw))
@@ -102,16 +103,16 @@ def test_any_size_of_whole_strides_is_taken(name: str, image_hw: tuple[int, int]
 
 @pytest.mark.parametrize("name", names(ModelConfig))
 @pytest.mark.parametrize("image_hw", [(33, 64), (64, 48), (16, 64), (0, 64)])
-def test_a_size_that_is_no_multiple_of_the_stride_is_refused_in_words(name: str, image_hw: tuple[int, int]) -> None:
+def test_a_size_that_is_not_a_multiple_of_the_stride_is_refused(name: str, image_hw: tuple[int, int]) -> None:
     model = make(config_with(ModelConfig, name)).eval()
-    with pytest.raises(ValueError, match=rf"multiple of {model.max_stride}, found \({image_hw[0]}, {image_hw[1]}\)"):
+    with pytest.raises(ValueError, match=rf"multiple of {model.max_stride}, got \({image_hw[0]}, {image_hw[1]}\)"):
         model(images(image_hw))
 
 
 @pytest.mark.parametrize("name", names(ModelConfig))
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("num_classes", [1, 200])
-def test_any_number_of_channels_and_classes_is_taken(name: str, channels: int, num_classes: int) -> None:
+def test_any_number_of_channels_and_classes_is_accepted(name: str, channels: int, num_classes: int) -> None:
     model = make(config_with(ModelConfig, name), num_classes, channels).eval()
     with torch.no_grad():
         boxes, scores = model.decode(model(images((32, 64), channels=channels)))
@@ -120,13 +121,13 @@ def test_any_number_of_channels_and_classes_is_taken(name: str, channels: int, n
 
 
 @pytest.mark.parametrize("counts", [(0, 3), (3, 0), (-1, 3)])
-def test_a_model_of_no_class_or_no_channel_is_refused(counts: tuple[int, int]) -> None:
+def test_a_model_without_classes_or_channels_is_refused(counts: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 1 class and 1 channel"):
         Yolo(Yolo.Config(), *counts)
 
 
 @pytest.mark.parametrize("name", names(ModelConfig))
-def test_evaluation_is_deterministic_and_does_not_see_the_rest_of_the_batch(name: str) -> None:
+def test_evaluation_is_deterministic_and_independent_of_the_other_images_of_the_batch(name: str) -> None:
     model = make(config_with(ModelConfig, name)).eval()
     batch = images((64, 64), num=3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -154,7 +155,7 @@ def test_pixels_are_divided_by_255_exactly_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names(ActivationConfig))
-def test_the_activation_is_one_key_that_every_block_follows(name: str) -> None:
+def test_one_key_sets_the_activation_of_every_block(name: str) -> None:
     model = make(config_with(ActivationConfig, name))
     blocks = [m for m in model.modules() if isinstance(m, ConvNormAct)]
     assert len(blocks) > 50
@@ -166,7 +167,7 @@ def test_the_activation_is_one_key_that_every_block_follows(name: str) -> None:
 # ---- blocks
 
 
-def test_the_pyramid_pools_windows_of_5_9_and_13() -> None:
+def test_spatial_pyramid_pooling_has_windows_of_5_9_and_13() -> None:
     spp = SPP(8, 8, find(ActivationConfig, "linear").Config()).eval()
     x = torch.randn(1, 8, 17, 15)
     seen: list[Tensor] = []
@@ -178,7 +179,7 @@ def test_the_pyramid_pools_windows_of_5_9_and_13() -> None:
     assert torch.equal(seen[0], torch.cat([reduced, *pooled], dim=1))
 
 
-def test_a_stage_hands_every_link_of_its_chain_to_the_merge() -> None:
+def test_a_stage_merges_the_output_of_every_bottleneck() -> None:
     stage = CSPStage(16, 24, 3, find(ActivationConfig, "mish").Config()).eval()
     assert stage.merge.conv.in_channels == (2 + 3) * 16  # 24 / 2, rounded to a multiple of 8 in half-even steps
     assert stage(torch.randn(2, 16, 5, 7)).shape == (2, 24, 5, 7)
@@ -194,7 +195,7 @@ def test_channels_are_multiples_of_8_close_to_the_scaled_number(base: int, width
 
 
 @pytest.mark.parametrize(("depth", "repeats"), [(0.01, [1, 1]), (0.33, [1, 2]), (0.67, [2, 4]), (1.0, [3, 6])])
-def test_depth_scales_the_number_of_bottlenecks_but_keeps_one(depth: float, repeats: list[int]) -> None:
+def test_depth_scales_the_number_of_bottlenecks_to_at_least_one(depth: float, repeats: list[int]) -> None:
     assert [Scale(depth=depth).repeats(n) for n in (3, 6)] == repeats
 
 
@@ -203,7 +204,7 @@ def test_depth_scales_the_number_of_bottlenecks_but_keeps_one(depth: float, repe
 
 @pytest.mark.parametrize("num_classes", [1, 80, 200])
 @pytest.mark.parametrize("objects_per_image", [5.0, 50.0])
-def test_every_class_starts_at_its_prior(num_classes: int, objects_per_image: float) -> None:
+def test_every_class_starts_at_its_prior_probability(num_classes: int, objects_per_image: float) -> None:
     config = replace(Yolo.Config(), head=DecoupledHead.Config(objects_per_image=objects_per_image))
     model = make(config, num_classes).eval()
     with torch.no_grad():
@@ -231,7 +232,7 @@ def softmax(values: list[float]) -> list[float]:
     return [e / sum(exponentials) for e in exponentials]
 
 
-def test_decoding_is_the_plain_loop_over_levels_rows_and_columns(yolo: Yolo) -> None:
+def test_decoding_equals_a_loop_over_levels_rows_and_columns(yolo: Yolo) -> None:
     torch.manual_seed(2)
     raw = tuple(torch.randn(2, 4 * 16 + 3, 64 // s, 96 // s) * 3 for s in (8, 16, 32))
     boxes, scores = yolo.decode(raw)
@@ -300,10 +301,10 @@ def test_every_parameter_gets_a_gradient_from_the_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_makes_a_model(preset: str) -> None:
-    config = experiment.load_experiment(preset)
+def test_every_preset_builds_a_model(preset: str) -> None:
+    config = load_experiment(preset)
     with torch.device("meta"):
-        model = experiment.build_model(config, 80).eval()
+        model = build_model(config, 80).eval()
         raw = model(torch.zeros(2, config.input.channels, 64, 96, dtype=torch.uint8))
         boxes, scores = model.decode(raw)
     assert boxes.shape[:2] == scores.shape[:2]
@@ -313,8 +314,8 @@ def test_every_preset_makes_a_model(preset: str) -> None:
         assert boxes.shape[:2] == (2, num_cells((64, 96)) * boxes_per_cell)
 
 
-# Millions of parameters and GFLOPs (two per multiply-add) at 640 x 640 and 80 classes: the range in which the sizes of
-# the field's families lie.
+# Millions of parameters and GFLOPs (two per multiply-add) at 640 x 640 and 80 classes: the range of the sizes of other
+# published families.
 BOUNDS = {
     "mish-n": ((2.0, 3.2), (5.0, 8.0)),
     "mish-s": ((7.0, 11.5), (15.0, 29.0)),
@@ -325,20 +326,18 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="module")
-def sizes() -> dict[str, experiment.ModelSize]:
-    return {size.preset: size for size in experiment.measure_presets(640, 80)}
+def sizes() -> dict[str, ModelSize]:
+    return {size.preset: size for size in measure_presets(640, 80)}
 
 
 @pytest.mark.parametrize("preset", BOUNDS)
-def test_every_size_of_the_family_is_as_large_as_its_name_says(
-    preset: str, sizes: dict[str, experiment.ModelSize]
-) -> None:
+def test_every_size_of_the_family_is_within_its_bounds(preset: str, sizes: dict[str, ModelSize]) -> None:
     (fewest, most), (cheapest, dearest) = BOUNDS[preset]
     assert fewest <= sizes[preset].num_parameters / 1e6 <= most
     assert cheapest <= sizes[preset].gflops <= dearest
 
 
-def test_gflops_count_two_per_multiply_add(sizes: dict[str, experiment.ModelSize]) -> None:
+def test_gflops_count_two_per_multiply_add(sizes: dict[str, ModelSize]) -> None:
     flops = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -356,7 +355,7 @@ def test_gflops_count_two_per_multiply_add(sizes: dict[str, experiment.ModelSize
     assert sum(p.numel() for p in model.parameters()) == sizes["mish-n"].num_parameters
 
 
-def test_the_family_grows_from_n_to_x(sizes: dict[str, experiment.ModelSize]) -> None:
+def test_the_family_grows_from_n_to_x(sizes: dict[str, ModelSize]) -> None:
     measured = [sizes[preset] for preset in BOUNDS]
     assert [m.num_parameters for m in measured] == sorted(m.num_parameters for m in measured)
     assert [m.gflops for m in measured] == sorted(m.gflops for m in measured)

@@ -28,7 +28,7 @@ def test_a_packed_convolution_agrees_with_float64_on_images_of_every_size(name: 
     conv = CONVS[name]
     packed = pack(nn.Sequential(copy.deepcopy(conv)))
     assert isinstance(packed[0], PackedConv2d)
-    for batch, height, width in ((1, 40, 40), (3, 8, 20), (1, 1, 1)):  # the first decides how the weights lie
+    for batch, height, width in ((1, 40, 40), (3, 8, 20), (1, 1, 1)):  # the first decides the layout of the weights
         x = torch.randn(batch, conv.in_channels, height, width).to(memory_format=torch.channels_last)
         with torch.inference_mode():
             found, expected = packed(x), copy.deepcopy(conv).double()(x.double())
@@ -37,7 +37,7 @@ def test_a_packed_convolution_agrees_with_float64_on_images_of_every_size(name: 
 
 
 @needs_packing
-def test_a_packed_convolution_of_half_the_bits_takes_float32_images_and_biases() -> None:
+def test_a_packed_16_bit_convolution_takes_float32_images_and_biases() -> None:
     conv = nn.Conv2d(16, 24, 3, padding=1)
     half = copy.deepcopy(conv)
     half.weight.data = half.weight.data.bfloat16()
@@ -49,7 +49,7 @@ def test_a_packed_convolution_of_half_the_bits_takes_float32_images_and_biases()
 
 
 @needs_packing
-def test_every_convolution_of_a_folded_model_is_packed_and_its_maps_stay() -> None:
+def test_packing_a_folded_model_packs_every_convolution_and_keeps_its_maps() -> None:
     torch.manual_seed(0)
     model = fold(Yolo(Yolo.Config(width=0.125), 3))
     packed = pack(copy.deepcopy(model))
@@ -63,7 +63,7 @@ def test_every_convolution_of_a_folded_model_is_packed_and_its_maps_stay() -> No
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_packed_stays_a_convolution() -> None:
+def test_a_convolution_that_cannot_be_packed_is_unchanged() -> None:
     odd = nn.Sequential(nn.Conv2d(3, 3, 3, padding="same"), nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1))
     assert all(type(part) is nn.Conv2d for part in pack(odd))
 

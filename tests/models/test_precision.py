@@ -23,14 +23,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool) -> No
     ("avx512_bf16", "amx", "name"),
     [(False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16"), (True, True, "bf16")],
 )
-def test_auto_on_a_cpu_is_bf16_only_where_the_processor_computes_it(
+def test_auto_on_a_cpu_is_bf16_only_if_the_processor_computes_it(
     avx512_bf16: bool, amx: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, avx512_bf16, amx)
     assert Precision("auto", CPU).name == name
 
 
-def test_auto_on_a_cpu_is_fp32_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_cpu_is_fp32_if_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     for check in CPU_CHECKS:
         monkeypatch.delattr(torch.cpu, check, raising=False)
     assert Precision("auto", CPU).name == "fp32"
@@ -38,7 +38,7 @@ def test_auto_on_a_cpu_is_fp32_where_torch_cannot_tell(monkeypatch: pytest.Monke
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 @pytest.mark.parametrize(("is_native", "name"), [(True, "bf16"), (False, "fp16")])
-def test_auto_on_a_gpu_is_bf16_where_it_is_native_and_else_fp16(
+def test_auto_on_a_gpu_is_bf16_if_native_and_otherwise_fp16(
     is_native: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
@@ -57,15 +57,15 @@ def test_auto_on_another_device_is_fp32() -> None:
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_a_format_asked_for_is_given(name: module.PrecisionName, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, name == "fp32", False)  # the opposite of what auto would choose
+def test_a_named_format_is_used(name: module.PrecisionName, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, name == "fp32", False)  # the opposite of the choice of auto
     precision = Precision(name, CPU)
     assert precision.name == name
     assert not precision.scaler.is_enabled()
 
 
-def test_fp16_on_the_cpu_is_refused_with_what_to_use() -> None:
-    with pytest.raises(ConfigError, match="fp16 wants a CUDA device; use bf16 or fp32"):
+def test_fp16_on_the_cpu_is_refused_with_alternatives() -> None:
+    with pytest.raises(ConfigError, match="fp16: expected a CUDA device, got cpu; use bf16 or fp32"):
         Precision("fp16", CPU)
 
 
@@ -78,7 +78,7 @@ def test_autocast_computes_convolutions_in_the_format(name: module.PrecisionName
     assert conv.weight.dtype == torch.float32
 
 
-def test_the_scaler_of_other_formats_changes_nothing() -> None:
+def test_the_scaler_has_no_effect_for_other_formats() -> None:
     scaler = Precision("fp32", CPU).scaler
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.5)
@@ -94,36 +94,36 @@ def test_the_scaler_of_other_formats_changes_nothing() -> None:
 # ---- devices
 
 
-def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_available, device in ((True, CUDA), (False, CPU)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda is_available=is_available: is_available)
         assert choose_device("auto") == device
 
 
-def test_a_device_is_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("cpu") == CPU
     assert choose_device("cuda:1") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "0", "meta", "xpu"])
-def test_any_other_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="device wants auto, cpu, cuda, cuda:N or mps"):
+def test_an_unknown_device_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps"):
         choose_device(name)
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
-def test_a_gpu_that_is_not_there_is_refused(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(ConfigError, match=f"torch finds {count} CUDA devices; use device=cpu or auto"):
+    with pytest.raises(ConfigError, match=f"torch has {count} CUDA devices here; use device=cpu or auto"):
         choose_device(name)
 
 
-def test_apple_s_gpu_is_taken_by_name_where_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_apple_gpu_is_chosen_by_name_if_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="torch finds no Apple GPU here; use device=cpu or auto"):
+    with pytest.raises(ConfigError, match="torch has no Apple GPU here; use device=cpu or auto"):
         choose_device("mps")
 
 
@@ -131,8 +131,8 @@ def test_apple_s_gpu_is_taken_by_name_where_torch_has_it(monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_freed_memory_is_kept_after_it_is_asked_for() -> None:
-    """In a process of its own: the setting is for the whole process."""
+def test_freed_memory_is_kept_after_keep_freed_memory() -> None:
+    """The test runs in its own process because the setting is for the whole process."""
     program = (
         "from detector.models.precision import keep_freed_memory\n"
         "import resource\n"
@@ -151,7 +151,7 @@ def test_freed_memory_is_kept_after_it_is_asked_for() -> None:
     assert int(output[1]) < int(output[0]) / 2
 
 
-def test_asking_elsewhere_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_freed_memory_has_no_effect_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.sys, "platform", "win32")
     monkeypatch.setattr(module.ctypes, "CDLL", None)  # would raise when called
     keep_freed_memory()

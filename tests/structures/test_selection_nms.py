@@ -84,6 +84,23 @@ def test_suppression_is_that_of_the_loops(kind: Any, nms_beta: float, beta: floa
     assert num_unlike_plain >= 3
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_without_suppression_every_passing_score_is_kept_best_first(class_agnostic: bool) -> None:
+    """Against a sort in float64, with overlapping boxes and equal scores, at every bound on the detections."""
+    rng = np.random.default_rng(4)
+    boxes = clustered_boxes(rng, 50).repeat(2, 1)
+    scores = torch.from_numpy((rng.integers(0, 21, (100, 3)) / 20).astype(np.float32))
+    entries = [(row, label) for row, label in np.ndindex(100, 3) if scores[row, label].double() >= 0.5]
+    entries.sort(key=lambda entry: -float(scores[entry].double()))  # stable: equal scores stay in order
+    for most in (1, 40, UNLIMITED):
+        config = SelectConfig(0.5, iou=0.0, nms="none", max_detections=most, class_agnostic=class_agnostic)
+        found = select(boxes, scores, config)
+        assert found[0].tolist() == boxes[[row for row, _ in entries[:most]]].tolist()
+        assert found[1].tolist() == [scores[entry].item() for entry in entries[:most]]
+        assert found[2].tolist() == [label for _, label in entries[:most]]
+    assert len(entries) > 100
+
+
 @pytest.mark.parametrize("most", [1, 40, UNLIMITED])
 def test_many_boxes_of_one_class_are_treated_as_few(most: int) -> None:
     """Several blocks, with long chains in which each box suppresses the next."""
@@ -121,7 +138,7 @@ def test_distances_count_relative_to_the_image() -> None:
             assert len(select(boxes, scores, SelectConfig(iou=iou, nms="greedy"), image_hw)[0]) == num
 
 
-@pytest.mark.parametrize("kind", ["greedy", "diou"])
+@pytest.mark.parametrize("kind", ["greedy", "diou", "none"])
 def test_nothing_in_is_nothing_out(kind: Any) -> None:
     assert [len(part) for part in select(torch.zeros(0, 4), torch.zeros(0, 3), SelectConfig(nms=kind))] == [0, 0, 0]
 

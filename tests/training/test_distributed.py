@@ -95,7 +95,7 @@ def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
     part = tmp_path / "part.py"
     part.write_text(
         "import os, signal\n"
-        "from detector.engine import trainer\n"
+        "from detector.training import trainer\n"
         "whole = trainer.Trainer._optimise\n"
         "def stops(self, group):\n"
         "    whole(self, group)\n"
@@ -137,7 +137,7 @@ def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp
 # What process 1 does to itself after its fourth step; the third was saved.
 DEED = """
 import os, pathlib, signal, time
-from detector.engine import trainer
+from detector.training import trainer
 whole = trainer.Trainer._optimise
 def strays(self, group):
     whole(self, group)

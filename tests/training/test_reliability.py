@@ -24,7 +24,7 @@ Make = Callable[..., DetectionConfig]
 BOMBS = """
 import pathlib, resource, sys, zipfile
 import torch
-from detector.engine.checkpoint import load_model_file, load_training_state
+from detector.models.checkpoint import load_model_file, load_training_state
 from detector.errors import CheckpointError
 
 folder = pathlib.Path(sys.argv[1])

@@ -91,7 +91,7 @@ def test_back_ends_take_turns_and_a_failing_one_says_why() -> None:
         assert done.peak_bytes is not None
         assert 1e6 < done.peak_bytes < 2e9
     assert failed.error is not None
-    assert "fp16 wants a CUDA device" in failed.error
+    assert "fp16: expected a CUDA device" in failed.error
 
 
 def test_numbers_are_those_of_their_calls() -> None:

@@ -13,7 +13,7 @@ from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import ConfigError, DarknetError
 from detector.models.checkpoint import ModelFile
 from detector.models.class_rows import ClassRows, is_named
-from detector.models.yolo import DetectionModel
+from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model
 from detector.tasks.task import load_experiment

@@ -1,7 +1,7 @@
-"""Activations by name: the one config key that changes the non-linearity of a whole network.
+"""Activations by name; one config key changes the non-linearity of a whole network.
 
-The first line of each class's docstring is its formula and the line `Derivative:` its slope, both as expressions in x
-and the settings. The slope at a kink is the one the expression gives.
+The first line of each class's docstring is its formula, and the line `Derivative:` is its slope, both as expressions in
+x and the settings. The slope at a kink is the value of that expression.
 """
 
 from detector.models.activations.activation import Activation, ActivationConfig

@@ -1,4 +1,4 @@
-"""Activations as functions of one number, by autograd in float64: their curves, and facts measured on them."""
+"""Curves of activations as functions of one number, by autograd in float64, and properties measured on them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from detector.config.registry import build
 from detector.models.activations.activation import ActivationConfig
 
-_FAR = 1e6  # where a bounded function is at its limit to 6 digits
-_UNBOUNDED = 1e3  # what a function exceeds at `_FAR` when it has no bound
-_REACH = 8.0  # kinks and minima are looked for within -8..8
+_FAR = 1e6  # a bounded function is at its limit to 6 digits there
+_UNBOUNDED = 1e3  # a function without a bound exceeds this value at `_FAR`
+_REACH = 8.0  # kinks and minima are searched within -8..8
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Curve:
     """A function of one number.
 
     Attributes:
-        x: where it was sampled, float64 (N,).
+        x: sample points, float64 (N,).
         value: its values, float64 (N,).
         slope: its first derivative, float64 (N,).
-        curvature: its second derivative, float64 (N,); what a kink adds to it at one point is not in it.
+        curvature: its second derivative, float64 (N,), without the impulse that a kink adds at one point.
     """
 
     x: Tensor
@@ -37,16 +37,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a person who chooses an activation wants to know.
+    """Properties that help to choose an activation.
 
     Attributes:
         formula: the first line of its documentation.
         settings: its settings with their values.
         lower: its greatest lower bound, -inf without one.
         upper: its least upper bound, inf without one.
-        lowest_at: where its minimum is, or None where it tends to its bound, reaches it on an interval or has none.
-        smoothness: `C0` where the slope jumps, `C1` where the second derivative does, `smooth` where neither does,
-            within -8..8.
+        lowest_at: position of its minimum; None if it only tends to its bound, reaches it on an interval or has none.
+        smoothness: `C0` if the slope jumps, `C1` if the second derivative does, `smooth` if neither does, within -8..8.
     """
 
     formula: str
@@ -58,13 +57,14 @@ class Traits:
 
 
 def sample(config: ActivationConfig, x: Tensor) -> Curve:
-    """The curve of an activation as it is before training.
+    """Return the curve of an activation as it is before training.
 
-    One that takes the maximum of k channels is given k lines through 0 of slopes -1 to 1: with two it draws abs(x).
+    An activation that takes the maximum of k channels gets k lines through 0 with slopes from -1 to 1; with two of them
+    its curve is abs(x).
 
     Args:
         config: the activation.
-        x: where, (N,).
+        x: sample points, (N,).
     """
     activation = build(config).double().requires_grad_(False)
     x = x.detach().double().requires_grad_()
@@ -78,12 +78,12 @@ def sample(config: ActivationConfig, x: Tensor) -> Curve:
 
 
 def measure(config: ActivationConfig) -> Traits:
-    """What is known of an activation with these settings; its bounds, minimum and smoothness are measured."""
+    """Return the properties of an activation with these settings; bounds, minimum and smoothness are measured."""
     documentation = inspect.getdoc(type(build(config))) or ""
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     coarse, fine = (sample(config, _grid(-_REACH, _REACH, num)) for num in (1 << 13, 1 << 16))
     tails = sample(config, torch.tensor([-_FAR, _FAR])).value
-    if config.expansion > 1:  # the channels it chooses from are free, so it has any value
+    if config.expansion > 1:  # the channels it chooses from are free, so it takes any value
         lower, upper, lowest_at = -math.inf, math.inf, None
     else:
         values = torch.cat([fine.value, tails])
@@ -104,7 +104,7 @@ def _grid(start: float, stop: float, num_steps: int) -> Tensor:
 
 
 def _minimum_near(config: ActivationConfig, x: float) -> tuple[float, float]:
-    """Place and value of the minimum, closer with each grid until values no longer tell neighbours apart."""
+    """Return position and value of the minimum, on finer grids until neighbouring values are equal."""
     for width in (1e-3, 1e-6):
         curve = sample(config, _grid(x - width, x + width, 2000))
         lowest = int(curve.value.argmin())
@@ -113,6 +113,6 @@ def _minimum_near(config: ActivationConfig, x: float) -> tuple[float, float]:
 
 
 def _jumps(coarse: Tensor, fine: Tensor) -> bool:
-    """Whether a function jumps: steps between neighbours shrink with the grid where it does not."""
+    """Return whether a function jumps; without a jump, the steps between neighbours shrink with the grid."""
     largest, smaller = (float(values.diff().abs().max()) for values in (coarse, fine))
     return smaller > 1e-6 and smaller > largest / 2

@@ -28,7 +28,7 @@ class Mish(Activation):
         """Mish has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return mish(x)
 
 
@@ -46,8 +46,8 @@ class HardMish(Activation):
         """Hard Mish has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
-        # The factor is bounded so that -inf gives 0; hardtanh has slope 0 at both of its ends, as the formula wants.
+        """Return the activation of each element, any shape."""
+        # The factor is bounded so that -inf gives 0; hardtanh has slope 0 at both of its ends, like the formula.
         return x.clamp(min=-2) * F.hardtanh(x / 2 + 1, 0, 1)
 
 
@@ -66,7 +66,7 @@ class SiLU(Activation):
         """SiLU has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.silu(x)
 
 
@@ -85,7 +85,7 @@ class Swish(Activation):
 
         Attributes:
             beta: sharpness of the gate; 1 is SiLU.
-            learned: whether each layer learns its own beta, from this one on.
+            learned: whether each layer learns its own beta, starting from this value.
         """
 
         beta: float = 1.0
@@ -96,9 +96,11 @@ class Swish(Activation):
         self.beta = nn.Parameter(torch.tensor([config.beta])) if config.learned else config.beta
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         if isinstance(self.beta, Tensor):
-            return x * torch.sigmoid(self.beta.to(x.dtype) * x)  # under autocast the parameter would make it float32
+            return x * torch.sigmoid(
+                self.beta.to(x.dtype) * x
+            )  # otherwise the parameter makes it float32 under autocast
         return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
 
 
@@ -116,7 +118,7 @@ class HardSwish(Activation):
         """Hard Swish has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.hardswish(x)
 
 
@@ -135,7 +137,7 @@ class GELU(Activation):
 
         Attributes:
             approximate: `none`, or `tanh` for x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))), the source's
-                approximation and what Darknet calls gelu.
+                approximation, which Darknet calls gelu.
         """
 
         approximate: Literal["none", "tanh"] = "none"
@@ -145,5 +147,5 @@ class GELU(Activation):
         self.approximate = config.approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.gelu(x, approximate=self.approximate)

@@ -1,4 +1,4 @@
-"""Activations that are linear above zero, or everywhere, and made of pieces."""
+"""Piecewise activations that are linear above zero, and the identity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Linear(Activation):
         """The identity has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return x
 
 
@@ -43,7 +43,7 @@ class ReLU(Activation):
         """ReLU has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.relu(x)
 
 
@@ -60,7 +60,7 @@ class ReLU6(Activation):
         """ReLU6 has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.relu6(x)
 
 
@@ -87,7 +87,7 @@ class LeakyReLU(Activation):
         self.slope = config.slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.leaky_relu(x, self.slope)
 
 
@@ -96,8 +96,8 @@ class PReLU(Activation):
     """x if x > 0 else slope * x.
 
     Derivative: 1 if x > 0 else slope.
-    The slope is learned, one for each layer: the channel-shared variant of the source. It never decays, as the source
-    asks.
+    The slope is learned, one for each layer: the channel-shared variant of the source. As in the source, it has no
+    weight decay.
     Source: He, Zhang, Ren and Sun 2015, "Delving deep into rectifiers", equation 1.
     """
 
@@ -116,8 +116,8 @@ class PReLU(Activation):
         self.slope = nn.Parameter(torch.tensor([config.slope]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
-        return F.prelu(x, self.slope.to(x.dtype))  # under autocast the parameter is float32, and prelu promotes nothing
+        """Return the activation of each element, any shape."""
+        return F.prelu(x, self.slope.to(x.dtype))  # the parameter is float32 under autocast, prelu does not promote
 
 
 @register("elu")
@@ -134,21 +134,21 @@ class ELU(Activation):
         """Settings of the exponential linear unit.
 
         Attributes:
-            alpha: what it tends to below zero, with the sign turned; at 1 the slope is continuous.
+            alpha: minus the limit below zero; at 1 the slope is continuous.
         """
 
         alpha: float = 1.0
 
         def __post_init__(self) -> None:
             if self.alpha <= 0:
-                raise ValueError(f"elu wants alpha > 0, found {self.alpha}")
+                raise ValueError(f"elu: expected alpha > 0, got {self.alpha}")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.alpha = config.alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.elu(x, self.alpha)
 
 
@@ -166,7 +166,7 @@ class SELU(Activation):
         """SELU has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.selu(x)
 
 
@@ -175,7 +175,7 @@ class Maxout(Activation):
     """max(pieces).
 
     Derivative: 1 for the largest piece, 0 for the others; equal ones share.
-    Each output channel is the maximum of `pieces` channels, which the convolution before it provides: that layer costs
+    Each output channel is the maximum of `pieces` channels from the convolution before it, which therefore costs
     `pieces` times as much. Of C channels out, channel c is the maximum of the channels c, C + c, 2 C + c, ...
     Source: Goodfellow, Warde-Farley, Mirza, Courville and Bengio 2013, "Maxout networks", section 3.
     """
@@ -185,18 +185,18 @@ class Maxout(Activation):
         """Settings of maxout.
 
         Attributes:
-            pieces: channels that one output channel is the maximum of.
+            pieces: input channels for each output channel.
         """
 
         pieces: int = 2
 
         def __post_init__(self) -> None:
             if self.pieces < 2:
-                raise ValueError(f"maxout wants at least 2 pieces, found {self.pieces}")
+                raise ValueError(f"maxout: expected at least 2 pieces, got {self.pieces}")
 
         @property
         def expansion(self) -> int:
-            """Channels it takes for each channel it gives."""
+            """Input channels for each output channel."""
             return self.pieces
 
     def __init__(self, config: Config) -> None:
@@ -204,5 +204,5 @@ class Maxout(Activation):
         self.pieces = config.pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, pieces * C, ...) to (B, C, ...)."""
+        """Return the maximum of each output channel's pieces: (B, pieces * C, ...) to (B, C, ...)."""
         return functools.reduce(torch.maximum, x.chunk(self.pieces, dim=1))

@@ -11,8 +11,8 @@ from torch import Tensor
 from detector.config.registry import register
 from detector.models.activations.activation import Activation, ActivationConfig
 
-# Above it softplus(x) is x. torch's default of 20 is 2e-9 off there; exp(40) still fits every format it is computed in,
-# and exp(-40) = 4e-18 is below the resolution of float64.
+# Above it softplus(x) is x. torch's default of 20 has an error of 2e-9 there; exp(40) still fits every format that is
+# used for it, and exp(-40) = 4e-18 is below the resolution of float64.
 _SOFTPLUS_THRESHOLD = 40.0
 
 
@@ -29,7 +29,7 @@ class Sigmoid(Activation):
         """The sigmoid has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return torch.sigmoid(x)
 
 
@@ -46,7 +46,7 @@ class Tanh(Activation):
         """The hyperbolic tangent has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return torch.tanh(x)
 
 
@@ -63,7 +63,7 @@ class Softsign(Activation):
         """Softsign has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.softsign(x)
 
 
@@ -81,5 +81,5 @@ class Softplus(Activation):
         """Softplus has no settings."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
+        """Return the activation of each element, any shape."""
         return F.softplus(x, threshold=_SOFTPLUS_THRESHOLD)

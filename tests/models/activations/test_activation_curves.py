@@ -26,7 +26,7 @@ from detector.models.activations import (
 )
 from detector.models.activations.activation_curves import measure, sample
 
-# Lower and upper bound, place of the minimum, smoothness; inf where there is none.
+# Lower and upper bound, position of the minimum, smoothness; inf without a bound.
 TRAITS = {
     "elu": (-1.0, math.inf, None, "C1"),
     "gelu": (-0.16997, math.inf, -0.75179, "smooth"),
@@ -50,7 +50,7 @@ TRAITS = {
 
 
 @pytest.mark.parametrize("name", TRAITS)
-def test_bounds_minimum_and_smoothness_are_found(name: str) -> None:
+def test_bounds_minimum_and_smoothness_are_measured(name: str) -> None:
     lower, upper, lowest_at, smoothness = TRAITS[name]
     found = measure(find(ActivationConfig, name).Config())
     assert found.smoothness == smoothness
@@ -61,7 +61,7 @@ def test_bounds_minimum_and_smoothness_are_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAITS)
-def test_the_documentation_gives_the_minimum_where_there_is_one(name: str) -> None:
+def test_the_documentation_states_an_existing_minimum(name: str) -> None:
     part = find(ActivationConfig, name)
     stated = re.search(r"minimum is (-\d+\.\d{5})(?: / beta)? at x = (-\d+\.\d{5})", inspect.getdoc(part) or "")
     found = measure(part.Config())
@@ -82,7 +82,7 @@ def test_the_slope_of_elu_is_continuous_at_alpha_1_only() -> None:
     assert measure(LeakyReLU.Config(slope=1.0)).smoothness == "smooth"
 
 
-def test_curves_are_the_derivatives_of_one_another() -> None:
+def test_slope_and_curvature_are_derivatives_of_the_curve() -> None:
     x = torch.linspace(-4, 4, 8001, dtype=torch.float64)
     for config in (Mish.Config(), SiLU.Config(), Tanh.Config()):
         curve = sample(config, x)
@@ -100,7 +100,7 @@ def test_curves_of_straight_pieces_have_no_curvature() -> None:
     assert torch.equal(sample(HardMish.Config(), x).curvature, ((x > -2) & (x < 0)).double())
 
 
-def test_a_part_of_ones_own_is_measured_without_documentation() -> None:
+def test_a_user_defined_activation_is_measured_without_documentation() -> None:
     @register("test_curves_cube")
     class Cube(Activation):
         @dataclass(frozen=True)
@@ -115,6 +115,6 @@ def test_a_part_of_ones_own_is_measured_without_documentation() -> None:
     assert (found.lower, found.upper, found.smoothness) == (-math.inf, math.inf, "smooth")
 
 
-def test_every_activation_has_its_traits_here() -> None:
+def test_every_activation_has_expected_traits() -> None:
     ours = {n for n in names(ActivationConfig) if find(ActivationConfig, n).__module__.startswith("detector.")}
     assert ours == set(TRAITS)

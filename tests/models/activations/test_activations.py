@@ -14,9 +14,10 @@ from detector.config.registry import build, find, name_of, names
 from detector.errors import ConfigError
 from detector.models.activations import ELU, GELU, ActivationConfig, LeakyReLU, Maxout, PReLU, Swish
 from detector.models.blocks import ConvNormAct
+from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
-from detector.models.yolo import DetectionModel, Yolo
-from detector.tasks import experiment
+from detector.models.yolo import Yolo
+from detector.tasks.task import load_experiment
 
 NAMES = [name for name in names(ActivationConfig) if find(ActivationConfig, name).__module__.startswith("detector.")]
 ELEMENT_WISE = [name for name in NAMES if name != "maxout"]
@@ -69,7 +70,7 @@ REFERENCES = {
         lambda x: math.erfc(-x / math.sqrt(2)) / 2 + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi),
     ),
 }
-# Even steps that meet no kink, and the places where kinks are, 0 among them.
+# Even steps that avoid all kinks, and the positions of kinks, 0 among them.
 PLACES = torch.linspace(-20.1, 19.9, 201, dtype=torch.float64)
 KINKS = torch.tensor([-3, -2, -1, -0.0, 0.0, 3, 6], dtype=torch.float64)
 
@@ -98,12 +99,12 @@ def value_and_slope(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 # ---- formulas
 
 
-def test_every_activation_of_the_field_is_there() -> None:
+def test_every_common_activation_is_registered() -> None:
     assert set(NAMES) == {*REFERENCES, "maxout"}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_value_and_slope_are_the_formula_in_float64(name: str) -> None:
+def test_value_and_slope_equal_the_formula_in_float64(name: str) -> None:
     value, slope = value_and_slope(make(name).double(), PLACES)
     assert (value - reference(name, 0, PLACES)).abs().max() <= 1e-13
     assert (slope - reference(name, 1, PLACES)).abs().max() <= 1e-13
@@ -112,16 +113,16 @@ def test_value_and_slope_are_the_formula_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_shorter_formats_round_the_formula(name: str, dtype: torch.dtype) -> None:
+def test_shorter_formats_are_within_rounding_of_the_formula(name: str, dtype: torch.dtype) -> None:
     x = PLACES.to(dtype)
     value, slope = value_and_slope(make(name).to(dtype), x)
     assert value.dtype == slope.dtype == dtype
     epsilon = torch.finfo(dtype).eps
     wanted = reference(name, 0, x)
-    # torch's float32 gelu is the product of x and 1 + erf, whose error near -1 is that of a number near 1.
+    # torch's float32 gelu is the product of x and 1 + erf; for erf near -1 the error is that of a number near 1.
     values = 2.5 if (name, dtype) == ("gelu", torch.float32) else 1.0
     assert ((value.double() - wanted).abs() <= values * epsilon * wanted.abs().clamp(min=1)).all()
-    # The slope of x times a gate is the gate plus x times its slope, and that one is rounded to epsilon at best.
+    # The slope of x times a gate is the gate plus x times the gate's slope, which is rounded to epsilon at best.
     wanted = reference(name, 1, x)
     assert ((slope.double() - wanted).abs() <= epsilon * x.double().abs().clamp(min=1)).all()
 
@@ -142,13 +143,14 @@ def test_the_documentation_states_the_formula_and_the_derivative(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ELEMENT_WISE)
-def test_gradients_are_those_of_small_differences(name: str) -> None:
+def test_gradients_equal_finite_differences(name: str) -> None:
     x = torch.tensor([-7.3, -2.6, -1.4, -0.3, 0.2, 1.1, 2.7, 5.2], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(make(name).double(), (x,))
     assert torch.autograd.gradgradcheck(make(name).double(), (x,))
 
 
-# Where torch has a NaN for -inf (times a closed gate) or for both (inf / inf, and gelu in vector registers), so may we.
+# Activations for which torch itself gives NaN for -inf (times a closed gate) or both infinities (inf / inf, and gelu in
+# vector registers).
 NAN_IN_TORCH = {"mish": (-1,), "silu": (-1,), "swish": (-1,), "hard_swish": (-1,), "gelu": (-1, 1), "softsign": (-1, 1)}
 LIMITS = {
     "relu": (0.0, math.inf),
@@ -164,7 +166,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", ELEMENT_WISE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_specials_are_no_worse_than_torchs_own(name: str, dtype: torch.dtype) -> None:
+def test_special_values_are_handled_as_well_as_by_torch(name: str, dtype: torch.dtype) -> None:
     module = make(name).to(dtype)
     value, slope = value_and_slope(module, torch.tensor([math.nan, -math.inf, math.inf, -1e30, 1e30], dtype=dtype))
     assert value[0].isnan()
@@ -189,7 +191,7 @@ def test_hard_mish_is_exact_up_to_infinity(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_memory_format_is_kept_and_changes_nothing(name: str) -> None:
+def test_the_memory_format_is_kept_and_does_not_change_the_result(name: str) -> None:
     x = torch.randn(2, 8, 5, 7)
     module = make(name)
     found = module(x.to(memory_format=torch.channels_last))
@@ -225,7 +227,7 @@ def test_selu_keeps_mean_0_and_variance_1_of_normal_input() -> None:
     assert (y.square() * density).sum().item() == pytest.approx(1, abs=1e-9)
 
 
-def test_swish_goes_from_half_the_identity_to_relu() -> None:
+def test_swish_approaches_half_the_identity_and_relu_at_extreme_beta() -> None:
     assert torch.allclose(build(Swish.Config(beta=0.0))(PLACES), PLACES / 2)
     assert (build(Swish.Config(beta=1e4))(PLACES) - PLACES.clamp(min=0)).abs().max() <= 1e-12
 
@@ -242,30 +244,33 @@ def test_a_fixed_swish_has_no_parameter_and_a_learned_one_has_a_gradient() -> No
     assert learned.beta.grad.item() == pytest.approx(wanted, rel=1e-12)
 
 
-def test_the_learned_slope_of_prelu_gets_the_sum_below_zero() -> None:
+def test_the_gradient_of_the_prelu_slope_is_the_sum_of_negative_inputs() -> None:
     prelu = build(PReLU.Config())
     prelu(torch.tensor([[-3.0, 5.0], [-0.5, 0.0]])).sum().backward()
     assert prelu.slope.grad.item() == -3.5
 
 
 @pytest.mark.parametrize(("config", "key"), [(PReLU.Config(), "slope"), (Swish.Config(learned=True), "beta")])
-def test_learned_settings_are_vectors_and_so_do_not_decay(config: ActivationConfig, key: str) -> None:
+def test_learned_settings_are_vectors_without_weight_decay(config: ActivationConfig, key: str) -> None:
     assert [(name, p.ndim) for name, p in build(config).named_parameters()] == [(key, 1)]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("{name: maxout, pieces: 1}", "maxout wants at least 2 pieces, found 1"),
-        ("{name: elu, alpha: 0.0}", "elu wants alpha > 0, found 0.0"),
-        ("{name: gelu, approximate: erf}", "model.activation.approximate wants 'none' or 'tanh', found the text 'erf'"),
+        ("{name: maxout, pieces: 1}", "maxout: expected at least 2 pieces, got 1"),
+        ("{name: elu, alpha: 0.0}", "elu: expected alpha > 0, got 0.0"),
+        (
+            "{name: gelu, approximate: erf}",
+            "model.activation.approximate: expected 'none' or 'tanh', got the text 'erf'",
+        ),
         ("{name: leaky, slop: 0.2}", "unknown key 'model.activation.slop'; did you mean 'slope'?"),
         ("hard_mihs", "no activation is named 'hard_mihs'; did you mean 'hard_mish'?"),
     ],
 )
-def test_a_wrong_setting_is_said_in_words(override: str, message: str) -> None:
+def test_an_invalid_setting_is_reported(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        experiment.load_experiment("mish-n", [f"model.activation={override}"])
+        load_experiment("mish-n", [f"model.activation={override}"])
 
 
 # ---- maxout
@@ -292,7 +297,7 @@ def test_equal_pieces_of_maxout_share_the_gradient_and_nan_passes() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 8])
-def test_the_convolution_before_maxout_gives_all_the_pieces(groups: int) -> None:
+def test_the_convolution_before_maxout_has_channels_for_all_pieces(groups: int) -> None:
     block = ConvNormAct(8, 16, 3, Maxout.Config(pieces=3), groups=groups)
     assert block.conv.out_channels == block.norm.num_features == 48
     assert block(torch.randn(2, 8, 6, 6)).shape == (2, 16, 6, 6)
@@ -329,7 +334,7 @@ def test_a_network_runs_forward_and_backward(config: ActivationConfig, precision
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{name_of(c)}{''.join(map(str, vars(c).values()))}")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_folding_the_norm_keeps_the_numbers(config: ActivationConfig, dtype: torch.dtype) -> None:
+def test_folding_the_norm_keeps_the_outputs(config: ActivationConfig, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     block = ConvNormAct(8, 16, 3, config).to(dtype)
     with torch.no_grad():
@@ -343,7 +348,7 @@ def test_folding_the_norm_keeps_the_numbers(config: ActivationConfig, dtype: tor
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{name_of(c)}{''.join(map(str, vars(c).values()))}")
-def test_checkpoints_differ_only_in_what_an_activation_learns(config: ActivationConfig) -> None:
+def test_checkpoints_differ_only_in_learned_activation_settings(config: ActivationConfig) -> None:
     own, plain = tiny(config, "meta").state_dict(), tiny(default("mish"), "meta").state_dict()
     rest: dict[str, Any] = {key: t for key, t in own.items() if ".activation." not in key}
     assert list(rest) == list(plain)
