@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages, fit_all
+from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages, fit_all
 from detector.errors import DatasetError
 
 
 @register("cifar")
-class CifarSet:
+class CifarSet(ImageSet):
     """50,000 images to train on and 10,000 to validate on, 32 px a side (Krizhevsky 2009), read by torchvision.
 
     Nothing is downloaded. torchvision unpickles the files only after their MD5 sums have been found right.

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.registry import PartConfig
+from detector.config.registry import FileReader, PartConfig
 from detector.data.problems import Problem
 from detector.errors import DatasetError
 from detector.structures.letterbox import Letterbox
 
 
 @dataclass(frozen=True)
-class ImageSetConfig(PartConfig[Any]):
-    """The kind `image set`: has `split_names()` and gives `split(name, canvas)`, its images fitted to a canvas."""
-
-    folders = ("data",)
-
-
-@dataclass(frozen=True)
 class Canvas:
-    """What images are fitted to.
+    """The canvas that images are fitted to.
 
     Attributes:
         canvas_hw: height and width in pixels.
@@ -84,6 +77,29 @@ class LabelledImages:
             )
         label_of = np.array([class_names.index(name) for name in self.class_names], np.int64)
         return replace(self, labels=label_of[self.labels], class_names=class_names)
+
+
+class ImageSet(FileReader, ABC):
+    """A classification data set, constructed from its config alone."""
+
+    @abstractmethod
+    def split_names(self) -> tuple[str, ...]:
+        """Return the names of the splits, in the order in which they are listed."""
+
+    @abstractmethod
+    def split(self, name: str, canvas: Canvas) -> LabelledImages:
+        """Return the images of a split, fitted to a canvas.
+
+        Raises:
+            DatasetError: the set has no such split, or its images cannot be used.
+        """
+
+
+@dataclass(frozen=True)
+class ImageSetConfig(PartConfig[ImageSet]):
+    """The kind `image set`: base class of the settings of every classification data set."""
+
+    folders = ("data",)
 
 
 def fit_all(images: npt.NDArray[np.uint8], canvas: Canvas) -> npt.NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from detector.config.registry import nearest, register
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import DatasetConfig, required_file
+from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
 from detector.data.txt_labels import checked_names, read_class_names, read_image_list, read_txt_labels
 from detector.errors import DatasetError
@@ -44,7 +44,7 @@ def label_file(image: Path) -> Path:
 
 
 @register("darknet")
-class DarknetDataset:
+class DarknetDataset(Dataset):
     """A `.data` file and the lists it names."""
 
     @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class DarknetDataset:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    @staticmethod
-    def claims(path: Path) -> bool:
-        """Whether a file is such a description, by its name."""
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether the name of a file ends in `.data`."""
         return path.suffix.lower() == ".data"
 
     def split_names(self) -> tuple[str, ...]:

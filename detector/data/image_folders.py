@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
+from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, load_image
@@ -24,7 +24,7 @@ _READ_AT_ONCE = 256  # images decoded ahead of those that are fitted
 
 
 @register("folders")
-class FolderSet:
+class FolderSet(ImageSet):
     """`root/train/<class>/*.jpg`, `root/val/...`; or `root/<class>/*.jpg`, of which a share is kept for validation.
 
     `train`, `val` and `test` are splits where folders lie in them, and classes where images alone do. Without `train`

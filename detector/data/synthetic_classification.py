@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages, fit_all
+from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages, fit_all
 from detector.data.synthetic_detection import OUTLINES
 from detector.errors import DatasetError
 from detector.structures.letterbox import Image
@@ -59,7 +59,7 @@ CLASS_NAMES = tuple(CONTOURS)
 
 
 @register("drawn")
-class DrawnSet:
+class DrawnSet(ImageSet):
     """The embedded data set: drawn into memory when it is first asked for, once per process."""
 
     @dataclass(frozen=True)

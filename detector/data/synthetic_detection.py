@@ -44,6 +44,8 @@ Integers = npt.NDArray[np.int64]
 
 # Goes up with every change that alters a pixel or a box: numbers of two versions cannot be compared.
 GENERATOR_VERSION = 1
+# The name in the file of a drawn data set; it stays when the module moves, so that data sets on disk are recognised.
+GENERATOR_NAME = "detector.data.shapes"
 # COCO category ids by label; not contiguous, as COCO's own are not, so that a confusion of label and id shows.
 CATEGORY_IDS = {"circle": 3, "square": 7, "triangle": 11, "star": 20, "cross": 42, "crescent": 90}
 CLASS_NAMES = tuple(CATEGORY_IDS)
@@ -307,7 +309,7 @@ def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[st
     for (name, found), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
         if found < least:
             raise DatasetError(f"shapes wants {name} of at least {least}, found {found}: raise it")
-    return {"generator": __name__, "version": GENERATOR_VERSION, "parameters": parameters}
+    return {"generator": GENERATOR_NAME, "version": GENERATOR_VERSION, "parameters": parameters}
 
 
 def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:

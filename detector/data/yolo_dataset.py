@@ -18,7 +18,7 @@ from typing import Any
 from detector.config.nodes import MAX_FILE_BYTES, Node, describe, plain_of, read_foreign
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import DatasetConfig, required_file
+from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
 from detector.data.txt_labels import ListedImage, checked_names, read_image_list, read_txt_labels
 from detector.errors import ConfigError, DatasetError
@@ -42,7 +42,7 @@ def label_file(image: Path) -> Path:
 
 
 @register("yolo")
-class YoloDataset:
+class YoloDataset(Dataset):
     """A `data.yaml` and the folders it names."""
 
     @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class YoloDataset:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    @staticmethod
-    def claims(path: Path) -> bool:
-        """Whether a YAML file is such a description: it names classes and is no configuration of ours."""
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether a YAML file is a `data.yaml`: it names classes and is not a configuration of this package."""
         if path.suffix.lower() not in (".yaml", ".yml") or path.stat().st_size > MAX_FILE_BYTES:
             return False
         text = path.read_text(encoding="utf-8-sig", errors="replace")

@@ -51,7 +51,7 @@ def test_a_preview_is_one_picture(
         (["--preview", "nowhere.yaml"], "nowhere.yaml", 2),
         (["--preview", "shapes", "augment.mosiac=1"], "unknown key 'augment.mosiac'; did you mean 'mosaic'?", 2),
         (["--preview", "shapes", "--num", "0"], "--num wants at least 1, found 0", 2),
-        (["--preview", "shapes", "--split", "holdout"], "has the splits train and val, found 'holdout'", 3),
+        (["--preview", "shapes", "--split", "holdout"], "has the splits train and val, got 'holdout'", 3),
     ],
 )
 def test_a_mistake_is_a_line(

@@ -162,5 +162,5 @@ def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
 
 
 def test_a_name_alone_is_not_enough():
-    with pytest.raises(DatasetError, match=r"the data set wants .*; give data.file"):
+    with pytest.raises(DatasetError, match=r"data.file: expected .*, got none; give data.file"):
         DarknetDataset(DarknetDataset.Config()).split("train")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as runs
 
-from detector.data.dataset import CocoDataset, SplitConfig
+from detector.data.coco_dataset import CocoDataset, SplitConfig
 from detector.data.doctor.file_checks import check_files, scan_files
 from detector.errors import DatasetError
 from detector.media.images import write_image

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -364,6 +365,12 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(
     else:
         (root / name).write_bytes(new if old is None else (root / name).read_bytes().replace(old, new))
     _assert_refused_and_kept(root, found)
+
+
+def test_a_data_set_drawn_before_the_module_was_renamed_is_recognised(tmp_path: Path) -> None:
+    module.draw_shapes(tmp_path / "drawn", **SMALL)
+    record = json.loads((tmp_path / "drawn" / "shapes.json").read_text())
+    assert record["generator"] == "detector.data.shapes"
 
 
 def test_a_folder_or_file_of_the_users_is_refused_and_kept(tmp_path: Path) -> None:

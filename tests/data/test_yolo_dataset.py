@@ -11,7 +11,7 @@ import pytest
 
 from detector.config import registry
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import CocoDataset
+from detector.data.coco_dataset import CocoDataset
 from detector.data.yolo_dataset import YoloDataset, label_file
 from detector.errors import ConfigError, DatasetError
 from detector.tasks.detection_model import read_split
@@ -174,5 +174,5 @@ def test_a_description_without_val_is_trained_without_measuring(description):
 
 
 def test_a_name_alone_is_not_enough():
-    with pytest.raises(DatasetError, match=r"the data set wants .*; give data.file"):
+    with pytest.raises(DatasetError, match=r"data.file: expected .*, got none; give data.file"):
         YoloDataset(YoloDataset.Config()).split("train")
