@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from detector.config.registry import nearest
-from detector.data.augment.warp import Objects, blank_canvas
+from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.warp import blank_canvas
 from detector.errors import ConfigError
 from detector.structures.letterbox import Image
 
 
-class AlbumentationsChain:
+class AlbumentationsChain(Augmentation):
     """Transforms of albumentations, built once, seeded before each call; the only place that knows the library."""
 
     def __init__(self, specifications: Sequence[Mapping[str, Any]], canvas_hw: tuple[int, int], channels: int) -> None:
@@ -52,9 +53,9 @@ class AlbumentationsChain:
         self._moves_boxes = any(isinstance(transform, albumentations.DualTransform) for transform in transforms)
         self._compose = albumentations.Compose(transforms, bbox_params=boxes if self._moves_boxes else None)
 
-    def __call__(self, image: Image, objects: Objects, seed: int) -> tuple[Image, Objects]:
-        """The image and the objects that are left, as a function of the seed alone."""
-        self._compose.set_random_seed(seed)
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Return the image and the objects that are left; the library is seeded by one draw of the generator."""
+        self._compose.set_random_seed(int(rng.integers(2**31)))
         if not self._moves_boxes:
             return _same_format(self._compose(image=image)["image"], image, "the list"), objects
         # Labels come back as float32, so rows are passed through instead: exact below 2^24.
@@ -62,7 +63,7 @@ class AlbumentationsChain:
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         image = _same_format(result["image"], image, "the list")
-        return image, Objects(boxes, objects.labels[rows], objects.ignore[rows])
+        return image, ImageObjects(boxes, objects.labels[rows], objects.ignore[rows])
 
 
 def _is_transform(candidate: object, base: type) -> bool:

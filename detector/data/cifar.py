@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages, fit_all
+from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages, fit_all
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 
 @register("cifar")

@@ -12,22 +12,8 @@ import numpy.typing as npt
 from detector.config.registry import FileReader, PartConfig
 from detector.data.problems import Problem
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The canvas that images are fitted to.
-
-    Attributes:
-        canvas_hw: height and width in pixels.
-        channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
-        fit: a mode of `Letterbox`.
-    """
-
-    canvas_hw: tuple[int, int]
-    channels: int
-    fit: str
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages
+from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, load_image
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image, Letterbox
 
 _SPLITS = ("train", "val", "test")

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSet, ImageSetConfig, LabelledImages, fit_all
+from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages, fit_all
 from detector.data.synthetic_detection import OUTLINES
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image
 
 # Goes up with every change that alters a pixel: numbers of two versions cannot be compared.

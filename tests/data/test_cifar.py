@@ -10,8 +10,8 @@ import pytest
 from torchvision import datasets
 
 from detector.data.cifar import CifarSet
-from detector.data.classification_split import Canvas
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((32, 32), 3, "letterbox")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from detector.config import registry
+from detector.config.registry import import_parts
 from detector.data.classification_split import ImageSet, ImageSetConfig
 from detector.data.dataset import Dataset, DatasetConfig
-from detector.tasks.experiment import import_parts, load_detection, read_split
+from detector.tasks.detection_model import load_detection, read_split
 
 TOY_READER = """
 from dataclasses import dataclass
@@ -42,14 +43,6 @@ class ToyDataset(Dataset):
 """
 
 
-@pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets afterwards what a test registers."""
-    registry.parts_of(DatasetConfig)
-    monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
-    monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
-
-
 def test_every_reader_fulfils_its_contract() -> None:
     assert set(registry.parts_of(DatasetConfig)) == {"coco", "darknet", "shapes", "yolo"}
     assert all(issubclass(part, Dataset) for part in registry.parts_of(DatasetConfig).values())
@@ -66,7 +59,7 @@ def test_a_dataset_without_splits_cannot_be_constructed() -> None:
         Incomplete()  # type: ignore[abstract]  # that is what is tested
 
 
-def test_a_reader_is_one_file(own_registry: None, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_a_reader_is_one_file(imported_parts_are_forgotten: None, tiny_shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "toy_reader.py").write_text(TOY_READER, encoding="utf-8")
     import_parts(tmp_path / "toy_reader.py")
     description = tmp_path / "pets.toy"

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.classification_split import LabelledImages
 from detector.data.image_folders import FolderSet
 from detector.errors import DatasetError
 from detector.media.images import write_image
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((16, 16), 3, "letterbox")
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}

@@ -13,12 +13,16 @@ import torch
 
 from detector.data import image_cache
 from detector.data import loader as module
+from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment import augmenter
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.colour import Degradation
+from detector.data.augment.patches import CutOut
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import DatasetError
 from detector.media.images import LoadedImage, read_image
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch
 
@@ -61,12 +65,13 @@ def read(root: Path) -> CocoAnnotations:
 
 
 def samples_of(annotations: CocoAnnotations, augment: AugmentConfig = FULL, **options: Any) -> TrainingSamples:
-    usual = {"canvas_hw": CANVAS_HW, "channels": 3, "fit": "letterbox", "seed": 0, "cache_mb": 64}
+    usual = {"canvas": Canvas(CANVAS_HW, 3, "letterbox"), "seed": 0, "cache_mb": 64}
     return TrainingSamples(annotations, augment=augment, **{**usual, **options})
 
 
 def sampler_of(num_samples: int, batch_size: int = 4, seed: int = 0, **options: int) -> StreamSampler:
-    return StreamSampler(num_samples, batch_size, seed, **{"start": 0, "stop": 6, "closing_from": 10**9, **options})
+    batches = BatchRange(**{"start": 0, "stop": 6, "closing_from": 10**9, **options})
+    return StreamSampler(num_samples, batch_size, seed, batches)
 
 
 def batches_of(samples: TrainingSamples, sampler: StreamSampler, workers: int = 0) -> list[Batch]:
@@ -187,9 +192,10 @@ def test_closing_samples_are_letterboxed_and_never_joined(
         raise AssertionError("a closing sample joined or moved images")
 
     samples = samples_of(annotations, replace(FULL, mosaic=1.0, mixup=1.0))
-    for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "degrade", "cut_out", "crop_to"):
+    for step in (Degradation, CutOut, AlbumentationsChain):
+        monkeypatch.setattr(step, "__call__", refuse)
+    for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "crop_to"):
         monkeypatch.setattr(augmenter, name, refuse)
-    monkeypatch.setattr(samples._recipe_of(CANVAS_HW)[0], "_chain", refuse)
     mirrored = set()
     for epoch in range(12):
         sample = samples[SampleKey(epoch, 0, True)]
@@ -232,13 +238,16 @@ def test_images_of_other_channel_counts_pass_through(
             return LoadedImage(planes, planes.shape[:2])
 
         monkeypatch.setattr(image_cache, "load_image", load_planes)
-    samples = samples_of(annotations, FULL, channels=channels)
+    canvas = Canvas(CANVAS_HW, channels, "letterbox")
+    samples = samples_of(annotations, FULL, canvas=canvas)
     for closing in (False, True):
         sample = samples[SampleKey(0, 3, closing)]
         assert sample.image.shape == (*CANVAS_HW, channels)
     batch = Batch.of([samples[SampleKey(0, i, False)] for i in range(3)])
     assert batch.images.shape == (3, channels, *CANVAS_HW)
-    plain = samples_of(annotations, replace(PLAIN, mosaic=1.0, mixup=1.0), channels=channels)
+    plain = samples_of(
+        annotations, replace(PLAIN, mosaic=1.0, mixup=1.0), canvas=Canvas(CANVAS_HW, channels, "letterbox")
+    )
     image = plain[SampleKey(0, 3, False)].image
     assert all(np.array_equal(image[..., 0], image[..., c]) for c in range(channels))
     assert image.std() > 0
@@ -335,7 +344,7 @@ def test_the_reasons_reach_the_batch(workers: int, own_copy: Path) -> None:
 def test_a_set_whose_images_are_all_unreadable_is_refused(workers: int, own_copy: Path) -> None:
     annotations = read(own_copy)
     damage(own_copy, *range(12))
-    with pytest.raises(DatasetError, match=r"16 images in a row cannot be read.*check the images folder"):
+    with pytest.raises(DatasetError, match=r"16 images in a row cannot be read.*check the folder of images"):
         batches_of(samples_of(annotations), sampler_of(12), workers)
 
 

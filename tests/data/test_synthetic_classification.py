@@ -5,9 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.classification_split import LabelledImages
 from detector.data.synthetic_classification import CLASS_NAMES, CONTOURS, DrawnSet, draw
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((32, 32), 3, "letterbox")
 

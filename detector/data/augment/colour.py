@@ -6,9 +6,32 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import Augmentation, ImageObjects
 from detector.structures.letterbox import Image
 
 _STRIP_BYTES = 2**16  # what is recoloured at a time: three such strips stay in a core's second-level cache
+
+
+class ColourShift(Augmentation):
+    """Shift of the hue and gains of saturation and brightness, drawn for each canvas."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self._config = config
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Recolour the canvas in place as `random_hsv` does; boxes stay as they are."""
+        return random_hsv(image, self._config, rng), objects
+
+
+class Degradation(Augmentation):
+    """Loss of colour, sharpness or quality, each drawn for itself."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self._config = config
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Degrade the canvas as `degrade` does; boxes stay as they are."""
+        return degrade(image, self._config, rng), objects
 
 
 def random_hsv(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.warp import MIN_SIDE_PX, Float64s, Objects, transform_objects, translation
+from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.warp import MIN_SIDE_PX, Float64s, transform_objects, translation
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
 
@@ -37,7 +38,7 @@ def _hidden_shares(covered_xyxy: Float64s, boxes_xyxy: Float64s) -> Float64s:
 
 
 def crop_window(
-    objects: Objects, image_hw: tuple[int, int], rng: np.random.Generator
+    objects: ImageObjects, image_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
     """A random window (left, top, right, bottom) in whole pixels that holds an object and cuts none.
 
@@ -66,7 +67,7 @@ def crop_window(
         window = grown
 
 
-def crop_to(image: Image, objects: Objects, window: tuple[int, int, int, int]) -> tuple[Image, Objects]:
+def crop_to(image: Image, objects: ImageObjects, window: tuple[int, int, int, int]) -> tuple[Image, ImageObjects]:
     """A window of an image, as a view, with the objects in it."""
     left, top, right, bottom = window
     return image[top:bottom, left:right], transform_objects(
@@ -79,12 +80,12 @@ def crop_to(image: Image, objects: Objects, window: tuple[int, int, int, int]) -
 
 def paste_objects(
     canvas: Image,
-    objects: Objects,
+    objects: ImageObjects,
     image: Image,
-    others: Objects,
+    others: ImageObjects,
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> Objects:
+) -> ImageObjects:
     """Pastes objects of another image onto a canvas, each as the rectangle of its box, where they hide little.
 
     Each object of the other image is taken with a probability of `copy_paste`, fitted as its whole image would be,
@@ -126,8 +127,10 @@ def paste_objects(
             labels.append(label)
             break
     num = len(labels)
-    pasted = Objects(present[len(present) - num :].astype(np.float32), np.array(labels, np.int64), np.zeros(num, bool))
-    return Objects.joined([objects, pasted])
+    pasted = ImageObjects(
+        present[len(present) - num :].astype(np.float32), np.array(labels, np.int64), np.zeros(num, bool)
+    )
+    return ImageObjects.joined([objects, pasted])
 
 
 def _patch(image: Image, box: Float64s, zoom: float, *, mirrored: bool) -> tuple[Image, Float64s]:
@@ -148,7 +151,7 @@ def _patch(image: Image, box: Float64s, zoom: float, *, mirrored: bool) -> tuple
 # --- hiding --------------------------------------------------------------------------------------------------------
 
 
-def cut_out(canvas: Image, objects: Objects, greatest_share: float, rng: np.random.Generator) -> None:
+def cut_out(canvas: Image, objects: ImageObjects, greatest_share: float, rng: np.random.Generator) -> None:
     """Hides parts of a canvas behind grey rectangles, in place; no object loses more than `MAX_CUT_OUT` of its area.
 
     Args:
@@ -174,3 +177,15 @@ def cut_out(canvas: Image, objects: Objects, greatest_share: float, rng: np.rand
         hidden += more
         canvas[top : top + side_h, left : left + side_w] = PADDING_VALUE
         covered_px += side_h * side_w
+
+
+class CutOut(Augmentation):
+    """Grey rectangles that hide up to a share of the canvas."""
+
+    def __init__(self, greatest_share: float) -> None:
+        self._greatest_share = greatest_share
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Hide parts of the canvas as `cut_out` does; boxes stay as they are."""
+        cut_out(image, objects, self._greatest_share, rng)
+        return image, objects

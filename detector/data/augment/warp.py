@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
 
@@ -25,27 +25,6 @@ Float64s = npt.NDArray[np.float64]
 # An object is kept where this share of its area and this many pixels of each side stay on the canvas.
 MIN_VISIBLE_SHARE = 0.10
 MIN_SIDE_PX = 2.0
-
-
-@dataclass(frozen=True)
-class Objects:
-    """Boxes with their labels and ignore flags, in one frame: float32 (N, 4), int64 (N,), bool (N,)."""
-
-    xyxy: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    ignore: npt.NDArray[np.bool_]
-
-    def __getitem__(self, keep: npt.NDArray[Any]) -> Objects:
-        return Objects(self.xyxy[keep], self.labels[keep], self.ignore[keep])
-
-    @classmethod
-    def joined(cls, parts: Sequence[Objects]) -> Objects:
-        """The objects of several images that share a frame."""
-        return cls(
-            np.concatenate([p.xyxy for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.ignore for p in parts]),
-        )
 
 
 def blank_canvas(canvas_hw: tuple[int, int], channels: int) -> Image:
@@ -226,7 +205,7 @@ def _project_corners(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
     return _project(_corners(xyxy), matrix)
 
 
-def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, int]) -> Objects:
+def transform_objects(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[int, int]) -> ImageObjects:
     """Objects after a matrix, as the upright boxes of what is left of each on the canvas; what is hardly left goes."""
     if not _is_upright(matrix):
         return _transform_turned(objects, matrix, canvas_hw)
@@ -239,13 +218,13 @@ def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, in
     return _left_of(objects, clipped, visible)
 
 
-def _left_of(objects: Objects, clipped: Float64s, visible: npt.NDArray[np.bool_]) -> Objects:
+def _left_of(objects: ImageObjects, clipped: Float64s, visible: npt.NDArray[np.bool_]) -> ImageObjects:
     sides = clipped[:, 2:] - clipped[:, :2]
     keep = visible & (sides >= MIN_SIDE_PX).all(axis=1)
-    return Objects(clipped.astype(np.float32), objects.labels, objects.ignore)[keep]
+    return ImageObjects(clipped.astype(np.float32), objects.labels, objects.ignore)[keep]
 
 
-def _transform_turned(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, int]) -> Objects:
+def _transform_turned(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[int, int]) -> ImageObjects:
     """The same under rotation, shear and perspective, where clipping the upright box would leave it too large.
 
     The border of the canvas is taken back to the source, where every point of it lies in front of the horizon, and cuts

@@ -13,8 +13,9 @@ import pytest
 
 from detector.data.augment import augmenter as module
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.augmenter import Read, Recipe, Source, greatest_zoom
-from detector.data.augment.warp import Objects
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 
 CANVAS_HW = (96, 128)
@@ -30,11 +31,11 @@ def source(index: int) -> Source:
     image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 1.5)
     corners = rng.uniform(0, 0.5, (2, 2)) * [width, height]
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (2, 2)) * [width, height]], axis=1)
-    return image, Objects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
+    return image, ImageObjects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
 
 
 def recipe(config: AugmentConfig, canvas_hw: tuple[int, int] = CANVAS_HW) -> Recipe:
-    return Recipe(config, canvas_hw, 3, "letterbox", NUM_SOURCES)
+    return Recipe(config, Canvas(canvas_hw, 3, "letterbox"), NUM_SOURCES)
 
 
 # ---- the default recipe, written down a second time: published numbers depend on its draws and on its arithmetic
@@ -127,7 +128,7 @@ def test_a_closing_image_is_letterboxed_mirrored_and_recoloured(seed: int) -> No
 
 def test_a_source_that_fills_the_canvas_is_not_recoloured_itself() -> None:
     image = np.full((*CANVAS_HW, 3), (200, 40, 90), np.uint8)
-    none = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+    none = ImageObjects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
     changed, _, _ = recipe(AugmentConfig(flip_horizontal=0)).letterboxed(
         0, lambda index: (image, none), np.random.default_rng(0)
     )
@@ -154,7 +155,7 @@ def painted(num_each: int, chosen: int) -> Read:
             if index * num_each + number == chosen:
                 image[box[1] : box[3], box[0] : box[2]] = 255
         labels = np.arange(num_each) + index * num_each
-        return image, Objects(np.array(boxes, np.float32), labels, np.zeros(num_each, bool))
+        return image, ImageObjects(np.array(boxes, np.float32), labels, np.zeros(num_each, bool))
 
     return read
 

@@ -8,11 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.warp import (
     MIN_SIDE_PX,
     MIN_VISIBLE_SHARE,
     Matrix,
-    Objects,
     blank_canvas,
     mosaic_places,
     nine_places,
@@ -32,9 +32,9 @@ STILL = AugmentConfig(
 CANVAS_HW = (96, 128)
 
 
-def objects_of(boxes: list[list[float]]) -> Objects:
+def objects_of(boxes: list[list[float]]) -> ImageObjects:
     num = len(boxes)
-    return Objects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
+    return ImageObjects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
 
 
 def noise(image_hw: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -209,7 +209,7 @@ def test_what_is_hardly_left_is_dropped_with_its_label_and_flag(box: list[float]
 def test_no_objects_stay_no_objects() -> None:
     found = transform_objects(objects_of([]), translation(5, 5), CANVAS_HW)
     assert found.xyxy.shape == (0, 4)
-    assert Objects.joined([found, objects_of([[1, 2, 3, 4]])]).labels.tolist() == [0]
+    assert ImageObjects.joined([found, objects_of([[1, 2, 3, 4]])]).labels.tolist() == [0]
 
 
 # ---- turned boxes: what the border cuts off does not count
