@@ -1,9 +1,9 @@
 """Boxes in a table: one line per object, with the names of the columns in the first line.
 
-Columns are known by many names, in any case: the image (`filename`, `image`, `path`, `ImageID`, ...), the class (`class`, `label`,
-`LabelName`, ...), corners (`xmin`, `x1`, ...) or corner and size (`x`, `y`, `w`, `h`, `bbox_x`, ...), the size of the
-image (`width`, `height`) and the split (`split`, `set`). Without a line of names, six columns are path, x1, y1, x2,
-y2, class; an image without an object has the last five empty.
+Columns are known by many names, in any case: the image (`filename`, `image`, `path`, `ImageID`, ...), the class
+(`class`, `label`, `LabelName`, ...), corners (`xmin`, `x1`, ...) or corner and size (`x`, `y`, `w`, `h`, `bbox_x`,
+...), the size of the image (`width`, `height`) and the split (`split`, `set`). Without a line of names, six columns are
+path, x1, y1, x2, y2, class; an image without an object has the last five empty.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def split_portion(
         chosen = [index for group in np.flatnonzero(split_of_group == number) for index in members[group]]
         if not chosen:
             raise DatasetError(
-                f"{len(names)} images in {len(members)} groups leave the split {name} empty; use fewer splits or larger shares"
+                f"{len(names)} images in {len(members)} groups leave the split {name} empty; use larger shares"
             )
         result[name] = take(portion, np.sort(np.array(chosen, dtype=np.int64)))
     return result
@@ -174,7 +174,7 @@ def subset(
         return portion
     if not 1 <= num <= len(portion.annotations):
         num_present = len(portion.annotations)
-        raise DatasetError(f"{annotations.annotations}: expected a number within 1..{num_present}, got {num} images")
+        raise DatasetError(f"{annotations.annotations}: expected 1 to {num_present} images, got {num}")
     drawn = np.random.default_rng(seed).choice(len(portion.annotations), num, replace=False)
     return take(portion, np.sort(drawn))
 

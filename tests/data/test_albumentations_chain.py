@@ -72,9 +72,9 @@ def test_without_objects_a_chain_still_works_and_boxes_stay_where_pixels_stay() 
 @pytest.mark.parametrize(
     ("specification", "message"),
     [
-        ({"name": "HorizontalFlop"}, "knows no transform 'HorizontalFlop'; did you mean 'HorizontalFlip'"),
-        ({"name": "Compose"}, "knows no transform 'Compose'"),
-        ({}, "knows no transform 'None'"),
+        ({"name": "HorizontalFlop"}, "no transform is named 'HorizontalFlop'; did you mean 'HorizontalFlip'"),
+        ({"name": "Compose"}, "no transform is named 'Compose'"),
+        ({}, "no transform is named 'None'"),
         ({"name": "Blur", "blur_limits": 5}, "Blur refuses .*'blur_limits' are not valid"),
         ({"name": "Blur", "blur_limit": -5}, "Blur refuses"),
         ({"name": "Blur", "p": 7}, "Blur refuses"),

@@ -85,11 +85,11 @@ def test_no_cluster_is_left_empty_where_boxes_repeat():
 
 
 def test_too_few_boxes_and_wrong_questions_are_refused():
-    with pytest.raises(DatasetError, match="9 anchors want as many boxes of different size, found 6"):
+    with pytest.raises(DatasetError, match="expected at least 9 boxes of different size, got 6"):
         find_anchors(np.repeat(CENTRES, 10, axis=0).astype(np.float64), 9)
-    with pytest.raises(DatasetError, match="found 0; ask for fewer"):
+    with pytest.raises(DatasetError, match="got 0; use fewer anchors"):
         find_anchors(np.zeros((0, 2)), 1)
-    with pytest.raises(ValueError, match=r"wants a metric of .* found 'giou' and 3"):
+    with pytest.raises(ValueError, match=r"expected a metric of .* got 'giou' and 3"):
         find_anchors(scattered(20), 3, "giou")
     with pytest.raises(ValueError, match="at least 1 anchor"):
         find_anchors(scattered(20), 0)

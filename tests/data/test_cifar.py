@@ -53,7 +53,7 @@ def test_the_files_are_read_as_torchvision_reads_them(cifar: Path) -> None:
 def test_a_file_that_was_changed_is_refused_before_it_is_unpickled(cifar: Path) -> None:
     path = cifar / "cifar-10-batches-py" / "data_batch_1"
     path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(DatasetError, match="cifar-10-batches-py is wanted in it, whole"):
+    with pytest.raises(DatasetError, match="expected cifar-10-batches-py in it, complete"):
         CifarSet(CifarSet.Config(cifar)).split("train", CANVAS)
 
 
@@ -62,5 +62,5 @@ def test_missing_files_are_told_and_never_fetched(tmp_path: Path, num_classes: A
     with pytest.raises(DatasetError, match="unpack the archive of"):
         CifarSet(CifarSet.Config(tmp_path, num_classes)).split("train", CANVAS)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DatasetError, match="train and val, found 'test'"):
+    with pytest.raises(DatasetError, match="train and val, got 'test'"):
         CifarSet(CifarSet.Config(tmp_path, num_classes)).split("test", CANVAS)

@@ -118,5 +118,5 @@ def test_what_is_given_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("settings", [{"flip_horizontal": 1.5}, {"crop_padding": -1}, {"mixup": -0.1}, {"cutout": -2}])
 def test_settings_beyond_their_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="augment wants"):
+    with pytest.raises(ValueError, match="augment: expected"):
         ImageAugmentConfig(**settings)  # type: ignore[arg-type]

@@ -186,7 +186,7 @@ def test_paths_are_those_of_the_folder(tmp_path: Path, document: dict[str, Any],
 
 
 def test_a_path_without_a_folder_is_a_defect_of_the_caller(tmp_path: Path, document: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="wants a folder of images"):
+    with pytest.raises(ValueError, match="expected annotations read with a folder of images"):
         read(tmp_path, document).path(0)
 
 

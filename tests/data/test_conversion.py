@@ -105,7 +105,7 @@ def test_darknets_layout_holds_the_same_objects(source, tmp_path, link):
     spaces = [note for note in conversion.notes if "paths with spaces" in note]
     assert f"Darknet cannot read {NUM_IMAGES} paths with spaces" in spaces[0]
     assert "valid = " in conversion.description.read_text("utf-8")
-    with pytest.raises(DatasetError, match="knows the splits train and val, found test"):
+    with pytest.raises(DatasetError, match="has the splits train and val, got also test"):
         coco_to_darknet({"test": original}, tmp_path / "other")
 
 
@@ -132,7 +132,7 @@ def test_what_text_labels_cannot_hold_is_said(source, tmp_path):
     original = read(source)
     conversion = coco_to_yolo({"train": original}, tmp_path / "out")
     said = " | ".join(conversion.notes)
-    assert "1 crowd regions are left out: text labels have no place for them" in said
+    assert "1 crowd regions are left out, because text labels cannot hold them" in said
     assert "1 boxes reach out of their image and are cut at its border" in said
     assert "1 images cannot be read and are left out, first:" in said
     assert "é 5.jpg" in said
@@ -157,9 +157,9 @@ def test_splits_of_other_classes_and_odd_names_are_refused(source, tmp_path):
     document["categories"][2]["name"] = "two\nlines"
     (source / "a.json").write_text(json.dumps(document))
     other = read(source)
-    with pytest.raises(DatasetError, match="splits of the same classes are wanted"):
+    with pytest.raises(DatasetError, match="expected splits with the same classes"):
         coco_to_yolo({"train": original, "val": other}, tmp_path / "out")
-    with pytest.raises(DatasetError, match=r"the class name 'two\\nlines' is no plain line of text"):
+    with pytest.raises(DatasetError, match=r"the class name 'two\\nlines' is not a plain line of text"):
         coco_to_darknet({"train": other}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -169,7 +169,7 @@ def test_nothing_is_written_into_a_folder_with_something_in_it(source, tmp_path)
         with pytest.raises(DatasetError, match="is not empty; name a new folder"):
             convert({"train": read(source)}, source)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DatasetError, match="the folder cannot be made"):
+    with pytest.raises(DatasetError, match="the folder cannot be created"):
         coco_to_yolo({"train": read(source)}, tmp_path / "file")
 
 

@@ -102,14 +102,14 @@ def test_splits_are_those_of_the_column(read):
     ("text", "words"),
     [
         ("", "boxes.csv is empty"),
-        ("a,b,c\n1,2,3\n", "boxes.csv:1: columns are wanted for image; class; xmin, ymin, xmax, ymax (or x, y, w, h)"),
-        (CORNERS + "a.jpg,40,30,cat,5,6,15,x\n", "boxes.csv:5: four numbers are wanted, found 5, 6, 15, x"),
-        (CORNERS + "a.jpg,40,30,cat,5,6\n", "boxes.csv:5: four numbers are wanted"),
-        (CORNERS + "a.jpg,40,30,,5,6,15,18\n", "boxes.csv:5: a class is wanted"),
-        (CORNERS + ",40,30,cat,5,6,15,18\n", "boxes.csv:5: the name of an image is wanted"),
+        ("a,b,c\n1,2,3\n", "boxes.csv:1: expected columns for image; class; xmin, ymin, xmax, ymax (or x, y, w, h)"),
+        (CORNERS + "a.jpg,40,30,cat,5,6,15,x\n", "boxes.csv:5: expected four numbers, got 5, 6, 15, x"),
+        (CORNERS + "a.jpg,40,30,cat,5,6\n", "boxes.csv:5: expected four numbers"),
+        (CORNERS + "a.jpg,40,30,,5,6,15,18\n", "boxes.csv:5: the class is missing"),
+        (CORNERS + ",40,30,cat,5,6,15,18\n", "boxes.csv:5: the name of the image is missing"),
         (CORNERS + ",,,,,,,x\na.jpg,,,cat,1_0,1,1,1\n", "2 errors: "),
-        (CORNERS + '"a.jpg,40,30,cat,5,6,15,18\n', "is no table, unexpected end of data"),
-        ("split,path,label,x1,y1,x2,y2\nholdout,a.jpg,cat,1,1,5,5\n", "the split holdout is not known"),
+        (CORNERS + '"a.jpg,40,30,cat,5,6,15,18\n', "is not a table, unexpected end of data"),
+        ("split,path,label,x1,y1,x2,y2\nholdout,a.jpg,cat,1,1,5,5\n", "the split holdout is unknown"),
         ("filename,class,x1,y1,x2,y2\n", "holds no line with a box"),
         ("filename,class,x1,y1,x2,y2\na.jpg,,,,,\n", "holds no object"),
         ("filename,class,x1,y1,x2,y2\na.jpg,cat,9,9,5,5\n", "box of negative width or height"),
@@ -125,7 +125,7 @@ def test_a_wrong_table_is_refused_with_file_and_line(read, text, words):
 
 
 def test_bytes_that_are_no_text_are_refused(read):
-    with pytest.raises(DatasetError, match="no text in UTF-8, at byte"):
+    with pytest.raises(DatasetError, match="not UTF-8 text at byte"):
         read(CORNERS.replace("cat", "käse"), "latin-1")
 
 

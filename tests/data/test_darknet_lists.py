@@ -105,15 +105,15 @@ def test_lines_that_say_nothing_are_counted(data_file):
         (
             "train=data/none.txt\nnames=data/x.names",
             "train",
-            "x.data:1: data/none.txt is wanted, there is no such file",
+            "x.data:1: data/none.txt does not exist",
         ),
-        ("train=data/train.txt\nnames=none", "train", "x.data:2: none is wanted, there is no such file; looked at"),
+        ("train=data/train.txt\nnames=none", "train", "x.data:2: none does not exist; looked at"),
         ("classes=3\ntrain=data/train.txt\nnames=data/x.names", "train", "x.data:1: classes=3, but"),
-        ("classes=two\ntrain=data/train.txt", "train", "x.data:1: classes= wants a number of classes, found 'two'"),
-        ("classes=0\ntrain=data/train.txt", "train", "found '0'"),
-        ("classes=99999999999\ntrain=data/train.txt", "train", "found '99999999999'"),
-        ("classes=1\ntrain=data/train.txt", "train", "1.txt:1: a class of 0..0 is wanted, found 1"),
-        (f"{GOOD}map=data/x.map", "train", "line 7: map joins classes to others, which is not supported"),
+        ("classes=two\ntrain=data/train.txt", "train", "x.data:1: classes=: expected a number of classes, got 'two'"),
+        ("classes=0\ntrain=data/train.txt", "train", "got '0'"),
+        ("classes=99999999999\ntrain=data/train.txt", "train", "got '99999999999'"),
+        ("classes=1\ntrain=data/train.txt", "train", "1.txt:1: expected a class of 0..0, got 1"),
+        (f"{GOOD}map=data/x.map", "train", "line 7: map merges classes, which is not supported"),
     ],
 )
 def test_a_wrong_data_file_is_refused_with_its_line(data_file, text, name, words):
@@ -124,7 +124,7 @@ def test_an_unreadable_data_file_is_refused(tmp_path):
     path = tmp_path / "x.data"
     assert "cannot be read: No such file" in refused(path)
     path.write_bytes(b"\xff\xfe")
-    assert "is no text in UTF-8, at byte 0" in refused(path)
+    assert "is not UTF-8 text at byte 0" in refused(path)
     path.write_bytes(b"a=b\n" * 20_000)
     assert "at most 65536 bytes" in refused(path)
 

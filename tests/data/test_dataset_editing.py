@@ -116,7 +116,7 @@ def test_groups_stay_together():
     "shares", [{"train": 0.5, "val": 0.4}, {"train": 1.2, "val": -0.2}, {"train": 1.0, "val": 0.0}]
 )
 def test_shares_that_are_none_are_refused(shares):
-    with pytest.raises(DatasetError, match="shares above 0 and together 1"):
+    with pytest.raises(DatasetError, match="shares above 0 that add up to 1"):
         split_portion(portion_of(random_labels(10)), shares)
 
 
@@ -136,7 +136,7 @@ def test_a_subset_of_images_is_drawn_by_its_seed():
     one, same, other = (consistent(subset(whole, num=20, seed=seed)).image_ids.tolist() for seed in (1, 1, 2))
     assert one == same == sorted(set(one))
     assert (len(one), one == other) == (20, False)
-    with pytest.raises(DatasetError, match="51 images are asked for, there are 50"):
+    with pytest.raises(DatasetError, match="expected 1 to 50 images, got 51"):
         subset(whole, num=51)
 
 
@@ -177,7 +177,7 @@ def test_merged_data_sets_match_classes_by_name_and_say_what_changed():
         "category 2 (fish) becomes 4",
         "category 1 (dog) becomes 2",
         "category 2 (fish) becomes 4",
-        "image ids are used more than once: all 4 images are counted from 1 anew",
+        "image ids are used more than once: all 4 images are numbered again from 1",
     ]
 
 

@@ -107,7 +107,7 @@ def test_a_full_disk_is_said_once_and_nothing_is_left_behind(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "replace", full)
     cache = ImageCache(3, 0, folder)
-    with pytest.warns(RuntimeWarning, match="takes no more images .No space left on device.; they are decoded") as told:
+    with pytest.warns(RuntimeWarning, match="cannot hold more images .No space left on device.; they are decoded") as told:
         found = [cache.read(path) for path in paths]
     assert len(told) == 1
     assert all(np.array_equal(image, own) for image, own in zip(wanted, found, strict=True))
@@ -153,7 +153,7 @@ def test_the_folder_never_lies_in_the_data_set(tiny_shapes: Path, tmp_path: Path
 def test_a_folder_that_cannot_be_made_is_a_line(tiny_shapes: Path, tmp_path: Path) -> None:
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"loader\.disk_cache: .*file.* cannot be made.*; name another folder"):
+    with pytest.raises(ConfigError, match=r"loader\.disk_cache: .*file.* cannot be created.*; name another folder"):
         prepare_cache_folder(tmp_path / "file/cache", annotations)
 
 

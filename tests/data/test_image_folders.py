@@ -39,7 +39,7 @@ def test_folders_of_splits_are_read_by_the_names_of_their_classes(tmp_path: Path
     assert train.sources[0] == "blue/00.png"
     for image, label in zip(train.images, train.labels, strict=True):
         assert image.reshape(-1, 3).mean(axis=0).tolist() == list(COLOURS[train.class_names[label]])
-    with pytest.raises(DatasetError, match="train, val are wanted, found 'test'"):
+    with pytest.raises(DatasetError, match="expected one of the splits train, val, got 'test'"):
         read(tmp_path, "test")
 
 
@@ -60,7 +60,7 @@ def test_splits_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
     (tmp_path / "test" / "red").mkdir(parents=True)
     assert FolderSet(FolderSet.Config(tmp_path)).split_names() == ("val", "test")
     assert read(tmp_path, "val").class_names == ("blue", "red")
-    with pytest.raises(DatasetError, match=r"the splits val, test are wanted, found 'train'; add a folder train"):
+    with pytest.raises(DatasetError, match=r"expected one of the splits val, test, got 'train'; add a folder train"):
         read(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_class_without_images_stays_a_class_and_is_told(tmp_path: Path) -> Non
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"found none; check data\.root"):
+    with pytest.raises(DatasetError, match=r"got none; check data\.root"):
         read(tmp_path)
     with pytest.raises(DatasetError, match="cannot be read, No such file"):
         read(tmp_path / "missing")
@@ -155,7 +155,7 @@ def test_more_images_than_memory_is_allowed_for_are_refused_before_they_are_read
 def test_labels_follow_the_classes_of_a_model(tmp_path: Path) -> None:
     found = read(fill(tmp_path, 2), val_share=0.0).with_classes(("red", "green", "blue"))
     assert found.labels.tolist() == [2, 2, 0, 0]
-    with pytest.raises(DatasetError, match="found also blue"):
+    with pytest.raises(DatasetError, match="got also blue"):
         found.with_classes(("red", "green"))
 
 

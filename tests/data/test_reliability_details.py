@@ -88,7 +88,7 @@ def test_the_size_in_the_file_stands_in_for_a_missing_one(folder: Path, read_cha
     (folder / "003.png").write_text("no picture")
     coco = read_changed(drop("images", "width", "height"), folder)
     assert coco.image_hw[3].tolist() == [0, 0]
-    assert "and its file tells none, accepted (003.png)" in str(coco.problems[0])
+    assert "and its file gives none, accepted (003.png)" in str(coco.problems[0])
 
 
 @pytest.mark.parametrize(("size", "is_narrow"), [((1, 1), True), ((5000, 1), True), ((9, 80), True), ((10, 80), False)])
@@ -113,7 +113,7 @@ def test_boxes_of_another_format_are_named_where_too_many_are_lost(read_changed:
 
     with pytest.raises(DatasetError, match="would lose 5 of 40 boxes") as caught:
         read_changed(change)
-    assert "35 x box that looks like xyxy where xywh is wanted; correct the file" in str(caught.value)
+    assert "35 x box that looks like xyxy, expected xywh; correct the file" in str(caught.value)
 
 
 def test_images_in_two_splits_are_found_by_their_content(tmp_path: Path, folder: Path, read_changed: Any) -> None:

@@ -60,9 +60,9 @@ def test_they_are_fitted_to_the_canvas(canvas_hw: tuple[int, int], channels: int
 
 
 def test_other_splits_and_channels_are_refused() -> None:
-    with pytest.raises(DatasetError, match="train and val, found 'test'"):
+    with pytest.raises(DatasetError, match="train and val, got 'test'"):
         drawn("test")
-    with pytest.raises(DatasetError, match=r"3 channels or, in grey, 1, found input\.channels=4"):
+    with pytest.raises(DatasetError, match=r"input\.channels: expected 3, or 1 for grey images, got 4"):
         drawn(canvas=Canvas((32, 32), 4, "letterbox"))
 
 

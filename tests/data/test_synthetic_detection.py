@@ -308,7 +308,7 @@ def test_a_drawing_stopped_by_the_user_leaves_nothing(tmp_path: Path, monkeypatc
 def test_a_drawing_killed_halfway_is_not_taken_as_complete(tmp_path: Path) -> None:
     program = f"""
 import os, sys, cv2, pathlib
-from detector.data import shapes
+from detector.data import synthetic_detection as module
 encode, calls = cv2.imencode, []
 def die_at_the_eighth(*arguments):
     calls.append(1)
@@ -402,6 +402,6 @@ def test_a_place_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path)
 )
 def test_an_argument_below_its_least_value_is_refused_with_its_name(tmp_path: Path, name: str, value: int) -> None:
     for function in (module.draw_shapes, module.ensure_shapes):
-        with pytest.raises(DatasetError, match=rf"{name} of at least .*found {value}"):
+        with pytest.raises(DatasetError, match=rf"{name} of at least .*got {value}"):
             function(tmp_path / "drawn", **{**SMALL, name: value})
     assert list(tmp_path.iterdir()) == []

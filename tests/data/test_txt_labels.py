@@ -94,7 +94,7 @@ def test_pixels_agree_with_float64_arithmetic_one_number_at_a_time(folder):
         ("1 0.5 0.5 0.5 -0.5", "box of negative width or height", "skipped"),
         ("1 1.6 0.5 0.5 0.5", "box wholly outside the image", "skipped"),
         ("1 -0.3 0.5 0.5 0.5", "box wholly outside the image", "skipped"),
-        ("1 41 22 10 12", "box in pixels where shares of the image are wanted", "skipped"),
+        ("1 41 22 10 12", "box in pixels, expected shares of the image", "skipped"),
         ("1 0.9 0.5 0.5 0.5", "box partly outside the image", "accepted"),
         ("1.0 0.5 0.5 0.5 0.5", "class written with a decimal point", "accepted"),
         (GOOD_LINE, "object listed twice", "skipped"),
@@ -116,8 +116,8 @@ def test_a_class_without_a_name_is_refused_with_its_place(folder, word):
     (folder / "09.txt").write_text(f"{word} 0.5 0.5 0.5 0.5\n")
     message = refused(folder)
     assert "x.data cannot be used, 2 errors" in message
-    assert f"{folder / '07.txt'}:2: a class of 0..2 is wanted, found {word}" in message
-    assert f"{folder / '09.txt'}:1: a class of 0..2" in message
+    assert f"{folder / '07.txt'}:2: expected a class of 0..2, got {word}" in message
+    assert f"{folder / '09.txt'}:1: expected a class of 0..2" in message
 
 
 def test_classes_without_a_name_can_be_left_out_and_do_not_count_as_loss(folder):
@@ -147,7 +147,7 @@ def test_where_no_image_has_a_label_file_the_place_is_wrong_and_it_is_refused(fo
         path.unlink()
     message = refused(folder)
     assert f"none of its {NUM_IMAGES} images has a label file" in message
-    assert f"for {folder / '00.png'} it would be {folder / '00.txt'}" in message
+    assert f"expected {folder / '00.txt'} for {folder / '00.png'}" in message
 
 
 def test_a_label_file_that_cannot_be_read_is_refused(folder):
@@ -156,7 +156,7 @@ def test_a_label_file_that_cannot_be_read_is_refused(folder):
     (folder / "04.txt").mkdir()
     message = refused(folder)
     assert "2 errors" in message
-    assert f"{folder / '03.txt'} is no text in UTF-8, at byte 0" in message
+    assert f"{folder / '03.txt'} is not UTF-8 text at byte 0" in message
     assert f"{folder / '04.txt'} cannot be read" in message
 
 
@@ -185,7 +185,7 @@ def test_more_than_a_tenth_lost_is_refused(folder):
     assert f"would lose 4 of {NUM_IMAGES} boxes" in refused(folder)
     for number in range(4):
         (folder / f"{number:02d}.txt").write_text("1 41 22 10 12\n")
-    assert "4 x box in pixels where shares of the image are wanted" in refused(folder)
+    assert "4 x box in pixels, expected shares of the image" in refused(folder)
     for number in range(4):
         (folder / f"{number:02d}.png").write_bytes(b"")
     assert f"would lose 4 of {NUM_IMAGES} images" in refused(folder)
@@ -257,7 +257,7 @@ def test_class_names_are_read_one_a_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "names no class"), (b"\n \n", "names no class"), (b"\xff", "no text in UTF-8"), (None, "cannot be read")],
+    [(b"", "names no class"), (b"\n \n", "names no class"), (b"\xff", "not UTF-8 text"), (None, "cannot be read")],
 )
 @pytest.mark.parametrize("reader", [lambda p: read_class_names(p, Findings("x")), lambda p: read_image_list(p, [p])])
 def test_an_unusable_list_is_refused_with_its_name(
