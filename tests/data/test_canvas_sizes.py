@@ -46,7 +46,7 @@ def test_sides_are_the_multiples_of_the_stride_within_reach(
     assert list(training_canvases(canvas_hw, multi_scale, 32)) == wanted
 
 
-def test_a_change_too_small_for_another_size_is_refused_and_what_is_enough_is_named() -> None:
+def test_a_change_too_small_for_another_size_is_refused_with_the_smallest_one_that_works() -> None:
     with pytest.raises(ConfigError, match=r"input\.multi_scale=0\.05 leaves .* raise it to 0\.1 or more"):
         training_canvases((320, 320), 0.05, 32)
     assert len(training_canvases((320, 320), 0.1, 32)) == 3
@@ -58,7 +58,7 @@ def test_a_change_out_of_range_is_refused(multi_scale: float) -> None:
         InputConfig(multi_scale=multi_scale)
 
 
-def test_a_batch_has_one_size_and_every_size_comes() -> None:
+def test_a_batch_has_one_size_and_every_size_occurs() -> None:
     batches = list(sampler_of())
     assert all(len({key.canvas_hw for key in batch}) == 1 for batch in batches)
     counts = Counter(batch[0].canvas_hw for batch in batches)

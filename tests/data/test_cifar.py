@@ -58,7 +58,7 @@ def test_a_file_that_was_changed_is_refused_before_it_is_unpickled(cifar: Path) 
 
 
 @pytest.mark.parametrize("num_classes", [10, 100])
-def test_missing_files_are_told_and_never_fetched(tmp_path: Path, num_classes: Any) -> None:
+def test_missing_files_are_reported_and_never_downloaded(tmp_path: Path, num_classes: Any) -> None:
     with pytest.raises(DatasetError, match="unpack the archive of"):
         CifarSet(CifarSet.Config(tmp_path, num_classes)).split("train", CANVAS)
     assert list(tmp_path.iterdir()) == []

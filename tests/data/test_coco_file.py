@@ -101,7 +101,7 @@ def test_masks_are_ignored_where_there_is_a_box(tmp_path: Path, document: dict[s
         ("categories", put(name=" "), "category without name", "category 90, now class_90"),
     ],
 )
-def test_what_is_odd_is_accepted_and_counted(
+def test_odd_entries_are_accepted_and_counted(
     tmp_path: Path, document: dict[str, Any], section: str, change: Any, kind: str, example: str
 ) -> None:
     change(document[section][0])
@@ -117,9 +117,7 @@ def test_what_is_odd_is_accepted_and_counted(
 @pytest.mark.parametrize(
     "change", [drop("id"), put(id=0), put(id=None), drop("iscrowd"), put(iscrowd=None), put(iscrowd=False)]
 )
-def test_what_has_one_meaning_only_is_read_without_a_word(
-    tmp_path: Path, document: dict[str, Any], change: Any
-) -> None:
+def test_unambiguous_variants_are_read_without_a_problem(tmp_path: Path, document: dict[str, Any], change: Any) -> None:
     change(document["annotations"][0])
     coco = read(tmp_path, document)
     assert coco.problems == ()
@@ -349,7 +347,7 @@ def test_a_missing_file_or_folder_is_refused_with_its_name(tmp_path: Path, docum
         ("annotations", put(iscrowd=[]), "iscrowd of annotations[0] must be 0 or 1, got []"),
     ],
 )
-def test_what_would_change_the_meaning_is_refused(
+def test_faults_that_change_the_meaning_are_refused(
     tmp_path: Path, document: dict[str, Any], section: str, change: Any, words: str
 ) -> None:
     change(document[section][0])
@@ -393,6 +391,6 @@ def test_file_names_may_lead_outside_on_demand(tmp_path: Path, document: dict[st
     assert read(tmp_path, document, allow_outside=True).file_names[0] == name
 
 
-def test_dots_inside_the_folder_are_no_way_out(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_dots_that_stay_inside_the_folder_are_accepted(tmp_path: Path, document: dict[str, Any]) -> None:
     document["images"][0]["file_name"] = "a/../b/..x..jpg"
     assert read(tmp_path, document).problems == ()

@@ -69,7 +69,7 @@ def test_the_usual_tables_are_read_the_same(read, text):
         np.testing.assert_allclose([box for _, box in found[name]], [box for _, box in boxes], atol=1e-9)
 
 
-def test_what_was_decided_is_said(read):
+def test_interpretations_of_a_table_are_noted(read):
     assert read(CORNERS)[1] == []
     assert read(CORNERS.replace("class", "class,notes", 1).replace(",cat", ",cat,x").replace(",dog", ",dog,y"))[1] == [
         "columns that are not read: notes"
@@ -78,7 +78,7 @@ def test_what_was_decided_is_said(read):
     assert "taken as shares of the image" in read("image,label,x1,y1,x2,y2\na.jpg,cat,0.1,0.1,0.5,0.5\n")[1][0]
 
 
-def test_boxes_of_whole_pixels_up_to_one_are_no_shares(read):
+def test_boxes_of_whole_numbers_up_to_one_are_pixels(read):
     splits, notes = read("image,label,x1,y1,x2,y2\na.jpg,cat,0,0,1,1\n")
     assert boxes_of(splits) == {"a.jpg": [("cat", [0, 0, 1, 1])]}
     assert notes == []
@@ -91,7 +91,7 @@ def test_images_without_objects_are_kept(read):
     assert boxes_of(splits)["c.png"] == []
 
 
-def test_splits_are_those_of_the_column(read):
+def test_splits_are_read_from_their_column(read):
     text = "set,path,label,x1,y1,x2,y2\nTRAIN,a.jpg,cat,1,1,5,5\nVALIDATION,b.jpg,dog,1,1,5,5\ntest,c.png,cat,1,1,5,5\n"
     splits, _ = read(text)
     assert sorted(splits) == ["test", "train", "val"]
@@ -124,11 +124,11 @@ def test_a_wrong_table_is_refused_with_file_and_line(read, text, words):
     assert words in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_refused(read):
+def test_bytes_that_are_not_text_are_refused(read):
     with pytest.raises(DatasetError, match="not UTF-8 text at byte"):
         read(CORNERS.replace("cat", "käse"), "latin-1")
 
 
-def test_a_name_that_climbs_out_is_looked_for_inside(read):
+def test_a_name_that_leads_outside_is_looked_for_inside(read):
     splits, _ = read("filename,class,x1,y1,x2,y2\n../../a.jpg,cat,1,1,5,5\n")
     assert list(splits["train"][0].file_names) == ["a.jpg"]

@@ -1,4 +1,4 @@
-"""Darknet's .data files: lexed as Darknet lexes them, found where they lie, labels where Darknet looks for them."""
+"""Darknet's .data files: lexed as in Darknet, with lists and labels in the places where Darknet looks for them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_relative_paths_start_where_the_files_are(data_file, tmp_path, monkeypat
     assert len(split_of(written)) == 3
 
 
-def test_lines_that_say_nothing_are_counted(data_file):
+def test_lines_without_effect_are_counted(data_file):
     text = f"{GOOD}# a comment\n; another\n\nnothing\nempty=\ntrain=other.txt\nvlaid=x\n"
     train = split_of(data_file(text))
     assert [str(problem) for problem in train.problems] == [
@@ -129,7 +129,7 @@ def test_an_unreadable_data_file_is_refused(tmp_path):
     assert "at most 65536 bytes" in refused(path)
 
 
-def test_classes_may_go_without_names(data_file):
+def test_classes_without_names_get_default_names(data_file):
     assert split_of(data_file("classes=2\ntrain=data/train.txt")).class_names == ("class_0", "class_1")
 
 
@@ -146,7 +146,7 @@ def test_a_sixth_number_is_counted_and_does_not_shift_the_rest(data_file, tmp_pa
     assert train.labels[3] == 1
 
 
-def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
+def test_the_key_data_accepts_the_path_of_a_data_file(data_file, monkeypatch, tmp_path):
     path = data_file(GOOD)
     monkeypatch.chdir(tmp_path)
     for override in (f"data={path}", "data=cfg/x.data"):
@@ -161,6 +161,6 @@ def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
         load_experiment("mish-n", ["data=none.data"])
 
 
-def test_a_name_alone_is_not_enough():
+def test_a_data_set_without_a_file_is_refused():
     with pytest.raises(DatasetError, match=r"data.file: expected .*, got none; give data.file"):
         DarknetDataset(DarknetDataset.Config()).split("train")

@@ -55,7 +55,7 @@ def test_folders_of_classes_are_divided_by_a_seed_each_class_by_its_share(tmp_pa
     assert len(read(tmp_path, val_share=0.0)) == 20
 
 
-def test_splits_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
+def test_folders_val_and_test_without_train_are_splits(tmp_path: Path) -> None:
     fill(tmp_path / "val", 3)
     (tmp_path / "test" / "red").mkdir(parents=True)
     assert FolderSet(FolderSet.Config(tmp_path)).split_names() == ("val", "test")
@@ -64,7 +64,7 @@ def test_splits_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     fill(tmp_path, 4)
     (tmp_path / "blue").rename(tmp_path / "train")
     assert read(tmp_path).class_names == ("red", "train")
@@ -73,7 +73,7 @@ def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("red", "val")
 
 
-def test_names_of_any_script_are_classes_and_those_that_are_no_text_are_written_as_such(tmp_path: Path) -> None:
+def test_names_of_any_script_are_classes_and_invalid_bytes_are_escaped(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     (tmp_path / "red").rename(tmp_path / "猫 é")
     try:
@@ -85,7 +85,7 @@ def test_names_of_any_script_are_classes_and_those_that_are_no_text_are_written_
     assert np.bincount(found.labels).tolist() == [2, 2]
 
 
-def test_a_link_to_a_folder_is_a_class_but_not_followed_in_one(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_a_class_but_is_not_followed_within_a_class(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", 4)
     (tmp_path / "root" / "red").mkdir(parents=True)
     (tmp_path / "root" / "blue").symlink_to(tmp_path / "elsewhere" / "blue")
@@ -130,7 +130,7 @@ def test_too_many_images_that_cannot_be_read_are_refused(tmp_path: Path) -> None
         read(tmp_path, val_share=0.0)
 
 
-def test_a_class_without_images_stays_a_class_and_is_told(tmp_path: Path) -> None:
+def test_a_class_without_images_stays_a_class_and_is_reported(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     (tmp_path / "green").mkdir()
     (tmp_path / ".hidden").mkdir()
@@ -139,14 +139,14 @@ def test_a_class_without_images_stays_a_class_and_is_told(tmp_path: Path) -> Non
     assert [str(problem) for problem in found.problems] == ["1 x class without images, accepted (green)"]
 
 
-def test_nothing_to_read_is_said(tmp_path: Path) -> None:
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"got none; check data\.root"):
         read(tmp_path)
     with pytest.raises(DatasetError, match="cannot be read, No such file"):
         read(tmp_path / "missing")
 
 
-def test_more_images_than_memory_is_allowed_for_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_images_beyond_the_memory_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     with pytest.raises(DatasetError, match=r"4 images of 512 x 512 px take 3 MB, at most 1 are allowed"):
         read(tmp_path, canvas=Canvas((512, 512), 3, "letterbox"), val_share=0.0, memory_mb=1)

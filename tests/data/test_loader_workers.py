@@ -1,4 +1,4 @@
-"""Workers that die or hang, what decoding less changes, and memory over many epochs."""
+"""Workers that die or hang, reduced decoding, and memory over many epochs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DeadlySamples(TrainingSamples):
 
 
 def deadly(annotations: CocoAnnotations, deed: Any) -> DeadlySamples:
-    samples = DeadlySamples(annotations, (64, 64), 3, "letterbox", AugmentConfig(), seed=0, cache_mb=16)
+    samples = DeadlySamples(annotations, CANVAS, AugmentConfig(), seed=0, cache_mb=16)
     samples.deed = deed
     return samples
 
@@ -67,25 +67,25 @@ def deadly(annotations: CocoAnnotations, deed: Any) -> DeadlySamples:
     ids=["killed", "crashed", "exited"],
 )
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_worker_that_dies_is_one_line_that_says_what_to_do(deed: Any, how: str, tiny_shapes: Path) -> None:
+def test_a_worker_that_dies_is_reported_in_one_line_with_advice(deed: Any, how: str, tiny_shapes: Path) -> None:
     annotations = read(tiny_shapes)
     batches = training_batches(deadly(annotations, deed), sampler(12), LoaderConfig(4, workers=2, timeout_s=60))
     started_s = time.monotonic()
-    with pytest.raises(DetectorError, match=rf"a worker of the loader, process \d+, ({how}), mostly for") as caught:
+    with pytest.raises(DetectorError, match=rf"a worker of the loader, process \d+, ({how}), most often") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
     assert "fewer loader.workers" in str(caught.value)
     assert time.monotonic() - started_s < 30
 
 
-def test_a_worker_that_hangs_is_given_up_after_the_time_set(tiny_shapes: Path) -> None:
+def test_a_worker_that_hangs_is_reported_after_the_timeout(tiny_shapes: Path) -> None:
     samples = deadly(read(tiny_shapes), lambda: time.sleep(3600))
     batches = training_batches(samples, sampler(12), LoaderConfig(4, workers=1, timeout_s=1))
     with pytest.raises(DetectorError, match=r"no batch from its 1 workers within 1 s; raise loader\.timeout_s"):
         list(batches)
 
 
-def test_another_fault_of_the_package_stays_what_it_is(tiny_shapes: Path) -> None:
+def test_an_error_of_another_type_is_raised_unchanged(tiny_shapes: Path) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")
 
@@ -96,7 +96,7 @@ def test_another_fault_of_the_package_stays_what_it_is(tiny_shapes: Path) -> Non
         assert not isinstance(caught.value, DetectorError)
 
 
-def test_samples_go_to_a_worker_without_the_pixels_they_keep(tiny_shapes: Path) -> None:
+def test_samples_are_pickled_without_cached_pixels(tiny_shapes: Path) -> None:
     samples = TrainingSamples(read(tiny_shapes), CANVAS, AugmentConfig(), seed=0, cache_mb=64)
     before = len(pickle.dumps(samples))
     for index in range(12):

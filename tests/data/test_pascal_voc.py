@@ -63,7 +63,7 @@ def test_pixels_counted_from_one_become_edges(voc):
     assert "1 difficult objects become crowd regions" in notes[1]
 
 
-def test_difficult_objects_are_kept_or_dropped_as_asked(voc):
+def test_difficult_objects_are_treated_by_the_option(voc):
     kept, notes = read_voc(voc.root, difficult="keep")
     assert kept["train"][0].is_crowd.tolist() == [False] * 3
     assert "become ordinary objects" in notes[1]
@@ -80,7 +80,7 @@ def test_pixels_counted_from_zero_are_recognised(voc):
     assert "some coordinates are 0" in notes[0]
 
 
-def test_splits_are_those_of_the_lists(voc):
+def test_splits_are_read_from_the_lists(voc):
     voc.list("train", "000001", "000001")
     voc.list("val", "000002", "999999")
     splits, notes = read_voc(voc.root)
@@ -110,7 +110,7 @@ def test_images_are_found_by_their_name_whatever_folder_is_written(voc, name):
     assert splits["train"][0].file_names[2] == "000003.jpg"
 
 
-def test_sizes_are_held_against_the_files(voc):
+def test_sizes_are_compared_with_the_files(voc):
     voc.add("000003", [("dog", 0, 4, 4, 12, 20)], size="<size><width>30</width><height>40</height></size>")
     (problem,) = (p for p in read_voc(voc.root)[0]["train"][0].problems if p.outcome == "accepted")
     assert "exchanged" in problem.kind

@@ -1,4 +1,4 @@
-"""What the COCO reader does with every kind of odd file, row by row: E refused, S skipped, W warned of, OK read.
+"""Reaction of the COCO reader to every kind of odd file, row by row: E refused, S skipped, W warned, OK read.
 
 A row is a sound data set of forty images with one thing changed. Whatever is not OK says so, with its place.
 """
@@ -80,7 +80,7 @@ OUTSIDE = "of images[3] leads out of the folder of images (data.allow_outside=tr
 ROWS: list[tuple[str, Change, str, str]] = [
     ("1 missing file", put("images", file_name="gone.png"), "S", "1 x image file missing, skipped (gone.png)"),
     ("23 folder", put("images", file_name="."), "E", "file_name '.' names a folder, expected an image"),
-    ("25 fraction", put("images", width=79.4), "W", "size that is not a whole number, read from its file, accepted (003"),
+    ("25 fraction", put("images", width=79.4), "W", "size that is not a whole number, read from its file, accepted"),
     ("25 other fraction", put("images", width=78.5), "S", "1 x image of another size than its file, skipped (003.png)"),
     ("27 truncated", lambda document: coded(document, indent=1)[:-700], "E", "instances.json is not JSON, line "),
     ("27 empty", whole(""), "E", "is empty, line 1, column 1"),
@@ -209,7 +209,7 @@ ROWS: list[tuple[str, Change, str, str]] = [
         f"box wholly outside the image, skipped ({PLACE})",
     ),
     ("50 xyxy", every("annotations", to_corners), "W", "20 x box that looks like xyxy, expected xywh, accepted"),
-    ("51 normalised", every("annotations", to_shares), "W", "40 x box that looks normalised to 0..1, expected pixels, acc"),
+    ("51 normalised", every("annotations", to_shares), "W", "40 x box that looks normalised to 0..1, expected pixels"),
     ("52 crowd", put("annotations", iscrowd=1), "OK", ""),
     ("52 true", put("annotations", iscrowd=True), "OK", ""),
     ("52 text", put("annotations", iscrowd="1"), "E", "iscrowd of annotations[3] must be 0 or 1, got '1'"),
@@ -295,14 +295,14 @@ def outcome(read_changed: Any, change: Change) -> tuple[str, str, CocoAnnotation
     return found, "; ".join(str(problem) for problem in coco.problems), coco
 
 
-def test_the_rows_hold_what_they_say() -> None:
+def test_every_row_has_a_known_outcome() -> None:
     assert len({name for name, *_ in ROWS}) == len(ROWS)
     assert {int(name.split()[0]) for name, *_ in ROWS} == {1, 23, 25, *range(27, 62)}
     assert all(words for name, _, wanted, words in ROWS if wanted != "OK")
 
 
 @pytest.mark.parametrize(("change", "wanted", "words"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_every_row_has_its_outcome_and_its_words(
+def test_every_row_has_its_outcome_and_its_message(
     change: Change, wanted: str, words: str, tmp_path: Path, read_changed: Any
 ) -> None:
     found, said, coco = outcome(read_changed, change)

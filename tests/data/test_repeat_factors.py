@@ -61,7 +61,7 @@ def test_each_image_comes_as_often_as_its_factor_says() -> None:
     assert mean == pytest.approx(FACTORS.tolist(), abs=4 * 0.5 / 40)
 
 
-def test_showings_of_an_image_are_told_apart() -> None:
+def test_repetitions_of_an_image_have_different_keys() -> None:
     keys = keys_of(sampler_of(300))
     assert len(set(keys)) == len(keys)
     for epoch in range(keys[-1].epoch):
@@ -89,7 +89,7 @@ def test_another_seed_draws_other_repetitions() -> None:
     assert counts(0) != counts(1)
 
 
-def test_without_factors_every_image_comes_once_in_the_order_of_before() -> None:
+def test_without_factors_every_image_comes_once_in_the_same_order() -> None:
     keys = keys_of(sampler_of(10, factors=None))
     wanted = [
         SampleKey(epoch, int(index), False)
@@ -100,7 +100,7 @@ def test_without_factors_every_image_comes_once_in_the_order_of_before() -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_repeated_images_are_varied_anew_whatever_the_workers(annotations: CocoAnnotations, workers: int) -> None:
+def test_repetitions_of_an_image_are_augmented_differently(annotations: CocoAnnotations, workers: int) -> None:
     samples = TrainingSamples(annotations, Canvas((64, 64), 3, "letterbox"), AugmentConfig(), 0, cache_mb=8)
     factors = np.ones(len(annotations))
     factors[5] = 3.0
@@ -121,6 +121,6 @@ def test_repeated_images_are_varied_anew_whatever_the_workers(annotations: CocoA
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])
-def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
+def test_a_threshold_outside_0_to_1_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match=r"loader\.repeat_factor: expected a share"):
         LoaderConfig(repeat_factor=threshold)

@@ -199,7 +199,7 @@ def test_every_object_stands_out_from_what_surrounds_it(val_objects: Objects) ->
     assert num_checked > 300
 
 
-def test_colour_does_not_tell_the_class(val_objects: Objects) -> None:
+def test_colour_carries_no_information_about_the_class(val_objects: Objects) -> None:
     labels = np.array([painted.label for _, _, painted in val_objects])
     colours = np.array([s.image[o.mask].mean(axis=0) for s, _, o in val_objects])
     means = np.array([colours[labels == label].mean(axis=0) for label in range(6)])
@@ -209,7 +209,7 @@ def test_colour_does_not_tell_the_class(val_objects: Objects) -> None:
     assert _nearest_neighbour_accuracy(colours, labels) < 1 / 6 + 0.1
 
 
-def test_shape_tells_the_class(val_objects: Objects) -> None:
+def test_shape_determines_the_class(val_objects: Objects) -> None:
     features, labels = [], []
     for _, _, painted in val_objects:
         if painted.cut_share > 0 or _longer_side(painted) < 24:
@@ -254,7 +254,7 @@ def test_coverage_agrees_with_a_float64_reference(name: str, stroke_px: float | 
     assert coverage[0].max() == coverage[-1].max() == coverage[:, 0].max() == coverage[:, -1].max() == 0
 
 
-def test_the_files_are_coco_and_say_what_was_drawn(tmp_path: Path) -> None:
+def test_the_files_are_coco_and_hold_the_settings(tmp_path: Path) -> None:
     parameters = {"num_train": 3, "num_val": 12, "image_size": 96, "seed": 5}
     root = tmp_path / "drawn"
     module.draw_shapes(root, **parameters)
@@ -285,7 +285,7 @@ def test_the_files_are_coco_and_say_what_was_drawn(tmp_path: Path) -> None:
             assert np.abs(stored[..., ::-1].astype(int) - image).mean() < 12
 
 
-def test_what_is_there_is_left_untouched(tmp_path: Path) -> None:
+def test_an_existing_data_set_is_not_changed(tmp_path: Path) -> None:
     root = tmp_path / "drawn"
     module.ensure_shapes(root, **SMALL)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

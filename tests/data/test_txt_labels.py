@@ -1,4 +1,4 @@
-"""Text labels: every kind of line, file and image has an outcome, located and counted."""
+"""Text labels: every kind of line, file and image has an outcome that is counted with its place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(folder: Path, **options: bool) -> str:
     return str(caught.value)
 
 
-def test_objects_come_out_in_pixels_of_the_image(folder):
+def test_objects_are_converted_to_pixels_of_the_image(folder):
     (folder / "00.txt").write_text("2 0.5 0.5 1 1\r\n\n  0\t0.125 0.25 0.0625 5e-1  \n")
     annotations = read(folder)
     assert len(annotations) == NUM_IMAGES
@@ -101,7 +101,7 @@ def test_pixels_agree_with_float64_arithmetic_one_number_at_a_time(folder):
         ("1 .5 0.250 0.25 5e-1", "object listed twice", "skipped"),
     ],
 )
-def test_a_line_that_is_no_plain_object_is_counted_with_its_place(folder, line, kind, outcome):
+def test_an_odd_line_is_counted_with_its_place(folder, line, kind, outcome):
     (folder / "07.txt").write_text(f"{GOOD_LINE}\n\n{line}\n")
     annotations = read(folder)
     counted = {name: what for name, what in found(annotations).items() if what[0] == outcome}
@@ -142,7 +142,7 @@ def test_a_missing_label_file_and_an_empty_one_are_background_and_counted_apart(
     assert annotations.source_xyxy(3).shape == (0, 4)
 
 
-def test_where_no_image_has_a_label_file_the_place_is_wrong_and_it_is_refused(folder):
+def test_a_data_set_without_any_label_file_is_refused(folder):
     for path in folder.glob("*.txt"):
         path.unlink()
     message = refused(folder)
@@ -160,7 +160,7 @@ def test_a_label_file_that_cannot_be_read_is_refused(folder):
     assert f"{folder / '04.txt'} cannot be read" in message
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_class(folder):
+def test_a_byte_order_mark_is_not_part_of_the_first_class(folder):
     (folder / "03.txt").write_bytes(b"\xef\xbb\xbf2 0.5 0.5 0.5 0.5")
     assert read(folder).labels[3] == 2
 
@@ -191,7 +191,7 @@ def test_more_than_a_tenth_lost_is_refused(folder):
     assert f"would lose 4 of {NUM_IMAGES} images" in refused(folder)
 
 
-def test_a_turned_photo_has_the_size_it_is_seen_in(folder):
+def test_a_turned_photo_has_its_upright_size(folder):
     _, encoded = cv2.imencode(".jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     entry = b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"  # EXIF orientation 6: turn by a quarter
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0"
@@ -245,7 +245,7 @@ def test_image_ids_are_the_numbers_of_the_files_where_they_can_be(tmp_path, name
 # --- names and lists -----------------------------------------------------------------------------------------------
 
 
-def test_class_names_are_read_one_a_line(tmp_path):
+def test_class_names_are_read_one_per_line(tmp_path):
     path = tmp_path / "x.names"
     path.write_bytes(b"\xef\xbb\xbftraffic light\r\n\r\n car \r\n\n\n")
     findings = Findings("x")
@@ -285,7 +285,7 @@ def test_a_list_of_images_starts_where_its_images_are(tmp_path):
     assert read_image_list(path, [tmp_path / "a", tmp_path / "b"])[0].path == tmp_path / "a" / "nowhere.png"
 
 
-def test_a_list_with_names_that_no_file_has_is_counted(folder):
+def test_listed_names_that_are_invalid_are_counted(folder):
     names = [*(f"{number:02d}.png" for number in range(NUM_IMAGES)), "/", "..", "\0.png", "~nobody/x.png"]
     (folder / "list.txt").write_text("\n".join(names))
     images = read_image_list(folder / "list.txt", [folder])

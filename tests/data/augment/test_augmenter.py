@@ -1,4 +1,4 @@
-"""The whole recipe: today's draws and pixels, bit for bit, and boxes against what was painted."""
+"""The whole recipe: draws and pixels bit for bit against a reference, and boxes against painted pixels."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def plain_default(index: int, config: AugmentConfig, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_default_recipe_draws_and_paints_what_it_always_did(seed: int) -> None:
+def test_the_default_recipe_gives_the_same_bits_as_its_reference(seed: int) -> None:
     index = seed % NUM_SOURCES
     image, objects = recipe(AugmentConfig()).varied(index, source, np.random.default_rng((7, seed, index)))
     wanted, boxes, labels = plain_default(index, AugmentConfig(), np.random.default_rng((7, seed, index)))
@@ -216,7 +216,7 @@ def test_turned_boxes_are_those_of_the_painted_pixels(name: str) -> None:
     assert np.mean(distances) <= 0.5
 
 
-def test_what_is_mixed_in_and_pasted_keeps_its_boxes() -> None:
+def test_mixed_and_pasted_objects_keep_their_boxes() -> None:
     for config in (replace(STILL, mixup=1.0), replace(STILL, copy_paste=1.0, scale=0.3, flip_horizontal=0.5)):
         for seed in range(6):
             _, objects = recipe(config, CANVAS).varied(0, painted(4, -1), np.random.default_rng(seed))
@@ -252,7 +252,7 @@ def test_a_training_image_is_a_function_of_its_generator() -> None:
 @pytest.mark.parametrize(
     "change", [{"grayscale": 1.0}, {"blur": 5.0}, {"noise": 40.0}, {"jpeg": 95.0}, {"cutout": 0.4}], ids=str
 )
-def test_what_changes_pixels_only_moves_no_box(change: dict[str, float]) -> None:
+def test_pixel_level_steps_move_no_box(change: dict[str, float]) -> None:
     plain = recipe(STILL).varied(2, source, np.random.default_rng(1))
     config = replace(STILL, degraded_share=1.0, **change)  # type: ignore[arg-type]  # the keys above are all floats
     changed = recipe(config).varied(2, source, np.random.default_rng(1))
@@ -281,9 +281,7 @@ def test_no_recipe_writes_into_its_sources() -> None:
     [{}, {"scale": 0.9}, {"shear": 20.0}, {"perspective": 0.4}, {"crop": 1.0}, {"degrees": 45.0}, {"mosaic": 1.0}],
     ids=str,
 )
-def test_no_recipe_shows_a_source_larger_than_it_says(
-    change: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_recipe_exceeds_its_stated_zoom(change: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(STILL, **({"scale": 0.3} | change))  # type: ignore[arg-type]  # floats, as above
     matrices: list[npt.NDArray[np.float64]] = []
     monkeypatch.setattr(module, "warp_into", lambda canvas, image, matrix: matrices.append(matrix))

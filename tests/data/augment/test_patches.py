@@ -123,7 +123,7 @@ def test_a_box_between_pixels_is_pasted_between_pixels(mirrored: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_pasted_hides_little_of_anything(seed: int) -> None:
+def test_pasted_objects_hide_little_of_other_objects(seed: int) -> None:
     canvas = np.zeros((*IMAGE_HW, 3), np.uint8)
     present, others = random_objects(seed, 4), random_objects(seed + 50, 12)
     image = np.full((*IMAGE_HW, 3), 255, np.uint8)
@@ -140,7 +140,7 @@ def test_what_is_pasted_hides_little_of_anything(seed: int) -> None:
     assert (found.xyxy[:, 2:] <= IMAGE_HW[::-1]).all()
 
 
-def test_pasting_takes_the_share_it_is_told_and_no_ignored_region() -> None:
+def test_pasting_uses_the_configured_share_and_no_ignored_region() -> None:
     canvas, image = np.zeros((640, 640, 3), np.uint8), np.full((640, 640, 3), 9, np.uint8)
     corners = np.random.default_rng(0).uniform(0, 600, (200, 2))
     many = ImageObjects(
@@ -165,7 +165,7 @@ def test_an_object_that_does_not_fit_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rectangles_hide_no_more_than_they_may(seed: int) -> None:
+def test_rectangles_hide_no_more_than_the_limit(seed: int) -> None:
     canvas = np.full((*IMAGE_HW, 3), 255, np.uint8)
     objects = random_objects(seed)
     cut_out(canvas, objects, 0.5, np.random.default_rng(seed))
