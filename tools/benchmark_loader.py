@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.structures.canvas import Canvas
 from detector.structures.types import Batch, Sample
 from detector.tasks.detection_model import load_detection, read_split
 
@@ -104,12 +105,14 @@ class Epoch(Sampler[list[SampleKey]]):
         self._epoch += 1
         start = self._epoch * self._num_batches
         stop = start + self._num_batches
-        return iter(StreamSampler(self._num_images, BATCH_SIZE, 0, start=start, stop=stop, closing_from=stop))
+        return iter(StreamSampler(self._num_images, BATCH_SIZE, 0, BatchRange(start, stop, closing_from=stop)))
 
 
 def loader_of(name: str, annotations: CocoAnnotations, workers: int) -> DataLoader[Batch]:
     """One of the two loaders; its workers wait between epochs."""
-    samples = TrainingSamples(annotations, (SIZE, SIZE), 3, "letterbox", AugmentConfig(), seed=0, cache_mb=CACHE_MB)
+    samples = TrainingSamples(
+        annotations, Canvas((SIZE, SIZE), 3, "letterbox"), AugmentConfig(), seed=0, cache_mb=CACHE_MB
+    )
     for index in range(len(samples)):  # decoded once, before the workers are forked: they share the pages
         samples.source(index)
     chosen: Any = samples if name == OURS else AlbumentationsSamples(samples)

@@ -48,7 +48,8 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
     """Trains `steps` steps for each line on stdin and answers with the milliseconds of the later ones for a step."""
     from steps import Step
 
-    from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
+    from detector.data.loader import BatchRange, LoaderConfig, StreamSampler, TrainingSamples, training_batches
+    from detector.structures.canvas import Canvas
     from detector.structures.types import Batch
     from detector.tasks.detection_model import load_detection, read_split
 
@@ -56,9 +57,9 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
     config = load_detection("mish-n", [f"data={options.data}", f"input.size={options.size}"])
     annotations = read_split(config, "train")
     loader = LoaderConfig(BATCH_SIZE, options.workers)
-    canvas_hw, fit = config.input.canvas_hw, config.input.fit
-    samples = TrainingSamples(annotations, canvas_hw, 3, fit, config.augment, 0, loader.cache_mb)
-    sampler = StreamSampler(len(annotations), BATCH_SIZE, 0, start=0, stop=10**6, closing_from=10**6)
+    canvas = Canvas(config.input.canvas_hw, 3, config.input.fit)
+    samples = TrainingSamples(annotations, canvas, config.augment, 0, loader.cache_mb)
+    sampler = StreamSampler(len(annotations), BATCH_SIZE, 0, BatchRange(0, 10**6, closing_from=10**6))
     batches: Iterator[Batch] = training_batches(samples, sampler, loader)
     if source == "memory":
         batches = itertools.cycle(

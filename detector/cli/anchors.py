@@ -5,40 +5,40 @@ from __future__ import annotations
 import argparse
 import json
 
+from detector.cli.progress import TrainingProgress, say
+from detector.data.anchor_kmeans import METRICS, RECALL_IOU, canvas_sizes, find_anchors
 from detector.errors import ConfigError
-
-_METRICS = ("iou", "euclidean")  # those of detector.data.anchor_kmeans, which takes a second to import
+from detector.tasks.detection_model import load_detection, read_split
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="DATA key=value",
         help="a data set (COCO description, data.yaml or .data file), then overrides such as input.fit=stretch",
     )
-    parser.add_argument("--num", type=int, default=9, help="how many anchors (default 9)")
+    parser.add_argument("--num", type=int, default=9, help="number of anchors (default 9)")
     parser.add_argument(
         "--size", type=int, nargs="+", default=[416], help="the canvas: its side, or height and width (default 416)"
     )
-    parser.add_argument("--metric", choices=_METRICS, default="iou", help="distance of the clusters (default iou)")
+    parser.add_argument("--metric", choices=METRICS, default="iou", help="distance of the clusters (default iou)")
     parser.add_argument("--split", default="train", help="train, val or test (default train)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random starts (default 0)")
     parser.add_argument("--json", action="store_true", help="print the anchors and figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Finds anchors and prints them as a Darknet .cfg has them; returns the exit code."""
-    from detector.cli.progress import TrainingProgress, say
-    from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
-    from detector.tasks.detection_model import load_detection, read_split
-
+    """Compute anchors and print them in the format of a Darknet .cfg; return the exit code."""
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:
-        raise ConfigError(f"one data set is wanted, found {', '.join(names) or 'none'}; give data.yaml")
+        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give data.yaml")
     if arguments.num < 1 or min(arguments.size) < 1 or len(arguments.size) > 2:
-        raise ConfigError("--num wants at least 1, --size one or two numbers of at least 1")
+        raise ConfigError(
+            f"expected --num of at least 1 and --size of one or two numbers of at least 1, got {arguments.num} and "
+            f"{', '.join(map(str, arguments.size))}"
+        )
     overrides = [f"data={json.dumps(names[0])}", *(word for word in arguments.words if "=" in word)]
     config = load_detection("base", overrides)
     annotations = read_split(config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"anchors": pairs, **plain}))
         return 0
     if len({tuple(pair) for pair in pairs}) < len(pairs):
-        say("some anchors are the same in whole pixels: ask for fewer, or for a larger --size", arguments.quiet)
+        say("some anchors are the same in whole pixels; use a smaller --num or a larger --size", arguments.quiet)
     print(f"num = {len(pairs)}")
     print(f"anchors = {', '.join(f'{width},{height}' for width, height in pairs)}")
     print(

@@ -1,39 +1,37 @@
-"""Data sets as the command line names them."""
+"""Names of data sets on the command line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from detector.data.coco import read_coco
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import load_detection
 
 DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
-# Where images lie beside a COCO file, from the folder of the file.
+# Usual folders of the images of a COCO file, relative to the folder of the file.
 _USUAL_FOLDERS = ("images", "../images", ".", "..")
 
 
 def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, DetectionConfig]:
-    """The name of a data set and an experiment on it.
+    """Return the name of a data set and an experiment on it.
 
     Args:
-        words: the data set, after a `.json` file perhaps the folder of its images, and overrides `key=value`.
-        config_name: the experiment's own configuration, a file or preset.
+        words: the data set, optionally the folder of the images of a `.json` file, and overrides `key=value`.
+        config_name: the configuration of the experiment, a file or preset.
 
     Raises:
-        ConfigError: not one data set is named, the images of a COCO file are not found, or the configuration is wrong.
+        ConfigError: there is not exactly one data set, the images of a COCO file do not exist, or the configuration is
+            wrong.
     """
-    from detector.tasks.detection_model import load_detection
-
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
     if not names or len(names) > 1 + is_coco:
-        raise ConfigError(f"one data set is wanted, found {', '.join(names) or 'none'}; give {DATA_HELP}")
+        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
     if is_coco:
         images = Path(names[1]) if len(names) > 1 else images_beside(Path(names[0]))
         split = {"annotations": str(Path(names[0]).resolve()), "images": str(images.resolve())}
@@ -44,14 +42,12 @@ def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, De
 
 
 def images_beside(annotations: Path) -> Path:
-    """The folder in which the first images of a COCO file lie, sought where they usually are.
+    """Return the folder that holds the first images of a COCO file, out of the usual ones.
 
     Raises:
-        ConfigError: in none of them.
+        ConfigError: none of them holds such an image.
         DatasetError: the file is refused.
     """
-    from detector.data.coco import read_coco
-
     split = annotations.stem.removeprefix("instances_")
     names = read_coco(annotations, None, require_annotations=False).file_names[:10]
     folders = [*_USUAL_FOLDERS, split, f"../{split}", f"../images/{split}", f"images/{split}"]

@@ -6,65 +6,66 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from detector.cli.data_words import DATA_HELP, configured
+from detector.cli.progress import say
+from detector.config import registry
+from detector.config.nodes import read_foreign
+from detector.data.coco_extras import read_extras
+from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
+from detector.data.csv_boxes import read_csv
+from detector.data.dataset_editing import Portion, merge, remap_classes, split_portion, subset
+from detector.data.pascal_voc import read_voc
 from detector.errors import ConfigError, DatasetError
-
-if TYPE_CHECKING:
-    from detector.data.conversion import Conversion
-    from detector.data.dataset_editing import Portion
 
 _ACTIONS = {
     "to-coco": "write COCO files from any of these, from Pascal VOC (its folder) or from a CSV file and its images",
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
-    "split": "share out the images of one split, every class as asked",
-    "merge": "make one of several, classes matched by name",
+    "split": "divide the images of one split, every class by the same shares",
+    "merge": "merge several data sets, classes matched by name",
     "subset": "keep some classes or images",
-    "remap": "rename, join and leave out classes",
+    "remap": "rename, merge and leave out classes",
 }
 _SHARES = "train=0.8,val=0.2"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     actions = "; ".join(f"{name}: {text}" for name, text in _ACTIONS.items())
     parser.add_argument("words", nargs="*", metavar="ACTION DATA", help=f"{actions}. DATA is {DATA_HELP}")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the result goes: a new or an empty folder")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder of the result, new or empty")
     parser.add_argument("--link", action="store_true", help="to-yolo, to-darknet: link images instead of copying them")
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
         default="ignore",
-        help="to-coco from VOC: what becomes of difficult objects (default ignore: neither learnt nor scored)",
+        help="to-coco from VOC: treatment of difficult objects (default ignore: in training and in evaluation)",
     )
     parser.add_argument("--shares", default=_SHARES, metavar="S", help=f"split: the splits to make (default {_SHARES})")
     parser.add_argument(
-        "--from-split", default="train", metavar="NAME", help="split: the one to share out (default train)"
+        "--from-split", default="train", metavar="NAME", help="split: the split to divide (default train)"
     )
     parser.add_argument(
         "--group",
         metavar="HOW",
-        help="split: keep images together that share their folder (folder), or what a regular expression finds in "
-        "their names, its first group if it has one",
+        help="split: keep images together that are in the same folder (folder), or whose names match a regular "
+        "expression with the same text, that of its first group if it has one",
     )
     parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep")
     parser.add_argument("--num", type=int, metavar="N", help="subset: draw this many images from each split")
     parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
     parser.add_argument("--map", type=Path, metavar="FILE", help="remap: a YAML file of old: new; or words old=new")
-    parser.add_argument("--seed", type=int, default=0, help="of draws (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts or rearranges a data set; returns the exit code."""
+    """Convert or edit a data set; return the exit code."""
     words = list(arguments.words)
     if not words or words[0] not in _ACTIONS:
-        raise ConfigError(f"an action is wanted, one of {', '.join(_ACTIONS)}; found {words[0] if words else 'none'}")
+        raise ConfigError(f"expected an action, one of {', '.join(_ACTIONS)}; got {words[0] if words else 'none'}")
     if arguments.to is None:
-        raise ConfigError("a place for the result is wanted; give --to FOLDER")
-
-    from detector.cli.progress import say
+        raise ConfigError("expected a folder for the result, got none; give --to FOLDER")
 
     actions: dict[str, Callable[[list[str], argparse.Namespace], tuple[Conversion, list[str]]]] = {
         "to-coco": _to_coco,
@@ -83,11 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]]:
-    """Every split of a data set, and what its reader found; the result goes to another place than its images."""
-    from detector.config import registry
-    from detector.data.coco_extras import read_extras
-    from detector.data.dataset_editing import Portion
-
+    """Return every split of a data set and the notes of its reader; reject a target in a folder of its images."""
     _, config = configured(words)
     assert config.data is not None  # `configured` names one
     dataset = registry.build(config.data)
@@ -104,14 +101,12 @@ def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]
 
 
 def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
-    from detector.data.conversion import yolo_to_coco
-
     annotations = {name: portion.annotations for name, portion in portions.items()}
     return yolo_to_coco(annotations, folder, {name: portion.extras for name, portion in portions.items()})
 
 
 def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
-    """Refuses a result in a folder that holds images it is made from, or below one."""
+    """Reject a target that is, or lies below, a folder of source images."""
     target = folder.resolve()
     for source in (portion.annotations for portion in portions.values()):
         holders = {source.path(index).parent for index in range(len(source))}
@@ -121,22 +116,18 @@ def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
 
 
 def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.csv_boxes import read_csv
-    from detector.data.dataset_editing import Portion
-    from detector.data.pascal_voc import read_voc
-
     names = words[1:]
     if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
         if len(names) > 2:
-            raise ConfigError(f"a table and the folder of its images are wanted, found {', '.join(names)}")
+            raise ConfigError(f"expected a table and the folder of its images, got {', '.join(names)}")
         table = Path(names[0])
-        found, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
+        tables, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
     elif len(names) == 1 and Path(names[0]).is_dir():
-        found, notes = read_voc(Path(names[0]), difficult=arguments.difficult)
+        tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult)
     else:
         portions, notes = _read(names, arguments.to)
         return _write(portions, arguments.to), notes
-    portions = {name: Portion(annotations, extras) for name, (annotations, extras) in found.items()}
+    portions = {name: Portion(annotations, extras) for name, (annotations, extras) in tables.items()}
     for name, portion in portions.items():
         notes += [f"{name}: {problem}" for problem in portion.annotations.problems if problem.outcome != "noted"]
     _require_apart(portions, arguments.to)
@@ -144,22 +135,18 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
 
 
 def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.conversion import coco_to_darknet, coco_to_yolo
-
     portions, notes = _read(words[1:], arguments.to)
     splits = {name: portion.annotations for name, portion in portions.items()}
     for name, portion in portions.items():
         keys = sorted({key for other in (*portion.extras.rows, *portion.extras.images) for key in other} - {"id"})
         if keys:
-            notes.append(f"{name}: text labels have no place for {', '.join(keys)}, which is left out")
+            notes.append(f"{name}: text labels cannot hold {', '.join(keys)}, which is left out")
     if words[0] == "to-darknet":
         return coco_to_darknet(splits, arguments.to, link=arguments.link), notes
     return coco_to_yolo(splits, arguments.to, link=arguments.link), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.dataset_editing import split_portion
-
     shares = _shares(arguments.shares)
     portions, notes = _read(words[1:], arguments.to)
     if arguments.from_split not in portions:
@@ -169,7 +156,7 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     lost = [name for name in portions if name in shares and name != arguments.from_split]
     if lost:
         raise ConfigError(
-            f"{words[1]}: has a split {lost[0]} already; merge it into one first, or leave it out of --shares"
+            f"{words[1]}: already has a split {lost[0]}; merge the splits first, or leave it out of --shares"
         )
     parts = split_portion(whole, shares, seed=arguments.seed, group_of=_group_of(arguments.group))
     notes += [
@@ -188,7 +175,7 @@ def _shares(text: str) -> dict[str, float]:
             equals = ""
         if not equals or name not in ("train", "val", "test") or name in shares:
             raise ConfigError(
-                f"--shares wants train, val and test, each once with its share, as {_SHARES}; found {text!r}"
+                f"--shares: expected train, val and test, each once with its share, as {_SHARES}; got {text!r}"
             )
         shares[name] = value
     return shares
@@ -202,37 +189,35 @@ def _group_of(how: str | None) -> Callable[[str], str] | None:
     try:
         pattern = re.compile(how)
     except re.error as error:
-        raise ConfigError(f"--group wants 'folder' or a regular expression, found {how!r}: {error}") from error
+        raise ConfigError(f"--group: expected 'folder' or a regular expression, got {how!r}: {error}") from error
 
     def group(name: str) -> str:
-        found = pattern.search(name)
-        if found is None:
-            raise ConfigError(f"--group {how!r} finds nothing in {name!r}; every image needs a group")
-        return found[1] if pattern.groups and found[1] is not None else found[0]
+        match = pattern.search(name)
+        if match is None:
+            raise ConfigError(f"--group {how!r} does not match {name!r}; every image needs a group")
+        return match[1] if pattern.groups and match[1] is not None else match[0]
 
     return group
 
 
 def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.dataset_editing import merge
-
     if len(words) < 3:
-        raise ConfigError("two data sets or more are wanted; a COCO file counts as one, its images are found beside it")
+        raise ConfigError(
+            "expected two data sets or more; name a COCO file without its images, which are looked for beside it"
+        )
     data_sets: list[dict[str, Portion]] = []
     notes: list[str] = []
     for word in words[1:]:
-        portions, found = _read([word], arguments.to)
-        notes += [f"{word}: {note}" for note in found]
+        portions, own_notes = _read([word], arguments.to)
+        notes += [f"{word}: {note}" for note in own_notes]
         data_sets.append(portions)
     merged, changed = merge(data_sets)
     return _write(merged, arguments.to), [*notes, *changed]
 
 
 def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.dataset_editing import subset
-
     if arguments.classes is None and arguments.num is None:
-        raise ConfigError("what to keep is wanted; give --classes A,B or --num N")
+        raise ConfigError("expected a choice of what to keep, got none; give --classes A,B or --num N")
     names = [name.strip() for name in arguments.classes.split(",") if name.strip()] if arguments.classes else []
     portions, notes = _read(words[1:], arguments.to)
     chosen = {}
@@ -249,28 +234,26 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
 
 
 def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    from detector.data.dataset_editing import remap_classes
-
     mapping = _mapping(arguments.map) if arguments.map is not None else {}
     pairs = [word for word in words[1:] if "=" in word]
     mapping.update((old.strip(), new.strip()) for old, _, new in (pair.partition("=") for pair in pairs))
     if not mapping:
-        raise ConfigError("a mapping is wanted; give words old=new (old= leaves a class out) or --map FILE.yaml")
+        raise ConfigError(
+            "expected a mapping, got none; give words old=new (old= leaves a class out) or --map FILE.yaml"
+        )
     portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.to)
     changed = {name: remap_classes(portion, mapping) for name, portion in portions.items()}
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes
         if lost:
-            notes.append(f"{name}: {lost} boxes of classes that are left out are gone")
+            notes.append(f"{name}: {lost} boxes of classes that are left out are removed")
     return _write(changed, arguments.to), notes
 
 
 def _mapping(path: Path) -> dict[str, str]:
-    from detector.config.nodes import read_foreign
-
     mapping = {}
     for old, node in read_foreign(path).items():
         if not (node.value is None or isinstance(node.value, str)):
-            raise ConfigError(f"{node.where}: a class name is wanted (in quotes if it is a number), or nothing")
+            raise ConfigError(f"{node.where}: expected a class name (in quotes if it is a number) or nothing")
         mapping[old] = node.value or ""
     return mapping

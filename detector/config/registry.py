@@ -51,6 +51,15 @@ class PartConfig(Generic[Contract]):
     default_name: ClassVar[str | None] = None
 
 
+class FileReader:
+    """Base class of the contracts of parts that may read a file of another program's format by the key `file`."""
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether the part reads this file; the default is false."""
+        return False
+
+
 _PARTS: dict[type[PartConfig[Any]], dict[str, type]] = {}
 _PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
 _WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
@@ -164,8 +173,7 @@ def claimant(path: Path) -> str | None:
     _import_folders(_READER_FOLDERS)
     for parts in _PARTS.values():
         for name, part in parts.items():
-            claims = getattr(part, "claims", None)
-            if claims is not None and claims(path):
+            if issubclass(part, FileReader) and part.claims(path):
                 return name
     return None
 

@@ -1,4 +1,4 @@
-"""Listed transforms of albumentations, behind the one fence that knows the library."""
+"""Chain of listed transforms of albumentations; the only module that imports the library."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import cv2
 import numpy as np
 
 from detector.config.registry import nearest
-from detector.data.augment.warp import Objects, blank_canvas
+from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.warp import blank_canvas
 from detector.errors import ConfigError
 from detector.structures.letterbox import Image
 
 
-class AlbumentationsChain:
-    """Transforms of albumentations, built once, seeded before each call; the only place that knows the library."""
+class AlbumentationsChain(Augmentation):
+    """Transforms of albumentations, built once and seeded before each call."""
 
     def __init__(self, specifications: Sequence[Mapping[str, Any]], canvas_hw: tuple[int, int], channels: int) -> None:
-        """Builds the chain and tries each transform on a canvas of height and width `canvas_hw`.
+        """Build the chain and try each transform on a canvas of height and width `canvas_hw`.
 
         Raises:
-            ConfigError: an unknown transform, with the nearest name, arguments that it refuses, or one that does not
-                take such a canvas or gives back another shape or dtype.
+            ConfigError: a transform is unknown (the nearest name is given), refuses its arguments or the canvas, or
+                returns another shape or dtype.
         """
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import asks a package index for news otherwise
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks a package index for updates
         import albumentations
 
         transforms = []
@@ -36,15 +37,15 @@ class AlbumentationsChain:
             transform: Any = getattr(albumentations, name, None)
             if not _is_transform(transform, albumentations.BasicTransform):
                 known = [n for n, c in vars(albumentations).items() if _is_transform(c, albumentations.BasicTransform)]
-                raise ConfigError(f"augment.albumentations knows no transform {name!r}{nearest(name, known)}")
+                raise ConfigError(f"augment.albumentations: no transform is named {name!r}{nearest(name, known)}")
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("error", UserWarning)  # all it says of an argument that it does not know
+                    warnings.simplefilter("error", UserWarning)  # its only reaction to an unknown argument
                     transforms.append(transform(**arguments))
                 always = transform(**{**arguments, "p": 1.0})
             except (TypeError, ValueError, RuntimeError, UserWarning) as error:
-                raise ConfigError(f"augment.albumentations: {name} refuses {arguments}: {_said(error)}") from error
-            crop_error = albumentations.augmentations.crops.transforms.CropSizeError  # derived from Exception itself
+                raise ConfigError(f"augment.albumentations: {name} refuses {arguments}: {_one_line(error)}") from error
+            crop_error = albumentations.augmentations.crops.transforms.CropSizeError  # derives from Exception directly
             _try(name, always, blank_canvas(canvas_hw, channels), (*_REFUSALS, crop_error))
         boxes = albumentations.BboxParams(
             format="pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True
@@ -52,17 +53,17 @@ class AlbumentationsChain:
         self._moves_boxes = any(isinstance(transform, albumentations.DualTransform) for transform in transforms)
         self._compose = albumentations.Compose(transforms, bbox_params=boxes if self._moves_boxes else None)
 
-    def __call__(self, image: Image, objects: Objects, seed: int) -> tuple[Image, Objects]:
-        """The image and the objects that are left, as a function of the seed alone."""
-        self._compose.set_random_seed(seed)
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Return the image and the objects that are left; the library is seeded by one draw of the generator."""
+        self._compose.set_random_seed(int(rng.integers(2**31)))
         if not self._moves_boxes:
             return _same_format(self._compose(image=image)["image"], image, "the list"), objects
-        # Labels come back as float32, so rows are passed through instead: exact below 2^24.
+        # Labels would be returned as float32, so row numbers are passed instead, which are exact below 2^24.
         result = self._compose(image=image, bboxes=objects.xyxy, rows=np.arange(len(objects.labels)))
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         image = _same_format(result["image"], image, "the list")
-        return image, Objects(boxes, objects.labels[rows], objects.ignore[rows])
+        return image, ImageObjects(boxes, objects.labels[rows], objects.ignore[rows])
 
 
 def _is_transform(candidate: object, base: type) -> bool:
@@ -73,27 +74,28 @@ def _same_format(changed: Any, image: Image, who: str) -> Image:
     if changed.shape != image.shape or changed.dtype != image.dtype:
         raise ConfigError(
             f"augment.albumentations: {who} turns {image.dtype} {image.shape} into {changed.dtype} "
-            f"{tuple(changed.shape)}, where transforms that keep shape and dtype are wanted; remove it"
+            f"{tuple(changed.shape)}; expected transforms that keep shape and dtype, remove it"
         )
     return np.ascontiguousarray(changed)
 
 
-# What transforms are known to raise on an image or an absence that they are not made for.
+# Errors that transforms are known to raise on an image, or on missing boxes, that they do not support.
 _REFUSALS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError, cv2.error)
 
 
-def _said(error: Exception | Warning) -> str:
+def _one_line(error: Exception | Warning) -> str:
     return " ".join(str(error).split())
 
 
 def _try(name: str, transform: Any, canvas: Image, refusals: tuple[type[Exception], ...]) -> None:
-    """Applies a transform that always acts, so that one that cannot is found before training, not during it."""
+    """Apply a transform that always acts, so that one that fails is refused before training, not during it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # remarks on this canvas, which no one will see
+            warnings.simplefilter("ignore", UserWarning)  # warnings about this canvas, which is never shown
             changed = transform(image=canvas, bboxes=np.zeros((0, 4), np.float32))["image"]
     except refusals as error:
         raise ConfigError(
-            f"augment.albumentations: {name} does not take images of shape {canvas.shape}: {_said(error)}; remove it"
+            f"augment.albumentations: {name} does not take images of shape {canvas.shape}: "
+            f"{_one_line(error)}; remove it"
         ) from error
     _same_format(changed, canvas, name)

@@ -1,6 +1,6 @@
-"""Anchors by k-means on the boxes of a data set, as the canvas sees them.
+"""Anchors by k-means on the boxes of a data set at the scale of the canvas.
 
-Clusters of widths and heights under the distance 1 - IoU of boxes about one centre: J. Redmon and A. Farhadi, YOLO9000
+Widths and heights are clustered by the distance 1 - IoU of boxes about one centre: J. Redmon and A. Farhadi, YOLO9000
 (CVPR 2017), section 2. Seeds are drawn as in k-means++ (Arthur and Vassilvitskii, 2007).
 """
 
@@ -20,7 +20,7 @@ METRICS = ("iou", "euclidean")
 RECALL_IOU = 0.5
 _NUM_RESTARTS = 5
 _MAX_ROUNDS = 200
-# More boxes than this do not move the centres by a pixel; they are drawn at random, the figures are those of all boxes.
+# With more boxes than this the centres no longer move by a pixel. A random sample is clustered, all boxes are measured.
 _MAX_CLUSTERED = 50_000
 
 Sizes = npt.NDArray[np.float64]  # (N, 2): width and height in pixels of the canvas
@@ -28,13 +28,13 @@ Sizes = npt.NDArray[np.float64]  # (N, 2): width and height in pixels of the can
 
 @dataclass(frozen=True)
 class Anchors:
-    """Anchors and how well they cover the boxes they were found on.
+    """Anchors and how well they cover the boxes of a data set.
 
     Attributes:
-        wh: int64 (K, 2), width and height in whole pixels of the canvas, by area.
+        wh: int64 (K, 2), width and height in whole pixels of the canvas, sorted by area.
         average_iou: mean over the boxes of the IoU with the best anchor.
         recall: share of the boxes whose best anchor has an IoU above `RECALL_IOU`.
-        num_boxes: boxes they were measured on.
+        num_boxes: number of boxes that they were measured on.
     """
 
     wh: npt.NDArray[np.int64]
@@ -44,10 +44,10 @@ class Anchors:
 
 
 def canvas_sizes(annotations: CocoAnnotations, canvas_hw: tuple[int, int], fit: str, arithmetic: str) -> Sizes:
-    """Width and height of every object on the canvas, float64 (N, 2); crowd regions are left out.
+    """Return width and height of every object on the canvas, float64 (N, 2); crowd regions are left out.
 
     Raises:
-        MediaError: the size of an image stands nowhere and its file cannot be read.
+        MediaError: the size of an image is not annotated and its file cannot be read.
     """
     sizes = [np.zeros((0, 2), np.float64)]
     for index in range(len(annotations)):
@@ -62,40 +62,42 @@ def canvas_sizes(annotations: CocoAnnotations, canvas_hw: tuple[int, int], fit: 
 
 
 def centred_iou(ours: Sizes, theirs: Sizes) -> npt.NDArray[np.float64]:
-    """IoU of boxes about one centre, of each of `ours` (N, 2) with each of `theirs` (K, 2): float64 (N, K)."""
+    """Return the IoU of boxes about one centre, each of `ours` (N, 2) with each of `theirs` (K, 2): float64 (N, K)."""
     shared = np.minimum(ours[:, None], theirs[None]).prod(axis=2)
     return np.asarray(shared / (ours.prod(axis=1)[:, None] + theirs.prod(axis=1)[None] - shared))
 
 
 def measure_anchors(wh: npt.NDArray[np.int64], sizes: Sizes) -> Anchors:
-    """Whole anchors (K, 2) with what they reach on boxes (N, 2)."""
+    """Return anchors (K, 2) in whole pixels with their figures on boxes (N, 2)."""
     parts = np.array_split(sizes, max(1, len(sizes) // _MAX_CLUSTERED))
     best = np.concatenate([centred_iou(part, wh.astype(np.float64)).max(axis=1) for part in parts])
     return Anchors(wh, float(best.mean()), float((best > RECALL_IOU).mean()), len(sizes))
 
 
 def find_anchors(sizes: Sizes, num: int, metric: str = "iou", seed: int = 0) -> Anchors:
-    """The best anchors of several k-means, in whole pixels, by area.
+    """Return the best anchors of several runs of k-means, in whole pixels, sorted by area.
 
     Args:
         sizes: float64 (N, 2), width and height of the boxes on the canvas, above 0.
-        num: how many anchors.
-        metric: `iou` for the distance 1 - IoU, `euclidean` for pixels, as Darknet's own `calc_anchors` has it.
+        num: number of anchors.
+        metric: `iou` for the distance 1 - IoU, `euclidean` for pixels, as in Darknet's `calc_anchors`.
         seed: seed of the random starts.
 
     Raises:
         DatasetError: there are fewer different boxes than anchors.
-        ValueError: an unknown metric, or no anchors asked for.
+        ValueError: the metric is unknown, or `num` is below 1.
     """
     if metric not in METRICS or num < 1:
-        raise ValueError(f"find_anchors wants a metric of {METRICS} and at least 1 anchor, found {metric!r} and {num}")
+        raise ValueError(
+            f"find_anchors: expected a metric of {METRICS} and at least 1 anchor, got {metric!r} and {num}"
+        )
     num_different = len(np.unique(sizes, axis=0))
     if num_different < num:
-        raise DatasetError(f"{num} anchors want as many boxes of different size, found {num_different}; ask for fewer")
+        raise DatasetError(f"expected at least {num} boxes of different size, got {num_different}; use fewer anchors")
     rng = np.random.default_rng(seed)
     clustered = sizes if len(sizes) <= _MAX_CLUSTERED else rng.choice(sizes, _MAX_CLUSTERED, replace=False)
-    found = [_clusters(clustered, num, metric, rng) for _ in range(_NUM_RESTARTS)]
-    best = min(found, key=lambda centres: _distances(clustered, centres, metric).min(axis=1).mean())
+    candidates = [_clusters(clustered, num, metric, rng) for _ in range(_NUM_RESTARTS)]
+    best = min(candidates, key=lambda centres: _distances(clustered, centres, metric).min(axis=1).mean())
     whole = np.maximum(best.round(), 1).astype(np.int64)
     return measure_anchors(whole[np.lexsort((whole[:, 0], whole.prod(axis=1)))], sizes)
 
@@ -107,13 +109,13 @@ def _distances(sizes: Sizes, centres: Sizes, metric: str) -> npt.NDArray[np.floa
 
 
 def _clusters(sizes: Sizes, num: int, metric: str, rng: np.random.Generator) -> Sizes:
-    """The centres of one k-means: float64 (num, 2)."""
+    """Return the centres of one run of k-means: float64 (num, 2)."""
     centres = sizes[rng.integers(len(sizes))][None]
     nearest = np.full(len(sizes), np.inf)
     while len(centres) < num:
         nearest = np.minimum(nearest, _distances(sizes, centres[-1:], metric)[:, 0])
-        weights = np.where(nearest > 1e-12, nearest, 0.0) ** 2  # rounding leaves a box a trace away from itself
-        if not weights.any():  # boxes differ by a trace only
+        weights = np.where(nearest > 1e-12, nearest, 0.0) ** 2  # rounding leaves a tiny distance of a box to itself
+        if not weights.any():  # boxes differ by rounding only
             weights = np.ones(len(sizes))
         centres = np.concatenate([centres, sizes[rng.choice(len(sizes), p=weights / weights.sum())][None]])
     belongs = np.full(len(sizes), -1)
@@ -124,7 +126,7 @@ def _clusters(sizes: Sizes, num: int, metric: str, rng: np.random.Generator) -> 
             break
         counts = np.bincount(belongs, minlength=num)
         sums = np.stack([np.bincount(belongs, sizes[:, axis], num) for axis in range(2)], axis=1)
-        # A centre that lost all its boxes moves to the box that is served worst.
+        # A centre without boxes moves to the box that is farthest from its centre.
         worst = sizes[distances.min(axis=1).argmax()]
         centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], worst)
     return np.asarray(centres)

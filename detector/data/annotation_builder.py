@@ -1,4 +1,4 @@
-"""Annotations of other programs' files, put together as `CocoAnnotations`: images, named objects, corners in pixels."""
+"""Builder of `CocoAnnotations` from the files of other programs: images, named objects, corners in pixels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from detector.structures.boxes import xyxy_to_xywh
 
 @dataclass(frozen=True)
 class NamedObject:
-    """One object of an image.
+    """Object of an image with the name of its class.
 
     Attributes:
-        class_name: its class.
-        source_xyxy: its corners, pixels; not checked.
-        place: where it is written.
-        is_ignored: whether it is neither to be learnt nor to be scored.
-        extras: what else is written of it.
+        class_name: name of its class.
+        source_xyxy: its corners in pixels, not checked.
+        place: its place in a file, for messages.
+        is_ignored: whether it is ignored in training and in evaluation.
+        extras: other keys to write to a COCO file.
     """
 
     class_name: str
@@ -38,13 +38,13 @@ class NamedObject:
 
 @dataclass
 class ListedObjects:
-    """One image and its objects.
+    """Image of a list and its objects.
 
     Attributes:
         file_name: relative to the folder of images.
-        place: where it is written.
-        listed_hw: its height and width as written; 0, 0 where they are not.
-        objects: what is in it.
+        place: its place in a file, for messages.
+        listed_hw: its height and width as written; 0, 0 where they are not written.
+        objects: its objects.
     """
 
     file_name: str
@@ -60,20 +60,20 @@ def assemble(
     *,
     are_shares: bool = False,
 ) -> dict[str, tuple[CocoAnnotations, Extras]]:
-    """Splits with the classes of all of them, sorted by name and counted from 1; every box is checked.
+    """Return splits with the classes of all of them, sorted by name, with ids from 1; every box is checked.
 
     Args:
-        source: the file or folder they were read from.
-        folder: where file names start.
+        source: the file or folder that the splits were read from.
+        folder: the folder that file names start from.
         splits: images by split.
         are_shares: whether corners are shares of the image instead of pixels.
 
     Raises:
-        DatasetError: no object is in them, or more than `MAX_SKIPPED_SHARE` of the images or boxes cannot be used.
+        DatasetError: the splits hold no object, or more than `MAX_SKIPPED_SHARE` of the images or boxes cannot be used.
     """
     names = sorted({item.class_name for images in splits.values() for image in images for item in image.objects})
     if not names:
-        raise DatasetError(f"{source}: holds no object; look whether it is the right file")
+        raise DatasetError(f"{source}: holds no object; check that it is the right file")
     return {name: _assemble(source, folder, images, names, are_shares) for name, images in splits.items()}
 
 
@@ -91,7 +91,7 @@ def _assemble(
     if are_shares:
         with np.errstate(over="ignore", invalid="ignore"):
             corners = corners * hw[position_of_row][:, [1, 0, 1, 0]]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for afterwards
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite are detected below
         boxes_xywh = xyxy_to_xywh(corners)
     keep = usable_boxes(boxes_xywh, hw[position_of_row], lambda row: rows[row][1].place, findings)
     findings.raise_if_too_many_skipped("boxes", int((~keep).sum()), len(keep))
@@ -119,7 +119,7 @@ def _assemble(
 
 
 def _size(folder: Path, image: ListedObjects, findings: Findings) -> tuple[int, int] | None:
-    """Height and width of an image's file; None, counted, where there is none or it is another picture's."""
+    """Return height and width of an image file; None, counted, where it is missing or has another size than written."""
     try:
         size = image_hw(folder / image.file_name)
     except MediaError as error:
@@ -136,17 +136,17 @@ def _size(folder: Path, image: ListedObjects, findings: Findings) -> tuple[int, 
 
 
 def nearest_files(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """The file meant by each name that is written in another case, without its suffix or with another one.
+    """Return the file for each name that is written in another case, without its suffix or with another one.
 
     Raises:
         DatasetError: the folder cannot be listed.
     """
     try:
-        found = sorted(path.name for path in folder.iterdir())
+        present = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise DatasetError(f"{folder}: the folder of images cannot be listed, {error.strerror}") from error
-    by_name = {name.lower(): name for name in reversed(found)}
-    by_stem = {Path(name).stem: name for name in reversed(found) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    by_name = {name.lower(): name for name in reversed(present)}
+    by_stem = {Path(name).stem: name for name in reversed(present) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
     meant = {}
     for name in names:
         file = by_name.get(name.lower()) or by_stem.get(name) or by_stem.get(Path(name).stem)

@@ -1,4 +1,4 @@
-"""The canvas sizes that training varies between."""
+"""Canvas sizes of multi-scale training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from detector.errors import ConfigError
 
 
 def training_canvases(canvas_hw: tuple[int, int], multi_scale: float, stride: int) -> tuple[tuple[int, int], ...]:
-    """Canvases of about the aspect ratio of `canvas_hw` whose sides are multiples of a stride, smallest first.
+    """Return canvas sizes of about the aspect ratio of `canvas_hw`, smallest first; sides are multiples of a stride.
 
     Args:
         canvas_hw: height and width of the configured canvas, pixels, multiples of `stride`.
-        multi_scale: largest relative change of the height, 0..1; 0 gives no canvas: there is nothing to vary.
+        multi_scale: largest relative change of the height, 0..1; 0 returns no size.
         stride: the largest stride of the model, pixels.
 
     Raises:
@@ -21,13 +21,13 @@ def training_canvases(canvas_hw: tuple[int, int], multi_scale: float, stride: in
     if not multi_scale:
         return ()
     height, width = canvas_hw
-    # A thousandth of a stride is what rounding of the products may take off a size that is just within reach.
+    # The tolerance of a thousandth of a stride keeps a size that rounding of the products would just exclude.
     first = max(1, math.ceil(height * (1 - multi_scale) / stride - 1e-3))
     last = math.floor(height * (1 + multi_scale) / stride + 1e-3)
     if last <= first:
         raise ConfigError(
-            f"input.multi_scale={multi_scale:g} leaves a height of {height} px no other multiple of the model's stride "
-            f"of {stride} px; raise it to {stride / height:.3g} or more, or leave it out"
+            f"input.multi_scale={multi_scale:g} leaves no other multiple of the stride of {stride} px for a height of "
+            f"{height} px; raise it to {stride / height:.3g} or more, or remove it"
         )
     return tuple(
         (units * stride, max(1, round(units * stride * width / (height * stride))) * stride)

@@ -1,4 +1,4 @@
-"""Batches of classification: cut from a split in memory and varied in the training process, many images at a time."""
+"""Batches of classification: taken from a split in memory and augmented in the training process, a batch at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from detector.structures.types import ClassBatch, ImageClasses
 
 Images = npt.NDArray[np.uint8]
 
-_FILL = 114  # the grey that `Letterbox` pads with
+_FILL = 114  # the grey of the padding of `Letterbox`
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How batches are made.
+    """Settings of the batches.
 
     Attributes:
         batch_size: images in a batch.
@@ -30,21 +30,21 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"the loader wants batch_size >= 1, found {self.batch_size}")
+            raise ValueError(f"loader: expected batch_size >= 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
 class ImageAugmentConfig:
-    """How training images of one class each are varied.
+    """Augmentation of training images that have one class each.
 
     Attributes:
         flip_horizontal: probability of a mirror image, left to right.
         flip_vertical: probability of a mirror image, top to bottom.
-        crop_padding: pixels of grey put around an image before a window of its own size is cut out at random
+        crop_padding: pixels of grey padding around an image before a window of its own size is cut out at random
             (He et al. 2015, section 4.2).
-        cutout: side in pixels of a grey square at a random place (DeVries and Taylor 2017), or 0 for none.
-        mixup: a and b of the beta distribution of the share in which two images of a batch are mixed (Zhang et al.
-            2018, section 2), or 0 for none.
+        cutout: side in pixels of a grey square at a random place (DeVries and Taylor 2017), 0 for none.
+        mixup: both parameters of the beta distribution of the share in which two images of a batch are mixed (Zhang et
+            al. 2018, section 2), 0 for none.
     """
 
     flip_horizontal: float = 0.5
@@ -56,11 +56,14 @@ class ImageAugmentConfig:
     def __post_init__(self) -> None:
         if not (0 <= self.flip_horizontal <= 1 and 0 <= self.flip_vertical <= 1):
             raise ValueError(
-                f"augment wants probabilities of flips within 0..1, found {self.flip_horizontal} and "
+                f"augment: expected probabilities of flips within 0..1, got {self.flip_horizontal} and "
                 f"{self.flip_vertical}"
             )
         if min(self.crop_padding, self.cutout) < 0 or self.mixup < 0:
-            raise ValueError("augment wants crop_padding, cutout and mixup of at least 0")
+            raise ValueError(
+                f"augment: expected crop_padding, cutout and mixup of at least 0, got {self.crop_padding}, "
+                f"{self.cutout} and {self.mixup}"
+            )
 
 
 @functools.lru_cache(maxsize=2)
@@ -69,27 +72,28 @@ def _order(num_images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def indices_of(batch: int, batch_size: int, num_images: int, seed: int) -> npt.NDArray[np.int64]:
-    """The images of a batch: int64 (batch_size,), cut from an endless stream of seeded permutations.
+    """Return the images of a batch: int64 (batch_size,), cut from an endless stream of seeded permutations.
 
-    Each image comes once an epoch, and no batch is ever short.
+    Each image comes once per epoch, and no batch is ever short.
     """
-    found = list[npt.NDArray[np.int64]]()
+    pieces = list[npt.NDArray[np.int64]]()
     position, end = batch * batch_size, (batch + 1) * batch_size
     while position < end:
         epoch, start = divmod(position, num_images)
         taken = _order(num_images, seed, epoch)[start : start + end - position]
-        found.append(taken)
+        pieces.append(taken)
         position += len(taken)
-    return np.concatenate(found)
+    return np.concatenate(pieces)
 
 
 def varied(
     images: Images, config: ImageAugmentConfig, rng: np.random.Generator
 ) -> tuple[Images, npt.NDArray[np.int64], float]:
-    """Images (B, H, W, C) varied as a function of the random numbers alone; those given stay as they are.
+    """Return images (B, H, W, C) augmented as a function of the random numbers alone; the given ones stay unchanged.
 
     Returns:
-        The images, which image (B,) was mixed into each, and how much of each is its own: 1 where nothing was mixed.
+        The images, the index (B,) of the image that was mixed into each, and the share of the image itself: 1 where
+        nothing was mixed.
     """
     num, height, width, _ = images.shape
     images = images.copy()
@@ -125,14 +129,14 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[ClassBatch]:
-    """Batches `start` .. `stop` - 1 of a process: batch k of process r is batch k * world_size + r of one stream.
+    """Yield batches `start` .. `stop` - 1 of a process: batch k of process r is batch k * world_size + r of a stream.
 
-    Each is a function of the seed and its number in the stream, whatever came before.
+    Each batch is a function of the seed and its number in the stream only.
     """
     for own in range(start, stop):
         number = own * world_size + rank
         indices = indices_of(number, config.batch_size, len(split), seed)
-        # More words than the order is seeded by: numpy takes missing ones for 0.
+        # Longer than the seed of the order: NumPy fills a shorter seed with zeros.
         rng = np.random.default_rng((seed, number, 0, 1))
         images, other, share = varied(split.images[indices], augment, rng)
         labels = torch.from_numpy(split.labels[indices])

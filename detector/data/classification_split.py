@@ -1,53 +1,32 @@
-"""Images of one class each, in memory, and where they come from."""
+"""Classification data sets: labelled images in memory, and the contract of their readers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.registry import PartConfig
+from detector.config.registry import FileReader, PartConfig
 from detector.data.problems import Problem
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 
 
 @dataclass(frozen=True)
-class ImageSetConfig(PartConfig[Any]):
-    """The kind `image set`: has `split_names()` and gives `split(name, canvas)`, its images fitted to a canvas."""
-
-    folders = ("data",)
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """What images are fitted to.
-
-    Attributes:
-        canvas_hw: height and width in pixels.
-        channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
-        fit: a mode of `Letterbox`.
-    """
-
-    canvas_hw: tuple[int, int]
-    channels: int
-    fit: str
-
-
-@dataclass(frozen=True)
 class LabelledImages:
-    """One split.
+    """Images of one split with one class each.
 
     Attributes:
         images: uint8 (N, H, W, C), RGB when C is 3.
         labels: int64 (N,), 0-based.
         class_names: name of each class.
-        sources: what each image is called: its file, or its place in the split.
-        problems: what was left out, and what is odd.
-        origin: what the split is called in a message.
+        sources: name of each image: its file, or its place in the split.
+        problems: kinds of faults that were skipped or accepted.
+        origin: name of the split in a message.
     """
 
     images: npt.NDArray[np.uint8]
@@ -59,10 +38,12 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise ValueError(f"LabelledImages wants uint8 (N, H, W, C), found {self.images.dtype} {self.images.shape}")
+            raise ValueError(
+                f"LabelledImages: expected uint8 (N, H, W, C), got {self.images.dtype} {self.images.shape}"
+            )
         if not len(self.images) == len(self.labels) == len(self.sources):
             raise ValueError(
-                f"LabelledImages wants one label and name per image, found {len(self.images)} images, "
+                f"LabelledImages: expected one label and name per image, got {len(self.images)} images, "
                 f"{len(self.labels)} labels, {len(self.sources)} names"
             )
 
@@ -70,30 +51,53 @@ class LabelledImages:
         return len(self.labels)
 
     def with_classes(self, class_names: tuple[str, ...]) -> LabelledImages:
-        """The same images with the labels that their classes have among others.
+        """Return the same images with labels that count the given classes.
 
         Raises:
-            DatasetError: a class is not among them.
+            DatasetError: a class of the images is not among the given ones.
         """
         if self.class_names == class_names:
             return self
         if unknown := [name for name in self.class_names if name not in class_names]:
             raise DatasetError(
-                f"{self.origin}: images of the classes {', '.join(class_names)} are wanted, found also "
-                f"{', '.join(unknown)}; name the folders as the model's classes, or leave those out"
+                f"{self.origin}: expected images of the classes {', '.join(class_names)}, got also "
+                f"{', '.join(unknown)}; name the folders as the classes of the model, or remove them"
             )
         label_of = np.array([class_names.index(name) for name in self.class_names], np.int64)
         return replace(self, labels=label_of[self.labels], class_names=class_names)
 
 
+class ImageSet(FileReader, ABC):
+    """A classification data set, constructed from its config alone."""
+
+    @abstractmethod
+    def split_names(self) -> tuple[str, ...]:
+        """Return the names of the splits, in the order in which they are listed."""
+
+    @abstractmethod
+    def split(self, name: str, canvas: Canvas) -> LabelledImages:
+        """Return the images of a split, fitted to a canvas.
+
+        Raises:
+            DatasetError: the set has no such split, or its images cannot be used.
+        """
+
+
+@dataclass(frozen=True)
+class ImageSetConfig(PartConfig[ImageSet]):
+    """The kind `image set`: base class of the settings of every classification data set."""
+
+    folders = ("data",)
+
+
 def fit_all(images: npt.NDArray[np.uint8], canvas: Canvas) -> npt.NDArray[np.uint8]:
-    """Images (N, H, W, 3) of one size on a canvas: themselves where they fit, grey where it has one channel.
+    """Return images (N, H, W, 3) of one size fitted to a canvas; they become grey where it has one channel.
 
     Raises:
-        DatasetError: the canvas has another number of channels.
+        DatasetError: the canvas has neither 3 channels nor 1.
     """
     if canvas.channels not in (1, 3):
-        raise DatasetError(f"the images have 3 channels or, in grey, 1, found input.channels={canvas.channels}")
+        raise DatasetError(f"input.channels: expected 3, or 1 for grey images, got {canvas.channels}")
     if canvas.channels == 1:
         images = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])[..., None]
     image_hw = images.shape[1], images.shape[2]

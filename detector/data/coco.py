@@ -1,7 +1,7 @@
-"""The one reader of COCO annotation files: what leaves it is finite, consistent and safe to train on and to score.
+"""Reader of COCO annotation files: its result is finite, consistent and safe to train on and to score.
 
-The format: https://cocodataset.org/#format-data. Boxes are kept as the file writes them, because an evaluation must
-score what the file says; `CocoAnnotations.source_xyxy` gives them clipped, for training.
+The format: https://cocodataset.org/#format-data. Boxes are kept as written in the file, because an evaluation
+must score them as written; `CocoAnnotations.source_xyxy` returns them clipped, for training.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.coco_file import find_images, image_sizes, read_parts
-from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX, Rows
+from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
+from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX
 from detector.data.problems import Findings, Problem, shown
 from detector.data.string_table import Names
 from detector.errors import DatasetError
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
-# COCO writes coordinates with two decimals, so that a corner, a sum of two, may be off by this many pixels.
+# COCO files hold coordinates of two decimals, so a corner, which is the sum of two, may be off by this many pixels.
 _ROUNDING_PX = 0.01
-# From this share of the boxes on, what looks like another box format is one.
+# From these shares of the boxes on, the file is assumed to hold another box format.
 _XYXY_SHARE, _NORMALISED_SHARE = 0.2, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class CocoAnnotations:
-    """The usable images and boxes of one COCO file, as flat arrays; N images in the file's order, A boxes, C classes.
+    """Usable images and boxes of one annotation file, as flat arrays.
+
+    There are N images in the order of the file, A boxes and C classes.
 
     Attributes:
         annotations: the file.
-        images: the folder of the images; None where the reader was told not to look at images.
+        images: the folder of the images; None where the file was read without images.
         class_names: C names, sorted by category id: label i stands for `category_ids[i]`.
         category_ids: C original category ids, ascending.
         image_ids: int64 (N,), original image ids; Python's integers (dtype object) where one takes more bits.
-        file_names: N file names as written, relative to `images`; kept as `Names`, whatever sequence is given.
-        image_hw: int64 (N, 2), height and width as written, or of the image file where none are; 0, 0 where neither is.
+        file_names: N file names as written, relative to `images`; any sequence is converted to `Names`.
+        image_hw: int64 (N, 2), height and width as written, or else of the image file; 0, 0 where neither is known.
         offsets: int64 (N + 1,); the boxes of image i are the rows `offsets[i]:offsets[i + 1]`.
         boxes_xywh: float64 (A, 4), pixels of the source image, as written: not clipped, width and height above 0.
         labels: int64 (A,), 0..C-1.
         is_crowd: bool (A,), regions that stand for many objects: ignored in evaluation, left out of training.
         areas: float64 (A,), square pixels, as written (the area of the object's mask in COCO itself) or width x height.
-        problems: what was skipped and what was accepted although it is odd.
+        problems: kinds of faults that were skipped, accepted or noted.
     """
 
     annotations: Path
@@ -66,30 +68,32 @@ class CocoAnnotations:
             object.__setattr__(self, "file_names", Names(self.file_names))
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.file_names)
 
     @property
     def num_boxes(self) -> int:
-        """The number of boxes, crowd regions included."""
+        """Number of boxes, crowd regions included."""
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """The file of image `index`.
+        """Return the file of an image.
 
         Raises:
             ValueError: the annotations were read without a folder of images.
         """
         if self.images is None:
-            raise ValueError(f"path wants a folder of images, found that {self.annotations} was read without one")
+            raise ValueError(
+                f"path: expected annotations read with a folder of images, got {self.annotations} without one"
+            )
         return self.images / self.file_names[index]
 
     def _rows(self, index: int) -> slice:
-        position = range(len(self))[index]  # refuses an index past the end, counts a negative one from it
+        position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
 
     def source_xyxy(self, index: int) -> npt.NDArray[np.float32]:
-        """The boxes of image `index`: float32 (n, 4), source pixels, clipped to the image where its size is known."""
+        """Return the boxes of an image: float32 (n, 4), source pixels, clipped to the image where its size is known."""
         height, width = self.image_hw[index].tolist()
         source_xyxy = xywh_to_xyxy(self.boxes_xywh[self._rows(index)])
         if height and width:
@@ -97,18 +101,18 @@ class CocoAnnotations:
         return source_xyxy.astype(np.float32)
 
     def labels_of(self, index: int) -> npt.NDArray[np.int64]:
-        """The labels of image `index`: int64 (n,), a copy."""
+        """Return the labels of an image: int64 (n,), a copy."""
         return self.labels[self._rows(index)].copy()
 
     def is_crowd_of(self, index: int) -> npt.NDArray[np.bool_]:
-        """Which boxes of image `index` are crowd regions: bool (n,), a copy."""
+        """Return a mask of the boxes of an image that are crowd regions: bool (n,), a copy."""
         return self.is_crowd[self._rows(index)].copy()
 
     def ground_truth(self) -> dict[str, Any]:
-        """The same annotations as a COCO dictionary that pycocotools scores correctly.
+        """Return the annotations as a COCO dictionary that pycocotools scores correctly.
 
         Image and category ids are the original ones. Annotation ids count from 1 (pycocotools takes id 0 for "no match"
-        and loses that box), boxes are not clipped, `area` and `iscrowd` are always there.
+        and loses that box), boxes are not clipped, `area` and `iscrowd` are always present.
         """
         image_of_row = np.repeat(self.image_ids, np.diff(self.offsets)).tolist()
         category_of_row = [self.category_ids[label] for label in self.labels.tolist()]
@@ -139,13 +143,13 @@ def read_coco(
 ) -> CocoAnnotations:
     """Read a COCO annotation file and check all of it.
 
-    What would make the data set mean something else is refused, all faults in one error. What is unusable by itself (a
-    missing image, a box without area) is skipped and counted; what is odd but clear is accepted and counted. The counts
-    are in `CocoAnnotations.problems`.
+    Faults that would change the meaning of the data set are refused, all of them in one error. A single unusable entry
+    (a missing image, a box without area) is skipped and counted; an odd but clear one is accepted and counted. The
+    counts are in `CocoAnnotations.problems`.
 
     Args:
         annotations: the JSON file.
-        images: the folder that file names are relative to; None to leave image files unlooked at.
+        images: the folder that file names are relative to; None to read no image file.
         ignore_unknown: skip annotations of categories that the file does not list, instead of refusing the file; they
             do not count towards `MAX_SKIPPED_SHARE`.
         require_annotations: whether a file without the key `annotations` is refused.
@@ -159,48 +163,23 @@ def read_coco(
         raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
-    table, rows = parts.images, parts.rows
+    table = parts.images
     is_present = find_images(table, images, findings)
     image_hw = image_sizes(table, images, is_present, findings)
-    label_of = {identifier: label for label, identifier in enumerate(parts.category_ids)}
-    image_index = _indices(rows.image_ids, table.index_of)[np.array(rows.image_ranks, dtype=np.int64)]
-    labels = _indices(rows.category_ids, label_of)[np.array(rows.category_ranks, dtype=np.int64)]
-
-    def place_of(row: int) -> str:
-        return f"{rows.name(row)} of {table.file_names[image_index[row]]}"
-
-    keep, num_ignored = _belonging(rows, image_index, labels, is_present, ignore_unknown, place_of, findings)
+    columns = _Columns(parts)
+    keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)
     findings.raise_refusals()
-    flags = np.array(rows.flags, dtype=np.int8)
-    boxes_xywh = np.array(rows.boxes, dtype=np.float64).reshape(-1, 4)
-    keep = _without(keep, (flags & WITHOUT_BOX) > 0, "annotation without four numbers for a box", place_of, findings)
-    findings.count("annotation id used twice", "accepted", rows.repeated(), rows.name)
-    for bit, kind in (
-        (FROM_POLYGONS, "annotation without bbox, the box around its polygons is taken"),
-        (FROM_RUNS, "annotation without bbox, the box around its run lengths is taken"),
-        (IGNORE, "ignore flag, which has no effect"),
-    ):
-        findings.count(kind, "accepted", np.flatnonzero(keep & ((flags & bit) > 0)), place_of)
-    wanted = np.flatnonzero(keep)
-
-    def place_of_wanted(position: int) -> str:
-        return place_of(int(wanted[position]))
-
-    hint = other_format(boxes_xywh[wanted], image_hw[image_index[wanted]], place_of_wanted, findings)
-    keep[wanted] = usable_boxes(boxes_xywh[wanted], image_hw[image_index[wanted]], place_of_wanted, findings)
-    areas = np.array(rows.areas, dtype=np.float64)
-    without_area = np.flatnonzero(keep & np.isnan(areas))
-    findings.count("annotation without area, width x height is taken", "accepted", without_area, place_of)
-    areas[without_area] = boxes_xywh[without_area, 2] * boxes_xywh[without_area, 3]
+    keep, hint = _usable_rows(columns, keep, image_hw, findings)
+    areas = _areas(columns, keep, findings)
 
     present = np.flatnonzero(is_present)
-    num_boxes = np.bincount(image_index[keep], minlength=len(is_present))[present]
+    num_boxes = np.bincount(columns.image_index[keep], minlength=len(is_present))[present]
     findings.count("image without annotations", "noted", present[num_boxes == 0], lambda i: table.file_names[i])
     findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
-    num_wanted = len(rows) - num_ignored
-    findings.raise_if_too_many_skipped("boxes", num_wanted - int(keep.sum()), num_wanted, hint)
+    num_listed = len(parts.rows) - num_ignored
+    findings.raise_if_too_many_skipped("boxes", num_listed - int(keep.sum()), num_listed, hint)
 
-    order = np.flatnonzero(keep)[np.argsort(image_index[keep], kind="stable")]
+    order = np.flatnonzero(keep)[np.argsort(columns.image_index[keep], kind="stable")]
     return CocoAnnotations(
         annotations=annotations,
         images=images,
@@ -210,22 +189,79 @@ def read_coco(
         file_names=Names(table.file_names[index] for index in present.tolist()),
         image_hw=image_hw[present],
         offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
-        boxes_xywh=boxes_xywh[order],
-        labels=labels[order],
-        is_crowd=(flags[order] & CROWD) > 0,
+        boxes_xywh=columns.boxes_xywh[order],
+        labels=columns.labels[order],
+        is_crowd=(columns.flags[order] & CROWD) > 0,
         areas=areas[order],
         problems=findings.problems,
     )
 
 
+class _Columns:
+    """Annotations of a file as arrays of A rows, linked to its images and categories.
+
+    Attributes:
+        rows: the annotations as read.
+        image_index: int64 (A,), position of the image in the file; -1 where the file does not list it.
+        labels: int64 (A,), position of the category, by id; -1 where the file does not list it.
+        flags: int8 (A,), bits of `detector.data.coco_rows`.
+        boxes_xywh: float64 (A, 4), as written.
+    """
+
+    def __init__(self, parts: CocoParts) -> None:
+        self.rows, self._file_names = parts.rows, parts.images.file_names
+        rows, label_of = parts.rows, {identifier: label for label, identifier in enumerate(parts.category_ids)}
+        self.image_index = _indices(rows.image_ids, parts.images.index_of)[np.array(rows.image_ranks, dtype=np.int64)]
+        self.labels = _indices(rows.category_ids, label_of)[np.array(rows.category_ranks, dtype=np.int64)]
+        self.flags = np.array(rows.flags, dtype=np.int8)
+        self.boxes_xywh = np.array(rows.boxes, dtype=np.float64).reshape(-1, 4)
+
+    def place_of(self, row: int) -> str:
+        """Return a row as a message names it."""
+        return f"{self.rows.name(row)} of {self._file_names[self.image_index[row]]}"
+
+
+def _usable_rows(
+    columns: _Columns, keep: npt.NDArray[np.bool_], image_hw: npt.NDArray[np.int64], findings: Findings
+) -> tuple[npt.NDArray[np.bool_], str]:
+    """Return which of the rows to keep have a usable box, bool (A,), and a hint at another box format."""
+    flags, place_of = columns.flags, columns.place_of
+    keep = _without(keep, (flags & WITHOUT_BOX) > 0, "annotation without four numbers for a box", place_of, findings)
+    findings.count("annotation id used twice", "accepted", columns.rows.repeated(), columns.rows.name)
+    for bit, kind in (
+        (FROM_POLYGONS, "annotation without bbox, the box around its polygons is taken"),
+        (FROM_RUNS, "annotation without bbox, the box around its run lengths is taken"),
+        (IGNORE, "ignore flag, which has no effect"),
+    ):
+        findings.count(kind, "accepted", np.flatnonzero(keep & ((flags & bit) > 0)), place_of)
+    kept = np.flatnonzero(keep)
+    boxes_xywh, sizes_hw = columns.boxes_xywh[kept], image_hw[columns.image_index[kept]]
+
+    def place_of_kept(position: int) -> str:
+        return place_of(int(kept[position]))
+
+    hint = other_format(boxes_xywh, sizes_hw, place_of_kept, findings)
+    keep[kept] = usable_boxes(boxes_xywh, sizes_hw, place_of_kept, findings)
+    return keep, hint
+
+
+def _areas(columns: _Columns, keep: npt.NDArray[np.bool_], findings: Findings) -> npt.NDArray[np.float64]:
+    """Return the area of each row, float64 (A,): width x height where a row to keep gives none."""
+    areas = np.array(columns.rows.areas, dtype=np.float64)
+    without_area = np.flatnonzero(keep & np.isnan(areas))
+    findings.count("annotation without area, width x height is taken", "accepted", without_area, columns.place_of)
+    areas[without_area] = columns.boxes_xywh[without_area, 2] * columns.boxes_xywh[without_area, 3]
+    return areas
+
+
 def _as_array(identifiers: list[int]) -> npt.NDArray[Any]:
-    """Identifiers as int64 where all fit, else as Python's integers."""
+    """Return identifiers as int64 where all fit, else as Python's integers."""
     fits = all(-(2**63) <= identifier < 2**63 for identifier in identifiers)
     return np.array(identifiers, dtype=np.int64 if fits else object)
 
 
 def _indices(identifiers: dict[int, int], listed: Mapping[int, int]) -> npt.NDArray[np.int64]:
-    """The index of each identifier in what the file lists; -1 where it is not listed."""
+    """Return the position of each identifier in a list of the file; -1 where it is not listed."""
     return np.array([listed.get(identifier, -1) for identifier in identifiers], dtype=np.int64)
 
 
@@ -236,21 +272,16 @@ def _without(
     place_of: Callable[[int], str],
     findings: Findings,
 ) -> npt.NDArray[np.bool_]:
-    """`keep` without the rows that are wrong, which are counted as skipped."""
+    """Return `keep` without the wrong rows, and count these as skipped."""
     findings.count(kind, "skipped", np.flatnonzero(keep & is_wrong), place_of)
     return keep & ~is_wrong
 
 
-def _belonging(
-    rows: Rows,
-    image_index: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    is_present: npt.NDArray[np.bool_],
-    ignore_unknown: bool,
-    place_of: Callable[[int], str],
-    findings: Findings,
+def _linked_rows(
+    columns: _Columns, is_present: npt.NDArray[np.bool_], ignore_unknown: bool, findings: Findings
 ) -> tuple[npt.NDArray[np.bool_], int]:
-    """Which annotations belong to an image that is there and to a category: bool (A,); and how many are ignored."""
+    """Return which rows belong to a present image and to a category, bool (A,), and how many are ignored."""
+    rows, place_of = columns.rows, columns.place_of
     image_ids, category_ids = list(rows.image_ids), list(rows.category_ids)
 
     def place_without_image(row: int) -> str:
@@ -260,8 +291,8 @@ def _belonging(
         return f"{place_of(row)}, category {category_ids[rows.category_ranks[row]]}"
 
     keep = np.ones(len(rows), dtype=np.bool_)
-    keep = _without(keep, image_index < 0, "annotation of an unlisted image", place_without_image, findings)
-    is_unlisted = keep & (labels < 0)
+    keep = _without(keep, columns.image_index < 0, "annotation of an unlisted image", place_without_image, findings)
+    is_unlisted = keep & (columns.labels < 0)
     if ignore_unknown:
         keep = _without(keep, is_unlisted, "annotation of an unlisted category", place_with_category, findings)
     elif is_unlisted.any():
@@ -271,7 +302,7 @@ def _belonging(
         listed = ", ".join(f"{category_ids[rows.category_ranks[r]]} (by {place_of(r)})" for r in first_rows[:10])
         more = f" and {len(first_rows) - 10} more" if len(first_rows) > 10 else ""
         findings.refuse(f"annotations use category ids that 'categories' does not list: {listed}{more}")
-    keep = _without(keep, ~is_present[image_index], "annotation of a missing image", place_of, findings)
+    keep = _without(keep, ~is_present[columns.image_index], "annotation of a missing image", place_of, findings)
     return keep, int(is_unlisted.sum()) if ignore_unknown else 0
 
 
@@ -281,13 +312,13 @@ def other_format(
     place_of: Callable[[int], str],
     findings: Findings,
 ) -> str:
-    """What else the boxes may be, if they look like another format; counted as accepted.
+    """Return a hint at the format that the boxes seem to have, or an empty text; count them as accepted.
 
     Args:
         boxes_xywh: float64 (A, 4), as written.
-        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is not known.
-        place_of: names the place of a row.
-        findings: where such boxes are counted.
+        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is unknown.
+        place_of: returns the place of a row for a message.
+        findings: counts such boxes.
     """
     limit = np.where(image_hw > 0, image_hw, np.inf)[:, ::-1] + _ROUNDING_PX
     start, size = boxes_xywh[:, :2], boxes_xywh[:, 2:]
@@ -296,9 +327,9 @@ def other_format(
         are_corners = overflows & (size > start).all(axis=1) & (size <= limit).all(axis=1)
         are_shares = ((boxes_xywh >= 0) & (boxes_xywh <= 1)).all(axis=1) & (size > 0).all(axis=1)
     if overflows.sum() > _XYXY_SHARE * len(boxes_xywh) and 2 * are_corners.sum() > overflows.sum():
-        kind, rows = "box that looks like xyxy where xywh is wanted", np.flatnonzero(are_corners)
+        kind, rows = "box that looks like xyxy, expected xywh", np.flatnonzero(are_corners)
     elif are_shares.sum() > _NORMALISED_SHARE * len(boxes_xywh):
-        kind, rows = "box that looks normalised to 0..1 where pixels are wanted", np.flatnonzero(are_shares)
+        kind, rows = "box that looks normalised to 0..1, expected pixels", np.flatnonzero(are_shares)
     else:
         return ""
     findings.count(kind, "accepted", rows, place_of)
@@ -311,20 +342,20 @@ def usable_boxes(
     place_of: Callable[[int], str],
     findings: Findings,
 ) -> npt.NDArray[np.bool_]:
-    """Which boxes can be used: bool (A,).
+    """Return a mask of the boxes that can be used: bool (A,).
 
     Args:
         boxes_xywh: float64 (A, 4), as written.
-        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is not known.
-        place_of: names the place of a row.
-        findings: where the others are counted.
+        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is unknown.
+        place_of: returns the place of a row for a message.
+        findings: counts the boxes that cannot be used.
     """
     limit = np.where(image_hw > 0, image_hw, np.inf)[:, [1, 0, 1, 0]]
     width, height = boxes_xywh[:, 2], boxes_xywh[:, 3]
-    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are what is looked for
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are detected below
         corners = xywh_to_xyxy(boxes_xywh)
         is_finite = np.isfinite(corners.astype(np.float32))
-        visible = np.clip(corners, 0, limit).astype(np.float32)  # as training sees it
+        visible = np.clip(corners, 0, limit).astype(np.float32)  # the box that training uses
     keep: npt.NDArray[np.bool_] = np.ones(len(boxes_xywh), dtype=np.bool_)
     wrong: tuple[tuple[str, Any], ...] = (
         ("box with a number that is not finite", ~is_finite.all(axis=1)),

@@ -1,4 +1,4 @@
-"""What a COCO file says beyond boxes: masks, keypoints, licences, attributes; kept from one COCO file to another."""
+"""Other content of a COCO file: masks, keypoints, licences, attributes; copied from one COCO file to another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.data.coco_rows import Rows
 from detector.data.problems import Findings
 
 _SECTIONS = ("images", "annotations", "categories")
-# What `CocoAnnotations.ground_truth` writes itself.
+# Keys that `CocoAnnotations.ground_truth` writes itself.
 _OF_IMAGES = ("id", "file_name", "height", "width")
 _OF_ROWS = ("image_id", "category_id", "bbox", "area", "iscrowd")
 _OF_CATEGORIES = ("id", "name")
@@ -23,16 +23,16 @@ _OF_CATEGORIES = ("id", "name")
 Entries = npt.NDArray[Any]  # of dictionaries
 
 
-def entries(found: Sequence[dict[str, Any]]) -> Entries:
-    """Dictionaries as an array, which can be indexed by rows."""
-    array = np.empty(len(found), dtype=object)
-    array[:] = found
+def entries(dictionaries: Sequence[dict[str, Any]]) -> Entries:
+    """Return dictionaries as an array, which can be indexed by rows."""
+    array = np.empty(len(dictionaries), dtype=object)
+    array[:] = dictionaries
     return array
 
 
 @dataclass(frozen=True, eq=False)
 class Extras:
-    """What is written beside the boxes of a `CocoAnnotations` of N images and A boxes.
+    """Other keys of the file of a `CocoAnnotations` of N images and A boxes.
 
     Attributes:
         images: (N,) dictionaries: other keys of each image.
@@ -48,14 +48,14 @@ class Extras:
 
 
 def no_extras(annotations: CocoAnnotations) -> Extras:
-    """Of annotations that come from no COCO file: nothing."""
+    """Return empty extras, for annotations that were not read from a COCO file."""
     return Extras(entries([{} for _ in range(len(annotations))]), entries([{} for _ in range(annotations.num_boxes)]))
 
 
 def read_extras(annotations: CocoAnnotations) -> Extras:
-    """The other keys of the COCO file that annotations were read from; nothing where it is another format.
+    """Return the other keys of the COCO file of some annotations; empty extras for another format.
 
-    The whole file is held in memory, some seven times its size.
+    The whole file is held in memory, which takes about seven times its size.
     """
     if annotations.annotations.suffix.lower() != ".json":
         return no_extras(annotations)
@@ -75,15 +75,15 @@ def _without(entry: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _of_rows(annotations: CocoAnnotations, written: list[Any]) -> list[dict[str, Any]]:
-    """The other keys of each box: found again by image, category and numbers, equal ones in the order of the file."""
+    """Return the other keys of each box, matched by image, category and numbers; equal boxes keep their order."""
     rows, kept = Rows(), []
     for position, entry in enumerate(written):
         before = len(rows)
-        rows.add(position, entry, Findings(""))  # it passed the reader before: what it found is known
+        rows.add(position, entry, Findings(""))  # the reader has already reported its faults
         kept += [_without(entry, _OF_ROWS)] * (len(rows) - before)
     image_ids, category_ids = list(rows.image_ids), list(rows.category_ids)
     waiting: dict[tuple[Any, ...], list[int]] = {}
-    for row in range(len(rows) - 1, -1, -1):  # backwards, so that the first one is taken off the end first
+    for row in range(len(rows) - 1, -1, -1):  # backwards, so that pop() returns the first row first
         box = tuple(rows.boxes[4 * row : 4 * row + 4])
         key = (image_ids[rows.image_ranks[row]], category_ids[rows.category_ranks[row]], box)
         waiting.setdefault(key, []).append(row)
@@ -93,7 +93,7 @@ def _of_rows(annotations: CocoAnnotations, written: list[Any]) -> list[dict[str,
 
 
 def ground_truth_with(annotations: CocoAnnotations, extras: Extras) -> dict[str, Any]:
-    """The COCO dictionary of annotations with the other keys; ids of annotations stay where all differ."""
+    """Return the COCO dictionary of annotations with the other keys; annotation ids stay where all are unique."""
     truth = annotations.ground_truth()
     ids = [entry.get("id") for entry in extras.rows]
     keep_ids = all(type(identifier) is int and identifier > 0 for identifier in ids) and len(set(ids)) == len(ids)

@@ -1,6 +1,6 @@
-"""A COCO file taken apart: its sections, identifiers, categories and images, each checked alone.
+"""Sections of a COCO file: its images, annotations and categories, each entry checked on its own.
 
-Every fault goes to a `Findings`; what the parts mean together is decided in `detector.data.coco`.
+Every fault is added to a `Findings`; checks across sections are in `detector.data.coco`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from detector.media.images import image_hw
 
 _SECTIONS = ("images", "categories", "annotations")
 _MAX_SIDE = 2**31 - 1  # pixels; no image format holds more
-# Sides in pixels, and the ratio of the longer to the shorter, beyond which nothing is left of an object on a canvas.
+# Shortest side in pixels and greatest ratio of the sides; beyond them no object is visible on a canvas.
 _MIN_SIDE, _MAX_RATIO = 10, 50
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -33,12 +33,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass
 class ImageTable:
-    """All images that a file lists, in its order, present or not.
+    """All images that a file lists, in the order of the file, whether their files exist or not.
 
     Attributes:
-        index_of: id -> position in the other fields.
-        file_names: as written.
-        sides: height and width of each, as written; 0, 0 where the file gives none, not rounded.
+        index_of: position in the other fields by image id.
+        file_names: file names as written.
+        sides: height and width of each image, as written and not rounded; 0, 0 where the file gives none.
     """
 
     index_of: dict[int, int] = field(default_factory=dict)
@@ -46,14 +46,14 @@ class ImageTable:
     sides: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, position: int, entry: Any, allow_outside: bool, findings: Findings) -> None:
-        """Adds the image at a position of the file's list."""
+        """Add the image at a position of the list in the file."""
         if not isinstance(entry, dict):
-            findings.refuse(f"images[{position}] must be an object, found {reprlib.repr(entry)}")
+            findings.refuse(f"images[{position}] must be an object, got {reprlib.repr(entry)}")
             return
         identifier = identifier_of(entry, "id", "images", position, findings)
         name = entry.get("file_name")
         if not isinstance(name, str) or not name:
-            findings.refuse(f"file_name of images[{position}] (id {identifier}) is missing or no text")
+            findings.refuse(f"file_name of images[{position}] (id {identifier}) is missing or not a text")
             name = ""
         elif not allow_outside and _leads_outside(name):
             findings.refuse(
@@ -73,13 +73,13 @@ class ImageTable:
 
 @dataclass
 class CocoParts:
-    """The sections of a COCO file.
+    """Sections of a COCO file.
 
     Attributes:
         images: the images.
         rows: the annotations.
         class_names: names of the categories, sorted by id.
-        category_ids: their ids.
+        category_ids: ids of the categories, ascending.
     """
 
     images: ImageTable
@@ -91,7 +91,7 @@ class CocoParts:
 def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findings: Findings) -> CocoParts:
     """Read a file section by section, in little memory.
 
-    What is refused is left out, so that what remains can be looked at for more faults.
+    Refused entries are left out, so that the rest can be checked for more faults.
 
     Raises:
         DatasetError: the file is not JSON, or has no images or no categories.
@@ -103,7 +103,7 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
     images, rows, categories = ImageTable(), Rows(), list[Any]()
     found: dict[str, bool] = {}
     for key, position, entry in read_items(path, _SECTIONS, on_twice):
-        if position < 0:  # a section begins, anew where its key is given twice
+        if position < 0:  # a section begins; a duplicate key starts it again
             if key == "images":
                 images = ImageTable()
             elif key == "annotations":
@@ -113,9 +113,9 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
             found[key] = False
             if not key:
                 what = "a list (of results?)" if isinstance(entry, list) else reprlib.repr(entry)
-                findings.refuse(f"a COCO file is an object with the keys {', '.join(_SECTIONS)}, found {what}")
+                findings.refuse(f"expected an object with the keys {', '.join(_SECTIONS)}, got {what}")
             elif not isinstance(entry, list):
-                findings.refuse(f"{key!r} must be a list, found {reprlib.repr(entry)}")
+                findings.refuse(f"{key!r} must be a list, got {reprlib.repr(entry)}")
                 found[key] = True
         else:
             found[key] = True
@@ -138,12 +138,12 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
 
 
 def _read_categories(entries: list[Any], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and ids of the categories, sorted by id."""
+    """Return names and ids of the categories, sorted by id."""
     names: dict[int, str] = {}
     taken: set[str] = set()
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            findings.refuse(f"categories[{position}] must be an object, found {reprlib.repr(entry)}")
+            findings.refuse(f"categories[{position}] must be an object, got {reprlib.repr(entry)}")
             continue
         identifier = identifier_of(entry, "id", "categories", position, findings)
         if identifier is None:
@@ -163,7 +163,7 @@ def _read_categories(entries: list[Any], findings: Findings) -> tuple[tuple[str,
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written down: JSON can spell half a character."""
+    """Tell whether a text can be encoded: JSON can hold half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -172,13 +172,13 @@ def _is_unicode(text: str) -> bool:
 
 
 def _side(value: Any) -> float:
-    """A number of pixels of at least one half; 0 for anything else."""
+    """Return a number of pixels of at least one half; 0 for anything else."""
     number = number_of(value)
     return number if number is not None and 0.5 <= number <= _MAX_SIDE else 0.0
 
 
 def _leads_outside(file_name: str) -> bool:
-    """Whether a relative name is absolute or climbs out; both kinds of slash count, wherever the file was written."""
+    """Tell whether a name is absolute or leads to a parent folder; both kinds of slash count on every system."""
     if file_name.startswith(("/", "\\")) or _DRIVE.match(file_name):
         return True
     if ".." not in file_name:
@@ -188,14 +188,14 @@ def _leads_outside(file_name: str) -> bool:
 
 
 def find_images(table: ImageTable, folder: Path | None, findings: Findings) -> npt.NDArray[np.bool_]:
-    """Which images exist in a folder: bool (N,); all where there is no folder to look at. Folders are refused."""
+    """Return which images exist in a folder, bool (N,), all without a folder; a name of a folder is refused."""
     names = table.file_names
     is_present = np.ones(len(names), dtype=np.bool_) if folder is None else _exist(folder, names)
     for index in np.flatnonzero(~is_present).tolist():
         if folder is not None and os.path.isdir(folder / names[index]):
-            findings.refuse(f"file_name {names[index]!r} is that of a folder where an image is wanted")
+            findings.refuse(f"file_name {names[index]!r} names a folder, expected an image")
         elif _URL.match(names[index]):
-            findings.skip("image named by an address, which is not fetched", names[index])
+            findings.skip("image given as a URL, which is not downloaded", names[index])
         else:
             findings.skip("image file missing", names[index])
     seen: set[str] = set()
@@ -210,21 +210,21 @@ def find_images(table: ImageTable, folder: Path | None, findings: Findings) -> n
 def image_sizes(
     table: ImageTable, folder: Path | None, is_present: npt.NDArray[np.bool_], findings: Findings
 ) -> npt.NDArray[np.int64]:
-    """Height and width of every image: int64 (N, 2), read from the image file where the annotation file lacks them.
+    """Return height and width of every image, int64 (N, 2), from the image file where the annotation file has none.
 
-    An image whose file has another size than a written one is skipped: `is_present` becomes false.
+    An image whose file has another size than the written one is skipped: `is_present` becomes false.
     """
     sides = np.array(table.sides, dtype=np.float64).reshape(-1, 2)
     sizes = np.rint(sides).astype(np.int64)
     for index in np.flatnonzero(is_present & ((sides == 0) | (sides != sizes)).any(axis=1)).tolist():
         name = table.file_names[index]
         is_written = bool(sides[index].all())
-        kind = "image size that is no whole number" if is_written else "image without width and height"
+        kind = "image size that is not a whole number" if is_written else "image without width and height"
         if folder is not None:
             try:
                 sizes[index] = image_hw(folder / name)
             except MediaError:
-                findings.accept(f"{kind}, and its file tells none", name)
+                findings.accept(f"{kind}, and its file gives none", name)
                 continue
             if is_written and (np.abs(sides[index] - sizes[index]) >= 1).any():
                 is_present[index] = False
@@ -244,14 +244,14 @@ def image_sizes(
 
 
 def _exist(images: Path, file_names: list[str]) -> npt.NDArray[np.bool_]:
-    """Which files exist: bool (N,). Each folder is listed once, which is far cheaper than asking for every file."""
+    """Return which files exist, bool (N,); each folder is listed once, which is far cheaper than a check per file."""
     listings: dict[str, set[str]] = {}
     is_present = np.zeros(len(file_names), dtype=np.bool_)
     for index, file_name in enumerate(file_names):
         folder, base = os.path.split(file_name)
         if folder not in listings:
             listings[folder] = _list_files(images / folder)
-        # A name that is not listed may still be found by file systems that fold case or Unicode forms.
+        # File systems that ignore case or Unicode forms may find a name that is not listed.
         is_present[index] = base in listings[folder] or os.path.isfile(images / file_name)
     return is_present
 
@@ -260,5 +260,5 @@ def _list_files(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError):  # missing, not readable or a name that no folder can have: each file is asked for
+    except (OSError, ValueError):  # missing, unreadable or an invalid name: each file is checked
         return set()

@@ -1,6 +1,6 @@
-"""The annotations of a COCO file as columns of numbers, and what is read from a single value of one.
+"""Annotations of a COCO file as columns of numbers, and the readers of single values.
 
-Nothing but numbers is kept of an annotation: a large file has a million.
+Only numbers are kept of an annotation, because a large file has a million of them.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ import numpy.typing as npt
 from detector.data.problems import Findings
 
 _WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")
-_LARGEST_EXACT = 2.0**53  # from here on a float stands for several whole numbers
+_LARGEST_EXACT = 2.0**53  # from here on a float represents several whole numbers
 _MIN_POLYGON_NUMBERS = 6  # three corners
-_NO_ID = -(2**63)  # stands for a missing id; a written id of this value is kept aside like the larger ones
+_NO_ID = -(2**63)  # marks a missing id; a written id of this value is stored with the larger ones
 _NUMBERS = frozenset((int, float))
 _NAN_BOX, _INFINITE_BOX = (math.nan,) * 4, (math.inf,) * 4
 
-# What a row says besides numbers, as bits.
+# Flags of a row, as bits.
 CROWD, IGNORE, FROM_POLYGONS, FROM_RUNS, WITHOUT_BOX = 1, 2, 4, 8, 16
 
 
 def identifier_of(entry: dict[str, Any], key: str, section: str, position: int, findings: Findings) -> int | None:
-    """A whole number, also from "10" and 10.0; None after refusing anything else."""
+    """Return a whole number, also from "10" and 10.0; None after refusing anything else."""
     value: Any = entry.get(key)
-    if type(value) is int:  # not isinstance: true is no identifier
+    if type(value) is int:  # not isinstance: true is not an identifier
         return value
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT
     if not is_whole and not (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value)):
-        found = "is missing" if key not in entry else f"must be a whole number, found {reprlib.repr(value)}"
-        findings.refuse(f"{key} of {section}[{position}] {found}")
+        fault = "is missing" if key not in entry else f"must be a whole number, got {reprlib.repr(value)}"
+        findings.refuse(f"{key} of {section}[{position}] {fault}")
         return None
     findings.accept("identifier written as text or with a decimal point", f"{key} of {section}[{position}]")
     return int(value)
 
 
 def number_of(value: Any) -> float | None:
-    """A number, infinite where it is too large for a float; None for anything else, truth values included."""
+    """Return a number, infinite where it is too large for a float; None for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -52,16 +52,16 @@ def number_of(value: Any) -> float | None:
 
 
 class Rows:
-    """The annotations of a file, one row each but for those that are refused.
+    """Annotations of a file, one row each, without those that are refused.
 
     Attributes:
-        image_ids: id -> rank, of all images that annotations name, in the order of first occurrence.
-        category_ids: the same of categories.
-        image_ranks: int64, the image of each row.
-        category_ranks: int64, its category.
-        boxes: float64, four numbers a row, x, y, width, height; NaN where there is no box.
+        image_ids: rank by id of all images that annotations name, in the order of first occurrence.
+        category_ids: rank by id of all categories that annotations name.
+        image_ranks: int64, rank of the image of each row.
+        category_ranks: int64, rank of the category of each row.
+        boxes: float64, x, y, width and height of each row; NaN where there is no box.
         areas: float64; NaN where the file gives none.
-        flags: bits, the constants of this module.
+        flags: int8, bits of the constants of this module.
     """
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class Rows:
         self.boxes, self.areas = array("d"), array("d")
         self.flags = array("b")
         self._ids, self._positions = array("q"), array("q")
-        self._large_ids: dict[int, int] = {}  # row -> an id that takes more than 64 bits
+        self._large_ids: dict[int, int] = {}  # id by row, where it needs more than 64 bits
 
     def __len__(self) -> int:
         return len(self.flags)
 
     def add(self, position: int, entry: Any, findings: Findings) -> None:
-        """Adds the annotation at a position of the file's list."""
+        """Add the annotation at a position of the list in the file."""
         if type(entry) is not dict:
-            findings.refuse(f"annotations[{position}] must be an object, found {reprlib.repr(entry)}")
+            findings.refuse(f"annotations[{position}] must be an object, got {reprlib.repr(entry)}")
             return
         image_id, category_id, own_id = entry.get("image_id"), entry.get("category_id"), entry.get("id")
         if type(image_id) is not int:
@@ -91,7 +91,7 @@ class Rows:
         crowd = entry.get("iscrowd")
         flags = CROWD if crowd == 1 else 0
         if crowd not in (0, 1, None):  # true and false are 1 and 0
-            findings.refuse(f"iscrowd of annotations[{position}] must be 0 or 1, found {reprlib.repr(crowd)}")
+            findings.refuse(f"iscrowd of annotations[{position}] must be 0 or 1, got {reprlib.repr(crowd)}")
         if image_id is None or category_id is None:
             return
         box = entry.get("bbox")
@@ -120,13 +120,13 @@ class Rows:
         self.flags.append(flags)
 
     def name(self, row: int) -> str:
-        """How a message names an annotation: by its id, by its position where it has none."""
+        """Return an annotation as a message names it: by its id, or by its position where it has none."""
         if self._ids[row] == _NO_ID and row not in self._large_ids:
             return f"annotations[{self._positions[row]}]"
         return f"annotation {reprlib.repr(self._large_ids.get(row, self._ids[row]))}"
 
     def repeated(self) -> npt.NDArray[np.int64]:
-        """The rows whose id an earlier row has."""
+        """Return the rows that have the id of an earlier row."""
         ids = np.array(self._ids, dtype=np.int64)
         order = np.argsort(ids, kind="stable")
         is_repeated = (ids[order[1:]] == ids[order[:-1]]) & (ids[order[1:]] != _NO_ID)
@@ -136,7 +136,7 @@ class Rows:
 
 
 def _box_of_mask(mask: Any) -> tuple[tuple[float, ...], int]:
-    """The box around a mask, and the bit that says how it came about."""
+    """Return the box around a mask, and the flag of its source."""
     if isinstance(mask, dict):
         box, how = _box_around_runs(mask), FROM_RUNS
     else:
@@ -145,7 +145,7 @@ def _box_of_mask(mask: Any) -> tuple[tuple[float, ...], int]:
 
 
 def _box_around(polygons: Any) -> tuple[float, ...] | None:
-    """x, y, width, height around polygons, lists of x1, y1, x2, y2, ...; None for anything else."""
+    """Return x, y, width, height around polygons, lists of x1, y1, x2, y2, ...; None for anything else."""
     if not isinstance(polygons, list) or not polygons:
         return None
     corners: list[float] = []
@@ -160,10 +160,12 @@ def _box_around(polygons: Any) -> tuple[float, ...] | None:
 
 
 def _box_around_runs(mask: dict[str, Any]) -> tuple[float, ...] | None:
-    """x, y, width, height around a mask of run lengths, column by column, background first; None where it is none.
+    """Return x, y, width, height around a mask of run lengths, or None for anything else.
 
-    The format: `counts`, a list or the text that pycocotools writes (common/maskApi.c, rleToString), and `size`,
-    height and width.
+    Runs go column by column and begin with the background.
+
+    The format: `counts`, a list or the text that pycocotools writes (common/maskApi.c, rleToString), and `size`, which
+    is height and width.
     """
     counts, size = mask.get("counts"), mask.get("size")
     counts = _runs_of_text(counts) if isinstance(counts, str) else counts
@@ -179,7 +181,7 @@ def _box_around_runs(mask: dict[str, Any]) -> tuple[float, ...] | None:
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
     if not len(starts):
         return None
-    is_tall = starts // height < ends // height  # a run over two columns touches the lower and the upper edge
+    is_tall = starts // height < ends // height  # a run over two columns touches the bottom and the top edge
     left, right = int(starts.min() // height), int(ends.max() // height)
     top = 0 if is_tall.any() else int((starts % height).min())
     bottom = height - 1 if is_tall.any() else int((ends % height).max())
@@ -187,7 +189,10 @@ def _box_around_runs(mask: dict[str, Any]) -> tuple[float, ...] | None:
 
 
 def _runs_of_text(text: str) -> list[int] | None:
-    """Run lengths from pycocotools' text: five bits a character, from the third run on the change from two before."""
+    """Return run lengths from the text of pycocotools.
+
+    A character holds five bits; from the third run on, a number is the difference from the run two before.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,8 +1,8 @@
-"""Data sets from one format to another, by way of `CocoAnnotations`; what a format cannot hold is said.
+"""Conversion of data sets between formats through `CocoAnnotations`, with notes on what a format cannot hold.
 
-COCO JSON holds everything. Text labels hold class and box: crowd regions have no place in them and are left out, a box
-is cut at the border of its image, classes are counted from 0. Numbers are written with all their digits, so that a box
-comes back to the last bits of its doubles.
+COCO JSON holds everything. Text labels hold class and box only: crowd regions are left out, a box is cut at the border
+of its image, classes are counted from 0. Numbers are written with all their digits, so that a box is read back to the
+last bits of its doubles.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from detector.structures.boxes import clip_xyxy, xywh_to_xyxy, xyxy_to_cxcywh
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion wrote.
+    """Result of a conversion.
 
     Attributes:
         description: the file that describes the new data set; `data=` takes it.
-        notes: what the new format does not hold, a sentence each.
+        notes: a sentence for each loss in the new format.
     """
 
     description: Path
@@ -38,12 +38,12 @@ class Conversion:
 
 
 def write_coco(annotations: CocoAnnotations, path: Path, extras: Extras | None = None) -> None:
-    """Writes annotations as a COCO JSON file that reads back equal, original ids included; no image is touched.
+    """Write annotations as a COCO JSON file that reads back equal, with the original ids; no image is changed.
 
     Args:
-        annotations: what to write.
+        annotations: the annotations to write.
         path: the file.
-        extras: what else to write of each image, box and category.
+        extras: other keys of each image, box and category.
 
     Raises:
         DatasetError: the file exists, or cannot be written.
@@ -52,22 +52,24 @@ def write_coco(annotations: CocoAnnotations, path: Path, extras: Extras | None =
     try:
         text = json.dumps(truth, ensure_ascii=False, allow_nan=False)
         text.encode()
-    except UnicodeEncodeError:  # half a character, which JSON can spell
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
         text = json.dumps(truth, allow_nan=False)
     except ValueError as error:
-        raise DatasetError(f"{annotations.annotations}: holds a number that JSON has not; correct it") from error
+        raise DatasetError(
+            f"{annotations.annotations}: holds a number that JSON cannot represent; correct it"
+        ) from error
     _write(path, text)
 
 
 def yolo_to_coco(
     splits: Mapping[str, CocoAnnotations], folder: Path, extras: Mapping[str, Extras] | None = None
 ) -> Conversion:
-    """Writes splits, however they were read, as COCO JSON files and a description of them; images stay where they are.
+    """Write splits of any format as COCO JSON files and a description of them; images stay where they are.
 
     Args:
         splits: by name, `train`, `val` or `test`, read with their images.
-        folder: where `annotations/instances_NAME.json` and `data.yaml` go; it must be new or empty.
-        extras: what else to write, by split.
+        folder: the folder of `annotations/instances_NAME.json` and `data.yaml`; it must be new or empty.
+        extras: other keys to write, by split.
 
     Raises:
         DatasetError: the folder is not empty, or cannot be written.
@@ -84,12 +86,12 @@ def yolo_to_coco(
 
 
 def coco_to_yolo(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False) -> Conversion:
-    """Writes splits in the layout of the YOLO family: `images/NAME`, `labels/NAME` and a `data.yaml`.
+    """Write splits in the layout of the YOLO family: `images/NAME`, `labels/NAME` and a `data.yaml`.
 
     Args:
         splits: by name, `train`, `val` or `test`, of the same classes, read with their images.
-        folder: where it goes; it must be new or empty.
-        link: make symbolic links to the images instead of copies.
+        folder: the folder of the new data set; it must be new or empty.
+        link: whether to make symbolic links to the images instead of copies.
 
     Raises:
         DatasetError: the folder is not empty, the classes differ, two images would share a label file, or a file cannot
@@ -107,27 +109,27 @@ def coco_to_yolo(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: b
 
 
 def coco_to_darknet(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False) -> Conversion:
-    """Writes splits as Darknet reads them: labels beside the images, a list per split, `data.names` and `data.data`.
+    """Write splits as Darknet reads them: labels beside the images, a list per split, `data.names` and `data.data`.
 
-    The list of `val` is what Darknet calls `valid`. Paths in the lists are absolute, as Darknet starts relative ones at
-    its working directory; it cannot read a path with a space in it.
+    Darknet calls the split `val` `valid`. Paths in the lists are absolute, because Darknet starts relative ones at its
+    working directory; it cannot read a path with a space in it.
 
     Args:
         splits: by name, `train` or `val`, of the same classes, read with their images.
-        folder: where it goes; it must be new or empty.
-        link: make symbolic links to the images instead of copies.
+        folder: the folder of the new data set; it must be new or empty.
+        link: whether to make symbolic links to the images instead of copies.
 
     Raises:
-        DatasetError: as for `coco_to_yolo`, or another split is given.
+        DatasetError: as for `coco_to_yolo`, or a split is neither `train` nor `val`.
     """
     names = _class_names(splits)
     if unknown := sorted(set(splits) - {"train", "val"}):
-        raise DatasetError(f"Darknet knows the splits train and val, found {', '.join(unknown)}; leave them out")
+        raise DatasetError(f"Darknet has the splits train and val, got also {', '.join(unknown)}; leave them out")
     _require_new(folder)
     notes: list[str] = []
     lines = [f"classes = {len(names)}"]
     for name, split in splits.items():
-        # Absolute without following the links made here: Darknet looks for labels beside the name it is given.
+        # Absolute, but without resolving the links made here: Darknet looks for labels beside the path in the list.
         written = [
             os.path.abspath(path) for path in _write_split(split, folder / name, darknet_lists.label_file, link, notes)
         ]
@@ -142,27 +144,29 @@ def coco_to_darknet(splits: Mapping[str, CocoAnnotations], folder: Path, *, link
 
 
 def _quoted(text: str) -> str:
-    """A text as both JSON and YAML read it."""
+    """Return a text quoted so that both JSON and YAML read it."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _images_of(annotations: CocoAnnotations) -> Path:
     if annotations.images is None:
-        raise ValueError(f"a conversion wants images, found that {annotations.annotations} was read without them")
+        raise ValueError(
+            f"conversion: expected annotations read with images, got {annotations.annotations} without them"
+        )
     return annotations.images
 
 
 def _class_names(splits: Mapping[str, CocoAnnotations]) -> tuple[str, ...]:
-    """The class names that all splits share."""
+    """Return the class names that all splits share."""
     first = next(iter(splits.values()))
     for split in splits.values():
         if split.class_names != first.class_names:
             raise DatasetError(
-                f"splits of the same classes are wanted, found {first.class_names} in {first.annotations} and "
+                f"expected splits with the same classes, got {first.class_names} in {first.annotations} and "
                 f"{split.class_names} in {split.annotations}"
             )
     if odd := [name for name in first.class_names if name.splitlines() != [name] or name != name.strip()]:
-        raise DatasetError(f"{first.annotations}: the class name {odd[0]!r} is no plain line of text; change it")
+        raise DatasetError(f"{first.annotations}: the class name {odd[0]!r} is not a plain line of text; change it")
     return first.class_names
 
 
@@ -172,7 +176,7 @@ def _require_new(folder: Path) -> None:
         if any(folder.iterdir()):
             raise DatasetError(f"{folder} is not empty; name a new folder for the converted data set")
     except OSError as error:
-        raise DatasetError(f"{folder}: the folder cannot be made, {error.strerror}; name another one") from error
+        raise DatasetError(f"{folder}: the folder cannot be created, {error.strerror}; name another one") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -187,14 +191,14 @@ def _write(path: Path, text: str) -> None:
 def _write_split(
     annotations: CocoAnnotations, folder: Path, label_file: Callable[[Path], Path], link: bool, notes: list[str]
 ) -> Sequence[Path]:
-    """Places the images of a split and writes their label files; returns the images, adds what is lost to `notes`."""
+    """Place the images of a split and write their label files; return the images and add losses to `notes`."""
     _images_of(annotations)
     written: dict[Path, Path] = {}
     unreadable: list[str] = []
     num_cut = 0
     for index, file_name in enumerate(annotations.file_names):
         source = annotations.path(index)
-        # What lies outside the folder of images keeps its own name only: nothing is written next to it.
+        # An image outside the folder of images keeps only its own name, so that nothing is written outside `folder`.
         name = PurePath(file_name) if not _leads_out(file_name) else PurePath(source.name)
         target = folder / name
         label = label_file(target)
@@ -213,15 +217,15 @@ def _write_split(
     num_crowds = int(annotations.is_crowd.sum())
     for count, what in (
         (len(unreadable), f"images cannot be read and are left out, first: {unreadable[0] if unreadable else ''}"),
-        (num_crowds, "crowd regions are left out: text labels have no place for them"),
-        (num_cut, "boxes reach out of their image and are cut at its border"),
+        (num_crowds, "crowd regions are left out, because text labels cannot hold them"),
+        (num_cut, "boxes reach beyond their image and are cut at its border"),
     ):
         if count:
             notes.append(f"{annotations.annotations}: {count} {what}")
     if annotations.category_ids != tuple(range(len(annotations.category_ids))):
         notes.append(
             f"{annotations.annotations}: the category ids {', '.join(map(str, annotations.category_ids[:5]))}, ... "
-            "become 0, 1, 2, ...: text labels count classes"
+            "become 0, 1, 2, ..., because text labels number classes from 0"
         )
     return list(written.values())
 
@@ -232,16 +236,16 @@ def _leads_out(file_name: str) -> bool:
 
 
 def _lines(annotations: CocoAnnotations, index: int, hw: tuple[int, int]) -> tuple[list[str], int]:
-    """The lines of a label file, and how many of their boxes were cut at the border."""
+    """Return the lines of a label file, and how many of their boxes were cut at the border."""
     rows = slice(int(annotations.offsets[index]), int(annotations.offsets[index + 1]))
-    wanted = ~annotations.is_crowd[rows]
-    whole = xywh_to_xyxy(annotations.boxes_xywh[rows][wanted])
+    is_object = ~annotations.is_crowd[rows]
+    whole = xywh_to_xyxy(annotations.boxes_xywh[rows][is_object])
     cut = clip_xyxy(whole, hw)
     height, width = hw
     shares = xyxy_to_cxcywh(cut) / np.array([width, height, width, height], dtype=np.float64)
     lines = [
         " ".join([str(label), *map(repr, row)])
-        for label, row in zip(annotations.labels[rows][wanted].tolist(), shares.tolist(), strict=True)
+        for label, row in zip(annotations.labels[rows][is_object].tolist(), shares.tolist(), strict=True)
     ]
     return lines, int((cut != whole).any(axis=1).sum())
 
@@ -254,4 +258,4 @@ def _place(source: Path, target: Path, link: bool) -> None:
         else:
             shutil.copyfile(source, target)
     except OSError as error:
-        raise DatasetError(f"{source} cannot be put at {target}: {error.strerror}") from error
+        raise DatasetError(f"{source} cannot be copied or linked to {target}: {error.strerror}") from error

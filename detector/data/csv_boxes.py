@@ -1,9 +1,9 @@
-"""Boxes in a table: a line for each object, its columns named in the first line.
+"""Boxes in a table: one line per object, with the names of the columns in the first line.
 
-Known by many names, in any case: the image (`filename`, `image`, `path`, `ImageID`, ...), the class (`class`, `label`,
-`LabelName`, ...), corners (`xmin`, `x1`, ...) or corner and size (`x`, `y`, `w`, `h`, `bbox_x`, ...), the size of the
-image (`width`, `height`) and the split (`split`, `set`). Without such a line six columns are path, x1, y1, x2, y2,
-class; an image without an object has the last five empty.
+Columns are known by many names, in any case: the image (`filename`, `image`, `path`, `ImageID`, ...), the class
+(`class`, `label`, `LabelName`, ...), corners (`xmin`, `x1`, ...) or corner and size (`x`, `y`, `w`, `h`, `bbox_x`,
+...), the size of the image (`width`, `height`) and the split (`split`, `set`). Without a line of names, six columns are
+path, x1, y1, x2, y2, class; an image without an object has the last five empty.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def read_csv(path: Path, images: Path) -> tuple[dict[str, tuple[CocoAnnotations,
     """Read a table of boxes.
 
     Args:
-        path: the table, UTF-8, its columns between commas, semicolons or tabs.
+        path: the table, UTF-8, with columns separated by commas, semicolons or tabs.
         images: the folder that its file names start from.
 
     Returns:
-        The splits (`train` where the table names none), and what was decided on the way.
+        The splits (`train` where the table names none), and notes on how the table was interpreted.
 
     Raises:
-        DatasetError: it cannot be read, a column is missing, a line is wrong (all are named), or the data is refused.
+        DatasetError: the table cannot be read, a column is missing, lines are wrong (all are named), or the data is
+            refused.
     """
     lines, header = _lines(path)
     columns, notes = _columns(path, header)
@@ -71,20 +72,20 @@ def read_csv(path: Path, images: Path) -> tuple[dict[str, tuple[CocoAnnotations,
     _find_files(found, images)
     are_shares = _are_shares(found)
     if are_shares:
-        notes.append("no number is above 1: they are taken as shares of the image, not as pixels")
+        notes.append("no number is above 1: numbers are taken as shares of the image, not as pixels")
     return assemble(path, images, found, are_shares=are_shares), notes
 
 
 def _lines(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """The lines that are not empty, with their numbers; and the first one."""
+    """Return the lines that are not empty, with their numbers, and the first of them."""
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise DatasetError(f"{path}: a table of at most {_MAX_BYTES} bytes is wanted; split it")
+            raise DatasetError(f"{path}: expected a table of at most {_MAX_BYTES} bytes, got a larger one; split it")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text in UTF-8, at byte {error.start}; a table of boxes is wanted") from error
+        raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}; expected a table of boxes") from error
     first = text.split("\n", 1)[0]
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -92,9 +93,9 @@ def _lines(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     try:
         lines.extend((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
     except csv.Error as error:
-        raise DatasetError(f"{path}:{reader.line_num}: is no table, {error}") from error
+        raise DatasetError(f"{path}:{reader.line_num}: is not a table, {error}") from error
     if not lines:
-        raise DatasetError(f"{path} is empty; a table of boxes is wanted")
+        raise DatasetError(f"{path} is empty; expected a table of boxes")
     return lines, lines[0][1]
 
 
@@ -116,7 +117,7 @@ def _is_headless(cells: Sequence[str]) -> bool:
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """The position of each known column, and which ones are not read."""
+    """Return the position of each known column, and notes on columns that are not read."""
     if _is_headless(header):
         return {name: position for position, name in enumerate(_HEADLESS)}, ["no line of names: path,x1,y1,x2,y2,class"]
     plain = [_plain(name) for name in header]
@@ -127,7 +128,7 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], list[st
                 columns[name] = plain.index(candidate)
     sides = {"image_width": "width", "image_height": "height"}
     has_corners = all(name in columns for name in _CORNERS)
-    for name, plain_name in sides.items():  # beside corners they are the image's, beside x and y the box's
+    for name, plain_name in sides.items():  # with corners they are those of the image, with x and y those of the box
         if plain_name in plain:
             columns.setdefault(name if has_corners else plain_name[0], plain.index(plain_name))
     if has_corners:
@@ -137,7 +138,7 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], list[st
         missing.append("xmin, ymin, xmax, ymax (or x, y, w, h)")
     if missing:
         listed = ", ".join(shown(name) for name in header[:20])
-        raise DatasetError(f"{path}:1: columns are wanted for {'; '.join(missing)}; found {listed}")
+        raise DatasetError(f"{path}:1: expected columns for {'; '.join(missing)}; got {listed}")
     unread = [shown(name) for position, name in enumerate(header) if position not in columns.values()]
     return columns, [f"columns that are not read: {', '.join(unread)}"] if unread else []
 
@@ -154,12 +155,12 @@ def _add_line(
     name = values["image"]
     split = _SPLITS.get(values.get("split", "train").lower() or "train")
     if not name or split is None:
-        wanted = "the name of an image is wanted" if not name else f"the split {shown(values['split'])} is not known"
-        findings.refuse(f"{place}: {wanted}")
+        fault = "the name of the image is missing" if not name else f"the split {shown(values['split'])} is unknown"
+        findings.refuse(f"{place}: {fault}")
         return
     path = PureWindowsPath(name)
     if path.is_absolute() or path.drive or path.root or ".." in path.parts:
-        name = path.name  # written on another machine; looked for in the folder of images
+        name = path.name  # a path of another machine; the name is looked for in the folder of images
     sides = [values.get(side, "") for side in ("image_height", "image_width")]
     hw = tuple(int(side) if side.isascii() and side.isdecimal() and len(side) < 9 else 0 for side in sides)
     images = splits.setdefault(split, {})
@@ -170,17 +171,17 @@ def _add_line(
     try:
         a, b, c, d = (float(text if "_" not in text else "") for text in numbers)
     except ValueError:
-        findings.refuse(f"{place}: four numbers are wanted, found {shown(', '.join(numbers))}")
+        findings.refuse(f"{place}: expected four numbers, got {shown(', '.join(numbers))}")
         return
     if not values["class"]:
-        findings.refuse(f"{place}: a class is wanted")
+        findings.refuse(f"{place}: the class is missing")
         return
     corners = (a, b, a + c, b + d) if is_sized else (a, b, c, d)
     image.objects.append(NamedObject(values["class"], corners, place))
 
 
 def _find_files(found: Mapping[str, Sequence[ListedObjects]], folder: Path) -> None:
-    """Gives images the names of their files: tables leave suffixes out."""
+    """Set the file name of images whose suffix the table leaves out."""
     missing = [image for images in found.values() for image in images if not os.path.isfile(folder / image.file_name)]
     known = nearest_files([image.file_name for image in missing], folder) if missing else {}
     for image in missing:
@@ -188,7 +189,7 @@ def _find_files(found: Mapping[str, Sequence[ListedObjects]], folder: Path) -> N
 
 
 def _are_shares(found: Mapping[str, Sequence[ListedObjects]]) -> bool:
-    """Whether all corners are shares of the image: none is above 1, and they are no box of a single pixel."""
+    """Tell whether all corners are shares of the image: none is above 1, and not all are whole numbers."""
     numbers = [n for images in found.values() for image in images for item in image.objects for n in item.source_xyxy]
     finite = [number for number in numbers if math.isfinite(number)]
     return bool(finite) and max(finite) <= 1 and any(not number.is_integer() for number in finite)

@@ -1,10 +1,10 @@
-"""Data sets as Darknet describes them: a `.data` file that names lists of images and class names, text labels beside.
+"""Data sets of Darknet: a `.data` file that names lists of images and class names, and text label files.
 
-Keys of a `.data` file are `classes`, `train`, `valid` (each a list of images, one path a line) and `names` (one class a
-line); what else Darknet reads there says where it writes and how it reports. Darknet starts relative paths at its
-working directory; here they start at the folder of the file, the one above it, or the working directory, whichever has
-the file. Darknet reads a label file as a stream of numbers, in which one too many shifts all that follow; here every
-line is held to five, and another is counted and skipped.
+Keys of a `.data` file are `classes`, `train`, `valid` (each a list of images, one path per line) and `names` (one class
+per line); the other keys that Darknet reads say where it writes and how it reports. Darknet starts relative paths at
+its working directory; here they start at the folder of the file, the one above it, or the working directory, whichever
+holds the file. Darknet reads a label file as a stream of numbers, in which a surplus number shifts all later ones; here
+every line must have five numbers, and any other line is counted and skipped.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 from detector.config.registry import nearest, register
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import DatasetConfig, required_file
+from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
 from detector.data.txt_labels import checked_names, read_class_names, read_image_list, read_txt_labels
 from detector.errors import DatasetError
 
-_WANTED = "a .data file of Darknet"
+_EXPECTED = "a .data file of Darknet"
 _MAX_FILE_BYTES = 65_536  # a .data file is five lines
 _READ = ("classes", "train", "valid", "names")
 _KEYS = {"train": "train", "val": "valid"}  # by split
-# Where Darknet writes, and how its own evaluation reports: nothing that changes what the data set is.
+# Where Darknet writes, and how its own evaluation reports; these keys do not change the data set.
 _OF_DARKNET = ("backup", "results", "eval", "difficult", "saveweights", "savelast", "top", "labels")
-# Folders that Darknet replaces on the way from an image to its label file; no other one is.
+# Folders that Darknet replaces in the path of an image to get that of its label file; it replaces no other.
 _IMAGE_FOLDERS = {
     **{f"/images/{split}{year}/": f"/labels/{split}{year}/" for split in ("train", "val") for year in (2014, 2017)},
     "/JPEGImages/": "/labels/",
@@ -36,7 +36,7 @@ _IMAGE_FOLDERS = {
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image by Darknet's rule: beside it, or in `labels` where it lies as in COCO or VOC."""
+    """Return the label file of an image by Darknet's rule: beside it, or in `labels` in the layouts of COCO and VOC."""
     path = image.as_posix()
     for folder, labels in _IMAGE_FOLDERS.items():
         path = path.replace(folder, labels, 1)
@@ -44,16 +44,16 @@ def label_file(image: Path) -> Path:
 
 
 @register("darknet")
-class DarknetDataset:
-    """A `.data` file and the lists it names."""
+class DarknetDataset(Dataset):
+    """A `.data` file and the lists that it names."""
 
     @dataclass(frozen=True)
     class Config(DatasetConfig):
-        """Where the description is.
+        """Path of the description, and what is accepted.
 
         Attributes:
             file: the `.data` file.
-            ignore_unknown: count and skip objects of classes that it does not name, instead of refusing.
+            ignore_unknown: count and skip objects of classes that the file does not name, instead of refusing it.
         """
 
         file: Path | None = None
@@ -62,35 +62,35 @@ class DarknetDataset:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    @staticmethod
-    def claims(path: Path) -> bool:
-        """Whether a file is such a description, by its name."""
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether the name of a file ends in `.data`."""
         return path.suffix.lower() == ".data"
 
     def split_names(self) -> tuple[str, ...]:
-        """The splits that the `.data` file has.
+        """Return the names of the splits that the `.data` file has.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the file cannot be read.
         """
-        file = required_file(self.config.file, _WANTED)
+        file = required_file(self.config.file, _EXPECTED)
         entries = read_data_file(file, Findings(str(file)))
         return tuple(name for name, key in _KEYS.items() if key in entries)
 
     def split(self, name: str) -> CocoAnnotations:
-        """The annotations of `train` or `val`.
+        """Return the annotations of `train` or `val`.
 
         Raises:
-            DatasetError: the description is wrong, it has no such split, or its labels are refused.
+            DatasetError: the description is wrong or has no such split, or its labels are refused.
         """
-        file = required_file(self.config.file, _WANTED)
+        file = required_file(self.config.file, _EXPECTED)
         findings = Findings(str(file))
         entries = read_data_file(file, findings)
         key = _KEYS.get(name)
         if key is None or key not in entries:
             raise DatasetError(f"{file}: has no split {name!r}; train= and valid= name the splits train and val")
         images_list = _found(file, entries[key])
-        # A list that lies in a folder of its own still names paths from where the .data file starts.
+        # A list in a folder of its own still names paths relative to the same folders as the .data file.
         images = read_image_list(images_list, [*_starts(file), images_list.parent])
         return read_txt_labels(
             file,
@@ -105,26 +105,26 @@ class DarknetDataset:
 
 @dataclass(frozen=True)
 class DataEntry:
-    """A value of a `.data` file and the line it stands on."""
+    """Value in a `.data` file and its line number."""
 
     value: str
     line: int
 
 
 def read_data_file(file: Path, findings: Findings) -> dict[str, DataEntry]:
-    """The keys of a `.data` file; of a key that stands twice the first counts, as in Darknet.
+    """Return the entries of a `.data` file by key; of a duplicate key the first counts, as in Darknet.
 
     Raises:
-        DatasetError: it cannot be read, or says what is not supported; every line that is wrong is named.
+        DatasetError: the file cannot be read, or has a key that is not supported; every wrong line is named.
     """
     try:
         if file.stat().st_size > _MAX_FILE_BYTES:
-            raise DatasetError(f"{file}: a .data file of at most {_MAX_FILE_BYTES} bytes is wanted, this has more")
+            raise DatasetError(f"{file}: expected a .data file of at most {_MAX_FILE_BYTES} bytes, got a larger one")
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{file} is no text in UTF-8, at byte {error.start}; a .data file is wanted") from error
+        raise DatasetError(f"{file} is not UTF-8 text at byte {error.start}; expected a .data file") from error
     entries: dict[str, DataEntry] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith(("#", ";")):
@@ -135,7 +135,7 @@ def read_data_file(file: Path, findings: Findings) -> dict[str, DataEntry]:
         elif key in entries:
             findings.accept("key given twice, the first counts", f"{key}, line {number}")
         elif key == "map":
-            findings.refuse(f"line {number}: map joins classes to others, which is not supported; remove it")
+            findings.refuse(f"line {number}: map merges classes, which is not supported; remove it")
         else:
             if key not in (*_READ, *_OF_DARKNET):
                 findings.accept("key that is not read", f"{key}, line {number}{nearest(key, _READ)}")
@@ -145,27 +145,29 @@ def read_data_file(file: Path, findings: Findings) -> dict[str, DataEntry]:
 
 
 def _starts(file: Path) -> list[Path]:
-    """Where relative paths of a `.data` file may start."""
+    """Return the folders that relative paths of a `.data` file may start from."""
     return [file.parent, file.parent.parent, Path.cwd()]
 
 
 def _found(file: Path, entry: DataEntry) -> Path:
     value = entry.value.replace("\\", "/") if "/" not in entry.value else entry.value
-    tried = [start / os.path.expanduser(value) for start in _starts(file)]  # unlike Path's, it takes any name
+    tried = [
+        start / os.path.expanduser(value) for start in _starts(file)
+    ]  # unlike Path.expanduser, it accepts any name
     for path in tried:
         if path.is_file():
             return path
     listed = ", ".join(dict.fromkeys(map(str, tried)))
-    raise DatasetError(f"{file}:{entry.line}: {entry.value} is wanted, there is no such file; looked at {listed}")
+    raise DatasetError(f"{file}:{entry.line}: {entry.value} does not exist; looked at {listed}")
 
 
 def _class_names(file: Path, entries: Mapping[str, DataEntry], findings: Findings) -> tuple[str, ...]:
     classes, names = entries.get("classes"), entries.get("names")
     if classes is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", classes.value):
-        raise DatasetError(f"{file}:{classes.line}: classes= wants a number of classes, found {classes.value!r}")
+        raise DatasetError(f"{file}:{classes.line}: classes=: expected a number of classes, got {classes.value!r}")
     if names is None:
         if classes is None:
-            raise DatasetError(f"{file}: names no class; write names= and a file of one class a line")
+            raise DatasetError(f"{file}: names no class; write names= and a file of one class per line")
         return checked_names([""] * int(classes.value), str(file), findings)
     path = _found(file, names)
     found = read_class_names(path, findings)

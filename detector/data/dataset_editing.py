@@ -1,7 +1,7 @@
-"""Data sets taken apart and put together: split, subset, merged, their classes renamed; no image is touched.
+"""Editing of data sets: split, subset, merge and rename classes; no image is changed.
 
 Stratified splits: K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data" (ECML PKDD
-2011), algorithm 1, with groups of images for examples.
+2011), algorithm 1, with groups of images as examples.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Portion:
-    """Annotations and what their file says beside them."""
+    """Annotations and the other content of their file."""
 
     annotations: CocoAnnotations
     extras: Extras
 
 
 def take(portion: Portion, images: Positions, keep: npt.NDArray[np.bool_] | None = None) -> Portion:
-    """Some images with their boxes, in the order asked for.
+    """Return some images with their boxes, in the order given.
 
     Args:
-        portion: of N images and A boxes.
+        portion: annotations of N images and A boxes.
         images: int64 (n,), positions of images.
-        keep: bool (A,), which boxes to take; all of them where None.
+        keep: bool (A,), the boxes to take; None takes all.
     """
     whole = portion.annotations
     image_of_row = np.repeat(np.arange(len(whole)), np.diff(whole.offsets))
     place = np.full(len(whole), -1, dtype=np.int64)
     place[images] = np.arange(len(images))
-    wanted = place[image_of_row] >= 0
-    rows = np.flatnonzero(wanted if keep is None else wanted & keep)
+    is_taken = place[image_of_row] >= 0
+    rows = np.flatnonzero(is_taken if keep is None else is_taken & keep)
     rows = rows[np.argsort(place[image_of_row[rows]], kind="stable")]
     num_boxes = np.bincount(place[image_of_row[rows]], minlength=len(images))
     annotations = replace(
@@ -72,20 +72,20 @@ def split_portion(
     seed: int = 0,
     group_of: Callable[[str], str] | None = None,
 ) -> dict[str, Portion]:
-    """Splits images so that every class is shared out as asked.
+    """Split images so that every class is divided by the given shares.
 
     Args:
         portion: the images.
         shares: share of each split by name, together 1.
-        seed: of the draws; equal arguments give equal splits.
-        group_of: names the group of a file name: images of one group stay together. Each is its own group where None.
+        seed: seed of the draws; equal arguments give equal splits.
+        group_of: returns the group of a file name; images of one group stay together. None puts each into its own.
 
     Raises:
-        DatasetError: a share is not within 0..1, they are together not 1, or a split would stay empty.
+        DatasetError: a share is not within 0..1, the shares do not add up to 1, or a split would be empty.
     """
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
         given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
-        raise DatasetError(f"shares above 0 and together 1 are wanted, found {given}")
+        raise DatasetError(f"expected shares above 0 that add up to 1, got {given}")
     names = portion.annotations.file_names
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
@@ -97,14 +97,14 @@ def split_portion(
         chosen = [index for group in np.flatnonzero(split_of_group == number) for index in members[group]]
         if not chosen:
             raise DatasetError(
-                f"{len(names)} images in {len(members)} groups leave the split {name} empty; ask for less"
+                f"{len(names)} images in {len(members)} groups leave the split {name} empty; use larger shares"
             )
         result[name] = take(portion, np.sort(np.array(chosen, dtype=np.int64)))
     return result
 
 
 def _class_counts(annotations: CocoAnnotations, members: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-    """How many images of each group hold each class, and in the last column how many it has: int64 (G, C + 1)."""
+    """Return how many images of each group hold each class, and the number of its images: int64 (G, C + 1)."""
     num_classes = len(annotations.class_names)
     holds = np.zeros((len(annotations), num_classes + 1), dtype=np.int64)
     image_of_row = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
@@ -114,7 +114,10 @@ def _class_counts(annotations: CocoAnnotations, members: Sequence[Sequence[int]]
 
 
 def _stratify(counts: npt.NDArray[np.int64], shares: Sequence[float], seed: int) -> Positions:
-    """The split of each group, int64 (G,): the rarest class first, each group to where that class is missing most."""
+    """Return the split of each group, int64 (G,).
+
+    The rarest class comes first, and each of its groups goes to the split that lacks most images of that class.
+    """
     rng = np.random.default_rng(seed)
     split_of = np.full(len(counts), -1, dtype=np.int64)
     missing = np.outer(shares, counts.sum(axis=0)).astype(np.float64)  # (splits, C + 1)
@@ -125,7 +128,9 @@ def _stratify(counts: npt.NDArray[np.int64], shares: Sequence[float], seed: int)
             int(np.where(left > 0, left, np.iinfo(np.int64).max)[:-1].argmin()) if left[:-1].any() else len(left) - 1
         )
         waiting = order[(split_of[order] < 0) & (counts[order, rarest] > 0)]
-        for group in waiting[np.argsort(-counts[waiting, -1], kind="stable")]:  # large groups while there is room
+        for group in waiting[
+            np.argsort(-counts[waiting, -1], kind="stable")
+        ]:  # large groups first, while there is room
             need = missing[:, rarest]
             best = np.flatnonzero(need >= need.max() - 1e-9)
             chosen = best[missing[best, -1].argmax()]
@@ -146,17 +151,17 @@ def subset(
     seed: int = 0,
     keep_empty: bool = False,
 ) -> Portion:
-    """Some classes, some images.
+    """Return some classes and some images.
 
     Args:
-        portion: what to choose from.
-        class_names: classes to keep; all where none is named.
-        num: images to draw at random; all where None.
-        seed: of the draw.
-        keep_empty: keep images that have no box of the classes kept.
+        portion: the annotations to choose from.
+        class_names: classes to keep; an empty sequence keeps all.
+        num: number of images to draw at random; None keeps all.
+        seed: seed of the draw.
+        keep_empty: whether to keep images without a box of the classes kept.
 
     Raises:
-        DatasetError: a class is not known, or fewer images are there than asked for.
+        DatasetError: a class is unknown, or there are fewer images than `num`.
     """
     annotations = portion.annotations
     if class_names:
@@ -168,8 +173,8 @@ def subset(
     if num is None:
         return portion
     if not 1 <= num <= len(portion.annotations):
-        found = len(portion.annotations)
-        raise DatasetError(f"{annotations.annotations}: {num} images are asked for, there are {found}; ask for fewer")
+        num_present = len(portion.annotations)
+        raise DatasetError(f"{annotations.annotations}: expected 1 to {num_present} images, got {num}")
     drawn = np.random.default_rng(seed).choice(len(portion.annotations), num, replace=False)
     return take(portion, np.sort(drawn))
 
@@ -186,19 +191,19 @@ def _require_known(annotations: CocoAnnotations, names: Sequence[str]) -> None:
 
 
 def remap_classes(portion: Portion, mapping: Mapping[str, str]) -> Portion:
-    """Classes renamed, joined and left out.
+    """Return annotations with classes renamed, merged and left out.
 
     Args:
         portion: the annotations; their images all stay.
-        mapping: new name by old name, empty to leave a class out with its boxes; classes not named stay.
+        mapping: new name by old name; an empty name drops a class with its boxes, classes not named stay.
 
     Raises:
-        DatasetError: an old name is not known, or no class is left.
+        DatasetError: an old name is unknown, or no class is left.
     """
     annotations = portion.annotations
     _require_known(annotations, list(mapping))
     renamed = [mapping.get(name, name) for name in annotations.class_names]
-    id_of: dict[str, int] = {}  # a joined class has the id of the first one
+    id_of: dict[str, int] = {}  # a merged class has the id of the first one
     for name, identifier in zip(renamed, annotations.category_ids, strict=True):
         if name:
             id_of.setdefault(name, identifier)
@@ -220,17 +225,16 @@ def remap_classes(portion: Portion, mapping: Mapping[str, str]) -> Portion:
 
 
 def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion], tuple[str, ...]]:
-    """Several data sets as one: splits of one name are joined, classes matched by their names.
+    """Merge several data sets: splits of the same name are joined, classes are matched by name.
 
     Args:
         data_sets: the splits of each by name.
 
     Returns:
-        The splits, their file names relative to the folder that the images of all have in common, and what had to be
-        changed.
+        The splits, their file names relative to the common folder of all images, and a note for each change.
 
     Raises:
-        DatasetError: an image is in two of them, or their folders have nothing in common.
+        DatasetError: an image is in two of them, or their folders have no folder in common.
     """
     notes: list[str] = []
     id_of = _common_ids([portion for splits in data_sets for portion in splits.values()], notes)
@@ -242,7 +246,7 @@ def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion
 
 
 def _common_ids(portions: Sequence[Portion], notes: list[str]) -> dict[str, int]:
-    """The id of each class name: the first one it has, unless that is taken."""
+    """Return the id of each class name: its first one, unless that is taken."""
     id_of: dict[str, int] = {}
     for part in (portion.annotations for portion in portions):
         for name, identifier in zip(part.class_names, part.category_ids, strict=True):
@@ -254,12 +258,14 @@ def _common_ids(portions: Sequence[Portion], notes: list[str]) -> dict[str, int]
 
 
 def _joined(portions: Sequence[Portion], id_of: Mapping[str, int], split: str, notes: list[str]) -> Portion:
-    """Portions one after the other, with the classes of all data sets."""
+    """Return portions one after the other, with the classes of all data sets."""
     names = sorted(id_of, key=lambda name: id_of[name])
     root, file_names = _common_names([portion.annotations for portion in portions])
     image_ids = np.concatenate([portion.annotations.image_ids for portion in portions])
     if len(set(image_ids.tolist())) < len(image_ids):
-        notes.append(f"{split}: image ids are used more than once: all {len(image_ids)} images are counted from 1 anew")
+        notes.append(
+            f"{split}: image ids are used more than once: all {len(image_ids)} images are numbered again from 1"
+        )
         image_ids = np.arange(1, len(image_ids) + 1)
     labels, categories = [], dict[int, dict[str, Any]]()
     for portion in portions:
@@ -287,22 +293,26 @@ def _joined(portions: Sequence[Portion], id_of: Mapping[str, int], split: str, n
     top = portions[0].extras.top
     if any(portion.extras.top != top for portion in portions[1:]):
         keys = ", ".join(sorted({key for portion in portions for key in portion.extras.top}))
-        notes.append(f"{split}: what the files say of themselves ({keys}) differs: the first one's is kept")
+        notes.append(f"{split}: the keys {keys} of the files differ; those of the first file are kept")
     images = np.concatenate([portion.extras.images for portion in portions])
     rows = np.concatenate([portion.extras.rows for portion in portions])
     return Portion(merged, Extras(images, rows, categories, top))
 
 
 def _common_names(parts: Sequence[CocoAnnotations]) -> tuple[Path, list[str]]:
-    """The folder that holds the images of all, and their names from there."""
+    """Return the common folder of all images, and their names relative to it."""
     paths = [Path(os.path.abspath(part.path(index))) for part in parts for index in range(len(part))]
     seen: set[Path] = set()
     for path in paths:
         if path in seen:
-            raise DatasetError(f"{path} is in two of the data sets; leave it out of one (detector dataset subset)")
+            raise DatasetError(
+                f"{path} is in two of the data sets; remove it from one of them (detector dataset subset)"
+            )
         seen.add(path)
     try:
         root = Path(os.path.commonpath([path.parent for path in paths]))
     except ValueError as error:  # two drives
-        raise DatasetError("the images lie on two drives: copy one of the data sets to the other") from error
+        raise DatasetError(
+            "the images are on two drives; copy one of the data sets to the drive of the other"
+        ) from error
     return root, [path.relative_to(root).as_posix() for path in paths]

@@ -1,8 +1,8 @@
-"""Decoded images kept in memory and on disk, so that each file is decoded once and not once per use.
+"""Cache of decoded images in memory and on disk, so that each file is decoded once instead of once per use.
 
-What it costs: a decoded image takes height x width x channels bytes, 0.9 MB for 640 x 480 in colour, 107 GB for the
-118,287 training images of COCO 2017. In memory every worker keeps its own; the files on disk are shared by all workers,
-by later runs and, as far as memory is free, by the operating system's own cache.
+A decoded image takes height x width x channels bytes: 0.9 MB for 640 x 480 in colour, 107 GB for the 118,287 training
+images of COCO 2017. Every worker has its own cache in memory; the files on disk are shared by all workers and by later
+runs, and the operating system keeps them in free memory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from detector.io.files import write_whole
 from detector.media.images import load_image
 from detector.structures.letterbox import Image
 
-# A cached file: this header, then the pixels row by row. Size and modification time are those of the image file.
+# A cached file is this header, then the pixels row by row. Size and modification time are those of the image file.
 _HEADER = struct.Struct("<8sQQIII28x")  # magic, size in bytes, time in nanoseconds, height, width, channels
 _MAGIC = b"DETIMG1\n"
 
 
 class ImageCache:
-    """Reads images, from memory or the folder of decoded ones where they are there and still match their file."""
+    """Reader of images that uses decoded ones from memory or from a folder if they still match their file."""
 
     def __init__(self, channels: int, memory_mb: int, folder: Path | None) -> None:
-        """A cache of at most `memory_mb` megabytes of memory in each process, and a folder or None."""
+        """Prepare a cache of at most `memory_mb` megabytes of memory in each process, and of a folder or None."""
         self._channels, self._memory_mb, self._folder = channels, memory_mb, folder
         self._empty()
 
@@ -41,7 +41,7 @@ class ImageCache:
         self._room_bytes = self._memory_mb * 2**20
 
     def __getstate__(self) -> tuple[int, int, Path | None]:
-        """What goes to a spawned worker: the settings, no pixel."""
+        """Return the settings without the images, for a spawned worker."""
         return self._channels, self._memory_mb, self._folder
 
     def __setstate__(self, state: tuple[int, int, Path | None]) -> None:
@@ -49,12 +49,12 @@ class ImageCache:
         self._empty()
 
     def read(self, path: Path, reduction: int = 1, warned: list[str] | None = None) -> Image:
-        """The image that `read_image(path, channels, reduction)` gives; it may be kept, so do not change it.
+        """Return the image that `read_image(path, channels, reduction)` gives; it may be cached, so do not change it.
 
-        What is odd about its file is added to `warned` when it is decoded, not when it is kept already.
+        Warnings about the file are added to `warned` when it is decoded, not when it comes from the cache.
 
         Raises:
-            MediaError: it cannot be read.
+            MediaError: the image cannot be read.
         """
         key = (path, reduction)
         kept = self._kept.get(key)
@@ -75,10 +75,10 @@ class ImageCache:
         if self._folder is None:
             return self._decode(path, reduction, warned)
         try:
-            found = path.stat()
-        except (OSError, ValueError):  # the reader says what is wrong with it
+            status = path.stat()
+        except (OSError, ValueError):  # the reader reports the error
             return self._decode(path, reduction, warned)
-        stamp = (_MAGIC, found.st_size, found.st_mtime_ns)
+        stamp = (_MAGIC, status.st_size, status.st_mtime_ns)
         name = hashlib.sha256(f"{os.path.abspath(path)}\n{self._channels} {reduction}".encode("utf-8", "replace"))
         own = self._folder / name.hexdigest()[:2] / f"{name.hexdigest()[2:32]}.pixels"
         image = _load(own, stamp, self._channels)
@@ -88,8 +88,8 @@ class ImageCache:
                 _save(own, stamp, image)
             except OSError as error:
                 warnings.warn(
-                    f"loader.disk_cache: {self._folder} takes no more images ({error.strerror}); they are decoded anew "
-                    f"each time",
+                    f"loader.disk_cache: {self._folder} cannot hold more images ({error.strerror}); they are decoded "
+                    f"again each time",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -98,21 +98,21 @@ class ImageCache:
 
 
 def _load(path: Path, stamp: tuple[bytes, int, int], channels: int) -> Image | None:
-    """The pixels of a cached file; None where there is none, another file is meant or it is not whole."""
+    """Return the pixels of a cached file; None where it is missing, incomplete or belongs to another image file."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
     if len(content) < _HEADER.size:
         return None
-    *found, height, width, planes = _HEADER.unpack_from(content)
-    if tuple(found) != stamp or planes != channels or len(content) != _HEADER.size + height * width * planes:
+    *written, height, width, planes = _HEADER.unpack_from(content)
+    if tuple(written) != stamp or planes != channels or len(content) != _HEADER.size + height * width * planes:
         return None
     return np.frombuffer(content, np.uint8, offset=_HEADER.size).reshape(height, width, planes)
 
 
 def _save(path: Path, stamp: tuple[bytes, int, int], image: Image) -> None:
-    """Writes a cached file in one move, so that no other process ever reads a part of it."""
+    """Write a cached file atomically, so that no other process reads a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(file: BinaryIO) -> None:
@@ -123,31 +123,31 @@ def _save(path: Path, stamp: tuple[bytes, int, int], image: Image) -> None:
 
 
 def prepare_cache_folder(folder: Path, annotations: CocoAnnotations) -> None:
-    """Makes the folder of decoded images.
+    """Create the folder of decoded images.
 
     Raises:
-        ConfigError: it lies inside the data set, which is never written to, or it cannot be made.
+        ConfigError: the folder lies inside the data set, which is never written to, or cannot be created.
     """
     images, labels = annotations.images, annotations.annotations.parent
     is_inside = images is not None and folder.resolve().is_relative_to(images.resolve())
     if is_inside or folder.resolve() == labels.resolve():
         raise ConfigError(
-            f"loader.disk_cache: {folder} lies inside the data set ({images if is_inside else labels}), where nothing "
-            f"is ever written; name a folder elsewhere"
+            f"loader.disk_cache: {folder} lies inside the data set ({images if is_inside else labels}), which is "
+            f"never written to; name a folder elsewhere"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"loader.disk_cache: {folder} cannot be made, {error.strerror}; name another folder"
+            f"loader.disk_cache: {folder} cannot be created, {error.strerror}; name another folder"
         ) from error
 
 
 def stated_cost(annotations: CocoAnnotations, channels: int, folder: Path) -> str:
-    """What the decoded images of a data set will take on disk, in one line."""
+    """Return a line about the disk space that the decoded images of a data set take."""
     num_bytes = int(annotations.image_hw.prod(axis=1).sum()) * channels
     free_bytes = shutil.disk_usage(folder).free
     return (
         f"loader.disk_cache: up to {num_bytes / 1e9:.1f} GB of decoded images in {folder} ({free_bytes / 1e9:.1f} GB "
-        f"are free); remove the folder when it is no longer wanted"
+        f"are free); remove the folder when it is no longer needed"
     )

@@ -1,4 +1,4 @@
-"""Image folders: the name of a folder is the class of the images in it."""
+"""Image folders: the name of a folder is the class of its images."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from pathlib import Path
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages
+from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, load_image
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image, Letterbox
 
 _SPLITS = ("train", "val", "test")
 _NUM_READERS = 2  # threads; decoding releases the interpreter lock
-_READ_AT_ONCE = 256  # images decoded ahead of those that are fitted
+_READ_AT_ONCE = 256  # images decoded at a time
 
 
 @register("folders")
-class FolderSet:
-    """`root/train/<class>/*.jpg`, `root/val/...`; or `root/<class>/*.jpg`, of which a share is kept for validation.
+class FolderSet(ImageSet):
+    """Folders `root/train/<class>/*.jpg`, `root/val/...`; or `root/<class>/*.jpg`, with a share kept for validation.
 
-    `train`, `val` and `test` are splits where folders lie in them, and classes where images alone do. Without `train`
-    they are splits if no other folder stands beside them.
+    `train`, `val` and `test` are splits where they hold folders, and classes where they hold images only. Without
+    `train` they are splits only if there is no other folder beside them.
 
     Images are decoded when a split is read, fitted to the canvas, and kept in memory.
     """
 
     @dataclass(frozen=True)
     class Config(ImageSetConfig):
-        """Where the folders lie.
+        """Path of the folders, and how they are read.
 
         Attributes:
-            root: the folder of `train`, `val` and, where there is one, `test`; or of the classes themselves.
+            root: the folder that holds `train`, `val` and optionally `test`, or the classes themselves.
             val_share: share of each class kept for validation where `root` holds the classes themselves.
-            seed: seed of that choice.
+            seed: seed of the choice of validation images.
             memory_mb: megabytes that the images of a split may take.
         """
 
@@ -51,30 +52,32 @@ class FolderSet:
 
         def __post_init__(self) -> None:
             if not 0 <= self.val_share < 1:
-                raise ValueError(f"folders wants val_share within 0 <= val_share < 1, found {self.val_share}")
+                raise ValueError(f"folders: expected 0 <= val_share < 1, got {self.val_share}")
             if self.seed < 0 or self.memory_mb < 1:
-                raise ValueError("folders wants seed >= 0 and memory_mb >= 1")
+                raise ValueError(
+                    f"folders: expected seed >= 0 and memory_mb >= 1, got {self.seed} and {self.memory_mb}"
+                )
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._has_split_folders = _has_split_folders(config.root)
 
     def split_names(self) -> tuple[str, ...]:
-        """The splits that have a folder, or that the classes are divided into."""
+        """Return the splits that have a folder, or into which the classes are divided."""
         if self._has_split_folders:
             return tuple(name for name in _SPLITS if (self.config.root / name).is_dir())
         return ("train", "val") if self.config.val_share else ("train",)
 
     def split(self, name: str, canvas: Canvas) -> LabelledImages:
-        """The images of a split; what cannot be read is left out and counted.
+        """Return the images of a split; images that cannot be read are skipped and counted.
 
         Raises:
-            DatasetError: there is no such split, no class or no image in it, too many images cannot be read, or they
+            DatasetError: there is no such split, it has no class or no image, too many images cannot be read, or they
                 do not fit into `memory_mb`.
         """
         if name not in self.split_names():
             raise DatasetError(
-                f"{self.config.root}: the splits {', '.join(self.split_names())} are wanted, found {name!r}; add a "
+                f"{self.config.root}: expected one of the splits {', '.join(self.split_names())}, got {name!r}; add a "
                 f"folder {name}"
             )
         root = self.config.root / name if self._has_split_folders else self.config.root
@@ -84,9 +87,7 @@ class FolderSet:
             by_class = itertools.groupby(files, key=operator.itemgetter(1))
             files = [file for label, own in by_class for file in self._chosen(list(own), label, name)]
         if not files:
-            raise DatasetError(
-                f"{root}: images in folders named by their classes are wanted, found none; check data.root"
-            )
+            raise DatasetError(f"{root}: expected images in folders named by their classes, got none; check data.root")
         shape = (*canvas.canvas_hw, canvas.channels)
         megabytes = len(files) * int(np.prod(shape)) / 1e6
         if megabytes > self.config.memory_mb:
@@ -112,7 +113,7 @@ class FolderSet:
         return LabelledImages(images[: len(kept)], labels, class_names, sources, findings.problems, origin)
 
     def _chosen(self, own: list[tuple[Path, int]], label: int, name: str) -> list[tuple[Path, int]]:
-        """Those of a class that belong to a split, in their order; one image is for training."""
+        """Return the images of a class that belong to a split, in order; a single image belongs to training."""
         order = np.random.default_rng((self.config.seed, label)).permutation(len(own))
         num_val = max(1, round(self.config.val_share * len(own))) if self.config.val_share and len(own) > 1 else 0
         is_val = order < num_val
@@ -120,18 +121,18 @@ class FolderSet:
 
 
 def _has_split_folders(root: Path) -> bool:
-    """Whether a folder holds the folders of splits, and not those of classes."""
+    """Tell whether a folder holds the folders of splits, not those of classes."""
     try:
         folders = {entry.name: entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
         splits = [folders[name] for name in _SPLITS if name in folders]
         are_alone = "train" in folders or len(splits) == len(folders)
         return are_alone and any(entry.is_dir() for split in splits for entry in split.iterdir())
     except OSError:
-        return False  # reading a split says what is wrong
+        return False  # reading a split reports the error
 
 
 def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    """Class names, and each image with its label, by name; a folder of a dot is none of a class.
+    """Return class names, and each image with its label, sorted by name; hidden folders are left out.
 
     Raises:
         DatasetError: the folder cannot be listed.
@@ -153,7 +154,7 @@ def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple
     for entry in entries:
         if _is_image(entry):
             findings.skip("image outside the folders of the classes", entry.name)
-    # A folder's name may be no UTF-8; that of a class goes into files and onto screens, which want it to be.
+    # The name of a folder may not be valid UTF-8, which files and terminals need for a class name.
     return tuple(folder.name.encode("utf-8", "backslashreplace").decode() for folder in folders), files
 
 
@@ -162,7 +163,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _read(files: list[tuple[Path, int]], canvas: Canvas, findings: Findings) -> Iterator[Image | None]:
-    """Each image fitted to the canvas, or None where it cannot be read."""
+    """Yield each image fitted to the canvas, or None where it cannot be read."""
 
     def load(path: Path) -> tuple[Image | None, tuple[str, ...], str]:
         try:

@@ -1,4 +1,4 @@
-"""Training samples and the order they come in: both functions of (seed, epoch, index), whatever the workers do."""
+"""Training samples and their order: both are functions of (seed, epoch, index), whatever the workers do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,29 +19,30 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.augmenter import Recipe, Source, greatest_zoom
-from detector.data.augment.warp import Objects
 from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.errors import DatasetError, DetectorError, MediaError
 from detector.media.images import size_warning
 from detector.structures.boxes import clip_xyxy
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch, Sample
 
-PREFETCHED = 4  # batches that a worker makes ahead
-# After this many unreadable images in a row the set is taken to be broken, not the image.
+PREFETCHED = 4  # batches that a worker prepares in advance
+# After this many unreadable images in a row the data set is considered broken, not the image.
 _MAX_REPLACEMENTS = 16
 
 
 class SampleKey(NamedTuple):
-    """What a training sample is a function of, besides the seed.
+    """Key of a training sample: the sample is a function of the key and the seed.
 
     Attributes:
         epoch: pass over the data set.
         image_index: image within the data set.
-        closing: whether training is in its last part, where images are letterboxed, mirrored and recoloured only.
-        copy: which showing of the image in the pass, above 0 where images of rare classes are repeated.
+        closing: whether training is in its closing share, where images are only letterboxed, mirrored and recoloured.
+        copy: repetition index of the image within the epoch, above 0 where images of rare classes are repeated.
         canvas_hw: height and width of the batch's canvas, or None for the configured one.
     """
 
@@ -53,23 +55,23 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How batches are made.
+    """Settings of the batches and of the workers that make them.
 
     Attributes:
         batch_size: images in a batch.
-        workers: processes that make them; 0 makes them in the training process.
+        workers: processes that make batches; 0 makes them in the training process.
         cache_mb: megabytes of decoded images that each worker keeps in memory.
         disk_cache: a folder for decoded images, outside the data set, shared by workers and runs, or None. An image
-            takes height x width x channels bytes there and is renewed when its file changes.
-        reduced_decode: whether a JPEG of which training shows each pixel at no more than a half, a quarter or an eighth
-            of its size is decoded at that size. It changes pixels a little (they are averaged first), boxes never.
-        repeat_factor: share of the images under which a class is rare and its images are shown more often, by the
-            square root of what is missing (the threshold t of Gupta et al. 2019, LVIS, section 4.2); 0 shows every
-            image once a pass. The steps of a run stay as many: rare classes take the place of frequent ones.
-        timeout_s: seconds to wait for a batch before a worker is taken to hang.
+            takes height x width x channels bytes there and is decoded again when its file changes.
+        reduced_decode: whether a JPEG that training shows at a half, a quarter or an eighth of its size or less is
+            decoded at that size. It changes pixels slightly (they are averaged first) and never changes boxes.
+        repeat_factor: a class in less than this share of the images is rare, and its images are repeated by the square
+            root of the ratio (the threshold t of Gupta et al. 2019, LVIS, section 4.2); 0 shows every image once per
+            epoch. The number of steps stays the same: rare classes take the place of frequent ones.
+        timeout_s: seconds to wait for a batch before a worker is considered to hang.
         memory_share: share of the free memory of the device that a training step may take, 0..1: batch_size is then
-            measured before the run starts, told, and written into the run's configuration. It changes results, as every
-            batch size does; 0 takes batch_size as it is.
+            measured before the run starts, reported, and written into the run's configuration. It changes results, as
+            every batch size does; 0 uses batch_size as given.
     """
 
     batch_size: int = 16
@@ -83,19 +85,43 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0 or self.cache_mb < 0 or self.timeout_s <= 0:
-            raise ValueError("the loader wants batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0")
+            raise ValueError(
+                "loader: expected batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0, got "
+                f"{self.batch_size}, {self.workers}, {self.cache_mb} and {self.timeout_s}"
+            )
         if not 0 <= self.memory_share <= 1:
-            raise ValueError(f"loader.memory_share wants a share of the free memory, 0..1, found {self.memory_share}")
+            raise ValueError(f"loader.memory_share: expected a share of the free memory, 0..1, got {self.memory_share}")
         if not 0 <= self.repeat_factor <= 1:
-            raise ValueError(f"loader.repeat_factor wants a share of the images, 0..1, found {self.repeat_factor}")
+            raise ValueError(f"loader.repeat_factor: expected a share of the images, 0..1, got {self.repeat_factor}")
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Range of batches that one process takes from the stream that all processes share.
+
+    Batch k of process r is batch k * world_size + r of the stream.
+
+    Attributes:
+        start: the first batch.
+        stop: the end of the range, exclusive.
+        closing_from: the first batch that is marked as closing.
+        rank: the number of this process.
+        world_size: the number of processes.
+    """
+
+    start: int
+    stop: int
+    closing_from: int
+    rank: int = 0
+    world_size: int = 1
 
 
 class StreamSampler(Sampler[list[SampleKey]]):
     """Batches cut from an endless stream of seeded permutations: each image once per epoch, every batch full.
 
-    Where images have factors of repetition, each comes as often in an epoch as its factor has wholes, and once more
-    with the probability of the rest, drawn anew for every epoch and image. A batch may span two epochs, so a data set
-    smaller than a batch works and no batch is ever short.
+    An image with a repeat factor comes floor(factor) times in an epoch, and once more with the probability of the
+    fraction, drawn for every epoch and image. A batch may span two epochs, so a data set smaller than a batch works and
+    no batch is ever short.
 
     Attributes:
         num_samples: images in the data set.
@@ -106,57 +132,57 @@ class StreamSampler(Sampler[list[SampleKey]]):
         num_samples: int,
         batch_size: int,
         seed: int,
+        batches: BatchRange,
         *,
-        start: int,
-        stop: int,
-        closing_from: int,
-        rank: int = 0,
-        world_size: int = 1,
         factors: npt.NDArray[np.float64] | None = None,
         canvases: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Batches `start` .. `stop` - 1 of a process; those from `closing_from` on are marked as closing.
+        """Prepare the batches of one process.
 
-        Several processes share one stream: batch k of process r is batch k * world_size + r of it. `factors` (N,) are
-        those of repetition, at least 1; None shows every image once. Each batch before the closing ones has one of
-        `canvases` where there are any, the same in every process.
+        Args:
+            num_samples: images in the data set.
+            batch_size: images in a batch.
+            seed: the seed of the run.
+            batches: the range of batches that the process takes.
+            factors: float64 (N,), the repeat factor of each image, at least 1; None shows every image once.
+            canvases: heights and widths from which one is drawn for each batch before the closing ones, the same in
+                every process; with none every batch has the configured canvas.
         """
         self.num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
-        self._rank, self._world_size = rank, world_size
-        self._start, self._stop, self._closing_from = start, stop, closing_from
-        self._factors, self._canvases = factors, canvases
+        self._batches, self._factors, self._canvases = batches, factors, canvases
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return self._batches.stop - self._batches.start
 
     def _num_copies(self, epoch: int) -> npt.NDArray[np.int64]:
-        """How often each image comes in an epoch, int64 (N,)."""
+        """Return how often each image comes in an epoch: int64 (N,)."""
         if self._factors is None:
             return np.ones(self.num_samples, np.int64)
         wholes = self._factors.astype(np.int64)
-        # More words than the order or a sample is seeded by: numpy takes missing ones for 0.
+        # Longer than the seeds of the order and of a sample: NumPy fills a shorter seed with zeros.
         rests = np.random.default_rng((self._seed, epoch, 0, 0, 1)).random(self.num_samples)
         return wholes + (rests < self._factors - wholes)
 
     def _order(self, num_copies: npt.NDArray[np.int64], epoch: int) -> list[tuple[int, int]]:
-        """Images and which of their showings it is, in the order in which they come."""
+        """Return image and repetition index of each sample of an epoch, in order."""
         images = np.repeat(np.arange(self.num_samples), num_copies)
         copies = np.arange(len(images)) - np.repeat(np.cumsum(num_copies) - num_copies, num_copies)
         order = np.random.default_rng((self._seed, epoch)).permutation(len(images))
         return list(zip(images[order].tolist(), copies[order].tolist(), strict=True))
 
     def _canvas_hw(self, batch: int) -> tuple[int, int] | None:
-        if batch >= self._closing_from or not self._canvases:
+        if batch >= self._batches.closing_from or not self._canvases:
             return None
-        # As many words as no other draw is seeded by.
+        # No other seed is that long.
         return self._canvases[int(np.random.default_rng((self._seed, batch, 0, 0, 0, 2)).integers(len(self._canvases)))]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, begin, end = -1, 0, 0
         order: list[tuple[int, int]] = []
-        for batch in range(self._start, self._stop):
+        own = self._batches
+        for batch in range(own.start, own.stop):
             keys, canvas_hw = [], self._canvas_hw(batch)
-            first = (batch * self._world_size + self._rank) * self._batch_size
+            first = (batch * own.world_size + own.rank) * self._batch_size
             for position in range(first, first + self._batch_size):
                 while position >= end:
                     epoch, begin, order = epoch + 1, end, []
@@ -164,19 +190,17 @@ class StreamSampler(Sampler[list[SampleKey]]):
                     end += int(num_copies.sum())
                 order = order or self._order(num_copies, epoch)
                 image_index, copy = order[position - begin]
-                keys.append(SampleKey(epoch, image_index, batch >= self._closing_from, copy, canvas_hw))
+                keys.append(SampleKey(epoch, image_index, batch >= own.closing_from, copy, canvas_hw))
             yield keys
 
 
 class TrainingSamples(Dataset[Sample]):
-    """The augmented training images of a split."""
+    """Augmented training images of a split."""
 
     def __init__(
         self,
         annotations: CocoAnnotations,
-        canvas_hw: tuple[int, int],
-        channels: int,
-        fit: str,
+        canvas: Canvas,
         augment: AugmentConfig,
         seed: int,
         cache_mb: int,
@@ -184,37 +208,44 @@ class TrainingSamples(Dataset[Sample]):
         disk_cache: Path | None = None,
         reduced_decode: bool = False,
     ) -> None:
-        """Samples of `annotations` on canvases of height and width `canvas_hw`; `fit` is a mode of `Letterbox`.
+        """Prepare the samples of a split.
 
-        The other arguments are those of `AugmentConfig` and `LoaderConfig`.
+        Args:
+            annotations: the split.
+            canvas: the canvas of samples whose key names no other size.
+            augment: how images are varied.
+            seed: the seed of the run.
+            cache_mb: as in `LoaderConfig`.
+            disk_cache: as in `LoaderConfig`.
+            reduced_decode: as in `LoaderConfig`.
 
         Raises:
             ConfigError: a listed transform or the folder of the cache cannot be used.
         """
         if disk_cache is not None:
             prepare_cache_folder(disk_cache, annotations)
-        self.annotations, self._canvas_hw, self._fit, self._seed = annotations, canvas_hw, fit, seed
-        self._augment, self._channels, self._reduced_decode = augment, channels, reduced_decode
-        self._cache = ImageCache(channels, cache_mb, disk_cache)
+        self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
+        self._reduced_decode = reduced_decode
+        self._cache = ImageCache(canvas.channels, cache_mb, disk_cache)
         self._recipes: dict[tuple[int, int], tuple[Recipe, float]] = {}
-        self._recipe_of(canvas_hw)
+        self._recipe_of(canvas.canvas_hw)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[Recipe, float]:
-        """The recipe of a canvas and the greatest zoom that decoding may count on."""
+        """Return the recipe of a canvas size and the greatest zoom that decoding may rely on."""
         if canvas_hw not in self._recipes:
-            recipe = Recipe(self._augment, canvas_hw, self._channels, self._fit, len(self.annotations))
+            recipe = Recipe(self._augment, replace(self._canvas, canvas_hw=canvas_hw), len(self.annotations))
             zoom = greatest_zoom(self._augment, canvas_hw) if self._reduced_decode else math.inf
             self._recipes[canvas_hw] = recipe, zoom
         return self._recipes[canvas_hw]
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """The sample of a key: the same arrays on every call, in any process."""
+        """Return the sample of a key: the same arrays on every call, in any process."""
         rng = np.random.default_rng((self._seed, key.epoch, key.image_index, *([key.copy] if key.copy else [])))
         skipped, warned = list[str](), list[str]()
-        letterbox, canvas_hw = None, key.canvas_hw or self._canvas_hw
+        letterbox, canvas_hw = None, key.canvas_hw or self._canvas.canvas_hw
         recipe, greatest = self._recipe_of(canvas_hw)
         zoom = math.inf if key.closing else greatest
         read = functools.partial(self.source, zoom=zoom, skipped=skipped, warned=warned, canvas_hw=canvas_hw)
@@ -234,14 +265,15 @@ class TrainingSamples(Dataset[Sample]):
         warned: list[str] | None = None,
         canvas_hw: tuple[int, int] | None = None,
     ) -> Source:
-        """A source image with its objects; one that cannot be read is replaced by the next.
+        """Return a source image with its objects; an image that cannot be read is replaced by the next one.
 
         Args:
             index: image within the data set.
-            zoom: how much larger than fitted to the canvas it is shown at most, as far as decoding may depend on it.
-            skipped: where the reason of each replacement is noted.
-            warned: where it is noted what is odd about an image that is decoded.
-            canvas_hw: height and width of the canvas it is shown on, by default of the configured one.
+            zoom: the greatest scale at which the image is shown, relative to its size when fitted to the canvas;
+                infinite where the image must be decoded at full size.
+            skipped: a list to which the reason of each replacement is added.
+            warned: a list to which a warning is added for anything odd about an image that is decoded.
+            canvas_hw: height and width of the canvas that it is shown on; the configured ones by default.
 
         Raises:
             DatasetError: too many images in a row cannot be read.
@@ -249,41 +281,43 @@ class TrainingSamples(Dataset[Sample]):
         skipped, warned = [] if skipped is None else skipped, [] if warned is None else warned
         for _ in range(_MAX_REPLACEMENTS):
             try:
-                return self._read(index, zoom, warned, canvas_hw or self._canvas_hw)
+                return self._read(index, zoom, warned, canvas_hw or self._canvas.canvas_hw)
             except MediaError as error:
                 skipped.append(str(error))
                 index = (index + 1) % len(self.annotations)
         raise DatasetError(
             f"{self.annotations.annotations}: {_MAX_REPLACEMENTS} images in a row cannot be read, the last because "
-            f"{skipped[-1]}; check the images folder"
+            f"{skipped[-1]}; check the folder of images"
         )
 
     def _read(self, index: int, zoom: float, warned: list[str], canvas_hw: tuple[int, int]) -> Source:
         path, source_xyxy = self.annotations.path(index), self.annotations.source_xyxy(index)
         height, width = self.annotations.image_hw[index].tolist()
-        reduction = _reduction((height, width), canvas_hw, self._fit, zoom)
+        reduction = _reduction((height, width), canvas_hw, self._canvas.fit, zoom)
         image = self._cache.read(path, reduction, warned)
         if reduction > 1 and image.shape[:2] != (height // reduction, width // reduction):
-            # It is no JPEG, or not of the size that the annotation file gives.
+            # The file is not a JPEG, or its size is not the one that the annotation file gives.
             reduction, image = 1, self._cache.read(path, 1, warned)
         image_hw = image.shape[0] * reduction, image.shape[1] * reduction
         warning = size_warning(path, image_hw, (height, width))
         if warning is not None:
             warned.append(warning)
             source_xyxy = clip_xyxy(source_xyxy, image_hw)
-        # Whole blocks became pixels: the same frame in larger units, and a power of two divides without rounding.
+        # A block of pixels became one pixel, so coordinates shrink by a power of two, which divides without rounding.
         labels, is_crowd = self.annotations.labels_of(index), self.annotations.is_crowd_of(index)
-        return image, Objects(source_xyxy / np.float32(reduction), labels, is_crowd)
+        return image, ImageObjects(source_xyxy / np.float32(reduction), labels, is_crowd)
 
 
 def _reduction(image_hw: tuple[int, int], canvas_hw: tuple[int, int], fit: str, zoom: float) -> int:
-    """The largest of 8, 4, 2 and 1 that divides an image's sides and leaves every pixel that is ever shown.
+    """Return the largest of 8, 4, 2 and 1 by which an image can be reduced without losing a pixel that is shown.
+
+    It divides both sides of the image.
 
     Args:
-        image_hw: height and width as the annotation file gives them; 0, 0 where it does not.
+        image_hw: height and width as the annotation file gives them; 0, 0 where it gives none.
         canvas_hw: height and width of the canvas.
         fit: a mode of `Letterbox`.
-        zoom: the greatest zoom of an image fitted to the canvas.
+        zoom: the greatest scale at which the image is shown, relative to its size when fitted to the canvas.
     """
     if not all(image_hw) or math.isinf(zoom):
         return 1
@@ -293,33 +327,33 @@ def _reduction(image_hw: tuple[int, int], canvas_hw: tuple[int, int], fit: str, 
 
 def _start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    if hasattr(os, "setsid"):  # Ctrl-C reaches the whole process group, and is for the trainer alone to answer
+    if sys.platform != "win32":  # in a group of its own, so that Ctrl-C reaches the trainer only
         os.setsid()
 
 
 def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Batch]:
-    """Batches in the sampler's order; the same bits for every number of workers."""
+    """Return a loader of batches in the order of the sampler; they are the same bits for every number of workers."""
     return DataLoader(
-        samples,  # type: ignore[arg-type]  # samples in, batches out: torch's stubs know one type for both
+        samples,  # type: ignore[arg-type]  # torch's stubs have one type for samples and batches
         batch_sampler=sampler,
         num_workers=config.workers,
         collate_fn=Batch.of,
         worker_init_fn=_start_worker,
         timeout=config.timeout_s if config.workers else 0,
         prefetch_factor=PREFETCHED if config.workers else None,
-        persistent_workers=config.workers
-        > 0,  # with what they keep in memory, should the batches be gone through again
-        # It seeds the workers, who draw nothing; without one of its own it would draw from the model's random numbers.
+        persistent_workers=config.workers > 0,  # keeps their caches when the batches are iterated again
+        # The loader draws a seed for its workers, which do not use it; from here, so that it takes no random number
+        # from the generator of the model.
         generator=torch.Generator(),
     )
 
 
 def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> Iterator[Batch]:
-    """The batches of `training_loader`; an error of ours in a worker arrives as it was raised.
+    """Yield the batches of `training_loader`; a `DetectorError` raised in a worker arrives unchanged.
 
     Raises:
-        DetectorError: what a sample raised, without the worker's traceback that torch puts into its text, or that a
-            worker died or sent nothing for `timeout_s`.
+        DetectorError: the error of a sample, without the worker's traceback that torch adds to its text; or a worker
+            died, or sent nothing for `timeout_s`.
     """
     try:
         yield from training_loader(samples, sampler, config)
@@ -330,7 +364,7 @@ def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: L
 
 
 def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
-    """What became of a worker, in words, where torch's own text says that one is gone; else the error itself."""
+    """Return an error that explains how a worker was lost, or the error itself where torch's text names no worker."""
     text = str(error)
     if "timed out after" in text:
         return DetectorError(
@@ -340,8 +374,9 @@ def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
     found = re.search(r"worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\. |exited unexpectedly)", text)
     if found is None:
         return error
-    how = f"was killed ({found[2]})" if found[2] else "ended without a word"
+    how = f"was killed ({found[2]})" if found[2] else "exited without a message"
     return DetectorError(
-        f"a worker of the loader, process {found[1]}, {how}, mostly for want of memory; use fewer loader.workers, a "
-        f"smaller loader.cache_mb or a larger /dev/shm, or loader.workers=0 to see the cause, and resume the run"
+        f"a worker of the loader, process {found[1]}, {how}, most often because it ran out of memory; use fewer "
+        f"loader.workers, a smaller loader.cache_mb or a larger /dev/shm, or loader.workers=0 to see the cause, and "
+        f"resume the run"
     )

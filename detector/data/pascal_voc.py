@@ -1,7 +1,7 @@
-"""Pascal VOC: an XML file for each image, lists of images for the splits.
+"""Pascal VOC data sets: an XML file for each image, lists of images for the splits.
 
 The format: the annotation guidelines and development kit of the PASCAL VOC challenge 2012. Corners are pixels counted
-from 1, both inside the box: `xmin` 1 is the left edge of the image. Where a 0 is written, files count from 0 instead.
+from 1, both inside the box: `xmin` 1 is the left edge of the image. If any file has a 0, the files count from 0.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ _FLAGS = ("truncated", "occluded")
 
 
 class _RefusedError(Exception):
-    """Something that has no place in an annotation file."""
+    """Content that is not allowed in an annotation file."""
 
 
 class _PlainTree(ElementTree.TreeBuilder):
-    """Builds elements; a document type is refused before an entity of it can expand, and so is a deep nest."""
+    """Builder of elements that rejects a document type, before its entities can expand, and deep nesting."""
 
     depth = 0
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Told of `<!DOCTYPE`, before anything it declares is used."""
+        """Reject `<!DOCTYPE`, before anything that it declares is used."""
         raise _RefusedError("declares a document type, which may hide entities that expand without end; remove it")
 
     def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
-        """An element begins."""
+        """Begin an element."""
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise _RefusedError(f"nests elements deeper than {_MAX_DEPTH}")
         return super().start(tag, attrs)
 
     def end(self, tag: str) -> ElementTree.Element:
-        """An element ends."""
+        """End an element."""
         self.depth -= 1
         return super().end(tag)
 
 
 def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
-    """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if there, `ImageSets/Main/train.txt` and so on.
+    """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if present, `ImageSets/Main/train.txt` and so on.
 
     A folder that holds XML files beside their images is read as the split `train`.
 
     Args:
         root: the folder.
-        difficult: what becomes of objects marked so: `ignore` (neither learnt nor scored), `keep` or `drop`.
+        difficult: treatment of objects marked as difficult: `ignore` (in training and in evaluation), `keep` or `drop`.
 
     Returns:
-        The splits, and what does not come through as it was.
+        The splits, and notes on what is changed.
 
     Raises:
-        DatasetError: no annotation file is there, one is wrong (all such files are named), or the data is refused.
+        DatasetError: there is no annotation file, some are wrong (all of them are named), or the data is refused.
     """
     folder = root / "Annotations" if (root / "Annotations").is_dir() else root
     images = (
@@ -74,7 +74,7 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
     )
     files = sorted(path for path in folder.glob("*.xml") if path.is_file())
     if not files:
-        raise DatasetError(f"{root}: wants annotation files *.xml in it or in Annotations, found none")
+        raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
     names = {path.name for path in images.iterdir()}
     by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
     read: dict[str, ListedObjects] = {}
@@ -91,17 +91,17 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
     counts_from_0 = any(0 in item.source_xyxy[:2] for item in objects)
     offset = 0.0 if counts_from_0 else 1.0
     notes = [
-        "coordinates of 0 are written: they are taken as edges, not as VOC's pixels that count from 1"
+        "some coordinates are 0: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
         if counts_from_0
-        else "pixels count from 1 and belong to the box, as VOC has it: boxes begin 1 px before xmin and ymin"
+        else "pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
     ]
     num_difficult = sum(item.is_ignored for item in objects)
     if num_difficult:
-        fate = {
-            "ignore": "become crowd regions, which are neither learnt nor scored",
+        treatment = {
+            "ignore": "become crowd regions, which are ignored in training and in evaluation",
             "keep": "become ordinary objects",
         }
-        notes.append(f"{num_difficult} difficult objects {fate.get(difficult, 'are left out')}")
+        notes.append(f"{num_difficult} difficult objects {treatment.get(difficult, 'are left out')}")
     for image in read.values():
         image.objects = [
             replace(item, source_xyxy=_edges(item, offset), is_ignored=item.is_ignored and difficult == "ignore")
@@ -146,15 +146,16 @@ def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> 
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
-    """The root element of an XML file without a document type.
+    """Return the root element of an XML file.
 
     Raises:
-        DatasetError: it cannot be read, is not XML, is too large or too deep, or declares a document type.
+        DatasetError: the file cannot be read, is not XML, is too large or too deeply nested, or declares a document
+            type.
     """
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise DatasetError(f"{path}: an annotation file of at most {_MAX_BYTES} bytes is wanted, this has {size}")
+            raise DatasetError(f"{path}: expected an annotation file of at most {_MAX_BYTES} bytes, got {size}")
         parser = ElementTree.XMLParser(target=_PlainTree())
         parser.feed(path.read_bytes())
         root: ElementTree.Element = parser.close()
@@ -170,12 +171,12 @@ def parse_xml(path: Path) -> ElementTree.Element:
 def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObjects:
     root = parse_xml(file)
     if root.tag != "annotation":
-        raise DatasetError(f"{file}: a root element <annotation> is wanted, found <{shown(root.tag)}>")
-    # Programs write whole paths of another machine: only the name counts.
+        raise DatasetError(f"{file}: expected a root element <annotation>, got <{shown(root.tag)}>")
+    # Programs write whole paths of another machine, so only the name counts.
     written = PureWindowsPath(_text(root, "filename")).name
     name = written if written in names else by_stem.get(Path(written).stem, by_stem.get(file.stem, written))
     if not name:
-        raise DatasetError(f"{file}: names no image in <filename>, and none is called {file.stem}")
+        raise DatasetError(f"{file}: names no image in <filename>, and no image is called {file.stem}")
     size = root.find("size")
     hw = (0, 0) if size is None else (_side(size, "height"), _side(size, "width"))
     image = ListedObjects(name, str(file), hw if all(hw) else (0, 0))
@@ -187,10 +188,10 @@ def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObj
         if box is None:
             raise DatasetError(f"{place}: has no <bndbox>")
         x1, y1, x2, y2 = (_number(box, key, place) for key in ("xmin", "ymin", "xmax", "ymax"))
-        extras = {key: 1 for key in (*_FLAGS, "difficult") if _is_set(element, key)}
+        extras: dict[str, int | str] = {key: 1 for key in (*_FLAGS, "difficult") if _is_set(element, key)}
         pose = _text(element, "pose")
         if pose and pose.lower() != "unspecified":
-            extras = {**extras, "pose": pose}  # type: ignore[dict-item]  # text beside flags
+            extras["pose"] = pose
         image.objects.append(NamedObject(class_name, (x1, y1, x2, y2), place, _is_set(element, "difficult"), extras))
     return image
 
@@ -200,7 +201,7 @@ def _text(element: ElementTree.Element, key: str) -> str:
 
 
 def _side(size: ElementTree.Element, key: str) -> int:
-    """A side in pixels; 0 where none is written, as some programs do."""
+    """Return a side in pixels; 0 where none is written, as by some programs."""
     text = _text(size, key)
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
 
@@ -212,6 +213,6 @@ def _is_set(element: ElementTree.Element, key: str) -> bool:
 def _number(box: ElementTree.Element, key: str, place: str) -> float:
     text = _text(box, key)
     try:
-        return float(text if "_" not in text else "")  # Python reads 1_0 as ten
+        return float(text if "_" not in text else "")  # Python reads 1_0 as 10
     except ValueError as error:
-        raise DatasetError(f"{place}: <{key}> wants a number, found {shown(repr(text))}") from error
+        raise DatasetError(f"{place}: <{key}>: expected a number, got {shown(repr(text))}") from error

@@ -1,7 +1,7 @@
-"""What a reader of annotation files found wrong: what it skipped, what it accepted, what it refuses.
+"""Faults in annotation files: entries that a reader skipped, accepted or refused.
 
-A reader goes through a whole file, notes every fault in one `Findings` and asks at the end: refusals become one error
-that lists them all, the rest is handed on as a tuple of `Problem`, so that nothing is left out without being counted.
+A reader goes through a whole file and adds every fault to one `Findings`. At the end refusals become one error that
+lists them all, and the other faults become a tuple of `Problem`, so that every skipped entry is counted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from detector.errors import DatasetError
 
-# A data set that loses more than this share of its images or boxes is not the one the user meant: refuse it.
+# A data set that would lose more than this share of its images or boxes is refused.
 MAX_SKIPPED_SHARE = 0.10
-NUM_EXAMPLES = 5  # enough to find a fault in the file, few enough to read
+NUM_EXAMPLES = 5  # enough to locate a fault in the file, few enough to read
 NUM_LISTED_REFUSALS = 10
 _MAX_SHOWN = 200  # characters of a place in a file
 
@@ -26,14 +26,14 @@ Outcome = Literal["skipped", "accepted", "noted"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of fault in a data set.
+    """Kind of fault in a data set, with its count.
 
     Attributes:
-        kind: what is wrong, as a noun ("box wholly outside the image").
-        outcome: `skipped` (left out of the data set), `accepted` (odd, but kept, if need be corrected) or `noted` (as
-            it should be, and counted all the same).
-        count: how often it occurs, at least 1.
-        examples: where it occurs, at most `NUM_EXAMPLES` places.
+        kind: the fault as a noun ("box wholly outside the image").
+        outcome: `skipped` (left out of the data set), `accepted` (odd, but kept, corrected if necessary) or `noted`
+            (correct, and only counted).
+        count: number of occurrences, at least 1.
+        examples: places of occurrences, at most `NUM_EXAMPLES`.
     """
 
     kind: str
@@ -47,17 +47,17 @@ class Problem:
 
 
 def num_skipped(problems: Iterable[Problem]) -> int:
-    """Images and boxes that were left out of a data set."""
+    """Return the number of images and boxes that were left out of a data set."""
     return sum(problem.count for problem in problems if problem.outcome == "skipped")
 
 
 def num_accepted(problems: Iterable[Problem]) -> int:
-    """Images and boxes that are odd and were kept."""
+    """Return the number of images and boxes that are odd and were kept."""
     return sum(problem.count for problem in problems if problem.outcome == "accepted")
 
 
 def shown(text: str) -> str:
-    """A text from a file as a message can hold it: on one line, printable, not too long."""
+    """Return a text from a file as a message can show it: on one line, printable, not too long."""
     text = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
@@ -69,10 +69,10 @@ class _Tally:
 
 
 class Findings:
-    """The faults found in one annotation file.
+    """Faults in one annotation file.
 
     Args:
-        source: the file, as error messages name it.
+        source: name of the file in error messages.
     """
 
     def __init__(self, source: str) -> None:
@@ -82,25 +82,25 @@ class Findings:
         self._num_refusals = 0
 
     def skip(self, kind: str, place: str) -> None:
-        """Count something that is left out of the data set."""
+        """Count an entry that is left out of the data set."""
         self._count(kind, "skipped", place)
 
     def accept(self, kind: str, place: str) -> None:
-        """Count something that is odd and kept."""
+        """Count an entry that is odd and kept."""
         self._count(kind, "accepted", place)
 
     def note(self, kind: str, place: str) -> None:
-        """Count something that is as it should be."""
+        """Count an entry that is correct."""
         self._count(kind, "noted", place)
 
     def refuse(self, reason: str) -> None:
-        """Note a fault that makes the file unusable."""
+        """Add a fault that makes the file unusable."""
         self._num_refusals += 1
         if len(self._refusals) < NUM_LISTED_REFUSALS:
             self._refusals.append(shown(reason))
 
     def count(self, kind: str, outcome: Outcome, rows: npt.NDArray[np.int64], place_of: Callable[[int], str]) -> None:
-        """Count many of one kind at once: only the places of the examples are asked for."""
+        """Count many faults of one kind; `place_of` is called for the examples only."""
         if len(rows):
             tally = self._tallies.setdefault((kind, outcome), _Tally())
             tally.count += len(rows)
@@ -115,7 +115,7 @@ class Findings:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was skipped and accepted, in the order of first occurrence."""
+        """Kinds of faults that were skipped, accepted or noted, in the order of first occurrence."""
         return tuple(
             Problem(kind, outcome, tally.count, tuple(tally.examples))
             for (kind, outcome), tally in self._tallies.items()
@@ -131,16 +131,16 @@ class Findings:
         raise DatasetError(f"{self._source} cannot be used, {errors}: {'; '.join(self._refusals)}{more}")
 
     def raise_if_too_many_skipped(self, what: str, num_skipped: int, num_all: int, hint: str = "") -> None:
-        """Refuse a data set that loses more than `MAX_SKIPPED_SHARE` of its `what` ("images", "boxes").
+        """Reject a data set that would lose more than `MAX_SKIPPED_SHARE` of its `what` ("images", "boxes").
 
         Args:
             what: images or boxes.
-            num_skipped: how many are lost.
-            num_all: how many there are.
-            hint: what may be behind it, or nothing.
+            num_skipped: number of lost ones.
+            num_all: number of all.
+            hint: a possible cause, or an empty text.
 
         Raises:
-            DatasetError: with the count of every kind of problem.
+            DatasetError: the share is exceeded; the message has the count of every kind of fault.
         """
         if num_skipped > MAX_SKIPPED_SHARE * num_all:
             skipped = "; ".join(str(problem) for problem in self.problems if problem.outcome == "skipped")

@@ -1,4 +1,4 @@
-"""How often the images of rare classes are shown."""
+"""Repeat factors of images with rare classes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from detector.data.coco import CocoAnnotations
 def repeat_factors(
     annotations: CocoAnnotations, threshold: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Repeat factors of classes, float64 (C,), and of images, float64 (N,): how often to show each in an epoch.
+    """Return the repeat factors of classes, float64 (C,), and of images, float64 (N,).
 
-    A class in a share f of the images has max(1, sqrt(threshold / f)), an image the greatest of its classes: A. Gupta,
-    P. Dollar and R. Girshick, "LVIS" (CVPR 2019), section 4.2. A class or an image without objects has 1.
+    The factor says how often an image is shown in an epoch. A class in a share f of the images has
+    max(1, sqrt(threshold / f)), an image the greatest factor of its classes: A. Gupta, P. Dollar and R. Girshick,
+    "LVIS" (CVPR 2019), section 4.2. A class or an image without objects has 1.
     """
     image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[~annotations.is_crowd]
     labels = annotations.labels[~annotations.is_crowd]

@@ -1,4 +1,4 @@
-"""Many names in one block of bytes."""
+"""Table of strings in one block of bytes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 
 class Names(Sequence[str]):
-    """A sequence of texts without a Python object for each; equal to a tuple of the same.
+    """Sequence of texts without a Python object for each; it is equal to a tuple of the same texts.
 
-    Worker processes share it: reading a text touches nothing of the block, where reading one of a list changes that
-    text's reference count, and so copies its page of memory into every process that was forked. It is pickled at once.
+    Forked worker processes share its memory: reading a text changes nothing in the block, while reading a text of a
+    list changes its reference count and thereby copies a page of memory into the process. It is pickled in one piece.
 
     Args:
         names: the texts; a slice of the sequence is a tuple of them.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        # Names of files may hold what is no UTF-8, which Python writes as surrogates.
+        # Names of files may not be valid UTF-8; Python represents the invalid bytes as surrogates.
         encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._bounds = np.concatenate([[0], np.cumsum([len(name) for name in encoded], dtype=np.int64)])
@@ -27,7 +27,7 @@ class Names(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, (Names, tuple)) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # as a list's: it is compared, never a key
+    __hash__ = None  # type: ignore[assignment]  # as for a list: it is compared, but never a key
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -41,7 +41,7 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
-        position = range(len(self))[index]  # refuses an index past the end, counts a negative one from it
+        position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
         return (
             self._bytes[self._bounds[position] : self._bounds[position + 1]].tobytes().decode("utf-8", "surrogatepass")
         )

@@ -1,11 +1,12 @@
-"""The embedded data set of classification: small pictures of ten shapes, drawn into memory; nothing is fetched.
+"""Embedded data set of classification: small pictures of ten shapes, drawn into memory without a download.
 
-Ten classes that differ by shape alone: the six of the embedded detection set, and ring, arrow, heart, pentagon. As
-there, colour says nothing, and every mirror image keeps its class. What makes it hard at 32 px: a shape lies anywhere,
-turned by up to 30 degrees and stretched by up to a quarter, its longer side 18 to 28 px; up to two strokes of any
-colour lie under it and, in one picture of five, one over it; its colour may be as near to the ground's as 110 of 441
-(Euclidean distance in RGB); noise of up to 12 grey values lies over all. Small convolutional networks tell 65 to 95 %
-of them after a minute or two of one CPU core. Sizes scale with the side of the picture, noise and colours do not.
+Ten classes that differ by shape alone: the six of the embedded detection set, and ring, arrow, heart, pentagon. As in
+that set, colour carries no information, and every mirror image keeps its class. Difficulties at 32 px: a shape lies
+anywhere, turned by up to 30 degrees and stretched by up to a quarter, with a longer side of 18 to 28 px; up to two
+strokes of any colour lie under it and, in one picture of five, one lies over it; the distance of its colour from that
+of the background may be as small as 110 of 441 (Euclidean distance in RGB); noise of up to 12 grey values covers the
+picture. Small convolutional networks classify 65 to 95 % of them correctly after a minute or two on one CPU core. Sizes
+scale with the side of the picture, noise and colours do not.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.config.registry import register
-from detector.data.classification_split import Canvas, ImageSetConfig, LabelledImages, fit_all
+from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages, fit_all
 from detector.data.synthetic_detection import OUTLINES
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image
 
-# Goes up with every change that alters a pixel: numbers of two versions cannot be compared.
+# Increased with every change that alters a pixel; results on different versions cannot be compared.
 GENERATOR_VERSION = 1
 REFERENCE_SIDE = 32
 SIDE_RANGE, MAX_TURN, MAX_STRETCH = (18.0, 28.0), np.pi / 6, 1.25  # pixels of 32; radians; a factor
@@ -41,7 +43,7 @@ def _circle(num_points: int) -> Points:
 
 
 def _contours() -> dict[str, tuple[Points, ...]]:
-    """Closed contours of each class; a second one is a hole."""
+    """Return the closed contours of each class; a second contour is a hole."""
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     heart_x, heart_y = 16 * np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     arrow = [[-1, 0.25], [0.1, 0.25], [0.1, 0.75], [1, 0], [0.1, -0.75], [0.1, -0.25], [-1, -0.25]]
@@ -59,12 +61,12 @@ CLASS_NAMES = tuple(CONTOURS)
 
 
 @register("drawn")
-class DrawnSet:
-    """The embedded data set: drawn into memory when it is first asked for, once per process."""
+class DrawnSet(ImageSet):
+    """The embedded data set: drawn into memory on first use, once per process."""
 
     @dataclass(frozen=True)
     class Config(ImageSetConfig):
-        """What to draw.
+        """Contents of the drawn data set.
 
         Attributes:
             num_train: training images.
@@ -80,23 +82,26 @@ class DrawnSet:
 
         def __post_init__(self) -> None:
             if min(self.num_train, self.num_val) < 1 or self.image_size < 16 or self.seed < 0:
-                raise ValueError("drawn wants num_train and num_val >= 1, image_size >= 16 and seed >= 0")
+                raise ValueError(
+                    "drawn: expected num_train and num_val >= 1, image_size >= 16 and seed >= 0, got "
+                    f"{self.num_train}, {self.num_val}, {self.image_size} and {self.seed}"
+                )
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def split_names(self) -> tuple[str, ...]:
-        """The splits that are drawn."""
+        """Return the names of the splits, `train` and `val`."""
         return ("train", "val")
 
     def split(self, name: str, canvas: Canvas) -> LabelledImages:
-        """The images of `train` or `val`.
+        """Return the images of `train` or `val`.
 
         Raises:
-            DatasetError: another name, or a number of channels that is neither 3 nor 1.
+            DatasetError: the split does not exist, or the canvas has neither 3 channels nor 1.
         """
         if name not in self.split_names():
-            raise DatasetError(f"the embedded data set has the splits train and val, found {name!r}; use one of them")
+            raise DatasetError(f"the embedded data set has the splits train and val, got {name!r}; use one of them")
         config = self.config
         num_images = config.num_train if name == "train" else config.num_val
         images, labels = draw(num_images, config.image_size, config.seed, name)
@@ -110,9 +115,12 @@ class DrawnSet:
 def draw(
     num_images: int, image_size: int, seed: int, split_name: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Pictures uint8 (N, side, side, 3) and their classes int64 (N,), read only; equal arguments draw equal bytes."""
+    """Draw pictures, uint8 (N, side, side, 3), and their classes, int64 (N,), both read-only.
+
+    Equal arguments give equal bytes.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(split_name.encode())))
-    labels = rng.permutation(np.arange(num_images) % len(CLASS_NAMES))  # as many of each class as can be
+    labels = rng.permutation(np.arange(num_images) % len(CLASS_NAMES))  # classes of equal size, as far as possible
     images = np.stack([_picture(rng, CLASS_NAMES[label], image_size) for label in labels.tolist()])
     for first in range(0, num_images, _BLOCK):
         block = images[first : first + _BLOCK]
@@ -130,7 +138,7 @@ def _picture(rng: np.random.Generator, class_name: str, side: int) -> Image:
     canvas: Image = cv2.resize(cells, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     for _ in range(rng.integers(*NUM_STROKES_RANGE, endpoint=True)):
         _stroke(rng, canvas, rng.uniform(0, side, 2), scale)
-    # Pixels of the ground and of the strokes where the shape will be: what its colour must differ from.
+    # The pixels where the shape will be; its colour must differ from their mean.
     longest = float(np.exp(rng.uniform(*np.log(SIDE_RANGE)))) * scale
     centre = rng.uniform(0.4 * longest, side - 0.4 * longest, 2)
     x, y = centre.astype(int).tolist()
@@ -153,7 +161,7 @@ def _picture(rng: np.random.Generator, class_name: str, side: int) -> Image:
 
 
 def _stroke(rng: np.random.Generator, canvas: Image, centre: npt.NDArray[np.float64], scale: float) -> None:
-    """A straight or bent bar of any colour, over a point."""
+    """Draw a straight or bent bar of any colour over a point."""
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1)
     half = rng.uniform(4, 14) * scale
     ends = np.array([[np.cos(angle), np.sin(angle)], [0, 0], [-np.cos(angle + bend), -np.sin(angle + bend)]])
@@ -163,5 +171,5 @@ def _stroke(rng: np.random.Generator, canvas: Image, centre: npt.NDArray[np.floa
 
 
 def _fixed(points: Points) -> npt.NDArray[np.int32]:
-    """Points in pixels, centres of pixels at halves, as OpenCV's fixed-point coordinates."""
+    """Return points in pixels, with pixel centres at halves, as fixed-point coordinates of OpenCV."""
     return np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)

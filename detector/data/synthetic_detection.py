@@ -1,24 +1,24 @@
-"""The embedded data set: a seeded generator that draws shapes on cluttered grounds, so that nothing need be fetched.
+"""Embedded data set of detection: a seeded generator that draws shapes on cluttered backgrounds, without a download.
 
 Six classes that differ by shape alone: circle, square, triangle, star, cross, crescent. Every shape is stretched along
 its own axes by a factor of 0.75 to 1.33 and turned by any angle; every mirror image and every turn keeps its class.
-The difficulty, measured over the validation split by `tests/data/test_shapes.py` and fixed for a `GENERATOR_VERSION`,
-so that numbers reported on it stay comparable:
+The difficulty is measured on the validation split by `tests/data/test_synthetic_detection.py` and fixed for a
+`GENERATOR_VERSION`, so that reported results stay comparable:
 
-- Colour says nothing: it is drawn from the whole RGB cube by the same rule for every class.
-- Grounds are gradients, noise of several scales and stripes, with 4 to 16 distractors (bars, ribbons, angles, irregular
-  blobs) which belong to no class and are painted exactly as the objects are.
+- Colour carries no information: it is drawn from the whole RGB cube by the same rule for every class.
+- Backgrounds are gradients, noise of several scales and stripes, with 4 to 16 distractors (bars, ribbons, angles,
+  irregular blobs), which belong to no class and are painted exactly as the objects are.
 - One image of every ten in a row is empty; the others hold 1 to 8 objects.
-- The longer side of a box is 12 to 160 px in an image of 320 px, log-uniform (but for what does not fit), and scales
-  with the image; below 320 px the lower end stays at 12 px, the least at which the six shapes can be told apart.
-- Three objects of ten are outlines that one looks through, where the longer side is at least 28 px.
-- Later objects hide at most 40 % of an earlier one's painted pixels; no two boxes of an image have an IoU above 0.6;
-  the border of the image cuts off at most 20 % of an object's pixels, and its box ends there.
-- An object is visible: 80 % of the pixels in a rim of 3 px around it differ from its colour by at least 72 (Euclidean
+- The longer side of a box is 12 to 160 px in an image of 320 px, log-uniform (except for objects that do not fit), and
+  scales with the image; below 320 px the lower end stays at 12 px, the least at which the six shapes can be told apart.
+- Three objects of ten are transparent outlines, if their longer side is at least 28 px.
+- Later objects hide at most 40 % of the painted pixels of an earlier one; no two boxes of an image have an IoU above
+  0.6; the border of the image cuts off at most 20 % of an object's pixels, and its box ends there.
+- An object stands out: 80 % of the pixels in a rim of 3 px around it differ from its colour by at least 72 (Euclidean
   distance in RGB, of 441 at most) before shading and noise.
 
 A pixel is painted when at least half of it is covered; a box spans the painted pixels of the whole object inside the
-image, hidden ones included: [least column, greatest column + 1] and so for rows.
+image, hidden ones included: [least column, greatest column + 1], and likewise for rows.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ Float64s = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-# Goes up with every change that alters a pixel or a box: numbers of two versions cannot be compared.
+# Increased with every change that alters a pixel or a box; results on different versions cannot be compared.
 GENERATOR_VERSION = 1
-# COCO category ids by label; not contiguous, as COCO's own are not, so that a confusion of label and id shows.
+# The name in the file of a drawn data set; it stays when the module moves, so that data sets on disk are recognised.
+GENERATOR_NAME = "detector.data.shapes"
+# COCO category ids by label; not contiguous, like those of COCO, so that confusing label and id causes an error.
 CATEGORY_IDS = {"circle": 3, "square": 7, "triangle": 11, "star": 20, "cross": 42, "crescent": 90}
 CLASS_NAMES = tuple(CATEGORY_IDS)
 
-# The stated difficulty; see the module's docstring.
+# The stated difficulty; see the docstring of the module.
 SIDE_RANGE_PX, REFERENCE_IMAGE_SIZE = (12, 160), 320
 MIN_IMAGE_SIZE = 64  # the largest objects are then 32 px, still well above the smallest
 NUM_OBJECTS_RANGE, NUM_DISTRACTORS_RANGE, IMAGES_PER_EMPTY_IMAGE = (1, 8), (4, 16), 10
@@ -59,7 +61,7 @@ MIN_CONTRAST, MIN_CONTRASTING_SHARE, RIM_PX = 72, 0.8, 3
 _MARGIN_PX = RIM_PX + 1  # around a patch: the rim and one anti-aliased pixel
 _SUBPIXELS = 4  # along each axis: coverage in sixteenths
 _NUM_PLACES_TRIED, _NUM_COLOURS_TRIED, _JPEG_QUALITY = 60, 12, 95
-_NEIGHBOUR_SHARE = 0.5  # of the places tried, those at the edge of an earlier object: chance alone overlaps too few
+_NEIGHBOUR_SHARE = 0.5  # share of places at the edge of an earlier object; uniform places would overlap too rarely
 
 
 def _circle_points(num_points: int, first: float = 0.0, last: float = 2 * np.pi) -> Float64s:
@@ -89,7 +91,7 @@ OUTLINES = _outlines()
 
 @dataclass(frozen=True)
 class PaintedObject:
-    """One object of a scene; its mask holds the painted pixels inside the image, hidden ones included."""
+    """Object of a scene; its mask holds the painted pixels inside the image, hidden ones included."""
 
     label: int  # index into CLASS_NAMES
     box_xyxy: Float64s  # (4,), pixels of the image, whole numbers
@@ -99,7 +101,7 @@ class PaintedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn image and all that is known of it."""
+    """Drawn image and its ground truth."""
 
     image: Image  # uint8 (H, W, 3) RGB
     background: Image  # the same before any object was painted
@@ -108,7 +110,7 @@ class Scene:
 
 
 def _coverage(polygon_xy: Float64s, stroke_px: float | None = None) -> Float32s:
-    """How much of each pixel, 0..1, a polygon (K, 2) covers: filled, or stroked on its inner side; with a margin."""
+    """Return the share of each pixel, 0..1, that a polygon (K, 2) covers: filled, or stroked inside; with a margin."""
     width, height = (int(np.ceil(greatest)) + _MARGIN_PX for greatest in polygon_xy.max(axis=0))
     fine = np.zeros((height * _SUBPIXELS, width * _SUBPIXELS), np.uint8)
     # OpenCV's integer coordinates are centres of (sub)pixels.
@@ -133,7 +135,7 @@ def _side_range(image_size: int) -> tuple[float, float]:
 
 
 def _patch(rng: np.random.Generator, outline: Float64s, side_px: float) -> Float32s:
-    """The outline stretched, turned, scaled to a longer side of `side_px`, filled or stroked, with a margin around."""
+    """Return the outline stretched, turned, scaled to a longer side of `side_px`, filled or stroked, with a margin."""
     cosine, sine = _circle_points(1, rng.uniform(0, 2 * np.pi))[0]
     stretch = np.sqrt(_log_uniform(rng, 1 / MAX_STRETCH, MAX_STRETCH))
     points = (outline * np.array([stretch, 1 / stretch])) @ np.array([[cosine, sine], [-sine, cosine]])
@@ -144,17 +146,17 @@ def _patch(rng: np.random.Generator, outline: Float64s, side_px: float) -> Float
 
 
 def _distractor(rng: np.random.Generator) -> Float64s:
-    """The outline of something that is of no class."""
+    """Return the outline of a distractor, which belongs to no class."""
     kind = rng.choice(["bar", "ribbon", "angle", "blob"])
     if kind == "bar":  # far longer than a stretched square
         height = 1 / rng.uniform(6, 14)
         return np.array([[0, 0], [1, 0], [1, height], [0, height]], np.float64)
-    if kind == "blob":  # two lobes above all: too uneven for a circle, neither three corners nor five arms
+    if kind == "blob":  # mostly two lobes: too uneven for a circle, and without three corners or five arms
         angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
         waves = [a * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k, a in ((1, 0.1), (2, 0.4), (3, 0.25))]
         radius: Float64s = 1 + np.sum(waves, axis=0)
         return _circle_points(72) * radius[:, None]
-    # A bent stroke of even width, where a crescent tapers; of three points it is an open angle.
+    # A bent stroke of constant width, while a crescent tapers; with three points it is an open angle.
     t = np.linspace(0, 1, 3 if kind == "angle" else 24)[:, None]
     line = 2 * t * (1 - t) * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.3, 1.2)]) + t**2 * np.array([1.0, 0.0])
     tangent = np.gradient(line, axis=0)
@@ -164,7 +166,7 @@ def _distractor(rng: np.random.Generator) -> Float64s:
 
 
 def _place(centre_xy: Float64s, patch_hw: tuple[int, ...], image_size: int) -> tuple[tuple[slice, slice], ...]:
-    """Slices of the image that a patch covers, its centre inside, and the slices of the patch that are inside."""
+    """Return the slices of the image that a patch covers, and the slices of the patch that lie inside the image."""
     (height, width), (x, y) = patch_hw, (int(c - side / 2) for c, side in zip(centre_xy, patch_hw[::-1], strict=True))
     top, bottom, left, right = max(-y, 0), min(height, image_size - y), max(-x, 0), min(width, image_size - x)
     return (slice(y + top, y + bottom), slice(x + left, x + right)), (slice(top, bottom), slice(left, right))
@@ -209,7 +211,7 @@ def _centre(rng: np.random.Generator, patch_hw: tuple[int, ...], image_size: int
         near: Float64s = earlier[rng.integers(len(earlier))]
         reach = (near[2:] - near[:2] + size_xy) / 2
         return np.clip((near[:2] + near[2:]) / 2 + reach * rng.uniform(-1, 1, 2), 0, image_size - 1)
-    # Nearer to the border than this, more than the share allowed would be cut off.
+    # Closer to the border, more than the allowed share would be cut off.
     return rng.uniform(0.25 * size_xy, image_size - 0.25 * size_xy)
 
 
@@ -221,9 +223,9 @@ def _contrasting_colour(rng: np.random.Generator, rim_pixels: Float32s) -> Float
 
 
 def _add_object(rng: np.random.Generator, canvas: Float32s, owner: Integers, objects: list[PaintedObject]) -> None:
-    """Paint one object where the module's promises hold; leave it out where no place tried is one.
+    """Paint one object at a place that keeps the stated difficulty; leave it out if no place tried does.
 
-    `owner` (H, W) holds the index of the object on top of each pixel, -1 for the ground.
+    `owner` (H, W) holds the index of the top object at each pixel, -1 for the background.
     """
     image_size, (smallest, largest) = len(canvas), _side_range(len(canvas))
     label = int(rng.integers(len(CLASS_NAMES)))
@@ -251,7 +253,9 @@ def _add_object(rng: np.random.Generator, canvas: Float32s, owner: Integers, obj
             continue
         colour = _contrasting_colour(rng, canvas[inside][rim[own]])
         if colour is not None:
-            near = cv2.dilate(painted[own].astype(np.uint8), np.ones((3, 3), np.uint8))  # no faint tip far off the box
+            near = cv2.dilate(
+                painted[own].astype(np.uint8), np.ones((3, 3), np.uint8)
+            )  # no faint pixels far outside the box
             _paint(rng, canvas[inside], coverage[own] * near, colour)
             owner[:] = candidate
             objects.append(PaintedObject(label, box, mask, cut_share))
@@ -264,7 +268,7 @@ def _visible_share(owner: Integers, objects: list[PaintedObject]) -> Float64s:
 
 
 def draw_scene(seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE) -> Scene:
-    """Draw one image and keep all that is known of it; the arguments are those of `draw_image`."""
+    """Draw one image with its ground truth; the arguments are those of `draw_image`."""
     rng = _generator(seed, split_name, 0, index)
     canvas = _draw_ground(rng, image_size)
     noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 7))
@@ -282,12 +286,12 @@ def draw_scene(seed: int, split_name: str, index: int, image_size: int = REFEREN
 def draw_image(
     seed: int, split_name: str, index: int, image_size: int = REFERENCE_IMAGE_SIZE
 ) -> tuple[Image, Float64s, Integers, Float64s]:
-    """Draw one image; it depends on the arguments alone, not on what was drawn before.
+    """Draw one image, which depends on the arguments only.
 
     Args:
-        seed: of the data set, at least 0.
-        split_name: such as `train` or `val`.
-        index: of the image in its split, from 0.
+        seed: seed of the data set, at least 0.
+        split_name: name of the split, such as `train` or `val`.
+        index: index of the image in its split, from 0.
         image_size: height and width in pixels, at least `MIN_IMAGE_SIZE`.
 
     Returns:
@@ -304,10 +308,10 @@ def draw_image(
 
 def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[str, Any]:
     parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
-    for (name, found), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
-        if found < least:
-            raise DatasetError(f"shapes wants {name} of at least {least}, found {found}: raise it")
-    return {"generator": __name__, "version": GENERATOR_VERSION, "parameters": parameters}
+    for (name, value), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
+        if value < least:
+            raise DatasetError(f"shapes: expected {name} of at least {least}, got {value}; raise it")
+    return {"generator": GENERATOR_NAME, "version": GENERATOR_VERSION, "parameters": parameters}
 
 
 def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
@@ -333,11 +337,11 @@ def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
 
 
 def _difference(root: Path, record: dict[str, Any]) -> str | None:
-    """What keeps a folder from being the data set asked for; None where nothing does."""
+    """Return how a folder differs from the requested data set; None where it is the same."""
     try:
-        found = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
-        if found != record:
-            return f"shapes.json says {found}"
+        written = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
+        if written != record:
+            return f"shapes.json says {written}"
         for split_name in ("train", "val"):
             num_images = record["parameters"][f"num_{split_name}"]
             images = [root / "images" / split_name / f"{image_id:06d}.jpg" for image_id in range(1, num_images + 1)]
@@ -350,26 +354,29 @@ def _difference(root: Path, record: dict[str, Any]) -> str | None:
 
 
 def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0) -> None:
-    """Draw `images/<split>/000001.jpg` ..., `annotations/<split>.json` (COCO) and `shapes.json`, which says what it is.
+    """Draw `images/<split>/000001.jpg` ..., `annotations/<split>.json` (COCO) and `shapes.json` with the settings.
 
-    Everything is drawn in a temporary folder next to `root` and renamed at the end: what is interrupted leaves no
-    `root`. An annotation's `area` is that of its box; `visible_share` is an addition to COCO's keys.
+    Everything is drawn in a temporary folder next to `root`, which is renamed at the end, so that an interrupted call
+    leaves no `root`. The `area` of an annotation is that of its box; `visible_share` is an additional
+    key.
 
     Args:
-        root: where the data set goes: an empty folder or none; missing parents are made.
+        root: the folder of the data set; it must be empty or not exist, missing parents are created.
         num_train: images of the split `train`, at least 1.
         num_val: images of the split `val`, at least 1.
         image_size: height and width in pixels, at least `MIN_IMAGE_SIZE`.
         seed: at least 0; equal arguments draw equal files (under the same versions of NumPy and OpenCV).
 
     Raises:
-        DatasetError: `root` holds something, cannot be written, or an argument is below its least value.
+        DatasetError: `root` is not empty or cannot be written, or an argument is below its least value.
     """
     record = _record(num_train, num_val, image_size, seed)
     root = Path(os.path.realpath(root))  # a link to an empty folder stays a link
     try:
         if root.exists() and any(root.iterdir()):
-            raise DatasetError(f"shapes wants no folder or an empty one at {root}, found files: choose another folder")
+            raise DatasetError(
+                f"shapes: expected no folder or an empty one at {root}, got files; choose another folder"
+            )
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
             folder = Path(temporary) / root.name
@@ -378,16 +385,16 @@ def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_s
             (folder / "shapes.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
             os.replace(folder, root)
     except OSError as error:
-        raise DatasetError(f"shapes wants to draw into {root}, found {error}: choose a writable folder") from error
+        raise DatasetError(f"shapes: cannot draw into {root}, {error}; choose a writable folder") from error
 
 
 def ensure_shapes(
     root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0
 ) -> None:
-    """Draw the data set where it is missing, and touch nothing where it is there; the arguments are `draw_shapes`'s.
+    """Draw the data set where it is missing, and change nothing where it exists; arguments as for `draw_shapes`.
 
     Raises:
-        DatasetError: `root` holds something else, which is left as it is, or `draw_shapes` refuses.
+        DatasetError: `root` holds something else, which is not changed, or `draw_shapes` fails.
     """
     record = _record(num_train, num_val, image_size, seed)
     if _difference(root, record) is None:
@@ -395,7 +402,7 @@ def ensure_shapes(
     try:
         draw_shapes(root, **record["parameters"])
     except DatasetError as error:
-        # Another process may have drawn the same meanwhile.
+        # Another process may have drawn the same data set meanwhile.
         difference = _difference(root, record)
         if difference is not None:
-            raise DatasetError(f"{error} (it is not the data set asked for: {difference})") from error
+            raise DatasetError(f"{error} (it is not the requested data set: {difference})") from error

@@ -1,8 +1,8 @@
 """Labels in text files, one beside each image, as Darknet and the YOLO family write them.
 
 A line is an object: its class, counted from 0, and the centre, width and height of its box as shares of the image, five
-numbers between spaces. An image without such a file, or with an empty one, has no objects. What leaves this reader is
-the same `CocoAnnotations` that a COCO file gives; category ids are the class numbers of the files.
+numbers separated by spaces. An image without such a file, or with an empty one, has no objects. The result is
+`CocoAnnotations`, as for a COCO file; category ids are the class numbers of the files.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw
 from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 
-# A share of an image this large is no slip of the pen: the numbers are pixels.
+# A number above this cannot be a share of the image with a rounding error: the numbers are pixels.
 _LARGEST_SHARE = 2.0
 _MIN_POLYGON_NUMBERS = 6  # three corners
 
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image of a data set, and the place that lists it: the image itself, or `train.txt:17`."""
+    """Image of a data set, and the place that lists it: the image itself, or `train.txt:17`."""
 
     path: Path
     place: str
@@ -37,14 +37,14 @@ class ListedImage:
 
 @dataclass
 class _Rows:
-    """The objects of all label files, an entry in each field per object.
+    """Objects of all label files, one entry per object in each field.
 
     Attributes:
         image_index: position in the list of images.
         labels: class numbers.
         shares: four numbers an object: centre x, centre y, width, height, as shares of the image.
         lines: 1-based line in the label file.
-        num_faulty: lines that are no object, skipped.
+        num_faulty: number of lines that were skipped because they hold no object.
     """
 
     image_index: array[int] = field(default_factory=lambda: array("q"))
@@ -55,19 +55,19 @@ class _Rows:
 
 
 def read_class_names(path: Path, findings: Findings) -> tuple[str, ...]:
-    """The names in a file of one class a line, in the order of the class numbers.
+    """Return the names in a file of one class per line, in the order of the class numbers.
 
     Raises:
-        DatasetError: the file cannot be read, or it names no class.
+        DatasetError: the file cannot be read, or names no class.
     """
     lines = _text(path, "a file of class names").rstrip().splitlines()
     if not lines:
-        raise DatasetError(f"{path} names no class; write one name a line")
+        raise DatasetError(f"{path} names no class; write one name per line")
     return checked_names([line.strip() for line in lines], str(path), findings)
 
 
 def checked_names(names: Sequence[str], source: str, findings: Findings) -> tuple[str, ...]:
-    """Class names, those that are missing replaced by `class_3`; what is odd is counted."""
+    """Return class names with missing ones replaced by names such as `class_3`; odd names are counted."""
     checked: list[str] = []
     for number, name in enumerate(names):
         if not name:
@@ -79,25 +79,25 @@ def checked_names(names: Sequence[str], source: str, findings: Findings) -> tupl
 
 
 def read_image_list(path: Path, folders: Sequence[Path]) -> list[ListedImage]:
-    """The images of a list file, one path a line.
+    """Return the images of a list file, one path per line.
 
     Args:
         path: the list.
-        folders: where relative paths may start: the first of these in which one of the first images exists is taken.
+        folders: folders that relative paths may start from; the first one that holds one of the first images is used.
 
     Raises:
-        DatasetError: the file cannot be read, or it lists nothing.
+        DatasetError: the file cannot be read, or lists no image.
     """
     numbered = enumerate(_text(path, "a list of images").splitlines(), start=1)
     lines = [(number, _with_slashes(line.strip())) for number, line in numbered if line.strip()]
     if not lines:
-        raise DatasetError(f"{path} lists no image; write one path a line")
+        raise DatasetError(f"{path} lists no image; write one path per line")
     start = next((f for f in folders if any((f / name).is_file() for _, name in lines[:10])), folders[0])
     return [ListedImage(start / name, f"{path}:{number}") for number, name in lines]
 
 
 def _with_slashes(name: str) -> str:
-    """A path that was written on Windows, for other systems."""
+    """Return a path that was written on Windows as other systems read it."""
     return name.replace("\\", "/") if "/" not in name else name
 
 
@@ -105,9 +105,9 @@ def _text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; {what} is wanted, check the path") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; expected {what}, check the path") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text in UTF-8, at byte {error.start}; {what} is wanted") from error
+        raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}; expected {what}") from error
     except ValueError as error:  # a null character in the name
         raise DatasetError(f"{str(path)!r} cannot be read: no file can have that name; correct it") from error
 
@@ -125,17 +125,17 @@ def read_txt_labels(
 ) -> CocoAnnotations:
     """Read the label files of images and check all of them.
 
-    A class that has no name is refused, all such lines in one error; a line that is no box is skipped and counted; what
-    is odd but clear is accepted and counted.
+    Lines of a class without a name are refused, all of them in one error; a line without a box is skipped and counted;
+    an odd but clear line is accepted and counted.
 
     Args:
         source: the file that describes the data set, for messages.
-        root: what the file names of the result are relative to, where the images lie below it.
+        root: the folder that file names of the result are relative to, as far as the images lie below it.
         images: the images, in order; only the headers of their files are read.
-        label_file: the label file of an image.
+        label_file: returns the label file of an image.
         class_names: the name of each class number.
-        findings: where faults are counted; it may hold some already.
-        polygons: whether a line may also be a class and the corners of a polygon; the box around it is taken.
+        findings: counts faults; it may hold some already.
+        polygons: whether a line may also hold a class and the corners of a polygon, whose bounding box is used.
         ignore_unknown: skip objects of classes without a name instead of refusing.
 
     Raises:
@@ -144,9 +144,10 @@ def read_txt_labels(
     """
     listed = _without_repetitions(images, findings)
     if not listed:
-        raise DatasetError(f"{source}: images are wanted, found none; check its paths")
+        raise DatasetError(f"{source}: expected images, got none; check its paths")
     sizes = [_size(image, findings) for image in listed]
-    # Only what was read is known to be a file, with a name that a label file's can be made of.
+    is_present = np.array([size is not None for size in sizes], dtype=np.bool_)
+    # A label file is looked for only beside an image that could be read, whose name is therefore valid.
     files = [image.path if size is None else label_file(image.path) for image, size in zip(listed, sizes, strict=True)]
     rows = _Rows()
     has_file = [
@@ -154,46 +155,20 @@ def read_txt_labels(
         for index, (file, size) in enumerate(zip(files, sizes, strict=True))
     ]
     findings.raise_refusals()
-    is_present = np.array([size is not None for size in sizes], dtype=np.bool_)
     findings.raise_if_too_many_skipped("images", int((~is_present).sum()), len(listed))
     if not any(has_file):
         first = int(is_present.argmax())
         raise DatasetError(
-            f"{source}: none of its {len(listed)} images has a label file; for {listed[first].path} it would be "
-            f"{files[first]}"
+            f"{source}: none of its {len(listed)} images has a label file; expected {files[first]} for "
+            f"{listed[first].path}"
         )
-
-    image_index, labels = np.array(rows.image_index, dtype=np.int64), np.array(rows.labels, dtype=np.int64)
-    image_hw_of_all = np.array([size or (0, 0) for size in sizes], dtype=np.int64).reshape(-1, 2)
-    row_hw = image_hw_of_all[image_index]
-    shares = np.array(rows.shares, dtype=np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for afterwards
-        boxes_xywh = xyxy_to_xywh(cxcywh_to_xyxy(shares * row_hw[:, [1, 0, 1, 0]]))
-
-    def place_of(row: int) -> str:
-        return f"{files[image_index[row]]}:{rows.lines[row]}"
-
-    in_pixels = (np.isfinite(shares) & (shares > _LARGEST_SHARE)).any(axis=1)
-    keep = np.logical_not(in_pixels)
-    findings.count("box in pixels where shares of the image are wanted", "skipped", np.flatnonzero(in_pixels), place_of)
-    judged = np.flatnonzero(keep)
-    keep[judged] = usable_boxes(
-        boxes_xywh[judged], row_hw[judged], lambda position: place_of(int(judged[position])), findings
-    )
-    num_wanted = len(labels) + rows.num_faulty
-    findings.raise_if_too_many_skipped("boxes", num_wanted - int(keep.sum()), num_wanted)
+    image_hw = np.array([size or (0, 0) for size in sizes], dtype=np.int64).reshape(-1, 2)
+    boxes_xywh, keep = _boxes_of_rows(rows, image_hw, files, findings)
+    image_index = np.array(rows.image_index, dtype=np.int64)
 
     present = np.flatnonzero(is_present)
     num_boxes = np.bincount(image_index[keep], minlength=len(listed))[present]
-    without_objects = present[num_boxes == 0]
-    with_file = np.array(has_file, dtype=np.bool_)[without_objects]
-
-    def image_place(index: int) -> str:
-        return listed[index].place
-
-    findings.count("image without a label file", "accepted", without_objects[~with_file], image_place)
-    findings.count("image without objects", "noted", without_objects[with_file], image_place)
-    boxes_xywh = boxes_xywh[keep]
+    _count_without_objects(listed, present[num_boxes == 0], np.array(has_file, dtype=np.bool_), findings)
     return CocoAnnotations(
         annotations=source,
         images=root,
@@ -201,14 +176,59 @@ def read_txt_labels(
         category_ids=tuple(range(len(class_names))),
         image_ids=_image_ids([image.path for image in listed])[present],
         file_names=tuple(_file_name(listed[index].path, root) for index in present),
-        image_hw=image_hw_of_all[present],
+        image_hw=image_hw[present],
         offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
-        boxes_xywh=boxes_xywh,
-        labels=labels[keep],
-        is_crowd=np.zeros(len(boxes_xywh), dtype=np.bool_),
-        areas=boxes_xywh[:, 2] * boxes_xywh[:, 3],
+        boxes_xywh=boxes_xywh[keep],
+        labels=np.array(rows.labels, dtype=np.int64)[keep],
+        is_crowd=np.zeros(int(keep.sum()), dtype=np.bool_),
+        areas=boxes_xywh[keep, 2] * boxes_xywh[keep, 3],
         problems=findings.problems,
     )
+
+
+def _boxes_of_rows(
+    rows: _Rows, image_hw: npt.NDArray[np.int64], files: Sequence[Path], findings: Findings
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return the boxes of all rows, float64 (A, 4) in pixels, and a mask of those that can be used, bool (A,).
+
+    Raises:
+        DatasetError: more than `MAX_SKIPPED_SHARE` of the boxes cannot be used.
+    """
+    image_index = np.array(rows.image_index, dtype=np.int64)
+    row_hw = image_hw[image_index]
+    shares = np.array(rows.shares, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite are detected below
+        boxes_xywh = xyxy_to_xywh(cxcywh_to_xyxy(shares * row_hw[:, [1, 0, 1, 0]]))
+
+    def place_of(row: int) -> str:
+        return f"{files[image_index[row]]}:{rows.lines[row]}"
+
+    in_pixels = (np.isfinite(shares) & (shares > _LARGEST_SHARE)).any(axis=1)
+    keep = np.logical_not(in_pixels)
+    findings.count("box in pixels, expected shares of the image", "skipped", np.flatnonzero(in_pixels), place_of)
+    judged = np.flatnonzero(keep)
+    keep[judged] = usable_boxes(
+        boxes_xywh[judged], row_hw[judged], lambda position: place_of(int(judged[position])), findings
+    )
+    num_listed = len(rows.labels) + rows.num_faulty
+    findings.raise_if_too_many_skipped("boxes", num_listed - int(keep.sum()), num_listed)
+    return boxes_xywh, keep
+
+
+def _count_without_objects(
+    listed: Sequence[ListedImage],
+    without_objects: npt.NDArray[np.int64],
+    has_file: npt.NDArray[np.bool_],
+    findings: Findings,
+) -> None:
+    """Count the images without objects: accepted without a label file, noted with an empty one."""
+    with_file = has_file[without_objects]
+
+    def place_of(index: int) -> str:
+        return listed[index].place
+
+    findings.count("image without a label file", "accepted", without_objects[~with_file], place_of)
+    findings.count("image without objects", "noted", without_objects[with_file], place_of)
 
 
 def _without_repetitions(images: Iterable[ListedImage], findings: Findings) -> list[ListedImage]:
@@ -221,7 +241,7 @@ def _without_repetitions(images: Iterable[ListedImage], findings: Findings) -> l
 
 
 def _size(image: ListedImage, findings: Findings) -> tuple[int, int] | None:
-    """Height and width of an image, turned upright; None, counted, where there is none to read."""
+    """Return height and width of an image, turned upright; None, counted, where it cannot be read."""
     try:
         return image_hw(image.path)
     except MediaError as error:
@@ -241,7 +261,7 @@ def _read_labels(
     ignore_unknown: bool,
     findings: Findings,
 ) -> bool:
-    """Adds the objects of one label file to `rows`; false where there is no such file."""
+    """Add the objects of one label file to `rows`; return false where there is no such file."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -250,7 +270,7 @@ def _read_labels(
         findings.refuse(f"{file} cannot be read: {error.strerror}")
         return True
     except UnicodeDecodeError as error:
-        findings.refuse(f"{file} is no text in UTF-8, at byte {error.start}")
+        findings.refuse(f"{file} is not UTF-8 text at byte {error.start}")
         return True
     seen: set[tuple[float, ...]] = set()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -264,7 +284,7 @@ def _read_labels(
             rows.num_faulty += 1
         elif not (label.is_integer() and 0 <= label < num_classes):
             if not (ignore_unknown and label.is_integer()):
-                findings.refuse(f"{place}: a class of 0..{num_classes - 1} is wanted, found {words[0]}")
+                findings.refuse(f"{place}: expected a class of 0..{num_classes - 1}, got {words[0]}")
             else:
                 findings.skip("object of a class without name", f"{place}, class {words[0]}")
         elif (label, *numbers) in seen:
@@ -281,9 +301,9 @@ def _read_labels(
 def _numbers(
     words: list[str], polygons: bool, place: str, findings: Findings
 ) -> tuple[float | None, tuple[float, ...] | None]:
-    """The class and the four shares of a line; None where it has something else."""
+    """Return the class and the four shares of a line; None where it holds something else."""
     is_polygon = polygons and len(words) > _MIN_POLYGON_NUMBERS and len(words) % 2 == 1
-    if not (is_polygon or len(words) == 5) or any("_" in word for word in words):  # Python reads 1_0 as ten
+    if not (is_polygon or len(words) == 5) or any("_" in word for word in words):  # Python reads 1_0 as 10
         return None, None
     try:
         label, *numbers = map(float, words)
@@ -301,7 +321,7 @@ def _numbers(
 
 
 def _image_ids(paths: Sequence[Path]) -> npt.NDArray[np.int64]:
-    """The numbers that the images are named by, as in COCO, where all have one of their own; else 1, 2, 3, ..."""
+    """Return the numbers in the names of the images, as in COCO, where all are unique; else 1, 2, 3, ..."""
     names = [path.stem for path in paths]
     if all(name.isascii() and name.isdecimal() and len(name) < 19 for name in names):  # 64 bits hold 18 digits
         numbers = [int(name) for name in names]

@@ -1,9 +1,9 @@
-"""Data sets as the YOLO family describes them: a `data.yaml` that names folders and classes, text labels beside.
+"""Data sets of the YOLO family: a `data.yaml` that names folders and classes, and text label files.
 
 The keys are `path` (where the others start; the folder of the file by default), `train`, `val`, `test` (a folder, a
 `.txt` list of images, or several of these), `names` (a list, or number: name) and `nc` (their number). The labels of
-`.../images/a/b.jpg` are in `.../labels/a/b.txt`, those of an image below no folder `images` beside it. `download` is
-never followed, other keys say nothing about detection.
+`.../images/a/b.jpg` are in `.../labels/a/b.txt`; an image that is in no folder `images` has its labels beside it.
+`download` is never followed; other keys have no effect on detection.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from detector.config.nodes import MAX_FILE_BYTES, Node, describe, plain_of, read_foreign
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import DatasetConfig, required_file
+from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
 from detector.data.txt_labels import ListedImage, checked_names, read_image_list, read_txt_labels
 from detector.errors import ConfigError, DatasetError
 from detector.media.images import IMAGE_SUFFIXES
 
-_WANTED = "a data.yaml in the format of the YOLO family"
+_EXPECTED = "a data.yaml in the format of the YOLO family"
 SPLITS = ("train", "val", "test")
 _KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "download")
 _CLASSES = re.compile(r"^(names|nc)\s*:", re.MULTILINE)
@@ -32,7 +32,7 @@ _CONFIGURATION = re.compile(r"^(name|base)\s*:", re.MULTILINE)
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image: below `labels` where the image is below `images`, the last one on its path."""
+    """Return the label file of an image: the last folder `images` on its path is replaced by `labels`."""
     parts = list(image.parts)
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "images":
@@ -42,16 +42,16 @@ def label_file(image: Path) -> Path:
 
 
 @register("yolo")
-class YoloDataset:
-    """A `data.yaml` and the folders it names."""
+class YoloDataset(Dataset):
+    """A `data.yaml` and the folders that it names."""
 
     @dataclass(frozen=True)
     class Config(DatasetConfig):
-        """Where the description is.
+        """Path of the description, and what is accepted.
 
         Attributes:
             file: the `data.yaml`.
-            ignore_unknown: count and skip objects of classes that it does not name, instead of refusing.
+            ignore_unknown: count and skip objects of classes that the file does not name, instead of refusing it.
         """
 
         file: Path | None = None
@@ -60,30 +60,30 @@ class YoloDataset:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    @staticmethod
-    def claims(path: Path) -> bool:
-        """Whether a YAML file is such a description: it names classes and is no configuration of ours."""
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether a YAML file is a `data.yaml`: it names classes and is not a configuration of this package."""
         if path.suffix.lower() not in (".yaml", ".yml") or path.stat().st_size > MAX_FILE_BYTES:
             return False
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         return bool(_CLASSES.search(text)) and not _CONFIGURATION.search(text)
 
     def split_names(self) -> tuple[str, ...]:
-        """The splits that the description has.
+        """Return the names of the splits that the description has.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the description cannot be read.
         """
-        found = _splits(required_file(self.config.file, _WANTED))
+        found = _splits(required_file(self.config.file, _EXPECTED))
         return tuple(name for name in SPLITS if found[name] is not None)
 
     def split(self, name: str) -> CocoAnnotations:
-        """The annotations of `train`, `val` or `test`.
+        """Return the annotations of `train`, `val` or `test`.
 
         Raises:
-            DatasetError: the description is wrong, it has no such split, or its labels are refused.
+            DatasetError: the description is wrong or has no such split, or its labels are refused.
         """
-        file = required_file(self.config.file, _WANTED)
+        file = required_file(self.config.file, _EXPECTED)
         findings = Findings(str(file))
         entries = _entries(file)
         for key in entries:
@@ -123,40 +123,42 @@ def _texts(node: Node) -> list[str]:
     given = plain_of(node)
     texts: list[Any] = given if isinstance(given, list) else [given]
     if not all(isinstance(text, str) and text for text in texts):
-        raise DatasetError(f"{node.where}: a folder or a list of images is wanted, found {describe(node.value)}")
+        raise DatasetError(f"{node.where}: expected a folder or a list of images, got {describe(node.value)}")
     return texts
 
 
 def _root(file: Path, entries: dict[str, Node]) -> Path:
-    """Where the paths of a description start: `path`, itself from the folder of the file."""
+    """Return the folder that paths of a description start from: `path`, relative to the folder of the file."""
     node = entries.get("path")
     if node is None or node.value in (None, ""):
         return file.parent
     if not isinstance(node.value, str):
-        raise DatasetError(f"{node.where}: path: wants a folder, found {describe(node.value)}")
-    # A `path` that was written for another place is common; the splits are then looked for beside the file.
-    root = file.parent / os.path.expanduser(node.value)  # unlike Path's, it takes any name
+        raise DatasetError(f"{node.where}: path: expected a folder, got {describe(node.value)}")
+    # `path` is often that of another machine; the splits are then looked for beside the file.
+    root = file.parent / os.path.expanduser(node.value)  # unlike Path.expanduser, it accepts any name
     return root if root.is_dir() else file.parent
 
 
 def _images_of(root: Path, given: str, file: Path) -> Sequence[ListedImage]:
-    """The images of a folder or list; `../train` is common for what lies beside the file, and is looked for there."""
+    """Return the images of a folder or list; `../train` is often written for a folder beside the file."""
     tried = [root / given, file.parent / given, *([root / given[3:]] if given.startswith("../") else [])]
     for path in tried:
         if path.is_dir():
             paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
             if not paths:
-                raise DatasetError(f"{file}: images are wanted in {path}, found none; check its paths")
+                raise DatasetError(f"{file}: expected images in {path}, got none; check its paths")
             return [ListedImage(p, str(p)) for p in paths]
         if path.is_file():
             return read_image_list(path, [path.parent, root, Path.cwd()])
-    raise DatasetError(f"{file}: {given} is no folder and no list of images, looked at {', '.join(map(str, tried))}")
+    raise DatasetError(
+        f"{file}: expected a folder or a list of images, got {given}; looked at {', '.join(map(str, tried))}"
+    )
 
 
 def _class_names(file: Path, entries: dict[str, Node], findings: Findings) -> tuple[str, ...]:
     names, count = entries.get("names"), entries.get("nc")
     if count is not None and (isinstance(count.value, bool) or not isinstance(count.value, int) or count.value < 1):
-        raise DatasetError(f"{count.where}: nc: wants the number of classes, found {describe(count.value)}")
+        raise DatasetError(f"{count.where}: nc: expected the number of classes, got {describe(count.value)}")
     if names is None or not names.value:
         if count is None:
             raise DatasetError(f"{file}: names no class; write names: and a list of names")
@@ -169,12 +171,12 @@ def _class_names(file: Path, entries: dict[str, Node], findings: Findings) -> tu
         else {}
     )
     if not given or {key.lstrip("0") or "0" for key in given} != {str(number) for number in range(len(given))}:
-        raise DatasetError(f"{names.where}: names: wants a list, or a name for each number from 0 on")
+        raise DatasetError(
+            f"{names.where}: names: expected a list, or a name for each number from 0 on, got {describe(names.value)}"
+        )
     wrong = [node for node in given.values() if isinstance(node.value, (bool, dict, list))]
     if wrong:
-        raise DatasetError(
-            f"{wrong[0].where}: a class name is wanted, found {describe(wrong[0].value)}; put it in quotes"
-        )
+        raise DatasetError(f"{wrong[0].where}: expected a class name, got {describe(wrong[0].value)}; put it in quotes")
     if count is not None and count.value != len(given):
         raise DatasetError(f"{count.where}: nc is {count.value}, but {len(given)} names are given; correct one of them")
     ordered = sorted(given.items(), key=lambda item: int(item[0]))

@@ -76,6 +76,9 @@ def recipe_sha256(config: Mapping[str, Any]) -> str:
     for section, keys in _NOT_OF_THE_RECIPE.items():
         if section and isinstance(kept.get(section), Mapping):
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    augment = kept.get("augment")
+    if isinstance(augment, Mapping) and not augment.get("extra"):  # as in the files of runs older than the key
+        kept["augment"] = {key: value for key, value in augment.items() if key != "extra"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 

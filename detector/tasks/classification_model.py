@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from detector.config import registry
-from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.classification_split import LabelledImages
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import DatasetError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics, classification_metrics
@@ -25,6 +25,7 @@ from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
 from detector.models.precision import choose_device
+from detector.structures.canvas import Canvas
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.requests import SILENT, EvaluationOutcome, ModelRequest, Observer
 from detector.tasks.task import build_checked, config_of_file

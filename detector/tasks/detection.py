@@ -13,7 +13,7 @@ from detector.config import registry
 from detector.config.registry import register
 from detector.data.canvas_sizes import training_canvases
 from detector.data.image_cache import stated_cost
-from detector.data.loader import StreamSampler, TrainingSamples, training_batches
+from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluator import annotated_sources, evaluate
@@ -22,6 +22,7 @@ from detector.inference.runtime import TorchRuntime
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
 from detector.models.contracts import DetectionModel
+from detector.structures.canvas import Canvas
 from detector.structures.types import Batch
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_evaluation import evaluate_detector
@@ -117,9 +118,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         config, annotations = self._config, self._annotations
         samples = TrainingSamples(
             annotations,
-            config.input.canvas_hw,
-            config.input.channels,
-            config.input.fit,
+            Canvas(config.input.canvas_hw, config.input.channels, config.input.fit),
             config.augment,
             config.train.seed,
             config.loader.cache_mb,
@@ -133,11 +132,13 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             len(annotations),
             config.loader.batch_size,
             config.train.seed,
-            start=first_step * config.train.accumulate,
-            stop=num_batches,
-            closing_from=num_batches - int(config.augment.closing_share * num_batches),
-            rank=world.rank,
-            world_size=world.size,
+            BatchRange(
+                start=first_step * config.train.accumulate,
+                stop=num_batches,
+                closing_from=num_batches - int(config.augment.closing_share * num_batches),
+                rank=world.rank,
+                world_size=world.size,
+            ),
             factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
             canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
         )

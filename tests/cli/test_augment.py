@@ -12,12 +12,14 @@ from detector.data.augmentation_preview import STRENGTH_WHEN_OFF, Tile, alone_ti
 from detector.data.coco import read_coco
 from detector.data.loader import TrainingSamples
 from detector.media.images import read_image
+from detector.structures.canvas import Canvas
 
 
 def tiles(root: Path, augment: AugmentConfig) -> list[Tile]:
     annotations = read_coco(root / "annotations/train.json", root / "images/train")
-    samples = TrainingSamples(annotations, (64, 96), 3, "letterbox", augment, seed=0, cache_mb=16)
-    return [*whole_tiles(samples, 4), *alone_tiles(samples, augment, (64, 96), 3, "letterbox", seed=0)]
+    canvas = Canvas((64, 96), 3, "letterbox")
+    samples = TrainingSamples(annotations, canvas, augment, seed=0, cache_mb=16)
+    return [*whole_tiles(samples, 4), *alone_tiles(samples, augment, canvas, seed=0)]
 
 
 def yaml_of(root: Path, path: Path) -> Path:
@@ -46,12 +48,12 @@ def test_a_preview_is_one_picture(
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        ([], "a data set is wanted; give --preview DATA", 2),
-        (["--preview", "shapes", "mish-n"], "overrides are written key=value, found 'mish-n'", 2),
+        ([], "expected a data set, got none; give --preview DATA", 2),
+        (["--preview", "shapes", "mish-n"], "expected overrides written key=value, got 'mish-n'", 2),
         (["--preview", "nowhere.yaml"], "nowhere.yaml", 2),
         (["--preview", "shapes", "augment.mosiac=1"], "unknown key 'augment.mosiac'; did you mean 'mosaic'?", 2),
-        (["--preview", "shapes", "--num", "0"], "--num wants at least 1, found 0", 2),
-        (["--preview", "shapes", "--split", "holdout"], "has the splits train and val, found 'holdout'", 3),
+        (["--preview", "shapes", "--num", "0"], "--num: expected at least 1, got 0", 2),
+        (["--preview", "shapes", "--split", "holdout"], "has the splits train and val, got 'holdout'", 3),
     ],
 )
 def test_a_mistake_is_a_line(
@@ -81,5 +83,5 @@ def test_every_part_is_shown_at_its_strength_on_the_same_image(tiny_shapes: Path
 
 
 def test_every_setting_of_augmentation_has_its_picture() -> None:
-    others = {"albumentations", "degraded_share", "closing_share"}
+    others = {"albumentations", "extra", "degraded_share", "closing_share"}
     assert set(AugmentConfig.__dataclass_fields__) == set(STRENGTH_WHEN_OFF) | others

@@ -88,8 +88,8 @@ def test_the_augmentation_it_will_be_trained_with_is_looked_at(tiny_shapes, tmp_
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "one data set is wanted, found none"),
-        (["a.yaml", "b.yaml"], 2, "one data set is wanted, found a.yaml, b.yaml"),
+        ([], 2, "expected one data set, got none"),
+        (["a.yaml", "b.yaml"], 2, "expected one data set, got a.yaml, b.yaml"),
         (["none.yaml"], 2, "no configuration file or preset is named 'none.yaml'"),
         (["none.json"], 3, "none.json cannot be read"),
         (["shapes", "input.sise=3"], 2, "unknown key 'input.sise'; did you mean 'size'?"),

@@ -48,7 +48,7 @@ def test_a_round_trip_by_way_of_text_labels_gives_the_same_boxes(source, tiny_sh
     assert called(action, source, "--to", tmp_path / "text") == 0
     captured = capsys.readouterr()
     text = Path(captured.out.strip())
-    assert "text labels have no place for visible_share" in captured.err
+    assert "text labels cannot hold visible_share" in captured.err
     assert "the category ids 3, 7, 11, 20, 42, ... become 0, 1, 2" in captured.err
     assert called("to-coco", text, "--to", tmp_path / "coco") == 0
     for split in ("train", "val"):
@@ -71,7 +71,7 @@ def test_what_text_labels_cannot_hold_is_counted(tiny_shapes, tmp_path, capsys):
     assert called(*words) == 0
     said = capsys.readouterr().err
     assert "1 crowd regions are left out" in said
-    assert "no place for segmentation, visible_share" in said
+    assert "cannot hold segmentation, visible_share" in said
     assert all(path.is_symlink() for path in (tmp_path / "yolo/images/train").iterdir())
 
 
@@ -124,7 +124,7 @@ def test_classes_are_chosen_and_renamed(source, tmp_path, capsys):
     mapped = split_of(tmp_path / "mapped/data.yaml")
     assert mapped.class_names == ("round", "angular", "crescent")
     assert mapped.category_ids == (3, 7, 90)
-    assert "boxes of classes that are left out are gone" in capsys.readouterr().err
+    assert "boxes of classes that are left out are removed" in capsys.readouterr().err
 
 
 def test_voc_and_csv_become_coco(tmp_path, capsys):
@@ -147,24 +147,24 @@ def test_voc_and_csv_become_coco(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "an action is wanted, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; found none"),
-        (("to-voc", "SOURCE"), 2, "found to-voc"),
-        (("split", "SOURCE"), 2, "a place for the result is wanted; give --to FOLDER"),
-        (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares wants train, val and test"),
-        (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares wants train, val and test"),
-        (("split", "SOURCE", "--to", "OUT"), 2, "has a split val already"),
+        ((), 2, "expected an action, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; got none"),
+        (("to-voc", "SOURCE"), 2, "got to-voc"),
+        (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --to FOLDER"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares: expected train, val and test"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares: expected train, val and test"),
+        (("split", "SOURCE", "--to", "OUT"), 2, "already has a split val"),
         (("split", "SOURCE", "--to", "OUT", "--from-split", "test"), 3, "has no split 'test', it has train, val"),
-        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "("), 2, "--group wants"),
-        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "x"), 2, "finds nothing in"),
-        (("merge", "SOURCE", "--to", "OUT"), 2, "two data sets or more are wanted"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "("), 2, "--group: expected"),
+        (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "x"), 2, "does not match"),
+        (("merge", "SOURCE", "--to", "OUT"), 2, "expected two data sets or more"),
         (("subset", "SOURCE", "--to", "OUT"), 2, "give --classes A,B or --num N"),
         (
             ("subset", "SOURCE", "--to", "OUT", "--classes", "circel"),
             3,
             "has no class 'circel'; did you mean 'circle'?",
         ),
-        (("remap", "SOURCE", "--to", "OUT"), 2, "a mapping is wanted"),
-        (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "a table and the folder of its images are wanted"),
+        (("remap", "SOURCE", "--to", "OUT"), 2, "expected a mapping, got none"),
+        (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "expected a table and the folder of its images"),
         (("to-coco", "none.csv", "--to", "OUT"), 3, "none.csv cannot be read"),
         (("to-coco", "SOURCE", "--to", "INSIDE"), 2, "which holds images of the source; name a folder elsewhere"),
         (("to-coco", "SOURCE", "--to", "FULL"), 3, "is not empty; name a new folder"),

@@ -83,7 +83,7 @@ DATA_ERRORS = [
         "none.json",
     ),
     (["evaluate", "--results", "none.json", "--annotations", "none.json"], "none.json cannot be read"),
-    (["train", "mish-n", "data=shapes", "data.num_train=0"], "shapes wants num_train of at least 1, found 0"),
+    (["train", "mish-n", "data=shapes", "data.num_train=0"], "shapes: expected num_train of at least 1, got 0"),
 ]
 MODEL_ERRORS = [
     (["evaluate", "none.safetensors"], "none.safetensors"),

@@ -1,4 +1,4 @@
-"""Anchors by k-means: the distance in float64, clusters that are known, real boxes, and what is printed."""
+"""Anchors by k-means: the distance in float64, known clusters, real boxes, and the output of the command."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_known_clusters_are_found_in_order_of_area(seed):
     assert anchors.recall == 1
 
 
-def test_each_metric_is_best_by_its_own_measure():
+def test_each_metric_gives_the_best_anchors_by_its_own_distance():
     sizes = np.random.default_rng(5).lognormal(4, 0.8, (800, 2))
     by_iou, by_pixels = find_anchors(sizes, 5), find_anchors(sizes, 5, "euclidean")
 
@@ -73,7 +73,7 @@ def test_an_anchor_for_every_box_covers_it_and_the_seed_decides():
     assert find_anchors(np.full((5, 2), 0.2), 1).wh.tolist() == [[1, 1]]  # an anchor of no pixels has no area
 
 
-def test_the_clusters_are_better_than_a_released_set_on_boxes_of_another_kind():
+def test_clusters_beat_released_anchors_on_boxes_of_another_shape():
     small = np.random.default_rng(3).lognormal(3, 0.4, (2000, 2))
     released = np.array([10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326]).reshape(-1, 2)
     assert find_anchors(small, 9).average_iou > measure_anchors(released, small).average_iou + 0.05
@@ -84,12 +84,12 @@ def test_no_cluster_is_left_empty_where_boxes_repeat():
     assert find_anchors(sizes, 3).wh.tolist() == [[10, 10], [10, 10], [300, 300]]
 
 
-def test_too_few_boxes_and_wrong_questions_are_refused():
-    with pytest.raises(DatasetError, match="9 anchors want as many boxes of different size, found 6"):
+def test_too_few_boxes_and_invalid_arguments_are_refused():
+    with pytest.raises(DatasetError, match="expected at least 9 boxes of different size, got 6"):
         find_anchors(np.repeat(CENTRES, 10, axis=0).astype(np.float64), 9)
-    with pytest.raises(DatasetError, match="found 0; ask for fewer"):
+    with pytest.raises(DatasetError, match="got 0; use fewer anchors"):
         find_anchors(np.zeros((0, 2)), 1)
-    with pytest.raises(ValueError, match=r"wants a metric of .* found 'giou' and 3"):
+    with pytest.raises(ValueError, match=r"expected a metric of .* got 'giou' and 3"):
         find_anchors(scattered(20), 3, "giou")
     with pytest.raises(ValueError, match="at least 1 anchor"):
         find_anchors(scattered(20), 0)
@@ -107,7 +107,7 @@ def coco(folder: Path, annotations: list[dict[str, object]]) -> Path:
     return path
 
 
-def test_sizes_are_those_on_the_canvas(tmp_path):
+def test_sizes_are_measured_on_the_canvas(tmp_path):
     path = coco(
         tmp_path,
         [
@@ -124,7 +124,7 @@ def test_sizes_are_those_on_the_canvas(tmp_path):
     assert canvas_sizes(read_coco(coco(tmp_path, []), None), (40, 40), "letterbox", "opencv").shape == (0, 2)
 
 
-def test_the_command_prints_what_a_cfg_has(tiny_shapes, capsys):
+def test_the_command_prints_the_format_of_a_cfg(tiny_shapes, capsys):
     train = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
     words = ["anchors", "coco", f"data.train={train}", "--num", "3", "--size", "64", "-q"]
     assert run(words) == 0

@@ -9,9 +9,10 @@ import pytest
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.canvas_sizes import training_canvases
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import ConfigError
 from detector.inference.predictor import InputConfig
+from detector.structures.canvas import Canvas
 from detector.structures.types import Batch
 
 CANVASES = ((32, 64), (64, 128), (96, 192))
@@ -23,8 +24,8 @@ def annotations(tiny_shapes: Path) -> CocoAnnotations:
 
 
 def sampler_of(seed: int = 0, **options: int) -> StreamSampler:
-    usual = {"start": 0, "stop": 300, "closing_from": 300}
-    return StreamSampler(12, 4, seed, **{**usual, **options}, canvases=CANVASES)
+    batches = BatchRange(**{"start": 0, "stop": 300, "closing_from": 300, **options})
+    return StreamSampler(12, 4, seed, batches, canvases=CANVASES)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_sides_are_the_multiples_of_the_stride_within_reach(
     assert list(training_canvases(canvas_hw, multi_scale, 32)) == wanted
 
 
-def test_a_change_too_small_for_another_size_is_refused_and_what_is_enough_is_named() -> None:
+def test_a_change_too_small_for_another_size_is_refused_with_the_smallest_one_that_works() -> None:
     with pytest.raises(ConfigError, match=r"input\.multi_scale=0\.05 leaves .* raise it to 0\.1 or more"):
         training_canvases((320, 320), 0.05, 32)
     assert len(training_canvases((320, 320), 0.1, 32)) == 3
@@ -57,7 +58,7 @@ def test_a_change_out_of_range_is_refused(multi_scale: float) -> None:
         InputConfig(multi_scale=multi_scale)
 
 
-def test_a_batch_has_one_size_and_every_size_comes() -> None:
+def test_a_batch_has_one_size_and_every_size_occurs() -> None:
     batches = list(sampler_of())
     assert all(len({key.canvas_hw for key in batch}) == 1 for batch in batches)
     counts = Counter(batch[0].canvas_hw for batch in batches)
@@ -85,7 +86,8 @@ def test_a_sample_on_another_canvas_is_that_of_a_set_with_that_canvas(
     augment = AugmentConfig(perspective=0.1)
 
     def samples_of(canvas_hw: tuple[int, int]) -> TrainingSamples:
-        return TrainingSamples(annotations, canvas_hw, 3, "letterbox", augment, 0, cache_mb=8, reduced_decode=True)
+        canvas = Canvas(canvas_hw, 3, "letterbox")
+        return TrainingSamples(annotations, canvas, augment, 0, cache_mb=8, reduced_decode=True)
 
     sampler = sampler_of(stop=6, closing_from=5)
     batches = training_loader(samples_of((64, 128)), sampler, LoaderConfig(batch_size=4, workers=workers))

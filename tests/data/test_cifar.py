@@ -10,8 +10,8 @@ import pytest
 from torchvision import datasets
 
 from detector.data.cifar import CifarSet
-from detector.data.classification_split import Canvas
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((32, 32), 3, "letterbox")
 
@@ -53,14 +53,14 @@ def test_the_files_are_read_as_torchvision_reads_them(cifar: Path) -> None:
 def test_a_file_that_was_changed_is_refused_before_it_is_unpickled(cifar: Path) -> None:
     path = cifar / "cifar-10-batches-py" / "data_batch_1"
     path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(DatasetError, match="cifar-10-batches-py is wanted in it, whole"):
+    with pytest.raises(DatasetError, match="expected cifar-10-batches-py in it, complete"):
         CifarSet(CifarSet.Config(cifar)).split("train", CANVAS)
 
 
 @pytest.mark.parametrize("num_classes", [10, 100])
-def test_missing_files_are_told_and_never_fetched(tmp_path: Path, num_classes: Any) -> None:
+def test_missing_files_are_reported_and_never_downloaded(tmp_path: Path, num_classes: Any) -> None:
     with pytest.raises(DatasetError, match="unpack the archive of"):
         CifarSet(CifarSet.Config(tmp_path, num_classes)).split("train", CANVAS)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DatasetError, match="train and val, found 'test'"):
+    with pytest.raises(DatasetError, match="train and val, got 'test'"):
         CifarSet(CifarSet.Config(tmp_path, num_classes)).split("test", CANVAS)

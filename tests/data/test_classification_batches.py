@@ -19,7 +19,7 @@ def split_of(num: int = 10) -> LabelledImages:
     return LabelledImages(pictures(num), np.arange(num), tuple(map(str, range(num))), tuple(map(str, range(num))))
 
 
-def test_each_image_comes_once_an_epoch_and_no_batch_is_short() -> None:
+def test_each_image_comes_once_per_epoch_and_no_batch_is_short() -> None:
     stream = np.concatenate([indices_of(batch, 4, 10, seed=3) for batch in range(5)])
     assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10))
     assert stream[:10].tolist() != stream[10:].tolist()
@@ -99,7 +99,7 @@ def test_cutout_greys_a_square_and_nothing_else() -> None:
         assert np.ptp(rows) == np.ptp(columns) == 2
 
 
-def test_mixed_images_are_the_weighted_sum_and_say_whose() -> None:
+def test_mixed_images_are_the_weighted_sum_and_name_the_partner() -> None:
     images = pictures()
     config = ImageAugmentConfig(flip_horizontal=0.0, crop_padding=0, mixup=1.0)
     found, other, share = varied(images, config, np.random.default_rng(4))
@@ -109,7 +109,7 @@ def test_mixed_images_are_the_weighted_sum_and_say_whose() -> None:
     assert np.abs(found - wanted).max() <= 0.5 + 1e-4
 
 
-def test_what_is_given_stays_as_it_is() -> None:
+def test_the_given_images_are_not_changed() -> None:
     images = pictures()
     before = images.copy()
     varied(images, ImageAugmentConfig(1.0, 1.0, 2, 3, 0.5), np.random.default_rng(0))
@@ -117,6 +117,6 @@ def test_what_is_given_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"flip_horizontal": 1.5}, {"crop_padding": -1}, {"mixup": -0.1}, {"cutout": -2}])
-def test_settings_beyond_their_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="augment wants"):
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="augment: expected"):
         ImageAugmentConfig(**settings)  # type: ignore[arg-type]

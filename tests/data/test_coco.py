@@ -107,7 +107,7 @@ def test_negative_indices_count_from_the_end_and_others_are_refused(tmp_path: Pa
             ask(NUM_IMAGES)
 
 
-def test_what_is_handed_out_can_be_changed_without_harm(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_returned_arrays_can_be_changed_without_side_effect(tmp_path: Path, document: dict[str, Any]) -> None:
     coco = read(tmp_path, document)
     coco.labels_of(0)[:] = 2
     coco.is_crowd_of(0)[:] = True
@@ -145,7 +145,7 @@ def test_a_byte_order_mark_and_unicode_names_are_read(tmp_path: Path, document: 
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), (2, 0, 1), (90, 7, 3), (-1, 5, 2**62)])
-def test_category_ids_of_any_kind_are_sorted_to_labels_and_come_back(
+def test_category_ids_are_sorted_to_labels_and_restored(
     tmp_path: Path, document: dict[str, Any], ids: tuple[int, int, int]
 ) -> None:
     for entry, identifier in zip(document["categories"], ids, strict=True):
@@ -185,8 +185,8 @@ def test_paths_are_those_of_the_folder(tmp_path: Path, document: dict[str, Any],
     assert coco.path(2) == images / "002.jpg"
 
 
-def test_a_path_without_a_folder_is_a_defect_of_the_caller(tmp_path: Path, document: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="wants a folder of images"):
+def test_path_without_a_folder_of_images_raises_value_error(tmp_path: Path, document: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected annotations read with a folder of images"):
         read(tmp_path, document).path(0)
 
 
@@ -291,9 +291,7 @@ def perfect(ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_perfect_detections_score_one_whatever_was_wrong_with_the_file(
-    tmp_path: Path, document: dict[str, Any]
-) -> None:
+def test_perfect_detections_score_one_for_every_odd_file(tmp_path: Path, document: dict[str, Any]) -> None:
     entries = document["annotations"]
     entries[0]["id"] = 0  # pycocotools would lose this box
     entries[1]["id"] = 5  # and this one, or the one of the same id
@@ -308,7 +306,7 @@ def test_perfect_detections_score_one_whatever_was_wrong_with_the_file(
     json.dumps(ground_truth, allow_nan=False)  # plain Python values only
 
 
-def test_the_score_is_that_of_the_file_where_the_file_is_sound(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_the_score_of_a_sound_file_equals_that_of_pycocotools(tmp_path: Path, document: dict[str, Any]) -> None:
     random = np.random.default_rng(11)
     document["annotations"] = [
         annotation(
@@ -330,7 +328,7 @@ def test_the_score_is_that_of_the_file_where_the_file_is_sound(tmp_path: Path, d
     assert 0.1 < own[0] < 0.9
 
 
-def test_the_published_numbers_of_the_coco_authors_come_out(tmp_path: Path) -> None:
+def test_the_published_numbers_of_the_coco_authors_are_reproduced(tmp_path: Path) -> None:
     folder = Path(os.environ.get("DETECTOR_TEST_DATA", "")) / "coco-golden"
     if "DETECTOR_TEST_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("DETECTOR_TEST_DATA holds no coco-golden")
@@ -345,9 +343,7 @@ def test_the_published_numbers_of_the_coco_authors_come_out(tmp_path: Path) -> N
 # ---- damage
 
 
-def test_random_damage_gives_annotations_or_a_dataset_error_and_nothing_else(
-    tmp_path: Path, document: dict[str, Any]
-) -> None:
+def test_random_damage_gives_annotations_or_a_dataset_error(tmp_path: Path, document: dict[str, Any]) -> None:
     random = np.random.default_rng(2)
     values = [None, True, -1, 0, 1.5, "x", "7", [], {}, [1], float("nan"), float("inf"), 10**30, "\0", "\ud800"]
     num_refused = 0

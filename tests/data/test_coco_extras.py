@@ -53,7 +53,7 @@ def read(tmp_path):
     return reading
 
 
-def test_every_other_key_comes_back(read):
+def test_every_other_key_is_preserved(read):
     annotations = read(CONTENT)
     truth = ground_truth_with(annotations, read_extras(annotations))
     assert (truth["info"], truth["licenses"], truth["videos"]) == (
@@ -74,7 +74,7 @@ def test_every_other_key_comes_back(read):
     assert rows[35]["segmentation"] == CONTENT["annotations"][4]["segmentation"]
 
 
-def test_what_is_written_reads_back_the_same(read):
+def test_a_written_file_reads_back_equal(read):
     first = read(CONTENT)
     truth = ground_truth_with(first, read_extras(first))
     second = read(truth, "again.json")
@@ -85,7 +85,7 @@ def test_what_is_written_reads_back_the_same(read):
     assert ground_truth_with(second, read_extras(second)) == truth
 
 
-def test_annotation_ids_are_counted_anew_where_one_is_missing_or_doubled(read):
+def test_annotation_ids_are_renumbered_where_one_is_missing_or_duplicate(read):
     for change in ({"id": 31}, {"id": None}, {"id": 0}):
         content = {**CONTENT, "annotations": [dict(a) for a in CONTENT["annotations"]]}
         content["annotations"][2].update(change)

@@ -94,14 +94,14 @@ def test_masks_are_ignored_where_there_is_a_box(tmp_path: Path, document: dict[s
         ("images", put(height=0), "image without width and height", "000.jpg"),
         ("images", put(height="60"), "image without width and height", "000.jpg"),
         ("images", put(width=float("inf")), "image without width and height", "000.jpg"),
-        ("images", put(width=80.25), "image size that is no whole number", "000.jpg"),
+        ("images", put(width=80.25), "image size that is not a whole number", "000.jpg"),
         ("images", put(width=True), "image without width and height", "000.jpg"),
         ("categories", drop("name"), "category without name", "category 90, now class_90"),
         ("categories", put(name=5), "category without name", "category 90, now class_90"),
         ("categories", put(name=" "), "category without name", "category 90, now class_90"),
     ],
 )
-def test_what_is_odd_is_accepted_and_counted(
+def test_odd_entries_are_accepted_and_counted(
     tmp_path: Path, document: dict[str, Any], section: str, change: Any, kind: str, example: str
 ) -> None:
     change(document[section][0])
@@ -117,9 +117,7 @@ def test_what_is_odd_is_accepted_and_counted(
 @pytest.mark.parametrize(
     "change", [drop("id"), put(id=0), put(id=None), drop("iscrowd"), put(iscrowd=None), put(iscrowd=False)]
 )
-def test_what_has_one_meaning_only_is_read_without_a_word(
-    tmp_path: Path, document: dict[str, Any], change: Any
-) -> None:
+def test_unambiguous_variants_are_read_without_a_problem(tmp_path: Path, document: dict[str, Any], change: Any) -> None:
     change(document["annotations"][0])
     coco = read(tmp_path, document)
     assert coco.problems == ()
@@ -278,13 +276,13 @@ def test_an_example_names_an_annotation_without_id_by_its_position(tmp_path: Pat
         ("{} {}", "is not JSON, line 1, column 4"),
         ('{"images": ' * 100_000, "nested too deep"),
         ('{"images": ' + "9" * 5000 + "}", "is no COCO file"),
-        ("null", "with the keys images, categories, annotations, found None"),
+        ("null", "with the keys images, categories, annotations, got None"),
         ("{}", "3 errors: the key 'images' is missing"),
         ('{"images": [], "categories": [], "annotations": []}', "2 errors: the list 'images' is empty; the list 'cat"),
-        ('{"images": {}, "categories": null, "annotations": 3}', "3 errors: 'images' must be a list, found {}; 'cat"),
+        ('{"images": {}, "categories": null, "annotations": 3}', "3 errors: 'images' must be a list, got {}; 'cat"),
         (
             '{"images": [1], "categories": [[]], "annotations": ["x"]}',
-            "3 errors: images[0] must be an object, found 1; annotations[0]",
+            "3 errors: images[0] must be an object, got 1; annotations[0]",
         ),
     ],
 )
@@ -325,31 +323,31 @@ def test_a_missing_file_or_folder_is_refused_with_its_name(tmp_path: Path, docum
         ("images", put(id=101), "image id 101 is used twice (000.jpg and 001.jpg)"),
         ("images", drop("file_name"), "file_name of images[0] (id 100) is missing"),
         ("images", put(file_name=""), "file_name of images[0] (id 100) is missing"),
-        ("images", put(file_name=7), "file_name of images[0] (id 100) is missing or no text"),
+        ("images", put(file_name=7), "file_name of images[0] (id 100) is missing or not a text"),
         ("images", drop("id"), "id of images[0] is missing"),
-        ("images", put(id=10.5), "id of images[0] must be a whole number, found 10.5"),
-        ("images", put(id=True), "id of images[0] must be a whole number, found True"),
-        ("images", put(id="a"), "id of images[0] must be a whole number, found 'a'"),
-        ("images", put(id=1e300), "id of images[0] must be a whole number, found 1e+300"),
-        ("images", put(id=float("nan")), "id of images[0] must be a whole number, found nan"),
+        ("images", put(id=10.5), "id of images[0] must be a whole number, got 10.5"),
+        ("images", put(id=True), "id of images[0] must be a whole number, got True"),
+        ("images", put(id="a"), "id of images[0] must be a whole number, got 'a'"),
+        ("images", put(id=1e300), "id of images[0] must be a whole number, got 1e+300"),
+        ("images", put(id=float("nan")), "id of images[0] must be a whole number, got nan"),
         ("images", put(file_name="../x.jpg"), "file_name '../x.jpg' of images[0] leads out of the folder"),
         ("images", put(file_name="a/../../x.jpg"), "leads out of the folder"),
         ("images", put(file_name="..\\x.jpg"), "leads out of the folder"),
         ("images", put(file_name="/etc/passwd"), "leads out of the folder"),
         ("categories", put(id=3), "category id 3 is used twice"),
         ("categories", drop("id"), "id of categories[0] is missing"),
-        ("categories", put(id=[1]), "id of categories[0] must be a whole number, found [1]"),
+        ("categories", put(id=[1]), "id of categories[0] must be a whole number, got [1]"),
         ("annotations", drop("image_id"), "image_id of annotations[0] is missing"),
-        ("annotations", put(image_id=None), "image_id of annotations[0] must be a whole number, found None"),
+        ("annotations", put(image_id=None), "image_id of annotations[0] must be a whole number, got None"),
         ("annotations", drop("category_id"), "category_id of annotations[0] is missing"),
         ("annotations", put(category_id=False), "category_id of annotations[0] must be a whole number"),
-        ("annotations", put(id=10.5), "id of annotations[0] must be a whole number, found 10.5"),
-        ("annotations", put(iscrowd=2), "iscrowd of annotations[0] must be 0 or 1, found 2"),
-        ("annotations", put(iscrowd="1"), "iscrowd of annotations[0] must be 0 or 1, found '1'"),
-        ("annotations", put(iscrowd=[]), "iscrowd of annotations[0] must be 0 or 1, found []"),
+        ("annotations", put(id=10.5), "id of annotations[0] must be a whole number, got 10.5"),
+        ("annotations", put(iscrowd=2), "iscrowd of annotations[0] must be 0 or 1, got 2"),
+        ("annotations", put(iscrowd="1"), "iscrowd of annotations[0] must be 0 or 1, got '1'"),
+        ("annotations", put(iscrowd=[]), "iscrowd of annotations[0] must be 0 or 1, got []"),
     ],
 )
-def test_what_would_change_the_meaning_is_refused(
+def test_faults_that_change_the_meaning_are_refused(
     tmp_path: Path, document: dict[str, Any], section: str, change: Any, words: str
 ) -> None:
     change(document[section][0])
@@ -393,6 +391,6 @@ def test_file_names_may_lead_outside_on_demand(tmp_path: Path, document: dict[st
     assert read(tmp_path, document, allow_outside=True).file_names[0] == name
 
 
-def test_dots_inside_the_folder_are_no_way_out(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_dots_that_stay_inside_the_folder_are_accepted(tmp_path: Path, document: dict[str, Any]) -> None:
     document["images"][0]["file_name"] = "a/../b/..x..jpg"
     assert read(tmp_path, document).problems == ()

@@ -1,4 +1,4 @@
-"""Mutated COCO files: annotations that hold together or a `DatasetError`, soon and in bounded memory, nothing else."""
+"""Mutated COCO files give consistent annotations or a `DatasetError`, quickly and in bounded memory."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_the_box_around_run_lengths_is_that_of_pycocotools(seed: int) -> None:
         None,
     ],
 )
-def test_what_is_no_mask_gives_no_box(mask: Any) -> None:
+def test_an_invalid_mask_gives_no_box(mask: Any) -> None:
     numbers, flags = box_of(mask)
     assert np.isnan(numbers).all()
     assert flags == WITHOUT_BOX
@@ -111,6 +111,6 @@ def test_the_box_around_polygons_holds_all_of_them() -> None:
     assert box_of([[10, 20, 30, 20, 30.5, 45], [5, 30, 6, 30, 6, 31]]) == ([5, 20, 25.5, 25], FROM_POLYGONS)
 
 
-def test_a_mask_is_not_looked_at_where_there_is_a_box() -> None:
+def test_a_mask_is_not_read_where_there_is_a_box() -> None:
     rows = rows_of({"segmentation": [[10, 20, 30, 20, 30, 45]]}, {"bbox": [1, 2, 3], "segmentation": [[1] * 6]})
     assert rows.flags.tolist() == [0, WITHOUT_BOX]

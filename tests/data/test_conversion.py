@@ -1,4 +1,4 @@
-"""From one format to another and back: what they hold comes back equal, what they do not is said."""
+"""Conversion between formats and back: common content stays equal, losses are noted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def assert_same_objects(ours: CocoAnnotations, theirs: CocoAnnotations) -> None:
         )
 
 
-def test_coco_comes_back_equal_to_the_last_bit(source, tmp_path):
+def test_coco_round_trip_is_equal_to_the_last_bit(source, tmp_path):
     original = read(source)
     write_coco(original, tmp_path / "out.json")
     back = read_coco(tmp_path / "out.json", source)
@@ -105,11 +105,11 @@ def test_darknets_layout_holds_the_same_objects(source, tmp_path, link):
     spaces = [note for note in conversion.notes if "paths with spaces" in note]
     assert f"Darknet cannot read {NUM_IMAGES} paths with spaces" in spaces[0]
     assert "valid = " in conversion.description.read_text("utf-8")
-    with pytest.raises(DatasetError, match="knows the splits train and val, found test"):
+    with pytest.raises(DatasetError, match="has the splits train and val, got also test"):
         coco_to_darknet({"test": original}, tmp_path / "other")
 
 
-def test_text_labels_come_back_as_coco(source, tmp_path):
+def test_text_labels_are_converted_to_coco(source, tmp_path):
     original = read(source)
     yolo = again(coco_to_yolo({"train": original}, tmp_path / "yolo"))
     coco = again(yolo_to_coco({"train": yolo}, tmp_path / "coco"))
@@ -121,7 +121,7 @@ def test_text_labels_come_back_as_coco(source, tmp_path):
     assert coco.path(0).is_file()
 
 
-def test_what_text_labels_cannot_hold_is_said(source, tmp_path):
+def test_losses_of_text_labels_are_noted(source, tmp_path):
     document = json.loads((source / "a.json").read_text())
     first = document["images"][1]
     crowd = {"id": 900, "image_id": first["id"], "category_id": 3, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 1}
@@ -132,8 +132,8 @@ def test_what_text_labels_cannot_hold_is_said(source, tmp_path):
     original = read(source)
     conversion = coco_to_yolo({"train": original}, tmp_path / "out")
     said = " | ".join(conversion.notes)
-    assert "1 crowd regions are left out: text labels have no place for them" in said
-    assert "1 boxes reach out of their image and are cut at its border" in said
+    assert "1 crowd regions are left out, because text labels cannot hold them" in said
+    assert "1 boxes reach beyond their image and are cut at its border" in said
     assert "1 images cannot be read and are left out, first:" in said
     assert "é 5.jpg" in said
     back = again(conversion)
@@ -157,9 +157,9 @@ def test_splits_of_other_classes_and_odd_names_are_refused(source, tmp_path):
     document["categories"][2]["name"] = "two\nlines"
     (source / "a.json").write_text(json.dumps(document))
     other = read(source)
-    with pytest.raises(DatasetError, match="splits of the same classes are wanted"):
+    with pytest.raises(DatasetError, match="expected splits with the same classes"):
         coco_to_yolo({"train": original, "val": other}, tmp_path / "out")
-    with pytest.raises(DatasetError, match=r"the class name 'two\\nlines' is no plain line of text"):
+    with pytest.raises(DatasetError, match=r"the class name 'two\\nlines' is not a plain line of text"):
         coco_to_darknet({"train": other}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -169,11 +169,11 @@ def test_nothing_is_written_into_a_folder_with_something_in_it(source, tmp_path)
         with pytest.raises(DatasetError, match="is not empty; name a new folder"):
             convert({"train": read(source)}, source)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DatasetError, match="the folder cannot be made"):
+    with pytest.raises(DatasetError, match="the folder cannot be created"):
         coco_to_yolo({"train": read(source)}, tmp_path / "file")
 
 
-def test_an_image_outside_its_folder_is_not_written_beside(source, tmp_path):
+def test_an_image_outside_its_folder_is_copied_into_the_target(source, tmp_path):
     document = json.loads((source / "a.json").read_text())
     (tmp_path / "elsewhere.jpg").write_bytes((source / "é 1.jpg").read_bytes())
     document["images"][1]["file_name"] = "../elsewhere.jpg"

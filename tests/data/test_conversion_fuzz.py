@@ -1,4 +1,4 @@
-"""Mutated VOC and CSV files: each is read or refused in a sentence, and none takes long."""
+"""Mutated VOC and CSV files are read or refused in one sentence, and none takes long."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def any_table(text: bytes, rng: np.random.Generator) -> bytes:
 def outcomes(
     write: Callable[[bytes], None], read: Callable[[], object], text: bytes, mutate: Mutate, num: int
 ) -> Counter[str]:
-    """How many mutants are read and how many refused; anything else is an error of the test."""
+    """Return how many mutants are read and how many refused; anything else fails the test."""
     found: Counter[str] = Counter()
     rng = np.random.default_rng(11)
     for _ in range(num):

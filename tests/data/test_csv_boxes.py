@@ -69,7 +69,7 @@ def test_the_usual_tables_are_read_the_same(read, text):
         np.testing.assert_allclose([box for _, box in found[name]], [box for _, box in boxes], atol=1e-9)
 
 
-def test_what_was_decided_is_said(read):
+def test_interpretations_of_a_table_are_noted(read):
     assert read(CORNERS)[1] == []
     assert read(CORNERS.replace("class", "class,notes", 1).replace(",cat", ",cat,x").replace(",dog", ",dog,y"))[1] == [
         "columns that are not read: notes"
@@ -78,7 +78,7 @@ def test_what_was_decided_is_said(read):
     assert "taken as shares of the image" in read("image,label,x1,y1,x2,y2\na.jpg,cat,0.1,0.1,0.5,0.5\n")[1][0]
 
 
-def test_boxes_of_whole_pixels_up_to_one_are_no_shares(read):
+def test_boxes_of_whole_numbers_up_to_one_are_pixels(read):
     splits, notes = read("image,label,x1,y1,x2,y2\na.jpg,cat,0,0,1,1\n")
     assert boxes_of(splits) == {"a.jpg": [("cat", [0, 0, 1, 1])]}
     assert notes == []
@@ -91,7 +91,7 @@ def test_images_without_objects_are_kept(read):
     assert boxes_of(splits)["c.png"] == []
 
 
-def test_splits_are_those_of_the_column(read):
+def test_splits_are_read_from_their_column(read):
     text = "set,path,label,x1,y1,x2,y2\nTRAIN,a.jpg,cat,1,1,5,5\nVALIDATION,b.jpg,dog,1,1,5,5\ntest,c.png,cat,1,1,5,5\n"
     splits, _ = read(text)
     assert sorted(splits) == ["test", "train", "val"]
@@ -102,14 +102,14 @@ def test_splits_are_those_of_the_column(read):
     ("text", "words"),
     [
         ("", "boxes.csv is empty"),
-        ("a,b,c\n1,2,3\n", "boxes.csv:1: columns are wanted for image; class; xmin, ymin, xmax, ymax (or x, y, w, h)"),
-        (CORNERS + "a.jpg,40,30,cat,5,6,15,x\n", "boxes.csv:5: four numbers are wanted, found 5, 6, 15, x"),
-        (CORNERS + "a.jpg,40,30,cat,5,6\n", "boxes.csv:5: four numbers are wanted"),
-        (CORNERS + "a.jpg,40,30,,5,6,15,18\n", "boxes.csv:5: a class is wanted"),
-        (CORNERS + ",40,30,cat,5,6,15,18\n", "boxes.csv:5: the name of an image is wanted"),
+        ("a,b,c\n1,2,3\n", "boxes.csv:1: expected columns for image; class; xmin, ymin, xmax, ymax (or x, y, w, h)"),
+        (CORNERS + "a.jpg,40,30,cat,5,6,15,x\n", "boxes.csv:5: expected four numbers, got 5, 6, 15, x"),
+        (CORNERS + "a.jpg,40,30,cat,5,6\n", "boxes.csv:5: expected four numbers"),
+        (CORNERS + "a.jpg,40,30,,5,6,15,18\n", "boxes.csv:5: the class is missing"),
+        (CORNERS + ",40,30,cat,5,6,15,18\n", "boxes.csv:5: the name of the image is missing"),
         (CORNERS + ",,,,,,,x\na.jpg,,,cat,1_0,1,1,1\n", "2 errors: "),
-        (CORNERS + '"a.jpg,40,30,cat,5,6,15,18\n', "is no table, unexpected end of data"),
-        ("split,path,label,x1,y1,x2,y2\nholdout,a.jpg,cat,1,1,5,5\n", "the split holdout is not known"),
+        (CORNERS + '"a.jpg,40,30,cat,5,6,15,18\n', "is not a table, unexpected end of data"),
+        ("split,path,label,x1,y1,x2,y2\nholdout,a.jpg,cat,1,1,5,5\n", "the split holdout is unknown"),
         ("filename,class,x1,y1,x2,y2\n", "holds no line with a box"),
         ("filename,class,x1,y1,x2,y2\na.jpg,,,,,\n", "holds no object"),
         ("filename,class,x1,y1,x2,y2\na.jpg,cat,9,9,5,5\n", "box of negative width or height"),
@@ -124,11 +124,11 @@ def test_a_wrong_table_is_refused_with_file_and_line(read, text, words):
     assert words in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_refused(read):
-    with pytest.raises(DatasetError, match="no text in UTF-8, at byte"):
+def test_bytes_that_are_not_text_are_refused(read):
+    with pytest.raises(DatasetError, match="not UTF-8 text at byte"):
         read(CORNERS.replace("cat", "käse"), "latin-1")
 
 
-def test_a_name_that_climbs_out_is_looked_for_inside(read):
+def test_a_name_that_leads_outside_is_looked_for_inside(read):
     splits, _ = read("filename,class,x1,y1,x2,y2\n../../a.jpg,cat,1,1,5,5\n")
     assert list(splits["train"][0].file_names) == ["a.jpg"]

@@ -1,4 +1,4 @@
-"""Darknet's .data files: lexed as Darknet lexes them, found where they lie, labels where Darknet looks for them."""
+"""Darknet's .data files: lexed as in Darknet, with lists and labels in the places where Darknet looks for them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_relative_paths_start_where_the_files_are(data_file, tmp_path, monkeypat
     assert len(split_of(written)) == 3
 
 
-def test_lines_that_say_nothing_are_counted(data_file):
+def test_lines_without_effect_are_counted(data_file):
     text = f"{GOOD}# a comment\n; another\n\nnothing\nempty=\ntrain=other.txt\nvlaid=x\n"
     train = split_of(data_file(text))
     assert [str(problem) for problem in train.problems] == [
@@ -105,15 +105,15 @@ def test_lines_that_say_nothing_are_counted(data_file):
         (
             "train=data/none.txt\nnames=data/x.names",
             "train",
-            "x.data:1: data/none.txt is wanted, there is no such file",
+            "x.data:1: data/none.txt does not exist",
         ),
-        ("train=data/train.txt\nnames=none", "train", "x.data:2: none is wanted, there is no such file; looked at"),
+        ("train=data/train.txt\nnames=none", "train", "x.data:2: none does not exist; looked at"),
         ("classes=3\ntrain=data/train.txt\nnames=data/x.names", "train", "x.data:1: classes=3, but"),
-        ("classes=two\ntrain=data/train.txt", "train", "x.data:1: classes= wants a number of classes, found 'two'"),
-        ("classes=0\ntrain=data/train.txt", "train", "found '0'"),
-        ("classes=99999999999\ntrain=data/train.txt", "train", "found '99999999999'"),
-        ("classes=1\ntrain=data/train.txt", "train", "1.txt:1: a class of 0..0 is wanted, found 1"),
-        (f"{GOOD}map=data/x.map", "train", "line 7: map joins classes to others, which is not supported"),
+        ("classes=two\ntrain=data/train.txt", "train", "x.data:1: classes=: expected a number of classes, got 'two'"),
+        ("classes=0\ntrain=data/train.txt", "train", "got '0'"),
+        ("classes=99999999999\ntrain=data/train.txt", "train", "got '99999999999'"),
+        ("classes=1\ntrain=data/train.txt", "train", "1.txt:1: expected a class of 0..0, got 1"),
+        (f"{GOOD}map=data/x.map", "train", "line 7: map merges classes, which is not supported"),
     ],
 )
 def test_a_wrong_data_file_is_refused_with_its_line(data_file, text, name, words):
@@ -124,12 +124,12 @@ def test_an_unreadable_data_file_is_refused(tmp_path):
     path = tmp_path / "x.data"
     assert "cannot be read: No such file" in refused(path)
     path.write_bytes(b"\xff\xfe")
-    assert "is no text in UTF-8, at byte 0" in refused(path)
+    assert "is not UTF-8 text at byte 0" in refused(path)
     path.write_bytes(b"a=b\n" * 20_000)
     assert "at most 65536 bytes" in refused(path)
 
 
-def test_classes_may_go_without_names(data_file):
+def test_classes_without_names_get_default_names(data_file):
     assert split_of(data_file("classes=2\ntrain=data/train.txt")).class_names == ("class_0", "class_1")
 
 
@@ -146,7 +146,7 @@ def test_a_sixth_number_is_counted_and_does_not_shift_the_rest(data_file, tmp_pa
     assert train.labels[3] == 1
 
 
-def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
+def test_the_key_data_accepts_the_path_of_a_data_file(data_file, monkeypatch, tmp_path):
     path = data_file(GOOD)
     monkeypatch.chdir(tmp_path)
     for override in (f"data={path}", "data=cfg/x.data"):
@@ -161,6 +161,6 @@ def test_data_names_such_a_file_directly(data_file, monkeypatch, tmp_path):
         load_experiment("mish-n", ["data=none.data"])
 
 
-def test_a_name_alone_is_not_enough():
-    with pytest.raises(DatasetError, match=r"the data set wants .*; give data.file"):
+def test_a_data_set_without_a_file_is_refused():
+    with pytest.raises(DatasetError, match=r"data.file: expected .*, got none; give data.file"):
         DarknetDataset(DarknetDataset.Config()).split("train")

@@ -57,7 +57,7 @@ def random_labels(num, seed=0, weights=(0.6, 0.3, 0.1)):
     return [rng.choice(3, rng.integers(0, 6), p=weights).tolist() for _ in range(num)]
 
 
-def test_images_are_taken_with_their_boxes_in_the_order_asked_for():
+def test_images_are_taken_with_their_boxes_in_the_given_order():
     whole = portion_of([[0, 1], [], [2], [0, 0, 1]])
     annotations = consistent(take(whole, np.array([3, 1, 0])))
     assert annotations.image_ids.tolist() == [4, 2, 1]
@@ -67,7 +67,7 @@ def test_images_are_taken_with_their_boxes_in_the_order_asked_for():
     assert len(take(whole, np.zeros(0, np.int64)).annotations) == 0
 
 
-def test_a_split_shares_out_every_image_once_and_every_class_as_asked():
+def test_a_split_uses_every_image_once_and_divides_every_class_by_the_shares():
     whole = portion_of(random_labels(1000))
     parts = split_portion(whole, {"train": 0.7, "val": 0.2, "test": 0.1}, seed=3)
     found = np.concatenate([consistent(part).image_ids for part in parts.values()])
@@ -115,8 +115,8 @@ def test_groups_stay_together():
 @pytest.mark.parametrize(
     "shares", [{"train": 0.5, "val": 0.4}, {"train": 1.2, "val": -0.2}, {"train": 1.0, "val": 0.0}]
 )
-def test_shares_that_are_none_are_refused(shares):
-    with pytest.raises(DatasetError, match="shares above 0 and together 1"):
+def test_invalid_shares_are_refused(shares):
+    with pytest.raises(DatasetError, match="shares above 0 that add up to 1"):
         split_portion(portion_of(random_labels(10)), shares)
 
 
@@ -136,7 +136,7 @@ def test_a_subset_of_images_is_drawn_by_its_seed():
     one, same, other = (consistent(subset(whole, num=20, seed=seed)).image_ids.tolist() for seed in (1, 1, 2))
     assert one == same == sorted(set(one))
     assert (len(one), one == other) == (20, False)
-    with pytest.raises(DatasetError, match="51 images are asked for, there are 50"):
+    with pytest.raises(DatasetError, match="expected 1 to 50 images, got 51"):
         subset(whole, num=51)
 
 
@@ -155,7 +155,7 @@ def test_classes_are_renamed_joined_and_left_out():
         remap_classes(whole, {"cow": "cat"})
 
 
-def test_merged_data_sets_match_classes_by_name_and_say_what_changed():
+def test_merged_data_sets_match_classes_by_name_and_note_changes():
     one = portion_of([[0, 1], [2]])
     two = portion_of([[0], [1, 1]], names=("dog", "fish"), folder="/data/b")
     merged, notes = merge([{"train": one}, {"train": two, "val": portion_of([[1]], ("dog", "fish"), "/data/c")}])
@@ -177,11 +177,11 @@ def test_merged_data_sets_match_classes_by_name_and_say_what_changed():
         "category 2 (fish) becomes 4",
         "category 1 (dog) becomes 2",
         "category 2 (fish) becomes 4",
-        "image ids are used more than once: all 4 images are counted from 1 anew",
+        "image ids are used more than once: all 4 images are numbered again from 1",
     ]
 
 
-def test_image_ids_that_differ_stay():
+def test_unique_image_ids_are_kept_by_a_merge():
     merged, notes = merge([{"train": portion_of([[0]])}, {"train": portion_of([[1]], folder="/data/b", first_id=40)}])
     assert merged["train"].annotations.image_ids.tolist() == [1, 40]
     assert notes == ()
@@ -196,7 +196,7 @@ def test_an_image_in_two_data_sets_is_refused():
     assert path in str(caught.value)
 
 
-def test_what_was_taken_apart_is_put_together_again(tiny_shapes):
+def test_a_split_data_set_merges_back_to_the_same(tiny_shapes):
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     whole = Portion(annotations, read_extras(annotations))
     parts = split_portion(whole, {"train": 0.5, "val": 0.5})

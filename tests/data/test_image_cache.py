@@ -26,7 +26,7 @@ def cached_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_memory_keeps_no_more_than_it_may(tmp_path: Path) -> None:
+def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     wanted = [write(path, i, (300, 600)) for i, path in enumerate(paths)]  # 0.51 MiB: one fits a megabyte, two do not
     cache = ImageCache(3, 1, None)
@@ -38,7 +38,7 @@ def test_memory_keeps_no_more_than_it_may(tmp_path: Path) -> None:
         cache.read(paths[1])
 
 
-def test_the_folder_gives_back_the_same_pixels_to_another_process(tmp_path: Path) -> None:
+def test_another_process_reads_the_same_pixels_from_the_folder(tmp_path: Path) -> None:
     path, folder = tmp_path / "a.png", tmp_path / "cache"
     wanted = write(path, 0)
     assert np.array_equal(ImageCache(3, 0, folder).read(path), wanted)
@@ -50,7 +50,7 @@ def test_the_folder_gives_back_the_same_pixels_to_another_process(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", ["time", "size"])
-def test_a_file_that_changed_is_decoded_anew(change: str, tmp_path: Path) -> None:
+def test_a_changed_file_is_decoded_again(change: str, tmp_path: Path) -> None:
     path, folder = tmp_path / "a.bmp", tmp_path / "cache"
     write(path, 0)
     ImageCache(3, 0, folder).read(path)
@@ -64,7 +64,7 @@ def test_a_file_that_changed_is_decoded_anew(change: str, tmp_path: Path) -> Non
     assert len(cached_files(folder)) == 1  # the old one is replaced
 
 
-def test_channels_and_reductions_are_kept_apart(tmp_path: Path) -> None:
+def test_channels_and_reductions_are_cached_separately(tmp_path: Path) -> None:
     path, folder = tmp_path / "a.jpg", tmp_path / "cache"
     write(path, 0)
     for _ in range(2):
@@ -86,7 +86,7 @@ def test_channels_and_reductions_are_kept_apart(tmp_path: Path) -> None:
         lambda _: b"x" * 99,
     ],
 )
-def test_a_damaged_cached_file_is_written_anew(damage: object, tmp_path: Path) -> None:
+def test_a_damaged_cached_file_is_rewritten(damage: object, tmp_path: Path) -> None:
     path, folder = tmp_path / "a.png", tmp_path / "cache"
     wanted = write(path, 0)
     ImageCache(3, 0, folder).read(path)
@@ -97,7 +97,7 @@ def test_a_damaged_cached_file_is_written_anew(damage: object, tmp_path: Path) -
     assert cached.read_bytes() == whole
 
 
-def test_a_full_disk_is_said_once_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_warns_once_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, folder = [tmp_path / f"{i}.png" for i in range(3)], tmp_path / "cache"
     wanted = [write(path, i) for i, path in enumerate(paths)]
     folder.mkdir()
@@ -107,14 +107,14 @@ def test_a_full_disk_is_said_once_and_nothing_is_left_behind(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "replace", full)
     cache = ImageCache(3, 0, folder)
-    with pytest.warns(RuntimeWarning, match="takes no more images .No space left on device.; they are decoded") as told:
+    with pytest.warns(RuntimeWarning, match="cannot hold more images .No space left on device.; they") as told:
         found = [cache.read(path) for path in paths]
     assert len(told) == 1
     assert all(np.array_equal(image, own) for image, own in zip(wanted, found, strict=True))
     assert cached_files(folder) == []
 
 
-def test_an_image_that_cannot_be_read_is_no_matter_of_the_cache(tmp_path: Path) -> None:
+def test_an_unreadable_image_raises_the_error_of_the_reader(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     for folder in (None, tmp_path / "cache"):
         with pytest.raises(MediaError, match=r"a\.png"):
@@ -123,7 +123,7 @@ def test_an_image_that_cannot_be_read_is_no_matter_of_the_cache(tmp_path: Path) 
             ImageCache(3, 1, folder).read(tmp_path / "b.png")
 
 
-def test_a_cache_goes_to_a_worker_without_its_pixels(tmp_path: Path) -> None:
+def test_a_cache_is_pickled_without_its_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     wanted = write(path, 0, (400, 400))
     cache = ImageCache(3, 16, tmp_path / "cache")
@@ -136,7 +136,7 @@ def test_a_cache_goes_to_a_worker_without_its_pixels(tmp_path: Path) -> None:
 # ---- where it may lie and what it costs
 
 
-def test_the_folder_never_lies_in_the_data_set(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_a_folder_inside_the_data_set_is_refused(tiny_shapes: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_shapes, tmp_path / "copy"))
     annotations = read_coco(root / "annotations/train.json", root / "images/train")
     before = sorted(root.rglob("*"))
@@ -150,14 +150,14 @@ def test_the_folder_never_lies_in_the_data_set(tiny_shapes: Path, tmp_path: Path
     assert (tmp_path / "cache/deep").is_dir()
 
 
-def test_a_folder_that_cannot_be_made_is_a_line(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tiny_shapes: Path, tmp_path: Path) -> None:
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"loader\.disk_cache: .*file.* cannot be made.*; name another folder"):
+    with pytest.raises(ConfigError, match=r"loader\.disk_cache: .*file.* cannot be created.*; name another folder"):
         prepare_cache_folder(tmp_path / "file/cache", annotations)
 
 
-def test_the_cost_is_stated_as_it_comes_out(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_the_stated_cost_is_the_measured_one(tiny_shapes: Path, tmp_path: Path) -> None:
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     cache = ImageCache(3, 0, tmp_path)
     for index in range(len(annotations)):

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.classification_split import LabelledImages
 from detector.data.image_folders import FolderSet
 from detector.errors import DatasetError
 from detector.media.images import write_image
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((16, 16), 3, "letterbox")
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -38,7 +39,7 @@ def test_folders_of_splits_are_read_by_the_names_of_their_classes(tmp_path: Path
     assert train.sources[0] == "blue/00.png"
     for image, label in zip(train.images, train.labels, strict=True):
         assert image.reshape(-1, 3).mean(axis=0).tolist() == list(COLOURS[train.class_names[label]])
-    with pytest.raises(DatasetError, match="train, val are wanted, found 'test'"):
+    with pytest.raises(DatasetError, match="expected one of the splits train, val, got 'test'"):
         read(tmp_path, "test")
 
 
@@ -54,16 +55,16 @@ def test_folders_of_classes_are_divided_by_a_seed_each_class_by_its_share(tmp_pa
     assert len(read(tmp_path, val_share=0.0)) == 20
 
 
-def test_splits_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
+def test_folders_val_and_test_without_train_are_splits(tmp_path: Path) -> None:
     fill(tmp_path / "val", 3)
     (tmp_path / "test" / "red").mkdir(parents=True)
     assert FolderSet(FolderSet.Config(tmp_path)).split_names() == ("val", "test")
     assert read(tmp_path, "val").class_names == ("blue", "red")
-    with pytest.raises(DatasetError, match=r"the splits val, test are wanted, found 'train'; add a folder train"):
+    with pytest.raises(DatasetError, match=r"expected one of the splits val, test, got 'train'; add a folder train"):
         read(tmp_path)
 
 
-def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     fill(tmp_path, 4)
     (tmp_path / "blue").rename(tmp_path / "train")
     assert read(tmp_path).class_names == ("red", "train")
@@ -72,7 +73,7 @@ def test_a_class_may_be_named_as_a_split(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("red", "val")
 
 
-def test_names_of_any_script_are_classes_and_those_that_are_no_text_are_written_as_such(tmp_path: Path) -> None:
+def test_names_of_any_script_are_classes_and_invalid_bytes_are_escaped(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     (tmp_path / "red").rename(tmp_path / "猫 é")
     try:
@@ -84,7 +85,7 @@ def test_names_of_any_script_are_classes_and_those_that_are_no_text_are_written_
     assert np.bincount(found.labels).tolist() == [2, 2]
 
 
-def test_a_link_to_a_folder_is_a_class_but_not_followed_in_one(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_a_class_but_is_not_followed_within_a_class(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", 4)
     (tmp_path / "root" / "red").mkdir(parents=True)
     (tmp_path / "root" / "blue").symlink_to(tmp_path / "elsewhere" / "blue")
@@ -129,7 +130,7 @@ def test_too_many_images_that_cannot_be_read_are_refused(tmp_path: Path) -> None
         read(tmp_path, val_share=0.0)
 
 
-def test_a_class_without_images_stays_a_class_and_is_told(tmp_path: Path) -> None:
+def test_a_class_without_images_stays_a_class_and_is_reported(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     (tmp_path / "green").mkdir()
     (tmp_path / ".hidden").mkdir()
@@ -138,14 +139,14 @@ def test_a_class_without_images_stays_a_class_and_is_told(tmp_path: Path) -> Non
     assert [str(problem) for problem in found.problems] == ["1 x class without images, accepted (green)"]
 
 
-def test_nothing_to_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"found none; check data\.root"):
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"got none; check data\.root"):
         read(tmp_path)
     with pytest.raises(DatasetError, match="cannot be read, No such file"):
         read(tmp_path / "missing")
 
 
-def test_more_images_than_memory_is_allowed_for_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_images_beyond_the_memory_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     with pytest.raises(DatasetError, match=r"4 images of 512 x 512 px take 3 MB, at most 1 are allowed"):
         read(tmp_path, canvas=Canvas((512, 512), 3, "letterbox"), val_share=0.0, memory_mb=1)
@@ -154,7 +155,7 @@ def test_more_images_than_memory_is_allowed_for_are_refused_before_they_are_read
 def test_labels_follow_the_classes_of_a_model(tmp_path: Path) -> None:
     found = read(fill(tmp_path, 2), val_share=0.0).with_classes(("red", "green", "blue"))
     assert found.labels.tolist() == [2, 2, 0, 0]
-    with pytest.raises(DatasetError, match="found also blue"):
+    with pytest.raises(DatasetError, match="got also blue"):
         found.with_classes(("red", "green"))
 
 

@@ -1,4 +1,4 @@
-"""What a large annotation file costs, and that workers share it."""
+"""Memory of a large annotation file, and its sharing between workers."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_annotations_are_pickled_as_a_few_arrays(large: CocoAnnotations) -> None
 
 
 def private_kb_after_reading(annotations: CocoAnnotations, results: multiprocessing.Queue[int]) -> None:
-    """How much memory a worker copies for itself by reading every sample's annotations."""
+    """Return the memory that a worker copies by reading the annotations of every sample."""
 
     def private_kb() -> int:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -13,12 +13,16 @@ import torch
 
 from detector.data import image_cache
 from detector.data import loader as module
+from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment import augmenter
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.colour import Degradation
+from detector.data.augment.patches import CutOut
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import DatasetError
 from detector.media.images import LoadedImage, read_image
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch
 
@@ -61,12 +65,13 @@ def read(root: Path) -> CocoAnnotations:
 
 
 def samples_of(annotations: CocoAnnotations, augment: AugmentConfig = FULL, **options: Any) -> TrainingSamples:
-    usual = {"canvas_hw": CANVAS_HW, "channels": 3, "fit": "letterbox", "seed": 0, "cache_mb": 64}
+    usual = {"canvas": Canvas(CANVAS_HW, 3, "letterbox"), "seed": 0, "cache_mb": 64}
     return TrainingSamples(annotations, augment=augment, **{**usual, **options})
 
 
 def sampler_of(num_samples: int, batch_size: int = 4, seed: int = 0, **options: int) -> StreamSampler:
-    return StreamSampler(num_samples, batch_size, seed, **{"start": 0, "stop": 6, "closing_from": 10**9, **options})
+    batches = BatchRange(**{"start": 0, "stop": 6, "closing_from": 10**9, **options})
+    return StreamSampler(num_samples, batch_size, seed, batches)
 
 
 def batches_of(samples: TrainingSamples, sampler: StreamSampler, workers: int = 0) -> list[Batch]:
@@ -98,17 +103,17 @@ def test_every_image_comes_once_per_epoch_in_an_order_of_its_own() -> None:
     assert len(orders) == 5  # all differ, and from the order of the file
 
 
-def test_the_epoch_in_a_key_is_the_pass_it_belongs_to() -> None:
+def test_the_epoch_in_a_key_counts_passes_over_the_data_set() -> None:
     keys = [key for keys in sampler_of(10, 4, stop=10) for key in keys]
     assert [key.epoch for key in keys] == [position // 10 for position in range(40)]
 
 
-def test_another_seed_is_another_order() -> None:
+def test_another_seed_gives_another_order() -> None:
     assert indices(sampler_of(12)) == indices(sampler_of(12))
     assert indices(sampler_of(12)) != indices(sampler_of(12, seed=1))
 
 
-def test_every_batch_is_full_though_epochs_do_not_fit() -> None:
+def test_every_batch_is_full_although_the_epoch_is_no_multiple_of_it() -> None:
     sampler = sampler_of(10, 4, stop=7)
     batches = list(sampler)
     assert len(sampler) == len(batches) == 7
@@ -116,7 +121,7 @@ def test_every_batch_is_full_though_epochs_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-def test_a_data_set_smaller_than_a_batch_is_gone_through_more_than_once(num_samples: int) -> None:
+def test_a_data_set_smaller_than_a_batch_is_repeated_within_a_batch(num_samples: int) -> None:
     batches = list(sampler_of(num_samples, 8, stop=3))
     assert [len(batch) for batch in batches] == [8] * 3
     counts = np.bincount([key.image_index for batch in batches for key in batch])
@@ -126,7 +131,7 @@ def test_a_data_set_smaller_than_a_batch_is_gone_through_more_than_once(num_samp
 
 
 @pytest.mark.parametrize("start", [1, 3, 5])
-def test_a_stream_taken_up_in_the_middle_goes_on_as_it_would_have(start: int) -> None:
+def test_a_resumed_stream_equals_the_rest_of_the_whole_stream(start: int) -> None:
     whole = list(sampler_of(10, 4, closing_from=4))
     assert list(sampler_of(10, 4, closing_from=4, start=start)) == whole[start:]
 
@@ -187,9 +192,10 @@ def test_closing_samples_are_letterboxed_and_never_joined(
         raise AssertionError("a closing sample joined or moved images")
 
     samples = samples_of(annotations, replace(FULL, mosaic=1.0, mixup=1.0))
-    for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "degrade", "cut_out", "crop_to"):
+    for step in (Degradation, CutOut, AlbumentationsChain):
+        monkeypatch.setattr(step, "__call__", refuse)
+    for name in ("mosaic_places", "random_affine", "warp_into", "paste_objects", "crop_to"):
         monkeypatch.setattr(augmenter, name, refuse)
-    monkeypatch.setattr(samples._recipe_of(CANVAS_HW)[0], "_chain", refuse)
     mirrored = set()
     for epoch in range(12):
         sample = samples[SampleKey(epoch, 0, True)]
@@ -232,13 +238,16 @@ def test_images_of_other_channel_counts_pass_through(
             return LoadedImage(planes, planes.shape[:2])
 
         monkeypatch.setattr(image_cache, "load_image", load_planes)
-    samples = samples_of(annotations, FULL, channels=channels)
+    canvas = Canvas(CANVAS_HW, channels, "letterbox")
+    samples = samples_of(annotations, FULL, canvas=canvas)
     for closing in (False, True):
         sample = samples[SampleKey(0, 3, closing)]
         assert sample.image.shape == (*CANVAS_HW, channels)
     batch = Batch.of([samples[SampleKey(0, i, False)] for i in range(3)])
     assert batch.images.shape == (3, channels, *CANVAS_HW)
-    plain = samples_of(annotations, replace(PLAIN, mosaic=1.0, mixup=1.0), channels=channels)
+    plain = samples_of(
+        annotations, replace(PLAIN, mosaic=1.0, mixup=1.0), canvas=Canvas(CANVAS_HW, channels, "letterbox")
+    )
     image = plain[SampleKey(0, 3, False)].image
     assert all(np.array_equal(image[..., 0], image[..., c]) for c in range(channels))
     assert image.std() > 0
@@ -281,7 +290,7 @@ def test_the_samples_pickle(annotations: CocoAnnotations) -> None:
 
 
 @pytest.mark.parametrize("method", sorted({"spawn", "forkserver"} & {*multiprocessing.get_all_start_methods()}))
-def test_a_worker_that_is_no_fork_makes_the_same_batch(method: str, annotations: CocoAnnotations) -> None:
+def test_a_spawned_worker_makes_the_same_batch(method: str, annotations: CocoAnnotations) -> None:
     samples, sampler = samples_of(annotations), sampler_of(len(annotations), stop=1)
     loader = training_loader(samples, sampler, LoaderConfig(batch_size=4, workers=1, timeout_s=60))
     loader.multiprocessing_context = method
@@ -321,7 +330,7 @@ def test_the_successor_of_the_last_image_is_the_first(own_copy: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_reasons_reach_the_batch(workers: int, own_copy: Path) -> None:
+def test_reasons_of_skipped_images_are_in_the_batch(workers: int, own_copy: Path) -> None:
     annotations = read(own_copy)
     paths = damage(own_copy, 3, 7)
     batches = batches_of(samples_of(annotations), sampler_of(len(annotations), stop=3), workers)
@@ -335,7 +344,7 @@ def test_the_reasons_reach_the_batch(workers: int, own_copy: Path) -> None:
 def test_a_set_whose_images_are_all_unreadable_is_refused(workers: int, own_copy: Path) -> None:
     annotations = read(own_copy)
     damage(own_copy, *range(12))
-    with pytest.raises(DatasetError, match=r"16 images in a row cannot be read.*check the images folder"):
+    with pytest.raises(DatasetError, match=r"16 images in a row cannot be read.*check the folder of images"):
         batches_of(samples_of(annotations), sampler_of(12), workers)
 
 
@@ -353,6 +362,6 @@ def test_an_error_in_a_worker_arrives_as_one_sentence(own_copy: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": -1}, {"cache_mb": -1}, {"timeout_s": 0}])
-def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0"):
         LoaderConfig(**settings)

@@ -1,4 +1,4 @@
-"""Workers that die or hang, what decoding less changes, and memory over many epochs."""
+"""Workers that die or hang, reduced decoding, and memory over many epochs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_batches
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_batches
 from detector.errors import DetectorError
+from detector.structures.canvas import Canvas
 from detector.structures.types import Sample
 
 ROOT = Path(__file__).parents[2]
+CANVAS = Canvas((64, 64), 3, "letterbox")
 
 
 def read(root: Path, split: str = "train") -> CocoAnnotations:
@@ -32,7 +34,7 @@ def read(root: Path, split: str = "train") -> CocoAnnotations:
 
 
 def sampler(num_samples: int, stop: int = 6) -> StreamSampler:
-    return StreamSampler(num_samples, 4, 0, start=0, stop=stop, closing_from=10**9)
+    return StreamSampler(num_samples, 4, 0, BatchRange(0, stop, closing_from=10**9))
 
 
 # ---- workers
@@ -50,7 +52,7 @@ class DeadlySamples(TrainingSamples):
 
 
 def deadly(annotations: CocoAnnotations, deed: Any) -> DeadlySamples:
-    samples = DeadlySamples(annotations, (64, 64), 3, "letterbox", AugmentConfig(), seed=0, cache_mb=16)
+    samples = DeadlySamples(annotations, CANVAS, AugmentConfig(), seed=0, cache_mb=16)
     samples.deed = deed
     return samples
 
@@ -58,32 +60,32 @@ def deadly(annotations: CocoAnnotations, deed: Any) -> DeadlySamples:
 @pytest.mark.parametrize(
     ("deed", "how"),
     [  # torch learns of the end from a signal or by asking, whichever comes first, and only then knows what it was
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"was killed \(Killed\)|ended without a word"),
-        (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"was killed \(Segmentation fault\)|ended without a word"),
-        (lambda: os._exit(3), "ended without a word"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"was killed \(Killed\)|exited without a message"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"was killed \(Segmentation fault\)|exited without a message"),
+        (lambda: os._exit(3), "exited without a message"),
     ],
     ids=["killed", "crashed", "exited"],
 )
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_worker_that_dies_is_one_line_that_says_what_to_do(deed: Any, how: str, tiny_shapes: Path) -> None:
+def test_a_worker_that_dies_is_reported_in_one_line_with_advice(deed: Any, how: str, tiny_shapes: Path) -> None:
     annotations = read(tiny_shapes)
     batches = training_batches(deadly(annotations, deed), sampler(12), LoaderConfig(4, workers=2, timeout_s=60))
     started_s = time.monotonic()
-    with pytest.raises(DetectorError, match=rf"a worker of the loader, process \d+, ({how}), mostly for") as caught:
+    with pytest.raises(DetectorError, match=rf"a worker of the loader, process \d+, ({how}), most often") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
     assert "fewer loader.workers" in str(caught.value)
     assert time.monotonic() - started_s < 30
 
 
-def test_a_worker_that_hangs_is_given_up_after_the_time_set(tiny_shapes: Path) -> None:
+def test_a_worker_that_hangs_is_reported_after_the_timeout(tiny_shapes: Path) -> None:
     samples = deadly(read(tiny_shapes), lambda: time.sleep(3600))
     batches = training_batches(samples, sampler(12), LoaderConfig(4, workers=1, timeout_s=1))
     with pytest.raises(DetectorError, match=r"no batch from its 1 workers within 1 s; raise loader\.timeout_s"):
         list(batches)
 
 
-def test_another_fault_of_the_package_stays_what_it_is(tiny_shapes: Path) -> None:
+def test_an_error_of_another_type_is_raised_unchanged(tiny_shapes: Path) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")
 
@@ -94,8 +96,8 @@ def test_another_fault_of_the_package_stays_what_it_is(tiny_shapes: Path) -> Non
         assert not isinstance(caught.value, DetectorError)
 
 
-def test_samples_go_to_a_worker_without_the_pixels_they_keep(tiny_shapes: Path) -> None:
-    samples = TrainingSamples(read(tiny_shapes), (64, 64), 3, "letterbox", AugmentConfig(), seed=0, cache_mb=64)
+def test_samples_are_pickled_without_cached_pixels(tiny_shapes: Path) -> None:
+    samples = TrainingSamples(read(tiny_shapes), CANVAS, AugmentConfig(), seed=0, cache_mb=64)
     before = len(pickle.dumps(samples))
     for index in range(12):
         samples[SampleKey(0, index, False)]
@@ -142,9 +144,8 @@ def test_reduced_decoding_moves_no_box_and_loses_no_pixel_that_is_shown(
     annotations = read(large)
 
     def samples(reduced: bool) -> TrainingSamples:
-        return TrainingSamples(
-            annotations, (canvas, canvas), 3, "letterbox", config, seed=0, cache_mb=64, reduced_decode=reduced
-        )
+        square = Canvas((canvas, canvas), 3, "letterbox")
+        return TrainingSamples(annotations, square, config, seed=0, cache_mb=64, reduced_decode=reduced)
 
     whole, reduced = samples(False), samples(True)
     for index in range(12):
@@ -165,7 +166,7 @@ def test_an_image_of_another_size_than_listed_is_decoded_whole(large: Path) -> N
     cv2.imwrite(str(path), np.full((510, 512, 3), 90, np.uint8))
     annotations = read(large)
     index = next(i for i in range(len(annotations)) if annotations.path(i) == path)
-    samples = TrainingSamples(annotations, (64, 64), 3, "letterbox", STILL, seed=0, cache_mb=64, reduced_decode=True)
+    samples = TrainingSamples(annotations, CANVAS, STILL, seed=0, cache_mb=64, reduced_decode=True)
     image, objects = samples.source(index, zoom=1.0)
     if image.shape[:2] == (510, 512):
         assert np.array_equal(objects.xyxy, annotations.source_xyxy(index))
@@ -176,9 +177,8 @@ def test_batches_are_the_same_bits_from_every_cache(large: Path, tmp_path: Path)
 
     def batches(**options: Any) -> list[bytes]:
         usual = {"cache_mb": 0, "reduced_decode": True}
-        samples = TrainingSamples(
-            annotations, (96, 96), 3, "letterbox", AugmentConfig(), seed=0, **{**usual, **options}
-        )
+        canvas = Canvas((96, 96), 3, "letterbox")
+        samples = TrainingSamples(annotations, canvas, AugmentConfig(), seed=0, **{**usual, **options})
         return [
             batch.images.numpy().tobytes() + batch.targets.canvas_xyxy.numpy().tobytes()
             for batch in training_batches(samples, sampler(12), LoaderConfig(4, workers=2))
@@ -196,9 +196,10 @@ def test_batches_are_the_same_bits_from_every_cache(large: Path, tmp_path: Path)
 SOAK = """
 import os, sys
 from pathlib import Path
-from detector.data.augment.settings import AugmentConfig
+from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import read_coco
-from detector.data.loader import LoaderConfig, StreamSampler, TrainingSamples, training_batches
+from detector.data.loader import BatchRange, LoaderConfig, StreamSampler, TrainingSamples, training_batches
+from detector.structures.canvas import Canvas
 
 def resident_mb():
     own = os.getpid()
@@ -211,9 +212,9 @@ config = AugmentConfig(
     mosaic_nine=0.3, crop=0.3, degrees=9, perspective=0.2, mixup=0.3, copy_paste=0.3, grayscale=0.1, blur=2, noise=9,
     jpeg=50, degraded_share=0.3, cutout=0.2, albumentations=({"name": "GaussNoise", "p": 0.2},),
 )
-samples = TrainingSamples(annotations, (320, 320), 3, "letterbox", config, seed=0, cache_mb=64)
+samples = TrainingSamples(annotations, Canvas((320, 320), 3, "letterbox"), config, seed=0, cache_mb=64)
 per_epoch = 30
-sampler = StreamSampler(12, 4, 0, start=0, stop=per_epoch * 20, closing_from=per_epoch * 17)
+sampler = StreamSampler(12, 4, 0, BatchRange(0, per_epoch * 20, closing_from=per_epoch * 17))
 for number, batch in enumerate(training_batches(samples, sampler, LoaderConfig(4, workers=2)), start=1):
     if number in (per_epoch * 4, per_epoch * 20 - 8):
         print(resident_mb())

@@ -63,7 +63,7 @@ def test_pixels_counted_from_one_become_edges(voc):
     assert "1 difficult objects become crowd regions" in notes[1]
 
 
-def test_difficult_objects_are_kept_or_dropped_as_asked(voc):
+def test_difficult_objects_are_treated_by_the_option(voc):
     kept, notes = read_voc(voc.root, difficult="keep")
     assert kept["train"][0].is_crowd.tolist() == [False] * 3
     assert "become ordinary objects" in notes[1]
@@ -77,10 +77,10 @@ def test_pixels_counted_from_zero_are_recognised(voc):
     voc.add("000003", [("dog", 0, 0, 4, 12, 20)])
     splits, notes = read_voc(voc.root)
     assert splits["train"][0].boxes_xywh[-1].tolist() == [0, 4, 12, 16]
-    assert "coordinates of 0 are written" in notes[0]
+    assert "some coordinates are 0" in notes[0]
 
 
-def test_splits_are_those_of_the_lists(voc):
+def test_splits_are_read_from_the_lists(voc):
     voc.list("train", "000001", "000001")
     voc.list("val", "000002", "999999")
     splits, notes = read_voc(voc.root)
@@ -110,7 +110,7 @@ def test_images_are_found_by_their_name_whatever_folder_is_written(voc, name):
     assert splits["train"][0].file_names[2] == "000003.jpg"
 
 
-def test_sizes_are_held_against_the_files(voc):
+def test_sizes_are_compared_with_the_files(voc):
     voc.add("000003", [("dog", 0, 4, 4, 12, 20)], size="<size><width>30</width><height>40</height></size>")
     (problem,) = (p for p in read_voc(voc.root)[0]["train"][0].problems if p.outcome == "accepted")
     assert "exchanged" in problem.kind
@@ -126,12 +126,12 @@ def test_sizes_are_held_against_the_files(voc):
     [
         ("", "is not XML: no element found"),
         ("<annotation><object></annotation>", "is not XML: mismatched tag: line 1, column 22"),
-        ("<svg/>", "a root element <annotation> is wanted, found <svg>"),
+        ("<svg/>", "expected a root element <annotation>, got <svg>"),
         ("<annotation><object/></annotation>", "object 1: has no <name>"),
         ("<annotation><object><name>a</name></object></annotation>", "object 1: has no <bndbox>"),
         (
             "<annotation><object><name>a</name><bndbox><xmin>1_0</xmin></bndbox></object></annotation>",
-            "<xmin> wants a number, found '1_0'",
+            "<xmin>: expected a number, got '1_0'",
         ),
         (BOMB, "declares a document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "declares a document type"),
@@ -170,5 +170,5 @@ def test_all_wrong_files_are_named_at_once(voc):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"wants annotation files \*\.xml"):
+    with pytest.raises(DatasetError, match=r"expected annotation files \*\.xml"):
         read_voc(tmp_path)

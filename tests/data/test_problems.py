@@ -19,14 +19,14 @@ def test_problems_keep_a_few_examples_and_all_counts() -> None:
     assert str(one) == "1 x odd box, accepted (annotation 7)"
 
 
-def test_nothing_found_raises_nothing() -> None:
+def test_no_faults_raise_no_error() -> None:
     findings = Findings("file.json")
     findings.raise_refusals()
     findings.raise_if_too_many_skipped("boxes", 0, 0)
     assert findings.problems == ()
 
 
-def test_many_of_a_kind_are_counted_at_once_and_only_examples_are_asked_for() -> None:
+def test_many_faults_are_counted_at_once_and_only_examples_are_named() -> None:
     findings, asked = Findings("file.json"), list[int]()
 
     def place_of(row: int) -> str:
@@ -40,7 +40,7 @@ def test_many_of_a_kind_are_counted_at_once_and_only_examples_are_asked_for() ->
     assert asked == [10, 20, 30, 40]
 
 
-def test_the_outcomes_are_counted_apart() -> None:
+def test_outcomes_are_counted_separately() -> None:
     findings = Findings("file.json")
     for number, add in enumerate((findings.skip, findings.accept, findings.note), start=1):
         for _ in range(number):
@@ -49,7 +49,7 @@ def test_the_outcomes_are_counted_apart() -> None:
     assert (num_skipped(findings.problems), num_accepted(findings.problems)) == (1, 2)
 
 
-def test_what_a_file_says_is_shown_on_one_printable_line() -> None:
+def test_text_of_a_file_is_shown_on_one_printable_line() -> None:
     assert shown("é图 a.png") == "é图 a.png"
     assert shown("a\nb\t\0\ud800\u202e") == r"a\nb\t\x00\ud800\u202e"
     assert len(shown("x" * 10**6)) < 300
@@ -61,7 +61,7 @@ def test_what_a_file_says_is_shown_on_one_printable_line() -> None:
         findings.raise_refusals()
 
 
-def test_a_hint_stands_in_the_refusal_of_what_loses_too_much() -> None:
+def test_a_hint_is_in_the_error_about_too_many_skipped_entries() -> None:
     findings = Findings("file.json")
     findings.skip("bad box", "row 1")
     with pytest.raises(DatasetError, match=r"bad box, skipped \(row 1\); they look odd; correct the file"):

@@ -1,4 +1,4 @@
-"""Rows of the table in `test_reliability_rows.py` that want more than a single change and its words."""
+"""Rows of the table in `test_reliability_rows.py` that need more than one change and one message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as runs
 
-from detector.data.dataset import CocoDataset, SplitConfig
+from detector.data.coco_dataset import CocoDataset, SplitConfig
 from detector.data.doctor.file_checks import check_files, scan_files
 from detector.errors import DatasetError
 from detector.media.images import write_image
@@ -30,7 +30,7 @@ def drop(section: str, *keys: str) -> Callable[[dict[str, Any]], Any]:
     return lambda document: [document[section][3].pop(key) for key in keys]
 
 
-def test_ids_of_any_size_come_back_as_they_were(read_changed: Any) -> None:  # rows 33 and 42
+def test_ids_of_any_size_are_preserved(read_changed: Any) -> None:  # rows 33 and 42
     def change(document: dict[str, Any]) -> None:
         document["images"][3]["id"] = document["annotations"][3]["image_id"] = 2**70
         document["images"][4]["id"] = document["annotations"][4]["image_id"] = -(2**80)
@@ -81,14 +81,14 @@ def test_file_names_lead_outside_when_the_data_set_allows_it(  # row 57
     assert coco.path(3).samefile(tmp_path / "outside.png")
 
 
-def test_the_size_in_the_file_stands_in_for_a_missing_one(folder: Path, read_changed: Any) -> None:  # row 58
+def test_a_missing_size_is_read_from_the_image_file(folder: Path, read_changed: Any) -> None:  # row 58
     write_image(folder / "003.png", np.zeros((50, 70, 3), np.uint8))
     coco = read_changed(drop("images", "width", "height"), folder)
     assert coco.image_hw[3].tolist() == [50, 70]
     (folder / "003.png").write_text("no picture")
     coco = read_changed(drop("images", "width", "height"), folder)
     assert coco.image_hw[3].tolist() == [0, 0]
-    assert "and its file tells none, accepted (003.png)" in str(coco.problems[0])
+    assert "and its file gives none, accepted (003.png)" in str(coco.problems[0])
 
 
 @pytest.mark.parametrize(("size", "is_narrow"), [((1, 1), True), ((5000, 1), True), ((9, 80), True), ((10, 80), False)])
@@ -104,7 +104,7 @@ def test_images_too_narrow_to_learn_from_are_counted(  # row 18
     assert (wanted in said) == is_narrow
 
 
-def test_boxes_of_another_format_are_named_where_too_many_are_lost(read_changed: Any) -> None:  # row 50
+def test_an_error_about_lost_boxes_names_their_likely_format(read_changed: Any) -> None:  # row 50
     def change(document: dict[str, Any]) -> None:
         for entry in document["annotations"]:
             entry["bbox"] = [41, 31, 79, 59]
@@ -113,7 +113,7 @@ def test_boxes_of_another_format_are_named_where_too_many_are_lost(read_changed:
 
     with pytest.raises(DatasetError, match="would lose 5 of 40 boxes") as caught:
         read_changed(change)
-    assert "35 x box that looks like xyxy where xywh is wanted; correct the file" in str(caught.value)
+    assert "35 x box that looks like xyxy, expected xywh; correct the file" in str(caught.value)
 
 
 def test_images_in_two_splits_are_found_by_their_content(tmp_path: Path, folder: Path, read_changed: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the COCO reader does with every kind of odd file, row by row: E refused, S skipped, W warned of, OK read.
+"""Reaction of the COCO reader to every kind of odd file, row by row: E refused, S skipped, W warned, OK read.
 
 A row is a sound data set of forty images with one thing changed. Whatever is not OK says so, with its place.
 """
@@ -79,8 +79,8 @@ OUTSIDE = "of images[3] leads out of the folder of images (data.allow_outside=tr
 # (row, change, outcome, words)
 ROWS: list[tuple[str, Change, str, str]] = [
     ("1 missing file", put("images", file_name="gone.png"), "S", "1 x image file missing, skipped (gone.png)"),
-    ("23 folder", put("images", file_name="."), "E", "file_name '.' is that of a folder where an image is wanted"),
-    ("25 fraction", put("images", width=79.4), "W", "size that is no whole number, read from its file, accepted (003"),
+    ("23 folder", put("images", file_name="."), "E", "file_name '.' names a folder, expected an image"),
+    ("25 fraction", put("images", width=79.4), "W", "size that is not a whole number, read from its file, accepted"),
     ("25 other fraction", put("images", width=78.5), "S", "1 x image of another size than its file, skipped (003.png)"),
     ("27 truncated", lambda document: coded(document, indent=1)[:-700], "E", "instances.json is not JSON, line "),
     ("27 empty", whole(""), "E", "is empty, line 1, column 1"),
@@ -97,11 +97,11 @@ ROWS: list[tuple[str, Change, str, str]] = [
     ("27 UTF-16", lambda document: coded(document).encode("utf-16"), "E", "UTF-16 or UTF-32, not in UTF-8; save it"),
     ("27 Latin-1", lambda document: coded(document).replace("car", "cär").encode("latin-1"), "E", "in UTF-8, at byte"),
     ("28 mark", lambda document: b"\xef\xbb\xbf" + coded(document).encode(), "OK", ""),
-    ("29 list", whole("[1, 2]"), "E", "an object with the keys images, categories, annotations, found a list (of res"),
-    ("29 list of results", lambda document: coded(document["annotations"]), "E", "found a list (of results?)"),
+    ("29 list", whole("[1, 2]"), "E", "an object with the keys images, categories, annotations, got a list (of res"),
+    ("29 list of results", lambda document: coded(document["annotations"]), "E", "got a list (of results?)"),
     ("29 {}", whole("{}"), "E", "3 errors: the key 'images' is missing (a COCO file has the keys images, categories,"),
-    ("29 null", whole("null"), "E", "categories, annotations, found None"),
-    ("29 text", whole('"images"'), "E", "found 'images'"),
+    ("29 null", whole("null"), "E", "categories, annotations, got None"),
+    ("29 text", whole('"images"'), "E", "got 'images'"),
     ("30 no images", lambda document: document.pop("images"), "E", "the key 'images' is missing"),
     ("30 empty images", lambda document: document.update(images=[]), "E", "the list 'images' is empty"),
     ("30 no categories", lambda document: document.pop("categories"), "E", "the key 'categories' is missing"),
@@ -111,9 +111,9 @@ ROWS: list[tuple[str, Change, str, str]] = [
         "E",
         "'categories' must be a list",
     ),
-    ("30 odd image", lambda document: document["images"].append([5]), "E", "images[40] must be an object, found [5]"),
+    ("30 odd image", lambda document: document["images"].append([5]), "E", "images[40] must be an object, got [5]"),
     ("31 no annotations", lambda document: document.pop("annotations"), "E", "the key 'annotations' is missing"),
-    ("31 null", lambda document: document.update(annotations=None), "E", "'annotations' must be a list, found None"),
+    ("31 null", lambda document: document.update(annotations=None), "E", "'annotations' must be a list, got None"),
     ("31 odd annotation", lambda document: document["annotations"].append(7), "E", "annotations[40] must be an object"),
     ("32 background", lambda document: document["annotations"].pop(3), "OK", LOST),
     ("33 3, 7, 90", lambda document: None, "OK", ""),
@@ -146,26 +146,26 @@ ROWS: list[tuple[str, Change, str, str]] = [
     ("41 text", put("images", id="103"), "W", WRITTEN_ODDLY % "id of images"),
     ("41 decimal point", put("annotations", image_id=103.0), "W", WRITTEN_ODDLY % "image_id of annotations"),
     ("41 text category", put("annotations", category_id="3"), "W", WRITTEN_ODDLY % "category_id of annotations"),
-    ("41 10.5", put("images", id=10.5), "E", "id of images[3] must be a whole number, found 10.5"),
-    ("41 true", put("images", id=True), "E", "id of images[3] must be a whole number, found True"),
+    ("41 10.5", put("images", id=10.5), "E", "id of images[3] must be a whole number, got 10.5"),
+    ("41 true", put("images", id=True), "E", "id of images[3] must be a whole number, got True"),
     ("41 true category", put("annotations", category_id=True), "E", "category_id of annotations[3] must be a whole"),
     (
         "41 letters",
         put("annotations", image_id="a"),
         "E",
-        "image_id of annotations[3] must be a whole number, found 'a'",
+        "image_id of annotations[3] must be a whole number, got 'a'",
     ),
     (
         "41 list",
         put("annotations", image_id=[103]),
         "E",
-        "image_id of annotations[3] must be a whole number, found [103]",
+        "image_id of annotations[3] must be a whole number, got [103]",
     ),
-    ("41 NaN", put("images", id=float("nan")), "E", "must be a whole number, found nan"),
-    ("41 1e300", put("images", id=1e300), "E", "must be a whole number, found 1e+300"),
-    ("41 null", put("images", id=None), "E", "id of images[3] must be a whole number, found None"),
+    ("41 NaN", put("images", id=float("nan")), "E", "must be a whole number, got nan"),
+    ("41 1e300", put("images", id=1e300), "E", "must be a whole number, got 1e+300"),
+    ("41 null", put("images", id=None), "E", "id of images[3] must be a whole number, got None"),
     ("41 missing", drop("annotations", "image_id"), "E", "image_id of annotations[3] is missing"),
-    ("41 odd own id", put("annotations", id="x"), "E", "id of annotations[3] must be a whole number, found 'x'"),
+    ("41 odd own id", put("annotations", id="x"), "E", "id of annotations[3] must be a whole number, got 'x'"),
     ("42 annotation", put("annotations", id=2**64), "OK", ""),
     ("42 image", lambda d: [put("images", id=2**70)(d), put("annotations", image_id=2**70)(d)], "OK", ""),
     (
@@ -208,12 +208,12 @@ ROWS: list[tuple[str, Change, str, str]] = [
         "S",
         f"box wholly outside the image, skipped ({PLACE})",
     ),
-    ("50 xyxy", every("annotations", to_corners), "W", "20 x box that looks like xyxy where xywh is wanted, accepted"),
-    ("51 normalised", every("annotations", to_shares), "W", "40 x box that looks normalised to 0..1 where pixels are"),
+    ("50 xyxy", every("annotations", to_corners), "W", "20 x box that looks like xyxy, expected xywh, accepted"),
+    ("51 normalised", every("annotations", to_shares), "W", "40 x box that looks normalised to 0..1, expected pixels"),
     ("52 crowd", put("annotations", iscrowd=1), "OK", ""),
     ("52 true", put("annotations", iscrowd=True), "OK", ""),
-    ("52 text", put("annotations", iscrowd="1"), "E", "iscrowd of annotations[3] must be 0 or 1, found '1'"),
-    ("52 2", put("annotations", iscrowd=2), "E", "iscrowd of annotations[3] must be 0 or 1, found 2"),
+    ("52 text", put("annotations", iscrowd="1"), "E", "iscrowd of annotations[3] must be 0 or 1, got '1'"),
+    ("52 2", put("annotations", iscrowd=2), "E", "iscrowd of annotations[3] must be 0 or 1, got 2"),
     ("53 ignore", put("annotations", ignore=1), "W", f"1 x ignore flag, which has no effect, accepted ({PLACE})"),
     ("54 no iscrowd", drop("annotations", "iscrowd"), "OK", ""),
     ("55 no area", drop("annotations", "area"), "W", f"width x height is taken, accepted ({PLACE})"),
@@ -251,16 +251,16 @@ ROWS: list[tuple[str, Change, str, str]] = [
         "57 address",
         put("images", file_name="http://x/y.png"),
         "S",
-        "named by an address, which is not fetched, skipped",
+        "given as a URL, which is not downloaded, skipped",
     ),
     ("57 lines", put("images", file_name="a\nb\u202e.png"), "S", r"image file missing, skipped (a\nb\u202e.png)"),
     ("58 no width", drop("images", "width"), "W", NO_SIZE),
     ("58 0", put("images", height=0), "W", NO_SIZE),
     ("58 text", put("images", width="80"), "W", NO_SIZE),
     ("58 NaN", put("images", width=float("nan")), "W", NO_SIZE),
-    ("59 no name", drop("images", "file_name"), "E", "file_name of images[3] (id 103) is missing or no text"),
+    ("59 no name", drop("images", "file_name"), "E", "file_name of images[3] (id 103) is missing or not a text"),
     ("59 empty", put("images", file_name=""), "E", "file_name of images[3] (id 103) is missing"),
-    ("59 number", put("images", file_name=7), "E", "file_name of images[3] (id 103) is missing or no text"),
+    ("59 number", put("images", file_name=7), "E", "file_name of images[3] (id 103) is missing or not a text"),
     ("60 deep", lambda d: coded(d)[:-1] + ', "info": ' + "[" * 100_000 + "]" * 100_000 + "}", "E", "nested too deep"),
     ("60 deep objects", whole('{"images": ' * 100_000), "E", "nested too deep"),
     ("60 deep box", text("[5.25,", "[" * 100_000 + "5,"), "E", "nested too deep"),
@@ -295,14 +295,14 @@ def outcome(read_changed: Any, change: Change) -> tuple[str, str, CocoAnnotation
     return found, "; ".join(str(problem) for problem in coco.problems), coco
 
 
-def test_the_rows_hold_what_they_say() -> None:
+def test_every_row_has_a_known_outcome() -> None:
     assert len({name for name, *_ in ROWS}) == len(ROWS)
     assert {int(name.split()[0]) for name, *_ in ROWS} == {1, 23, 25, *range(27, 62)}
     assert all(words for name, _, wanted, words in ROWS if wanted != "OK")
 
 
 @pytest.mark.parametrize(("change", "wanted", "words"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_every_row_has_its_outcome_and_its_words(
+def test_every_row_has_its_outcome_and_its_message(
     change: Change, wanted: str, words: str, tmp_path: Path, read_changed: Any
 ) -> None:
     found, said, coco = outcome(read_changed, change)

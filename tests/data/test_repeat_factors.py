@@ -11,8 +11,9 @@ import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.loader import LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
+from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.data.repeat_factors import repeat_factors
+from detector.structures.canvas import Canvas
 from detector.structures.types import Batch
 
 FACTORS = np.array([1.0, 2.5, 1.0, 4.0, 1.25])
@@ -24,8 +25,8 @@ def annotations(tiny_shapes: Path) -> CocoAnnotations:
 
 
 def sampler_of(stop: int, batch_size: int = 4, factors: Any = FACTORS, **options: int) -> StreamSampler:
-    usual = {"start": 0, "stop": stop, "closing_from": 10**9}
-    return StreamSampler(len(FACTORS), batch_size, 3, **{**usual, **options}, factors=factors)
+    batches = BatchRange(**{"start": 0, "stop": stop, "closing_from": 10**9, **options})
+    return StreamSampler(len(FACTORS), batch_size, 3, batches, factors=factors)
 
 
 def keys_of(sampler: StreamSampler) -> list[SampleKey]:
@@ -60,7 +61,7 @@ def test_each_image_comes_as_often_as_its_factor_says() -> None:
     assert mean == pytest.approx(FACTORS.tolist(), abs=4 * 0.5 / 40)
 
 
-def test_showings_of_an_image_are_told_apart() -> None:
+def test_repetitions_of_an_image_have_different_keys() -> None:
     keys = keys_of(sampler_of(300))
     assert len(set(keys)) == len(keys)
     for epoch in range(keys[-1].epoch):
@@ -81,14 +82,14 @@ def test_processes_share_one_stream() -> None:
 
 def test_another_seed_draws_other_repetitions() -> None:
     def counts(seed: int) -> list[tuple[int, int]]:
-        sampler = StreamSampler(5, 4, seed, start=0, stop=200, closing_from=999, factors=FACTORS)
+        sampler = StreamSampler(5, 4, seed, BatchRange(0, 200, closing_from=999), factors=FACTORS)
         return sorted((k.epoch, k.image_index) for k in chain.from_iterable(sampler))
 
     assert counts(0) == counts(0)
     assert counts(0) != counts(1)
 
 
-def test_without_factors_every_image_comes_once_in_the_order_of_before() -> None:
+def test_without_factors_every_image_comes_once_in_the_same_order() -> None:
     keys = keys_of(sampler_of(10, factors=None))
     wanted = [
         SampleKey(epoch, int(index), False)
@@ -99,11 +100,11 @@ def test_without_factors_every_image_comes_once_in_the_order_of_before() -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_repeated_images_are_varied_anew_whatever_the_workers(annotations: CocoAnnotations, workers: int) -> None:
-    samples = TrainingSamples(annotations, (64, 64), 3, "letterbox", AugmentConfig(), 0, cache_mb=8)
+def test_repetitions_of_an_image_are_augmented_differently(annotations: CocoAnnotations, workers: int) -> None:
+    samples = TrainingSamples(annotations, Canvas((64, 64), 3, "letterbox"), AugmentConfig(), 0, cache_mb=8)
     factors = np.ones(len(annotations))
     factors[5] = 3.0
-    sampler = StreamSampler(len(annotations), 7, 0, start=0, stop=2, closing_from=99, factors=factors)
+    sampler = StreamSampler(len(annotations), 7, 0, BatchRange(0, 2, closing_from=99), factors=factors)
     config = LoaderConfig(batch_size=7, workers=workers)
     batches = [b for b in training_loader(samples, sampler, config) if isinstance(b, Batch)]
     shown = [
@@ -120,6 +121,6 @@ def test_repeated_images_are_varied_anew_whatever_the_workers(annotations: CocoA
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])
-def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"loader\.repeat_factor wants a share"):
+def test_a_threshold_outside_0_to_1_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"loader\.repeat_factor: expected a share"):
         LoaderConfig(repeat_factor=threshold)

@@ -9,7 +9,7 @@ from detector.data.string_table import Names
 TEXTS = ("000.jpg", "", "ordner ä/图片 🚗.png", "\udcff.png", "a\0b", "000.jpg")
 
 
-def test_names_come_back_as_they_were() -> None:
+def test_names_are_preserved() -> None:
     names = Names(iter(TEXTS))
     assert len(names) == 6
     assert list(names) == list(TEXTS)

@@ -5,9 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from detector.data.classification_split import Canvas, LabelledImages
+from detector.data.classification_split import LabelledImages
 from detector.data.synthetic_classification import CLASS_NAMES, CONTOURS, DrawnSet, draw
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 CANVAS = Canvas((32, 32), 3, "letterbox")
 
@@ -36,7 +37,7 @@ def test_every_class_comes_equally_often() -> None:
     assert found.labels[:10].tolist() != sorted(found.labels[:10].tolist())
 
 
-def test_colour_says_nothing_of_the_class() -> None:
+def test_colour_carries_no_information_about_the_class() -> None:
     """The nearest mean colour tells no more than chance."""
     train, val = drawn(num_train=1000), drawn("val", num_val=500)
     means = np.stack([train.images[train.labels == label].mean(axis=(0, 1, 2)) for label in range(10)])
@@ -52,20 +53,20 @@ def test_the_images_are_drawn_once_in_a_process_and_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(("canvas_hw", "channels"), [((64, 64), 3), ((32, 64), 3), ((32, 32), 1)])
-def test_they_are_fitted_to_the_canvas(canvas_hw: tuple[int, int], channels: int) -> None:
+def test_images_are_fitted_to_the_canvas(canvas_hw: tuple[int, int], channels: int) -> None:
     found = drawn(canvas=Canvas(canvas_hw, channels, "letterbox"))
     assert found.images.shape == (40, *canvas_hw, channels)
     assert found.images.dtype == np.uint8
 
 
 def test_other_splits_and_channels_are_refused() -> None:
-    with pytest.raises(DatasetError, match="train and val, found 'test'"):
+    with pytest.raises(DatasetError, match="train and val, got 'test'"):
         drawn("test")
-    with pytest.raises(DatasetError, match=r"3 channels or, in grey, 1, found input\.channels=4"):
+    with pytest.raises(DatasetError, match=r"input\.channels: expected 3, or 1 for grey images, got 4"):
         drawn(canvas=Canvas((32, 32), 4, "letterbox"))
 
 
-def test_a_larger_picture_is_another_size_of_the_same_kind() -> None:
+def test_a_larger_picture_scales_its_shapes() -> None:
     assert drawn(image_size=48, canvas=Canvas((48, 48), 3, "letterbox")).images.shape == (40, 48, 48, 3)
     with pytest.raises(ValueError, match="image_size >= 16"):
         DrawnSet.Config(image_size=8)

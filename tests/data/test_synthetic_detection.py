@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -198,7 +199,7 @@ def test_every_object_stands_out_from_what_surrounds_it(val_objects: Objects) ->
     assert num_checked > 300
 
 
-def test_colour_does_not_tell_the_class(val_objects: Objects) -> None:
+def test_colour_carries_no_information_about_the_class(val_objects: Objects) -> None:
     labels = np.array([painted.label for _, _, painted in val_objects])
     colours = np.array([s.image[o.mask].mean(axis=0) for s, _, o in val_objects])
     means = np.array([colours[labels == label].mean(axis=0) for label in range(6)])
@@ -208,7 +209,7 @@ def test_colour_does_not_tell_the_class(val_objects: Objects) -> None:
     assert _nearest_neighbour_accuracy(colours, labels) < 1 / 6 + 0.1
 
 
-def test_shape_tells_the_class(val_objects: Objects) -> None:
+def test_shape_determines_the_class(val_objects: Objects) -> None:
     features, labels = [], []
     for _, _, painted in val_objects:
         if painted.cut_share > 0 or _longer_side(painted) < 24:
@@ -253,7 +254,7 @@ def test_coverage_agrees_with_a_float64_reference(name: str, stroke_px: float | 
     assert coverage[0].max() == coverage[-1].max() == coverage[:, 0].max() == coverage[:, -1].max() == 0
 
 
-def test_the_files_are_coco_and_say_what_was_drawn(tmp_path: Path) -> None:
+def test_the_files_are_coco_and_hold_the_settings(tmp_path: Path) -> None:
     parameters = {"num_train": 3, "num_val": 12, "image_size": 96, "seed": 5}
     root = tmp_path / "drawn"
     module.draw_shapes(root, **parameters)
@@ -284,7 +285,7 @@ def test_the_files_are_coco_and_say_what_was_drawn(tmp_path: Path) -> None:
             assert np.abs(stored[..., ::-1].astype(int) - image).mean() < 12
 
 
-def test_what_is_there_is_left_untouched(tmp_path: Path) -> None:
+def test_an_existing_data_set_is_not_changed(tmp_path: Path) -> None:
     root = tmp_path / "drawn"
     module.ensure_shapes(root, **SMALL)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -307,7 +308,7 @@ def test_a_drawing_stopped_by_the_user_leaves_nothing(tmp_path: Path, monkeypatc
 def test_a_drawing_killed_halfway_is_not_taken_as_complete(tmp_path: Path) -> None:
     program = f"""
 import os, sys, cv2, pathlib
-from detector.data import shapes
+from detector.data import synthetic_detection as module
 encode, calls = cv2.imencode, []
 def die_at_the_eighth(*arguments):
     calls.append(1)
@@ -366,6 +367,12 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(
     _assert_refused_and_kept(root, found)
 
 
+def test_a_data_set_drawn_before_the_module_was_renamed_is_recognised(tmp_path: Path) -> None:
+    module.draw_shapes(tmp_path / "drawn", **SMALL)
+    record = json.loads((tmp_path / "drawn" / "shapes.json").read_text())
+    assert record["generator"] == "detector.data.shapes"
+
+
 def test_a_folder_or_file_of_the_users_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "holiday.jpg").write_bytes(b"mine")
@@ -395,6 +402,6 @@ def test_a_place_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path)
 )
 def test_an_argument_below_its_least_value_is_refused_with_its_name(tmp_path: Path, name: str, value: int) -> None:
     for function in (module.draw_shapes, module.ensure_shapes):
-        with pytest.raises(DatasetError, match=rf"{name} of at least .*found {value}"):
+        with pytest.raises(DatasetError, match=rf"{name} of at least .*got {value}"):
             function(tmp_path / "drawn", **{**SMALL, name: value})
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Text labels: every kind of line, file and image has an outcome, located and counted."""
+"""Text labels: every kind of line, file and image has an outcome that is counted with its place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(folder: Path, **options: bool) -> str:
     return str(caught.value)
 
 
-def test_objects_come_out_in_pixels_of_the_image(folder):
+def test_objects_are_converted_to_pixels_of_the_image(folder):
     (folder / "00.txt").write_text("2 0.5 0.5 1 1\r\n\n  0\t0.125 0.25 0.0625 5e-1  \n")
     annotations = read(folder)
     assert len(annotations) == NUM_IMAGES
@@ -94,14 +94,14 @@ def test_pixels_agree_with_float64_arithmetic_one_number_at_a_time(folder):
         ("1 0.5 0.5 0.5 -0.5", "box of negative width or height", "skipped"),
         ("1 1.6 0.5 0.5 0.5", "box wholly outside the image", "skipped"),
         ("1 -0.3 0.5 0.5 0.5", "box wholly outside the image", "skipped"),
-        ("1 41 22 10 12", "box in pixels where shares of the image are wanted", "skipped"),
+        ("1 41 22 10 12", "box in pixels, expected shares of the image", "skipped"),
         ("1 0.9 0.5 0.5 0.5", "box partly outside the image", "accepted"),
         ("1.0 0.5 0.5 0.5 0.5", "class written with a decimal point", "accepted"),
         (GOOD_LINE, "object listed twice", "skipped"),
         ("1 .5 0.250 0.25 5e-1", "object listed twice", "skipped"),
     ],
 )
-def test_a_line_that_is_no_plain_object_is_counted_with_its_place(folder, line, kind, outcome):
+def test_an_odd_line_is_counted_with_its_place(folder, line, kind, outcome):
     (folder / "07.txt").write_text(f"{GOOD_LINE}\n\n{line}\n")
     annotations = read(folder)
     counted = {name: what for name, what in found(annotations).items() if what[0] == outcome}
@@ -116,8 +116,8 @@ def test_a_class_without_a_name_is_refused_with_its_place(folder, word):
     (folder / "09.txt").write_text(f"{word} 0.5 0.5 0.5 0.5\n")
     message = refused(folder)
     assert "x.data cannot be used, 2 errors" in message
-    assert f"{folder / '07.txt'}:2: a class of 0..2 is wanted, found {word}" in message
-    assert f"{folder / '09.txt'}:1: a class of 0..2" in message
+    assert f"{folder / '07.txt'}:2: expected a class of 0..2, got {word}" in message
+    assert f"{folder / '09.txt'}:1: expected a class of 0..2" in message
 
 
 def test_classes_without_a_name_can_be_left_out_and_do_not_count_as_loss(folder):
@@ -142,12 +142,12 @@ def test_a_missing_label_file_and_an_empty_one_are_background_and_counted_apart(
     assert annotations.source_xyxy(3).shape == (0, 4)
 
 
-def test_where_no_image_has_a_label_file_the_place_is_wrong_and_it_is_refused(folder):
+def test_a_data_set_without_any_label_file_is_refused(folder):
     for path in folder.glob("*.txt"):
         path.unlink()
     message = refused(folder)
     assert f"none of its {NUM_IMAGES} images has a label file" in message
-    assert f"for {folder / '00.png'} it would be {folder / '00.txt'}" in message
+    assert f"expected {folder / '00.txt'} for {folder / '00.png'}" in message
 
 
 def test_a_label_file_that_cannot_be_read_is_refused(folder):
@@ -156,11 +156,11 @@ def test_a_label_file_that_cannot_be_read_is_refused(folder):
     (folder / "04.txt").mkdir()
     message = refused(folder)
     assert "2 errors" in message
-    assert f"{folder / '03.txt'} is no text in UTF-8, at byte 0" in message
+    assert f"{folder / '03.txt'} is not UTF-8 text at byte 0" in message
     assert f"{folder / '04.txt'} cannot be read" in message
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_class(folder):
+def test_a_byte_order_mark_is_not_part_of_the_first_class(folder):
     (folder / "03.txt").write_bytes(b"\xef\xbb\xbf2 0.5 0.5 0.5 0.5")
     assert read(folder).labels[3] == 2
 
@@ -185,13 +185,13 @@ def test_more_than_a_tenth_lost_is_refused(folder):
     assert f"would lose 4 of {NUM_IMAGES} boxes" in refused(folder)
     for number in range(4):
         (folder / f"{number:02d}.txt").write_text("1 41 22 10 12\n")
-    assert "4 x box in pixels where shares of the image are wanted" in refused(folder)
+    assert "4 x box in pixels, expected shares of the image" in refused(folder)
     for number in range(4):
         (folder / f"{number:02d}.png").write_bytes(b"")
     assert f"would lose 4 of {NUM_IMAGES} images" in refused(folder)
 
 
-def test_a_turned_photo_has_the_size_it_is_seen_in(folder):
+def test_a_turned_photo_has_its_upright_size(folder):
     _, encoded = cv2.imencode(".jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     entry = b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"  # EXIF orientation 6: turn by a quarter
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0"
@@ -245,7 +245,7 @@ def test_image_ids_are_the_numbers_of_the_files_where_they_can_be(tmp_path, name
 # --- names and lists -----------------------------------------------------------------------------------------------
 
 
-def test_class_names_are_read_one_a_line(tmp_path):
+def test_class_names_are_read_one_per_line(tmp_path):
     path = tmp_path / "x.names"
     path.write_bytes(b"\xef\xbb\xbftraffic light\r\n\r\n car \r\n\n\n")
     findings = Findings("x")
@@ -257,7 +257,7 @@ def test_class_names_are_read_one_a_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "names no class"), (b"\n \n", "names no class"), (b"\xff", "no text in UTF-8"), (None, "cannot be read")],
+    [(b"", "names no class"), (b"\n \n", "names no class"), (b"\xff", "not UTF-8 text"), (None, "cannot be read")],
 )
 @pytest.mark.parametrize("reader", [lambda p: read_class_names(p, Findings("x")), lambda p: read_image_list(p, [p])])
 def test_an_unusable_list_is_refused_with_its_name(
@@ -285,7 +285,7 @@ def test_a_list_of_images_starts_where_its_images_are(tmp_path):
     assert read_image_list(path, [tmp_path / "a", tmp_path / "b"])[0].path == tmp_path / "a" / "nowhere.png"
 
 
-def test_a_list_with_names_that_no_file_has_is_counted(folder):
+def test_listed_names_that_are_invalid_are_counted(folder):
     names = [*(f"{number:02d}.png" for number in range(NUM_IMAGES)), "/", "..", "\0.png", "~nobody/x.png"]
     (folder / "list.txt").write_text("\n".join(names))
     images = read_image_list(folder / "list.txt", [folder])

@@ -71,7 +71,7 @@ def read_all(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("num_cases", [150, pytest.param(6_000, marks=pytest.mark.nightly)])
-def test_damage_is_refused_or_counted(folder: Path, num_cases: int) -> None:
+def test_random_damage_is_refused_or_counted(folder: Path, num_cases: int) -> None:
     rng = np.random.default_rng(num_cases)
     assert read_all(folder) == 3
     num_read = 0

@@ -1,4 +1,4 @@
-"""Descriptions of the YOLO family: found on the command line, read with every path and name convention."""
+"""Descriptions of the YOLO family: given on the command line, read with every convention of paths and names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from detector.config import registry
 from detector.data.coco import CocoAnnotations
-from detector.data.dataset import CocoDataset
+from detector.data.coco_dataset import CocoDataset
 from detector.data.yolo_dataset import YoloDataset, label_file
 from detector.errors import ConfigError, DatasetError
 from detector.tasks.detection_model import read_split
@@ -82,7 +82,7 @@ def test_a_description_of_folders_is_read(description):
         "train: [one.txt, rest.txt]\nval: images/val\nnames: [cat, dog]\n",
     ],
 )
-def test_the_ways_to_say_the_same_are_read_the_same(description, tmp_path, text):
+def test_equivalent_descriptions_are_read_the_same(description, tmp_path, text):
     (tmp_path / "train.txt").write_text("".join(f"./images/train/train{i}.jpg\n" for i in range(4)))
     (tmp_path / "one.txt").write_text("images/train/train0.jpg\n")
     (tmp_path / "rest.txt").write_text("".join(f"{tmp_path}/images/train/train{i}.jpg\n" for i in range(1, 4)))
@@ -92,7 +92,7 @@ def test_the_ways_to_say_the_same_are_read_the_same(description, tmp_path, text)
     assert train.problems == ()
 
 
-def test_classes_may_go_without_names(description):
+def test_classes_without_names_get_default_names(description):
     train = split_of(description("train: images/train\nnc: 3\n"))
     assert train.class_names == ("class_0", "class_1", "class_2")
     assert [p.count for p in train.problems] == [3]
@@ -111,17 +111,17 @@ def test_a_key_that_is_not_read_is_counted_with_its_line(description):
     [
         ("train: images/train\n", "data.yaml: names no class"),
         ("names: [cat]\n", "data.yaml: has no split 'train'; write train:"),
-        ("train: images/train\nnames: [cat]\n", "train1.txt:1: a class of 0..0 is wanted, found 1"),
-        ("train: images/none\nnames: [cat]\n", "images/none is no folder and no list of images, looked at"),
-        ("train: labels\nnames: [cat]\n", "images are wanted in"),
-        ("train: 3\nnames: [cat]\n", "data.yaml:1: a folder or a list of images is wanted, found the number 3"),
+        ("train: images/train\nnames: [cat]\n", "train1.txt:1: expected a class of 0..0, got 1"),
+        ("train: images/none\nnames: [cat]\n", "got images/none; looked at"),
+        ("train: labels\nnames: [cat]\n", "expected images in"),
+        ("train: 3\nnames: [cat]\n", "data.yaml:1: expected a folder or a list of images, got the number 3"),
         ("train: images/train\nnames: [cat, dog]\nnc: 3\n", "data.yaml:3: nc is 3, but 2 names are given"),
-        ("train: images/train\nnames: [cat, dog]\nnc: yes\n", "data.yaml:3: nc: wants the number of classes"),
-        ("train: images/train\nnames: [cat, no]\n", "data.yaml:2: a class name is wanted, found the bool false; put"),
-        ("train: images/train\nnames: {0: cat, 2: dog}\n", "data.yaml:2: names: wants a list, or a name for each"),
-        ("train: images/train\nnames: cat\n", "data.yaml:2: names: wants a list"),
+        ("train: images/train\nnames: [cat, dog]\nnc: yes\n", "data.yaml:3: nc: expected the number of classes"),
+        ("train: images/train\nnames: [cat, no]\n", "data.yaml:2: expected a class name, got the bool false; put"),
+        ("train: images/train\nnames: {0: cat, 2: dog}\n", "data.yaml:2: names: expected a list, or a name for each"),
+        ("train: images/train\nnames: cat\n", "data.yaml:2: names: expected a list"),
         ("train: images/train\nnames: [cat]\ntrain: x\n", "data.yaml:3: key 'train' stands twice, first on line 1"),
-        ("path: 3\ntrain: images/train\nnames: [cat]\n", "data.yaml:1: path: wants a folder"),
+        ("path: 3\ntrain: images/train\nnames: [cat]\n", "data.yaml:1: path: expected a folder"),
         ("train: !!python/name:os.system x\nnames: [a]\n", "the tag 'tag:yaml.org,2002:python/name:os.system' is not"),
         ("train: [\nnames: [a]\n", "data.yaml:3:1: not valid YAML"),
         ("- a\n- b\n", "data.yaml:1: keys and values are wanted, found a list"),
@@ -143,7 +143,7 @@ def test_unknown_classes_can_be_left_out(description, tmp_path):
 # --- on the command line -------------------------------------------------------------------------------------------
 
 
-def test_data_names_such_a_file_directly(description, monkeypatch, tmp_path):
+def test_the_key_data_accepts_the_path_of_a_data_yaml(description, monkeypatch, tmp_path):
     path = description(GOOD)
     for override in (f"data={path}", "data=data.yaml"):
         monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ def test_data_names_such_a_file_directly(description, monkeypatch, tmp_path):
     assert load_experiment(str(tmp_path / "experiment.yaml")).data == YoloDataset.Config(path)
 
 
-def test_a_description_of_our_own_is_still_read_as_one(tmp_path):
+def test_a_configuration_of_this_package_is_not_claimed(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("name: coco\ntrain: {annotations: a.json, images: b}\n")
     config = load_experiment("mish-n", [f"data={path}"])
@@ -167,12 +167,12 @@ def test_a_description_of_our_own_is_still_read_as_one(tmp_path):
         load_experiment("mish-n", ["data=none.yaml"])
 
 
-def test_a_description_without_val_is_trained_without_measuring(description):
+def test_a_description_without_val_has_only_its_other_splits(description):
     assert YoloDataset(YoloDataset.Config(description(GOOD))).split_names() == ("train", "val")
     without = description("train: images/train\nval:\nnames: [cat, dog]\n")
     assert YoloDataset(YoloDataset.Config(without)).split_names() == ("train",)
 
 
-def test_a_name_alone_is_not_enough():
-    with pytest.raises(DatasetError, match=r"the data set wants .*; give data.file"):
+def test_a_data_set_without_a_file_is_refused():
+    with pytest.raises(DatasetError, match=r"data.file: expected .*, got none; give data.file"):
         YoloDataset(YoloDataset.Config()).split("train")

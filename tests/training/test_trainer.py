@@ -15,7 +15,7 @@ from torch import Tensor
 from detector.config import registry
 from detector.config.schema import config_to_plain
 from detector.data.coco import read_coco
-from detector.data.loader import StreamSampler, TrainingSamples
+from detector.data.loader import BatchRange, StreamSampler, TrainingSamples
 from detector.data.synthetic_detection import draw_shapes
 from detector.errors import DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
@@ -23,6 +23,7 @@ from detector.losses.loss import LossParts
 from detector.media.images import read_image
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.models.yolo import Yolo
+from detector.structures.canvas import Canvas
 from detector.structures.types import Batch, Targets
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model
@@ -47,14 +48,14 @@ def rows(folder: RunFolder) -> list[dict[str, str]]:
 def loaded_samples(config: DetectionConfig) -> TrainingSamples:
     data = config.data.train  # type: ignore[union-attr]  # the experiment of these tests has a COCO data set
     annotations = read_coco(data.annotations, data.images)
-    return TrainingSamples(
-        annotations, config.input.canvas_hw, 3, config.input.fit, config.augment, config.train.seed, cache_mb=1
-    )
+    canvas = Canvas(config.input.canvas_hw, 3, config.input.fit)
+    return TrainingSamples(annotations, canvas, config.augment, config.train.seed, cache_mb=1)
 
 
 def batches_of(config: DetectionConfig, num_batches: int, size: int = 2) -> list[Batch]:
     samples = loaded_samples(config)
-    sampler = StreamSampler(len(samples), size, config.train.seed, start=0, stop=num_batches, closing_from=num_batches)
+    batches = BatchRange(0, num_batches, closing_from=num_batches)
+    sampler = StreamSampler(len(samples), size, config.train.seed, batches)
     return [Batch.of([samples[key] for key in keys]) for keys in sampler]
 
 

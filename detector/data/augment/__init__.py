@@ -1,1 +1,1 @@
-"""How training images are varied: settings, geometry, patches, colour, and the recipe that puts them in order."""
+"""Augmentation of training images: settings, geometry, patches, colour, and the recipe that applies them in order."""

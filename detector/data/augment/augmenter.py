@@ -1,4 +1,4 @@
-"""The order in which a training image is made: sources joined and warped, mixed, pasted onto, recoloured, hidden.
+"""The recipe of a training image: sources are joined and warped, mixed, pasted onto, and the canvas is then varied.
 
 A training image is a function of its sources and of the generator, which the caller seeds by (seed, epoch, index).
 """
@@ -12,12 +12,13 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from detector.config import registry
 from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.colour import degrade, random_hsv
-from detector.data.augment.patches import SMALLEST_CROP, crop_to, crop_window, cut_out, paste_objects
+from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.colour import ColourShift, Degradation, random_hsv
+from detector.data.augment.patches import SMALLEST_CROP, CutOut, crop_to, crop_window, paste_objects
 from detector.data.augment.warp import (
-    Objects,
     blank_canvas,
     mosaic_places,
     nine_places,
@@ -28,51 +29,73 @@ from detector.data.augment.warp import (
     translation,
     warp_into,
 )
+from detector.errors import ConfigError
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image, Letterbox
 
-Source: TypeAlias = tuple[Image, Objects]  # an image as it lies on the disk, and its objects in its own pixels
-Read: TypeAlias = Callable[[int], Source]  # the source of an index of the data set
+Source: TypeAlias = tuple[Image, ImageObjects]  # an image at full size, and its objects in pixels of that image
+Read: TypeAlias = Callable[[int], Source]  # returns the source at an index of the data set
+
+
+def _canvas_steps(config: AugmentConfig, canvas: Canvas) -> tuple[Augmentation, ...]:
+    """Return the steps that act on a joined canvas, in order."""
+    listed = config.albumentations
+    return (
+        *([AlbumentationsChain(listed, canvas.canvas_hw, canvas.channels)] if listed else []),
+        *(registry.build(extra) for extra in config.extra),
+        ColourShift(config),
+        Degradation(config),
+        *([CutOut(config.cutout)] if config.cutout else []),
+    )
 
 
 class Recipe:
-    """Makes training images of one size from the sources of a data set."""
+    """Recipe of training images: it makes them on one canvas from the sources of a data set."""
 
-    def __init__(
-        self, config: AugmentConfig, canvas_hw: tuple[int, int], channels: int, fit: str, num_sources: int
-    ) -> None:
-        """A recipe for canvases of height and width `canvas_hw`; `fit` is a mode of `Letterbox`.
+    def __init__(self, config: AugmentConfig, canvas: Canvas, num_sources: int) -> None:
+        """Prepare the steps.
+
+        Args:
+            config: which steps act, and how much.
+            canvas: the canvas of every image.
+            num_sources: number of images in the data set, from which partners are drawn.
 
         Raises:
             ConfigError: a listed transform cannot be used.
         """
-        self._config, self._canvas_hw, self._channels, self._fit = config, canvas_hw, channels, fit
+        self._config, self._canvas, self._canvas_hw = config, canvas, canvas.canvas_hw
         self._num_sources = num_sources
-        self._chain: AlbumentationsChain | None = None
-        if config.albumentations:
-            self._chain = AlbumentationsChain(config.albumentations, canvas_hw, channels)
+        self._steps = _canvas_steps(config, canvas)
 
     def varied(self, index: int, read: Read, rng: np.random.Generator) -> Source:
-        """A training image around source `index`: uint8 (H, W, C) of the canvas's size, with its objects."""
+        """Return a training image around source `index`: uint8 (H, W, C) of the size of the canvas, and its objects.
+
+        Raises:
+            ConfigError: a step changes the shape or the dtype of the canvas.
+        """
         config = self._config
         image, objects = self._warped(index, read, rng)
         if rng.random() < config.mixup:
             other, other_objects = self._warped(self._partner(rng), read, rng)
             share = rng.beta(32.0, 32.0)  # near one half, so that both images stay visible (Zhang et al. 2019)
             image = np.asarray(cv2.addWeighted(image, share, other, 1 - share, 0), np.uint8).reshape(image.shape)
-            objects = Objects.joined([objects, other_objects])
+            objects = ImageObjects.joined([objects, other_objects])
         if config.copy_paste:
             objects = paste_objects(image, objects, *read(self._partner(rng)), config, rng)
-        if self._chain is not None:
-            image, objects = self._chain(image, objects, int(rng.integers(2**31)))
-        image = degrade(random_hsv(image, config, rng), config, rng)
-        if config.cutout:
-            cut_out(image, objects, config.cutout, rng)
+        for step in self._steps:
+            shape = image.shape
+            image, objects = step(image, objects, rng)
+            if image.shape != shape or image.dtype != np.uint8:
+                raise ConfigError(
+                    f"augment: {type(step).__qualname__} turns a canvas of uint8 {shape} into {image.dtype} "
+                    f"{image.shape}; expected an augmentation that keeps shape and dtype, remove it"
+                )
         return image, objects
 
-    def letterboxed(self, index: int, read: Read, rng: np.random.Generator) -> tuple[Image, Objects, Letterbox]:
-        """Source `index` as evaluation sees it, mirrored and recoloured at random."""
+    def letterboxed(self, index: int, read: Read, rng: np.random.Generator) -> tuple[Image, ImageObjects, Letterbox]:
+        """Return source `index` fitted as in evaluation, then mirrored and recoloured at random."""
         image, objects = read(index)
-        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self._canvas_hw, self._fit)
+        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self._canvas_hw, self._canvas.fit)
         matrix = letterbox.matrix()
         canvas = letterbox.apply(image)
         height, width = self._canvas_hw
@@ -81,7 +104,7 @@ class Recipe:
         if rng.random() < self._config.flip_vertical:
             canvas, matrix = canvas[::-1], translation(0, height) @ scaling(1, -1) @ matrix
         objects = transform_objects(objects, matrix, self._canvas_hw)
-        # A letterbox that has nothing to do gives back the source itself, which may be kept for the next epoch.
+        # A letterbox that has nothing to do returns the source itself, which may be cached for the next epoch.
         own = canvas.copy() if np.shares_memory(canvas, image) else np.ascontiguousarray(canvas)
         return random_hsv(own, self._config, rng), objects, letterbox
 
@@ -89,7 +112,7 @@ class Recipe:
         return int(rng.integers(self._num_sources))
 
     def _warped(self, index: int, read: Read, rng: np.random.Generator) -> Source:
-        """One image or a mosaic, each source warped once from its own pixels onto the canvas."""
+        """Return one image or a mosaic, each source warped once from its own pixels onto the canvas."""
         config, (height, width) = self._config, self._canvas_hw
         is_mosaic = rng.random() < config.mosaic
         is_of_nine = is_mosaic and bool(config.mosaic_nine) and rng.random() < config.mosaic_nine
@@ -101,19 +124,19 @@ class Recipe:
         if is_mosaic:
             places = (nine_places if is_of_nine else mosaic_places)(sizes, self._canvas_hw, rng)
         else:
-            fitted = Letterbox.fit(sizes[0], self._canvas_hw, self._fit)
+            fitted = Letterbox.fit(sizes[0], self._canvas_hw, self._canvas.fit)
             places = [translation(-width / 2, -height / 2) @ fitted.matrix()]
         matrix = random_affine(config, self._canvas_hw, rng)
         if config.perspective:
             matrix = random_perspective(config, self._canvas_hw, rng) @ matrix
-        canvas = blank_canvas(self._canvas_hw, self._channels)
+        canvas = blank_canvas(self._canvas_hw, self._canvas.channels)
         parts = []
         for (image, objects), place in zip(sources, places, strict=True):
             warp_into(canvas, image, matrix @ place)
             parts.append(transform_objects(objects, matrix @ place, self._canvas_hw))
-        return canvas, Objects.joined(parts)
+        return canvas, ImageObjects.joined(parts)
 
-    def _cropped(self, image: Image, objects: Objects, rng: np.random.Generator) -> Source:
+    def _cropped(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> Source:
         if rng.random() >= self._config.crop:
             return image, objects
         window = crop_window(objects, (image.shape[0], image.shape[1]), rng)
@@ -121,12 +144,12 @@ class Recipe:
 
 
 def greatest_zoom(config: AugmentConfig, canvas_hw: tuple[int, int]) -> float:
-    """How much larger than fitted to the canvas a recipe shows any part of a source image, at most."""
+    """Return the greatest scale at which a recipe shows a part of a source, relative to its size when fitted."""
     zoom = 1 + config.scale
     if config.shear:  # the norm of [[1, a], [b, 1]] is at most 1 + max(a, b)
         zoom *= 1 + math.tan(math.radians(config.shear))
     if config.perspective:
-        # At a point c of the canvas, taken from its middle, a tilt t maps by (1 - t.c) (I - c t'), at most this.
+        # The derivative of a tilt t at a point c, measured from the centre of the canvas, is (1 - t.c) (I - c t').
         aspect = canvas_hw[1] / canvas_hw[0]
         zoom *= (1 + config.perspective) * (1 + config.perspective / 2 * (aspect + 1 / aspect))
     return zoom / SMALLEST_CROP if config.crop else zoom

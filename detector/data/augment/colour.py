@@ -1,4 +1,4 @@
-"""What happens to the colour and the sharpness of an image; nothing here moves a pixel."""
+"""Changes of the colour and the sharpness of an image; they move no pixel."""
 
 from __future__ import annotations
 
@@ -6,15 +6,38 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import Augmentation, ImageObjects
 from detector.structures.letterbox import Image
 
-_STRIP_BYTES = 2**16  # what is recoloured at a time: three such strips stay in a core's second-level cache
+_STRIP_BYTES = 2**16  # size of a strip: three of them fit into the second-level cache of a core
+
+
+class ColourShift(Augmentation):
+    """Shift of the hue and gains of saturation and brightness, drawn for each canvas."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self._config = config
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Recolour the canvas in place as `random_hsv` does; boxes stay as they are."""
+        return random_hsv(image, self._config, rng), objects
+
+
+class Degradation(Augmentation):
+    """Loss of colour, sharpness or quality, each drawn for itself."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self._config = config
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Degrade the canvas as `degrade` does; boxes stay as they are."""
+        return degrade(image, self._config, rng), objects
 
 
 def random_hsv(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:
-    """An RGB image with hue shifted, saturation and brightness scaled, by lookup tables over the 256 levels.
+    """Shift the hue and scale saturation and brightness of an RGB image, by lookup tables over the 256 levels.
 
-    It is changed in place, strip after strip; an image of other channels than three is left as it is.
+    The image is changed in place, strip by strip, and returned; an image without three channels stays as it is.
     """
     shift, gain_s, gain_v = rng.uniform(-1, 1, 3)
     if image.shape[2] != 3 or not (config.hue or config.saturation or config.value):
@@ -40,7 +63,7 @@ def random_hsv(image: Image, config: AugmentConfig, rng: np.random.Generator) ->
 
 
 def degrade(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:
-    """Grey, blurred, noisy or compressed: each by itself, each switched off by a strength of 0."""
+    """Return an image made grey, blurred, noisy or compressed, each at random; a strength of 0 switches one off."""
     if config.grayscale and rng.random() < config.grayscale:
         image = _without_colour(image)
     if config.blur and rng.random() < config.degraded_share:
@@ -60,25 +83,27 @@ def _without_colour(image: Image) -> Image:
 
 
 def blurred(image: Image, deviation_px: float) -> Image:
-    """A Gaussian blur, mirrored at the border; less than a tenth of a pixel is left out."""
+    """Return an image after a Gaussian blur, mirrored at the border; below a tenth of a pixel it stays as it is."""
     if deviation_px < 0.1:
         return image
     return np.asarray(cv2.GaussianBlur(image, (0, 0), deviation_px), np.uint8).reshape(image.shape)
 
 
 def noisy(image: Image, deviation: float, seed: int) -> Image:
-    """Gaussian noise of a standard deviation in grey levels, independent for each pixel and channel."""
-    cv2.setRNGSeed(seed)  # OpenCV's generator belongs to the thread and is four times as fast as NumPy's
+    """Return an image with Gaussian noise of a standard deviation in grey levels, independent per pixel and channel."""
+    cv2.setRNGSeed(seed)  # OpenCV has a generator per thread, which is four times as fast as NumPy's
     noise = np.empty((image.shape[0], image.shape[1] * image.shape[2]), np.int16)
     cv2.randn(noise, np.zeros(1), np.array([deviation]))
     return np.asarray(cv2.add(image.reshape(noise.shape), noise, dtype=cv2.CV_8U), np.uint8).reshape(image.shape)
 
 
 def compressed(image: Image, quality: int) -> Image:
-    """An image after JPEG compression; one of neither one nor three channels is left as it is."""
+    """Return an image after JPEG compression; one without one or three channels stays as it is."""
     if image.shape[2] not in (1, 3):
         return image
-    ordered = image if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # as the encoder wants it
+    ordered = (
+        image if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    )  # the order that the encoder expects
     _, encoded = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, max(1, quality)])
     flags = cv2.IMREAD_GRAYSCALE if image.shape[2] == 1 else cv2.IMREAD_COLOR_RGB
     return np.asarray(cv2.imdecode(encoded, flags), np.uint8).reshape(image.shape)

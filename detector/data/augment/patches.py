@@ -1,4 +1,4 @@
-"""Parts of images: windows that cut no object, objects pasted from another image, rectangles that hide something."""
+"""Parts of images: windows that cut no object, objects pasted from another image, rectangles that hide parts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.warp import MIN_SIDE_PX, Float64s, Objects, transform_objects, translation
+from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.warp import MIN_SIDE_PX, Float64s, transform_objects, translation
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
 
-SMALLEST_CROP = 0.3  # least side of a window, as a share of the image's; objects may make it larger
-MAX_PASTED_OVER = 0.3  # share of an object that all that is pasted may hide
-MAX_CUT_OUT = 0.5  # share of an object that all grey rectangles may hide
+SMALLEST_CROP = 0.3  # least side of a window as a share of the side of the image; objects may make it larger
+MAX_PASTED_OVER = 0.3  # share of an object that all pasted objects together may hide
+MAX_CUT_OUT = 0.5  # share of an object that all grey rectangles together may hide
 NUM_PLACES_TRIED = 4
 NUM_RECTANGLES_TRIED = 24
-# Sides of a grey rectangle, as shares of the canvas's (Zhong et al. 2020 take 2 to 40 % of the area at an aspect of
-# 0.3 to 3.3 for a single one; several smaller ones leave more of each object).
+# Sides of a grey rectangle as shares of those of the canvas (Zhong et al. 2020 use one rectangle of 2 to 40 % of the
+# area and an aspect ratio of 0.3 to 3.3; several smaller ones leave more of each object visible).
 RECTANGLE_SIDES = (1 / 32, 1 / 4)
 
 
 def _intersections(box_xyxy: Float64s, others_xyxy: Float64s) -> Float64s:
-    """Area that one box shares with each of others (N, 4)."""
+    """Return the area that one box shares with each of the others (N, 4)."""
     sides = np.minimum(box_xyxy[2:], others_xyxy[:, 2:]) - np.maximum(box_xyxy[:2], others_xyxy[:, :2])
     return np.asarray(np.clip(sides, 0, None).prod(axis=1))
 
 
 def _hidden_shares(covered_xyxy: Float64s, boxes_xyxy: Float64s) -> Float64s:
-    """The share of each box (N, 4) under a rectangle; a box below one square pixel counts as one."""
+    """Return the share of each box (N, 4) under a rectangle; a box below one square pixel counts as one."""
     return np.asarray(_intersections(covered_xyxy, boxes_xyxy) / np.maximum(area_xyxy(boxes_xyxy), 1.0))
 
 
@@ -37,24 +38,24 @@ def _hidden_shares(covered_xyxy: Float64s, boxes_xyxy: Float64s) -> Float64s:
 
 
 def crop_window(
-    objects: Objects, image_hw: tuple[int, int], rng: np.random.Generator
+    objects: ImageObjects, image_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """A random window (left, top, right, bottom) in whole pixels that holds an object and cuts none.
+    """Return a random window (left, top, right, bottom) in whole pixels that holds an object and cuts none.
 
-    It is drawn around one object and grown until every other object is wholly inside or wholly outside. Ignored regions
-    may be cut. None where there is no object to keep.
+    It is drawn around one object and grows until every other object is wholly inside or wholly outside. Ignored regions
+    may be cut. The result is None where there is no object to keep.
     """
     height, width = image_hw
-    # A pixel to spare on each side, because the warp leaves out what it cannot interpolate at the border of an image.
+    # One more pixel on each side, because the warp leaves out pixels at the border that it cannot interpolate.
     boxes = clip_xyxy(objects.xyxy[~objects.ignore].astype(np.float64) + np.array([-1, -1, 1, 1]), image_hw)
     if not len(boxes):
         return None
     kept = boxes[rng.integers(len(boxes))]
     window = np.empty(4)
     for axis, side in ((0, width), (1, height)):
-        wanted = max(rng.uniform(SMALLEST_CROP, 1) * side, kept[axis + 2] - kept[axis])
-        window[axis] = rng.uniform(max(0.0, kept[axis + 2] - wanted), min(kept[axis], side - wanted))
-        window[axis + 2] = window[axis] + wanted
+        length = max(rng.uniform(SMALLEST_CROP, 1) * side, kept[axis + 2] - kept[axis])
+        window[axis] = rng.uniform(max(0.0, kept[axis + 2] - length), min(kept[axis], side - length))
+        window[axis + 2] = window[axis] + length
     while True:
         window = np.concatenate([np.floor(window[:2]), np.ceil(window[2:])])
         touched = boxes[_intersections(window, boxes) > 0]
@@ -66,8 +67,8 @@ def crop_window(
         window = grown
 
 
-def crop_to(image: Image, objects: Objects, window: tuple[int, int, int, int]) -> tuple[Image, Objects]:
-    """A window of an image, as a view, with the objects in it."""
+def crop_to(image: Image, objects: ImageObjects, window: tuple[int, int, int, int]) -> tuple[Image, ImageObjects]:
+    """Return a window of an image, as a view, and the objects in it."""
     left, top, right, bottom = window
     return image[top:bottom, left:right], transform_objects(
         objects, translation(-left, -top), (bottom - top, right - left)
@@ -79,27 +80,27 @@ def crop_to(image: Image, objects: Objects, window: tuple[int, int, int, int]) -
 
 def paste_objects(
     canvas: Image,
-    objects: Objects,
+    objects: ImageObjects,
     image: Image,
-    others: Objects,
+    others: ImageObjects,
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> Objects:
-    """Pastes objects of another image onto a canvas, each as the rectangle of its box, where they hide little.
+) -> ImageObjects:
+    """Paste objects of another image onto a canvas, each as the rectangle of its box, where they hide little.
 
-    Each object of the other image is taken with a probability of `copy_paste`, fitted as its whole image would be,
-    zoomed and mirrored at random. One that finds no place is left out.
+    Each object of the other image is used with a probability of `copy_paste`, fitted as its whole image would be,
+    zoomed and mirrored at random. An object without a suitable place is left out.
 
     Args:
         canvas: uint8 (H, W, C), changed in place.
-        objects: what is on the canvas.
+        objects: the objects on the canvas.
         image: the other image, uint8 (h, w, C).
-        others: its objects; ignored regions are never pasted.
+        others: the objects of the other image; ignored regions are never pasted.
         config: `copy_paste`, `scale` and `flip_horizontal` are read.
-        rng: where the draws come from.
+        rng: the source of every random number.
 
     Returns:
-        The objects of the canvas and the pasted ones, whose boxes may be hidden in part but are never cut.
+        The objects of the canvas and the pasted ones, which may be partly hidden; their boxes are never cut.
     """
     canvas_hw = (canvas.shape[0], canvas.shape[1])
     fit = min(canvas_hw[0] / image.shape[0], canvas_hw[1] / image.shape[1])
@@ -126,12 +127,14 @@ def paste_objects(
             labels.append(label)
             break
     num = len(labels)
-    pasted = Objects(present[len(present) - num :].astype(np.float32), np.array(labels, np.int64), np.zeros(num, bool))
-    return Objects.joined([objects, pasted])
+    pasted = ImageObjects(
+        present[len(present) - num :].astype(np.float32), np.array(labels, np.int64), np.zeros(num, bool)
+    )
+    return ImageObjects.joined([objects, pasted])
 
 
 def _patch(image: Image, box: Float64s, zoom: float, *, mirrored: bool) -> tuple[Image, Float64s]:
-    """The pixels under a box at another size, and where in them the box lies."""
+    """Return the pixels under a box at another size, and the box in pixels of this patch."""
     outer = clip_xyxy(np.concatenate([np.floor(box[:2]), np.ceil(box[2:])]), (image.shape[0], image.shape[1]))
     left, top, right, bottom = outer.astype(int).tolist()
     pixels = np.ascontiguousarray(image[top:bottom, left:right])
@@ -148,21 +151,21 @@ def _patch(image: Image, box: Float64s, zoom: float, *, mirrored: bool) -> tuple
 # --- hiding --------------------------------------------------------------------------------------------------------
 
 
-def cut_out(canvas: Image, objects: Objects, greatest_share: float, rng: np.random.Generator) -> None:
-    """Hides parts of a canvas behind grey rectangles, in place; no object loses more than `MAX_CUT_OUT` of its area.
+def cut_out(canvas: Image, objects: ImageObjects, greatest_share: float, rng: np.random.Generator) -> None:
+    """Hide parts of a canvas behind grey rectangles, in place; no object loses more than `MAX_CUT_OUT` of its area.
 
     Args:
         canvas: uint8 (H, W, C), changed in place.
-        objects: what is on the canvas; their boxes stay as they are.
-        greatest_share: the share of the canvas to hide is drawn from 0 .. this.
-        rng: where the draws come from.
+        objects: the objects on the canvas; their boxes stay as they are.
+        greatest_share: upper end of the range from 0 that the hidden share of the canvas is drawn from.
+        rng: the source of every random number.
     """
     height, width = canvas.shape[:2]
-    wanted_px = rng.uniform(0, greatest_share) * height * width
+    target_px = rng.uniform(0, greatest_share) * height * width
     boxes = objects.xyxy[~objects.ignore].astype(np.float64)
     hidden, covered_px = np.zeros(len(boxes)), 0
     for _ in range(NUM_RECTANGLES_TRIED):
-        if covered_px >= wanted_px:
+        if covered_px >= target_px:
             return
         shares = np.exp(rng.uniform(math.log(RECTANGLE_SIDES[0]), math.log(RECTANGLE_SIDES[1]), 2)).tolist()
         side_h, side_w = max(1, round(height * shares[0])), max(1, round(width * shares[1]))
@@ -174,3 +177,15 @@ def cut_out(canvas: Image, objects: Objects, greatest_share: float, rng: np.rand
         hidden += more
         canvas[top : top + side_h, left : left + side_w] = PADDING_VALUE
         covered_px += side_h * side_w
+
+
+class CutOut(Augmentation):
+    """Grey rectangles that hide up to a share of the canvas."""
+
+    def __init__(self, greatest_share: float) -> None:
+        self._greatest_share = greatest_share
+
+    def __call__(self, image: Image, objects: ImageObjects, rng: np.random.Generator) -> tuple[Image, ImageObjects]:
+        """Hide parts of the canvas as `cut_out` does; boxes stay as they are."""
+        cut_out(image, objects, self._greatest_share, rng)
+        return image, objects

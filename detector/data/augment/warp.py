@@ -1,6 +1,6 @@
-"""Where each source pixel goes: matrices, the warp of pixels, and the boxes that follow them.
+"""Geometry of augmentation: matrices, the warp of pixels, and the boxes that follow them.
 
-Matrices act on continuous coordinates (x, y, 1): an image of width w spans [0, w]. Everything random is drawn from the
+Matrices act on continuous coordinates (x, y, 1): an image of width w spans [0, w]. All random numbers come from the
 generator that is passed in, which the caller seeds by (seed, epoch, index).
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,40 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
 
 Matrix = npt.NDArray[np.float64]  # 3x3, on continuous coordinates (x, y, 1)
 Float64s = npt.NDArray[np.float64]
 
-# An object is kept where this share of its area and this many pixels of each side stay on the canvas.
+# An object is kept if this share of its area and this many pixels of each side stay on the canvas.
 MIN_VISIBLE_SHARE = 0.10
 MIN_SIDE_PX = 2.0
 
 
-@dataclass(frozen=True)
-class Objects:
-    """Boxes with their labels and ignore flags, in one frame: float32 (N, 4), int64 (N,), bool (N,)."""
-
-    xyxy: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    ignore: npt.NDArray[np.bool_]
-
-    def __getitem__(self, keep: npt.NDArray[Any]) -> Objects:
-        return Objects(self.xyxy[keep], self.labels[keep], self.ignore[keep])
-
-    @classmethod
-    def joined(cls, parts: Sequence[Objects]) -> Objects:
-        """The objects of several images that share a frame."""
-        return cls(
-            np.concatenate([p.xyxy for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.ignore for p in parts]),
-        )
-
-
 def blank_canvas(canvas_hw: tuple[int, int], channels: int) -> Image:
-    """A canvas of the padding grey."""
+    """Return a canvas filled with the grey of the padding."""
     return np.full((*canvas_hw, channels), PADDING_VALUE, dtype=np.uint8)
 
 
@@ -57,17 +36,17 @@ def blank_canvas(canvas_hw: tuple[int, int], channels: int) -> Image:
 
 
 def translation(x: float, y: float) -> Matrix:
-    """A shift by (x, y) pixels."""
+    """Return the matrix of a shift by (x, y) pixels."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64)
 
 
 def scaling(x: float, y: float) -> Matrix:
-    """A zoom about the origin."""
+    """Return the matrix of a zoom about the origin."""
     return np.diag([x, y, 1.0])
 
 
 def random_affine(config: AugmentConfig, canvas_hw: tuple[int, int], rng: np.random.Generator) -> Matrix:
-    """Zoom, rotation, shear, mirroring and shift about the origin, which lands near the middle of the canvas."""
+    """Return a matrix of zoom, rotation, shear, mirroring and shift; the origin moves near the centre of the canvas."""
     height, width = canvas_hw
     zoom = rng.uniform(1 - config.scale, 1 + config.scale)
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
@@ -82,7 +61,7 @@ def random_affine(config: AugmentConfig, canvas_hw: tuple[int, int], rng: np.ran
 
 
 def random_perspective(config: AugmentConfig, canvas_hw: tuple[int, int], rng: np.random.Generator) -> Matrix:
-    """A tilt about the middle of the canvas, which stays where it is."""
+    """Return the matrix of a tilt about the centre of the canvas, which stays in place."""
     height, width = canvas_hw
     tilt_x, tilt_y = rng.uniform(-config.perspective, config.perspective, 2) / 2  # together at most `perspective`
     tilt = np.eye(3)
@@ -93,9 +72,9 @@ def random_perspective(config: AugmentConfig, canvas_hw: tuple[int, int], rng: n
 def mosaic_places(
     sources_hw: Sequence[tuple[int, int]], canvas_hw: tuple[int, int], rng: np.random.Generator
 ) -> list[Matrix]:
-    """Where four images go: each fitted to the canvas size, one corner at a random point near the origin.
+    """Return the matrices of four images, each fitted to the canvas, with one corner at a random point near the origin.
 
-    The four lie in the four quadrants about that point, so they never overlap.
+    The images lie in the four quadrants about that point, so they never overlap.
     """
     height, width = canvas_hw
     centre_x, centre_y = rng.uniform(-0.5, 0.5) * width, rng.uniform(-0.5, 0.5) * height
@@ -111,10 +90,10 @@ def mosaic_places(
 def nine_places(
     sources_hw: Sequence[tuple[int, int]], canvas_hw: tuple[int, int], rng: np.random.Generator
 ) -> list[Matrix]:
-    """Where nine images go: a grid of three by three cells about a random point near the origin, the first amid it.
+    """Return the matrices of nine images in a grid of 3 x 3 cells about a random point, the first in the centre cell.
 
-    A cell has two thirds of the canvas's height and width, so that the grid is as large as a mosaic of four. Each image
-    is fitted into its cell and pushed towards the middle one.
+    The point lies near the origin. A cell has two thirds of the height and width of the canvas, so that the grid is as
+    large as a mosaic of four. Each image is fitted into its cell and moved towards the centre cell.
     """
     cell_h, cell_w = canvas_hw[0] * 2 / 3, canvas_hw[1] * 2 / 3
     centre_x, centre_y = rng.uniform(-0.5, 0.5) * cell_w, rng.uniform(-0.5, 0.5) * cell_h
@@ -122,7 +101,7 @@ def nine_places(
     places = []
     for (row, column), (source_h, source_w) in zip(cells, sources_hw, strict=True):
         fit = min(cell_h / source_h, cell_w / source_w)
-        room_x, room_y = cell_w - source_w * fit, cell_h - source_h * fit  # left in the cell
+        room_x, room_y = cell_w - source_w * fit, cell_h - source_h * fit  # free space in the cell
         left = centre_x + (column - 0.5) * cell_w + room_x * (1 - column) / 2
         top = centre_y + (row - 0.5) * cell_h + room_y * (1 - row) / 2
         places.append(translation(left, top) @ scaling(fit, fit))
@@ -133,9 +112,9 @@ def nine_places(
 
 
 def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
-    """Draws an image onto a canvas where the matrix says, bilinear, leaving the rest of the canvas as it is.
+    """Draw an image onto a canvas by a matrix, with bilinear interpolation; the rest of the canvas stays as it is.
 
-    The matrix maps continuous coordinates; OpenCV maps pixel centres, which lie at + 0.5.
+    The matrix maps continuous coordinates, OpenCV maps pixel centres, which are at + 0.5.
     """
     height, width = canvas.shape[:2]
     left, top, right, bottom = 0, 0, width, height
@@ -146,7 +125,7 @@ def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
         right, bottom = min(width, math.ceil(last_x)), min(height, math.ceil(last_y))
     if left >= right or top >= bottom:
         return
-    if is_affine:  # the same as below, without the products of matrices
+    if is_affine:  # the same as below without matrix products, which is faster
         (a, b, c), (d, e, f) = matrix[:2].tolist()
         x, y = (a * 0.5 + b * 0.5) + (c - left - 0.5), (d * 0.5 + e * 0.5) + (f - top - 0.5)
         centred = np.array([[a, b, x], [d, e, y]])
@@ -154,7 +133,7 @@ def warp_into(canvas: Image, image: Image, matrix: Matrix) -> None:
         centred = translation(-left - 0.5, -top - 0.5) @ matrix @ translation(0.5, 0.5)
     for first in range(0, image.shape[2], 4):  # OpenCV warps at most four channels at a time
         part = canvas[top:bottom, left:right, first : first + 4]
-        # OpenCV writes into a view of rows; into one of channels it cannot.
+        # OpenCV can write into a view of rows, but not into a view of channels.
         region = part if image.shape[2] <= 4 else np.ascontiguousarray(part)
         pixels = np.ascontiguousarray(image[..., first : first + 4])
         size_wh = (right - left, bottom - top)
@@ -175,7 +154,7 @@ def _whole(image: Image) -> Float64s:
 
 
 def _bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
-    """The upright box around an image after an affine matrix; plain numbers, for it is asked for with every image."""
+    """Return the upright box around an image after an affine matrix, with plain numbers, which is faster."""
     (a, b, c), (d, e, f) = matrix[:2].tolist()
     height, width = image.shape[:2]
     xs = (c, a * width + c, b * height + c, (a * width + b * height) + c)
@@ -184,7 +163,7 @@ def _bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
 
 
 def _projected_bounds(image: Image, matrix: Matrix) -> tuple[float, float, float, float]:
-    """The same after a matrix with perspective."""
+    """Return the upright box around an image after a matrix with perspective."""
     corners = _project_corners(_whole(image), matrix)[0]
     (first_x, first_y), (last_x, last_y) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     return first_x, first_y, last_x, last_y
@@ -206,17 +185,17 @@ def _corners(xyxy: npt.NDArray[Any]) -> Float64s:
 
 
 def transform_corners(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
-    """The four corners of boxes (N, 4) after an affine matrix: float64 (N, 4, 2)."""
+    """Return the four corners of boxes (N, 4) after an affine matrix: float64 (N, 4, 2)."""
     return np.asarray(_corners(xyxy) @ matrix[:2, :2].T + matrix[:2, 2])
 
 
 def _depths(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
-    """What a perspective divides each corner by, (N, 4); not above 0 where no point of the canvas shows it."""
+    """Return the divisor of each corner under a perspective, (N, 4); 0 or less where the corner is not visible."""
     return np.asarray(_corners(xyxy) @ matrix[2, :2] + matrix[2, 2])
 
 
 def _project(points: Float64s, matrix: Matrix) -> Float64s:
-    """Points (..., 2) after any matrix."""
+    """Return points (..., 2) after any matrix."""
     return np.asarray(
         (points @ matrix[:2, :2].T + matrix[:2, 2]) / (points @ matrix[2, :2] + matrix[2, 2])[..., None], np.float64
     )
@@ -226,8 +205,8 @@ def _project_corners(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
     return _project(_corners(xyxy), matrix)
 
 
-def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, int]) -> Objects:
-    """Objects after a matrix, as the upright boxes of what is left of each on the canvas; what is hardly left goes."""
+def transform_objects(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[int, int]) -> ImageObjects:
+    """Return objects after a matrix, as upright boxes of their visible parts; drop objects that are mostly outside."""
     if not _is_upright(matrix):
         return _transform_turned(objects, matrix, canvas_hw)
     scale, shift = matrix[[0, 1, 0, 1], [0, 1, 0, 1]], matrix[[0, 1, 0, 1], 2]
@@ -236,23 +215,23 @@ def transform_objects(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, in
     whole = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
     clipped = clip_xyxy(whole, canvas_hw)
     visible = area_xyxy(clipped) > MIN_VISIBLE_SHARE * area_xyxy(whole)
-    return _left_of(objects, clipped, visible)
+    return _visible_objects(objects, clipped, visible)
 
 
-def _left_of(objects: Objects, clipped: Float64s, visible: npt.NDArray[np.bool_]) -> Objects:
+def _visible_objects(objects: ImageObjects, clipped: Float64s, visible: npt.NDArray[np.bool_]) -> ImageObjects:
     sides = clipped[:, 2:] - clipped[:, :2]
     keep = visible & (sides >= MIN_SIDE_PX).all(axis=1)
-    return Objects(clipped.astype(np.float32), objects.labels, objects.ignore)[keep]
+    return ImageObjects(clipped.astype(np.float32), objects.labels, objects.ignore)[keep]
 
 
-def _transform_turned(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, int]) -> Objects:
-    """The same under rotation, shear and perspective, where clipping the upright box would leave it too large.
+def _transform_turned(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[int, int]) -> ImageObjects:
+    """Return objects after rotation, shear or perspective, where clipping the upright box would leave it too large.
 
-    The border of the canvas is taken back to the source, where every point of it lies in front of the horizon, and cuts
-    the boxes there; the bounds of what is left are taken on the canvas.
+    The border of the canvas is projected back to the source, where every point of it lies in front of the horizon, and
+    cuts the boxes there; the bounds of the remaining polygon are taken on the canvas.
     """
     height, width = canvas_hw
-    with np.errstate(divide="ignore", invalid="ignore"):  # corners at the horizon; the depths tell them apart
+    with np.errstate(divide="ignore", invalid="ignore"):  # corners at the horizon, which the depths identify
         corners = _project_corners(objects.xyxy, matrix)
     bounds = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     in_front = (_depths(objects.xyxy, matrix) > 0).all(axis=1)
@@ -270,11 +249,11 @@ def _transform_turned(objects: Objects, matrix: Matrix, canvas_hw: tuple[int, in
             points = _project(polygon, matrix)
             bounds[row] = *points.min(axis=0), *points.max(axis=0)
     bounds[~visible] = 0
-    return _left_of(objects, clip_xyxy(bounds, canvas_hw), visible)
+    return _visible_objects(objects, clip_xyxy(bounds, canvas_hw), visible)
 
 
 def _cut(polygon: Float64s, box_xyxy: Float64s) -> Float64s:
-    """The part of a convex polygon (K, 2) inside a box (Sutherland and Hodgman 1974), one side of it after another."""
+    """Return the part of a convex polygon (K, 2) inside a box, cut side by side (Sutherland and Hodgman 1974)."""
     for axis, sign, bound in ((0, 1, box_xyxy[0]), (1, 1, box_xyxy[1]), (0, -1, box_xyxy[2]), (1, -1, box_xyxy[3])):
         inside_px = sign * (polygon[:, axis] - bound)
         points: list[Float64s] = []

@@ -14,5 +14,5 @@ from detector.data.augment.augment_config import AugmentConfig
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(settings))}.* want"):
+    with pytest.raises(ValueError, match=f"expected .*{next(iter(settings))}.*, got"):
         AugmentConfig(**settings)

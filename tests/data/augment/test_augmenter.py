@@ -1,4 +1,4 @@
-"""The whole recipe: today's draws and pixels, bit for bit, and boxes against what was painted."""
+"""The whole recipe: draws and pixels bit for bit against a reference, and boxes against painted pixels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 from detector.data.augment import augmenter as module
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.augmenter import Read, Recipe, Source, greatest_zoom
-from detector.data.augment.warp import Objects
+from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 
 CANVAS_HW = (96, 128)
@@ -30,11 +31,11 @@ def source(index: int) -> Source:
     image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 1.5)
     corners = rng.uniform(0, 0.5, (2, 2)) * [width, height]
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (2, 2)) * [width, height]], axis=1)
-    return image, Objects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
+    return image, ImageObjects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
 
 
 def recipe(config: AugmentConfig, canvas_hw: tuple[int, int] = CANVAS_HW) -> Recipe:
-    return Recipe(config, canvas_hw, 3, "letterbox", NUM_SOURCES)
+    return Recipe(config, Canvas(canvas_hw, 3, "letterbox"), NUM_SOURCES)
 
 
 # ---- the default recipe, written down a second time: published numbers depend on its draws and on its arithmetic
@@ -102,7 +103,7 @@ def plain_default(index: int, config: AugmentConfig, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_default_recipe_draws_and_paints_what_it_always_did(seed: int) -> None:
+def test_the_default_recipe_gives_the_same_bits_as_its_reference(seed: int) -> None:
     index = seed % NUM_SOURCES
     image, objects = recipe(AugmentConfig()).varied(index, source, np.random.default_rng((7, seed, index)))
     wanted, boxes, labels = plain_default(index, AugmentConfig(), np.random.default_rng((7, seed, index)))
@@ -127,7 +128,7 @@ def test_a_closing_image_is_letterboxed_mirrored_and_recoloured(seed: int) -> No
 
 def test_a_source_that_fills_the_canvas_is_not_recoloured_itself() -> None:
     image = np.full((*CANVAS_HW, 3), (200, 40, 90), np.uint8)
-    none = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+    none = ImageObjects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
     changed, _, _ = recipe(AugmentConfig(flip_horizontal=0)).letterboxed(
         0, lambda index: (image, none), np.random.default_rng(0)
     )
@@ -154,7 +155,7 @@ def painted(num_each: int, chosen: int) -> Read:
             if index * num_each + number == chosen:
                 image[box[1] : box[3], box[0] : box[2]] = 255
         labels = np.arange(num_each) + index * num_each
-        return image, Objects(np.array(boxes, np.float32), labels, np.zeros(num_each, bool))
+        return image, ImageObjects(np.array(boxes, np.float32), labels, np.zeros(num_each, bool))
 
     return read
 
@@ -215,7 +216,7 @@ def test_turned_boxes_are_those_of_the_painted_pixels(name: str) -> None:
     assert np.mean(distances) <= 0.5
 
 
-def test_what_is_mixed_in_and_pasted_keeps_its_boxes() -> None:
+def test_mixed_and_pasted_objects_keep_their_boxes() -> None:
     for config in (replace(STILL, mixup=1.0), replace(STILL, copy_paste=1.0, scale=0.3, flip_horizontal=0.5)):
         for seed in range(6):
             _, objects = recipe(config, CANVAS).varied(0, painted(4, -1), np.random.default_rng(seed))
@@ -251,7 +252,7 @@ def test_a_training_image_is_a_function_of_its_generator() -> None:
 @pytest.mark.parametrize(
     "change", [{"grayscale": 1.0}, {"blur": 5.0}, {"noise": 40.0}, {"jpeg": 95.0}, {"cutout": 0.4}], ids=str
 )
-def test_what_changes_pixels_only_moves_no_box(change: dict[str, float]) -> None:
+def test_pixel_level_steps_move_no_box(change: dict[str, float]) -> None:
     plain = recipe(STILL).varied(2, source, np.random.default_rng(1))
     config = replace(STILL, degraded_share=1.0, **change)  # type: ignore[arg-type]  # the keys above are all floats
     changed = recipe(config).varied(2, source, np.random.default_rng(1))
@@ -280,9 +281,7 @@ def test_no_recipe_writes_into_its_sources() -> None:
     [{}, {"scale": 0.9}, {"shear": 20.0}, {"perspective": 0.4}, {"crop": 1.0}, {"degrees": 45.0}, {"mosaic": 1.0}],
     ids=str,
 )
-def test_no_recipe_shows_a_source_larger_than_it_says(
-    change: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_recipe_exceeds_its_stated_zoom(change: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(STILL, **({"scale": 0.3} | change))  # type: ignore[arg-type]  # floats, as above
     matrices: list[npt.NDArray[np.float64]] = []
     monkeypatch.setattr(module, "warp_into", lambda canvas, image, matrix: matrices.append(matrix))

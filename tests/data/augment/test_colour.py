@@ -21,7 +21,7 @@ def noise(image_hw: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.ND
     return np.random.default_rng(seed).integers(0, 256, (*image_hw, channels), dtype=np.uint8)
 
 
-def test_recolouring_by_nothing_is_the_identity() -> None:
+def test_recolouring_with_zero_strength_is_the_identity() -> None:
     image = noise((32, 32))
     assert np.array_equal(random_hsv(image.copy(), STILL, np.random.default_rng(0)), image)
 
@@ -106,7 +106,7 @@ def test_noise_saturates_and_never_wraps() -> None:
     assert noisy(np.zeros((50, 50, 3), np.uint8), 20.0, 0).max() < 155
 
 
-def test_compression_does_what_pillow_does() -> None:
+def test_compression_agrees_with_pillow() -> None:
     smooth = cv2.GaussianBlur(noise((96, 128)), (0, 0), 4)
     out = io.BytesIO()
     Image.fromarray(smooth).save(out, "JPEG", quality=30, subsampling=2)
@@ -127,7 +127,7 @@ def test_other_channel_counts_pass_every_degradation(channels: int) -> None:
     assert not np.array_equal(changed, image)
 
 
-def test_each_degradation_acts_on_its_share_and_what_is_off_draws_nothing() -> None:
+def test_each_degradation_acts_on_its_share_and_draws_nothing_when_off() -> None:
     image = noise((16, 16))
     rng = np.random.default_rng(0)
     config = replace(STILL, noise=50, degraded_share=0.25)

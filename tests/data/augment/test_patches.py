@@ -7,20 +7,20 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.patches import MAX_CUT_OUT, MAX_PASTED_OVER, crop_to, crop_window, cut_out, paste_objects
-from detector.data.augment.warp import Objects
 from detector.structures.letterbox import PADDING_VALUE
 
 IMAGE_HW = (90, 120)
 PASTE = AugmentConfig(copy_paste=1.0, scale=0.3, flip_horizontal=0.5)
 
 
-def random_objects(seed: int, num: int = 5, image_hw: tuple[int, int] = IMAGE_HW) -> Objects:
+def random_objects(seed: int, num: int = 5, image_hw: tuple[int, int] = IMAGE_HW) -> ImageObjects:
     rng = np.random.default_rng((1, seed))
     size_wh = np.array(image_hw[::-1])
     corners = rng.uniform(0, 0.85, (num, 2)) * size_wh
     boxes = np.concatenate([corners, np.minimum(corners + rng.uniform(3, 30, (num, 2)), size_wh)], axis=1)
-    return Objects(boxes.astype(np.float32), np.arange(num) + 100 * seed, np.zeros(num, bool))
+    return ImageObjects(boxes.astype(np.float32), np.arange(num) + 100 * seed, np.zeros(num, bool))
 
 
 def overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
@@ -49,7 +49,7 @@ def test_a_window_holds_an_object_and_cuts_none(seed: int) -> None:
 
 
 def test_windows_are_of_many_sizes_and_places() -> None:
-    one = Objects(np.array([[50, 40, 60, 50]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
+    one = ImageObjects(np.array([[50, 40, 60, 50]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
     windows = np.array([crop_window(one, IMAGE_HW, np.random.default_rng(seed)) for seed in range(200)])
     width_shares = (windows[:, 2] - windows[:, 0]) / IMAGE_HW[1]
     assert 0.3 <= width_shares.min() < 0.4
@@ -58,7 +58,7 @@ def test_windows_are_of_many_sizes_and_places() -> None:
 
 
 def test_an_object_as_large_as_the_image_keeps_all_of_it() -> None:
-    one = Objects(np.array([[0, 0, 120, 90]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
+    one = ImageObjects(np.array([[0, 0, 120, 90]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
     assert crop_window(one, IMAGE_HW, np.random.default_rng(0)) == (0, 0, 120, 90)
 
 
@@ -67,7 +67,9 @@ def test_without_an_object_there_is_no_window_and_ignored_regions_may_be_cut() -
     objects = random_objects(0)
     assert crop_window(objects[np.zeros(5, bool)], IMAGE_HW, rng) is None
     assert crop_window(replace(objects, ignore=np.ones(5, bool)), IMAGE_HW, rng) is None
-    crowd = Objects(np.array([[0, 0, 120, 90], [50, 40, 60, 50]], np.float32), np.arange(2), np.array([True, False]))
+    crowd = ImageObjects(
+        np.array([[0, 0, 120, 90], [50, 40, 60, 50]], np.float32), np.arange(2), np.array([True, False])
+    )
     windows = [crop_window(crowd, IMAGE_HW, np.random.default_rng(seed)) for seed in range(10)]
     assert any(window != (0, 0, 120, 90) for window in windows)
 
@@ -75,7 +77,7 @@ def test_without_an_object_there_is_no_window_and_ignored_regions_may_be_cut() -
 def test_cropping_shifts_the_boxes_with_the_pixels_and_copies_nothing() -> None:
     image = np.zeros((*IMAGE_HW, 3), np.uint8)
     image[30:50, 40:70] = 255
-    objects = Objects(np.array([[40, 30, 70, 50], [0, 0, 9, 9]], np.float32), np.arange(2), np.zeros(2, bool))
+    objects = ImageObjects(np.array([[40, 30, 70, 50], [0, 0, 9, 9]], np.float32), np.arange(2), np.zeros(2, bool))
     cropped, left = crop_to(image, objects, (20, 10, 100, 80))
     assert np.shares_memory(cropped, image)
     assert cropped.shape == (70, 80, 3)
@@ -96,7 +98,7 @@ def test_a_pasted_object_is_where_its_box_is(seed: int) -> None:
     right, bottom = rng.integers(45, 90, 2)
     image[top:bottom, left:right] = 255
     box = np.array([[left, top, right, bottom]], np.float32)
-    others = Objects(box, np.array([7]), np.zeros(1, bool))
+    others = ImageObjects(box, np.array([7]), np.zeros(1, bool))
     none = others[np.zeros(1, bool)]
     found = paste_objects(canvas, none, image, others, PASTE, rng)
     assert found.labels.tolist() == [7]
@@ -110,7 +112,7 @@ def test_a_pasted_object_is_where_its_box_is(seed: int) -> None:
 @pytest.mark.parametrize("mirrored", [0.0, 1.0])
 def test_a_box_between_pixels_is_pasted_between_pixels(mirrored: float) -> None:
     canvas, image = np.zeros((40, 40, 1), np.uint8), np.arange(400, dtype=np.uint8).reshape(20, 20, 1)
-    others = Objects(np.array([[2.25, 3.5, 9.75, 12]], np.float32), np.array([7]), np.zeros(1, bool))
+    others = ImageObjects(np.array([[2.25, 3.5, 9.75, 12]], np.float32), np.array([7]), np.zeros(1, bool))
     config = replace(PASTE, scale=0, flip_horizontal=mirrored)
     found = paste_objects(canvas, others[np.zeros(1, bool)], image, others, config, np.random.default_rng(0))
     rows, columns = np.nonzero(canvas[..., 0])
@@ -121,7 +123,7 @@ def test_a_box_between_pixels_is_pasted_between_pixels(mirrored: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_pasted_hides_little_of_anything(seed: int) -> None:
+def test_pasted_objects_hide_little_of_other_objects(seed: int) -> None:
     canvas = np.zeros((*IMAGE_HW, 3), np.uint8)
     present, others = random_objects(seed, 4), random_objects(seed + 50, 12)
     image = np.full((*IMAGE_HW, 3), 255, np.uint8)
@@ -138,10 +140,10 @@ def test_what_is_pasted_hides_little_of_anything(seed: int) -> None:
     assert (found.xyxy[:, 2:] <= IMAGE_HW[::-1]).all()
 
 
-def test_pasting_takes_the_share_it_is_told_and_no_ignored_region() -> None:
+def test_pasting_uses_the_configured_share_and_no_ignored_region() -> None:
     canvas, image = np.zeros((640, 640, 3), np.uint8), np.full((640, 640, 3), 9, np.uint8)
     corners = np.random.default_rng(0).uniform(0, 600, (200, 2))
-    many = Objects(
+    many = ImageObjects(
         np.concatenate([corners, corners + 4], axis=1).astype(np.float32), np.arange(200), np.zeros(200, bool)
     )
     none = many[np.zeros(200, bool)]
@@ -153,7 +155,7 @@ def test_pasting_takes_the_share_it_is_told_and_no_ignored_region() -> None:
 
 def test_an_object_that_does_not_fit_is_left_out() -> None:
     canvas, image = np.zeros((50, 50, 3), np.uint8), np.full((50, 50, 3), 9, np.uint8)
-    whole = Objects(np.array([[0, 0, 50, 50]], np.float32), np.arange(1), np.zeros(1, bool))
+    whole = ImageObjects(np.array([[0, 0, 50, 50]], np.float32), np.arange(1), np.zeros(1, bool))
     none = whole[np.zeros(1, bool)]
     results = [paste_objects(canvas, none, image, whole, PASTE, np.random.default_rng(s)) for s in range(20)]
     assert {len(found.labels) for found in results} == {0, 1}  # zoomed in it does not, zoomed out it does
@@ -163,7 +165,7 @@ def test_an_object_that_does_not_fit_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rectangles_hide_no_more_than_they_may(seed: int) -> None:
+def test_rectangles_hide_no_more_than_the_limit(seed: int) -> None:
     canvas = np.full((*IMAGE_HW, 3), 255, np.uint8)
     objects = random_objects(seed)
     cut_out(canvas, objects, 0.5, np.random.default_rng(seed))

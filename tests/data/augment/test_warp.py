@@ -8,11 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.warp import (
     MIN_SIDE_PX,
     MIN_VISIBLE_SHARE,
     Matrix,
-    Objects,
     blank_canvas,
     mosaic_places,
     nine_places,
@@ -32,9 +32,9 @@ STILL = AugmentConfig(
 CANVAS_HW = (96, 128)
 
 
-def objects_of(boxes: list[list[float]]) -> Objects:
+def objects_of(boxes: list[list[float]]) -> ImageObjects:
     num = len(boxes)
-    return Objects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
+    return ImageObjects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
 
 
 def noise(image_hw: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -80,7 +80,7 @@ def test_pixels_go_where_the_boxes_go(seed: int) -> None:
         assert (found[0, 2:] >= np.array(painted[2:]) - 1).all()
 
 
-def test_most_of_the_random_boxes_above_lie_inside() -> None:
+def test_most_random_boxes_of_the_previous_test_lie_inside() -> None:
     """Otherwise the test above would compare little."""
     rng = np.random.default_rng(0)
     config = replace(STILL, scale=0.4, translate=0.2, degrees=30, shear=8)
@@ -198,7 +198,7 @@ def test_boxes_are_clipped_to_the_canvas() -> None:
         ([200, 10, 260, 60], False),  # wholly outside
     ],
 )
-def test_what_is_hardly_left_is_dropped_with_its_label_and_flag(box: list[float], is_kept: bool) -> None:
+def test_objects_mostly_outside_are_dropped_with_their_labels_and_flags(box: list[float], is_kept: bool) -> None:
     assert (MIN_VISIBLE_SHARE, MIN_SIDE_PX) == (0.1, 2.0)
     found = transform_objects(objects_of([[1, 1, 20, 20], box, [30, 30, 50, 50]]), np.eye(3), CANVAS_HW)
     assert found.labels.tolist() == ([0, 1, 2] if is_kept else [0, 2])
@@ -206,17 +206,17 @@ def test_what_is_hardly_left_is_dropped_with_its_label_and_flag(box: list[float]
     assert len(found.xyxy) == len(found.labels)
 
 
-def test_no_objects_stay_no_objects() -> None:
+def test_an_empty_set_of_objects_stays_empty() -> None:
     found = transform_objects(objects_of([]), translation(5, 5), CANVAS_HW)
     assert found.xyxy.shape == (0, 4)
-    assert Objects.joined([found, objects_of([[1, 2, 3, 4]])]).labels.tolist() == [0]
+    assert ImageObjects.joined([found, objects_of([[1, 2, 3, 4]])]).labels.tolist() == [0]
 
 
 # ---- turned boxes: what the border cuts off does not count
 
 
 def cloud_on_canvas(box: list[float], matrix: Matrix) -> tuple[npt.NDArray[np.float64], float]:
-    """Where a dense cloud of points inside a box lands on the canvas, and the share of it that does: a slow way."""
+    """Return the bounds of a dense cloud of points of a box on the canvas, and the share of visible points."""
     xs, ys = np.meshgrid(np.linspace(box[0], box[2], 200), np.linspace(box[1], box[3], 200))
     points = np.stack([xs.ravel(), ys.ravel(), np.ones(xs.size)], axis=1) @ matrix.T
     points = points[points[:, 2] > 0]
@@ -252,7 +252,7 @@ def test_a_corner_that_is_cut_off_no_longer_widens_a_turned_box() -> None:
     assert found.tolist() == pytest.approx([64, 0, 64 + 80 / np.sqrt(2), 10 + 40 / np.sqrt(2)], abs=1e-4)
 
 
-def test_what_lies_behind_the_horizon_is_dropped_and_what_crosses_it_is_cut() -> None:
+def test_objects_behind_the_horizon_are_dropped_and_those_across_it_are_cut() -> None:
     tilt = translation(64, 48) @ np.array([[1, 0, 0], [0, 1, 0], [1 / 100, 0, 1]]) @ translation(-64, -48)
     boxes = [[-400, 0, -200, 96], [-300, 10, 100, 80], [64, 40, 80, 60]]
     found = transform_objects(objects_of(boxes), tilt, CANVAS_HW)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.data.dataset import CocoDataset, SplitConfig
+from detector.data.coco_dataset import CocoDataset, SplitConfig
 from detector.data.doctor.examination import examine, read_splits
 from detector.data.doctor.findings import Report
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.dataset import CocoDataset
+from detector.data.coco_dataset import CocoDataset
 from detector.data.doctor.class_checks import mirror_images
 from detector.data.doctor.examination import examine, read_splits
 

@@ -8,10 +8,11 @@ import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import read_coco
+from detector.data.coco_dataset import CocoDataset
 from detector.data.darknet_lists import DarknetDataset
-from detector.data.dataset import CocoDataset, ShapesDataset
 from detector.data.doctor.examination import examine, read_splits
 from detector.data.doctor.findings import ADVICE, SCHEMA_VERSION
+from detector.data.shapes_dataset import ShapesDataset
 from detector.data.yolo_dataset import YoloDataset
 from detector.errors import DatasetError
 
