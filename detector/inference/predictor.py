@@ -19,55 +19,14 @@ from detector.inference.runtime import Runtime
 from detector.inference.views import Found, View, Views, ViewsConfig
 from detector.media.images import LoadedImage, as_png
 from detector.media.sources import ImageSource
-from detector.structures.letterbox import ARITHMETICS, FITS, Image, Letterbox
+from detector.structures.canvas import InputConfig
+from detector.structures.letterbox import Image, Letterbox
 from detector.structures.selection import SelectConfig, require_within, select
 from detector.structures.types import Detections
 
 _NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
 # With several looks at an image, images are gathered until they fill this many batches; the last one is not full.
 _NUM_FILLED = 4
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """What the network sees.
-
-    Attributes:
-        size: side of the square canvas in pixels, or its (height, width); a multiple of the model's largest stride.
-        channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
-        fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
-        arithmetic: how evaluation and prediction resize: `opencv`, or `darknet` for the numbers that Darknet computes.
-            Training images are resized by OpenCV either way, as Darknet's own are.
-        multi_scale: how far the canvas of a training batch may be smaller or larger, as a share of the configured size,
-            0 <= multi_scale < 1; its sides are multiples of the model's largest stride. Evaluation, prediction and the
-            closing part of training have the configured size.
-    """
-
-    size: int | tuple[int, int] = 640
-    channels: int = 3
-    fit: str = "letterbox"
-    arithmetic: str = "opencv"
-    multi_scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.canvas_hw) < 1 or self.channels < 1:
-            raise ValueError(f"input wants a size and channels of at least 1, found {self.size} and {self.channels}")
-        if self.fit not in FITS:
-            raise ValueError(f"input.fit wants {' or '.join(FITS)}, found {self.fit!r}")
-        if self.arithmetic not in ARITHMETICS:
-            raise ValueError(f"input.arithmetic wants {' or '.join(ARITHMETICS)}, found {self.arithmetic!r}")
-        if not 0 <= self.multi_scale < 1:
-            raise ValueError(f"input.multi_scale wants 0 <= multi_scale < 1, found {self.multi_scale}")
-
-    @property
-    def canvas_hw(self) -> tuple[int, int]:
-        """Height and width of the canvas."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def letterbox(self, image: Image) -> Letterbox:
-        """How an image (H, W, C) is fitted to the canvas in evaluation and prediction."""
-        image_hw = (image.shape[0], image.shape[1])
-        return Letterbox.fit(image_hw, self.canvas_hw, self.fit, arithmetic=self.arithmetic)
 
 
 @dataclass(frozen=True)
@@ -152,8 +111,7 @@ class Predictor:
         runtime.check_image_hw(input_config.canvas_hw)
         self.runtime, self.input, self._batch_size = runtime, input_config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
-        how = input_config.canvas_hw, input_config.fit, input_config.arithmetic, runtime.check_image_hw
-        self._views = Views(views or ViewsConfig(), *how)
+        self._views = Views(views or ViewsConfig(), input_config, runtime.check_image_hw)
         self.views = self._views.config
 
     @torch.inference_mode()

@@ -16,6 +16,7 @@ from torch import Tensor
 from detector.errors import ConfigError
 from detector.inference.box_fusion import fuse
 from detector.structures.boxes import Boxes, area_xyxy, clip_xyxy
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Image, Letterbox
 from detector.structures.selection import SelectConfig, select_labelled
 
@@ -160,31 +161,29 @@ class Views:
     def __init__(
         self,
         config: ViewsConfig,
-        canvas_hw: tuple[int, int],
-        fit: str,
-        arithmetic: str,
+        canvas: InputConfig,
         check_image_hw: Callable[[tuple[int, int]], None],
     ) -> None:
         """Chooses the canvases.
 
         Args:
             config: the configuration.
-            canvas_hw: height and width of the canvas at scale 1.
-            fit: one of `letterbox.FITS`.
-            arithmetic: one of `letterbox.ARITHMETICS`.
+            canvas: the canvas at scale 1.
             check_image_hw: raises a `ValueError` where the network does not take a size.
 
         Raises:
             ConfigError: the network takes no canvas near a scale.
         """
-        self.config, self._fit, self._arithmetic = config, fit, arithmetic
+        self.config, self._canvas = config, canvas
         # Two scales near each other may have one canvas.
-        self._canvases = tuple(dict.fromkeys(_scaled(canvas_hw, scale, check_image_hw) for scale in config.scales))
+        self._canvases = tuple(
+            dict.fromkeys(_scaled(canvas.canvas_hw, scale, check_image_hw) for scale in config.scales)
+        )
 
     def of(self, image_hw: tuple[int, int]) -> list[View]:
         """The looks at an image of height and width `image_hw`."""
         return [
-            View(region, Letterbox.fit(_hw(region), canvas_hw, self._fit, arithmetic=self._arithmetic), flip, reach)
+            View(region, self._canvas.letterbox_of(_hw(region), canvas_hw), flip, reach)
             for region, reach in self._regions(image_hw)
             for canvas_hw in self._canvases
             for flip in ((False, True) if self.config.flip else (False,))

@@ -14,12 +14,13 @@ import torch
 from detector.errors import MediaError, StreamError
 from detector.inference import pipeline
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result
-from detector.inference.predictor import InputConfig, Predictor, only_detections
+from detector.inference.predictor import Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.media.sources import FrameOrigin, ImageSource, Source, VideoSource
 from detector.media.streams import frames_of
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
 

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 from detector.errors import ConfigError, MediaError
-from detector.inference.predictor import InputConfig, Prediction, Predictor, only_detections
+from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -222,7 +223,7 @@ def test_an_input_size_that_does_not_suit_the_model_is_refused() -> None:
         ({"size": 0}, "at least 1"),
         ({"size": (64, -1)}, "at least 1"),
         ({"channels": 0}, "at least 1"),
-        ({"fit": "crop"}, "input.fit wants letterbox or stretch, found 'crop'"),
+        ({"fit": "crop"}, "expected input.fit to be letterbox or stretch, got 'crop'"),
     ],
 )
 def test_an_impossible_input_is_refused(settings: dict[str, object], message: str) -> None:
@@ -272,7 +273,7 @@ def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
 def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Callable[..., DetectionConfig]) -> None:
     config = experiment("input.arithmetic=darknet", "input.fit=stretch")
     assert config.input == InputConfig(64, 3, "stretch", "darknet")
-    with pytest.raises(ConfigError, match=r"input.arithmetic wants opencv or darknet, found 'caffe'"):
+    with pytest.raises(ConfigError, match=r"expected input.arithmetic to be opencv or darknet, got 'caffe'"):
         experiment("input.arithmetic=caffe")
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.inference.views import View, Views, ViewsConfig
 from detector.media.sources import ImageSource
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig
 
@@ -54,8 +55,7 @@ def predictor(config: ViewsConfig, size: int = 64, batch_size: int = 4) -> Predi
 
 
 def views(config: ViewsConfig, size: int | tuple[int, int] = 64) -> Views:
-    canvas_hw = (size, size) if isinstance(size, int) else size
-    return Views(config, canvas_hw, "letterbox", "opencv", Finder().check_image_hw)
+    return Views(config, InputConfig(size), Finder().check_image_hw)
 
 
 def picture(image_hw: tuple[int, int], objects: list[tuple[int, int, int, int, int]]) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_scales_are_canvases_that_the_network_takes() -> None:
             raise ValueError("fixed")
 
     with pytest.raises(ConfigError, match=r"views.scales: the network takes no canvas near 640 px for scale 2"):
-        Views(ViewsConfig(scales=(1.0, 2.0)), (320, 320), "letterbox", "opencv", only_one)
+        Views(ViewsConfig(scales=(1.0, 2.0)), InputConfig(320), only_one)
 
 
 def test_words_name_every_look() -> None:
