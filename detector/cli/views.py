@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.inference.views import ViewsConfig
+from detector.inference.views import ViewsConfig
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:

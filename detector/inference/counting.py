@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,41 @@ Point = tuple[float, float]  # x and y, pixels of the source
 
 # Of a track only the last place is needed, for as long as it may come back; that many are more than a second has.
 _MAX_REMEMBERED = 10_000
+_MOST_PX = 1_000_000  # no picture is as large; far beyond, OpenCV draws for minutes or not at all
+
+
+def _points(values: Sequence[float]) -> list[Point]:
+    if len(values) % 2 or not all(abs(value) <= _MOST_PX for value in values):  # false for NaN too
+        raise ValueError(f"expected two numbers within -{_MOST_PX}..{_MOST_PX} for each point, got {_listed(values)}")
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def line_of(values: Sequence[float]) -> tuple[Point, Point]:
+    """Return the two points of a line given as x1, y1, x2, y2, pixels of the source.
+
+    Raises:
+        ValueError: these are not two different points.
+    """
+    points = _points(values)
+    if len(points) != 2 or points[0] == points[1]:
+        raise ValueError(f"expected two different points X1,Y1,X2,Y2, got {_listed(values)}")
+    return points[0], points[1]
+
+
+def zone_of(values: Sequence[float]) -> tuple[Point, ...]:
+    """Return the corners of a polygon given as x1, y1, x2, y2, x3, y3, ..., pixels of the source.
+
+    Raises:
+        ValueError: these are not at least three different corners.
+    """
+    points = _points(values)
+    if len(set(points)) < 3:
+        raise ValueError(f"expected at least three different corners X,Y, got {_listed(values)}")
+    return tuple(points)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 @dataclass
@@ -50,6 +85,36 @@ class ZoneCount:
     corners: tuple[Point, ...]
     present: Counter[str] = field(default_factory=Counter)
     distinct: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of the tracks of one video up to one of its frames.
+
+    Attributes:
+        lines: one count for each line.
+        zones: one count for each zone.
+    """
+
+    lines: tuple[LineCount, ...]
+    zones: tuple[ZoneCount, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        return {
+            "lines": [
+                {"line": [*line.start, *line.end], "to_right": dict(line.to_right), "to_left": dict(line.to_left)}
+                for line in self.lines
+            ],
+            "zones": [
+                {
+                    "zone": [value for corner in zone.corners for value in corner],
+                    "present": dict(zone.present),
+                    "distinct": dict(zone.distinct),
+                }
+                for zone in self.zones
+            ],
+        }
 
 
 @dataclass
@@ -112,26 +177,22 @@ class TrackCounts:
         for what, points in [] if self._is_checked else shapes:
             columns, rows = zip(*points, strict=True)
             if max(columns) <= 0 or max(rows) <= 0 or min(columns) >= width or min(rows) >= height:
-                shown = ",".join(f"{value:g}" for point in points for value in point)
-                raise ConfigError(f"a {what} on a picture of {width} x {height} pixels is wanted, found {shown}")
+                shown = _listed([value for point in points for value in point])
+                raise ConfigError(
+                    f"expected a {what} on a picture of {width} x {height} pixels, got {shown}; correct its points"
+                )
         self._is_checked = True
 
+    def so_far(self) -> Counts:
+        """Return a copy of the counts that later frames do not change."""
+        return Counts(
+            tuple(replace(c, to_right=c.to_right.copy(), to_left=c.to_left.copy()) for c in self.lines),
+            tuple(replace(c, present=c.present.copy(), distinct=c.distinct.copy()) for c in self.zones),
+        )
+
     def to_plain(self) -> dict[str, Any]:
-        """The counts as plain data."""
-        return {
-            "lines": [
-                {"line": [*line.start, *line.end], "to_right": dict(line.to_right), "to_left": dict(line.to_left)}
-                for line in self.lines
-            ],
-            "zones": [
-                {
-                    "zone": [value for corner in zone.corners for value in corner],
-                    "present": dict(zone.present),
-                    "distinct": dict(zone.distinct),
-                }
-                for zone in self.zones
-            ],
-        }
+        """Return the counts as plain data."""
+        return self.so_far().to_plain()
 
 
 def _side(point: Point, start: Point, end: Point) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError, MediaError
+from detector.inference.counting import Counts
 from detector.inference.runtime import Runtime
 from detector.inference.views import Found, View, Views, ViewsConfig
 from detector.media.images import LoadedImage, as_png
@@ -40,6 +41,7 @@ class Prediction:
         image: the image itself, uint8 (H, W, C), or None where it could not be read.
         warnings: what is odd about the image although it was read, a sentence each.
         track_ids: the track of each detection, int64 (N,), from 1; None where nothing was tracked.
+        counts: the tracks of its video counted so far over lines and in zones; None without any.
     """
 
     source: ImageSource
@@ -48,6 +50,7 @@ class Prediction:
     image: Image | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
     track_ids: npt.NDArray[np.int64] | None = None
+    counts: Counts | None = None
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the image with its detections."""
@@ -87,6 +90,7 @@ class Predictor:
     Attributes:
         runtime: what computes the boxes.
         input: what the network sees.
+        batch_size: images in a batch.
         views: how each image is looked at.
         class_names: name of each class.
         category_ids: category id of each class in the annotation file.
@@ -109,7 +113,7 @@ class Predictor:
             ConfigError: the network takes no canvas of a scale asked for.
         """
         runtime.check_image_hw(input_config.canvas_hw)
-        self.runtime, self.input, self._batch_size = runtime, input_config, batch_size
+        self.runtime, self.input, self.batch_size = runtime, input_config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         self._views = Views(views or ViewsConfig(), input_config, runtime.check_image_hw)
         self.views = self._views.config
@@ -131,8 +135,8 @@ class Predictor:
                 places[view.letterbox.canvas_hw].append((index, position))
         found: list[dict[int, Found]] = [{} for _ in images]
         for of_canvas in places.values():
-            for start in range(0, len(of_canvas), self._batch_size):
-                batch = of_canvas[start : start + self._batch_size]
+            for start in range(0, len(of_canvas), self.batch_size):
+                batch = of_canvas[start : start + self.batch_size]
                 looks = [(views[index][position], images[index]) for index, position in batch]
                 selections = [self._views.selection(config, len(views[index])) for index, _ in batch]
                 for (index, position), kept in zip(batch, self._look(looks, selections), strict=True):
@@ -154,7 +158,7 @@ class Predictor:
 
     def _boxes(self, canvases: Sequence[npt.NDArray[Any]]) -> tuple[Tensor, Tensor]:
         """All boxes and scores of up to a batch of canvases of one size, and of the blank ones that fill it up."""
-        batch = np.zeros((self._batch_size, *canvases[0].shape), canvases[0].dtype)
+        batch = np.zeros((self.batch_size, *canvases[0].shape), canvases[0].dtype)
         for row, canvas in zip(batch, canvases, strict=False):
             row[:] = canvas
         return self.runtime.boxes(batch)
@@ -186,8 +190,8 @@ class Predictor:
         return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
 
     def _require_fitting(self, images: Sequence[Image]) -> None:
-        if not 1 <= len(images) <= self._batch_size:
-            raise ValueError(f"Predictor wants 1 to {self._batch_size} images, found {len(images)}")
+        if not 1 <= len(images) <= self.batch_size:
+            raise ValueError(f"Predictor wants 1 to {self.batch_size} images, found {len(images)}")
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
         """One prediction per source, in order; a source that cannot be read gives a record that says why."""
@@ -215,10 +219,10 @@ class Predictor:
 
     def _is_enough(self, images: Sequence[Image]) -> bool:
         """Whether images fill a batch; of many looks at each, a few."""
-        if self.views.is_plain or len(images) >= self._batch_size:
-            return len(images) >= self._batch_size
+        if self.views.is_plain or len(images) >= self.batch_size:
+            return len(images) >= self.batch_size
         num_looks = sum(len(self._views.of((image.shape[0], image.shape[1]))) for image in images)
-        return num_looks >= _NUM_FILLED * self._batch_size
+        return num_looks >= _NUM_FILLED * self.batch_size
 
     @staticmethod
     def _answered(
@@ -232,7 +236,7 @@ class Predictor:
     def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
         queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()
         # Images in tiles are large, and keep the network busy for long.
-        most = 2 * self._batch_size if self.views.tile is None else _NUM_READERS
+        most = 2 * self.batch_size if self.views.tile is None else _NUM_READERS
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for source in sources:
                 queue.append((source, pool.submit(source.load, self.input.channels)))

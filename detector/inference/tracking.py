@@ -8,7 +8,6 @@ detector would throw away, to the objects that are left: an object half hidden k
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +16,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from detector.errors import ConfigError
 from detector.inference.predictor import Prediction
-from detector.media.sources import ImageSource, Source, VideoSource
+from detector.media.sources import VideoSource
 from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -287,14 +285,3 @@ class VideoTracks:
         track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, time_s)
         is_tracked = track_ids >= 0
         return replace(prediction, detections=prediction.detections[is_tracked], track_ids=track_ids[is_tracked])
-
-
-def require_videos(sources: Sequence[Source]) -> None:
-    """Refuses to track in sources without frames.
-
-    Raises:
-        ConfigError: a source is an image.
-    """
-    images = [source.name for source in sources if isinstance(source, ImageSource)]
-    if images:
-        raise ConfigError(f"tracks go through the frames of a video, found the image {images[0]}; give videos only")

@@ -234,6 +234,17 @@ def require_images(sources: Sequence[Source], who: str) -> list[ImageSource]:
     return images
 
 
+def require_videos(sources: Sequence[Source]) -> None:
+    """Reject sources without frames, in which nothing can be tracked.
+
+    Raises:
+        ConfigError: a source is an image.
+    """
+    images = [source.name for source in sources if isinstance(source, ImageSource)]
+    if images:
+        raise ConfigError(f"expected videos to track objects in, got the image {images[0]}; give videos only")
+
+
 def _one(given: Any, name: str, allow_url: bool) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:

@@ -18,12 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from detector.errors import MediaError
+from detector.config.registry import nearest
+from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
-from detector.media.drawing import as_rgb, draw_detections
+from detector.media.drawing import as_rgb
 from detector.media.file_names import FileNames, key_of, stem_of
 from detector.media.images import write_image
 from detector.media.sources import ImageSource, VideoSource
+from detector.media.video_writer import DEFAULT_CODEC, VideoWriter, require_codec
 from detector.structures.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from detector.structures.letterbox import Image
 from detector.structures.types import Detections
@@ -297,18 +299,72 @@ class MotWriter:
 
 
 class PictureWriter:
-    """`NAME.jpg`: each image with its detections drawn on it."""
+    """`NAME.jpg` of each image and one video of each video, annotated; a source in the folder is never overwritten.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
+    Attributes:
+        videos: paths of the videos, in the order in which they were begun.
+        warnings: deviations from the request, a sentence each.
+    """
 
-    def add(self, found: Found, stem: str) -> None:
-        """Draws and writes an image."""
-        if found.detections is not None and found.image is not None:
-            write_image(self.path / f"{stem}.jpg", draw_detections(found.image, found.detections))
+    def __init__(self, folder: Path, sources: Iterable[Path] = (), codec: str = DEFAULT_CODEC, stride: int = 1) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: the folder of results.
+            sources: files of all sources, whose names are avoided.
+            codec: codec of the videos, a key of `video_writer.CODECS`.
+            stride: the run looks at every `stride`-th frame; the videos keep their duration.
+
+        Raises:
+            ConfigError: an unknown codec.
+        """
+        require_codec(codec)
+        self._folder, self._codec, self._stride = folder, codec, stride
+        self._names = FileNames(folder, sources)
+        self._writers: dict[int, tuple[VideoSource, VideoWriter]] = {}  # by id: a video may be given twice
+        self.videos: list[Path] = []
+        self.warnings: list[str] = []
+
+    def write(self, source: ImageSource, picture: Image) -> None:
+        """Add an annotated frame to the video of its source, or write an annotated image as a file of its own.
+
+        Args:
+            source: the origin of the picture.
+            picture: uint8 (H, W, 3), RGB.
+
+        Raises:
+            MediaError: the picture cannot be written.
+        """
+        if source.frame is None:
+            write_image(self._folder / f"{self._names.of(source)}.jpg", picture)
+            return
+        video = source.frame.video
+        if id(video) not in self._writers:
+            if not video.is_live:  # files come one after another: the last one is complete
+                self._close(lambda other: not other.is_live)
+            path = self._folder / f"{self._names.free(stem_of(video.name))}.mp4"
+            fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
+            self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
+            self.videos.append(self._writers[id(video)][1].path)
+        self._writers[id(video)][1].write(picture)
+
+    def _close(self, is_done: Callable[[VideoSource], bool] = lambda video: True) -> None:
+        for key in [key for key, (video, _) in self._writers.items() if is_done(video)]:
+            _, writer = self._writers.pop(key)
+            self.warnings += writer.warnings
+            writer.close()
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Finish every video so that it can be played; where one fails, finish the others first.
+
+        Raises:
+            MediaError: a file does not hold the frames that were written.
+        """
+        try:
+            self._close()
+        finally:
+            if self._writers:
+                self.close()
 
 
 # By its name on the command line: makes the writer of a format from the folder, the names of the model's classes and
@@ -320,6 +376,51 @@ FORMATS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
     "txt": lambda folder, class_names, category_ids: TxtWriter(folder, class_names),
     "coco": lambda folder, class_names, category_ids: CocoWriter(folder, category_ids),
 }
+
+
+def require_format(name: str, who: str) -> None:
+    """Reject a format that does not exist.
+
+    Raises:
+        ConfigError: `name` is no key of `FORMATS`; `who` names the option that asked for it.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"{who}: no format is named {name!r}{nearest(name, FORMATS)}")
+
+
+def result_writers(
+    formats: Iterable[str],
+    folder: Path,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    *,
+    has_frames: bool = False,
+    has_tracks: bool = False,
+    has_crops: bool = False,
+) -> list[Writer]:
+    """Return a writer for each format, for tracks and for crops.
+
+    Records of frames may be endless, so they are written as lines (`jsonl`) instead of one document (`json`).
+
+    Args:
+        formats: keys of `FORMATS`.
+        folder: the folder of results.
+        class_names: name of each class of the model.
+        category_ids: category ids that COCO records may have.
+        has_frames: true if a source is a video or stream.
+        has_tracks: true if objects are tracked.
+        has_crops: true if each detection is written as a picture of its own.
+
+    Raises:
+        MediaError: a folder holds files already, or the disk refuses.
+    """
+    names = dict.fromkeys("jsonl" if has_frames and name == "json" else name for name in formats)
+    writers: list[Writer] = [
+        CsvWriter(folder, has_frames, has_tracks) if name == "csv" else FORMATS[name](folder, class_names, category_ids)
+        for name in names
+    ]
+    writers += [MotWriter(folder)] if has_tracks else []
+    return [*writers, CropWriter(folder, class_names)] if has_crops else writers
 
 
 def write_text(path: Path, text: str) -> None:

@@ -80,7 +80,7 @@ def test_images_are_not_tracked(
     image = sorted(trained.images.iterdir())[0]
     assert predict(trained, *([moving] if is_mixed else []), image, "--track", to=tmp_path / "out") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"found the image {image}; give videos only" in last
+    assert f"got the image {image}; give videos only" in last
     assert not (tmp_path / "out").exists()
 
 
@@ -111,7 +111,7 @@ def test_lines_and_zones_are_counted_written_and_drawn(
     assert "line 1: nothing to its right, nothing to its left" in said
     assert "zone 1: " in said
     assert predict(trained, moving, "--line", "0,900,64,900", to=tmp_path / "b") == 2
-    assert "a line on a picture of 64 x 64 pixels is wanted, found 0,900,64,900" in capsys.readouterr().err
+    assert "expected a line on a picture of 64 x 64 pixels, got 0,900,64,900" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 
 from detector.errors import ConfigError
 from detector.inference.predictor import Prediction
-from detector.inference.tracking import BoxFilters, TrackConfig, Tracker, VideoTracks, assign, require_videos
-from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.inference.tracking import BoxFilters, TrackConfig, Tracker, VideoTracks, assign
+from detector.media.sources import FrameOrigin, ImageSource, VideoSource, require_videos
 from detector.structures.boxes import cxcywh_to_xyxy
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -333,5 +333,5 @@ def test_a_frame_without_a_time_is_taken_by_its_number() -> None:
 
 def test_images_are_refused_by_name() -> None:
     require_videos([VideoSource("a.mp4", Path("a.mp4"))])
-    with pytest.raises(ConfigError, match=r"found the image b\.jpg; give videos only"):
+    with pytest.raises(ConfigError, match=r"got the image b\.jpg; give videos only"):
         require_videos([VideoSource("a.mp4", Path("a.mp4")), ImageSource("b.jpg", Path("b.jpg"))])

@@ -12,12 +12,14 @@ import torch
 from detector.data.csv_boxes import read_csv
 from detector.data.problems import Findings
 from detector.data.txt_labels import ListedImage, read_txt_labels
-from detector.errors import MediaError
+from detector.errors import ConfigError, MediaError
 from detector.evaluation.results_file import read_results
 from detector.evaluation.scoring_arrays import GroundTruth
 from detector.inference.predictor import Prediction
+from detector.media.drawing import draw_detections
 from detector.media.images import read_image, write_image
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.media.video import read_header
 from detector.media.writers import (
     FORMATS,
     CocoWriter,
@@ -247,9 +249,47 @@ def test_crops_are_the_pixels_of_each_box_in_a_folder_of_its_class(tmp_path: Pat
 
 
 def test_pictures_have_the_size_of_their_images(tmp_path: Path) -> None:
-    write_all(PictureWriter(tmp_path), found_on("a.jpg"), UNREAD, found_on("b.jpg", []))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image0.jpg", "image2.jpg"]
-    assert read_image(tmp_path / "image0.jpg").shape == (*HW, 3)
+    writer = PictureWriter(tmp_path)
+    for found in (found_on("a.jpg"), found_on("b.jpg", [])):
+        assert found.image is not None
+        assert found.detections is not None
+        writer.write(found.source, draw_detections(found.image, found.detections))
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+    assert read_image(tmp_path / "a.jpg").shape == (*HW, 3)
+
+
+def test_frames_are_added_to_the_video_of_their_source(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path, [tmp_path / "v.mp4"], codec="MJPG", stride=5)
+    videos = [VideoSource("a/v.mp4"), VideoSource("b/v.mp4")]
+    for video in videos:
+        for index in (0, 5, 10):
+            writer.write(on_frame(video, index, []).source, np.zeros((48, 64, 3), np.uint8))
+    writer.close()
+    assert writer.videos == [tmp_path / "v_2.avi", tmp_path / "v_3.avi"]  # v.mp4 is a source
+    headers = [read_header(path) for path in writer.videos]
+    assert [(h.num_frames, h.fps, h.image_hw) for h in headers] == [(3, 5, (48, 64))] * 2
+    with pytest.raises(ConfigError, match="a codec of mp4v, avc1, MJPG, VP90"):
+        PictureWriter(tmp_path, codec="h265")
+
+
+def test_a_file_that_cannot_be_ended_does_not_keep_the_others_open(tmp_path: Path) -> None:
+    closed = []
+
+    class Writer:
+        warnings = ()
+
+        def close(self) -> None:
+            closed.append(self)
+            raise MediaError(f"writer {len(closed)}")
+
+    pictures = PictureWriter(tmp_path)
+    for number in range(3):
+        video = VideoSource(str(number), tmp_path)
+        pictures._writers[number] = (video, Writer())  # type: ignore[assignment]  # stands in for one
+    with pytest.raises(MediaError):
+        pictures.close()
+    assert len(closed) == 3
 
 
 # --- what is there already -------------------------------------------------------------------------------------------
