@@ -88,5 +88,5 @@ def test_a_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
 
 def test_what_is_nowhere_on_the_picture_is_refused() -> None:
     for counts in (TrackCounts([((0, 300), (200, 300))]), TrackCounts(zones=[[(-9, 0), (-1, 0), (-1, 9)]])):
-        with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels is wanted"):
+        with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels, got "):
             counts.add(standing_at((20, 50)), ids(1))
