@@ -174,7 +174,7 @@ class Detector:
             require_videos(sources)
         if options.save_dir is not None:
             options = dataclasses.replace(options, save_dir=results_folder(options.save_dir, "predict"))
-        return _records(PredictionRun(predictor, sources, select, options))
+        return PredictionRun(predictor, sources, select, options).records()
 
     def run(
         self,
@@ -317,11 +317,6 @@ def _split(given: Mapping[str, Any], who: str) -> tuple[PredictionOptions, dict[
     options = {key: value for key, value in given.items() if key in own}
     settings = {key: value for key, value in given.items() if key not in own}
     return config_from_plain(PredictionOptions, options, who), settings
-
-
-def _records(run: PredictionRun) -> Iterator[Prediction]:
-    with run:
-        yield from run
 
 
 class Classifier:

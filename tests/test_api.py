@@ -161,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_an_error_in_predict_and_a_record_in_str
         model.predict(given)
     with pytest.raises(MediaError, match=r"none\.jpg: no such image"):
         model.predict(tmp_path / "none.jpg")
-    with pytest.raises(MediaError, match="a path, array, PIL image or tensor is wanted, found NoneType"):
+    with pytest.raises(MediaError, match="expected a path, array, PIL image or tensor, got NoneType"):
         model.predict(None)
     for batch_size in (1, 3):
         records = list(model.stream(given, batch_size=batch_size, confidence=0.0))

@@ -1,4 +1,4 @@
-"""Counts of tracks: over lines and in zones, by where their boxes stand, the middle of the lower side."""
+"""Counts of tracks over lines and in zones; the position of a track is the middle of the lower side of its box."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.structures.types import Detections
 Float64s = npt.NDArray[np.float64]
 Point = tuple[float, float]  # x and y, pixels of the source
 
-# Of a track only the last place is needed, for as long as it may come back; that many are more than a second has.
+# Only the last position of a track is needed, while it may come back; one second never has as many tracks.
 _MAX_REMEMBERED = 10_000
 _MOST_PX = 1_000_000  # no picture is as large; far beyond, OpenCV draws for minutes or not at all
 
@@ -57,13 +57,13 @@ def _listed(values: Sequence[float]) -> str:
 
 @dataclass
 class LineCount:
-    """How many tracks went over a line, seen along it from its first point to its second.
+    """Count of the tracks that crossed a line; left and right are as seen from its first point to its second.
 
     Attributes:
-        start: its first point.
-        end: its second point.
-        to_right: by class, how often a track came from its left to its right.
-        to_left: the other way.
+        start: the first point.
+        end: the second point.
+        to_right: crossings from left to right by class.
+        to_left: crossings from right to left by class.
     """
 
     start: Point
@@ -74,12 +74,12 @@ class LineCount:
 
 @dataclass
 class ZoneCount:
-    """How many tracks are and were in a zone.
+    """Count of the tracks in a zone.
 
     Attributes:
-        corners: of the polygon.
-        present: by class, tracks in it now.
-        distinct: by class, tracks that were in it at any time.
+        corners: corners of the polygon.
+        present: tracks in it now, by class.
+        distinct: tracks that were in it at any time, by class.
     """
 
     corners: tuple[Point, ...]
@@ -119,14 +119,14 @@ class Counts:
 
 @dataclass
 class _Trace:
-    """Where a track stood last, and the zones it was in."""
+    """Last position of a track, and the zones it was in."""
 
     foot: Point
     zones: set[int] = field(default_factory=set)
 
 
 class TrackCounts:
-    """The counts of one video.
+    """Counts of one video.
 
     Attributes:
         lines: one count for each line.
@@ -134,17 +134,17 @@ class TrackCounts:
     """
 
     def __init__(self, lines: Sequence[tuple[Point, Point]] = (), zones: Sequence[Sequence[Point]] = ()) -> None:
-        """Counts from zero; lines and zones in pixels of the source."""
+        """Begin with zero; lines and zones are in pixels of the source."""
         self.lines = [LineCount(*line) for line in lines]
         self.zones = [ZoneCount(tuple(zone)) for zone in zones]
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
         self._is_checked = False
 
     def add(self, detections: Detections, track_ids: npt.NDArray[np.int64]) -> None:
-        """Counts the tracks of one more frame.
+        """Count the tracks of the next frame.
 
         Raises:
-            ConfigError: a line or zone is nowhere on the picture.
+            ConfigError: a line or zone lies outside the picture.
         """
         self._check(detections.image_hw)
         boxes = detections.source_xyxy.double().cpu().numpy()
@@ -196,15 +196,15 @@ class TrackCounts:
 
 
 def _side(point: Point, start: Point, end: Point) -> float:
-    """Above 0 at the right of a line as one walks along it, on a picture, where y goes down."""
+    """Return a value above 0 for a point to the right of the line from start to end, where y points down."""
     return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
 
 
 def crossing(before: Point, after: Point, start: Point, end: Point) -> int:
-    """Whether a way leads over a line: 1 to its right, -1 to its left, 0 not.
+    """Return 1 if a move crosses a line to its right, -1 to its left, 0 if it does not cross it.
 
-    A point on the line counts as at its left, and one in line with the way's ends likewise, so that a way in several
-    steps crosses as often as it would in one.
+    A point on the line counts as left of it, and an end of the line on the path of the move likewise, so that a move in
+    several steps crosses as often as it would in one.
     """
     was_right, is_right = _side(before, start, end) > 0, _side(after, start, end) > 0
     is_between = (_side(start, before, after) > 0) != (_side(end, before, after) > 0)
@@ -212,7 +212,10 @@ def crossing(before: Point, after: Point, start: Point, end: Point) -> int:
 
 
 def is_inside(points: Float64s, corners: Sequence[Point]) -> npt.NDArray[np.bool_]:
-    """Which points, float64 (N, 2), lie in a polygon, bool (N,): a ray from them crosses an odd number of its sides."""
+    """Return a mask, bool (N,), of the points, float64 (N, 2), that lie in a polygon.
+
+    A ray from a point inside crosses an odd number of the sides.
+    """
     inside = np.zeros(len(points), np.bool_)
     x, y = points[:, 0], points[:, 1]
     for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True):

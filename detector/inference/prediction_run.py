@@ -17,12 +17,12 @@ from detector.inference.counting import Counts, TrackCounts, line_of, zone_of
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result, Stage
 from detector.inference.predictor import Prediction, Predictor
 from detector.inference.views import ViewsConfig
-from detector.media.file_names import FileNames
 from detector.media.sources import ImageSource, Source, VideoSource, require_videos
 from detector.media.streams import ReconnectConfig
 from detector.media.video_writer import DEFAULT_CODEC, require_codec
 from detector.media.writers import (
     CropWriter,
+    FileNames,
     PictureWriter,
     TxtWriter,
     Writer,
@@ -344,6 +344,11 @@ class PredictionRun:
             if self._on_picture is not None and result.picture is not None and not self._on_picture(result.picture):
                 self.stop()
         self._finish()
+
+    def records(self) -> Iterator[Prediction]:
+        """Enter the block and yield its records."""
+        with self:
+            yield from self
 
     def stop(self) -> None:
         """Read no further; what is on its way still comes. May be called by a signal's handler."""

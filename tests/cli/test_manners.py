@@ -129,7 +129,7 @@ def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp
             3,
             "nowhere.jpg: no such image, video, folder, glob, list file or camera",
         ),
-        (["predict", trained.weights, tmp_path], 3, "an image or video is wanted, found none"),
+        (["predict", trained.weights, tmp_path], 3, "expected an image or video, got none"),
         (["predict", trained.weights, trained.images, "--classes", "cirlce"], 2, "did you mean 'circle'?"),
         (["predict", trained.weights, trained.images, "--classes", "99"], 2, "the model knows no class '99'"),
         (["predict", trained.weights, trained.images, "predict.classes=[99]"], 2, "classes of 0 to 5, found 99"),

@@ -63,7 +63,7 @@ def test_labels_that_are_there_already_are_not_written_over(
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/000001.txt").write_text("0 0.5 0.5 1 1\n")
     assert predict(trained, tmp_path, "--format", "txt") == 3
-    assert "labels holds files, which are not written over; choose another folder" in capsys.readouterr().err
+    assert "labels holds files, which are not overwritten; choose another folder" in capsys.readouterr().err
     assert names_in(tmp_path) == ["labels/000001.txt"]
     assert (tmp_path / "labels/000001.txt").read_text() == "0 0.5 0.5 1 1\n"
 
@@ -108,20 +108,18 @@ def test_several_looks_are_no_matter_of_darknets_own_numbers(
 ) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--metric", "darknet", "--save-dir", str(tmp_path)]
     assert run([*words, "--flip"]) == 2
-    assert (
-        "one plain look at each image is wanted here, found views: the whole; mirrored too" in capsys.readouterr().err
-    )
+    assert "expected one plain view of each image, got views: the whole; mirrored too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--tile", "8"], "views.tile wants at least 32"),
+        (["--tile", "8"], "views.tile: expected at least 32"),
         (["--scales", "1,x"], "views.scales"),
         (["--scales", "99"], "99"),
         (["--overlap", "0.3"], "--overlap and --no-whole belong to images in tiles"),
         (["--no-whole", "--flip"], "--overlap and --no-whole belong to images in tiles"),
-        (["--merge", "fusion"], "--merge belongs to several looks"),
+        (["--merge", "fusion"], "--merge belongs to several views"),
     ],
 )
 def test_looks_that_make_no_sense_are_refused(

@@ -122,7 +122,7 @@ def test_what_is_no_video_ends_with_a_line_and_3(  # row 65
         (["rtsp://u:secret@127.0.0.1:9/x?a=b"], 2, "this would use the network; allow it by --allow-url"),
         (["rtsp://u:secret@127.0.0.1:9/x", "--allow-url", "--max-reconnect", "0"], 1, "cannot be reached"),  # row 74
         (["video.mp4", "--codec", "h265"], 2, "a codec of mp4v, avc1, MJPG, VP90 is wanted, found 'h265'"),
-        (["video.mp4", "--show"], 2, "--show wants a"),
+        (["video.mp4", "--show"], 2, "--show: expected a"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
@@ -151,7 +151,7 @@ def test_a_display_alone_does_not_make_a_window(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(show.cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
-    with pytest.raises(ConfigError, match="opens windows, found opencv-python-headless"):
+    with pytest.raises(ConfigError, match="opens windows, got opencv-python-headless"):
         show.require_display()
     monkeypatch.setattr(show.cv2, "getBuildInformation", lambda: "  GUI:                           QT5\n")
     show.require_display()

@@ -259,5 +259,5 @@ def test_a_lost_source_gives_its_error_and_files_beside_it_are_read(
 
 def test_impossible_settings_are_refused() -> None:
     for settings in ({"stride": 0}, {"workers": -1}):
-        with pytest.raises(ValueError, match="PipelineConfig wants stride >= 1 and workers >= 0"):
+        with pytest.raises(ValueError, match="PipelineConfig: expected stride >= 1 and workers >= 0"):
             PipelineConfig(**settings)

@@ -89,7 +89,7 @@ def test_one_call_and_a_stream_agree() -> None:
 
 @pytest.mark.parametrize("num_images", [0, 3])
 def test_more_images_than_a_batch_or_none_are_refused(num_images: int) -> None:
-    with pytest.raises(ValueError, match=f"wants 1 to 2 images, found {num_images}"):
+    with pytest.raises(ValueError, match=f"expected 1 to 2 images, got {num_images}"):
         predictor(batch_size=2).detect([picture(i) for i in range(num_images)], EVERYTHING)
 
 
@@ -138,7 +138,13 @@ def test_every_input_has_one_record_in_its_place(batch_size: int, tmp_path: Path
     made = predictor(batch_size)
     records = list(made.stream(mixed, EVERYTHING))
     assert [record.source for record in records] == mixed
-    reasons = ("no such file", "not an image (text)", "empty (0 bytes)", "it is a folder", "3 channels is wanted")
+    reasons = (
+        "no such file",
+        "not an image (text)",
+        "empty (0 bytes)",
+        "it is a folder",
+        "expected an image of 3 channels",
+    )
     for record, reason in zip([r for r in records if r.error], [*reasons[:3], reasons[4], reasons[3]], strict=True):
         assert record.detections is None
         assert record.image is None

@@ -112,7 +112,7 @@ def test_fp16_on_the_cpu_is_refused() -> None:
 
 
 def test_a_cuda_graph_on_the_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cuda_graph wants a CUDA device, found cpu; leave it out"):
+    with pytest.raises(ConfigError, match="cuda_graph: expected a CUDA device, got cpu; leave it out"):
         TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(cuda_graph=True))
 
 
@@ -153,7 +153,9 @@ def test_a_compiler_that_fails_is_an_error_in_words(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module.torch, "compile", lambda model, **settings: failing)
     runtime = TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(compile=True))
-    with pytest.raises(ConfigError, match=r"runtime.compile wants a compiler that torch can use.*no g\+\+.*leave it"):
+    with pytest.raises(
+        ConfigError, match=r"runtime.compile: expected a compiler that torch can use.*no g\+\+.*leave it"
+    ):
         runtime.boxes(canvases())
 
 

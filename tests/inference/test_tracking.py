@@ -172,7 +172,7 @@ def test_a_track_keeps_its_class_unless_told_otherwise() -> None:
 def test_each_class_may_have_a_threshold_of_its_own() -> None:
     tracker = Tracker(TrackConfig(class_high=(0.8, 0.2), low=0.1))
     assert tracker.update(found((*CAR, 0.7, 0), (*FAR, 0.3, 1)), 0).tolist() == [-1, 1]
-    with pytest.raises(ValueError, match="a score for each of 2 classes, found 1"):
+    with pytest.raises(ValueError, match="a score for each of 2 classes, got 1"):
         Tracker(TrackConfig(class_high=(0.8,))).update(found((*CAR, 0.7)), 0)
 
 
@@ -186,7 +186,7 @@ def test_speed_is_per_second_where_frames_come_unevenly() -> None:
 def test_times_that_stand_still_or_go_back_are_no_time_and_those_that_are_none_are_refused() -> None:
     tracker, car = Tracker(), found((*CAR, 0.9))
     assert [tracker.update(car, time_s).tolist() for time_s in (1.0, 1.0, 0.5, 1.1)] == [[1]] * 4
-    with pytest.raises(ValueError, match="a finite time_s, found nan"):
+    with pytest.raises(ValueError, match="a finite time_s, got nan"):
         tracker.update(car, float("nan"))
 
 
@@ -200,7 +200,7 @@ def test_empty_frames_and_boxes_without_an_area_are_no_fault() -> None:
     [{"low": 0.7}, {"new": 0.5}, {"match": 1.2}, {"buffer_s": -1}, {"class_high": (2.0,)}, {"buffer_s": float("nan")}],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="TrackConfig wants"):
+    with pytest.raises(ValueError, match="TrackConfig: expected"):
         TrackConfig(**settings)  # type: ignore[arg-type]  # some are of another type
 
 
@@ -304,7 +304,7 @@ def test_each_video_has_tracks_of_its_own_and_only_what_is_in_one_is_left() -> N
             assert len(followed.detections) == 1
     unread = frame(videos[0], 3, None)
     assert tracks.follow(unread) is unread
-    with pytest.raises(ValueError, match=r"found the image x\.jpg"):
+    with pytest.raises(ValueError, match=r"got the image x\.jpg"):
         tracks.follow(Prediction(ImageSource("x.jpg"), cars))
 
 

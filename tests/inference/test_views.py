@@ -78,13 +78,13 @@ def found_by(made: Predictor, image: np.ndarray, select: SelectConfig = SELECT) 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"tile": 31}, "tile wants at least 32 pixels, found 31"),
-        ({"overlap": 0.95}, "overlap wants to be within 0..0.9, found 0.95"),
+        ({"tile": 31}, "tile: expected at least 32 pixels, got 31"),
+        ({"overlap": 0.95}, "overlap: expected a value within 0..0.9, got 0.95"),
         ({"overlap": -0.1}, "overlap"),
-        ({"scales": ()}, "scales wants numbers"),
-        ({"scales": (0.0,)}, "scales wants numbers within 0.1..10"),
+        ({"scales": ()}, "scales: expected numbers"),
+        ({"scales": (0.0,)}, "scales: expected numbers within 0.1..10"),
         ({"scales": (1.0, 1.0)}, "each scale once"),
-        ({"iou": 1.5}, "iou wants to be within 0..1, found 1.5"),
+        ({"iou": 1.5}, "iou: expected a value within 0..1, got 1.5"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(settings: dict, complaint: str) -> None:
@@ -279,7 +279,7 @@ def test_the_most_detections_and_the_lowest_score_hold_for_the_whole_image() -> 
 
 
 def test_boxes_of_no_look_in_particular_are_refused_where_there_are_several() -> None:
-    with pytest.raises(ConfigError, match="one plain look at each image is wanted here, found views: tiles of 64"):
+    with pytest.raises(ConfigError, match="expected one plain view of each image, got views: tiles of 64"):
         predictor(ViewsConfig(tile=64)).raw_boxes([picture((10, 10), [])])
 
 

@@ -86,10 +86,10 @@ def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
     [
         ("none.jpg", "no such image, video, folder, glob, list file or camera"),
         ("no/folder", "no such image, video, folder, glob, list file or camera"),
-        ("*.jpg", "a matching image or video is wanted, found none"),
-        ("empty", "an image or video is wanted, found none"),
-        ("empty.txt", "a line with a path is wanted, found none"),
-        ("binary.txt", "a list of image paths is wanted, it cannot be read as text"),
+        ("*.jpg", "expected a matching image or video, got none"),
+        ("empty", "expected an image or video, got none"),
+        ("empty.txt", "expected a line with a path, got none"),
+        ("binary.txt", "expected a list of image paths, got a file that is not text"),
     ],
 )
 def test_nothing_behind_a_path_is_an_error_that_names_it(name: str, message: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_array_is_taken_as_it_is() -> None:
 def test_a_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
     (source,), _ = as_sources(given)
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
-    with pytest.raises(MediaError, match="0: an image of 3 channels is wanted, found 1"):
+    with pytest.raises(MediaError, match="0: expected an image of 3 channels, got 1"):
         source.load(3)
 
 
@@ -173,22 +173,24 @@ def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "got"),
     [
-        (picture().astype(np.float32) / 255, r"found float32 \(6, 9, 3\)"),
-        (picture().astype(np.uint16), r"found uint16 \(6, 9, 3\)"),
-        (picture()[None], r"found uint8 \(1, 6, 9, 3\)"),
-        (picture()[0, :, 0], r"found uint8 \(9,\)"),
-        (np.zeros((0, 9, 3), np.uint8), r"found uint8 \(0, 9, 3\)"),
-        (torch.zeros(3, 6, 9), r"found float32 \(3, 6, 9\)"),
-        (torch.zeros(3, 6, 9, dtype=torch.bfloat16), r"found bfloat16 \(3, 6, 9\)"),
-        (torch.zeros(2, 3, 6, 9, dtype=torch.uint8), r"found uint8 \(2, 3, 6, 9\)"),
+        (picture().astype(np.float32) / 255, r"got float32 \(6, 9, 3\)"),
+        (picture().astype(np.uint16), r"got uint16 \(6, 9, 3\)"),
+        (picture()[None], r"got uint8 \(1, 6, 9, 3\)"),
+        (picture()[0, :, 0], r"got uint8 \(9,\)"),
+        (np.zeros((0, 9, 3), np.uint8), r"got uint8 \(0, 9, 3\)"),
+        (torch.zeros(3, 6, 9), r"got float32 \(3, 6, 9\)"),
+        (torch.zeros(3, 6, 9, dtype=torch.bfloat16), r"got bfloat16 \(3, 6, 9\)"),
+        (torch.zeros(2, 3, 6, 9, dtype=torch.uint8), r"got uint8 \(2, 3, 6, 9\)"),
     ],
 )
 def test_pixels_of_another_type_or_shape_are_refused(given: Any, found: str) -> None:
-    with pytest.raises(MediaError, match=rf"image 0: uint8 pixels of shape .* are wanted .*{found}; scale to 0\.\.255"):
+    with pytest.raises(
+        MediaError, match=rf"image 0: expected uint8 pixels of shape .*, {found}; scale to 0\.\.255"
+    ):
         as_sources(given)
-    with pytest.raises(MediaError, match=f"image 1: .*{found}"):
+    with pytest.raises(MediaError, match=f"image 1: .*{got}"):
         as_sources([picture(), given])
 
 
@@ -199,7 +201,7 @@ def test_what_is_no_image_is_refused(given: Any, found: str) -> None:
     if found == "str":  # the keys of a mapping count as paths
         assert as_sources(given)[0][0].path == Path("a")
         return
-    with pytest.raises(MediaError, match=f"image 0: a path, array, PIL image or tensor is wanted, found {found}"):
+    with pytest.raises(MediaError, match=f"image 0: expected a path, array, PIL image or tensor, got {found}"):
         as_sources(given)
 
 
@@ -244,5 +246,5 @@ def test_cameras_and_stdin_are_words_and_a_file_of_that_name_comes_first(
 def test_who_takes_images_only_names_the_video_among_them() -> None:
     image, video = ImageSource("a.png", Path("a.png")), VideoSource("film.mp4", Path("film.mp4"))
     assert require_images([image], "a classifier") == [image]
-    with pytest.raises(MediaError, match=r"a classifier takes images, found a video or stream \(film.mp4\)"):
+    with pytest.raises(MediaError, match=r"a classifier: expected images, got a video or stream \(film.mp4\)"):
         require_images([image, video], "a classifier")
