@@ -1,4 +1,4 @@
-"""The Python interface: two classes over the same functions that the command line calls."""
+"""Python interface: two classes over the functions that the command line calls."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from detector.workflows.export import ExportReport, export_model
 from detector.workflows.predict import find_inputs, open_run, selection_of
 from detector.workflows.train import TrainingResult, train
 
-_CARRIED = (BEST, BEST_OVERALL)  # confidences that stand for thresholds that the model carries
-_OF_FILES = ("formats", "crops", "pictures", "codec")  # options that only files have
+_CARRIED = (BEST, BEST_OVERALL)  # confidences that stand for thresholds in the model file
+_OF_FILES = ("formats", "crops", "pictures", "codec")  # options that have an effect on files only
 
 
 class Detector:
-    """A detector, trained or about to be.
+    """Object detector, trained or to be trained.
 
     detector = Detector("runs/detect/train/weights/best.safetensors")
     detections = detector.predict("street.jpg")
@@ -59,7 +59,7 @@ class Detector:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Takes a model file, an export or a configuration to train from scratch.
+        """Open a model file, an export or a configuration to train from scratch.
 
         Args:
             model: path of a model file (`.safetensors`, a run's `last.pt`, `.weights` with its .cfg beside it) or of an
@@ -80,7 +80,7 @@ class Detector:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each class the model knows."""
+        """Name of each class of the model."""
         return self._model().file.class_names
 
     def _model(self) -> LoadedModel:
@@ -88,7 +88,7 @@ class Detector:
             raise CheckpointError("this detector has no weights yet; train it, or open a model file")
         return self._loaded
 
-    def _viewed(self, views: Mapping[str, Any] | None) -> LoadedModel:
+    def _viewed(self, views: Mapping[str, object] | None) -> LoadedModel:
         """Return the model with other views of each image, if any are given."""
         loaded = self._model()
         if views is None and loaded.config.views == self.config.views:
@@ -104,7 +104,7 @@ class Detector:
         return self._predictors[key]
 
     def predict(
-        self, source: Any, *, views: Mapping[str, Any] | None = None, **settings: Any
+        self, source: object, *, views: Mapping[str, object] | None = None, **settings: object
     ) -> Detections | list[Detections]:
         """Detect objects and return them; `run` writes them to files.
 
@@ -133,14 +133,14 @@ class Detector:
 
     def stream(
         self,
-        source: Any,
+        source: object,
         *,
         batch_size: int = 1,
         stride: int = 1,
         allow_url: bool = False,
         track: bool = False,
-        views: Mapping[str, Any] | None = None,
-        **settings: Any,
+        views: Mapping[str, object] | None = None,
+        **settings: object,
     ) -> Iterator[Prediction]:
         """Detect objects one image or frame after the other.
 
@@ -178,14 +178,14 @@ class Detector:
 
     def run(
         self,
-        source: Any,
+        source: object,
         *,
         allow_url: bool = False,
         annotations: str | Path | None = None,
-        views: Mapping[str, Any] | None = None,
+        views: Mapping[str, object] | None = None,
         on_picture: OnPicture | None = None,
         report: Callable[[str], None] = lambda text: None,
-        **options: Any,
+        **options: object,
     ) -> PredictionSummary:
         """Detect objects and write the same files as `detector predict`, with options of the same names.
 
@@ -221,7 +221,7 @@ class Detector:
         records.summary.require_read()
         return records.summary
 
-    def _select(self, settings: Mapping[str, Any], config: SelectConfig) -> SelectConfig:
+    def _select(self, settings: Mapping[str, object], config: SelectConfig) -> SelectConfig:
         """Return a selection with other settings; `confidence` may be `best` or `best-overall`."""
         if not settings:
             return config
@@ -235,7 +235,7 @@ class Detector:
         return changed
 
     def evaluate(self, data: Any = None, split: str = "val", **settings: Any) -> Evaluation:
-        """Measures the model on a split.
+        """Evaluate the model on a split.
 
         Args:
             data: a data-set description (path of a YAML file, or a mapping), or None for the one it was trained with.
@@ -250,11 +250,11 @@ class Detector:
         return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
 
     def train(self, data: Any = None, *, report: Report = lambda event: None, **settings: Any) -> TrainingResult:
-        """Trains, from the weights it has or from scratch, and takes on the best weights of the run.
+        """Train from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
             data: a data-set description (path of a YAML file, or a mapping), or None for the configured one.
-            report: told of every event.
+            report: called with every event.
             **settings: sections of the experiment, such as `train={"epochs": 50}`, `input={"size": 320}`.
 
         Raises:
@@ -263,7 +263,9 @@ class Detector:
             CheckpointError: the detector is an export.
         """
         if self._loaded is not None and isinstance(self._loaded.model, ExportRuntime):
-            raise CheckpointError("an export is not trained; train the model file it came from, and export again")
+            raise CheckpointError(
+                "an export cannot be trained; train the model file it was made from, and export again"
+            )
         config = changed_config(self.config, data, settings, "Detector")
         result = train(config, start=self._loaded.file if self._loaded else None, report=report)
         self._loaded = load_model(result.folder.best)
@@ -278,18 +280,18 @@ class Detector:
         calibration: str | Path | None = None,
         **settings: Any,
     ) -> ExportReport:
-        """Writes the model for another runtime, checked against this one.
+        """Write the model for another runtime, and compare the export with the model first.
 
         Args:
-            path: the file; its suffix `.onnx`, `.xml` (OpenVINO), `.torchscript` or `.pt2` says which.
+            path: the file; its suffix `.onnx`, `.xml` (OpenVINO), `.torchscript` or `.pt2` names the format.
             check_images: images to compare the two on, instead of the model's own split `val`.
-            calibration: images to find the ranges of 8 bits on, instead of its split `train`.
-            **settings: keys of `ExportSettings`, such as nms, dynamic, precision; else sections of the experiment, such
-                as `input={"size": 320}`.
+            calibration: images to choose the ranges of 8-bit numbers on, instead of its split `train`.
+            **settings: keys of `ExportSettings`, such as nms, dynamic, precision; other keys are sections of the
+                experiment, such as `input={"size": 320}`.
 
         Raises:
-            CheckpointError: the export differs from the model by more than it may; nothing is left of it.
-            ConfigError: a key is unknown or cannot be honoured.
+            CheckpointError: the export differs from the model by more than the tolerance; it is not kept.
+            ConfigError: a key is unknown or not supported by the format.
         """
         loaded, target = self._model(), target_of(Path(path))
         if target is None:
@@ -303,8 +305,8 @@ class Detector:
         return export_model(changed, Path(path), ExportSettings(target, **asked), *images)
 
 
-def _split(given: Mapping[str, Any], who: str) -> tuple[PredictionOptions, dict[str, Any]]:
-    """Separate the options of a prediction run from the settings of a selection.
+def _split(given: Mapping[str, object], who: str) -> tuple[PredictionOptions, dict[str, object]]:
+    """Split keywords into the options of a prediction run and the settings of a selection.
 
     Raises:
         ConfigError: a key is neither, or an option is wrong.
@@ -354,7 +356,7 @@ class Classifier:
             raise CheckpointError("this classifier has no weights yet; train it, or open a model file")
         return self._loaded
 
-    def predict(self, source: Any) -> ClassPrediction | list[ClassPrediction]:
+    def predict(self, source: object) -> ClassPrediction | list[ClassPrediction]:
         """Says of which class images are.
 
         Args:

@@ -199,7 +199,7 @@ def _listed(path: Path, allow_url: bool) -> list[Source]:
     return [_stream(w, allow_url) or _file(path.parent / w) for w in words]
 
 
-def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]:
+def as_sources(given: object, allow_url: bool = False) -> tuple[list[Source], bool]:
     """Return the sources of anything that the Python interface takes, and true if it is a single image.
 
     Args:
@@ -215,7 +215,7 @@ def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]
         found = find_sources(given, allow_url)
         return found, isinstance(found[0], ImageSource) and len(found) == 1 and found[0].path == Path(given)
     if isinstance(given, Iterable) and not hasattr(given, "shape") and not hasattr(given, "convert"):
-        items: Sequence[Any] = list(given)
+        items = list(given)
         return [s for i, item in enumerate(items) for s in _one(item, str(i), allow_url)], False
     return list(_one(given, "0", allow_url)), True
 
@@ -248,7 +248,7 @@ def require_videos(sources: Sequence[Source]) -> None:
         raise ConfigError(f"expected videos to track objects in, got the image {images[0]}; give videos only")
 
 
-def _one(given: Any, name: str, allow_url: bool) -> Sequence[Source]:
+def _one(given: object, name: str, allow_url: bool) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:
             return find_sources(given, allow_url)

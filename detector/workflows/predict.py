@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.errors import ConfigError
@@ -38,7 +37,7 @@ class PredictionInputs:
 
 
 def find_inputs(
-    given: Any, *, allow_url: bool = False, annotations: Path | None = None, formats: Sequence[str] = ()
+    given: object, *, allow_url: bool = False, annotations: Path | None = None, formats: Sequence[str] = ()
 ) -> PredictionInputs:
     """Return the sources of a run.
 

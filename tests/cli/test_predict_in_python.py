@@ -23,7 +23,7 @@ CONFIDENCE = 0.01
 
 @pytest.fixture
 def moving(trained: Any, tmp_path: Path) -> Path:
-    """A video of 12 frames in which an image moves to the right."""
+    """Write a video of 12 frames in which an image moves to the right."""
     image = load_image(sorted(trained.images.iterdir())[0], 3).pixels
     writer = VideoWriter(tmp_path / "moving.mp4", 25, (64, 64))
     for number in range(12):
@@ -41,7 +41,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def written_twice(
     trained: Any, source: Path, folder: Path, words: list[str], **options: Any
 ) -> tuple[dict[str, bytes], PredictionSummary]:
-    """The files of the command line, which are those of Python, and the summary of Python."""
+    """Return the files that the command line and Python both write, and the summary of Python."""
     own = [str(trained.weights), str(source), "--confidence", str(CONFIDENCE), "--quiet"]
     assert run(["predict", *own, *words, "--save-dir", str(folder / "words")]) == 0
     detector = Detector(trained.weights)
@@ -65,7 +65,7 @@ def test_images_give_every_format_crops_and_pictures(trained: Any, tmp_path: Pat
     ]  # fmt: skip
 
 
-def test_a_video_gives_an_annotated_video_and_its_records(trained: Any, moving: Path, tmp_path: Path) -> None:
+def test_video_gives_an_annotated_video_and_records(trained: Any, moving: Path, tmp_path: Path) -> None:
     words = ["--format", "csv,json,txt", "--crops", "--codec", "MJPG", "--stride", "3"]
     options = {"formats": ("csv", "json", "txt"), "crops": True, "codec": "MJPG", "stride": 3}
     files, summary = written_twice(trained, moving, tmp_path, words, **options)
@@ -100,7 +100,9 @@ def test_coco_results_take_their_ids_from_an_annotation_file(trained: Any, tmp_p
         detector.run(trained.images, **options)
 
 
-def test_what_is_skipped_is_reported_and_counted(trained: Any, draw_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_skipped_sources_are_reported_and_counted(
+    trained: Any, draw_video: Callable[..., Path], tmp_path: Path
+) -> None:
     video = draw_video(num_frames=3)
     (tmp_path / "broken.mp4").write_text("no video")
     said: list[str] = []
@@ -114,7 +116,7 @@ def test_what_is_skipped_is_reported_and_counted(trained: Any, draw_video: Calla
         detector.run([tmp_path / "broken.mp4"], save_dir=tmp_path / "b")
 
 
-def test_pictures_are_shown_until_enough_were_seen(trained: Any, moving: Path, tmp_path: Path) -> None:
+def test_on_picture_can_end_the_run(trained: Any, moving: Path, tmp_path: Path) -> None:
     shown: list[np.ndarray] = []
 
     def show(picture: np.ndarray) -> bool:
@@ -128,9 +130,7 @@ def test_pictures_are_shown_until_enough_were_seen(trained: Any, moving: Path, t
     assert len(lines) == len(shown) == summary.num_read
 
 
-def test_a_stream_gives_counts_and_writes_files_where_a_folder_is_named(
-    trained: Any, moving: Path, tmp_path: Path
-) -> None:
+def test_stream_gives_counts_and_writes_files_into_save_dir(trained: Any, moving: Path, tmp_path: Path) -> None:
     detector = Detector(trained.weights)
     options: dict[str, Any] = {"lines": [(20, 0, 20, 64)], "confidence": CONFIDENCE}
     records = list(detector.stream(moving, **options))
@@ -158,7 +158,7 @@ def test_a_stream_gives_counts_and_writes_files_where_a_folder_is_named(
         ({"track": True}, "give videos only"),
     ],
 )
-def test_options_that_are_wrong_are_refused_and_leave_no_folder(
+def test_wrong_option_is_refused_before_a_folder_is_made(
     options: dict[str, Any], message: str, trained: Any, tmp_path: Path
 ) -> None:
     detector = Detector(trained.weights)
@@ -168,12 +168,12 @@ def test_options_that_are_wrong_are_refused_and_leave_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_options_of_files_without_a_folder_are_refused(trained: Any) -> None:
+def test_file_options_without_save_dir_are_refused(trained: Any) -> None:
     with pytest.raises(ConfigError, match="formats, crops: no files are written without save_dir"):
         Detector(trained.weights).stream(trained.images, formats=("csv",), crops=True)
 
 
-def test_a_confidence_takes_the_place_of_the_confidences_of_the_classes(trained: Any) -> None:
+def test_confidence_replaces_the_confidences_of_the_classes(trained: Any) -> None:
     detector = Detector(trained.weights)
     num_classes = len(detector.class_names)
     high = detector.predict(trained.images, class_confidence=(1.0,) * num_classes)
