@@ -40,7 +40,7 @@ def train_settings(project: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def weights(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file after sixty steps: what it finds is poor, but differs from image to image."""
+    """Train a model for sixty steps: its detections are poor but differ between images."""
     settings = train_settings(tmp_path_factory.mktemp("api"), iterations=60)
     return (
         Detector("mish-n").train(data_of(tiny_shapes), optimizer={"name": "adamw", "lr": 0.01}, **settings).folder.best
@@ -81,7 +81,7 @@ def test_every_kind_of_image_gives_the_same_detections(weights: Path, images: Pa
         assert bits(single(model.predict(given, confidence=0.0))) == bits(expected)
 
 
-def test_several_images_give_a_list_in_their_order(weights: Path, images: Path, tmp_path: Path) -> None:
+def test_several_images_give_a_list_in_order(weights: Path, images: Path, tmp_path: Path) -> None:
     model = Detector(str(weights))
     paths = sorted(images.iterdir())
     expected = [bits(single(model.predict(path, confidence=0.0))) for path in paths]
@@ -100,7 +100,7 @@ def test_several_images_give_a_list_in_their_order(weights: Path, images: Path, 
     assert len(several(model.predict(paths[:1]))) == 1
 
 
-def test_several_looks_are_asked_for_by_their_keys(weights: Path, images: Path) -> None:
+def test_views_are_requested_by_their_keys(weights: Path, images: Path) -> None:
     model = Detector(weights)
     path = images / "000001.jpg"
     plain = bits(single(model.predict(path, confidence=0.0)))
@@ -114,7 +114,7 @@ def test_several_looks_are_asked_for_by_their_keys(weights: Path, images: Path) 
         model.predict(path, views={"tyle": 40})
 
 
-def test_settings_choose_among_the_detections(weights: Path, images: Path) -> None:
+def test_settings_filter_the_detections(weights: Path, images: Path) -> None:
     model = Detector(weights)
     path = images / "000001.jpg"
     everything = single(model.predict(path, confidence=0.0, iou=1.0, max_detections=1000))
@@ -142,16 +142,14 @@ def test_settings_choose_among_the_detections(weights: Path, images: Path) -> No
         ({"max_detections": 0}, "max_detections wants to be at least 1"),
     ],
 )
-def test_a_setting_that_is_wrong_is_refused_by_name(
-    settings: dict[str, Any], message: str, weights: Path, images: Path
-) -> None:
+def test_wrong_setting_is_refused_by_name(settings: dict[str, Any], message: str, weights: Path, images: Path) -> None:
     model = Detector(weights)
     with pytest.raises(ConfigError) as caught:
         model.predict(images / "000001.jpg", **settings)
     assert message in str(caught.value)
 
 
-def test_an_image_that_cannot_be_read_is_an_error_in_predict_and_a_record_in_stream(
+def test_unreadable_image_is_an_error_in_predict_and_a_record_in_stream(
     weights: Path, images: Path, tmp_path: Path
 ) -> None:
     model = Detector(weights)
@@ -161,7 +159,7 @@ def test_an_image_that_cannot_be_read_is_an_error_in_predict_and_a_record_in_str
         model.predict(given)
     with pytest.raises(MediaError, match=r"none\.jpg: no such image"):
         model.predict(tmp_path / "none.jpg")
-    with pytest.raises(MediaError, match="a path, array, PIL image or tensor is wanted, found NoneType"):
+    with pytest.raises(MediaError, match="expected a path, array, PIL image or tensor, got NoneType"):
         model.predict(None)
     for batch_size in (1, 3):
         records = list(model.stream(given, batch_size=batch_size, confidence=0.0))
@@ -174,7 +172,7 @@ def test_an_image_that_cannot_be_read_is_an_error_in_predict_and_a_record_in_str
             assert batch_size > 1 or bits(record.detections) == bits(alone)
 
 
-def test_a_stream_takes_arrays_and_gives_the_image_back(weights: Path) -> None:
+def test_stream_takes_arrays_and_returns_the_image(weights: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
     (record,) = Detector(weights).stream(pixels)
     assert record.image is not None
@@ -183,10 +181,10 @@ def test_a_stream_takes_arrays_and_gives_the_image_back(weights: Path) -> None:
     assert record.detections.image_hw == (40, 90)
 
 
-# --- what a detector is made from ------------------------------------------------------------------------------------
+# --- construction ---------------------------------------------------------------------------------------------------
 
 
-def test_a_detector_without_weights_says_so() -> None:
+def test_detector_without_weights_is_an_error() -> None:
     model = Detector("mish-n")
     for use in (lambda: model.predict(np.zeros((8, 8, 3), np.uint8)), lambda: model.class_names, model.evaluate):
         with pytest.raises(CheckpointError, match="this detector has no weights yet; train it, or open a model file"):
@@ -202,12 +200,12 @@ def test_a_detector_without_weights_says_so() -> None:
         ("none.pt", CheckpointError, r"none\.pt does not exist"),
     ],
 )
-def test_a_model_that_is_not_there_is_refused(name: str, error: type[DetectorError], message: str) -> None:
+def test_missing_model_is_refused(name: str, error: type[DetectorError], message: str) -> None:
     with pytest.raises(error, match=message):
         Detector(name)
 
 
-def test_a_training_state_is_a_model_too(weights: Path, images: Path) -> None:
+def test_training_state_is_a_model(weights: Path, images: Path) -> None:
     path = images / "000001.jpg"
     last = Detector(weights.with_name("last.pt"))
     assert last.class_names == Detector(weights).class_names
@@ -217,9 +215,7 @@ def test_a_training_state_is_a_model_too(weights: Path, images: Path) -> None:
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_measures_the_split_it_was_trained_with_or_another(
-    weights: Path, tiny_shapes: Path, tmp_path: Path
-) -> None:
+def test_evaluate_uses_the_split_of_training_or_another(weights: Path, tiny_shapes: Path, tmp_path: Path) -> None:
     model = Detector(weights)
     found = model.evaluate()
     assert found.metrics.num_images == 6
@@ -235,7 +231,7 @@ def test_evaluate_measures_the_split_it_was_trained_with_or_another(
     assert model.config.evaluate.max_detections == 300  # the setting holds for one call
 
 
-def test_evaluate_says_what_is_wrong(weights: Path, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_evaluate_reports_wrong_arguments(weights: Path, tiny_shapes: Path, tmp_path: Path) -> None:
     model = Detector(weights)
     with pytest.raises(DatasetError, match="the data set has no split 'test'"):
         model.evaluate(split="test")
@@ -252,7 +248,7 @@ def test_evaluate_says_what_is_wrong(weights: Path, tiny_shapes: Path, tmp_path:
 # --- train -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_detector_takes_on_what_it_learnt(tiny_shapes: Path, images: Path, tmp_path: Path) -> None:
+def test_training_updates_the_detector(tiny_shapes: Path, images: Path, tmp_path: Path) -> None:
     model = Detector("mish-n")
     events: list[Event] = []
     result = model.train(data_of(tiny_shapes), report=events.append, **train_settings(tmp_path))
@@ -272,7 +268,7 @@ def test_a_detector_takes_on_what_it_learnt(tiny_shapes: Path, images: Path, tmp
     assert 0 < max(moved) < from_random
 
 
-def test_training_says_what_is_wrong(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_train_reports_wrong_arguments(tiny_shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no data set is configured"):
         Detector("mish-n").train(**train_settings(tmp_path))
     with pytest.raises(ConfigError, match=r"unknown key 'train\.epoch'; did you mean 'epochs'"):

@@ -26,11 +26,12 @@ import cv2
 import numpy as np
 import torch
 
-from detector.cli.predict_video import Outputs, draw
 from detector.inference.pipeline import Pipeline, Result
+from detector.inference.prediction_run import draw
 from detector.inference.predictor import Prediction, Predictor
 from detector.media.sources import ImageSource, Source, VideoSource
 from detector.media.video import opencv_threads, video_frames
+from detector.media.writers import PictureWriter
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import build_predictor, load_model
 
@@ -62,13 +63,20 @@ def core_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - started_s
 
 
+def written(pictures: PictureWriter, result: Result) -> Result:
+    """Add the picture of a result to its video; a stage of the pipeline."""
+    if result.picture is not None:
+        pictures.write(result.prediction.source, result.picture)
+    return result
+
+
 def stages_alone(
     predictor: Predictor, select: SelectConfig, video: Path, folder: Path, batch_size: int
 ) -> dict[str, float]:
     """The core-seconds of each stage over all frames of a video, one stage after the other."""
     frames: list[ImageSource] = []
     results: list[Result] = []
-    outputs = Outputs(folder, "mp4v", 1, [])
+    pictures = PictureWriter(folder)
 
     def detect() -> None:
         for start in range(0, len(frames), batch_size):
@@ -82,8 +90,8 @@ def stages_alone(
 
     def encode() -> None:
         for result in results:
-            outputs.write(result)
-        outputs.close()
+            written(pictures, result)
+        pictures.close()
 
     def decode() -> None:
         frames.extend(video_frames(VideoSource(str(video), video)))
@@ -101,15 +109,17 @@ def pipelined(
     watch: Callable[[int], None] = lambda n: None,
 ) -> tuple[int, int, float, float]:
     """Frames, detections, wall seconds and core-seconds of the pipeline; `watch` is told of the frames done."""
-    outputs = Outputs(folder, "mp4v", 1, [])
+    pictures = PictureWriter(folder)
     num_frames = num_found = 0
     started_s, started_core_s = time.perf_counter(), time.process_time()
-    with Pipeline(predictor, select, sources, stages=[draw, outputs.write], batch_size=batch_size) as results:
+    with Pipeline(
+        predictor, select, sources, stages=[draw, lambda result: written(pictures, result)], batch_size=batch_size
+    ) as results:
         for result in results:
             num_frames += 1
             num_found += 0 if result.prediction.detections is None else len(result.prediction.detections)
             watch(num_frames)
-    outputs.close()
+    pictures.close()
     return num_frames, num_found, time.perf_counter() - started_s, time.process_time() - started_core_s
 
 

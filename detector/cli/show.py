@@ -1,4 +1,4 @@
-"""The window of `detector predict --show`: the only place that opens one."""
+"""Window of `detector predict --show`; no other module opens one."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ _TITLE = "detector - q to quit"
 
 
 def require_display() -> None:
-    """Says why no window can be opened here, before OpenCV does it by ending the process.
+    """Reject a machine without display or windows before OpenCV ends the process.
 
     Raises:
         ConfigError: there is no display, or OpenCV was built without windows.
     """
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise ConfigError("--show wants a display, found none (DISPLAY and WAYLAND_DISPLAY are not set); leave it out")
+        raise ConfigError(
+            "--show: expected a display, got none (DISPLAY and WAYLAND_DISPLAY are not set); leave it out"
+        )
     gui = [line.split(":")[1].strip() for line in cv2.getBuildInformation().splitlines() if line.strip()[:4] == "GUI:"]
     if not gui or gui[0] == "NONE":
         raise ConfigError(
-            "--show wants an OpenCV that opens windows, found opencv-python-headless; replace it by opencv-python "
+            "--show: expected an OpenCV that opens windows, got opencv-python-headless; replace it by opencv-python "
             "as the README says, or leave --show out"
         )
 
 
 class Window:
-    """A window while the block lasts."""
+    """Window that is open inside a block."""
 
     def __enter__(self) -> Window:
         require_display()
@@ -45,6 +47,6 @@ class Window:
         cv2.destroyAllWindows()
 
     def show(self, picture_rgb: Image) -> bool:
-        """Shows a picture, RGB; false when the user wants no more."""
+        """Show a picture, RGB; return false once the user closes the window or presses q."""
         cv2.imshow(_TITLE, picture_rgb[..., ::-1])
         return cv2.waitKey(1) & 0xFF not in _QUIT_KEYS and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) > 0

@@ -1,29 +1,30 @@
-"""The options that say how an image is looked at, the same in every command that looks at images."""
+"""Options for several views of each image, the same in every command that runs a detector."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.inference.views import ViewsConfig
+from detector.inference.views import ViewsConfig
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options; each stands for a key of the section `views`."""
-    group = parser.add_argument_group("several looks at each image")
+    """Add the options; each sets a key of the section `views`."""
+    group = parser.add_argument_group("several views of each image")
     group.add_argument("--tile", type=int, metavar="PX", help="cut images into overlapping squares of this side")
-    group.add_argument("--overlap", type=float, metavar="0..0.9", help="share of a tile that the next one has (0.2)")
-    group.add_argument("--no-whole", action="store_true", help="leave out the look at the whole of an image in tiles")
-    group.add_argument("--flip", action="store_true", help="look at everything mirrored, too")
-    group.add_argument("--scales", metavar="S,S", help="look at canvases of these relative sizes, such as 0.83,1,1.17")
+    group.add_argument(
+        "--overlap", type=float, metavar="0..0.9", help="share of a tile that the next one has, too (0.2)"
+    )
+    group.add_argument("--no-whole", action="store_true", help="leave out the view of the whole of an image in tiles")
+    group.add_argument("--flip", action="store_true", help="add a mirrored view of everything")
+    group.add_argument(
+        "--scales", metavar="S,S", help="add views on canvases of these relative sizes, such as 0.83,1,1.17"
+    )
     group.add_argument("--merge", choices=("nms", "fusion"), help="keep the best of several boxes (nms) or their mean")
 
 
 def view_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The options given, as overrides of the experiment."""
+    """Return the options that were given as overrides of the experiment."""
     names = ("tile", "overlap", "merge")
     overrides = [f"views.{name}={getattr(arguments, name)}" for name in names if getattr(arguments, name) is not None]
     if arguments.scales is not None:
@@ -36,17 +37,17 @@ def view_overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def require_effect(arguments: argparse.Namespace, views: ViewsConfig) -> None:
-    """Refuses options that would change nothing.
+    """Reject options that have no effect.
 
     Args:
-        arguments: of any command; one without these options has none to refuse.
-        views: how images are looked at, from the model's configuration and the command line.
+        arguments: of any command; those of a command without these options are accepted.
+        views: the views from the configuration of the model and the command line.
 
     Raises:
-        ConfigError: what an option is about is not there.
+        ConfigError: an option has no effect.
     """
     given = {name: getattr(arguments, name, None) for name in ("overlap", "no_whole", "merge")}
     if views.tile is None and (given["overlap"] is not None or given["no_whole"]):
         raise ConfigError("--overlap and --no-whole belong to images in tiles; give --tile PX, or leave them out")
     if views.is_plain and given["merge"] is not None:
-        raise ConfigError("--merge belongs to several looks; give --tile, --flip or --scales, or leave it out")
+        raise ConfigError("--merge belongs to several views; give --tile, --flip or --scales, or leave it out")

@@ -10,8 +10,8 @@ import numpy as np
 
 from detector.config.schema import config_from_plain, config_to_plain
 from detector.errors import CheckpointError, ConfigError
-from detector.inference.predictor import InputConfig
 from detector.models.checkpoint import FORMAT_VERSION, ModelFile, check_version, checked_model_file
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import ARITHMETICS
 from detector.structures.selection import SelectConfig
 

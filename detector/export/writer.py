@@ -19,10 +19,10 @@ from detector.export.export_runtime import ExportRuntime, Run
 from detector.export.graph import DetectionGraph
 from detector.export.metadata import Description
 from detector.export.parity import TOLERANCES, Difference, count_equal_selections, measure_difference
-from detector.inference.predictor import InputConfig
 from detector.io.atomic import write_atomically
 from detector.models.checkpoint import ModelFile
 from detector.models.contracts import DetectionModel
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import ARITHMETICS
 from detector.structures.selection import SelectConfig
 

@@ -1,8 +1,8 @@
-"""Weighted box fusion: several looks at an object give one box, the mean of theirs.
+"""Weighted box fusion: the boxes of one object in several views become one box, their weighted mean.
 
 Solovyev, Wang, Gabruseva 2021, "Weighted boxes fusion: ensembling boxes from different object detection models",
-section 3.3. There every model sees the whole image; here a look may see a part of it, so that the number of boxes that
-an object could have had is counted for each object.
+section 3.3. There every model sees the whole image; here a view may show a part of it, so the number of boxes that an
+object could have had is counted for each object.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Float64s = npt.NDArray[np.float64]
 def fuse(
     xyxy: Tensor, scores: Tensor, labels: Tensor, regions_xyxy: Float64s, iou: float, class_agnostic: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes of one image from several looks, fused; computed in float64.
+    """Fuse the boxes of one image from several views; computed in float64.
 
-    Best first, each box joins the group of its class whose fused box it overlaps most, if by more than `iou`, or begins
-    one. A group's box is the mean of its boxes weighted by their scores (equations 2 and 3), its score their mean
-    (equation 1) times min(T, N) / N (equation 6): T is the number of its boxes, N (the paper's number of models) that
-    of the looks whose region holds the fused box, at least 1.
+    In the order of their scores, each box joins the group of its class whose fused box it overlaps most, if by more
+    than `iou`, or begins a group. The box of a group is the mean of its boxes weighted by their scores (equations 2 and
+    3); its score is their mean (equation 1) times min(T, N) / N (equation 6). T is the number of its boxes; N, the
+    paper's number of models, is the number of views whose region contains the fused box, at least 1.
 
     Args:
         xyxy: float32 (K, 4), pixels of the source.
         scores: float32 (K,), above 0.
         labels: int64 (K,).
-        regions_xyxy: float64 (V, 4), what each look sees.
+        regions_xyxy: float64 (V, 4), the region of each view.
         iou: overlap above which boxes are the same object, 0..1.
-        class_agnostic: whether boxes of all classes form groups; a group has the class of its first box.
+        class_agnostic: true if boxes of different classes form groups; a group has the class of its first box.
 
     Returns:
         Boxes float32 (G, 4), scores float32 (G,), labels int64 (G,), in the order in which the groups began.
@@ -55,8 +55,8 @@ def fuse(
         fused[place] = sums[place] / total[place] if total[place] > 0 else box
     fused, counts = fused[:num], counts[:num]
     holds = (regions_xyxy[None, :, :2] <= fused[:, None, :2]) & (fused[:, None, 2:] <= regions_xyxy[None, :, 2:])
-    num_looks = np.maximum(holds.all(axis=2).sum(axis=1), 1)
-    fused_scores = total[:num] / np.maximum(counts, 1) * np.minimum(counts, num_looks) / num_looks
+    num_views = np.maximum(holds.all(axis=2).sum(axis=1), 1)
+    fused_scores = total[:num] / np.maximum(counts, 1) * np.minimum(counts, num_views) / num_views
     return (
         torch.from_numpy(fused.astype(np.float32)),
         torch.from_numpy(fused_scores.astype(np.float32)),
@@ -65,7 +65,7 @@ def fuse(
 
 
 def _match(box: Float64s, fused: Float64s, is_like: npt.NDArray[np.bool_], iou: float) -> int | None:
-    """The fused box, of those alike, that a box overlaps most, if by more than `iou`."""
+    """Return the index of the fused box, among those of its group, that a box overlaps most, if by more than `iou`."""
     rows = np.flatnonzero(is_like)
     if not len(rows):
         return None

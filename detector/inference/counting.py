@@ -1,10 +1,10 @@
-"""Counts of tracks: over lines and in zones, by where their boxes stand, the middle of the lower side."""
+"""Counts of tracks over lines and in zones; the position of a track is the middle of the lower side of its box."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,54 @@ from detector.structures.types import Detections
 Float64s = npt.NDArray[np.float64]
 Point = tuple[float, float]  # x and y, pixels of the source
 
-# Of a track only the last place is needed, for as long as it may come back; that many are more than a second has.
+# Only the last position of a track is needed, while it may come back; one second never has as many tracks.
 _MAX_REMEMBERED = 10_000
+_MOST_PX = 1_000_000  # no picture is as large; far beyond, OpenCV draws for minutes or not at all
+
+
+def _points(values: Sequence[float]) -> list[Point]:
+    if len(values) % 2 or not all(abs(value) <= _MOST_PX for value in values):  # false for NaN too
+        raise ValueError(f"expected two numbers within -{_MOST_PX}..{_MOST_PX} for each point, got {_listed(values)}")
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def line_of(values: Sequence[float]) -> tuple[Point, Point]:
+    """Return the two points of a line given as x1, y1, x2, y2, pixels of the source.
+
+    Raises:
+        ValueError: these are not two different points.
+    """
+    points = _points(values)
+    if len(points) != 2 or points[0] == points[1]:
+        raise ValueError(f"expected two different points X1,Y1,X2,Y2, got {_listed(values)}")
+    return points[0], points[1]
+
+
+def zone_of(values: Sequence[float]) -> tuple[Point, ...]:
+    """Return the corners of a polygon given as x1, y1, x2, y2, x3, y3, ..., pixels of the source.
+
+    Raises:
+        ValueError: these are not at least three different corners.
+    """
+    points = _points(values)
+    if len(set(points)) < 3:
+        raise ValueError(f"expected at least three different corners X,Y, got {_listed(values)}")
+    return tuple(points)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 @dataclass
 class LineCount:
-    """How many tracks went over a line, seen along it from its first point to its second.
+    """Count of the tracks that crossed a line; left and right are as seen from its first point to its second.
 
     Attributes:
-        start: its first point.
-        end: its second point.
-        to_right: by class, how often a track came from its left to its right.
-        to_left: the other way.
+        start: the first point.
+        end: the second point.
+        to_right: crossings from left to right by class.
+        to_left: crossings from right to left by class.
     """
 
     start: Point
@@ -39,12 +74,12 @@ class LineCount:
 
 @dataclass
 class ZoneCount:
-    """How many tracks are and were in a zone.
+    """Count of the tracks in a zone.
 
     Attributes:
-        corners: of the polygon.
-        present: by class, tracks in it now.
-        distinct: by class, tracks that were in it at any time.
+        corners: corners of the polygon.
+        present: tracks in it now, by class.
+        distinct: tracks that were in it at any time, by class.
     """
 
     corners: tuple[Point, ...]
@@ -52,16 +87,46 @@ class ZoneCount:
     distinct: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Counts of the tracks of one video up to one of its frames.
+
+    Attributes:
+        lines: one count for each line.
+        zones: one count for each zone.
+    """
+
+    lines: tuple[LineCount, ...]
+    zones: tuple[ZoneCount, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        return {
+            "lines": [
+                {"line": [*line.start, *line.end], "to_right": dict(line.to_right), "to_left": dict(line.to_left)}
+                for line in self.lines
+            ],
+            "zones": [
+                {
+                    "zone": [value for corner in zone.corners for value in corner],
+                    "present": dict(zone.present),
+                    "distinct": dict(zone.distinct),
+                }
+                for zone in self.zones
+            ],
+        }
+
+
 @dataclass
 class _Trace:
-    """Where a track stood last, and the zones it was in."""
+    """Last position of a track, and the zones it was in."""
 
     foot: Point
     zones: set[int] = field(default_factory=set)
 
 
 class TrackCounts:
-    """The counts of one video.
+    """Counts of one video.
 
     Attributes:
         lines: one count for each line.
@@ -69,17 +134,17 @@ class TrackCounts:
     """
 
     def __init__(self, lines: Sequence[tuple[Point, Point]] = (), zones: Sequence[Sequence[Point]] = ()) -> None:
-        """Counts from zero; lines and zones in pixels of the source."""
+        """Begin with zero; lines and zones are in pixels of the source."""
         self.lines = [LineCount(*line) for line in lines]
         self.zones = [ZoneCount(tuple(zone)) for zone in zones]
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
         self._is_checked = False
 
     def add(self, detections: Detections, track_ids: npt.NDArray[np.int64]) -> None:
-        """Counts the tracks of one more frame.
+        """Count the tracks of the next frame.
 
         Raises:
-            ConfigError: a line or zone is nowhere on the picture.
+            ConfigError: a line or zone lies outside the picture.
         """
         self._check(detections.image_hw)
         boxes = detections.source_xyxy.double().cpu().numpy()
@@ -112,38 +177,34 @@ class TrackCounts:
         for what, points in [] if self._is_checked else shapes:
             columns, rows = zip(*points, strict=True)
             if max(columns) <= 0 or max(rows) <= 0 or min(columns) >= width or min(rows) >= height:
-                shown = ",".join(f"{value:g}" for point in points for value in point)
-                raise ConfigError(f"a {what} on a picture of {width} x {height} pixels is wanted, found {shown}")
+                shown = _listed([value for point in points for value in point])
+                raise ConfigError(
+                    f"expected a {what} on a picture of {width} x {height} pixels, got {shown}; correct its points"
+                )
         self._is_checked = True
 
+    def so_far(self) -> Counts:
+        """Return a copy of the counts that later frames do not change."""
+        return Counts(
+            tuple(replace(c, to_right=c.to_right.copy(), to_left=c.to_left.copy()) for c in self.lines),
+            tuple(replace(c, present=c.present.copy(), distinct=c.distinct.copy()) for c in self.zones),
+        )
+
     def to_plain(self) -> dict[str, Any]:
-        """The counts as plain data."""
-        return {
-            "lines": [
-                {"line": [*line.start, *line.end], "to_right": dict(line.to_right), "to_left": dict(line.to_left)}
-                for line in self.lines
-            ],
-            "zones": [
-                {
-                    "zone": [value for corner in zone.corners for value in corner],
-                    "present": dict(zone.present),
-                    "distinct": dict(zone.distinct),
-                }
-                for zone in self.zones
-            ],
-        }
+        """Return the counts as plain data."""
+        return self.so_far().to_plain()
 
 
 def _side(point: Point, start: Point, end: Point) -> float:
-    """Above 0 at the right of a line as one walks along it, on a picture, where y goes down."""
+    """Return a value above 0 for a point to the right of the line from start to end, where y points down."""
     return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
 
 
 def crossing(before: Point, after: Point, start: Point, end: Point) -> int:
-    """Whether a way leads over a line: 1 to its right, -1 to its left, 0 not.
+    """Return 1 if a move crosses a line to its right, -1 to its left, 0 if it does not cross it.
 
-    A point on the line counts as at its left, and one in line with the way's ends likewise, so that a way in several
-    steps crosses as often as it would in one.
+    A point on the line counts as left of it, and an end of the line on the path of the move likewise, so that a move in
+    several steps crosses as often as it would in one.
     """
     was_right, is_right = _side(before, start, end) > 0, _side(after, start, end) > 0
     is_between = (_side(start, before, after) > 0) != (_side(end, before, after) > 0)
@@ -151,7 +212,10 @@ def crossing(before: Point, after: Point, start: Point, end: Point) -> int:
 
 
 def is_inside(points: Float64s, corners: Sequence[Point]) -> npt.NDArray[np.bool_]:
-    """Which points, float64 (N, 2), lie in a polygon, bool (N,): a ray from them crosses an odd number of its sides."""
+    """Return a mask, bool (N,), of the points, float64 (N, 2), that lie in a polygon.
+
+    A ray from a point inside crosses an odd number of the sides.
+    """
     inside = np.zeros(len(points), np.bool_)
     x, y = points[:, 0], points[:, 1]
     for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True):

@@ -1,11 +1,10 @@
-"""Sources to results in stages that overlap: reading, the model, and whatever follows it, each in threads of its own.
+"""Pipeline from sources to results: reading, the model and the stages behind it overlap in threads of their own.
 
-Decoding, the network, drawing and encoding spend their time in libraries that release the interpreter's lock. Between
-them lie short queues, so that memory stays flat and nobody runs ahead. Results come in the order of their frames.
+Decoding, the network, drawing and encoding spend their time in libraries that release the interpreter lock. Short
+queues between them keep memory constant. Results come in the order of their frames.
 
-On a CPU several frames are in the network at once, each on its share of the threads: a small network does not fill two
-cores by itself, two of them side by side do. Where only live sources are watched one frame at a time has all threads:
-that is the way to the earliest answer.
+On a CPU several frames are in the network at once, each on its share of the threads: one small network does not fill
+two cores, two of them in parallel do. With live sources alone, one frame at a time has all threads, for low latency.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from detector.media.video import opencv_threads
 from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig
 
-_MAX_WORKERS = 8  # frames in the network at once on a CPU; each has its own activations in memory
+_MAX_WORKERS = 8  # batches in the network at once on a CPU; each has its own activations in memory
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """How sources are run through.
+    """Settings of a pipeline.
 
     Attributes:
-        stride: every how many frames of a video or live source one is looked at.
-        workers: batches in the network at once, 0 for what suits the device.
-        latest_only: whether of a live source frames that came while the model was busy are dropped, and counted.
-        reconnect: how long a live source is waited for.
+        stride: look at every `stride`-th frame of a video or live source.
+        workers: batches in the network at once; 0 for a number that suits the device.
+        latest_only: true if frames of a live source that come while the model is busy are dropped, and counted.
+        reconnect: attempts to reach a lost live source.
     """
 
     stride: int = 1
@@ -50,16 +49,18 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.workers < 0:
-            raise ValueError(f"PipelineConfig wants stride >= 1 and workers >= 0, found {self.stride}, {self.workers}")
+            raise ValueError(
+                f"PipelineConfig: expected stride >= 1 and workers >= 0, got {self.stride}, {self.workers}"
+            )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the stages behind the model hand on.
+    """Result of one image or frame on its way through the stages behind the model.
 
     Attributes:
-        prediction: the record of a frame or image.
-        picture: what was drawn of it, uint8 (H, W, 3), or None.
+        prediction: the record of the frame or image.
+        picture: its annotated picture, uint8 (H, W, 3), or None.
     """
 
     prediction: Prediction
@@ -75,12 +76,13 @@ class Pipeline:
     with Pipeline(predictor, select, sources, stages=[track, draw, encode]) as results:
         for result in results: ...
 
-    Images and videos come in their order, one record per frame; what cannot be read gives a record with its error.
-    Live sources come in between, as they do. The error of any stage ends all of them and is raised by the iteration.
+    Images and videos come in their order, one record per frame; a source that cannot be read gives a record with its
+    error. Frames of live sources come in between as they arrive. An error in any stage ends all of them, and the
+    iteration raises it.
 
     Attributes:
         num_workers: batches in the network at once.
-        num_threads: threads of torch for each.
+        num_threads: torch threads for each.
     """
 
     def __init__(
@@ -93,19 +95,19 @@ class Pipeline:
         config: PipelineConfig | None = None,
         batch_size: int = 1,
     ) -> None:
-        """Starts nothing yet.
+        """Prepare the queues; nothing is started yet.
 
         Args:
-            predictor: the model, made for batches of `batch_size`.
-            select: which of its boxes are kept.
-            sources: what to look at.
-            stages: what is done with each result behind the model, each stage in a thread of its own.
-            config: how to run through the sources.
-            batch_size: images in a batch, of one source or several.
+            predictor: the model, built for batches of `batch_size`.
+            select: selection among its boxes.
+            sources: images, videos and streams.
+            stages: functions that each result goes through behind the model, each in a thread of its own.
+            config: settings of the pipeline.
+            batch_size: images in a batch, of one or several sources.
         """
         self._predictor, self._select, self._stages = predictor, select, tuple(stages)
         self._config, self._batch_size = config or PipelineConfig(), batch_size
-        # Those that can wait come one after another, each live one for itself.
+        # Sources that can wait share a thread and come one after another; each live source has a thread of its own.
         live = [s for s in sources if isinstance(s, VideoSource) and s.is_live]
         still = [s for s in sources if not (isinstance(s, VideoSource) and s.is_live)]
         self._feeds: list[Sequence[Source]] = [*([still] if still else []), *([s] for s in live)]
@@ -129,7 +131,7 @@ class Pipeline:
 
     @property
     def num_dropped(self) -> dict[str, int]:
-        """How many frames of each live source were dropped because newer ones had come."""
+        """Frames of each live source that were dropped because newer ones had come."""
         return {name: self._inbox.num_dropped[number] for number, name in self._live_names.items()}
 
     def __enter__(self) -> Pipeline:
@@ -156,10 +158,10 @@ class Pipeline:
         self._open.close()
 
     def __iter__(self) -> Iterator[Result]:
-        """The results, in order.
+        """Yield the results, in order.
 
         Raises:
-            Exception: whatever a stage raised.
+            Exception: the error of a stage.
         """
         yield from self._results_behind(len(self._stages))
         for loop in self._loops:
@@ -167,7 +169,7 @@ class Pipeline:
                 loop.result()
 
     def stop(self) -> None:
-        """Reads no further; what is on its way still comes. May be called by a signal's handler."""
+        """Stop reading; frames on their way still come. A signal handler may call this."""
         self._stopping.set()
         self._inbox.stop()  # only threads of the pipeline hold its lock, never the one a handler interrupts
 
@@ -182,7 +184,7 @@ class Pipeline:
         if loop.exception() is not None:
             self._cancel()
 
-    # What each thread does -----------------------------------------------------------------------------------------
+    # Work of the threads -------------------------------------------------------------------------------------------
 
     def _read(self, number: int) -> None:
         channels, stride, reconnect = self._predictor.input.channels, self._config.stride, self._config.reconnect
@@ -220,7 +222,7 @@ class Pipeline:
         ]
 
     def _results_behind(self, number: int) -> Iterator[Result]:
-        """What comes out of so many stages."""
+        """Yield the results behind the first `number` stages."""
         if number > 0:
             yield from self._lanes[number - 1]
             return

@@ -15,72 +15,33 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError, MediaError
+from detector.inference.counting import Counts
 from detector.inference.runtime import Runtime
 from detector.inference.views import Found, View, Views, ViewsConfig
 from detector.media.images import LoadedImage, as_png
 from detector.media.sources import ImageSource
-from detector.structures.letterbox import ARITHMETICS, FITS, Image, Letterbox
+from detector.structures.canvas import InputConfig
+from detector.structures.letterbox import Image, Letterbox
 from detector.structures.selection import SelectConfig, require_within, select
 from detector.structures.types import Detections
 
 _NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
-# With several looks at an image, images are gathered until they fill this many batches; the last one is not full.
+# With several views of an image, images are gathered until they fill this many batches; the last one is not full.
 _NUM_FILLED = 4
 
 
 @dataclass(frozen=True)
-class InputConfig:
-    """What the network sees.
-
-    Attributes:
-        size: side of the square canvas in pixels, or its (height, width); a multiple of the model's largest stride.
-        channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
-        fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
-        arithmetic: how evaluation and prediction resize: `opencv`, or `darknet` for the numbers that Darknet computes.
-            Training images are resized by OpenCV either way, as Darknet's own are.
-        multi_scale: how far the canvas of a training batch may be smaller or larger, as a share of the configured size,
-            0 <= multi_scale < 1; its sides are multiples of the model's largest stride. Evaluation, prediction and the
-            closing part of training have the configured size.
-    """
-
-    size: int | tuple[int, int] = 640
-    channels: int = 3
-    fit: str = "letterbox"
-    arithmetic: str = "opencv"
-    multi_scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.canvas_hw) < 1 or self.channels < 1:
-            raise ValueError(f"input wants a size and channels of at least 1, found {self.size} and {self.channels}")
-        if self.fit not in FITS:
-            raise ValueError(f"input.fit wants {' or '.join(FITS)}, found {self.fit!r}")
-        if self.arithmetic not in ARITHMETICS:
-            raise ValueError(f"input.arithmetic wants {' or '.join(ARITHMETICS)}, found {self.arithmetic!r}")
-        if not 0 <= self.multi_scale < 1:
-            raise ValueError(f"input.multi_scale wants 0 <= multi_scale < 1, found {self.multi_scale}")
-
-    @property
-    def canvas_hw(self) -> tuple[int, int]:
-        """Height and width of the canvas."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def letterbox(self, image: Image) -> Letterbox:
-        """How an image (H, W, C) is fitted to the canvas in evaluation and prediction."""
-        image_hw = (image.shape[0], image.shape[1])
-        return Letterbox.fit(image_hw, self.canvas_hw, self.fit, arithmetic=self.arithmetic)
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """One record per input.
+    """Record of one image or frame.
 
     Attributes:
-        source: where the image came from.
-        detections: what was found, or None where the image could not be read.
-        error: why it could not be read, or None.
-        image: the image itself, uint8 (H, W, C), or None where it could not be read.
-        warnings: what is odd about the image although it was read, a sentence each.
-        track_ids: the track of each detection, int64 (N,), from 1; None where nothing was tracked.
+        source: the origin of the image.
+        detections: the detections, or None if the image could not be read.
+        error: the reason why it could not be read, or None.
+        image: the image itself, uint8 (H, W, C), or None if it could not be read.
+        warnings: oddities of an image that was read, a sentence each.
+        track_ids: the track of each detection, int64 (N,), from 1; None if nothing was tracked.
+        counts: counts of the tracks of its video up to this frame; None without lines and zones.
     """
 
     source: ImageSource
@@ -89,9 +50,10 @@ class Prediction:
     image: Image | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
     track_ids: npt.NDArray[np.int64] | None = None
+    counts: Counts | None = None
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the image with its detections."""
+        """Return the image with its detections for a notebook."""
         from detector.media.drawing import draw_detections  # loads fonts, which prediction does not need
 
         if self.image is None or self.detections is None:
@@ -101,12 +63,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RawBoxes:
-    """All boxes that a model has for one image, before any is selected.
+    """All boxes of a model for one image, before selection.
 
     Attributes:
         canvas_xyxy: float32 (A, 4), pixels of the canvas, not clipped.
         scores: float32 (A, classes), 0..1.
-        letterbox: where the image lies on the canvas.
+        letterbox: the placement of the image on the canvas.
     """
 
     canvas_xyxy: Tensor
@@ -114,21 +76,22 @@ class RawBoxes:
     letterbox: Letterbox
 
 
-# A source with its image, or with the reason why it cannot be read.
+# A source with its image or with the reason why it cannot be read.
 _Read: TypeAlias = "tuple[ImageSource, LoadedImage | None, str | None]"
 _Answer = TypeVar("_Answer")
 
 
 class Predictor:
-    """A model ready to detect objects.
+    """Model ready to detect objects.
 
-    Batches always have `batch_size` images, the last one filled up with blank canvases: the detections of an image do
-    not depend on how many others came with it, to the last bit.
+    Batches always have `batch_size` images, the last one filled up with blank canvases, so that the detections of an
+    image do not depend, to the last bit, on the number of other images in its batch.
 
     Attributes:
-        runtime: what computes the boxes.
-        input: what the network sees.
-        views: how each image is looked at.
+        runtime: the network that computes the boxes.
+        input: the canvas of the network.
+        batch_size: images in a batch.
+        views: the views of each image.
         class_names: name of each class.
         category_ids: category id of each class in the annotation file.
     """
@@ -143,25 +106,24 @@ class Predictor:
         batch_size: int = 1,
         views: ViewsConfig | None = None,
     ) -> None:
-        """One plain look at each image without `views`.
+        """Choose the canvases; without `views`, each image has one plain view.
 
         Raises:
             ValueError: the input size does not suit the network.
-            ConfigError: the network takes no canvas of a scale asked for.
+            ConfigError: the network takes no canvas near a requested scale.
         """
         runtime.check_image_hw(input_config.canvas_hw)
-        self.runtime, self.input, self._batch_size = runtime, input_config, batch_size
+        self.runtime, self.input, self.batch_size = runtime, input_config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
-        how = input_config.canvas_hw, input_config.fit, input_config.arithmetic, runtime.check_image_hw
-        self._views = Views(views or ViewsConfig(), *how)
+        self._views = Views(views or ViewsConfig(), input_config, runtime.check_image_hw)
         self.views = self._views.config
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], config: SelectConfig) -> list[Detections]:
-        """The detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB when C is 3.
+        """Return the detections of up to `batch_size` images, each uint8 (H, W, C) of any size, RGB if C is 3.
 
         Raises:
-            ConfigError: the runtime has selected boxes already by another rule.
+            ConfigError: the runtime selects boxes itself, by another rule.
         """
         if self.runtime.selection is not None:
             require_within(self.runtime.selection, config)
@@ -173,30 +135,30 @@ class Predictor:
                 places[view.letterbox.canvas_hw].append((index, position))
         found: list[dict[int, Found]] = [{} for _ in images]
         for of_canvas in places.values():
-            for start in range(0, len(of_canvas), self._batch_size):
-                batch = of_canvas[start : start + self._batch_size]
-                looks = [(views[index][position], images[index]) for index, position in batch]
+            for start in range(0, len(of_canvas), self.batch_size):
+                batch = of_canvas[start : start + self.batch_size]
+                parts = [(views[index][position], images[index]) for index, position in batch]
                 selections = [self._views.selection(config, len(views[index])) for index, _ in batch]
-                for (index, position), kept in zip(batch, self._look(looks, selections), strict=True):
+                for (index, position), kept in zip(batch, self._found_in(parts, selections), strict=True):
                     found[index][position] = kept
         return [
             self._detections(of_image, [kept[position] for position in range(len(of_image))], config, image)
             for of_image, kept, image in zip(views, found, images, strict=True)
         ]
 
-    def _look(self, looks: Sequence[tuple[View, Image]], selections: Sequence[SelectConfig]) -> list[Found]:
-        """What is found in each of up to a batch of looks with canvases of one size, in pixels of the sources."""
-        canvas_xyxy, scores = self._boxes([view.canvas(image) for view, image in looks])
+    def _found_in(self, parts: Sequence[tuple[View, Image]], selections: Sequence[SelectConfig]) -> list[Found]:
+        """Return the detections in up to a batch of views with canvases of one size, in pixels of the sources."""
+        canvas_xyxy, scores = self._boxes([view.canvas(image) for view, image in parts])
         found = []
-        for (view, _), config, boxes, of_boxes in zip(looks, selections, canvas_xyxy, scores, strict=False):
+        for (view, _), config, boxes, of_boxes in zip(parts, selections, canvas_xyxy, scores, strict=False):
             kept = select(boxes, of_boxes, config, view.letterbox.resized_hw)
             boxes, of_boxes, labels = (tensor.cpu() for tensor in kept)
             found.append((view.boxes_to_source(boxes), of_boxes, labels))
         return found
 
     def _boxes(self, canvases: Sequence[npt.NDArray[Any]]) -> tuple[Tensor, Tensor]:
-        """All boxes and scores of up to a batch of canvases of one size, and of the blank ones that fill it up."""
-        batch = np.zeros((self._batch_size, *canvases[0].shape), canvases[0].dtype)
+        """Return the boxes and scores of canvases of one size, up to a batch, and of blank ones that fill the batch."""
+        batch = np.zeros((self.batch_size, *canvases[0].shape), canvases[0].dtype)
         for row, canvas in zip(batch, canvases, strict=False):
             row[:] = canvas
         return self.runtime.boxes(batch)
@@ -206,33 +168,37 @@ class Predictor:
     ) -> Detections:
         image_hw = (image.shape[0], image.shape[1])
         merged = self._views.merged(views, found, config, image_hw)
-        with torch.inference_mode(mode=False):  # only a copy made outside can be changed or learnt from
+        with torch.inference_mode(mode=False):  # only a copy made outside can be changed or used in training
             boxes, scores, labels = (tensor.clone() for tensor in merged)
         return Detections(boxes, scores, labels, image_hw, self.class_names, self.category_ids)
 
     @torch.inference_mode()
     def raw_boxes(self, images: Sequence[Image]) -> list[RawBoxes]:
-        """All boxes of one plain look at up to `batch_size` images, for who selects by a rule of their own.
+        """Return all boxes of one plain view of up to `batch_size` images, for callers that do their own selection.
 
         Raises:
-            ConfigError: several looks are configured, or the runtime gives selected boxes only.
+            ConfigError: several views are configured, or the runtime gives selected boxes only.
         """
         if self.runtime.selection is not None:
-            raise ConfigError("all boxes are wanted here, found a file that selects by itself; export without --nms")
+            raise ConfigError(
+                "expected a model that gives all boxes, got a file that selects by itself; export without --nms"
+            )
         self._require_fitting(images)
         if not self.views.is_plain:
-            raise ConfigError(f"one plain look at each image is wanted here, found views: {self.views.text}")
+            raise ConfigError(
+                f"expected one plain view of each image, got views: {self.views.text}; leave the views out"
+            )
         letterboxes = [self.input.letterbox(image) for image in images]
         canvases = [letterbox.apply(image) for letterbox, image in zip(letterboxes, images, strict=True)]
         canvas_xyxy, scores = self._boxes(canvases)
         return [RawBoxes(*row) for row in zip(canvas_xyxy, scores, letterboxes, strict=False)]
 
     def _require_fitting(self, images: Sequence[Image]) -> None:
-        if not 1 <= len(images) <= self._batch_size:
-            raise ValueError(f"Predictor wants 1 to {self._batch_size} images, found {len(images)}")
+        if not 1 <= len(images) <= self.batch_size:
+            raise ValueError(f"Predictor: expected 1 to {self.batch_size} images, got {len(images)}")
 
     def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
-        """One prediction per source, in order; a source that cannot be read gives a record that says why."""
+        """Yield one record per source, in order; that of a source that cannot be read has an error."""
         for source, image, error, detections in self._stream(sources, partial(self.detect, config=config)):
             if image is None or detections is None:
                 yield Prediction(source, None, error)
@@ -240,7 +206,7 @@ class Predictor:
                 yield Prediction(source, detections, None, image.pixels, image.warnings)
 
     def stream_raw(self, sources: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, RawBoxes | None, str | None]]:
-        """All boxes of each source, in order, or None and why it cannot be read."""
+        """Yield all boxes of each source, in order, or None and the reason why it cannot be read."""
         for source, _, error, raw in self._stream(sources, self.raw_boxes):
             yield source, raw, error
 
@@ -256,11 +222,11 @@ class Predictor:
         yield from self._answered(pending, answer)
 
     def _is_enough(self, images: Sequence[Image]) -> bool:
-        """Whether images fill a batch; of many looks at each, a few."""
-        if self.views.is_plain or len(images) >= self._batch_size:
-            return len(images) >= self._batch_size
-        num_looks = sum(len(self._views.of((image.shape[0], image.shape[1]))) for image in images)
-        return num_looks >= _NUM_FILLED * self._batch_size
+        """Return true if images fill a batch, or with several views of each, a few batches."""
+        if self.views.is_plain or len(images) >= self.batch_size:
+            return len(images) >= self.batch_size
+        num_views = sum(len(self._views.of((image.shape[0], image.shape[1]))) for image in images)
+        return num_views >= _NUM_FILLED * self.batch_size
 
     @staticmethod
     def _answered(
@@ -273,8 +239,8 @@ class Predictor:
 
     def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
         queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()
-        # Images in tiles are large, and keep the network busy for long.
-        most = 2 * self._batch_size if self.views.tile is None else _NUM_READERS
+        # Images in tiles are large and keep the network busy for a long time.
+        most = 2 * self.batch_size if self.views.tile is None else _NUM_READERS
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for source in sources:
                 queue.append((source, pool.submit(source.load, self.input.channels)))
@@ -292,10 +258,10 @@ class Predictor:
 
 
 def only_detections(prediction: Prediction) -> Detections:
-    """The detections of a prediction.
+    """Return the detections of a record.
 
     Raises:
-        MediaError: its image could not be read.
+        MediaError: the image could not be read.
     """
     if prediction.detections is None:
         raise MediaError(prediction.error or f"{prediction.source.name}: no image")

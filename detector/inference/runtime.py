@@ -1,4 +1,4 @@
-"""What computes the boxes of a batch of canvases: a torch model, or an exported file in a runtime of its own."""
+"""Runtimes that compute the boxes of a batch of canvases: a torch model here, exported files in `detector.export`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Network: TypeAlias = Callable[[Tensor], "tuple[Tensor, ...]"]  # images to raw m
 
 
 class Runtime(Protocol):
-    """A detection network ready to run, wherever it came from.
+    """Detection network ready to run, of any origin.
 
     Attributes:
-        num_classes: classes it tells apart.
-        notes: what is worth saying of it, a sentence each.
+        num_classes: number of classes.
+        notes: remarks about the network for the user, a sentence each.
         precision: the number format of its arithmetic: fp32, bf16, fp16 or int8.
-        selection: the rule by which it has selected boxes already, or None where it gives all of them.
+        selection: the rule by which it selects boxes itself, or None if it gives all of them.
     """
 
     num_classes: int
@@ -37,10 +37,10 @@ class Runtime(Protocol):
     selection: SelectConfig | None
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size does not suit the network."""
+        """Raise a `ValueError` if a canvas size does not suit the network."""
 
     def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """All boxes of a batch, before any is selected.
+        """Return all boxes of a batch, before selection.
 
         Args:
             canvases: (B, H, W, C), contiguous: uint8, or float32 in 0..1 as Darknet's arithmetic makes them.
@@ -52,13 +52,15 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How a network runs in evaluation and prediction; a run's own evaluations are in fp32, its steps as `train` says.
+    """Settings for running a network in evaluation and prediction.
+
+    They do not apply to training: its evaluations run in fp32, its steps as `train` says.
 
     Attributes:
         precision: number format of the convolutions: fp32; bf16; fp16, on CUDA devices; or auto, which is bf16 where
             the device computes it natively, fp16 on other CUDA devices and fp32 elsewhere. Boxes and scores are
-            computed in fp32 of what the network gives.
-        compile: whether torch compiles the network at its first pass, which takes from seconds to minutes.
+            computed in fp32 from the outputs of the network.
+        compile: whether torch compiles the network at its first pass, which takes seconds to minutes.
         cuda_graph: whether a pass on a CUDA device is recorded once for each shape of canvases and then replayed.
     """
 
@@ -68,33 +70,33 @@ class RuntimeConfig:
 
 
 class TorchRuntime:
-    """A torch model, folded, in channels_last; on the CPU with packed weights.
+    """Torch model, folded, in channels_last; on the CPU with packed weights.
 
     Attributes:
         model: the copy of the model that runs.
-        device: where it runs.
-        num_classes: classes it tells apart.
-        notes: what is worth saying of how it was described, a sentence each.
+        device: its device.
+        num_classes: number of classes.
+        notes: remarks about its description for the user, a sentence each.
         precision: fp32, bf16 or fp16.
-        selection: None: it gives all boxes.
+        selection: None; the runtime gives all boxes.
     """
 
     selection: SelectConfig | None = None
 
     def __init__(self, model: DetectionModel, device: torch.device, config: RuntimeConfig | None = None) -> None:
-        """Takes a copy of the model to the device, its batch norms folded; without a config it runs in fp32.
+        """Copy the model to the device with its batch norms folded; without a config it runs in fp32.
 
         Raises:
-            ConfigError: the device has not the precision, or is no CUDA device and a CUDA graph is asked for.
+            ConfigError: the device does not have the precision, or a CUDA graph is requested on another device.
         """
         config = config or RuntimeConfig()
         if config.cuda_graph and device.type != "cuda":
-            raise ConfigError(f"runtime.cuda_graph wants a CUDA device, found {device}; leave it out")
+            raise ConfigError(f"runtime.cuda_graph: expected a CUDA device, got {device}; leave it out")
         self._precision = Precision(config.precision, device)
         folded = fold(copy.deepcopy(model))
         self.model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
         for part in self.model.modules():
-            # Autocast would make this copy in every pass; biases keep their digits for the fused epilogue.
+            # Autocast would make this copy in every pass; biases stay in fp32 for the fused epilogue.
             if isinstance(part, nn.Conv2d):
                 part.weight.data = part.weight.data.to(self._precision.dtype)
         self._network: Network = self.model
@@ -110,12 +112,12 @@ class TorchRuntime:
         self.precision: str = self._precision.name
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size does not suit the model's strides."""
+        """Raise a `ValueError` if a canvas size does not suit the strides of the model."""
         self.model.check_image_hw(image_hw)
 
     @torch.inference_mode()
     def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """All boxes of a batch, as `Runtime` says, on the device."""
+        """Return all boxes of a batch, as `Runtime` defines it, on the device."""
         # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
         images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
         with self._precision.autocast():
@@ -125,7 +127,7 @@ class TorchRuntime:
 
 
 class _Compiled:
-    """A network compiled for each shape of images that comes."""
+    """Network compiled for each shape of images."""
 
     def __init__(self, model: nn.Module) -> None:
         self._compiled = torch.compile(model, dynamic=False)
@@ -138,12 +140,12 @@ class _Compiled:
         except BackendCompilerFailed as error:
             reason = " ".join(str(error.inner_exception).split())[:200]  # may hold a compiler's whole output
             raise ConfigError(
-                f"runtime.compile wants a compiler that torch can use, and torch says {reason!r}; leave it out"
+                f"runtime.compile: expected a compiler that torch can use, got the error {reason!r}; leave it out"
             ) from error
 
 
 class _Recorded:
-    """A network whose pass is recorded as a CUDA graph, one for each shape of images, and replayed."""
+    """Network whose pass is recorded as a CUDA graph, one for each shape of images, and replayed."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -157,11 +159,11 @@ class _Recorded:
         graph, inputs, raw_maps = self._passes[key]
         inputs.copy_(images)
         graph.replay()
-        return tuple(raw_map.clone() for raw_map in raw_maps)  # the next replay writes over what it gave
+        return tuple(raw_map.clone() for raw_map in raw_maps)  # the next replay overwrites them
 
     def _record(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
         inputs, stream = images.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
-        # Kernels are loaded and convolutions chosen by trial before, on a stream of their own as torch's manual has it.
+        # Warm-up on a stream of its own, as the torch manual says: it loads kernels and chooses convolution algorithms.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):

@@ -1,4 +1,4 @@
-"""How the stages of a pipeline hand work on: bounded, in order, and ended from either side without a deadlock."""
+"""Queues between the stages of a pipeline: bounded, in order, and ended from either side without a deadlock."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """A queue of a few items from one thread to another."""
+    """Queue of a few items from one thread to another."""
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` items wait in it at most; putting a further one waits."""
+        """Create an empty queue; `put` waits while it holds `capacity` items."""
         self._items: deque[T] = deque()
         self._capacity, self._is_closed, self._is_cancelled = capacity, False, False
         self._changed = threading.Condition()
 
     def put(self, item: T) -> bool:
-        """Adds an item when there is room; false where nobody takes any longer."""
+        """Add an item once there is room; return false once the consumer has stopped."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._items) < self._capacity or self._is_cancelled)
             if not self._is_cancelled:
@@ -32,7 +32,7 @@ class Channel(Generic[T]):
             return not self._is_cancelled
 
     def __iter__(self) -> Iterator[T]:
-        """The items until the channel is closed and empty, or cancelled."""
+        """Yield the items until the channel is closed and empty, or cancelled."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._is_closed or self._is_cancelled)
@@ -43,13 +43,13 @@ class Channel(Generic[T]):
             yield item
 
     def close(self) -> None:
-        """No more items will come; those in it can still be taken."""
+        """Announce that no more items will come; those in the queue can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Nothing more goes in or comes out."""
+        """Drop all items; nothing more goes in or comes out."""
         with self._changed:
             self._is_cancelled = True
             self._items.clear()
@@ -57,17 +57,17 @@ class Channel(Generic[T]):
 
 
 class Ordered(Generic[T]):
-    """Puts what several threads worked out side by side back into order."""
+    """Queue that restores the order of items that several threads compute in parallel."""
 
     def __init__(self, capacity: int) -> None:
-        """Item `n` waits for room until item `n - capacity` is taken."""
+        """Create an empty queue; item `n` waits until item `n - capacity` has been taken."""
         self._items: dict[int, T] = {}
         self._next, self._end = 0, -1
         self._capacity, self._is_cancelled = capacity, False
         self._changed = threading.Condition()
 
     def put(self, number: int, item: T) -> bool:
-        """Adds the item of a number; false where nobody takes any longer."""
+        """Add the item of a number; return false once the consumer has stopped."""
         with self._changed:
             self._changed.wait_for(lambda: number < self._next + self._capacity or self._is_cancelled)
             if not self._is_cancelled:
@@ -76,7 +76,7 @@ class Ordered(Generic[T]):
             return not self._is_cancelled
 
     def __iter__(self) -> Iterator[T]:
-        """The items by their numbers, until the end or until it is cancelled."""
+        """Yield the items by their numbers, until the end or until the queue is cancelled."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._next in self._items or self._next == self._end)
@@ -88,13 +88,13 @@ class Ordered(Generic[T]):
             yield item
 
     def end(self, number: int) -> None:
-        """There is no item of this number, nor any behind it."""
+        """Announce that there is no item of this number or of a higher one."""
         with self._changed:
             self._end = number
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Nothing more goes in or comes out."""
+        """Drop all items; nothing more goes in or comes out."""
         with self._changed:
             self._is_cancelled, self._end = True, self._next
             self._items.clear()
@@ -102,27 +102,27 @@ class Ordered(Generic[T]):
 
 
 class Inbox:
-    """Images of several sources on their way to a model, which takes from all of them in turn.
+    """Queue of images of several sources for a model, which takes from all of them in turn.
 
-    A source that can wait puts the next image when there is room. A live one that cannot replaces its image that was
-    not taken yet by the newer one.
+    A source that can wait adds its next image once there is room. A live source that cannot wait replaces its own image
+    that has not been taken yet.
 
     Attributes:
-        num_dropped: images replaced, by the number of the source.
+        num_dropped: replaced images, by the number of the source.
     """
 
     def __init__(self, may_wait: Sequence[bool], capacity: int) -> None:
-        """`may_wait` says of each source whether it can wait; `capacity` is how many of its images lie here at most."""
+        """Create an empty queue; sources with a true `may_wait` wait while `capacity` of their images are in it."""
         self._waiting: list[deque[ImageSource]] = [deque() for _ in may_wait]
         self._may_wait, self._capacity = list(may_wait), capacity
         self._is_open = [True for _ in may_wait]
-        self._next = 0  # the source to begin with, so that none is starved
+        self._next = 0  # the source to begin with, so that no source is starved
         self._num_taken = 0
         self._changed = threading.Condition()
         self.num_dropped = [0 for _ in may_wait]
 
     def put(self, number: int, image: ImageSource) -> bool:
-        """Adds an image of a source; false where nobody takes any longer."""
+        """Add an image of a source; return false once the consumer has stopped."""
         waiting = self._waiting[number]
         with self._changed:
             if self._may_wait[number] or image.error is not None:  # an error is never replaced
@@ -137,13 +137,13 @@ class Inbox:
             return self._is_open[number]
 
     def end(self, number: int) -> None:
-        """A source gives no more images; those in it can still be taken."""
+        """Announce that a source gives no more images; those in the queue can still be taken."""
         with self._changed:
             self._is_open[number] = False
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """No source gives more images, and those in it are not wanted."""
+        """Refuse more images of all sources and drop those in the queue."""
         with self._changed:
             for number, waiting in enumerate(self._waiting):
                 self._is_open[number] = False
@@ -151,9 +151,9 @@ class Inbox:
             self._changed.notify_all()
 
     def take(self, most: int) -> tuple[int, list[ImageSource]]:
-        """The number of this batch and up to `most` images, none at the end; fewer only where none can be waited for.
+        """Return the number of this batch and its images: `most`, or fewer for a live image or at the end, then none.
 
-        Several threads may take; where none is left all of them get the same number.
+        Several threads may take; at the end all of them get the same number.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_ready(most))
@@ -170,6 +170,6 @@ class Inbox:
 
     def _is_ready(self, most: int) -> bool:
         num_waiting = sum(map(len, self._waiting))
-        # A live image is wanted now; a batch of others is worth waiting for.
+        # A live image is taken at once; other images wait until they fill a batch.
         has_live = any(w and not m for w, m in zip(self._waiting, self._may_wait, strict=True))
         return num_waiting >= most or has_live or not any(self._is_open)

@@ -1,14 +1,13 @@
-"""ByteTrack: which detections of one frame after the other are the same object.
+"""ByteTrack: multi-object tracking that associates detections with objects from frame to frame.
 
 Zhang et al. 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", algorithm 1: a Kalman filter
-says where each object should be now; certain detections are given to objects first, and uncertain ones, which a
-detector would throw away, to the objects that are left: an object half hidden keeps its identity.
+predicts the position of each object; certain detections are assigned to objects first, then uncertain ones, which a
+detector would drop, to the remaining objects, so that a partly hidden object keeps its identity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +16,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from detector.errors import ConfigError
 from detector.inference.predictor import Prediction
-from detector.media.sources import ImageSource, Source, VideoSource
+from detector.media.sources import VideoSource
 from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -28,28 +26,28 @@ Float64s = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-# Of a box's width and height: standard deviations of its place, and of its speed in a frame (Wojke et al. 2017,
-# "Simple Online and Realtime Tracking with a Deep Association Metric", the authors' program, which has the height for
-# both; Aharon et al. 2022, "BoT-SORT", equations 3 to 6, has each side for itself, as here).
+# Standard deviations of the place and of the speed per frame, relative to the width and height of the box (Wojke et al.
+# 2017, "Simple Online and Realtime Tracking with a Deep Association Metric", the authors' program, which uses the
+# height for both; Aharon et al. 2022, "BoT-SORT", equations 3 to 6, uses each side for itself, as here).
 _PLACE_STD, _SPEED_STD = 1 / 20, 1 / 160
-_FIRST_PLACE_STDS, _FIRST_SPEED_STDS = 2, 10  # so many of them when an object is first seen, likewise
-_FRAMES_PER_S = 30.0  # of the videos of MOTChallenge, for which they were found
-_LOW = 0.1  # Zhang et al. 2022: the authors' program takes detections from here on
+_FIRST_PLACE_STDS, _FIRST_SPEED_STDS = 2, 10  # factors when an object is first seen, from the same sources
+_FRAMES_PER_S = 30.0  # of the MOTChallenge videos for which these values were chosen
+_LOW = 0.1  # lowest score of the authors' program of Zhang et al. 2022
 
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """Which detections belong to tracks. The defaults are those of Zhang et al. 2022, section 4.1 and program.
+    """Settings of tracking. The defaults are those of Zhang et al. 2022, section 4.1 and program.
 
     Attributes:
-        high: score, 0..1, from which a detection is certain.
-        low: score, 0..1, below which it is none; at most `high`.
-        new: score, 0..1, from which a certain detection without a track begins one; at least `high`.
-        class_high: of each class, 0..1, in place of `high` and `new`, or None.
-        match: what the overlap, 0..1, is above of a track, where it should be now, and a certain detection of it.
-        match_low: the same of an uncertain one, for tracks that were seen in the frame before.
-        match_new: the same of a certain one, for tracks that were seen once.
-        buffer_s: seconds for which a track that is not seen is kept: 30 frames of 30 frames per second.
+        high: lowest score, 0..1, of a certain detection.
+        low: lowest score, 0..1, of an uncertain detection; at most `high`.
+        new: lowest score, 0..1, of a certain detection that begins a track; at least `high`.
+        class_high: scores of each class, 0..1, in place of `high` and `new`, or None.
+        match: overlap, 0..1, that the predicted box of a track and a certain detection must exceed to match.
+        match_low: the same for an uncertain detection and tracks that were seen in the previous frame.
+        match_new: the same for a certain detection and tracks that were seen once.
+        buffer_s: seconds for which a track that is not seen is kept: 30 frames at 30 frames per second.
         class_agnostic: whether a track may have detections of different classes.
     """
 
@@ -66,33 +64,32 @@ class TrackConfig:
     def __post_init__(self) -> None:
         shares = (self.match, self.match_low, self.match_new, *(self.class_high or ()))
         if not (0 <= self.low <= self.high <= self.new <= 1 and all(0 <= share <= 1 for share in shares)):
-            raise ValueError(f"TrackConfig wants 0 <= low <= high <= new <= 1 and overlaps of 0..1, found {self}")
+            raise ValueError(f"TrackConfig: expected 0 <= low <= high <= new <= 1 and overlaps of 0..1, got {self}")
         if not 0 <= self.buffer_s < math.inf:
-            raise ValueError(f"TrackConfig wants a buffer_s of at least 0 seconds, found {self.buffer_s}")
+            raise ValueError(f"TrackConfig: expected buffer_s of at least 0 seconds, got {self.buffer_s}")
 
     @classmethod
     def of(cls, select: SelectConfig) -> TrackConfig:
-        """Tracks of what `select` keeps: it is what is certain, and a track begins with it."""
+        """Return settings by which the detections that `select` keeps are certain and begin tracks."""
         high = select.confidence
         lowest = min((high, *(select.class_confidence or ())))
         return cls(high, min(_LOW, lowest), high, select.class_confidence, class_agnostic=select.class_agnostic)
 
     def widened(self, select: SelectConfig) -> SelectConfig:
-        """The same selection with the uncertain detections."""
+        """Return the same selection with uncertain detections added."""
         return replace(select, confidence=self.low, class_confidence=None)
 
 
 class BoxFilters:
-    """A Kalman filter for each of T boxes: centre, width and height change at constant speeds.
+    """Kalman filters of T boxes whose centre, width and height change at constant speeds.
 
-    All noise is independent in the four coordinates, so each has a filter of two numbers, its place and its speed.
-    Between two frames the speed drifts steadily (white acceleration): after half the time twice, everything is as after
-    the whole time once.
+    The noise of the four coordinates is independent, so each has a filter of two numbers, its place and its speed. The
+    speed drifts as under white acceleration, so that two predictions over half the time equal one over the whole time.
 
     Attributes:
         places: float64 (T, 4), centre, width and height, pixels.
         speeds: float64 (T, 4), pixels per frame at 30 frames per second.
-        variances: float64 (T, 4, 3): of the place, of both together, of the speed.
+        variances: float64 (T, 4, 3): variance of the place, covariance of place and speed, variance of the speed.
     """
 
     def __init__(self) -> None:
@@ -100,7 +97,7 @@ class BoxFilters:
         self.variances = np.zeros((0, 4, 3))
 
     def add(self, cxcywh: Float64s) -> None:
-        """Adds boxes that were seen once, float64 (N, 4), pixels."""
+        """Add boxes that were seen once, float64 (N, 4), pixels."""
         place = (_FIRST_PLACE_STDS * _PLACE_STD * _sides(cxcywh)) ** 2
         speed = (_FIRST_SPEED_STDS * _SPEED_STD * _sides(cxcywh)) ** 2
         self.places = np.concatenate([self.places, cxcywh])
@@ -108,11 +105,11 @@ class BoxFilters:
         self.variances = np.concatenate([self.variances, np.stack([place, np.zeros_like(place), speed], axis=2)])
 
     def keep(self, rows: Mask) -> None:
-        """Forgets the other boxes; bool (T,)."""
+        """Keep the boxes of a mask, bool (T,), and drop the others."""
         self.places, self.speeds, self.variances = self.places[rows], self.speeds[rows], self.variances[rows]
 
     def predict(self, seconds: float) -> None:
-        """Lets time go by: F P F' + Q of a constant speed."""
+        """Advance the boxes by a time: F P F' + Q of a constant speed."""
         steps, sides = seconds * _FRAMES_PER_S, _sides(self.places)
         place_noise, speed_noise = (_PLACE_STD * sides) ** 2, (_SPEED_STD * sides) ** 2
         place, both, speed = np.moveaxis(self.variances, 2, 0)
@@ -127,7 +124,7 @@ class BoxFilters:
         )
 
     def update(self, rows: Integers, cxcywh: Float64s) -> None:
-        """Takes in where boxes were seen: the boxes of these rows, int64 (N,), at float64 (N, 4), pixels."""
+        """Correct the boxes of some rows, int64 (N,), by the boxes that were seen, float64 (N, 4), pixels."""
         place, both, speed = np.moveaxis(self.variances[rows], 2, 0)
         total = place + (_PLACE_STD * _sides(self.places[rows])) ** 2
         place_gain, speed_gain = place / total, both / total
@@ -139,16 +136,16 @@ class BoxFilters:
 
 
 def _sides(cxcywh: Float64s) -> Float64s:
-    """The side that each coordinate is measured by, (T, 4); at least a pixel."""
+    """Return the side that each coordinate is relative to, (T, 4); at least a pixel."""
     return np.maximum(cxcywh[:, [2, 3, 2, 3]], 1.0)
 
 
 def assign(overlaps: Float64s, lowest: float) -> tuple[Integers, Integers]:
-    """Pairs of rows and columns, each at most once, with the largest sum of what their overlaps have above `lowest`.
+    """Pair rows and columns, each at most once, with the largest sum of overlaps above `lowest`.
 
     Args:
         overlaps: float64 (T, N), 0..1.
-        lowest: what a pair has at least; 0 is no overlap.
+        lowest: overlap that every pair exceeds.
 
     Returns:
         Rows and columns, int64 (K,) each.
@@ -160,7 +157,7 @@ def assign(overlaps: Float64s, lowest: float) -> tuple[Integers, Integers]:
 
 
 class Tracker:
-    """The tracks of one video; without any at first."""
+    """Tracks of one video."""
 
     def __init__(self, config: TrackConfig | None = None) -> None:
         self._config = config or TrackConfig()
@@ -173,26 +170,28 @@ class Tracker:
         self._num_ids = 0
 
     def update(self, detections: Detections, time_s: float) -> Integers:
-        """The tracks of the next frame's detections: named when seen again, those of the first frame of all at once.
+        """Return the track of each detection of the next frame.
+
+        A track gets its id when it is seen a second time, in the first frame at once.
 
         Args:
-            detections: those of `high` scores and those of `low` ones.
-            time_s: when the frame was taken; where it is not after the one before, no time has gone by.
+            detections: certain and uncertain detections.
+            time_s: the time of the frame; if it is not later than the previous one, no time has passed.
 
         Returns:
-            The id of each detection's track, int64 (N,): 1, 2, 3 in the order in which tracks got theirs, and -1
-            without a track.
+            The id of each detection's track, int64 (N,): 1, 2, 3 in the order in which tracks got theirs; -1 without a
+            track.
 
         Raises:
-            ValueError: the time is not finite, or `class_high` has not one score for each class.
+            ValueError: the time is not finite, or `class_high` does not have one score for each class.
         """
         if not math.isfinite(time_s):
-            raise ValueError(f"Tracker wants a finite time_s, found {time_s}")
+            raise ValueError(f"Tracker: expected a finite time_s, got {time_s}")
         is_first = self._last_s is None
         before_s = time_s if self._last_s is None else self._last_s
         now_s = self._last_s = max(time_s, before_s)
         self._keep(~self._is_lost | (now_s - self._seen_s <= self._config.buffer_s))
-        self._filters.speeds[self._is_lost, 2:] = 0  # nobody knows the size of what is not seen: it stays
+        self._filters.speeds[self._is_lost, 2:] = 0  # the size of a lost track is unknown: it stays as it was
         self._filters.predict(now_s - before_s)
 
         xyxy = detections.source_xyxy.double().cpu().numpy()
@@ -207,7 +206,7 @@ class Tracker:
         track_ids[found[rows]] = self._ids[rows]
 
         self._is_lost = found < 0
-        self._keep(~self._is_lost | (self._ids > 0))  # what was seen once only was nothing
+        self._keep(~self._is_lost | (self._ids > 0))  # a track that was seen only once is dropped
         begins = np.flatnonzero(beginning & (track_ids < 0))
         self._filters.add(xyxy_to_cxcywh(xyxy[begins]))
         self._ids = np.append(self._ids, np.zeros(len(begins), np.int64))
@@ -220,21 +219,21 @@ class Tracker:
         return track_ids
 
     def _sorted(self, detections: Detections) -> tuple[Mask, Mask, Mask]:
-        """Which detections are certain, which are uncertain and which may begin a track: bool (N,) each."""
+        """Return masks of certain detections, of uncertain ones and of those that may begin a track: bool (N,) each."""
         config, scores = self._config, detections.scores.cpu().numpy()
         if config.class_high is None:
             certain = scores >= config.high
             return certain, ~certain & (scores >= config.low), scores >= config.new
         if len(config.class_high) != len(detections.class_names):
             raise ValueError(
-                f"TrackConfig.class_high wants a score for each of {len(detections.class_names)} classes, found "
+                f"TrackConfig.class_high: expected a score for each of {len(detections.class_names)} classes, got "
                 f"{len(config.class_high)}"
             )
         certain = scores >= np.array(config.class_high, np.float32)[detections.labels.cpu().numpy()]
         return certain, ~certain & (scores >= config.low), certain
 
     def _associate(self, xyxy: Float64s, labels: Integers, certain: Mask, uncertain: Mask) -> Integers:
-        """The detection of each track, int64 (T,), or -1."""
+        """Return the index of the detection of each track, int64 (T,), or -1."""
         tracks_xyxy = cxcywh_to_xyxy(self._filters.places)
         overlaps = np.nan_to_num(box_iou(torch.from_numpy(tracks_xyxy), torch.from_numpy(xyxy)).numpy())  # 0/0: points
         if not self._config.class_agnostic:
@@ -262,39 +261,28 @@ class Tracker:
 
 
 class VideoTracks:
-    """The tracks of any mix of videos, frame by frame: each has a tracker of its own."""
+    """Tracks of any mix of videos, each with a tracker of its own."""
 
     def __init__(self, config: TrackConfig | None = None) -> None:
         self._config = config
-        self._trackers: dict[int, tuple[VideoSource, Tracker]] = {}  # a video may be given twice
+        self._trackers: dict[int, tuple[VideoSource, Tracker]] = {}  # by id: a video may be given twice
 
     def follow(self, prediction: Prediction) -> Prediction:
-        """The prediction of the next frame with those of its detections only that belong to a track, and their ids.
+        """Return the record of the next frame with only the detections that belong to a track, and their ids.
 
         Raises:
-            ValueError: it is no frame of a video.
+            ValueError: the record is not of a frame of a video.
         """
         if prediction.detections is None:
             return prediction
         frame = prediction.source.frame
         if frame is None:
-            raise ValueError(f"VideoTracks wants frames of a video, found the image {prediction.source.name}")
+            raise ValueError(f"VideoTracks: expected a frame of a video, got the image {prediction.source.name}")
         if id(frame.video) not in self._trackers:
-            if not frame.video.is_live:  # files come one after another: the last one is done
+            if not frame.video.is_live:  # files come one after another: the last one is complete
                 self._trackers = {key: kept for key, kept in self._trackers.items() if kept[0].is_live}
             self._trackers[id(frame.video)] = frame.video, Tracker(self._config)
         time_s = frame.index / frame.fps if frame.time_s is None else frame.time_s
         track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, time_s)
         is_tracked = track_ids >= 0
         return replace(prediction, detections=prediction.detections[is_tracked], track_ids=track_ids[is_tracked])
-
-
-def require_videos(sources: Sequence[Source]) -> None:
-    """Refuses to track in sources without frames.
-
-    Raises:
-        ConfigError: a source is an image.
-    """
-    images = [source.name for source in sources if isinstance(source, ImageSource)]
-    if images:
-        raise ConfigError(f"tracks go through the frames of a video, found the image {images[0]}; give videos only")

@@ -1,4 +1,4 @@
-"""Several looks at one image: overlapping tiles, mirrored, at other scales; and one set of detections of them all."""
+"""Views of one image, such as overlapping tiles, mirrored and scaled ones, and the merging of their detections."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from torch import Tensor
 
 from detector.errors import ConfigError
 from detector.inference.box_fusion import fuse
-from detector.structures.boxes import Boxes, area_xyxy, clip_xyxy
+from detector.structures.boxes import area_xyxy
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Image, Letterbox
 from detector.structures.selection import SelectConfig, select_labelled
 
 Merge = Literal["nms", "fusion"]
 Found = tuple[Tensor, Tensor, Tensor]  # source_xyxy float32 (N, 4), scores float32 (N,), labels int64 (N,)
 
-# A box that ends nearer than this share of a tile's side to the tile's edge is taken to end there.
+# A box that ends nearer to an edge of its tile than this share of the tile's side counts as ending there.
 _TOUCHES = 1 / 64
-# A box cut off by its tile goes where a whole one of at least this share of its score covers this share of it. Akyon et
-# al. 2022 ("Slicing aided hyper inference", section 3.2) match by intersection over the smaller area for this reason.
+# A box cut off by its tile is dropped if a whole box with at least this share of its score covers this share of it.
+# Akyon et al. 2022 ("Slicing aided hyper inference", section 3.2) match by intersection over the smaller area, too.
 _COVERED, _SCORE_SHARE = 0.7, 0.5
-_SEARCHED_PX = 64  # how far from a scaled canvas one is looked for that the network takes
+_SEARCHED_PX = 64  # largest distance of a canvas side that the network takes from the scaled side
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """How an image is looked at; one plain look by default.
+    """Views of each image (test-time augmentation); one plain view by default.
 
     Attributes:
         tile: side in source pixels of the squares that an image is cut into, each fitted into a canvas of its own; None
-            for the whole image only. An image no larger than a tile is looked at once.
-        overlap: how much of its side a tile shares with the next one at least, 0..0.9; objects larger than that are
-            whole in no tile.
-        whole: whether an image in tiles is looked at as a whole, too.
-        flip: whether each look is repeated mirrored left to right.
-        scales: sizes of the canvas relative to `input.size`, each a look; the nearest size that the network takes.
-        merge: how boxes of several looks become one: `nms` keeps the best, `fusion` averages (Solovyev et al. 2021).
-        iou: overlap above which boxes of several looks are the same object, 0..1; 0.55 as in that paper.
+            for the whole image only. An image no larger than a tile has one view.
+        overlap: least share of its side that a tile has in common with the next one, 0..0.9; an object larger than that
+            may be whole in no tile.
+        whole: whether an image in tiles also has a view of the whole.
+        flip: whether each view is repeated mirrored left to right.
+        scales: sizes of the canvas relative to `input.size`, one view each; the nearest size that the network takes.
+        merge: `nms` keeps the best of the boxes of an object, `fusion` averages them (Solovyev et al. 2021).
+        iou: overlap above which boxes of several views are the same object, 0..1; 0.55 as in that paper.
     """
 
     tile: int | None = None
@@ -56,24 +57,24 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         if self.tile is not None and self.tile < 32:
-            raise ValueError(f"views.tile wants at least 32 pixels, found {self.tile}")
+            raise ValueError(f"views.tile: expected at least 32 pixels, got {self.tile}")
         if not 0 <= self.overlap <= 0.9:
-            raise ValueError(f"views.overlap wants to be within 0..0.9, found {self.overlap}")
+            raise ValueError(f"views.overlap: expected a value within 0..0.9, got {self.overlap}")
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise ValueError(f"views.scales wants numbers within 0.1..10, found {list(self.scales)}")
+            raise ValueError(f"views.scales: expected numbers within 0.1..10, got {list(self.scales)}")
         if len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"views.scales wants each scale once, found {list(self.scales)}")
+            raise ValueError(f"views.scales: expected each scale once, got {list(self.scales)}")
         if not 0 <= self.iou <= 1:
-            raise ValueError(f"views.iou wants to be within 0..1, found {self.iou}")
+            raise ValueError(f"views.iou: expected a value within 0..1, got {self.iou}")
 
     @property
     def is_plain(self) -> bool:
-        """Whether every image is looked at once, as a whole and as it is."""
+        """True if every image has one view: the whole, as it is."""
         return self.tile is None and not self.flip and self.scales == (1.0,)
 
     @property
     def text(self) -> str:
-        """What is looked at and how boxes are merged, in words."""
+        """The views and the merging of boxes in words."""
         whole = " and the whole" if self.whole else ""
         looks = [f"tiles of {self.tile} px overlapping by {self.overlap:g}{whole}" if self.tile else "the whole"]
         looks += ["mirrored too"] if self.flip else []
@@ -83,14 +84,14 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class View:
-    """One look at a source image: a part of it, perhaps mirrored, on a canvas.
+    """View of a source image: a region of it, perhaps mirrored, on a canvas.
 
     Attributes:
-        region_xyxy: the part, whole pixels of the source.
-        letterbox: how the part is fitted into the canvas.
-        is_flipped: whether the canvas is mirrored left to right.
-        reach_xyxy: how far the next tiles reach into this one: the end of the left one, of the upper one, the start of
-            the right one, of the lower one, pixels of the source; infinitely far away where there is none.
+        region_xyxy: the region, whole pixels of the source.
+        letterbox: the map from the region to the canvas.
+        is_flipped: true if the canvas is mirrored left to right.
+        reach_xyxy: borders of the neighbouring tiles within this one: the end of the left and of the upper tile, the
+            start of the right and of the lower tile, pixels of the source; infinite if there is no such tile.
     """
 
     region_xyxy: tuple[int, int, int, int]
@@ -105,25 +106,27 @@ class View:
 
     @property
     def clear_xyxy(self) -> tuple[float, float, float, float]:
-        """The part within which boxes are surely whole: all of it but a rim along edges where another tile goes on."""
+        """The part of the region in which boxes are whole: all but a rim along edges with a neighbouring tile."""
         x1, y1, x2, y2 = self.region_xyxy
         left, top, right, bottom = (math.isfinite(reach) for reach in self.reach_xyxy)
         rim_x, rim_y = self._rim_xy
         return x1 + left * rim_x, y1 + top * rim_y, x2 - right * rim_x, y2 - bottom * rim_y
 
     def canvas(self, image: Image) -> npt.NDArray[Any]:
-        """The part of an image, uint8 (H, W, C) and whole, on the canvas, as `Letterbox.apply` gives it."""
+        """Return the region of a whole image, uint8 (H, W, C), on the canvas, as `Letterbox.apply` gives it."""
         x1, y1, x2, y2 = self.region_xyxy
         canvas = self.letterbox.apply(image[y1:y2, x1:x2])
         return canvas[:, ::-1] if self.is_flipped else canvas
 
-    def boxes_to_source(self, canvas_xyxy: Boxes) -> Boxes:
-        """Boxes (N, 4) on the canvas, in pixels of the source, cut where the part ends."""
+    def boxes_to_source(self, canvas_xyxy: Tensor) -> Tensor:
+        """Return boxes (N, 4) on the canvas in pixels of the source, clipped to the region."""
         if self.is_flipped:
             canvas_xyxy = canvas_xyxy[..., [2, 1, 0, 3]]
-            width = self.letterbox.canvas_hw[1]
-            canvas_xyxy[..., 0::2] = width - canvas_xyxy[..., 0::2]
-        boxes = clip_xyxy(self.letterbox.boxes_to_source(canvas_xyxy), self.letterbox.source_hw)
+            canvas_xyxy[..., 0::2] = self.letterbox.canvas_hw[1] - canvas_xyxy[..., 0::2]
+        boxes = self.letterbox.boxes_to_source(canvas_xyxy)
+        height, width = self.letterbox.source_hw
+        boxes[..., 0::2].clamp_(0, width)
+        boxes[..., 1::2].clamp_(0, height)
         x1, y1, _, _ = self.region_xyxy
         if x1 or y1:
             boxes[..., 0::2] += x1
@@ -131,10 +134,10 @@ class View:
         return boxes
 
     def cut(self, source_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-        """Which boxes (N, 4) end at an edge beyond which the image goes on, and which of them the next tile has whole.
+        """Return masks of the boxes (N, 4) that the tile cuts off and of those among them that the next tile has whole.
 
-        What ends at an edge and lies within the strip that the next tile has in common with this one belongs to an
-        object whose rest is in that tile, too: its box there is the better one.
+        A box that ends at an edge and lies in the strip shared with the next tile belongs to an object that is in the
+        next tile, too, where its box is better.
 
         Returns:
             bool (N,) each.
@@ -151,40 +154,38 @@ class View:
 
 
 class Views:
-    """The looks that a configuration asks for.
+    """Views of images of any size.
 
     Attributes:
-        config: the configuration.
+        config: the configuration of the views.
     """
 
     def __init__(
         self,
         config: ViewsConfig,
-        canvas_hw: tuple[int, int],
-        fit: str,
-        arithmetic: str,
+        canvas: InputConfig,
         check_image_hw: Callable[[tuple[int, int]], None],
     ) -> None:
-        """Chooses the canvases.
+        """Choose the canvases.
 
         Args:
-            config: the configuration.
-            canvas_hw: height and width of the canvas at scale 1.
-            fit: one of `letterbox.FITS`.
-            arithmetic: one of `letterbox.ARITHMETICS`.
-            check_image_hw: raises a `ValueError` where the network does not take a size.
+            config: the configuration of the views.
+            canvas: the canvas at scale 1.
+            check_image_hw: raises a `ValueError` if the network does not take a size.
 
         Raises:
             ConfigError: the network takes no canvas near a scale.
         """
-        self.config, self._fit, self._arithmetic = config, fit, arithmetic
-        # Two scales near each other may have one canvas.
-        self._canvases = tuple(dict.fromkeys(_scaled(canvas_hw, scale, check_image_hw) for scale in config.scales))
+        self.config, self._canvas = config, canvas
+        # Two similar scales may have the same canvas.
+        self._canvases = tuple(
+            dict.fromkeys(_scaled(canvas.canvas_hw, scale, check_image_hw) for scale in config.scales)
+        )
 
     def of(self, image_hw: tuple[int, int]) -> list[View]:
-        """The looks at an image of height and width `image_hw`."""
+        """Return the views of an image of height and width `image_hw`."""
         return [
-            View(region, Letterbox.fit(_hw(region), canvas_hw, self._fit, arithmetic=self._arithmetic), flip, reach)
+            View(region, self._canvas.letterbox_of(_hw(region), canvas_hw), flip, reach)
             for region, reach in self._regions(image_hw)
             for canvas_hw in self._canvases
             for flip in ((False, True) if self.config.flip else (False,))
@@ -205,21 +206,21 @@ class Views:
         ]
         return [*tiles, whole] if self.config.whole else tiles
 
-    def selection(self, config: SelectConfig, num_looks: int) -> SelectConfig:
-        """What to keep of one look: where several are averaged, one box an object, as in the paper."""
-        if num_looks == 1 or self.config.merge == "nms":
+    def selection(self, config: SelectConfig, num_views: int) -> SelectConfig:
+        """Return the selection for one view; for fusion it keeps one box per object, as in the paper."""
+        if num_views == 1 or self.config.merge == "nms":
             return config
         return replace(config, iou=min(config.iou, self.config.iou))
 
     def merged(
         self, views: Sequence[View], found: Sequence[Found], config: SelectConfig, image_hw: tuple[int, int]
     ) -> Found:
-        """The detections of an image, best first, of those of each of its views.
+        """Merge the detections of each view into those of the image, highest score first.
 
         Args:
             views: the views.
-            found: what `postprocess.select` kept of each, in pixels of the source.
-            config: what to keep; its overlap is replaced by that of the views.
+            found: the selected detections of each view, in pixels of the source.
+            config: the selection; its overlap is replaced by that of the views.
             image_hw: height and width of the image.
         """
         if len(views) == 1:
@@ -236,14 +237,16 @@ class Views:
         # Boxes of several views repeat an object even where the model itself does not.
         merging = replace(config, iou=self.config.iou, nms="plain" if config.nms == "none" else config.nms)
         if self.config.merge == "fusion":
-            # What is small on the whole of a large image is not missed there: it cannot be seen.
+            # The view of the whole does not count: objects that are small on a large image cannot be seen in it.
             seeing = [view for view in views if any(map(math.isfinite, view.reach_xyxy))] or views
             regions = np.array([view.clear_xyxy for view in seeing], np.float64)
             boxes, scores, labels = fuse(boxes, scores, labels, regions, self.config.iou, config.class_agnostic)
             of_class = config.class_confidence
             is_sure = scores >= (config.confidence if of_class is None else scores.new_tensor(of_class)[labels])
             boxes, scores, labels = boxes[is_sure], scores[is_sure], labels[is_sure]
-            merging = replace(config, iou=1.0, nms="plain")  # nothing is suppressed: it only orders and counts
+            merging = replace(
+                config, iou=1.0, nms="plain"
+            )  # nothing is suppressed: boxes are only sorted and limited in number
         rows = select_labelled(boxes, scores, labels, merging, image_hw)
         return boxes[rows], scores[rows], labels[rows]
 
@@ -253,7 +256,7 @@ def _hw(region_xyxy: tuple[int, int, int, int]) -> tuple[int, int]:
 
 
 def _spans(length: int, tile: int, shared_px: int) -> list[tuple[int, int, float, float]]:
-    """Tiles along one axis, evenly spread: start, end, end of the one before and start of the one after."""
+    """Return evenly spread tiles along one axis: start, end, end of the previous tile, start of the next one."""
     if length <= tile:
         return [(0, length, -math.inf, math.inf)]
     num = math.ceil((length - shared_px) / (tile - shared_px))
@@ -265,7 +268,7 @@ def _spans(length: int, tile: int, shared_px: int) -> list[tuple[int, int, float
 def _scaled(
     canvas_hw: tuple[int, int], scale: float, check_image_hw: Callable[[tuple[int, int]], None]
 ) -> tuple[int, int]:
-    """The canvas of a scale: the nearest height, then the nearest width that the network takes."""
+    """Return the canvas of a scale: the nearest height, then the nearest width that the network takes."""
     if scale == 1:
         return canvas_hw
     height = _nearest(canvas_hw[0] * scale, scale, lambda side: check_image_hw((side, canvas_hw[1])))
@@ -273,9 +276,10 @@ def _scaled(
     return height, width
 
 
-def _nearest(wanted: float, scale: float, check: Callable[[int], None]) -> int:
+def _nearest(target_px: float, scale: float, check: Callable[[int], None]) -> int:
     near = sorted(
-        range(max(1, round(wanted) - _SEARCHED_PX), round(wanted) + _SEARCHED_PX), key=lambda s: abs(s - wanted)
+        range(max(1, round(target_px) - _SEARCHED_PX), round(target_px) + _SEARCHED_PX),
+        key=lambda s: abs(s - target_px),
     )
     for side in near:
         try:
@@ -284,7 +288,7 @@ def _nearest(wanted: float, scale: float, check: Callable[[int], None]) -> int:
             continue
         return side
     raise ConfigError(
-        f"views.scales: the network takes no canvas near {wanted:.0f} px for scale {scale:g}; leave it out"
+        f"views.scales: the network takes no canvas near {target_px:.0f} px for scale {scale:g}; leave it out"
     )
 
 
@@ -294,9 +298,9 @@ def _joined(found: Sequence[Found]) -> Found:
 
 
 def _is_covered(cut: Found, whole: Found, class_agnostic: bool) -> Tensor:
-    """Which of the boxes cut off by their tile are part of a whole one: bool (N,)."""
+    """Return a mask, bool (N,), of the boxes cut off by their tile that are part of a whole box."""
     is_covered = torch.zeros(len(cut[0]), dtype=torch.bool)
-    for row, (box, score, label) in enumerate(zip(*cut, strict=True)):  # few: they end at an edge
+    for row, (box, score, label) in enumerate(zip(*cut, strict=True)):  # few boxes end at an edge
         boxes, scores, labels = whole
         sides = torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])
         is_larger = sides.clamp(min=0).prod(dim=1) >= _COVERED * area_xyxy(box)

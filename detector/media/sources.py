@@ -1,6 +1,6 @@
-"""What prediction can be pointed at: images, videos, cameras, streams, stdin, or pixels already in memory.
+"""Sources of images: files, videos, cameras, streams, stdin, or pixels in memory.
 
-A source is only named here; `detector.media.video` and `detector.media.streams` open those that have many frames.
+A source is only named here; `detector.media.video` and `detector.media.streams` open those with frames.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from detector.errors import ConfigError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image
 from detector.structures.letterbox import Image
 
-# Suffixes, in lower case, of files that are taken for videos. Not .ts, which is TypeScript as often.
+# Suffixes, in lower case, of video files. Not .ts, which is TypeScript as often.
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts")
 )
-# FFmpeg knows many more, among them some that read files; these are what cameras and web servers speak.
+# FFmpeg has many more, some of which read files; cameras and web servers use these.
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps")
 STDIN = "-"
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
@@ -31,10 +31,10 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Something that gives one frame after another. Exactly one of `path`, `url` and `camera` is set, for stdin none.
+    """Source of frames. Exactly one of `path`, `url` and `camera` is set; none for stdin.
 
     Attributes:
-        name: what to call it in a report: its path or address, a password left out.
+        name: its path or address without password, for reports.
         path: the video file.
         url: the address of a stream, with its scheme.
         camera: the index of a camera of this machine.
@@ -47,7 +47,7 @@ class VideoSource:
 
     @property
     def is_live(self) -> bool:
-        """Whether its frames come when they come: a camera or a stream, but not a video file on a web server."""
+        """True for a camera or a stream, whose frames do not wait; false for a video file on a web server."""
         if self.url is not None and (parts := _URL.fullmatch(self.url)) is not None:
             return parts["scheme"].lower().startswith("rtsp") or not _is_video(Path(parts["path"]))
         return self.camera is not None
@@ -55,15 +55,15 @@ class VideoSource:
 
 @dataclass(frozen=True)
 class FrameOrigin:
-    """Where in a video an image was taken.
+    """Position of an image in a video.
 
     Attributes:
         video: the video.
         index: number of the frame, from 0, among those that could be read.
-        time_s: its presentation time in seconds; of a live source, since its first frame, by this machine's clock;
-            None where frames carry no time (stdin).
-        fps: frames per second to play the video at; 30 where it does not say.
-        num_frames: how many frames the video says it has, or None.
+        time_s: its presentation time in seconds; for a live source, the time since its first frame by this machine's
+            clock; None if frames carry no time (stdin).
+        fps: frames per second to play the video at; 30 if unknown.
+        num_frames: number of frames according to the video, or None.
     """
 
     video: VideoSource
@@ -75,18 +75,18 @@ class FrameOrigin:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image to look at.
+    """Source of one image.
 
     Attributes:
-        name: what to call it in a report: its path, or a number where it has none.
-        path: the file it is read from, or None where it lies in memory.
+        name: its path, or a number if it has none, for reports.
+        path: the file it is read from, or None if it is in memory.
         image_id: its id in an annotation file, or None.
-        pixels: the image itself, uint8 (H, W, C), RGB when C is 3.
-        listed_hw: height and width that the annotation file gives it, or None.
-        encoded: the bytes of its file, where they are at hand and `pixels` are not.
-        frame: the place in the video it was taken from, or None.
-        warnings: what is odd about the video up to here, a sentence each.
-        error: why there is nothing to read, or None.
+        pixels: the image itself, uint8 (H, W, C), RGB if C is 3, or None.
+        listed_hw: height and width according to the annotation file, or None.
+        encoded: the bytes of its file if they are in memory and `pixels` is None.
+        frame: its position in the video, or None.
+        warnings: oddities of the video up to here, a sentence each.
+        error: the reason why there is nothing to read, or None.
     """
 
     name: str
@@ -100,10 +100,10 @@ class ImageSource:
     error: str | None = None
 
     def load(self, channels: int) -> LoadedImage:
-        """The image with `channels` planes, and what is odd about it.
+        """Return the image with `channels` planes and its oddities.
 
         Raises:
-            MediaError: the file cannot be read or has another size than listed, or the pixels have another number of
+            MediaError: the file cannot be read or does not have the listed size, or the pixels have another number of
                 channels.
         """
         if self.error is not None:
@@ -116,7 +116,9 @@ class ImageSource:
                 raise MediaError(f"{self.name}: no path and no pixels to read")
             return load_image(self.path, channels, self.listed_hw)
         if self.pixels.shape[2] != channels:
-            raise MediaError(f"{self.name}: an image of {channels} channels is wanted, found {self.pixels.shape[2]}")
+            raise MediaError(
+                f"{self.name}: expected an image of {channels} channels, got {self.pixels.shape[2]}; convert it"
+            )
         return LoadedImage(self.pixels, (self.pixels.shape[0], self.pixels.shape[1]), self.warnings)
 
 
@@ -124,14 +126,15 @@ Source: TypeAlias = "ImageSource | VideoSource"
 
 
 def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
-    """What is behind a word: a file, the images and videos of a folder, a glob, a `.txt` list, a camera, URL or stdin.
+    """Return the sources that a word names: a file, folder, glob, `.txt` list, camera, URL or stdin.
 
-    A folder or glob gives its files by name. A relative path in a list file starts from the folder of that file; a line
-    may be a camera or URL too. A camera is `camera:0`, or `0` where no file has that name; stdin is `-`.
+    A folder or glob gives its images and videos sorted by name. A relative path in a list file starts from the folder
+    of that file; a line may also be a camera or URL. A camera is `camera:0`, or `0` if no file has that name; stdin is
+    `-`.
 
     Args:
         source: the word.
-        allow_url: whether the network may be used for an address of `URL_SCHEMES`.
+        allow_url: true if the network may be used for an address of `URL_SCHEMES`.
 
     Raises:
         MediaError: nothing is there.
@@ -142,22 +145,22 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
         return [stream]
     if path.is_dir():
         found: list[Source] = [_file(p) for p in _files_of(path.rglob("*"))]
-        wanted = "an image or video"
+        expected = "an image or video"
     elif path.is_file() or path.is_symlink():
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
-        wanted = "a line with a path"
+        expected = "a line with a path"
     elif glob.has_magic(text):
         found = [_file(p) for p in _files_of(Path(p) for p in glob.iglob(text, recursive=True))]
-        wanted = "a matching image or video"
+        expected = "a matching image or video"
     else:
         raise MediaError(f"{text}: no such image, video, folder, glob, list file or camera; check the path")
     if not found:
-        raise MediaError(f"{text}: {wanted} is wanted, found none; check the path")
+        raise MediaError(f"{text}: expected {expected}, got none; check the path")
     return found
 
 
 def _stream(text: str, allow_url: bool) -> VideoSource | None:
-    """The camera, address or stdin that a word stands for; None where it is a path."""
+    """Return the camera, address or stdin that a word stands for; None if it is a path."""
     if text == STDIN:
         return VideoSource("stdin")
     camera = _CAMERA.fullmatch(text)
@@ -168,7 +171,7 @@ def _stream(text: str, allow_url: bool) -> VideoSource | None:
         return None
     name = f"{parts['scheme']}://{parts['host']}{parts['path']}{parts['rest']}"
     if parts["scheme"].lower() not in URL_SCHEMES or not parts["host"]:
-        raise ConfigError(f"{name}: an address of {', '.join(URL_SCHEMES)} is wanted, found {parts['scheme']}://")
+        raise ConfigError(f"{name}: expected an address of {', '.join(URL_SCHEMES)}, got {parts['scheme']}://")
     if not allow_url:
         raise ConfigError(f"{name}: this would use the network; allow it by --allow-url (in Python: allow_url=True)")
     return VideoSource(name, url=text)
@@ -191,18 +194,18 @@ def _listed(path: Path, allow_url: bool) -> list[Source]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise MediaError(f"{path}: a list of image paths is wanted, it cannot be read as text: {error}") from error
+        raise MediaError(f"{path}: expected a list of image paths, got a file that is not text: {error}") from error
     words = [line.strip() for line in lines if line.strip()]
     return [_stream(w, allow_url) or _file(path.parent / w) for w in words]
 
 
-def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]:
-    """The sources behind anything the Python interface takes, and whether it was a single image.
+def as_sources(given: object, allow_url: bool = False) -> tuple[list[Source], bool]:
+    """Return the sources of anything that the Python interface takes, and true if it is a single image.
 
     Args:
         given: a path or word as `find_sources` takes it, an array uint8 (H, W, C) or (H, W) in RGB order, a PIL image,
-            a tensor uint8 (C, H, W), or a sequence of these, where a missing file fails only when it is read.
-        allow_url: whether the network may be used for an address.
+            a tensor uint8 (C, H, W), or a sequence of these, in which a missing file fails only when it is read.
+        allow_url: true if the network may be used for an address.
 
     Raises:
         MediaError: something else, or nothing behind a path.
@@ -212,36 +215,47 @@ def as_sources(given: Any, allow_url: bool = False) -> tuple[list[Source], bool]
         found = find_sources(given, allow_url)
         return found, isinstance(found[0], ImageSource) and len(found) == 1 and found[0].path == Path(given)
     if isinstance(given, Iterable) and not hasattr(given, "shape") and not hasattr(given, "convert"):
-        items: Sequence[Any] = list(given)
+        items = list(given)
         return [s for i, item in enumerate(items) for s in _one(item, str(i), allow_url)], False
     return list(_one(given, "0", allow_url)), True
 
 
 def require_images(sources: Sequence[Source], who: str) -> list[ImageSource]:
-    """The sources, if they are images, each and all.
+    """Return the sources if all of them are images.
 
     Args:
-        sources: what was given.
-        who: who takes images only, for the message.
+        sources: any sources.
+        who: the one that takes images only, for the message.
 
     Raises:
-        MediaError: there is a video or stream among them.
+        MediaError: one of them is a video or stream.
     """
     images = [source for source in sources if isinstance(source, ImageSource)]
     if len(images) < len(sources):
         name = next(source.name for source in sources if not isinstance(source, ImageSource))
-        raise MediaError(f"{who} takes images, found a video or stream ({name}); give images")
+        raise MediaError(f"{who}: expected images, got a video or stream ({name}); give images")
     return images
 
 
-def _one(given: Any, name: str, allow_url: bool) -> Sequence[Source]:
+def require_videos(sources: Sequence[Source]) -> None:
+    """Reject sources without frames, in which nothing can be tracked.
+
+    Raises:
+        ConfigError: a source is an image.
+    """
+    images = [source.name for source in sources if isinstance(source, ImageSource)]
+    if images:
+        raise ConfigError(f"expected videos to track objects in, got the image {images[0]}; give videos only")
+
+
+def _one(given: object, name: str, allow_url: bool) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:
             return find_sources(given, allow_url)
         except MediaError:
             if glob.has_magic(str(given)) or Path(given).exists():
                 raise
-            return [_file(Path(given))]  # fails when it is read, without the others
+            return [_file(Path(given))]  # fails when it is read, and the others do not
     return [ImageSource(name, pixels=_pixels(given, name))]
 
 
@@ -250,13 +264,13 @@ def _pixels(given: Any, name: str) -> Image:
         given = np.asarray(given if given.mode in ("RGB", "L") else given.convert("RGB"))
     is_tensor = hasattr(given, "detach")
     if not isinstance(given, np.ndarray) and not is_tensor:
-        raise MediaError(f"image {name}: a path, array, PIL image or tensor is wanted, found {type(given).__name__}")
+        raise MediaError(f"image {name}: expected a path, array, PIL image or tensor, got {type(given).__name__}")
     # Before any conversion: NumPy has no counterpart of some of torch's dtypes.
     dtype, shape = str(given.dtype).removeprefix("torch."), tuple(given.shape)
     if dtype != "uint8" or len(shape) not in (2, 3) or 0 in shape:
         raise MediaError(
-            f"image {name}: uint8 pixels of shape (H, W, C) are wanted (a tensor as (C, H, W)), "
-            f"found {dtype} {shape}; scale to 0..255 and convert"
+            f"image {name}: expected uint8 pixels of shape (H, W, C), or a tensor (C, H, W), got {dtype} {shape}; "
+            "scale to 0..255 and convert"
         )
     if is_tensor:
         given = given.detach().cpu().numpy()

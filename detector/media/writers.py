@@ -1,16 +1,20 @@
-"""Files of results: one writer for each format, all behind one interface.
+"""Files of results: one writer for each format, all with one interface, and the names of the files.
 
-A format is a class here and a line in `FORMATS`. Files of lines grow by whole lines, so that what was found is there
-even where a run is killed; files that are one document appear whole, at the end. Nothing is written outside the folder
-of results, and nothing that a user put there is written over.
+A format is a class here and a line in `FORMATS`. Files of lines grow by whole lines, so that a run that is killed
+leaves its results up to then; files that are one document are written whole at the end. Nothing is written outside the
+folder of results, and no file that a user put there is overwritten.
 """
 
 from __future__ import annotations
 
+import abc
 import csv
 import io
 import json
 import math
+import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from detector.errors import MediaError
+from detector.config.registry import nearest
+from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
-from detector.media.drawing import as_rgb, draw_detections
-from detector.media.file_names import FileNames, key_of, stem_of
+from detector.media.drawing import as_rgb
 from detector.media.images import write_image
 from detector.media.sources import ImageSource, VideoSource
+from detector.media.video_writer import DEFAULT_CODEC, VideoWriter, require_codec
 from detector.structures.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from detector.structures.letterbox import Image
 from detector.structures.types import Detections
@@ -31,38 +36,81 @@ from detector.structures.types import Detections
 _CSV_COLUMNS = ("image", "width", "height", "class", "category_id", "score", "xmin", "ymin", "xmax", "ymax")
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
 _CSV_TRACK_COLUMNS = ("track_id",)
+_MAX_STREAM_STEM = 80
+_MAX_STEM_BYTES = 200  # file systems take 255 for a name; a number and a suffix are appended
+
+
+class FileNames:
+    """Unique file names for the results of each image; the name of a source in the folder of results is never used."""
+
+    def __init__(self, folder: Path, sources: Iterable[Path] = ()) -> None:
+        """Take the folder of results and the files of all sources."""
+        inside = folder.resolve()
+        self._taken = {key_of(path.stem) for path in sources if path.resolve().is_relative_to(inside)}
+
+    def of(self, source: ImageSource) -> str:
+        """Return a new name without suffix: that of the source's file, with a number appended if it is taken."""
+        name = Path(source.name if source.frame is None else source.frame.video.name).stem
+        return self.free(name, "" if source.frame is None else f"_{source.frame.index:06d}")
+
+    def free(self, stem: str, end: str = "") -> str:
+        """Return a new name without suffix: a stem valid in file systems, its end, and a number if that is taken."""
+        stem = stem.strip(". ") or "image"
+        while len(os.fsencode(stem)) > _MAX_STEM_BYTES:
+            stem = stem[:-1]
+        number, name = 1, stem + end
+        while key_of(name) in self._taken:
+            number += 1
+            name = f"{stem}{end}_{number}"
+        self._taken.add(key_of(name))
+        return name
+
+
+def stem_of(name: str) -> str:
+    """Return a file name for a video: that of its file, or its address in letters that every system accepts."""
+    if "://" in name or name.startswith("camera:"):
+        return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STREAM_STEM] or "stream"
+    return Path(name).stem
+
+
+def key_of(stem: str) -> str:
+    """Return a key that is equal for names that some file system takes for the same file.
+
+    macOS and Windows ignore case; macOS composes letters.
+    """
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 class Found(Protocol):
-    """What was found on one image; a `Prediction` is one."""
+    """Results of one image; a `Prediction` is one."""
 
     @property
     def source(self) -> ImageSource:
-        """Where the image came from."""
+        """Origin of the image."""
 
     @property
     def detections(self) -> Detections | None:
-        """What was found, or None where it could not be read."""
+        """Detections, or None if the image could not be read."""
 
     @property
     def error(self) -> str | None:
-        """Why it could not be read, or None."""
+        """Reason why it could not be read, or None."""
 
     @property
     def image(self) -> Image | None:
-        """The image, uint8 (H, W, C), or None."""
+        """Image, uint8 (H, W, C), or None."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about it although it was read."""
+        """Oddities of an image that was read, a sentence each."""
 
     @property
     def track_ids(self) -> npt.NDArray[np.int64] | None:
-        """The track of each detection, int64 (N,), or None where nothing was tracked."""
+        """Track of each detection, int64 (N,), or None if nothing was tracked."""
 
 
-class Writer(Protocol):
-    """Writes what was found on one image after the other.
+class Writer(abc.ABC):
+    """Writer of one kind of results, image by image.
 
     Attributes:
         path: the file or folder that it writes.
@@ -70,15 +118,20 @@ class Writer(Protocol):
 
     path: Path
 
+    @abc.abstractmethod
     def add(self, found: Found, stem: str) -> None:
-        """Takes one image more; `stem` is the file name, without suffix, of what belongs to it alone.
+        """Add the results of one image.
+
+        Args:
+            found: the results.
+            stem: the name, without suffix, of files that belong to this image alone.
 
         Raises:
             MediaError: the disk refuses.
         """
 
-    def close(self) -> None:
-        """Ends the file.
+    def close(self) -> None:  # noqa: B027 (most writers have nothing left to write)
+        """Finish the file.
 
         Raises:
             MediaError: the disk refuses.
@@ -86,7 +139,7 @@ class Writer(Protocol):
 
 
 def record_of(found: Found) -> dict[str, Any]:
-    """What was found on an image as plain data; scores are rounded to 5 digits, pixels to 2."""
+    """Return the results of an image as plain data; scores are rounded to 5 digits, pixels to 2."""
     source, detections, record = found.source, found.detections, dict[str, Any]()
     record["source"] = source.name
     if detections is None:
@@ -121,59 +174,56 @@ def record_of(found: Found) -> dict[str, Any]:
     }
 
 
-class JsonWriter:
-    """`predictions.json`: a list of records, one for each image."""
+class JsonWriter(Writer):
+    """Writer of `predictions.json`: a list of records, one for each image."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.records = folder / "predictions.json", list[dict[str, Any]]()
 
     def add(self, found: Found, stem: str) -> None:
-        """Takes one image more."""
+        """Add the record of an image."""
         self.records.append(record_of(found))
 
     def close(self) -> None:
-        """Writes the file."""
+        """Write the file."""
         write_text(self.path, json.dumps(self.records, indent=1))
 
 
-class CocoWriter:
-    """`results.json`: COCO result records with original ids, nothing rounded, of the categories listed."""
+class CocoWriter(Writer):
+    """Writer of `results.json`: COCO records with original ids, not rounded, for the listed categories."""
 
     def __init__(self, folder: Path, category_ids: Iterable[int]) -> None:
         self.path, self.records = folder / "results.json", list[dict[str, Any]]()
         self._category_ids = frozenset(category_ids)
 
     def add(self, found: Found, stem: str) -> None:
-        """Takes one image more; one without an id has no records."""
+        """Add the records of an image; one without an id has none."""
         if found.detections is not None and found.source.image_id is not None:
             records = found.detections.to_coco(found.source.image_id)
             self.records += [record for record in records if record["category_id"] in self._category_ids]
 
     def close(self) -> None:
-        """Writes the file."""
+        """Write the file."""
         write_text(self.path, json.dumps(self.records))
 
 
-class JsonLinesWriter:
-    """`predictions.jsonl`: a line with a record for each image."""
+class JsonLinesWriter(Writer):
+    """Writer of `predictions.jsonl`: a line with a record for each image."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "predictions.jsonl"
         write_text(self.path, "")
 
     def add(self, found: Found, stem: str) -> None:
-        """Adds a line."""
+        """Add a line."""
         _append(self.path, json.dumps(record_of(found)) + "\n")
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
-
-class CsvWriter:
-    """`predictions.csv`: a line for each detection, and one without a box for an image without any."""
+class CsvWriter(Writer):
+    """Writer of `predictions.csv`: a line for each detection, and one without a box for an image without detections."""
 
     def __init__(self, folder: Path, has_frames: bool = False, has_tracks: bool = False) -> None:
-        """Columns for frames and tracks are there where asked for; images that cannot be read have no line."""
+        """Begin a table, with columns for frames and tracks on request; images that cannot be read have no line."""
         self.path = folder / "predictions.csv"
         more = (_CSV_FRAME_COLUMNS if has_frames else ()) + (_CSV_TRACK_COLUMNS if has_tracks else ())
         self._columns = (*_CSV_COLUMNS, *more)
@@ -185,7 +235,7 @@ class CsvWriter:
         return text.getvalue()
 
     def add(self, found: Found, stem: str) -> None:
-        """Adds the lines of an image."""
+        """Add the lines of an image."""
         if found.detections is None:
             return
         record = record_of(found)
@@ -196,14 +246,11 @@ class CsvWriter:
         ]
         _append(self.path, self._lines(rows or [image]))
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
+class TxtWriter(Writer):
+    """Writer of `labels/NAME.txt`, the classes and boxes of an image in the YOLO family's format, and of `classes.txt`.
 
-class TxtWriter:
-    """`labels/NAME.txt`: the classes and boxes of an image as Darknet and the YOLO family write them; `classes.txt`.
-
-    A line is the number of a class and the centre, width and height of a box as shares of the image.
+    A line has the number of a class and the centre, width and height of a box as shares of the image.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
@@ -212,7 +259,7 @@ class TxtWriter:
         write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
 
     def add(self, found: Found, stem: str) -> None:
-        """Writes the file of an image; an empty one where nothing was found, none where it could not be read."""
+        """Write the file of an image: empty if there are no detections, no file if it could not be read."""
         detections = found.detections
         if detections is None:
             return
@@ -226,12 +273,9 @@ class TxtWriter:
         ]
         write_text(self.path / f"{stem}.txt", "".join(lines))
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
-
-class CropWriter:
-    """`crops/CLASS/NAME_1.jpg` ...: each detection cut out of its image, the most certain one of an image first."""
+class CropWriter(Writer):
+    """Writer of `crops/CLASS/NAME_1.jpg` ...: each detection cut out of its image, the highest score first."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.path = _new_folder(folder / "crops")
@@ -243,7 +287,7 @@ class CropWriter:
             self._folders.append(plain)
 
     def add(self, found: Found, stem: str) -> None:
-        """Writes the detections of an image."""
+        """Write the detections of an image."""
         if found.detections is None or found.image is None:
             return
         image, detections = as_rgb(found.image), found.detections
@@ -259,24 +303,21 @@ class CropWriter:
                 raise MediaError(f"{folder} cannot be made: {error.strerror}; check the disk") from error
             write_image(folder / f"{stem}_{number}.jpg", crop)
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
+class MotWriter(Writer):
+    """Writer of `STEM.mot.csv`: `frame,id,left,top,width,height,score,-1,-1,-1` for each detection of a track.
 
-class MotWriter:
-    """`STEM.mot.csv` of each video: `frame,id,left,top,width,height,score,-1,-1,-1` for each detection of a track.
-
-    As motchallenge.net has it ("instructions", file format): frames and ids count from 1, and so do pixels: the upper
-    left corner of the image is (1, 1).
+    As motchallenge.net defines it ("instructions", file format): frames, ids and pixels count from 1; the upper left
+    corner of the image is (1, 1).
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "*.mot.csv"
-        self._paths: dict[int, tuple[VideoSource, Path]] = {}  # a video may be given twice
+        self._paths: dict[int, tuple[VideoSource, Path]] = {}  # by id: a video may be given twice
         self._names = FileNames(folder)
 
     def add(self, found: Found, stem: str) -> None:
-        """Adds the lines of a frame."""
+        """Add the lines of a frame."""
         frame = found.source.frame
         if frame is None or found.detections is None or found.track_ids is None:
             return
@@ -292,26 +333,77 @@ class MotWriter:
         ]
         _append(self._paths[id(frame.video)][1], "".join(lines))
 
-    def close(self) -> None:
-        """Nothing is left to do."""
-
 
 class PictureWriter:
-    """`NAME.jpg`: each image with its detections drawn on it."""
+    """Writer of annotated pictures (`NAME.jpg`) and videos; a source in the folder is never overwritten.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
+    Attributes:
+        videos: paths of the videos, in the order in which they were begun.
+        warnings: deviations from the request, a sentence each.
+    """
 
-    def add(self, found: Found, stem: str) -> None:
-        """Draws and writes an image."""
-        if found.detections is not None and found.image is not None:
-            write_image(self.path / f"{stem}.jpg", draw_detections(found.image, found.detections))
+    def __init__(self, folder: Path, sources: Iterable[Path] = (), codec: str = DEFAULT_CODEC, stride: int = 1) -> None:
+        """Prepare the names; nothing is written yet.
+
+        Args:
+            folder: the folder of results.
+            sources: files of all sources, whose names are avoided.
+            codec: codec of the videos, a key of `video_writer.CODECS`.
+            stride: the run looks at every `stride`-th frame; the videos keep their duration.
+
+        Raises:
+            ConfigError: an unknown codec.
+        """
+        require_codec(codec)
+        self._folder, self._codec, self._stride = folder, codec, stride
+        self._names = FileNames(folder, sources)
+        self._writers: dict[int, tuple[VideoSource, VideoWriter]] = {}  # by id: a video may be given twice
+        self.videos: list[Path] = []
+        self.warnings: list[str] = []
+
+    def write(self, source: ImageSource, picture: Image) -> None:
+        """Add an annotated frame to the video of its source, or write an annotated image as a file of its own.
+
+        Args:
+            source: the origin of the picture.
+            picture: uint8 (H, W, 3), RGB.
+
+        Raises:
+            MediaError: the picture cannot be written.
+        """
+        if source.frame is None:
+            write_image(self._folder / f"{self._names.of(source)}.jpg", picture)
+            return
+        video = source.frame.video
+        if id(video) not in self._writers:
+            if not video.is_live:  # files come one after another: the last one is complete
+                self._close(lambda other: not other.is_live)
+            path = self._folder / f"{self._names.free(stem_of(video.name))}.mp4"
+            fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
+            self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
+            self.videos.append(self._writers[id(video)][1].path)
+        self._writers[id(video)][1].write(picture)
+
+    def _close(self, is_done: Callable[[VideoSource], bool] = lambda video: True) -> None:
+        for key in [key for key, (video, _) in self._writers.items() if is_done(video)]:
+            _, writer = self._writers.pop(key)
+            self.warnings += writer.warnings
+            writer.close()
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Finish every video so that it can be played; where one fails, finish the others first.
+
+        Raises:
+            MediaError: a file does not hold the frames that were written.
+        """
+        try:
+            self._close()
+        finally:
+            if self._writers:
+                self.close()
 
 
-# By its name on the command line: makes the writer of a format from the folder, the names of the model's classes and
+# By the name of a format on the command line: makes its writer from the folder, the names of the model's classes and
 # the category ids that records may have.
 FORMATS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
     "json": lambda folder, class_names, category_ids: JsonWriter(folder),
@@ -322,8 +414,53 @@ FORMATS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
 }
 
 
+def require_format(name: str, who: str) -> None:
+    """Reject a format that does not exist.
+
+    Raises:
+        ConfigError: `name` is no key of `FORMATS`; `who` names the option that asked for it.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"{who}: no format is named {name!r}{nearest(name, FORMATS)}")
+
+
+def result_writers(
+    formats: Iterable[str],
+    folder: Path,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    *,
+    has_frames: bool = False,
+    has_tracks: bool = False,
+    has_crops: bool = False,
+) -> list[Writer]:
+    """Return a writer for each format, for tracks and for crops.
+
+    Records of frames may be endless, so they are written as lines (`jsonl`) instead of one document (`json`).
+
+    Args:
+        formats: keys of `FORMATS`.
+        folder: the folder of results.
+        class_names: name of each class of the model.
+        category_ids: category ids that COCO records may have.
+        has_frames: true if a source is a video or stream.
+        has_tracks: true if objects are tracked.
+        has_crops: true if each detection is written as a picture of its own.
+
+    Raises:
+        MediaError: a folder holds files already, or the disk refuses.
+    """
+    names = dict.fromkeys("jsonl" if has_frames and name == "json" else name for name in formats)
+    writers: list[Writer] = [
+        CsvWriter(folder, has_frames, has_tracks) if name == "csv" else FORMATS[name](folder, class_names, category_ids)
+        for name in names
+    ]
+    writers += [MotWriter(folder)] if has_tracks else []
+    return [*writers, CropWriter(folder, class_names)] if has_crops else writers
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of results, whole or not at all.
+    """Write a file of results, whole or not at all.
 
     Raises:
         MediaError: the disk refuses.
@@ -344,11 +481,11 @@ def _append(path: Path, text: str) -> None:
 
 
 def _new_folder(path: Path) -> Path:
-    """A folder of its own: files of its names may be there already, such as the labels that a user drew."""
+    """Make a folder that must be empty: it could hold files of the user under the same names, such as labels."""
     try:
         path.mkdir(exist_ok=True)
         if any(path.iterdir()):
-            raise MediaError(f"{path} holds files, which are not written over; choose another folder for the results")
+            raise MediaError(f"{path} holds files, which are not overwritten; choose another folder for the results")
     except OSError as error:
         raise MediaError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
     return path

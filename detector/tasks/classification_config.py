@@ -7,11 +7,11 @@ from pathlib import Path
 
 from detector.data.classification_batches import BatchConfig, ImageAugmentConfig
 from detector.data.classification_split import ImageSetConfig
-from detector.inference.predictor import InputConfig
 from detector.losses.cross_entropy import CrossEntropyLoss
 from detector.losses.loss import ClassificationLossConfig
 from detector.models.contracts import ClassifierConfig
 from detector.models.image_classifier import ImageClassifier
+from detector.structures.canvas import InputConfig
 from detector.tasks.task import TaskConfig
 from detector.training.optimizers import Muon, OptimizerConfig
 from detector.training.schedules import Cosine, ScheduleConfig

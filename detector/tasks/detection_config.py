@@ -8,13 +8,13 @@ from detector.data.augment.augment_config import AugmentConfig
 from detector.data.dataset import DatasetConfig
 from detector.data.loader import LoaderConfig
 from detector.evaluation.evaluator import EvaluateConfig
-from detector.inference.predictor import InputConfig
 from detector.inference.runtime import RuntimeConfig
 from detector.inference.views import ViewsConfig
 from detector.losses.loss import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.contracts import ModelConfig
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.selection import SelectConfig
 from detector.tasks.task import TaskConfig
 from detector.training.optimizers import Muon, OptimizerConfig

@@ -10,11 +10,12 @@ import numpy as np
 from detector.data.coco import CocoAnnotations
 from detector.errors import DetectorError
 from detector.evaluation.evaluator import annotated_sources
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.media.charts import COCO_MEDIUM_PX, COCO_SMALL_PX, class_chart, place_chart, size_chart
 from detector.media.comparisons import Comparison, draw_comparisons
 from detector.media.images import write_image
 from detector.media.run_charts import results_chart, side_by_side
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig
 from detector.training.events import Evaluated, Event, Noted, Report, Started, StepDone

@@ -15,9 +15,9 @@ from detector.config.registry import PartConfig
 from detector.config.schema import config_from_plain, config_to_plain, load_config, merged_plain
 from detector.data.problems import Problem
 from detector.errors import CheckpointError, ConfigError
-from detector.inference.predictor import InputConfig
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
+from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer

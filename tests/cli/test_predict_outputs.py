@@ -1,4 +1,4 @@
-"""What `predict` writes, and how images are looked at: `media/outputs.py` and `engine/views.py` on the command line."""
+"""Files that `detector predict` writes, and several views of each image on the command line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_format_holds_the_same_detections(trained: Any, tmp_path: Path) ->
     assert read_image(tmp_path / pictures[0]).shape == (64, 64, 3)
 
 
-def test_a_format_that_is_not_known_is_refused_with_the_nearest(
+def test_unknown_format_is_refused_with_the_nearest_name(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(trained, tmp_path / "out", "--format", "json,cvs") == 2
@@ -57,18 +57,16 @@ def test_a_format_that_is_not_known_is_refused_with_the_nearest(
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_that_are_there_already_are_not_written_over(
-    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_labels_are_not_overwritten(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/000001.txt").write_text("0 0.5 0.5 1 1\n")
     assert predict(trained, tmp_path, "--format", "txt") == 3
-    assert "labels holds files, which are not written over; choose another folder" in capsys.readouterr().err
+    assert "labels holds files, which are not overwritten; choose another folder" in capsys.readouterr().err
     assert names_in(tmp_path) == ["labels/000001.txt"]
     assert (tmp_path / "labels/000001.txt").read_text() == "0 0.5 0.5 1 1\n"
 
 
-def test_coco_among_other_formats_has_the_thresholds_of_evaluate_and_no_pictures(trained: Any, tmp_path: Path) -> None:
+def test_coco_with_other_formats_has_the_thresholds_of_evaluate_and_no_pictures(trained: Any, tmp_path: Path) -> None:
     words = ["--annotations", str(trained.annotations)]
     assert predict(trained, tmp_path / "both", *words, "--format", "jsonl,coco") == 0
     assert predict(trained, tmp_path / "alone", *words, "--format", "coco") == 0
@@ -80,7 +78,7 @@ def test_coco_among_other_formats_has_the_thresholds_of_evaluate_and_no_pictures
 
 
 @pytest.mark.parametrize("merge", ["nms", "fusion"])
-def test_several_looks_are_the_same_to_predict_and_evaluate_and_stand_beside_the_numbers(
+def test_predict_and_evaluate_agree_on_several_views(
     merge: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     looks = [*VIEWS, "--merge", merge]
@@ -103,28 +101,24 @@ def test_several_looks_are_the_same_to_predict_and_evaluate_and_stand_beside_the
     assert json.loads(capsys.readouterr().out)["AP"] != measured["AP"]
 
 
-def test_several_looks_are_no_matter_of_darknets_own_numbers(
-    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_darknet_metric_refuses_several_views(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--metric", "darknet", "--save-dir", str(tmp_path)]
     assert run([*words, "--flip"]) == 2
-    assert (
-        "one plain look at each image is wanted here, found views: the whole; mirrored too" in capsys.readouterr().err
-    )
+    assert "expected one plain view of each image, got views: the whole; mirrored too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--tile", "8"], "views.tile wants at least 32"),
+        (["--tile", "8"], "views.tile: expected at least 32"),
         (["--scales", "1,x"], "views.scales"),
         (["--scales", "99"], "99"),
         (["--overlap", "0.3"], "--overlap and --no-whole belong to images in tiles"),
         (["--no-whole", "--flip"], "--overlap and --no-whole belong to images in tiles"),
-        (["--merge", "fusion"], "--merge belongs to several looks"),
+        (["--merge", "fusion"], "--merge belongs to several views"),
     ],
 )
-def test_looks_that_make_no_sense_are_refused(
+def test_impossible_views_are_refused(
     words: list[str], complaint: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(trained, tmp_path / "out", *words) == 2

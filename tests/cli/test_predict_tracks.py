@@ -17,7 +17,7 @@ from detector.media.video_writer import VideoWriter
 
 @pytest.fixture
 def moving(trained: Any, tmp_path: Path) -> Path:
-    """A video in which the objects of an image go a pixel to the right from frame to frame."""
+    """Write a video in which the objects of an image move one pixel to the right per frame."""
     image = load_image(sorted(trained.images.iterdir())[0], 3).pixels
     writer = VideoWriter(tmp_path / "moving.mp4", 25, (64, 64))
     for number in range(12):
@@ -36,7 +36,7 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_objects_have_numbers_in_records_a_mot_file_and_the_video(
+def test_tracks_are_in_records_mot_files_and_the_video(
     trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -66,7 +66,7 @@ def test_objects_have_numbers_in_records_a_mot_file_and_the_video(
     assert "*.mot.csv" in printed.err
 
 
-def test_without_pictures_tracks_are_the_same(trained: Any, moving: Path, tmp_path: Path) -> None:
+def test_tracks_without_pictures_are_the_same(trained: Any, moving: Path, tmp_path: Path) -> None:
     assert predict(trained, moving, "--track", to=tmp_path / "a") == 0
     assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "b") == 0
     assert records_in(tmp_path / "a") == records_in(tmp_path / "b")
@@ -74,17 +74,17 @@ def test_without_pictures_tracks_are_the_same(trained: Any, moving: Path, tmp_pa
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])
-def test_images_are_not_tracked(
+def test_tracking_images_is_refused(
     is_mixed: bool, trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = sorted(trained.images.iterdir())[0]
     assert predict(trained, *([moving] if is_mixed else []), image, "--track", to=tmp_path / "out") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"found the image {image}; give videos only" in last
+    assert f"got the image {image}; give videos only" in last
     assert not (tmp_path / "out").exists()
 
 
-def test_python_follows_the_same_objects(trained: Any, moving: Path, tmp_path: Path) -> None:
+def test_python_gives_the_same_tracks(trained: Any, moving: Path, tmp_path: Path) -> None:
     assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "out") == 0
     detector = Detector(trained.weights)
     followed = list(detector.stream(moving, track=True, confidence=0.01))
@@ -111,7 +111,7 @@ def test_lines_and_zones_are_counted_written_and_drawn(
     assert "line 1: nothing to its right, nothing to its left" in said
     assert "zone 1: " in said
     assert predict(trained, moving, "--line", "0,900,64,900", to=tmp_path / "b") == 2
-    assert "a line on a picture of 64 x 64 pixels is wanted, found 0,900,64,900" in capsys.readouterr().err
+    assert "expected a line on a picture of 64 x 64 pixels, got 0,900,64,900" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_lines_and_zones_are_counted_written_and_drawn(
         (("--zone", "0,0,1e12,0,1e12,1e12"), "two numbers within"),
     ],
 )
-def test_what_is_no_line_or_zone_is_refused(
+def test_malformed_line_or_zone_is_refused(
     words: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

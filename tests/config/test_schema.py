@@ -286,7 +286,7 @@ def test_a_section_without_a_name_changes_the_default_part(load):
         ("optimizer: 3", "optimizer: expected a section of keys, got the number 3"),
         ("model: null", "model: expected a section of keys, got nothing"),
         ("optimizer: {lr: -1}", "optimizer: an optimiser: expected lr > 0"),
-        ("input: {size: 0}", "input: input wants a size .* found 0"),
+        ("input: {size: 0}", "input: expected an input with a size .* got 0"),
     ],
 )
 def test_a_wrong_part_is_refused_with_what_is_known(load, text, message):

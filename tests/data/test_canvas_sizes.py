@@ -11,8 +11,7 @@ from detector.data.canvas_sizes import training_canvases
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.errors import ConfigError
-from detector.inference.predictor import InputConfig
-from detector.structures.canvas import Canvas
+from detector.structures.canvas import Canvas, InputConfig
 from detector.structures.types import Batch
 
 CANVASES = ((32, 64), (64, 128), (96, 192))

@@ -14,10 +14,11 @@ from detector.data.coco import CocoAnnotations, read_coco
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import score_results
 from detector.evaluation.evaluator import EvaluateConfig, annotated_sources, evaluate
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.models.contracts import DetectionModel
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 
 CATEGORY_IDS = (3, 7, 90)

@@ -33,10 +33,11 @@ from detector.evaluation.matching import match
 from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth
 from detector.evaluation.voc_ap import average_precision
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.models.contracts import DetectionModel
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 
 Records: TypeAlias = "list[dict[str, Any]]"

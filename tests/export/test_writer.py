@@ -71,7 +71,7 @@ def test_the_class_detector_opens_an_export_and_refuses_to_train_it(exported, tm
     detector = Detector(exported("onnx").exported.files[0])
     assert detector.class_names == ("ball", "box", "star")
     assert len(detector.predict(images(1)[0], confidence=0.05)) > 50
-    with pytest.raises(CheckpointError, match="an export is not trained"):
+    with pytest.raises(CheckpointError, match="an export cannot be trained"):
         detector.train()
     with pytest.raises(ConfigError, match="is not exported again"):
         detector.export(tmp_path / "again.onnx")

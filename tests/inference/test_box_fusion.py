@@ -1,4 +1,4 @@
-"""Weighted box fusion against the paper's steps in plain Python, in float64."""
+"""Weighted box fusion compared with the steps of the paper in plain Python, in float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def iou_of(a: list[float], b: list[float]) -> float:
 
 
 def fuse_by_steps(boxes, scores, labels, num_models, threshold):
-    """Section 3.3, steps 1 to 6, for models that all see the whole image; and how near a decision came."""
+    """Follow section 3.3, steps 1 to 6, for models that all see the whole image; also return the closest decision."""
     clusters: list[list[int]] = []
     fused: list[tuple[list[float], float, int]] = []
     nearest = 1.0
@@ -44,7 +44,7 @@ def fuse_by_steps(boxes, scores, labels, num_models, threshold):
 
 
 @pytest.mark.parametrize("num_models", [1, 2, 5])
-def test_fusion_is_that_of_the_paper(num_models: int) -> None:
+def test_fusion_agrees_with_the_paper(num_models: int) -> None:
     rng = np.random.default_rng(num_models)
     num_compared = num_fused = 0
     for _ in range(60):
@@ -71,7 +71,7 @@ def test_fusion_is_that_of_the_paper(num_models: int) -> None:
     assert num_fused > 100
 
 
-def test_a_look_that_cannot_hold_an_object_does_not_lower_its_score() -> None:
+def test_view_that_cannot_contain_an_object_does_not_lower_its_score() -> None:
     box, score, label = torch.tensor([[10.0, 10, 20, 20]]), torch.tensor([0.8]), torch.tensor([0])
     whole, tile, elsewhere, half = [0, 0, 100, 100], [0, 0, 50, 50], [50, 0, 100, 50], [0, 0, 15, 50]
     for regions, share in (
@@ -85,7 +85,7 @@ def test_a_look_that_cannot_hold_an_object_does_not_lower_its_score() -> None:
         assert found[1].item() == pytest.approx(0.8 * share, rel=1e-6)
 
 
-def test_classes_are_fused_apart_unless_asked() -> None:
+def test_classes_are_fused_separately_by_default() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12]])
     scores, labels = torch.tensor([0.5, 0.9]), torch.tensor([3, 1])
     assert fuse(boxes, scores, labels, EVERYWHERE, 0.5)[2].tolist() == [1, 3]
@@ -94,7 +94,7 @@ def test_classes_are_fused_apart_unless_asked() -> None:
     assert fused[0, 3].item() == pytest.approx((0.5 * 10 + 0.9 * 12) / 1.4)
 
 
-def test_nothing_and_scores_of_zero_are_fused_without_a_number_that_is_none() -> None:
+def test_no_boxes_and_scores_of_zero_give_no_nan() -> None:
     empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     assert [len(t) for t in fuse(*empty, EVERYWHERE, 0.5)] == [0, 0, 0]
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 5, 5]])

@@ -22,7 +22,7 @@ def ids(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
-def test_each_way_over_a_line_is_counted_by_class() -> None:
+def test_both_directions_over_a_line_are_counted_by_class() -> None:
     counts = TrackCounts([((0, 50), (200, 50))])  # walking to the right of the picture, below is at the right
     for y, other in ((30, 80), (45, 60), (50, 55), (60, 40), (70, 30), (40, 30)):
         counts.add(standing_at((20, y)), ids(1))
@@ -32,7 +32,7 @@ def test_each_way_over_a_line_is_counted_by_class() -> None:
     ]
 
 
-def test_who_passes_beside_a_line_is_not_counted() -> None:
+def test_track_beside_a_line_is_not_counted() -> None:
     counts = TrackCounts([((50, 50), (100, 50))])
     for y in (30, 70):
         counts.add(standing_at((20, y), (75, y), (120, y)), ids(1, 2, 3))
@@ -40,7 +40,7 @@ def test_who_passes_beside_a_line_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_way_crosses_a_line_where_the_exact_cut_lies_within_both(seed: int) -> None:
+def test_crossing_agrees_with_the_exact_intersection(seed: int) -> None:
     random = np.random.default_rng(seed)
     for before, after, start, end in random.random((300, 4, 2)):
         shares = np.linalg.solve(np.stack([after - before, start - end], axis=1), start - before)
@@ -53,7 +53,7 @@ def test_a_way_crosses_a_line_where_the_exact_cut_lies_within_both(seed: int) ->
             assert side == (1 if math.sin(turn) > 0 else -1)
 
 
-def test_points_are_inside_as_opencv_has_it() -> None:
+def test_is_inside_agrees_with_opencv() -> None:
     random = np.random.default_rng(2)
     for num_corners in (3, 4, 7):
         angles = np.sort(random.uniform(0, 2 * np.pi, num_corners))
@@ -66,7 +66,7 @@ def test_points_are_inside_as_opencv_has_it() -> None:
         assert 0 < sum(wanted) < 400
 
 
-def test_a_zone_knows_who_is_there_and_who_was() -> None:
+def test_zone_counts_present_and_distinct_tracks() -> None:
     counts = TrackCounts(zones=[[(0, 0), (50, 0), (50, 100), (0, 100)]])
     counts.add(standing_at((20, 50), (30, 60), (80, 50)), ids(1, 2, 3))
     counts.add(standing_at((20, 50), (70, 60), (80, 50)), ids(1, 2, 3))
@@ -78,7 +78,7 @@ def test_a_zone_knows_who_is_there_and_who_was() -> None:
     assert zone.present == {}
 
 
-def test_a_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
+def test_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
     counts = TrackCounts(zones=[[(0, 0), (50, 0), (50, 100), (0, 100)]])
     for label in (0, 1):
         counts.add(standing_at((20, 50), label=label), ids(1))
@@ -86,7 +86,7 @@ def test_a_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
     assert counts.to_plain()["zones"][0]["distinct"] == {"car": 1}
 
 
-def test_what_is_nowhere_on_the_picture_is_refused() -> None:
+def test_line_or_zone_outside_the_picture_is_refused() -> None:
     for counts in (TrackCounts([((0, 300), (200, 300))]), TrackCounts(zones=[[(-9, 0), (-1, 0), (-1, 9)]])):
-        with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels is wanted"):
+        with pytest.raises(ConfigError, match="on a picture of 200 x 100 pixels, got "):
             counts.add(standing_at((20, 50)), ids(1))

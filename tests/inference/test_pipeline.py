@@ -14,12 +14,13 @@ import torch
 from detector.errors import MediaError, StreamError
 from detector.inference import pipeline
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result
-from detector.inference.predictor import InputConfig, Predictor, only_detections
+from detector.inference.predictor import Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.media.sources import FrameOrigin, ImageSource, Source, VideoSource
 from detector.media.streams import frames_of
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
 
@@ -27,7 +28,7 @@ SELECT = SelectConfig(confidence=0.0, max_detections=5)
 
 
 class Bars:
-    """Stands in for a predictor: its one detection has the number of a frame, read off its bars, as its score."""
+    """Predictor whose one detection has the number of the frame, read from its bars, as its score."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.input, self.runtime = InputConfig(64), None
@@ -55,7 +56,7 @@ def number(image: np.ndarray) -> int:
 
 
 def found(results: Pipeline) -> list[int | str]:
-    """The number each frame had, or its error."""
+    """Return the number of each frame, or its error."""
     return [r.prediction.error or round(only_detections(r.prediction).scores[0].item()) for r in results]
 
 
@@ -69,7 +70,7 @@ def run(predictor: Any, sources: list[Source], **settings: Any) -> Pipeline:
 
 @pytest.fixture(autouse=True)
 def threads_end() -> Iterator[None]:
-    """No test leaves a thread behind, nor another number of torch's own."""
+    """Check that no test leaves a thread behind or changes the number of torch threads."""
     before, num_threads = set(threading.enumerate()), torch.get_num_threads()
     yield
     left = [t for t in threading.enumerate() if t not in before and t.name.startswith(("model", "stage"))]
@@ -78,7 +79,7 @@ def threads_end() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (3, 1), (2, 4), (4, 7)])
-def test_every_frame_of_every_source_comes_once_and_in_order(
+def test_every_frame_comes_once_and_in_order(
     workers: int, batch_size: int, draw_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     write_image(tmp_path / "photo.png", np.zeros((48, 64, 3), np.uint8))
@@ -100,7 +101,7 @@ def test_every_frame_of_every_source_comes_once_and_in_order(
     assert sum(made.sizes) == 28
 
 
-def test_the_boxes_are_those_of_the_predictor_alone_to_the_last_bit(draw_video: Callable[..., Path]) -> None:
+def test_boxes_equal_those_of_the_predictor_alone(draw_video: Callable[..., Path]) -> None:
     torch.manual_seed(0)
     runtime = TorchRuntime(Yolo(Yolo.Config(width=0.125), 3), torch.device("cpu"))
     predictor = Predictor(runtime, InputConfig(64), "abc", (1, 2, 3), batch_size=2)
@@ -149,7 +150,7 @@ def test_stages_run_at_the_same_time(draw_video: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("where", ["model", "stage", "consumer"])
-def test_an_error_anywhere_ends_everything_and_is_raised(where: str, draw_video: Callable[..., Path]) -> None:
+def test_error_in_any_stage_ends_all_and_is_raised(where: str, draw_video: Callable[..., Path]) -> None:
     class Failing(Bars):
         def detect(self, images: list[np.ndarray], select: SelectConfig) -> list[Detections]:
             if where == "model" and number(images[0]) == 7:
@@ -170,12 +171,12 @@ def test_an_error_anywhere_ends_everything_and_is_raised(where: str, draw_video:
     assert len(got) <= 7
 
 
-def test_who_stops_looking_ends_all_threads(draw_video: Callable[..., Path]) -> None:
+def test_leaving_the_block_early_ends_all_threads(draw_video: Callable[..., Path]) -> None:
     with run(Bars(), [video(draw_video())], config=PipelineConfig(workers=3)) as results:
         assert next(iter(results)).prediction.error is None
 
 
-def test_after_a_stop_what_is_on_its_way_still_comes(draw_video: Callable[..., Path]) -> None:
+def test_results_on_their_way_still_come_after_a_stop(draw_video: Callable[..., Path]) -> None:
     with run(Bars(0.005), [video(draw_video())]) as results:
         got = []
         for result in results:
@@ -190,7 +191,7 @@ def test_after_a_stop_what_is_on_its_way_still_comes(draw_video: Callable[..., P
 
 
 def live(monkeypatch: pytest.MonkeyPatch, num_frames: int, every_s: float = 0.0) -> list[Source]:
-    """Two cameras; the second one is lost at its end."""
+    """Replace captures by two cameras, the second of which is lost at its end."""
     cameras = [VideoSource(f"camera:{n}", camera=n) for n in (0, 1)]
     given = frames_of
 
@@ -218,7 +219,7 @@ def frames_by_source(results: Pipeline) -> dict[str, list[int]]:
     return got
 
 
-def test_of_live_sources_the_latest_frame_is_looked_at_and_the_dropped_are_counted(
+def test_live_source_gives_its_latest_frame_and_dropped_frames_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cameras = live(monkeypatch, num_frames=60, every_s=0.002)
@@ -233,7 +234,7 @@ def test_of_live_sources_the_latest_frame_is_looked_at_and_the_dropped_are_count
         assert dropped[name] > 20
 
 
-def test_on_request_live_sources_wait_and_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_source_waits_on_request_and_drops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cameras = live(monkeypatch, num_frames=15)
     made = Bars(0.005)
     with run(made, cameras, batch_size=2, config=PipelineConfig(latest_only=False)) as results:
@@ -243,7 +244,7 @@ def test_on_request_live_sources_wait_and_nothing_is_dropped(monkeypatch: pytest
     assert 2 in made.sizes  # frames of both go through the network together
 
 
-def test_a_lost_source_gives_its_error_and_files_beside_it_are_read(
+def test_lost_source_gives_its_error_and_files_are_still_read(
     monkeypatch: pytest.MonkeyPatch, draw_video: Callable[..., Path]
 ) -> None:
     sources = [live(monkeypatch, num_frames=3)[1], video(draw_video(num_frames=30))]
@@ -258,5 +259,5 @@ def test_a_lost_source_gives_its_error_and_files_beside_it_are_read(
 
 def test_impossible_settings_are_refused() -> None:
     for settings in ({"stride": 0}, {"workers": -1}):
-        with pytest.raises(ValueError, match="PipelineConfig wants stride >= 1 and workers >= 0"):
+        with pytest.raises(ValueError, match="PipelineConfig: expected stride >= 1 and workers >= 0"):
             PipelineConfig(**settings)

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 from detector.errors import ConfigError, MediaError
-from detector.inference.predictor import InputConfig, Prediction, Predictor, only_detections
+from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
 from detector.media.sources import ImageSource, as_sources
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -26,7 +27,7 @@ SIZES_HW = ((64, 64), (90, 41), (30, 200), (1, 1), (64, 96), (500, 3), (77, 77),
 
 
 def network(channels: int = 3, num_classes: int = 3) -> Yolo:
-    """A small network with random weights whose answers depend on the image and differ from cell to cell."""
+    """Return a small network with random weights whose outputs depend on the image and differ between cells."""
     torch.manual_seed(0)
     model = Yolo(Yolo.Config(width=0.125), num_classes, channels)
     for norm in model.modules():
@@ -66,7 +67,7 @@ def answers(made: Predictor, given: list[ImageSource]) -> dict[str, tuple[object
     return {p.source.name: bits(only_detections(p)) for p in made.stream(given, EVERYTHING)}
 
 
-def test_the_detections_of_an_image_do_not_depend_on_its_company() -> None:
+def test_detections_do_not_depend_on_the_other_images_in_the_batch() -> None:
     made = predictor(batch_size=4)
     expected = answers(made, sources(list(range(10))))  # two full batches and one filled up
     assert len(set(expected.values())) == 10  # they do depend on the image
@@ -79,7 +80,7 @@ def test_the_detections_of_an_image_do_not_depend_on_its_company() -> None:
         assert answers(made, sources([index] * 3 + [(index + 1) % 10]))[str(index)] == expected[str(index)]
 
 
-def test_one_call_and_a_stream_agree() -> None:
+def test_detect_and_stream_agree() -> None:
     made = predictor(batch_size=4)
     images = [picture(i) for i in range(3)]
     streamed = [only_detections(p) for p in made.stream(sources([0, 1, 2]), EVERYTHING)]
@@ -87,8 +88,8 @@ def test_one_call_and_a_stream_agree() -> None:
 
 
 @pytest.mark.parametrize("num_images", [0, 3])
-def test_more_images_than_a_batch_or_none_are_refused(num_images: int) -> None:
-    with pytest.raises(ValueError, match=f"wants 1 to 2 images, found {num_images}"):
+def test_no_images_or_more_than_a_batch_are_refused(num_images: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 1 to 2 images, got {num_images}"):
         predictor(batch_size=2).detect([picture(i) for i in range(num_images)], EVERYTHING)
 
 
@@ -126,7 +127,7 @@ def test_detections_are_ordinary_tensors() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 16])
-def test_every_input_has_one_record_in_its_place(batch_size: int, tmp_path: Path) -> None:
+def test_every_source_gives_one_record_in_order(batch_size: int, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
@@ -137,7 +138,13 @@ def test_every_input_has_one_record_in_its_place(batch_size: int, tmp_path: Path
     made = predictor(batch_size)
     records = list(made.stream(mixed, EVERYTHING))
     assert [record.source for record in records] == mixed
-    reasons = ("no such file", "not an image (text)", "empty (0 bytes)", "it is a folder", "3 channels is wanted")
+    reasons = (
+        "no such file",
+        "not an image (text)",
+        "empty (0 bytes)",
+        "it is a folder",
+        "expected an image of 3 channels",
+    )
     for record, reason in zip([r for r in records if r.error], [*reasons[:3], reasons[4], reasons[3]], strict=True):
         assert record.detections is None
         assert record.image is None
@@ -154,14 +161,14 @@ def test_every_input_has_one_record_in_its_place(batch_size: int, tmp_path: Path
     assert {r.source.name: bits(r.detections) for r in records if r.detections} == alone
 
 
-def test_sources_that_all_fail_give_records_too(tmp_path: Path) -> None:
+def test_sources_that_all_fail_give_records(tmp_path: Path) -> None:
     records = list(predictor(2).stream([ImageSource(str(i), tmp_path / str(i)) for i in range(30)], EVERYTHING))
     assert [record.source.name for record in records] == [str(i) for i in range(30)]
     assert all(record.detections is None and record.error for record in records)
     assert list(predictor(2).stream([], EVERYTHING)) == []
 
 
-def test_a_stream_is_read_as_it_is_asked_for() -> None:
+def test_stream_reads_only_a_few_images_ahead() -> None:
     asked: list[int] = []
 
     def endless() -> object:
@@ -175,7 +182,7 @@ def test_a_stream_is_read_as_it_is_asked_for() -> None:
     stream.close()  # type: ignore[attr-defined]  # a generator
 
 
-def test_a_grey_model_reads_grey_and_colour_files(tmp_path: Path) -> None:
+def test_grey_model_reads_grey_and_colour_files(tmp_path: Path) -> None:
     made = predictor(batch_size=2, channels=1)
     Image.fromarray(picture(1, channels=1)[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(picture(1)).save(tmp_path / "colour.png")
@@ -187,7 +194,7 @@ def test_a_grey_model_reads_grey_and_colour_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
-def test_a_turned_photograph_is_predicted_upright(orientation: int, turns: int, tmp_path: Path) -> None:
+def test_rotated_photograph_is_predicted_upright(orientation: int, turns: int, tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = orientation
     plain, turned = io.BytesIO(), tmp_path / "turned.jpg"
@@ -203,7 +210,7 @@ def test_a_turned_photograph_is_predicted_upright(orientation: int, turns: int, 
     assert bits(found) == bits(made.detect([upright], EVERYTHING)[0])
 
 
-def test_a_model_whose_numbers_are_not_finite_finds_nothing() -> None:
+def test_model_with_nan_outputs_detects_nothing() -> None:
     made = predictor(batch_size=1)
     with torch.no_grad():
         next(made.runtime.model.parameters()).fill_(float("nan"))
@@ -211,7 +218,7 @@ def test_a_model_whose_numbers_are_not_finite_finds_nothing() -> None:
     assert len(found) == 0
 
 
-def test_an_input_size_that_does_not_suit_the_model_is_refused() -> None:
+def test_input_size_that_does_not_suit_the_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Yolo: expected images with both sides a multiple of 32, got \(64, 80\)"):
         predictor(batch_size=1, size=(64, 80))
 
@@ -222,15 +229,15 @@ def test_an_input_size_that_does_not_suit_the_model_is_refused() -> None:
         ({"size": 0}, "at least 1"),
         ({"size": (64, -1)}, "at least 1"),
         ({"channels": 0}, "at least 1"),
-        ({"fit": "crop"}, "input.fit wants letterbox or stretch, found 'crop'"),
+        ({"fit": "crop"}, "expected input.fit to be letterbox or stretch, got 'crop'"),
     ],
 )
-def test_an_impossible_input_is_refused(settings: dict[str, object], message: str) -> None:
+def test_impossible_input_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InputConfig(**settings)  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_record_without_a_reason_is_still_an_error() -> None:
+def test_record_without_detections_and_error_is_an_error() -> None:
     with pytest.raises(MediaError, match="7: no image"):
         only_detections(Prediction(ImageSource("7"), None))
 
@@ -239,7 +246,7 @@ def test_a_record_without_a_reason_is_still_an_error() -> None:
 
 
 class Seeing(Yolo):
-    """Keeps the images that it is shown."""
+    """Network that keeps its input images."""
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         self.seen = images.clone()
@@ -247,7 +254,7 @@ class Seeing(Yolo):
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
-def test_in_darknets_arithmetic_the_network_sees_the_letterboxs_floats(fit: str) -> None:
+def test_darknet_arithmetic_gives_the_network_floats(fit: str) -> None:
     model = Seeing(Yolo.Config(width=0.125), 3)
     config = InputConfig(64, fit=fit, arithmetic="darknet")
     made = Predictor(TorchRuntime(model, torch.device("cpu")), config, "abc", (1, 2, 3), batch_size=2)
@@ -269,14 +276,14 @@ def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
         assert model.in_unit_range(images).max() == 1
 
 
-def test_the_arithmetic_of_the_experiment_is_that_of_evaluation(experiment: Callable[..., DetectionConfig]) -> None:
+def test_evaluation_uses_the_arithmetic_of_the_experiment(experiment: Callable[..., DetectionConfig]) -> None:
     config = experiment("input.arithmetic=darknet", "input.fit=stretch")
     assert config.input == InputConfig(64, 3, "stretch", "darknet")
-    with pytest.raises(ConfigError, match=r"input.arithmetic wants opencv or darknet, found 'caffe'"):
+    with pytest.raises(ConfigError, match=r"expected input.arithmetic to be opencv or darknet, got 'caffe'"):
         experiment("input.arithmetic=caffe")
 
 
-def test_a_notebook_shows_the_image_with_its_detections() -> None:
+def test_notebook_shows_the_image_with_its_detections() -> None:
     image = picture(0)
     found = Detections(
         torch.tensor([[4.0, 4.0, 40.0, 40.0]]), torch.tensor([0.9]), torch.tensor([1]), (64, 64), ("a", "b"), (1, 2)

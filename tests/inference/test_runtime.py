@@ -25,7 +25,7 @@ NETWORKS = ("mish-n", "yolov4-tiny", "yolov4-csp-mish")
 
 
 def lively(name: str) -> DetectionModel:
-    """A small network of random weights whose answers differ from cell to cell, statistics of norms included."""
+    """Return a small network with random weights and norm statistics whose outputs differ between cells."""
     torch.manual_seed(0)
     overrides = ["input.size=64"] if name == "yolov4-tiny" else ["input.size=64", "model.width=0.125"]
     model = build_model(load_experiment(name, overrides), 3)
@@ -42,7 +42,7 @@ def canvases(batch_size: int = 2) -> np.ndarray:
 
 
 def expected_boxes(model: DetectionModel, images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of the plain model in float64 up to the raw maps."""
+    """Return boxes and scores of the plain model, in float64 up to the raw maps."""
     with torch.no_grad():
         raw_maps = copy.deepcopy(model).double()(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
         return model.decode(raw_maps)
@@ -59,7 +59,7 @@ def test_fp32_agrees_with_the_plain_model_in_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bf16_is_as_near_as_torch_s_autocast_of_the_plain_model(name: str) -> None:
+def test_bf16_is_as_accurate_as_autocast_of_the_plain_model(name: str) -> None:
     model = lively(name)
     runtime = TorchRuntime(model, CPU, RuntimeConfig("bf16"))
     canvas_xyxy, scores = runtime.boxes(canvases())
@@ -77,7 +77,7 @@ def test_bf16_is_as_near_as_torch_s_autocast_of_the_plain_model(name: str) -> No
         assert 0 < error < 1.25 * its_error  # rounding is noise
 
 
-def test_the_model_given_stays_as_it_was() -> None:
+def test_given_model_is_not_changed() -> None:
     model = lively("mish-n")
     before = copy.deepcopy(model.state_dict())
     TorchRuntime(model, CPU, RuntimeConfig("bf16")).boxes(canvases())
@@ -91,7 +91,7 @@ def test_weights_are_packed_on_the_cpu() -> None:
     assert any(isinstance(part, PackedConv2d) for part in TorchRuntime(lively("mish-n"), CPU).model.modules())
 
 
-def test_canvases_of_another_shape_are_taken_at_any_time() -> None:
+def test_canvas_shape_may_change_between_batches() -> None:
     model = lively("mish-n")
     runtime = TorchRuntime(model, CPU)
     runtime.boxes(canvases())
@@ -99,7 +99,7 @@ def test_canvases_of_another_shape_are_taken_at_any_time() -> None:
     torch.testing.assert_close(runtime.boxes(other)[1], expected_boxes(model, other)[1].float(), rtol=1e-3, atol=1e-5)
 
 
-def test_threads_that_come_at_once_to_a_new_runtime_get_the_same_bits() -> None:
+def test_concurrent_threads_get_the_same_bits_from_a_new_runtime() -> None:
     runtime = TorchRuntime(lively("mish-n"), CPU)
     with ThreadPoolExecutor(4) as pool:
         found = [scores for _, scores in pool.map(runtime.boxes, [canvases()] * 8)]
@@ -111,17 +111,17 @@ def test_fp16_on_the_cpu_is_refused() -> None:
         TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("fp16"))
 
 
-def test_a_cuda_graph_on_the_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cuda_graph wants a CUDA device, found cpu; leave it out"):
+def test_cuda_graph_on_the_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cuda_graph: expected a CUDA device, got cpu; leave it out"):
         TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(cuda_graph=True))
 
 
-def test_an_unknown_precision_is_refused_by_name() -> None:
+def test_unknown_precision_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="precision"):
         config_from_plain(DetectionConfig, {"runtime": {"precision": "fp8"}}, "a.yaml")
 
 
-def test_a_predictor_runs_as_the_configuration_says_and_the_conditions_tell() -> None:
+def test_precision_of_the_configuration_is_used_and_recorded_in_the_conditions() -> None:
     config = load_experiment("mish-n", ["input.size=64", "model.width=0.125", "runtime.precision=bf16", "device=cpu"])
     file = type("File", (), {"class_names": ("a", "b", "c"), "category_ids": (1, 2, 3)})
     predictor = build_predictor(LoadedModel(config, build_model(config, 3), file))  # type: ignore[arg-type]  # a stand-in
@@ -132,7 +132,7 @@ def test_a_predictor_runs_as_the_configuration_says_and_the_conditions_tell() ->
 # ---- torch.compile
 
 
-def test_a_compiled_network_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
 
     def compiled(model: nn.Module, **settings: object) -> object:
@@ -145,7 +145,7 @@ def test_a_compiled_network_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch
     assert runtime.boxes(canvases())[1].unique().tolist() == [0.5]
 
 
-def test_a_compiler_that_fails_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_compiler_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
     def failing(images: Tensor) -> None:
@@ -153,12 +153,14 @@ def test_a_compiler_that_fails_is_an_error_in_words(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module.torch, "compile", lambda model, **settings: failing)
     runtime = TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(compile=True))
-    with pytest.raises(ConfigError, match=r"runtime.compile wants a compiler that torch can use.*no g\+\+.*leave it"):
+    with pytest.raises(
+        ConfigError, match=r"runtime.compile: expected a compiler that torch can use.*no g\+\+.*leave it"
+    ):
         runtime.boxes(canvases())
 
 
 @pytest.mark.nightly  # a minute of compiling
-def test_torch_s_compiler_gives_the_same_boxes() -> None:
+def test_compiled_network_gives_the_same_boxes() -> None:
     model = lively("mish-n")
     scores = TorchRuntime(model, CPU, RuntimeConfig(compile=True)).boxes(canvases())[1]
     torch.testing.assert_close(scores, expected_boxes(model, canvases())[1].float(), rtol=1e-3, atol=1e-5)
@@ -171,7 +173,7 @@ def test_torch_s_compiler_gives_the_same_boxes() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_replayed_pass_gives_what_the_plain_one_gives(name: str, precision: module.PrecisionName) -> None:
+def test_cuda_graph_gives_the_results_of_the_plain_pass(name: str, precision: module.PrecisionName) -> None:
     model, cuda = lively(name), torch.device("cuda")
     plain = TorchRuntime(model, cuda, RuntimeConfig(precision))
     recorded = TorchRuntime(model, cuda, RuntimeConfig(precision, cuda_graph=True))
@@ -204,7 +206,7 @@ class NoContext:
     def wait_stream(self, other: object) -> None: ...
 
 
-def test_each_shape_is_recorded_once_after_three_passes_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_shape_is_recorded_once_after_three_warm_up_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("device", "stream", "graph", "Stream"):
         monkeypatch.setattr(torch.cuda, name, NoContext)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)

@@ -18,7 +18,7 @@ def names(taken: tuple[int, list[ImageSource]]) -> list[str]:
     return [source.name for source in taken[1]]
 
 
-def test_items_come_out_in_order_and_no_more_wait_than_fit() -> None:
+def test_channel_keeps_order_and_capacity() -> None:
     channel: Channel[int] = Channel(3)
     num_put = []
 
@@ -37,7 +37,7 @@ def test_items_come_out_in_order_and_no_more_wait_than_fit() -> None:
     assert all(num_put)
 
 
-def test_cancelling_frees_both_ends() -> None:
+def test_cancelling_a_channel_wakes_both_ends() -> None:
     full, empty = Channel[int](1), Channel[int](1)
     full.put(0)
     with ThreadPoolExecutor(2) as pool:
@@ -52,7 +52,7 @@ def test_cancelling_frees_both_ends() -> None:
     assert list(full) == []
 
 
-def test_what_was_worked_out_side_by_side_comes_out_in_order() -> None:
+def test_results_of_parallel_threads_come_out_in_order() -> None:
     ordered: Ordered[int] = Ordered(3)
     numbers = iter(range(50))
     lock = threading.Lock()
@@ -75,7 +75,7 @@ def test_what_was_worked_out_side_by_side_comes_out_in_order() -> None:
             done.result()
 
 
-def test_cancelling_frees_who_waits_for_room_and_who_waits_for_an_item() -> None:
+def test_cancelling_wakes_producers_and_consumers() -> None:
     ordered, empty = Ordered[int](2), Ordered[int](2)
     with ThreadPoolExecutor(2) as pool:
         putting, getting = pool.submit(ordered.put, 2, 0), pool.submit(lambda: list(empty))
@@ -88,7 +88,7 @@ def test_cancelling_frees_who_waits_for_room_and_who_waits_for_an_item() -> None
         assert getting.result(5) == []
 
 
-def test_of_a_live_source_the_newest_image_is_taken_with_the_words_of_those_before() -> None:
+def test_newest_image_of_a_live_source_keeps_the_warnings_of_replaced_ones() -> None:
     inbox = Inbox([False], 4)
     for number in range(5):
         inbox.put(0, image(str(number), warnings=(f"w{number}",) if number % 2 else ()))
@@ -100,7 +100,7 @@ def test_of_a_live_source_the_newest_image_is_taken_with_the_words_of_those_befo
     assert names(inbox.take(8)) == []
 
 
-def test_an_error_of_a_live_source_replaces_nothing() -> None:
+def test_error_of_a_live_source_replaces_no_image() -> None:
     inbox = Inbox([False], 4)
     inbox.put(0, image("last"))
     with ThreadPoolExecutor(1) as pool:
@@ -111,7 +111,7 @@ def test_an_error_of_a_live_source_replaces_nothing() -> None:
     assert inbox.num_dropped == [0]
 
 
-def test_sources_that_can_wait_fill_batches_and_give_the_rest_at_the_end() -> None:
+def test_waiting_sources_fill_batches_and_the_last_one_is_smaller() -> None:
     inbox, taken = Inbox([True], 8), []
     with ThreadPoolExecutor(1) as pool:
 
@@ -140,7 +140,7 @@ def test_several_sources_are_served_in_turn() -> None:
     assert names(inbox.take(2)) == ["left again", "file 2"]
 
 
-def test_a_source_that_can_wait_waits_and_is_freed_by_a_stop() -> None:
+def test_stop_wakes_a_waiting_source() -> None:
     inbox = Inbox([True], 2)
     answers = []
 

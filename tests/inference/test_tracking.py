@@ -10,8 +10,8 @@ import torch
 
 from detector.errors import ConfigError
 from detector.inference.predictor import Prediction
-from detector.inference.tracking import BoxFilters, TrackConfig, Tracker, VideoTracks, assign, require_videos
-from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.inference.tracking import BoxFilters, TrackConfig, Tracker, VideoTracks, assign
+from detector.media.sources import FrameOrigin, ImageSource, VideoSource, require_videos
 from detector.structures.boxes import cxcywh_to_xyxy
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
@@ -21,7 +21,7 @@ FRAME_S = 1 / 30
 
 
 def found(*rows: tuple[float, ...]) -> Detections:
-    """Detections of (cx, cy, w, h, score) or with a label behind it."""
+    """Return detections given as (cx, cy, w, h, score) or (cx, cy, w, h, score, label)."""
     table = torch.tensor([(*row, 0.0)[:6] for row in rows], dtype=torch.float32).reshape(-1, 6)
     boxes = torch.from_numpy(cxcywh_to_xyxy(table[:, :4].numpy()))
     return Detections(boxes, table[:, 4], table[:, 5].long(), (480, 640), ("car", "bus"), (1, 2))
@@ -31,7 +31,7 @@ def found(*rows: tuple[float, ...]) -> Detections:
 
 
 class FullFilter:
-    """The same filter as the textbook has it: one state of eight numbers, matrices, an inverse; speeds per frame."""
+    """The same filter as in textbooks: one state of eight numbers, matrices, an inverse; speeds per frame."""
 
     def __init__(self, cxcywh: Float64s) -> None:
         sides = cxcywh[[2, 3, 2, 3]]
@@ -60,7 +60,7 @@ class FullFilter:
         self.covariance = (np.eye(8) - gain @ observe) @ self.covariance
 
 
-def test_the_filters_are_the_textbooks_kalman_filter() -> None:
+def test_filters_agree_with_a_textbook_kalman_filter() -> None:
     random = np.random.default_rng(5)
     boxes = random.uniform((0, 0, 20, 20), (600, 400, 90, 90), (6, 4))
     filters, references = BoxFilters(), [FullFilter(box) for box in boxes]
@@ -83,7 +83,7 @@ def test_the_filters_are_the_textbooks_kalman_filter() -> None:
         np.testing.assert_allclose(covariance, reference.covariance, rtol=1e-9, atol=1e-9)
 
 
-def test_time_in_two_steps_is_time_in_one() -> None:
+def test_predicting_twice_half_the_time_equals_once() -> None:
     both = BoxFilters(), BoxFilters()
     for filters in both:
         filters.add(np.array([[50.0, 60, 20, 30]]))
@@ -99,7 +99,7 @@ def test_time_in_two_steps_is_time_in_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_other_assignment_has_more_overlap_above_the_lowest(seed: int) -> None:
+def test_assignment_maximises_the_overlap_above_the_lowest(seed: int) -> None:
     random = np.random.default_rng(seed)
     overlaps = random.random((random.integers(0, 5), random.integers(0, 5))) * (random.random() + 0.2)
     num_rows, num_columns = overlaps.shape
@@ -127,26 +127,26 @@ def follow(tracker: Tracker, *frames: Detections, step_s: float = FRAME_S) -> li
 CAR, FAR = (100.0, 100.0, 40.0, 40.0), (400.0, 300.0, 40.0, 40.0)
 
 
-def test_a_track_has_an_id_when_it_is_seen_again_and_those_of_the_first_frame_at_once() -> None:
+def test_track_gets_its_id_at_the_second_sight_or_in_the_first_frame() -> None:
     both = found((*CAR, 0.9), (*FAR, 0.9))
     assert follow(Tracker(), found((*CAR, 0.9)), both, both) == [[1], [1, -1], [1, 2]]
 
 
-def test_what_is_seen_once_only_is_forgotten() -> None:
+def test_track_seen_only_once_is_dropped() -> None:
     one, both = found((*CAR, 0.9)), found((*CAR, 0.9), (*FAR, 0.9))
     assert follow(Tracker(), one, both, one, both, both) == [[1], [1, -1], [1], [1, -1], [1, 2]]
 
 
-def test_an_uncertain_detection_keeps_a_track_and_begins_none() -> None:
+def test_uncertain_detection_continues_a_track_but_begins_none() -> None:
     frames = [found((*CAR, 0.9), (*FAR, 0.3)), *[found((*CAR, 0.2), (*FAR, 0.3))] * 3, found((*CAR, 0.05))]
     assert follow(Tracker(), *frames) == [[1, -1], [1, -1], [1, -1], [1, -1], [-1]]
 
 
-def test_a_certain_detection_below_new_begins_no_track() -> None:
+def test_certain_detection_below_new_begins_no_track() -> None:
     assert follow(Tracker(), *[found((*CAR, 0.65))] * 3) == [[-1]] * 3
 
 
-def test_an_uncertain_detection_brings_no_lost_track_back() -> None:
+def test_uncertain_detection_does_not_revive_a_lost_track() -> None:
     frames = [found((*CAR, 0.9)), found(), found((*CAR, 0.3)), found((*CAR, 0.9))]
     assert follow(Tracker(), *frames) == [[1], [], [-1], [1]]
 
@@ -154,43 +154,43 @@ def test_an_uncertain_detection_brings_no_lost_track_back() -> None:
 @pytest.mark.parametrize(
     ("step_s", "num_away", "last"), [(FRAME_S, 28, 1), (FRAME_S, 32, -1), (0.2, 3, 1), (0.2, 6, -1)]
 )
-def test_a_lost_track_is_kept_for_its_seconds_whatever_the_frame_rate(step_s: float, num_away: int, last: int) -> None:
+def test_lost_track_is_kept_for_the_same_time_at_any_frame_rate(step_s: float, num_away: int, last: int) -> None:
     frames = [found((*CAR, 0.9))] * 2 + [found()] * num_away + [found((*CAR, 0.9))]
     assert follow(Tracker(), *frames, step_s=step_s)[-1] == [last]
 
 
-def test_frames_further_apart_than_the_buffer_are_still_one_video() -> None:
+def test_frames_further_apart_than_the_buffer_continue_tracks() -> None:
     assert follow(Tracker(), *[found((*CAR, 0.9))] * 3, step_s=5) == [[1]] * 3
 
 
-def test_a_track_keeps_its_class_unless_told_otherwise() -> None:
+def test_track_keeps_its_class_by_default() -> None:
     frames = [found((*CAR, 0.9, label)) for label in (0, 0, 1, 1)]
     assert follow(Tracker(), *frames) == [[1], [1], [-1], [2]]
     assert follow(Tracker(TrackConfig(class_agnostic=True)), *frames) == [[1], [1], [1], [1]]
 
 
-def test_each_class_may_have_a_threshold_of_its_own() -> None:
+def test_each_class_can_have_its_own_threshold() -> None:
     tracker = Tracker(TrackConfig(class_high=(0.8, 0.2), low=0.1))
     assert tracker.update(found((*CAR, 0.7, 0), (*FAR, 0.3, 1)), 0).tolist() == [-1, 1]
-    with pytest.raises(ValueError, match="a score for each of 2 classes, found 1"):
+    with pytest.raises(ValueError, match="a score for each of 2 classes, got 1"):
         Tracker(TrackConfig(class_high=(0.8,))).update(found((*CAR, 0.7)), 0)
 
 
-def test_speed_is_per_second_where_frames_come_unevenly() -> None:
+def test_speed_is_per_second_with_uneven_frames() -> None:
     tracker, times = Tracker(), np.cumsum([0, 1, 1, 1, 1, 1, 1, 4, 1, 6, 2]) * FRAME_S
     for time_s in times:  # 300 pixels a second: 60 in six frames, which is more than the box is wide
         ids = tracker.update(found((50 + 300 * time_s, 100, 40, 40, 0.9)), float(time_s))
         assert ids.tolist() == [1]
 
 
-def test_times_that_stand_still_or_go_back_are_no_time_and_those_that_are_none_are_refused() -> None:
+def test_time_that_does_not_advance_counts_as_zero_and_nan_is_refused() -> None:
     tracker, car = Tracker(), found((*CAR, 0.9))
     assert [tracker.update(car, time_s).tolist() for time_s in (1.0, 1.0, 0.5, 1.1)] == [[1]] * 4
-    with pytest.raises(ValueError, match="a finite time_s, found nan"):
+    with pytest.raises(ValueError, match="a finite time_s, got nan"):
         tracker.update(car, float("nan"))
 
 
-def test_empty_frames_and_boxes_without_an_area_are_no_fault() -> None:
+def test_empty_frames_and_boxes_without_area_are_accepted() -> None:
     point = found((100, 100, 0, 0, 0.9))
     assert follow(Tracker(), found(), point, point, found()) == [[], [-1], [-1], []]
 
@@ -199,12 +199,12 @@ def test_empty_frames_and_boxes_without_an_area_are_no_fault() -> None:
     "settings",
     [{"low": 0.7}, {"new": 0.5}, {"match": 1.2}, {"buffer_s": -1}, {"class_high": (2.0,)}, {"buffer_s": float("nan")}],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="TrackConfig wants"):
+def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="TrackConfig: expected"):
         TrackConfig(**settings)  # type: ignore[arg-type]  # some are of another type
 
 
-def test_what_a_selection_keeps_is_what_is_certain() -> None:
+def test_selected_detections_are_certain() -> None:
     config = TrackConfig.of(SelectConfig(confidence=0.4, class_agnostic=True))
     assert (config.high, config.low, config.new, config.class_agnostic) == (0.4, 0.1, 0.4, True)
     assert config.widened(SelectConfig(confidence=0.4, iou=0.5)) == SelectConfig(confidence=0.1, iou=0.5)
@@ -213,7 +213,7 @@ def test_what_a_selection_keeps_is_what_is_certain() -> None:
     assert config.widened(SelectConfig(class_confidence=(0.05, 0.5))) == SelectConfig(confidence=0.05)
 
 
-# --- a drawn scene: objects that cross, hide each other and shake --------------------------------------------------
+# --- a drawn scene: objects that cross, occlude each other and shake -----------------------------------------------
 
 
 def scene(num_frames: int = 200, seed: int = 3) -> list[tuple[Detections, list[int]]]:
@@ -252,7 +252,7 @@ def scene(num_frames: int = 200, seed: int = 3) -> list[tuple[Detections, list[i
 
 
 def count_switches(frames: list[tuple[Detections, list[int]]], all_ids: list[list[int]]) -> int:
-    """How often an object has another id than the last time that it had one."""
+    """Return how often an object changes its id."""
     last: dict[int, int] = {}
     num_switches = 0
     for (_, owners), ids in zip(frames, all_ids, strict=True):
@@ -292,7 +292,7 @@ def frame(video: VideoSource, index: int, detections: Detections | None, time_s:
     return Prediction(ImageSource(video.name, frame=origin), detections)
 
 
-def test_each_video_has_tracks_of_its_own_and_only_what_is_in_one_is_left() -> None:
+def test_each_video_has_its_own_tracks_and_untracked_detections_are_dropped() -> None:
     videos, cars = [VideoSource("a"), VideoSource("a")], found((*CAR, 0.9), (*FAR, 0.2))
     tracks = VideoTracks()
     for video in videos:
@@ -304,11 +304,11 @@ def test_each_video_has_tracks_of_its_own_and_only_what_is_in_one_is_left() -> N
             assert len(followed.detections) == 1
     unread = frame(videos[0], 3, None)
     assert tracks.follow(unread) is unread
-    with pytest.raises(ValueError, match=r"found the image x\.jpg"):
+    with pytest.raises(ValueError, match=r"got the image x\.jpg"):
         tracks.follow(Prediction(ImageSource("x.jpg"), cars))
 
 
-def test_live_sources_side_by_side_do_not_mix() -> None:
+def test_tracks_of_parallel_live_sources_do_not_mix() -> None:
     cameras, tracks = [VideoSource(f"camera:{n}", camera=n) for n in range(2)], VideoTracks()
     for index in range(6):
         for number, camera in enumerate(cameras):
@@ -320,7 +320,7 @@ def test_live_sources_side_by_side_do_not_mix() -> None:
                 assert followed.track_ids.tolist() == [1]
 
 
-def test_a_frame_without_a_time_is_taken_by_its_number() -> None:
+def test_frame_without_a_time_uses_its_number() -> None:
     video, tracks = VideoSource("stdin"), VideoTracks()
     car = found((*CAR, 0.9))
     tracks.follow(frame(video, 0, car))
@@ -331,7 +331,7 @@ def test_a_frame_without_a_time_is_taken_by_its_number() -> None:
     assert kept.tolist() == [1]
 
 
-def test_images_are_refused_by_name() -> None:
+def test_image_source_is_refused_by_name() -> None:
     require_videos([VideoSource("a.mp4", Path("a.mp4"))])
-    with pytest.raises(ConfigError, match=r"found the image b\.jpg; give videos only"):
+    with pytest.raises(ConfigError, match=r"got the image b\.jpg; give videos only"):
         require_videos([VideoSource("a.mp4", Path("a.mp4")), ImageSource("b.jpg", Path("b.jpg"))])

@@ -1,4 +1,4 @@
-"""Looks at images: where they lie, what they show, and one set of detections of all."""
+"""Views of images: their regions and canvases, and the merging of their detections."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.inference.views import View, Views, ViewsConfig
 from detector.media.sources import ImageSource
+from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
 from detector.structures.selection import SelectConfig
 
@@ -23,7 +24,7 @@ SELECT = SelectConfig(confidence=0.3, iou=0.7)
 
 
 class Finder:
-    """A runtime that finds bright rectangles on a canvas, to the pixel; its score is 0.9, or as `scores` says."""
+    """Runtime that detects bright rectangles on a canvas, exact to the pixel, with score 0.9."""
 
     num_classes, notes, selection = 2, (), None
 
@@ -54,12 +55,11 @@ def predictor(config: ViewsConfig, size: int = 64, batch_size: int = 4) -> Predi
 
 
 def views(config: ViewsConfig, size: int | tuple[int, int] = 64) -> Views:
-    canvas_hw = (size, size) if isinstance(size, int) else size
-    return Views(config, canvas_hw, "letterbox", "opencv", Finder().check_image_hw)
+    return Views(config, InputConfig(size), Finder().check_image_hw)
 
 
 def picture(image_hw: tuple[int, int], objects: list[tuple[int, int, int, int, int]]) -> np.ndarray:
-    """Dark, with a bright rectangle for each object: corners and label."""
+    """Return a dark image with a bright rectangle for each object, given by its corners and label."""
     image = np.zeros((*image_hw, 3), np.uint8)
     for x1, y1, x2, y2, label in objects:
         image[y1:y2, x1:x2, label] = 255
@@ -78,21 +78,21 @@ def found_by(made: Predictor, image: np.ndarray, select: SelectConfig = SELECT) 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"tile": 31}, "tile wants at least 32 pixels, found 31"),
-        ({"overlap": 0.95}, "overlap wants to be within 0..0.9, found 0.95"),
+        ({"tile": 31}, "tile: expected at least 32 pixels, got 31"),
+        ({"overlap": 0.95}, "overlap: expected a value within 0..0.9, got 0.95"),
         ({"overlap": -0.1}, "overlap"),
-        ({"scales": ()}, "scales wants numbers"),
-        ({"scales": (0.0,)}, "scales wants numbers within 0.1..10"),
+        ({"scales": ()}, "scales: expected numbers"),
+        ({"scales": (0.0,)}, "scales: expected numbers within 0.1..10"),
         ({"scales": (1.0, 1.0)}, "each scale once"),
-        ({"iou": 1.5}, "iou wants to be within 0..1, found 1.5"),
+        ({"iou": 1.5}, "iou: expected a value within 0..1, got 1.5"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused(settings: dict, complaint: str) -> None:
+def test_impossible_configuration_is_refused(settings: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         ViewsConfig(**settings)
 
 
-def test_scales_are_canvases_that_the_network_takes() -> None:
+def test_scaled_canvases_suit_the_network() -> None:
     looks = views(ViewsConfig(scales=(1.0, 0.6, 1.05, 2.0)), (96, 160)).of((100, 100))
     # 57.6 and 96 px for 0.6; 1.05 is no other canvas than 1.
     assert [look.letterbox.canvas_hw for look in looks] == [(96, 160), (64, 96), (192, 320)]
@@ -102,10 +102,10 @@ def test_scales_are_canvases_that_the_network_takes() -> None:
             raise ValueError("fixed")
 
     with pytest.raises(ConfigError, match=r"views.scales: the network takes no canvas near 640 px for scale 2"):
-        Views(ViewsConfig(scales=(1.0, 2.0)), (320, 320), "letterbox", "opencv", only_one)
+        Views(ViewsConfig(scales=(1.0, 2.0)), InputConfig(320), only_one)
 
 
-def test_words_name_every_look() -> None:
+def test_text_names_every_view() -> None:
     config = ViewsConfig(tile=640, flip=True, scales=(1.0, 1.5), merge="fusion")
     assert config.text == (
         "tiles of 640 px overlapping by 0.2 and the whole; mirrored too; scales 1, 1.5; merged by fusion above IoU 0.55"
@@ -114,10 +114,10 @@ def test_words_name_every_look() -> None:
     assert not any(ViewsConfig(**other).is_plain for other in ({"tile": 64}, {"flip": True}, {"scales": (2.0,)}))
 
 
-# --- where they lie --------------------------------------------------------------------------------------------------
+# --- regions ---------------------------------------------------------------------------------------------------------
 
 
-def test_tiles_cover_an_image_with_no_less_than_the_overlap_asked_for() -> None:
+def test_tiles_cover_the_image_with_at_least_the_requested_overlap() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         height, width, tile = (int(rng.integers(low, 400)) for low in (1, 1, 32))
@@ -138,7 +138,7 @@ def test_tiles_cover_an_image_with_no_less_than_the_overlap_asked_for() -> None:
         assert len({look.region_xyxy for look in looks}) == len(looks)
 
 
-def test_an_image_no_larger_than_a_tile_is_looked_at_once() -> None:
+def test_image_no_larger_than_a_tile_has_one_view() -> None:
     made = views(ViewsConfig(tile=200))
     assert [look.region_xyxy for look in made.of((200, 150))] == [(0, 0, 150, 200)]
     assert len(made.of((201, 150))) == 3  # two tiles and the whole
@@ -148,7 +148,7 @@ def test_an_image_no_larger_than_a_tile_is_looked_at_once() -> None:
 @pytest.mark.parametrize("arithmetic", ["opencv", "darknet"])
 @pytest.mark.parametrize("is_flipped", [False, True])
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
-def test_a_box_of_a_canvas_lies_where_its_pixels_came_from(fit: str, is_flipped: bool, arithmetic: str) -> None:
+def test_boxes_are_mapped_back_to_their_source_pixels(fit: str, is_flipped: bool, arithmetic: str) -> None:
     region, source = (37, 11, 117, 71), (53, 19, 73, 39)  # 80 x 60 onto 160 x 160: twice, or stretched
     image = picture((90, 150), [(*source, 0)])
     letterbox = Letterbox.fit((60, 80), (160, 160), fit, arithmetic=arithmetic)
@@ -173,7 +173,7 @@ def test_a_box_of_a_canvas_lies_where_its_pixels_came_from(fit: str, is_flipped:
 # --- cut boxes -------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_tile_cuts_off_and_the_next_one_has_whole_is_dropped() -> None:
+def test_cut_box_that_the_next_tile_has_whole_is_dropped() -> None:
     left, right, *_ = views(ViewsConfig(tile=64, overlap=0.25, whole=False)).of((64, 112))
     assert (left.region_xyxy, right.region_xyxy) == ((0, 0, 64, 64), (48, 0, 112, 64))
     assert left.clear_xyxy == (0, 0, 63, 64)
@@ -199,9 +199,7 @@ def test_what_a_tile_cuts_off_and_the_next_one_has_whole_is_dropped() -> None:
 @pytest.mark.parametrize("merge", ["nms", "fusion"])
 @pytest.mark.parametrize("settings", [{}, {"flip": True}, {"scales": (1.0, 2.0)}, {"flip": True, "scales": (0.5, 1)}])
 @pytest.mark.parametrize("whole", [False, True])
-def test_objects_smaller_than_the_overlap_are_found_once_wherever_they_lie(
-    whole: bool, settings: dict, merge: str
-) -> None:
+def test_object_smaller_than_the_overlap_is_detected_once_anywhere(whole: bool, settings: dict, merge: str) -> None:
     rng = np.random.default_rng(1)
     made = predictor(ViewsConfig(tile=64, overlap=0.5, whole=whole, merge=merge, **settings))
     num_objects = 0
@@ -220,7 +218,7 @@ def test_objects_smaller_than_the_overlap_are_found_once_wherever_they_lie(
     assert num_objects > 50
 
 
-def test_an_object_larger_than_the_overlap_is_one_box_where_the_whole_is_looked_at() -> None:
+def test_object_larger_than_the_overlap_is_one_box_with_a_view_of_the_whole() -> None:
     objects = [(20, 30, 180, 170, 0), (90, 80, 110, 100, 1)]
     image = picture((200, 200), objects)
     found = found_by(predictor(ViewsConfig(tile=64)), image)
@@ -242,7 +240,7 @@ def test_repeated_boxes_of_several_views_are_merged_for_a_model_without_suppress
 # --- the predictor ---------------------------------------------------------------------------------------------------
 
 
-def test_one_look_through_the_section_is_the_plain_one_to_the_bit() -> None:
+def test_one_plain_view_equals_prediction_without_views() -> None:
     image = picture((100, 75), [(10, 10, 40, 70, 0), (35, 20, 73, 90, 1)])
     (plain,) = predictor(ViewsConfig()).detect([image], SELECT)
     (tiled,) = predictor(ViewsConfig(tile=100, iou=0.0, merge="fusion")).detect([image], SELECT)
@@ -252,7 +250,7 @@ def test_one_look_through_the_section_is_the_plain_one_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_detections_of_many_looks_do_not_depend_on_the_company(batch_size: int) -> None:
+def test_detections_in_several_views_do_not_depend_on_the_other_images(batch_size: int) -> None:
     rng = np.random.default_rng(3)
     config = ViewsConfig(tile=64, flip=True, scales=(1.0, 0.5))
     images = []
@@ -269,7 +267,7 @@ def test_detections_of_many_looks_do_not_depend_on_the_company(batch_size: int) 
         assert sorted(record.detections.source_xyxy.round().int().tolist()) == sorted(list(w[:4]) for w in wanted)
 
 
-def test_the_most_detections_and_the_lowest_score_hold_for_the_whole_image() -> None:
+def test_limits_of_number_and_score_apply_to_the_whole_image() -> None:
     objects = [(x, y, x + 10, y + 10, 0) for x, y in itertools.product(range(4, 240, 20), repeat=2)]
     image = picture((250, 250), objects)
     for merge in ("nms", "fusion"):
@@ -284,12 +282,12 @@ def test_the_most_detections_and_the_lowest_score_hold_for_the_whole_image() -> 
         assert len(found) == 0 or found.scores.min() >= 0.5
 
 
-def test_boxes_of_no_look_in_particular_are_refused_where_there_are_several() -> None:
-    with pytest.raises(ConfigError, match="one plain look at each image is wanted here, found views: tiles of 64"):
+def test_raw_boxes_of_several_views_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected one plain view of each image, got views: tiles of 64"):
         predictor(ViewsConfig(tile=64)).raw_boxes([picture((10, 10), [])])
 
 
-def test_an_image_of_a_hundred_megapixels_takes_little_more_memory_than_itself() -> None:
+def test_memory_of_a_100_megapixel_image_stays_near_its_own_size() -> None:
     image = np.zeros((10_000, 10_000, 3), np.uint8)
     image[5000:5400, 7000:7400, 0] = 255
     made = predictor(ViewsConfig(tile=1280), batch_size=8)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from detector.media.file_names import FileNames, stem_of
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.media.writers import FileNames, stem_of
 
 
-def test_names_are_given_once_and_never_those_of_sources_in_the_folder(tmp_path: Path) -> None:
+def test_names_are_unique_and_avoid_sources_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     names = FileNames(tmp_path, [tmp_path / "deep/Own.png", Path("/elsewhere/other.jpg")])
 
@@ -26,13 +26,13 @@ def test_names_are_given_once_and_never_those_of_sources_in_the_folder(tmp_path:
     assert names.of(ImageSource("film.mp4", frame=frame)) == "film_000007"
 
 
-def test_a_stem_is_freed_as_the_name_of_an_image_is(tmp_path: Path) -> None:
+def test_stem_of_a_video_is_made_unique_like_the_name_of_an_image(tmp_path: Path) -> None:
     names = FileNames(tmp_path, [tmp_path / "film.mp4"])
     assert [names.free(stem) for stem in ("Film", "film", "FILM_2", " . ")] == ["Film_2", "film_3", "FILM_2_2", "image"]
     assert len(os.fsencode(names.free("猫" * 100))) <= 200
 
 
-def test_an_address_becomes_a_name_in_letters_that_every_system_takes() -> None:
+def test_address_becomes_a_name_in_letters_that_every_system_accepts() -> None:
     assert stem_of("rtsp://camera.lan/a/1?x=2") == "camera.lan_a_1_x_2"
     assert stem_of("camera:0") == "camera_0"
     assert stem_of("folder/film.part.mp4") == "film.part"

@@ -19,7 +19,7 @@ def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Images on two levels, in an order that is not that of their names, among files that are none."""
+    """Make images in two levels of folders, not created in the order of their names, among other files."""
     for number, name in enumerate(("b.png", "a.png", "deep/er/c.PNG", "deep/a.png", "z é#%.png")):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def names(sources: list[ImageSource], root: Path) -> list[str]:
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
+def test_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
     (tree / "b.png").rename(tree / "b.upload")
     sources, is_single = as_sources(tree / "b.upload")
     assert is_single
@@ -45,25 +45,25 @@ def test_a_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
     np.testing.assert_array_equal(sources[0].load(3).pixels, picture(0))
 
 
-def test_a_folder_gives_its_images_on_every_level_in_the_order_of_their_paths(tree: Path) -> None:
+def test_folder_gives_its_images_recursively_sorted_by_path(tree: Path) -> None:
     sources, is_single = as_sources(str(tree))
     assert not is_single
     assert names(sources, tree) == ["a.png", "b.png", "deep/a.png", "deep/er/c.PNG", "z é#%.png"]
     assert all(source.load(3).pixels.shape == (6, 9, 3) for source in sources)
 
 
-def test_a_glob_gives_the_images_it_matches_in_order(tree: Path) -> None:
+def test_glob_gives_matching_images_in_order(tree: Path) -> None:
     assert names(find_sources(f"{tree}/*.png"), tree) == ["a.png", "b.png", "z é#%.png"]
     assert names(find_sources(f"{tree}/**/a.*"), tree) == ["a.png", "deep/a.png"]
     assert names(find_sources(f"{tree}/*"), tree) == ["a.png", "b.png", "z é#%.png"]  # neither notes nor folders
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(tree: Path) -> None:
+def test_existing_file_with_a_glob_name_is_that_file(tree: Path) -> None:
     (tree / "a.png").rename(tree / "[1]*.png")
     assert names(find_sources(tree / "[1]*.png"), tree) == ["[1]*.png"]
 
 
-def test_a_list_file_keeps_its_order_and_starts_from_its_own_folder(tree: Path, tmp_path: Path) -> None:
+def test_list_file_keeps_its_order_and_is_relative_to_its_folder(tree: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text(f"\ufefftree/b.png\n\n  tree/z é#%.png  \r\n{tree}/a.png\ntree/none.png\n", encoding="utf-8")
     sources, is_single = as_sources(listed)
@@ -74,7 +74,7 @@ def test_a_list_file_keeps_its_order_and_starts_from_its_own_folder(tree: Path, 
         sources[3].load(3)
 
 
-def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
+def test_list_of_one_image_is_a_list(tree: Path) -> None:
     (tree / "list.txt").write_text("a.png\n")
     assert not as_sources(tree / "list.txt")[1]
     assert not as_sources([tree / "a.png"])[1]
@@ -86,13 +86,13 @@ def test_a_list_of_one_image_is_still_a_list(tree: Path) -> None:
     [
         ("none.jpg", "no such image, video, folder, glob, list file or camera"),
         ("no/folder", "no such image, video, folder, glob, list file or camera"),
-        ("*.jpg", "a matching image or video is wanted, found none"),
-        ("empty", "an image or video is wanted, found none"),
-        ("empty.txt", "a line with a path is wanted, found none"),
-        ("binary.txt", "a list of image paths is wanted, it cannot be read as text"),
+        ("*.jpg", "expected a matching image or video, got none"),
+        ("empty", "expected an image or video, got none"),
+        ("empty.txt", "expected a line with a path, got none"),
+        ("binary.txt", "expected a list of image paths, got a file that is not text"),
     ],
 )
-def test_nothing_behind_a_path_is_an_error_that_names_it(name: str, message: str, tmp_path: Path) -> None:
+def test_path_without_sources_is_an_error_that_names_it(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
@@ -101,14 +101,14 @@ def test_nothing_behind_a_path_is_an_error_that_names_it(name: str, message: str
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_missing_file_among_others_fails_alone_when_it_is_read(tree: Path) -> None:
+def test_missing_file_in_a_list_fails_only_when_it_is_read(tree: Path) -> None:
     sources, _ = as_sources([tree / "a.png", tree / "none.png", str(tree / "deep")])
     assert names(sources, tree) == ["a.png", "none.png", "deep/a.png", "deep/er/c.PNG"]
     with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
         sources[1].load(3)
 
 
-def test_a_link_to_nothing_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
+def test_broken_link_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (source,) = as_sources(tmp_path / "link.png")[0]
     with pytest.raises(MediaError, match=r"link\.png cannot be read"):
@@ -118,7 +118,7 @@ def test_a_link_to_nothing_is_a_source_that_cannot_be_read(tmp_path: Path) -> No
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_array_is_taken_as_it_is() -> None:
+def test_array_keeps_its_pixels() -> None:
     pixels = picture()
     (source,), is_single = as_sources(pixels)
     assert is_single
@@ -131,14 +131,14 @@ def test_an_array_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("given", [picture(channels=1), picture(channels=1)[..., 0]])
-def test_a_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
+def test_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
     (source,), _ = as_sources(given)
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
-    with pytest.raises(MediaError, match="0: an image of 3 channels is wanted, found 1"):
+    with pytest.raises(MediaError, match="0: expected an image of 3 channels, got 1"):
         source.load(3)
 
 
-def test_a_tensor_is_channels_first() -> None:
+def test_tensor_is_channels_first() -> None:
     (source,), is_single = as_sources(torch.from_numpy(picture()).permute(2, 0, 1))
     assert is_single
     np.testing.assert_array_equal(source.load(3).pixels, picture())
@@ -146,7 +146,7 @@ def test_a_tensor_is_channels_first() -> None:
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
-def test_a_pil_image_is_rgb_or_grey() -> None:
+def test_pil_image_is_rgb_or_grey() -> None:
     (source,), is_single = as_sources(Image.fromarray(picture()))
     assert is_single
     np.testing.assert_array_equal(source.load(3).pixels, picture())
@@ -155,13 +155,13 @@ def test_a_pil_image_is_rgb_or_grey() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "1", "CMYK", "I;16"])
-def test_a_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
+def test_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
     converted = Image.new("I;16", (9, 6)) if mode == "I;16" else Image.fromarray(picture()).convert(mode)
     (source,), _ = as_sources(converted)
     np.testing.assert_array_equal(source.load(3).pixels, np.asarray(converted.convert("RGB")))
 
 
-def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> None:
+def test_list_of_mixed_kinds_numbers_those_without_a_path(tree: Path) -> None:
     given = [picture(1), tree / "a.png", Image.fromarray(picture(2)), torch.from_numpy(picture(3)).permute(2, 0, 1)]
     for several in (given, tuple(given), iter(given)):
         sources, is_single = as_sources(several)
@@ -173,37 +173,37 @@ def test_a_list_mixes_all_kinds_and_numbers_those_without_a_path(tree: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "got"),
     [
-        (picture().astype(np.float32) / 255, r"found float32 \(6, 9, 3\)"),
-        (picture().astype(np.uint16), r"found uint16 \(6, 9, 3\)"),
-        (picture()[None], r"found uint8 \(1, 6, 9, 3\)"),
-        (picture()[0, :, 0], r"found uint8 \(9,\)"),
-        (np.zeros((0, 9, 3), np.uint8), r"found uint8 \(0, 9, 3\)"),
-        (torch.zeros(3, 6, 9), r"found float32 \(3, 6, 9\)"),
-        (torch.zeros(3, 6, 9, dtype=torch.bfloat16), r"found bfloat16 \(3, 6, 9\)"),
-        (torch.zeros(2, 3, 6, 9, dtype=torch.uint8), r"found uint8 \(2, 3, 6, 9\)"),
+        (picture().astype(np.float32) / 255, r"got float32 \(6, 9, 3\)"),
+        (picture().astype(np.uint16), r"got uint16 \(6, 9, 3\)"),
+        (picture()[None], r"got uint8 \(1, 6, 9, 3\)"),
+        (picture()[0, :, 0], r"got uint8 \(9,\)"),
+        (np.zeros((0, 9, 3), np.uint8), r"got uint8 \(0, 9, 3\)"),
+        (torch.zeros(3, 6, 9), r"got float32 \(3, 6, 9\)"),
+        (torch.zeros(3, 6, 9, dtype=torch.bfloat16), r"got bfloat16 \(3, 6, 9\)"),
+        (torch.zeros(2, 3, 6, 9, dtype=torch.uint8), r"got uint8 \(2, 3, 6, 9\)"),
     ],
 )
-def test_pixels_of_another_type_or_shape_are_refused(given: Any, found: str) -> None:
-    with pytest.raises(MediaError, match=rf"image 0: uint8 pixels of shape .* are wanted .*{found}; scale to 0\.\.255"):
+def test_pixels_of_another_type_or_shape_are_refused(given: Any, got: str) -> None:
+    with pytest.raises(MediaError, match=rf"image 0: expected uint8 pixels of shape .*, {got}; scale to 0\.\.255"):
         as_sources(given)
-    with pytest.raises(MediaError, match=f"image 1: .*{found}"):
+    with pytest.raises(MediaError, match=f"image 1: .*{got}"):
         as_sources([picture(), given])
 
 
 @pytest.mark.parametrize(
     ("given", "found"), [(None, "NoneType"), (3, "int"), ({"a": 1}, "str"), ([[picture()]], "list")]
 )
-def test_what_is_no_image_is_refused(given: Any, found: str) -> None:
+def test_object_that_is_no_image_is_refused(given: Any, found: str) -> None:
     if found == "str":  # the keys of a mapping count as paths
         assert as_sources(given)[0][0].path == Path("a")
         return
-    with pytest.raises(MediaError, match=f"image 0: a path, array, PIL image or tensor is wanted, found {found}"):
+    with pytest.raises(MediaError, match=f"image 0: expected a path, array, PIL image or tensor, got {found}"):
         as_sources(given)
 
 
-def test_a_source_with_neither_path_nor_pixels_is_refused() -> None:
+def test_source_with_neither_path_nor_pixels_is_refused() -> None:
     with pytest.raises(MediaError, match="frame 7: no path and no pixels to read"):
         ImageSource("frame 7").load(3)
 
@@ -211,7 +211,7 @@ def test_a_source_with_neither_path_nor_pixels_is_refused() -> None:
 # --- sources with frames ---------------------------------------------------------------------------------------------
 
 
-def test_videos_lie_among_images_in_folders_globs_and_lists(tree: Path) -> None:
+def test_videos_come_with_images_in_folders_globs_and_lists(tree: Path) -> None:
     for name in ("b.mp4", "deep/z.AVI", "code.ts"):
         (tree / name).write_bytes(b"")
     found, _ = as_sources(tree)
@@ -226,7 +226,7 @@ def test_videos_lie_among_images_in_folders_globs_and_lists(tree: Path) -> None:
     assert [type(s) for s in as_sources([tree / "none.mp4", "camera:1"])[0]] == [VideoSource, VideoSource]
 
 
-def test_cameras_and_stdin_are_words_and_a_file_of_that_name_comes_first(
+def test_camera_and_stdin_are_words_and_an_existing_file_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -241,8 +241,8 @@ def test_cameras_and_stdin_are_words_and_a_file_of_that_name_comes_first(
         as_sources("camera:front")
 
 
-def test_who_takes_images_only_names_the_video_among_them() -> None:
+def test_require_images_names_the_video() -> None:
     image, video = ImageSource("a.png", Path("a.png")), VideoSource("film.mp4", Path("film.mp4"))
     assert require_images([image], "a classifier") == [image]
-    with pytest.raises(MediaError, match=r"a classifier takes images, found a video or stream \(film.mp4\)"):
+    with pytest.raises(MediaError, match=r"a classifier: expected images, got a video or stream \(film.mp4\)"):
         require_images([image, video], "a classifier")

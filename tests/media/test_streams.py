@@ -308,5 +308,5 @@ def test_the_network_is_used_only_when_it_is_allowed(address: str) -> None:
     "address", ["file:///etc/passwd", "ftp://host/x", "concat://a|b", "rtmp://host/x", "http:///x"]
 )
 def test_other_schemes_are_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="an address of http, https, rtsp, rtsps is wanted"):
+    with pytest.raises(ConfigError, match="expected an address of http, https, rtsp, rtsps, got"):
         find_sources(address, allow_url=True)

@@ -12,12 +12,14 @@ import torch
 from detector.data.csv_boxes import read_csv
 from detector.data.problems import Findings
 from detector.data.txt_labels import ListedImage, read_txt_labels
-from detector.errors import MediaError
+from detector.errors import ConfigError, MediaError
 from detector.evaluation.results_file import read_results
 from detector.evaluation.scoring_arrays import GroundTruth
 from detector.inference.predictor import Prediction
+from detector.media.drawing import draw_detections
 from detector.media.images import read_image, write_image
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.media.video import read_header
 from detector.media.writers import (
     FORMATS,
     CocoWriter,
@@ -61,10 +63,10 @@ def write_all(writer, *found: Prediction) -> None:
     writer.close()
 
 
-# --- what a record says ----------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------
 
 
-def test_a_record_has_every_detection_in_its_order_and_an_error_where_there_is_none() -> None:
+def test_record_has_every_detection_in_order_or_an_error() -> None:
     record = record_of(found_on("a/b.jpg"))
     assert list(record) == ["source", "height", "width", "detections"]
     assert (record["source"], record["height"], record["width"]) == ("a/b.jpg", 60, 80)
@@ -77,7 +79,7 @@ def test_a_record_has_every_detection_in_its_order_and_an_error_where_there_is_n
     assert record_of(UNREAD) == {"source": "gone.jpg", "error": UNREAD.error, "detections": []}
 
 
-def test_a_record_of_a_frame_has_its_number_and_time() -> None:
+def test_record_of_a_frame_has_its_number_and_time() -> None:
     one = found_on("video.mp4")
     frame = FrameOrigin(VideoSource("video.mp4", Path("video.mp4")), 12, 0.4800000001, 25.0)
     source = ImageSource("video.mp4", frame=frame)
@@ -89,7 +91,7 @@ def test_a_record_of_a_frame_has_its_number_and_time() -> None:
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 
-def test_json_is_one_list_and_json_lines_are_the_same_records(tmp_path: Path) -> None:
+def test_json_and_json_lines_have_the_same_records(tmp_path: Path) -> None:
     found = found_on("a.jpg"), UNREAD, found_on("ü猫.jpg", [])
     for writer in (JsonWriter(tmp_path), JsonLinesWriter(tmp_path)):
         write_all(writer, *found)
@@ -100,7 +102,7 @@ def test_json_is_one_list_and_json_lines_are_the_same_records(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["jsonl", "csv"])
-def test_files_of_lines_have_all_that_was_found_at_any_time(name: str, tmp_path: Path) -> None:
+def test_files_of_lines_are_complete_after_each_image(name: str, tmp_path: Path) -> None:
     writer = FORMATS[name](tmp_path, NAMES, IDS)
     for number in range(1, 4):
         writer.add(found_on("a.jpg", BOXES[:1]), "a")
@@ -109,7 +111,7 @@ def test_files_of_lines_have_all_that_was_found_at_any_time(name: str, tmp_path:
         assert text.count("\n") == number + (3 - 2 if name == "csv" else 0)  # and the line of names
 
 
-def test_a_document_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "predictions.json").write_text("old")
     writer = JsonWriter(tmp_path)
     writer.add(found_on("a.jpg"), "a")
@@ -127,7 +129,7 @@ def test_a_document_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "predictions.json").read_text() == "old"
 
 
-def test_coco_results_are_read_back_to_the_bit_without_categories_that_are_not_listed(tmp_path: Path) -> None:
+def test_coco_results_are_read_back_exactly_without_unlisted_categories(tmp_path: Path) -> None:
     writer = CocoWriter(tmp_path, (7, 90))
     write_all(writer, found_on("a.jpg", image_id=5), UNREAD, found_on("no id.jpg"))
     truth = GroundTruth(
@@ -149,7 +151,7 @@ def test_coco_results_are_read_back_to_the_bit_without_categories_that_are_not_l
     np.testing.assert_array_equal(results.scores, torch.linspace(0.9, 0.5, 3).double().numpy()[[0, 2]])
 
 
-def test_a_table_is_read_back_by_the_reader_of_tables(tmp_path: Path) -> None:
+def test_csv_is_read_back_by_the_csv_reader(tmp_path: Path) -> None:
     found = found_on(str(tmp_path / "a b.jpg")), UNREAD, found_on(str(tmp_path / "empty ü.jpg"), [])
     for one in (found[0], found[2]):
         write_image(Path(one.source.name), one.image)
@@ -167,7 +169,7 @@ def test_a_table_is_read_back_by_the_reader_of_tables(tmp_path: Path) -> None:
     assert any("category_id, score" in note for note in notes)
 
 
-def test_a_table_has_columns_for_frames_where_there_are_some(tmp_path: Path) -> None:
+def test_csv_has_columns_for_frames_on_request(tmp_path: Path) -> None:
     frame = FrameOrigin(VideoSource("v.mp4"), 3, 0.12, 25.0)
     one = found_on("a.jpg")
     writer = CsvWriter(tmp_path, has_frames=True)
@@ -183,7 +185,7 @@ def on_frame(video: VideoSource, index: int, track_ids: list[int]) -> Prediction
     return Prediction(source, one.detections, None, one.image, (), np.array(track_ids, np.int64))
 
 
-def test_tracks_are_in_records_and_tables(tmp_path: Path) -> None:
+def test_tracks_are_in_records_and_csv(tmp_path: Path) -> None:
     followed = on_frame(VideoSource("v.mp4"), 4, [7, 2])
     assert [found["track_id"] for found in record_of(followed)["detections"]] == [7, 2]
     assert "track_id" not in record_of(found_on("a.jpg"))["detections"][0]
@@ -193,7 +195,7 @@ def test_tracks_are_in_records_and_tables(tmp_path: Path) -> None:
     assert [row["track_id"] for row in rows] == ["7", "2", ""]
 
 
-def test_tracks_of_each_video_are_a_file_as_motchallenge_has_them(tmp_path: Path) -> None:
+def test_each_video_has_a_file_in_the_format_of_motchallenge(tmp_path: Path) -> None:
     writer = MotWriter(tmp_path)
     videos = [VideoSource("a/v.mp4"), VideoSource("b/V.mp4"), VideoSource("rtsp://host/x?y")]
     unread = Prediction(ImageSource("v.mp4", frame=FrameOrigin(videos[0], 1, None, 25.0)), None, "no")
@@ -208,7 +210,7 @@ def test_tracks_of_each_video_are_a_file_as_motchallenge_has_them(tmp_path: Path
     ]
 
 
-def test_labels_are_read_back_by_the_reader_of_labels(tmp_path: Path) -> None:
+def test_labels_are_read_back_by_the_label_reader(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "images").mkdir()
     found = found_on("a.jpg"), UNREAD, found_on("b.jpg", [])
@@ -228,7 +230,7 @@ def test_labels_are_read_back_by_the_reader_of_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(annotations.boxes_xywh, wanted, atol=1e-6)  # 8 digits of 80 pixels
 
 
-def test_crops_are_the_pixels_of_each_box_in_a_folder_of_its_class(tmp_path: Path) -> None:
+def test_crops_are_the_pixels_of_each_box_in_the_folder_of_its_class(tmp_path: Path) -> None:
     writer = CropWriter(tmp_path, (*NAMES, "..", "ZÜRICH", ""))
     found = found_on("a.jpg")
     write_all(writer, found, UNREAD)
@@ -246,26 +248,64 @@ def test_crops_are_the_pixels_of_each_box_in_a_folder_of_its_class(tmp_path: Pat
         assert np.abs(read_image(writer.path / name).astype(int) - part).max() < 8
 
 
-def test_pictures_have_the_size_of_their_images(tmp_path: Path) -> None:
-    write_all(PictureWriter(tmp_path), found_on("a.jpg"), UNREAD, found_on("b.jpg", []))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image0.jpg", "image2.jpg"]
-    assert read_image(tmp_path / "image0.jpg").shape == (*HW, 3)
+def test_picture_has_the_size_of_its_image(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path)
+    for found in (found_on("a.jpg"), found_on("b.jpg", [])):
+        assert found.image is not None
+        assert found.detections is not None
+        writer.write(found.source, draw_detections(found.image, found.detections))
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+    assert read_image(tmp_path / "a.jpg").shape == (*HW, 3)
 
 
-# --- what is there already -------------------------------------------------------------------------------------------
+def test_frames_are_added_to_the_video_of_their_source(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path, [tmp_path / "v.mp4"], codec="MJPG", stride=5)
+    videos = [VideoSource("a/v.mp4"), VideoSource("b/v.mp4")]
+    for video in videos:
+        for index in (0, 5, 10):
+            writer.write(on_frame(video, index, []).source, np.zeros((48, 64, 3), np.uint8))
+    writer.close()
+    assert writer.videos == [tmp_path / "v_2.avi", tmp_path / "v_3.avi"]  # v.mp4 is a source
+    headers = [read_header(path) for path in writer.videos]
+    assert [(h.num_frames, h.fps, h.image_hw) for h in headers] == [(3, 5, (48, 64))] * 2
+    with pytest.raises(ConfigError, match="a codec of mp4v, avc1, MJPG, VP90"):
+        PictureWriter(tmp_path, codec="h265")
+
+
+def test_error_in_closing_one_video_still_closes_the_others(tmp_path: Path) -> None:
+    closed = []
+
+    class Writer:
+        warnings = ()
+
+        def close(self) -> None:
+            closed.append(self)
+            raise MediaError(f"writer {len(closed)}")
+
+    pictures = PictureWriter(tmp_path)
+    for number in range(3):
+        video = VideoSource(str(number), tmp_path)
+        pictures._writers[number] = (video, Writer())  # type: ignore[assignment]  # stands in for one
+    with pytest.raises(MediaError):
+        pictures.close()
+    assert len(closed) == 3
+
+
+# --- existing files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("make", "name"), [(TxtWriter, "labels"), (CropWriter, "crops")])
-def test_a_folder_with_files_of_the_user_is_left_alone(make: type, name: str, tmp_path: Path) -> None:
+def test_folder_with_files_of_the_user_is_refused(make: type, name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
-    make(tmp_path, NAMES)  # an empty one will do
+    make(tmp_path, NAMES)  # an empty folder is accepted
     (tmp_path / name / "000001.txt").write_text("drawn by hand")
-    with pytest.raises(MediaError, match=f"{name} holds files, which are not written over; choose another folder"):
+    with pytest.raises(MediaError, match=f"{name} holds files, which are not overwritten; choose another folder"):
         make(tmp_path, NAMES)
     assert (tmp_path / name / "000001.txt").read_text() == "drawn by hand"
 
 
-def test_a_name_that_is_no_utf_8_is_written_with_its_code(tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
     one = found_on("odd\udcff.jpg")
     for name in ("json", "jsonl", "csv"):
         writer = FORMATS[name](tmp_path, NAMES, IDS)

@@ -15,11 +15,12 @@ import torch
 
 from detector.data.coco import read_coco
 from detector.errors import DetectorError
-from detector.inference.predictor import InputConfig, Predictor
+from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.io import files
 from detector.media.comparisons import Comparison
 from detector.media.images import read_image
+from detector.structures.canvas import InputConfig
 from detector.structures.selection import SelectConfig
 from detector.tasks import run_pictures
 from detector.tasks.detection_config import DetectionConfig
