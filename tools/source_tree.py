@@ -20,14 +20,28 @@ class Module:
         place: its path relative to the repository.
         name: its dotted name below the package, such as `data.coco`; the package itself is ''.
         text: its source.
-        tree: its syntax tree.
     """
 
     path: Path
     place: str
     name: str
     text: str
-    tree: ast.Module
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        """Syntax tree of the source."""
+        return ast.parse(self.text)
+
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the syntax tree."""
+        return tuple(ast.walk(self.tree))
+
+    @functools.cached_property
+    def comments(self) -> tuple[tuple[int, str], ...]:
+        """All comments, each with its line."""
+        tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
+        return tuple((token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT)
 
     @property
     def room(self) -> str:
@@ -55,8 +69,7 @@ def modules(root: Path, folder: str = "detector") -> tuple[Module, ...]:
     for path in sorted((root / folder).rglob("*.py")):
         parts = path.relative_to(root / folder).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        text = path.read_text("utf-8")
-        read.append(Module(path, path.relative_to(root).as_posix(), name, text, ast.parse(text)))
+        read.append(Module(path, path.relative_to(root).as_posix(), name, path.read_text("utf-8")))
     return tuple(read)
 
 
@@ -126,10 +139,11 @@ def circle(imports: Sequence[Import]) -> list[Import]:
     return []
 
 
+@functools.cache
 def docstrings(module: Module) -> list[ast.Constant]:
     """Return the docstrings of a module, its classes and its functions, in the order of their lines."""
     nodes = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
@@ -137,11 +151,12 @@ def docstrings(module: Module) -> list[ast.Constant]:
     return sorted((node for node in nodes if isinstance(node.value, str)), key=lambda node: node.lineno)
 
 
+@functools.cache
 def strings(module: Module) -> list[tuple[ast.AST, str]]:
     """Return each string that is no docstring, with its node; of an f-string its constant parts, joined by `{}`."""
     skipped: set[ast.AST] = set(docstrings(module))
     texts: list[tuple[ast.AST, str]] = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.JoinedStr):
             skipped.update(node.values)
             parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
@@ -149,9 +164,3 @@ def strings(module: Module) -> list[tuple[ast.AST, str]]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
             texts.append((node, node.value))
     return texts
-
-
-def comments(module: Module) -> list[tuple[int, str]]:
-    """Return the comments of a module, each with its line."""
-    tokens = tokenize.generate_tokens(io.StringIO(module.text).readline)
-    return [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
