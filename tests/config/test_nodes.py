@@ -81,14 +81,14 @@ def test_an_empty_file_has_no_keys(write, content):
     assert plain_file(write("a.yaml", content)) == {}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(write):
+def test_byte_order_mark_is_not_part_of_the_first_key(write):
     assert plain_file(write("a.yaml", b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")) == {"a": 1, "b": 2}
 
 
 # --- base: ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_stands_on_its_parents_key_by_key(write):
+def test_file_is_merged_on_its_parents_key_by_key(write):
     write("far/grand.yaml", "a: 1\nb: {x: 1, y: 1, deep: {p: 1}}\n")
     write("parent.yaml", "base: far/grand.yaml\nb: {y: 2}\nc: 2\n")
     path = write("child.yaml", "base: parent.yaml\nc: 3\nb: {deep: {q: 3}}\n")
@@ -98,7 +98,7 @@ def test_a_file_stands_on_its_parents_key_by_key(write):
     assert str(root.value["b"].value["y"].where) == "parent.yaml:2"
 
 
-def test_a_list_or_scalar_replaces_the_parents(write):
+def test_list_or_scalar_replaces_that_of_the_parent(write):
     write("parent.yaml", "a: [1, 2, 3]\nb: {x: 1}\nc: 1\nd: 1\n")
     assert plain_file(write("child.yaml", "base: parent.yaml\na: [9]\nb: null\nc: {y: 2}\n")) == {
         "a": [9],
@@ -108,14 +108,14 @@ def test_a_list_or_scalar_replaces_the_parents(write):
     }
 
 
-def test_a_parent_is_looked_for_next_to_the_file_then_among_the_presets(write):
+def test_parent_is_searched_beside_the_file_and_then_among_the_presets(write):
     write("sub/mish-n.yaml", "own: 1\n")
     assert plain_file(write("sub/a.yaml", "base: mish-n.yaml")) == {"own": 1}
     assert "own" not in plain_file(write("other/a.yaml", "base: mish-n"))
     assert plain_file(write("other/b.yaml", "base: mish-n")) == plain_file(write("other/c.yaml", "base: mish-n.yaml"))
 
 
-def test_a_circle_of_parents_is_refused_with_its_files(write):
+def test_circle_of_parents_is_refused_with_its_files(write):
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")
     write("c.yaml", "base: a.yaml\n")
@@ -128,14 +128,14 @@ def test_a_circle_of_parents_is_refused_with_its_files(write):
         read_nodes(own)
 
 
-def test_a_diamond_is_no_circle(write):
+def test_parent_used_twice_is_not_a_circle(write):
     write("top.yaml", "a: 1\n")
     write("left.yaml", "base: top.yaml\n")
     assert plain_file(write("bottom.yaml", "base: left.yaml\nb: 2\n")) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(("base", "found"), [("[a, b]", "a list"), ("3", "the number 3"), ("on", "the bool true")])
-def test_a_base_that_is_no_name_is_refused(write, base, found):
+def test_base_that_is_not_a_name_is_refused(write, base, found):
     with pytest.raises(ConfigError, match=rf"a\.yaml:2: base: wants the name of one file, found {found}"):
         read_nodes(write("a.yaml", f"x: 1\nbase: {base}\n"))
 
@@ -217,18 +217,18 @@ def test_merging_leaves_both_sides_as_they_were():
         ("a=ümlaut", {"a": "ümlaut"}),
     ],
 )
-def test_an_override_is_what_a_file_would_say(text, wanted):
+def test_override_gives_the_same_nodes_as_a_file(text, wanted):
     assert plain_of(override_nodes(text)) == wanted
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a b=1", "1a=2", "a-b=1", "", "a.b"])
-def test_what_is_no_override_is_refused(text):
+def test_text_that_is_not_an_override_is_refused(text):
     with pytest.raises(ConfigError, match="an override wants to be key=value, such as "):
         override_nodes(text)
 
 
 @pytest.mark.parametrize("text", ["a=[1", "a=!!python/name:os.system", "a=*x", "a=&x 1", "a={b: 1, b: 2}", "a=b: c: d"])
-def test_an_override_is_held_to_the_rules_of_a_file(text):
+def test_override_follows_the_rules_of_a_file(text):
     with pytest.raises(ConfigError, match="override "):
         override_nodes(text)
 
@@ -309,7 +309,7 @@ FILLED = [
 
 
 @pytest.mark.parametrize("content", FILLED, ids=lambda content: ascii(content[:6]))
-def test_the_largest_file_takes_seconds_whatever_is_in_it(write, content):
+def test_largest_file_is_read_within_seconds(write, content):
     path = write("a.yaml", content)
     assert path.stat().st_size <= MAX_FILE_BYTES
     started_s = time.process_time()
@@ -349,7 +349,7 @@ def test_a_name_is_a_path_first_and_a_preset_second(write):
     "name",
     ["", ".", "/", "..", "nothing", "nothing.yaml", "sub/mish-n", "../cfg/mish-n", "a" * 5000, "a\0b", "mish-n/"],
 )
-def test_what_names_no_file_is_refused_with_what_is_known(write, name):
+def test_unknown_name_is_refused_with_the_known_ones(write, name):
     with pytest.raises(ConfigError, match="no configuration file or preset is named ") as caught:
         find_config(name, relative_to=Path.cwd())
     assert "mish-n" in str(caught.value)
@@ -370,7 +370,7 @@ def test_an_unreadable_file_is_refused(write, monkeypatch):
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_in_words():
+def test_value_is_described_in_words():
     assert describe(None) == "nothing"
     assert describe(True) == "the bool true"
     assert [describe(v) for v in (3, 2.5)] == ["the number 3", "the number 2.5"]
@@ -379,7 +379,7 @@ def test_a_value_in_words():
     assert describe(2**70) == "a number of more than 64 bits"
 
 
-def test_mistakes_are_said_once_each_and_not_without_end():
+def test_mistakes_are_listed_once_each_and_up_to_a_limit():
     mistakes = Mistakes()
     mistakes.raise_any()
     for _ in range(2):

@@ -79,7 +79,7 @@ def test_training_equals_batch_norm_and_mish_in_float64(
     assert norm.num_batches_tracked == 1
 
 
-def test_a_mean_far_above_the_deviation_does_not_cancel() -> None:
+def test_mean_far_above_the_deviation_does_not_cancel() -> None:
     norm = _norm(8)
     reference = copy.deepcopy(norm).double()
     x = _input((4, 8, 16, 16), torch.float32, offset=4000.0)
@@ -162,7 +162,7 @@ def test_bias_and_mish_work_in_place(
     assert _error(y, wanted) <= TOLERANCES[dtype]
 
 
-def test_a_tensor_of_neither_layout_is_brought_to_one() -> None:
+def test_tensor_of_neither_layout_is_converted() -> None:
     x = _input((2, 8, 6, 6), torch.float32).mT.contiguous().mT
     y = norm_mish(x.requires_grad_(), _norm(8))
     assert _is_fused(y)
@@ -174,14 +174,14 @@ def test_one_value_per_channel_is_refused_as_batch_norm_does() -> None:
         norm_mish(torch.zeros(1, 4, 1, 1).contiguous(memory_format=torch.channels_last), _norm(4))
 
 
-def test_what_the_kernels_do_not_take_runs_the_two_operators() -> None:
+def test_unsupported_tensors_run_the_two_operators() -> None:
     x, norm = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True), _norm(8).double()
     y = norm_mish(x, norm, x)
     assert not _is_fused(y)
     assert torch.allclose(y, x + F.mish(copy.deepcopy(norm)(x)), atol=1e-12)
 
 
-def test_saved_for_backward_are_the_input_and_vectors_only() -> None:
+def test_only_the_input_and_vectors_are_saved_for_backward() -> None:
     x = _input((2, 16, 8, 8), torch.bfloat16).requires_grad_()
     sizes: list[int] = []
 

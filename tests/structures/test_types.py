@@ -160,12 +160,12 @@ def test_a_batch_of_images_without_objects_is_a_batch():
     assert batch.targets.padded(False)[0].shape == (2, 0, 4)
 
 
-def test_images_of_unequal_sizes_make_no_batch():
+def test_images_of_unequal_sizes_are_refused_as_a_batch():
     with pytest.raises(ValueError, match="same shape"):
         Batch.of([a_sample(1), a_sample(1, image=np.zeros((6, 8, 3), np.uint8))])
 
 
-def test_targets_go_to_a_device_whole():
+def test_all_targets_move_to_a_device():
     targets = Batch.of([a_sample(3), a_sample(1)]).targets
     moved = targets.to(torch.device("meta"))
     assert {t.device.type for t in (moved.canvas_xyxy, moved.labels, moved.image_index, moved.ignore)} == {"meta"}
@@ -257,7 +257,7 @@ def test_coco_records_are_exact_and_survive_json():
         assert np.float32(record["bbox"][0] + record["bbox"][2]) == np.float32(x2)
 
 
-def test_no_detections_are_no_records():
+def test_no_detections_give_no_records():
     assert some_detections(0).to_coco(1) == []
     assert some_detections(0).names == []
 
@@ -270,7 +270,7 @@ def test_the_repr_does_not_list_every_class():
 
 
 @pytest.mark.parametrize("package", ["pandas", "supervision"])
-def test_a_package_that_is_not_there_is_named(package, monkeypatch):
+def test_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DetectorError, match=f"want that package; pip install {package}"):
         getattr(some_detections(1), f"to_{package}")()
@@ -304,7 +304,7 @@ def test_a_notebook_shows_the_best_and_says_how_many_there_are():
     assert "the best" not in some_detections(20)._repr_html_()
 
 
-def test_a_class_name_is_no_markup_in_a_notebook():
+def test_class_name_is_escaped_in_a_notebook():
     detections = replace(some_detections(3), class_names=("<b>cat", "<i>dog"))
     shown = detections._repr_html_()
     assert "<b>" not in shown
