@@ -40,7 +40,7 @@ def read_items(
 
     Yields:
         key, position, element. At the beginning of a list: its key, -1, []. For a value of such a key that is not a
-        list: the key, -1, the value. For a file that holds no object: "", -1, the value, or [] for a list of any length.
+        list: the key, -1, the value. For a file without an object: "", -1, the value, or [] for a list of any length.
 
     Raises:
         DatasetError: the file is not JSON; the message gives file, line and column.

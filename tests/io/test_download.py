@@ -235,7 +235,7 @@ def test_range_that_was_not_requested_is_refused(get, tmp_path):
         ("gone", "the server answers 404 Not Found"),
         ("broken", "the server answers 503"),
         ("no-http", "the download stopped after 0 of 10240 bytes"),
-        ("moved-to-file", "file:///etc/passwd is refused: only https"),
+        ("moved-to-file", "file:///etc/passwd is refused: expected an address of https"),
         ("moved-to-ftp", "ftp://localhost/good is refused"),
         ("moved-to-nonsense", "the download stopped after 0 of 10240 bytes"),
         ("moved-nowhere", "expected at most 5 redirects"),

@@ -41,7 +41,12 @@ def test_bytes_are_forced_to_disk_before_the_rename_and_the_folder_after_it(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", forced)
-    monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), replace(*names)))
+
+    def renamed(source: Path, target: Path) -> None:
+        order.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", renamed)
     write_whole(tmp_path / "a", new)
     assert order == ["file", "rename", "folder"]
     order.clear()

@@ -296,6 +296,10 @@ def test_operators_use_the_kernels_and_agree_with_float64(layout: str) -> None:
     assert cuda.available(x.device)
     y, wanted = norm_mish(x, norm, x.detach()), F.mish(wide(x.detach().double())) + x.detach().double()
     assert close(y.detach(), wanted.detach())
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert wide.running_mean is not None
+    assert wide.running_var is not None
     assert torch.allclose(norm.running_mean.double(), wide.running_mean, atol=1e-6)
     assert torch.allclose(norm.running_var.double(), wide.running_var, rtol=1e-5)
     assert close(mish(x).detach(), F.mish(x.detach().double()))

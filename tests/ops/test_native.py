@@ -100,6 +100,8 @@ def test_kernels_for_an_older_processor_agree_with_float64(
                 y.backward(grad.to(dtype))
                 wanted.backward(grad.to(dtype).double())
                 assert (y - wanted).abs().max() <= tolerance * wanted.abs().max()
+                assert x.grad is not None
+                assert wanted_x.grad is not None
                 assert (x.grad - wanted_x.grad).abs().max() <= tolerance * wanted_x.grad.abs().max()
         values = torch.linspace(-100, 100, 4001).to(dtype)
         assert ((mish(values) - F.mish(values.double())).abs() <= tolerance * (1 + values.abs().double())).all()

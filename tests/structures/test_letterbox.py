@@ -95,10 +95,10 @@ def random_letterboxes(num: int, largest: int = 4000) -> list[Letterbox]:
     rng = np.random.default_rng(3)
     found = []
     for number in range(num):
-        source_hw = tuple(int(v) for v in np.exp(rng.uniform(0, np.log(largest), 2)).round().clip(1))
-        canvas_hw = tuple(int(v) for v in rng.integers(1, 1300, 2))
+        source_h, source_w = (int(v) for v in np.exp(rng.uniform(0, np.log(largest), 2)).round().clip(1))
+        canvas_h, canvas_w = (int(v) for v in rng.integers(1, 1300, 2))
         mode = sorted(FITS)[number % len(FITS)]
-        found.append(Letterbox.fit(source_hw, canvas_hw, mode, upscale=bool(rng.integers(2))))
+        found.append(Letterbox.fit((source_h, source_w), (canvas_h, canvas_w), mode, upscale=bool(rng.integers(2))))
     return found
 
 
@@ -267,19 +267,19 @@ def test_strided_view_gives_the_same_canvas_as_its_copy():
 
 @pytest.mark.parametrize(("source_hw", "canvas_hw"), [((0, 5), (64, 64)), ((5, 5), (64, 0)), ((5, -1), (64, 64))])
 def test_a_side_below_one_pixel_is_refused(source_hw, canvas_hw):
-    with pytest.raises(ValueError, match=r"sides of at least 1 pixel, found \(") as caught:
+    with pytest.raises(ValueError, match=r"sides of at least 1 pixel, got \(") as caught:
         Letterbox.fit(source_hw, canvas_hw)
     assert str(source_hw) in str(caught.value)
     assert str(canvas_hw) in str(caught.value)
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['letterbox', 'stretch'\], found 'strech'"):
+    with pytest.raises(ValueError, match=r"\['letterbox', 'stretch'\], got 'strech'"):
         Letterbox.fit((5, 5), (64, 64), "strech")
 
 
 def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"wants an image of \(5, 6\), found \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"expected an image of \(5, 6\), got \(6, 5\)"):
         Letterbox.fit((5, 6), (64, 64)).apply(np.zeros((6, 5, 3), np.uint8))
 
 

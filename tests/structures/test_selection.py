@@ -140,9 +140,9 @@ def test_only_the_selected_classes_are_returned():
 
 def test_a_class_that_the_model_does_not_have_is_refused():
     boxes, scores = torch.zeros(1, 4), torch.zeros(1, 6)
-    with pytest.raises(ConfigError, match=r"classes of 0 to 5, found 6"):
+    with pytest.raises(ConfigError, match=r"classes of 0 to 5, got 6"):
         select(boxes, scores, SelectConfig(classes=(2, 6)))
-    with pytest.raises(ValueError, match="classes wants indices of at least 0, found -1"):
+    with pytest.raises(ValueError, match="classes: expected indices of at least 0, got -1"):
         SelectConfig(classes=(-1,))
 
 
@@ -231,11 +231,11 @@ def test_the_arguments_are_not_modified():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 1.1}, "within 0..1, found 1.1 and 0.7"),
+        ({"confidence": 1.1}, "within 0..1, got 1.1 and 0.7"),
         ({"confidence": -0.1}, "within 0..1"),
-        ({"confidence": math.nan}, "within 0..1, found nan"),
-        ({"iou": 2.0}, "within 0..1, found 0.25 and 2.0"),
-        ({"max_detections": 0}, "max_detections wants to be at least 1, found 0"),
+        ({"confidence": math.nan}, "within 0..1, got nan"),
+        ({"iou": 2.0}, "within 0..1, got 0.25 and 2.0"),
+        ({"max_detections": 0}, "max_detections: expected at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

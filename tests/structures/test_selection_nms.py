@@ -128,7 +128,7 @@ def test_no_boxes_give_no_detections(kind: Any) -> None:
 
 def test_a_beta_that_is_not_above_zero_is_refused() -> None:
     for beta in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="nms_beta wants to be above 0"):
+        with pytest.raises(ValueError, match="nms_beta: expected a value above 0"):
             SelectConfig(nms_beta=beta)
 
 
@@ -152,7 +152,7 @@ def test_number_of_detections_on_twelve_images_equals_that_of_darknet(darknet_fo
     runs = json.loads((darknet_folder / "expected.json").read_text())
     values = torch.from_numpy(np.fromfile(darknet_folder / "m.weights", "<f4", offset=20))
     biases, weights = values[:24], values[24:].reshape(24, 3, 3, 3)
-    images = [cv2.imread(str(path))[..., ::-1] for path in sorted(darknet_folder.glob("im*.png"))]
+    images = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in sorted(darknet_folder.glob("im*.png"))]
     assert (len(runs), len(images)) == (9, 12)
     for run in runs:
         keys = dict(line.split("=") for line in run["cfg"].split() if "=" in line)
