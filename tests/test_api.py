@@ -134,12 +134,12 @@ def test_settings_filter_the_detections(weights: Path, images: Path) -> None:
     [
         ({"confidnce": 0.5}, "unknown key 'confidnce'; did you mean 'confidence'"),
         ({"conf": 0.5}, "unknown key 'conf'"),
-        ({"confidence": 2.0}, "confidence and iou want to be within 0..1, found 2.0"),
+        ({"confidence": 2.0}, "confidence and iou: expected values within 0..1, got 2.0"),
         ({"confidence": "high"}, "confidence wants a valid number, found the text 'high'"),
         ({"classes": ["circle"]}, "classes"),
         ({"classes": [6]}, "classes"),
         ({"classes": [-1]}, "classes"),
-        ({"max_detections": 0}, "max_detections wants to be at least 1"),
+        ({"max_detections": 0}, "max_detections: expected at least 1"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(settings: dict[str, Any], message: str, weights: Path, images: Path) -> None:

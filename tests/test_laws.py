@@ -1,18 +1,21 @@
-"""The laws of the house, read off the source: who may import whom, what is never called, and how long a file may be."""
+"""The laws of the source tree: which folder may import which, which calls are never made, which figures must hold."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))  # the figures and the walk of the imports are tools of their own
+
+from house import FIGURES, Figure, value_of  # noqa: E402
+from source_tree import Import, Module, circle, imported_names, imports_of, modules, without_type_checking  # noqa: E402
+
 PACKAGE = ROOT / "detector"
 
 # The folders and top-level modules from the ground up: an import stays in its folder or goes further down.
@@ -52,70 +55,11 @@ FENCES = {
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
 }
-MAX_LINES = 500
 
 
-@dataclass(frozen=True)
-class Import:
-    """One import of a module of the package by another, and where it stands."""
-
-    importer: str
-    imported: str
-    place: str
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@functools.cache
-def sources() -> dict[str, tuple[Path, ast.Module]]:
-    """Path and syntax tree of every module by its name below `detector`; the package itself is ''."""
-    return {module_name(path): (path, ast.parse(path.read_text("utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def place_of(path: Path, node: ast.AST) -> str:
-    return f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 0)}"
-
-
-def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node that runs: what stands under `if TYPE_CHECKING:` does not."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for branch in child.orelse:
-                yield branch
-                yield from without_type_checking(branch)
-        else:
-            yield child
-            yield from without_type_checking(child)
-
-
-def imported_names(node: ast.AST, package: str) -> list[str]:
-    """The absolute names of the modules or attributes that a statement imports."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*parents, *([node.module] if node.module else [])])
-        return [f"{base}.{alias.name}" for alias in node.names]
-    return []
-
-
-def imports_of(sources: dict[str, tuple[Path, ast.Module]]) -> list[Import]:
-    found = []
-    for importer, (path, tree) in sources.items():
-        own = f"detector.{importer}".rstrip(".")
-        package = own if path.name == "__init__.py" else own.rpartition(".")[0]
-        for node in without_type_checking(tree):
-            for name in imported_names(node, package):
-                if name.partition(".")[0] != "detector":
-                    continue
-                below = name.removeprefix("detector").removeprefix(".")
-                # `from detector.x import y`: y is a module or something in x.
-                imported = below if below in sources else below.rpartition(".")[0]
-                found.append(Import(importer, imported, place_of(path, node)))
-    return found
+def sources() -> dict[str, Module]:
+    """The modules by their name below `detector`; the package itself is ''."""
+    return {module.name: module for module in modules(ROOT)}
 
 
 def floor_of(module: str) -> int:
@@ -123,7 +67,7 @@ def floor_of(module: str) -> int:
     return FLOORS.index(module.partition(".")[0]) if module else -1
 
 
-def upward(imports: list[Import]) -> list[str]:
+def upward(imports: Sequence[Import]) -> list[str]:
     return [
         f"{i.place}: detector.{i.importer} (floor {floor_of(i.importer)}) imports detector.{i.imported} "
         f"(floor {floor_of(i.imported)})"
@@ -132,30 +76,31 @@ def upward(imports: list[Import]) -> list[str]:
     ]
 
 
-def circle(imports: list[Import]) -> list[str]:
-    """The places of a chain of imports that ends where it began; empty where there is none."""
-    edges: dict[str, list[Import]] = {}
-    for i in imports:
-        edges.setdefault(i.importer, []).append(i)
-    done: set[str] = set()
+def circle_of(package: Sequence[Module]) -> list[str]:
+    return [f"{i.place}: detector.{i.importer} imports detector.{i.imported}" for i in circle(imports_of(package))]
 
-    def visit(module: str, trail: list[Import]) -> list[Import]:
-        on_trail = [i.importer for i in trail]
-        if module in on_trail:
-            return trail[on_trail.index(module) :]
-        if module not in done:
-            for edge in edges.get(module, []):
-                found = visit(edge.imported, [*trail, edge])
-                if found:
-                    return found
-            done.add(module)
-        return []
 
-    for module in edges:
-        found = visit(module, [])
-        if found:
-            return [f"{i.place}: detector.{i.importer} imports detector.{i.imported}" for i in found]
-    return []
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def check_figure(figure: Figure) -> None:
+    """A failing figure shows its places; `python tools/house.py --list KEY` prints the same."""
+    measured = figure.measure(ROOT)
+    value = value_of(measured)
+    assert figure.limit >= figure.target, f"{figure.key}: the limit is below the target; lower the target too"
+    assert value <= figure.limit, f"{figure.title}: expected at most {figure.limit:g}, got {value:g}: {measured}"
+
+
+# The time of `detector --help` is a promise of its own, in test_promises.py.
+@pytest.mark.parametrize("key", [f.key for f in FIGURES if not f.is_traced and f.key != "help"])
+def test_a_figure_of_the_source_keeps_its_limit(key):
+    check_figure(next(figure for figure in FIGURES if figure.key == key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [f.key for f in FIGURES if f.is_traced])
+def test_an_image_passes_few_files(key):
+    check_figure(next(figure for figure in FIGURES if figure.key == key))
 
 
 # --- imports -------------------------------------------------------------------------------------------------------
@@ -166,21 +111,26 @@ def test_every_module_has_a_floor_and_every_floor_a_module():
 
 
 def test_no_import_goes_up():
-    assert upward(imports_of(sources())) == []
+    assert upward(imports_of(modules(ROOT))) == []
 
 
 def test_no_import_circle():
-    assert circle(imports_of(sources())) == []
+    assert circle_of(modules(ROOT)) == []
 
 
-def test_the_walk_sees_what_it_must():
+def test_walk_reports_upward_imports_and_circles():
     """The walk itself, on a package where everything is wrong."""
 
-    def package(**files: str) -> dict[str, tuple[Path, ast.Module]]:
-        return {
-            name.replace("__", "."): (PACKAGE / f"{name.replace('__', '/')}.py", ast.parse(text))
+    def package(**files: str) -> list[Module]:
+        return [
+            Module(
+                PACKAGE / f"{name.replace('__', '/')}.py",
+                f"detector/{name.replace('__', '/')}.py",
+                name.replace("__", "."),
+                text,
+            )
             for name, text in files.items()
-        }
+        ]
 
     up = imports_of(package(io="def f():\n    from detector.config import x", config=""))
     assert upward(up) == ["detector/io.py:2: detector.io (floor 1) imports detector.config (floor 2)"]
@@ -197,7 +147,7 @@ def test_the_walk_sees_what_it_must():
     shown = package(io="if TYPE_CHECKING:\n    pass\nelse:\n    from detector.config import x", config="")
     assert len(imports_of(shown)) == 1
     round_trip = package(io="import detector.config", config="import detector.io")
-    assert circle(imports_of(round_trip)) == [
+    assert circle_of(round_trip) == [
         "detector/io.py:1: detector.io imports detector.config",
         "detector/config.py:1: detector.config imports detector.io",
     ]
@@ -206,11 +156,11 @@ def test_the_walk_sees_what_it_must():
 @pytest.mark.parametrize("library", FENCES)
 def test_a_library_stays_behind_its_fence(library):
     users = []
-    for path, tree in sources().values():
-        inside = path.relative_to(PACKAGE).as_posix()
+    for module in modules(ROOT):
+        inside = module.path.relative_to(PACKAGE).as_posix()
         users += [
-            (inside, place_of(path, node))
-            for node in without_type_checking(tree)
+            (inside, module.at(node))
+            for node in without_type_checking(module.tree)
             if any(name.partition(".")[0] == library for name in imported_names(node, ""))
         ]
     assert users, f"{library} is imported nowhere: take its fence down"
@@ -264,7 +214,7 @@ HARMLESS_OF_PICKLE = {"pickle.UnpicklingError", "pickle.PickleError"}  # raised 
 def violations(path: Path, tree: ast.Module) -> list[str]:
     found = []
     for node in ast.walk(tree):
-        place = place_of(path, node)
+        place = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 0)}"
         for name in imported_names(node, ""):
             is_downloader = path == PACKAGE / "io" / "download.py" and name.partition(".")[0] in DOWNLOADER_MODULES
             if name.partition(".")[0] in FORBIDDEN_MODULES and not is_downloader:
@@ -300,7 +250,7 @@ def violations(path: Path, tree: ast.Module) -> list[str]:
 
 
 def test_nothing_runs_code_from_data():
-    assert [v for path, tree in sources().values() for v in violations(path, tree)] == []
+    assert [v for module in modules(ROOT) for v in violations(module.path, module.tree)] == []
 
 
 @pytest.mark.parametrize(
@@ -325,11 +275,5 @@ def test_nothing_runs_code_from_data():
         "loader.exec_module(m)",
     ],
 )
-def test_each_forbidden_call_would_be_seen(text):
+def test_each_forbidden_call_is_reported(text):
     assert len(violations(PACKAGE / "media" / "tiff.py", ast.parse(text))) >= 1
-
-
-def test_no_file_is_too_long():
-    files = [p for folder in ("detector", "tests", "tools") for p in (ROOT / folder).rglob("*.py")]
-    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text("utf-8").splitlines()) for p in files}
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}

@@ -1,6 +1,6 @@
-"""YAML files, `base:` parents and `key=value` overrides as nodes that remember where each value was written.
+"""YAML files, `base:` parents and `key=value` overrides as nodes that know their file and line.
 
-A configuration is data: no code, no environment, no anchors, no tags.
+A configuration is plain data: no code, no environment variables, no anchors, no tags.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 from detector.config import registry
 from detector.errors import ConfigError
 
-# A configuration is a page of text. More is a mistake or an attack, refused before it is parsed.
+# A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
 MAX_FILE_BYTES = 65_536
 MAX_DEPTH = 20
 MAX_INTEGER = 2**63 - 1  # what torch and NumPy can hold
@@ -26,7 +26,7 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float"
 
 @dataclass(frozen=True)
 class Where:
-    """Where a value was written: a source, a 1-based line (0: none) and the folder its relative paths start from."""
+    """Place of a value: a source, a 1-based line (0: none) and the folder that its relative paths start from."""
 
     source: str
     line: int
@@ -45,14 +45,18 @@ class Node:
 
 
 class Mistakes(list[str]):
-    """What is wrong with a configuration, collected so that all of it is said at once."""
+    """Mistakes of a configuration, collected so that all of them are reported at once."""
 
     def add(self, where: Where, text: str) -> None:
-        """Notes one mistake and its place."""
+        """Add a mistake with its place."""
         self.append(f"{where}: {text}")
 
     def raise_any(self) -> None:
-        """Raises a `ConfigError` with every mistake on a line of its own, if there is one."""
+        """Raise every mistake on a line of its own, if there is any.
+
+        Raises:
+            ConfigError: there is a mistake.
+        """
         lines = list(dict.fromkeys(self))
         if len(lines) > MAX_MISTAKES_SHOWN:
             lines[MAX_MISTAKES_SHOWN:] = [f"and {len(lines) - MAX_MISTAKES_SHOWN} more mistakes"]
@@ -64,20 +68,20 @@ class Mistakes(list[str]):
 
 
 def presets_dir() -> Path:
-    """The folder of the shipped presets: inside the installed package, or `cfg/` of a source checkout."""
+    """Return the folder of the shipped presets: inside the installed package, or `cfg/` of a source checkout."""
     package = Path(__file__).parents[1]
     packed = package / "presets"
     return packed if packed.is_dir() else package.parent / "cfg"
 
 
 def find_config(name: str, relative_to: Path | None = None) -> Path:
-    """A configuration file by path or by the name of a shipped preset.
+    """Return a configuration file by path or by the name of a shipped preset.
 
     Raises:
         ConfigError: neither exists; the message gives the nearest preset.
     """
     for path in ([relative_to / name] if relative_to else []) + [Path(name)]:
-        if os.path.isfile(path):  # unlike Path.is_file, false for a name that no file can have
+        if os.path.isfile(path):  # unlike Path.is_file, false for an impossible file name
             return path
     preset = presets_dir() / f"{Path(name).stem if name.endswith('.yaml') else name}.yaml"
     if os.path.isfile(preset) and Path(name).name == name:
@@ -90,14 +94,14 @@ def find_config(name: str, relative_to: Path | None = None) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses anchors, aliases and deep nesting where they begin, before they cost time or memory."""
+    """YAML loader that refuses anchors, aliases and deep nesting before they cost time or memory."""
 
     def __init__(self, text: str, source: str, folder: Path) -> None:
         super().__init__(text)
         self._source, self._folder, self._depth = source, folder, 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node and what is below it."""
+        """Return the next node with the nodes below it."""
         event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         where = Where(self._source, event.start_mark.line + 1, self._folder)
         if isinstance(event, yaml.AliasEvent) or event.anchor:
@@ -123,13 +127,13 @@ def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, num
             key_where = Where(source, key_node.start_mark.line + 1, folder)
             is_number = number_keys and key_node.tag == "tag:yaml.org,2002:int"
             if key_node.tag != "tag:yaml.org,2002:str" and not is_number:
-                found = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a section or list"
+                got = shown(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a section or list"
                 hint = " (YAML reads it as a bool, number or other value; put it in quotes)"
-                mistakes.add(key_where, f"a key wants to be text, found {found}{hint}")
+                mistakes.add(key_where, f"expected text as a key, got {got}{hint}")
                 continue
             if key_node.value in mapping:
                 first = lines[key_node.value]
-                mistakes.add(key_where, f"key {shown(key_node.value)} stands twice, first on line {first}; keep one")
+                mistakes.add(key_where, f"duplicate key {shown(key_node.value)}, first on line {first}; keep one")
                 continue
             lines[key_node.value] = key_where.line
             mapping[key_node.value] = _convert(value_node, source, folder, mistakes, number_keys)
@@ -143,7 +147,7 @@ def _convert(node: yaml.Node, source: str, folder: Path, mistakes: Mistakes, num
         mistakes.add(where, f"{text} is not a value YAML can read ({error}); put it in quotes if it is text")
         return Node(None, where)
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        mistakes.add(where, f"a whole number of at most {MAX_INTEGER} is wanted, found {shown(node.value)}; write less")
+        mistakes.add(where, f"expected a whole number of at most {MAX_INTEGER}, got {shown(node.value)}; lower it")
         return Node(None, where)
     return Node(value, where)
 
@@ -167,34 +171,34 @@ def _parse_text(text: str, source: str, folder: Path, number_keys: bool = False)
 
 
 def read_foreign(path: Path) -> dict[str, Node]:
-    """The keys of another program's YAML file, which may be whole numbers, with nothing resolved in it.
+    """Return the keys of another program's YAML file, without resolving parents; keys may be whole numbers.
 
     Raises:
-        ConfigError: it cannot be read, or is not plain YAML of keys and values.
+        ConfigError: the file cannot be read, or is not plain YAML of keys and values.
     """
     node = _parse_text(_text_of(path), _relative(path), path.parent, number_keys=True)
     if not isinstance(node.value, dict):
-        raise ConfigError(f"{node.where}: keys and values are wanted, found {describe(node.value)}")
+        raise ConfigError(f"{node.where}: expected keys and values, got {describe(node.value)}")
     return node.value
 
 
 def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
-    """A file as nodes, on top of its `base:` parents.
+    """Return a file as nodes, merged on top of its `base:` parents.
 
     Raises:
-        ConfigError: it cannot be read, is not plain YAML, or its parents run in a circle.
+        ConfigError: the file cannot be read, is not plain YAML, or its parents form a circle.
     """
     path = path.resolve()
     if path in chain:
-        raise ConfigError(f"{path}: base: leads back to this file by way of {', '.join(p.name for p in chain)}")
+        raise ConfigError(f"{path}: base: leads back to this file through {', '.join(p.name for p in chain)}")
     node = _parse_text(_text_of(path), _relative(path), path.parent)
     if not isinstance(node.value, dict):
-        raise ConfigError(f"{node.where}: a configuration wants keys and values, found {describe(node.value)}")
+        raise ConfigError(f"{node.where}: expected a configuration of keys and values, got {describe(node.value)}")
     base = node.value.pop("base", None)
     if base is None:
         return node
     if not isinstance(base.value, str):
-        raise ConfigError(f"{base.where}: base: wants the name of one file, found {describe(base.value)}")
+        raise ConfigError(f"{base.where}: base: expected the name of one file, got {describe(base.value)}")
     try:
         parent = find_config(base.value, relative_to=path.parent)
     except ConfigError as error:
@@ -206,7 +210,7 @@ def _text_of(path: Path) -> str:
     source = _relative(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{source}: a configuration of at most {MAX_FILE_BYTES} bytes is wanted, this has more")
+            raise ConfigError(f"{source}: expected a configuration of at most {MAX_FILE_BYTES} bytes, got more")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read, {error.strerror}") from error
@@ -217,7 +221,7 @@ def _text_of(path: Path) -> str:
 
 
 def _relative(path: Path) -> str:
-    """A path as a person would type it: relative where it lies below the working directory."""
+    """Return a path as a person would type it: relative if it is below the working directory."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -225,7 +229,7 @@ def _relative(path: Path) -> str:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """One node on top of another, key by key; a section that changes its `name` replaces the other whole."""
+    """Merge one node on top of another, key by key; a section with another `name` replaces the whole section."""
     if isinstance(base.value, str) and isinstance(over.value, dict):
         base = section_of(base)
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
@@ -240,12 +244,12 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def section_of(node: Node) -> Node:
-    """A text that stands for a section: the file it names, or a part's registered name with default settings.
+    """Return the section that a text stands for: that of the file it names, or a part by its registered name.
 
-    A file of another program's format stands for the part that claims it, which reads it by its key `file`.
+    A file of another program's format stands for the part that claims it and reads it by its key `file`.
 
     Raises:
-        ConfigError: the file it names cannot be read.
+        ConfigError: the named file cannot be read.
     """
     is_config = node.value.endswith((".yaml", ".yml"))
     if not is_config and not Path(node.value).suffix:
@@ -261,11 +265,15 @@ def section_of(node: Node) -> Node:
 
 
 def override_nodes(text: str) -> Node:
-    """`a.b.c=value` as the nodes that a file with these keys would give."""
+    """Return `a.b.c=value` as the nodes of a file with these keys.
+
+    Raises:
+        ConfigError: the text is not such an override, or its value is not plain YAML.
+    """
     key, equals, value = text.partition("=")
     where = Where(f"override {text!r}", 0, Path.cwd())
     if not equals or not all(part.isidentifier() for part in key.split(".")):
-        raise ConfigError(f"{where}: an override wants to be key=value, such as loader.batch_size=8")
+        raise ConfigError(f"{where}: expected an override key=value, such as loader.batch_size=8")
     parsed = _parse_text(value, where.source, where.folder) if value else Node("", where)
     node = Node(_number_if_one(parsed.value), where) if isinstance(parsed.value, str) else _relocated(parsed, where)
     for part in reversed(key.split(".")):
@@ -274,7 +282,7 @@ def override_nodes(text: str) -> Node:
 
 
 def _number_if_one(text: str) -> str | float:
-    """On a command line 1e-3 is a number, though YAML 1.1 calls it text."""
+    """Read text such as 1e-3 as a number, as people expect on a command line; YAML 1.1 reads it as text."""
     try:
         return float(text) if "e" in text.lower() and text[0] in "+-.0123456789" else text
     except ValueError:
@@ -290,7 +298,7 @@ def _relocated(node: Node, where: Where) -> Node:
 
 
 def describe(value: Any) -> str:
-    """A value in words, for an error message."""
+    """Return a value in words, for an error message."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -306,13 +314,13 @@ def describe(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A scalar as an error message shows it: quoted where it is text, cut where it is long."""
+    """Return a scalar as an error message shows it: text in quotes, long values cut."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def plain_of(node: Node) -> Any:
-    """A node without its places: mappings, lists and scalars."""
+    """Return a node without the places: mappings, lists and scalars."""
     if isinstance(node.value, dict):
         return {k: plain_of(v) for k, v in node.value.items()}
     if isinstance(node.value, list):

@@ -1,7 +1,7 @@
-"""The one unpacker of archives from elsewhere: nothing it writes lies outside the folder it is given.
+"""Unpacking of downloaded archives, so that nothing is written outside the folder they are unpacked into.
 
-Members are files and folders with relative names; links, devices and names that climb out are refused before anything
-is written, and so is an archive that would fill the disk.
+Members must be files and folders with relative names. Links, devices and names that lead out of the folder are rejected
+before anything is written, and so is an archive that would fill the disk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import IO
 
 from detector.errors import DetectorError
 
-MAX_MEMBERS = 2_000_000  # COCO has 123,000; names alone would fill the memory beyond
+MAX_MEMBERS = 2_000_000  # COCO has 123,000; more names than this would fill the memory
 _CHUNK_BYTES = 2**20
-# What the two libraries raise on a file that is no archive or a damaged one.
+# Errors that the two libraries raise for a file that is damaged or not an archive.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
     UnicodeError, ValueError, OverflowError,
@@ -30,7 +30,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class _Member:
-    """A file in an archive: where it goes below the folder, how long it is, and how to read it."""
+    """A file in an archive: its path below the folder, its length and a function that opens it."""
 
     path: PurePosixPath
     num_bytes: int
@@ -40,20 +40,20 @@ class _Member:
 def unpack(
     archive: Path, folder: Path, *, max_bytes: int, progress: Callable[[int], None] = lambda num_done: None
 ) -> int:
-    """Unpacks a zip or tar archive (plain, gzip, bzip2 or xz) below a folder.
+    """Unpack a zip or tar archive (plain, gzip, bzip2 or xz) into a folder.
 
     Args:
-        archive: the file; its content says what it is.
-        folder: where the members go; made if missing. Files of the same name are replaced.
-        max_bytes: the most that all members together may take unpacked.
-        progress: told how many bytes are written, after each file.
+        archive: the file; its format is recognised by its content.
+        folder: folder of the members, created if missing. Files of the same name are replaced.
+        max_bytes: largest size of all members together, unpacked.
+        progress: called after each file with the number of bytes written so far.
 
     Returns:
         The number of files written.
 
     Raises:
-        DetectorError: it is no archive, it is damaged, a member is a link, a device or climbs out, it would unpack to
-            more than `max_bytes`, or the disk has no room.
+        DetectorError: the file is damaged or not an archive, a member is a link or a device or leads out of the folder,
+            the members have more than `max_bytes`, or the disk has no room.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -88,7 +88,7 @@ def _in_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:
-    """The relative path of a member; both kinds of slash count, wherever the archive was made."""
+    """Return the relative path of a member; both kinds of slash separate its parts on every system."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
         raise DetectorError(f"{archive} is refused: {name!r} in it leads out of the folder it is unpacked into")
@@ -96,7 +96,7 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
 
 
 def _within(archive: Path, members: Iterator[_Member], max_bytes: int) -> list[_Member]:
-    """The members, as long as they keep to the limits: a bomb is not even listed to its end."""
+    """Return the members; stop at the first one over the limits, so that an archive bomb is not listed to its end."""
     listed: list[_Member] = []
     num_bytes = 0
     for member in members:
@@ -120,14 +120,14 @@ def _write(archive: Path, members: list[_Member], folder: Path, progress: Callab
     for member in members:
         path = folder / member.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.parent.resolve().is_relative_to(folder.resolve()):  # a link that was there before
+        if not path.parent.resolve().is_relative_to(folder.resolve()):  # an existing link
             raise DetectorError(f"{archive} is refused: {member.path} in it would be written through a link")
         path.unlink(missing_ok=True)  # replaced, not written through
         source = member.open()
         if source is None:
             raise DetectorError(f"{archive} cannot be unpacked: {member.path} in it cannot be read")
         with source, open(path, "xb") as file:
-            left = member.num_bytes  # a damaged header may promise less than there is
+            left = member.num_bytes  # a damaged header may state less than the archive holds
             while chunk := source.read(min(_CHUNK_BYTES, left + 1)):
                 left -= len(chunk)
                 if left < 0:

@@ -1,4 +1,4 @@
-"""Saves of a run that are whole under their name or not there at all, and what is said where the disk refuses."""
+"""Atomic saves of a run, with the errors that a user gets when the disk refuses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from detector.io import files
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes beside `path`, forces the bytes to disk, and only then takes the name: a crash leaves one whole file.
+    """Write beside `path`, force the bytes to disk, then rename, so that a crash leaves one whole file.
 
     Raises:
-        SaveError: the disk refuses; what was there before is whole.
+        SaveError: the disk refuses; an existing file at `path` stays whole.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Removes what interrupted saves left in a folder; to be called before a run's first save, when none is under way.
+    """Remove the leftovers of interrupted saves from a folder; call it before the first save of a run.
 
     Raises:
         CheckpointError: the folder cannot be listed or a leftover cannot be removed.

@@ -1,7 +1,7 @@
-"""The one downloader: what comes from a network is measured, checked and only then put in place.
+"""Downloads whose length, checksum and content are checked before the file takes its name.
 
-Nothing here is called unless the user asks for a file by its name. Only https is spoken, also after a redirect; proxy
-settings of the environment are not looked at; what has another length than published is never kept.
+Nothing here is called unless the user asks for a file by its name. Only https is used, also after a redirect. Proxy
+settings of the environment are ignored. A file of another length than the published one is never kept.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from detector.io.files import put_in_place
 
 SCHEMES = ("https",)
 MAX_REDIRECTS = 5
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # without receiving a byte
 _CHUNK_BYTES = 2**20
 _REDIRECTS = (301, 302, 303, 307, 308)
-_UNSATISFIABLE = 416  # the server has nothing at the place where the part ends
+_UNSATISFIABLE = 416  # the server has no bytes at the position where the partial file ends
 
 
 def fetch(
@@ -37,30 +37,28 @@ def fetch(
     progress: Callable[[int], None] = lambda num_done: None,
     timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Downloads a file of known length, going on where an earlier attempt stopped.
+    """Download a file of known length and resume an earlier attempt.
 
-    The bytes are collected in `target` + `.part`; only a file of the right length, whose checksum and content are as
-    they should be, takes the name `target`.
+    The bytes are collected in a partial file, `target` + `.part`. It takes the name `target` only when its length,
+    checksum and content are right.
 
     Args:
-        url: where it is, https.
-        target: where it goes; a file of the right length there is left as it is.
-        num_bytes: its published length; not a byte more is accepted.
-        sha256: its checksum in hexadecimal digits, where one is published.
-        check: told of the complete part; raises a `DetectorError` where the content is not what it should be.
-        progress: told how many bytes are there, after each piece.
-        timeout_s: how long the server may be silent.
+        url: https address of the file.
+        target: path of the downloaded file; an existing file of the right length is left unchanged.
+        num_bytes: published length; no byte more is accepted.
+        sha256: published checksum in hexadecimal digits, or None if there is none.
+        check: called with the complete partial file; raises a `DetectorError` if the content is wrong.
+        progress: called after each piece with the number of bytes received so far.
+        timeout_s: seconds that the server may stay silent.
 
     Raises:
-        DetectorError: another length, checksum or content, a refused redirect, a server or disk that fails; the message
-            says whether the same command can go on from there.
+        DetectorError: the length, checksum or content is wrong, a redirect is refused, or the server or disk fails; the
+            message says whether the same command resumes the download.
     """
     if target.exists():
-        found = target.stat().st_size
-        if not target.is_file() or found != num_bytes:
-            raise DetectorError(
-                f"{target} is in the way: {num_bytes} bytes from {url} are wanted, it has {found}; move it"
-            )
+        present = target.stat().st_size
+        if not target.is_file() or present != num_bytes:
+            raise DetectorError(f"{target} exists: expected {num_bytes} bytes from {url}, got {present}; move it away")
         return
     part = target.with_name(f"{target.name}.part")
     try:
@@ -70,22 +68,22 @@ def fetch(
         _require_space(target.parent, num_bytes - num_done, url)
         if num_done < num_bytes:
             _receive(url, part, num_done, num_bytes, progress, timeout_s)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
         kept = part.stat().st_size if part.exists() else 0
         raise DetectorError(
-            f"{url}: the download broke off after {kept} of {num_bytes} bytes ({_said(error)}); the same command goes "
-            "on from there"
+            f"{url}: the download stopped after {kept} of {num_bytes} bytes ({_cause(error)}); run the same command "
+            "again to resume it"
         ) from error
     try:
         _require_checksum(part, url, sha256)
         check(part)
     except DetectorError:
-        part.unlink()  # all of it is there and it is wrong: nothing to go on from
+        part.unlink()  # it is complete and wrong, so there is nothing to resume
         raise
     put_in_place(part, target)
 
 
-def _said(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "the server stopped answering"
     return " ".join(str(error).split()) or type(error).__name__
@@ -99,11 +97,11 @@ def _require_space(folder: Path, num_bytes: int, what: str) -> None:
 
 @contextlib.contextmanager
 def _answer(url: str, num_done: int, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a request for a file from byte `num_done` on, after redirects."""
+    """Yield the response to a request for a file from byte `num_done` on, after following redirects."""
     for _ in range(MAX_REDIRECTS + 1):
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.hostname:
-            raise DetectorError(f"{url} is refused: only {' and '.join(SCHEMES)} is downloaded from")
+            raise DetectorError(f"{url} is refused: expected an address of {' or '.join(SCHEMES)}")
         if parts.scheme == "https":
             context = ssl.create_default_context()
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -121,13 +119,13 @@ def _answer(url: str, num_done: int, timeout_s: float) -> Iterator[http.client.H
                 yield response
                 return
             url = urljoin(url, response.headers.get("Location", ""))
-    raise DetectorError(f"{url} is refused: it is the end of more than {MAX_REDIRECTS} redirects")
+    raise DetectorError(f"{url} is refused: expected at most {MAX_REDIRECTS} redirects, got more")
 
 
 def _receive(
     url: str, part: Path, num_done: int, num_bytes: int, progress: Callable[[int], None], timeout_s: float
 ) -> None:
-    """Adds to the part what is missing."""
+    """Append the missing bytes to the partial file."""
     with _answer(url, num_done, timeout_s) as response:
         if num_done and response.status == _UNSATISFIABLE:
             part.unlink()
@@ -135,22 +133,26 @@ def _receive(
         if response.status not in (200, 206):
             raise DetectorError(f"{url}: the server answers {response.status} {response.reason}; try again later")
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise DetectorError(f"{url}: the server sends it compressed, though the plain file was asked for")
+            raise DetectorError(f"{url}: expected the plain file, got a compressed one from the server")
         if response.status == 200:
-            num_done = 0  # it sends all of it, whatever was asked for
+            num_done = 0  # the server sends the whole file despite the range
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {num_done}-"):
-            raise DetectorError(f"{url}: the server sends another part than the one asked for; remove {part}")
+            raise DetectorError(
+                f"{url}: expected the bytes from {num_done} on, got another range from the server; remove {part}"
+            )
         announced = response.headers.get("Content-Length", "")
         if announced.isdecimal() and int(announced) != num_bytes - num_done:
-            found = int(announced) + num_done
-            raise DetectorError(f"{url}: a file of {num_bytes} bytes is wanted, the server has one of {found}")
+            length = int(announced) + num_done
+            raise DetectorError(f"{url}: expected a file of {num_bytes} bytes, got one of {length} from the server")
         with part.open("r+b" if num_done else "wb") as file:
             file.seek(num_done)
-            while chunk := response.read1(_CHUNK_BYTES):  # what is there, so that silence loses nothing
+            while chunk := response.read1(
+                _CHUNK_BYTES
+            ):  # returns as soon as bytes arrive, so that a silent server loses none of them
                 num_done += len(chunk)
                 if num_done > num_bytes:
                     file.truncate(0)
-                    raise DetectorError(f"{url}: a file of {num_bytes} bytes is wanted, the server sends more")
+                    raise DetectorError(f"{url}: expected a file of {num_bytes} bytes, got more from the server")
                 file.write(chunk)
                 progress(num_done)
             file.flush()
@@ -167,4 +169,4 @@ def _require_checksum(part: Path, url: str, sha256: str | None) -> None:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
-        raise DetectorError(f"{url}: a file of SHA-256 {sha256} is wanted, this one has {digest.hexdigest()}")
+        raise DetectorError(f"{url}: expected a file with SHA-256 {sha256}, got {digest.hexdigest()}")

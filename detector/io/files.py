@@ -1,4 +1,4 @@
-"""Files that are whole under their name or not there at all: written beside it, forced to disk, renamed."""
+"""Atomic file writes: the content goes to a temporary file, is forced to disk, and the file is renamed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
-    """Writes beside `path` and only then takes the name: whoever looks, and whenever, finds one whole file.
+    """Write beside `path`, then rename, so that a reader sees one whole file at any time.
 
     Args:
-        path: the file; its folder is there.
-        write: puts the content into the file that it is given.
-        durable: whether the bytes and the name are forced to disk, so that they outlive a loss of power too.
+        path: the file; its folder must exist.
+        write: writes the content into the open file that it is given.
+        durable: whether the bytes and the name are forced to disk, so that they survive a loss of power.
 
     Raises:
-        OSError: the disk refuses; what was there before is whole, and nothing is left beside it.
+        OSError: the disk refuses; an existing file at `path` stays whole and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -34,18 +34,18 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, durable: boo
                 os.fsync(file.fileno())
         put_in_place(temporary, path, durable=durable)
     finally:
-        with contextlib.suppress(OSError):  # an error above matters more, and `sweep_temporary` comes by
+        with contextlib.suppress(OSError):  # an error above matters more, and `sweep_temporary` removes leftovers
             temporary.unlink(missing_ok=True)
 
 
 def put_in_place(written: Path, path: Path, *, durable: bool = True) -> None:
-    """Gives a file of the same folder the name `path`, in place of a file that has it.
+    """Rename a file of the same folder to `path` and replace an existing one.
 
     Raises:
         OSError: the disk refuses.
     """
     os.replace(written, path)
-    if durable and os.name == "posix":  # the new name is on the disk only when its folder is; Windows opens no folder
+    if durable and os.name == "posix":  # a rename reaches the disk with its folder; Windows cannot open folders
         _sync_folder(path.parent)
 
 
@@ -54,14 +54,14 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems do not support it
             raise
     finally:
         os.close(descriptor)
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Removes what interrupted writes left in a folder; to be called when none is under way.
+    """Remove the temporary files of interrupted writes from a folder; call it when no write is in progress.
 
     Raises:
         OSError: the folder cannot be listed or a leftover cannot be removed.

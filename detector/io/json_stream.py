@@ -1,6 +1,6 @@
-"""Reading a large JSON object piece by piece: each element of its lists by itself, in little memory.
+"""Reading of a large JSON object in little memory, one element of its lists at a time.
 
-The syntax is that of Python's `json` module, which does the reading; here is only what walks from value to value.
+Python's `json` module decodes each value and defines the syntax; this module steps from value to value.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from detector.errors import DatasetError
 
 _CHUNK_BYTES = 2**20
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
-_LONGEST_WORD = 16  # characters that a word or an escape sequence cut at the end of a chunk may lack
+_LONGEST_WORD = 16  # most characters by which a word or escape sequence can be cut at the end of a chunk
 
-# First bytes of what is taken for JSON by mistake.
+# First bytes of files that are mistaken for JSON.
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xfe", "is text in UTF-16 or UTF-32, not in UTF-8; save it as UTF-8"),
     (b"\xfe\xff", "is text in UTF-16, not in UTF-8; save it as UTF-8"),
@@ -29,25 +29,25 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 def read_items(
-    path: Path, lists: Collection[str], on_twice: Callable[[str, str], None]
+    path: Path, lists: Collection[str], on_duplicate: Callable[[str, str], None]
 ) -> Iterator[tuple[str, int, Any]]:
-    """The elements of some lists of the object in a JSON file, in the order of the file.
+    """Yield the elements of some lists of the object in a JSON file, in the order of the file.
 
     Args:
         path: the file, UTF-8, with or without a byte order mark.
         lists: the keys of the lists.
-        on_twice: told the name of each key that an object has twice, and where; the last value is taken.
+        on_duplicate: called with each duplicate key of an object and its place; the last value is used.
 
     Yields:
-        key, position, element. Where a list begins: its key, -1, []. Where the value of such a key is no list: the key,
-        -1, the value. Where the file holds no object: "", -1, the value, or [] for a list of any length.
+        key, position, element. At the beginning of a list: its key, -1, []. For a value of such a key that is not a
+        list: the key, -1, the value. For a file without an object: "", -1, the value, or [] for a list of any length.
 
     Raises:
-        DatasetError: with file, line and column where the file is not JSON.
+        DatasetError: the file is not JSON; the message gives file, line and column.
     """
     if path.is_dir():
         raise DatasetError(f"{path} cannot be read: Is a directory; name a file")
-    if path.exists() and not path.is_file():  # a pipe would be waited for, a device would never end
+    if path.exists() and not path.is_file():  # reading a pipe would block, reading a device would never end
         raise DatasetError(f"{path} cannot be read: it is a pipe or a device; name a file")
     try:
         with path.open("rb") as file:
@@ -56,29 +56,29 @@ def read_items(
                 if start.startswith(signature):
                     raise DatasetError(f"{path} {reason}")
             file.seek(0)
-            yield from _Scanner(path, file, on_twice).items(lists)
+            yield from _Scanner(path, file, on_duplicate).items(lists)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
 
 
 class _Scanner:
-    """A window on the text of a file; it moves on when a value does not fit into it."""
+    """Window on the text of a file that moves on when a value does not fit into it."""
 
-    def __init__(self, path: Path, file: BinaryIO, on_twice: Callable[[str, str], None]) -> None:
-        self._path, self._file, self._on_twice = path, file, on_twice
+    def __init__(self, path: Path, file: BinaryIO, on_duplicate: Callable[[str, str], None]) -> None:
+        self._path, self._file, self._on_duplicate = path, file, on_duplicate
         self._decode = json.JSONDecoder(object_pairs_hook=self._object).raw_decode
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._num_bytes, self._is_last = 0, False
         self._text, self._at = "", 0
         self._line, self._column = 1, 1  # of the first character of the window
-        self._twice: list[str] = []
+        self._duplicates: list[str] = []
 
     def items(self, lists: Collection[str]) -> Iterator[tuple[str, int, Any]]:
         self._grow()
         self._text = self._text.removeprefix("\ufeff")
         start = self._next()
         if not start:
-            raise DatasetError(f"{self._path} is empty, line 1, column 1; wanted a COCO file")
+            raise DatasetError(f"{self._path} is empty, line 1, column 1; expected a COCO file")
         if start != "{":
             yield "", -1, [] if start == "[" else self._value("the file")
             return
@@ -94,7 +94,7 @@ class _Scanner:
                 raise self._error("Expecting ':' delimiter", self._at)
             self._at += 1
             if key in keys:
-                self._on_twice(key, "the file")
+                self._on_duplicate(key, "the file")
             keys.add(key)
             if key in lists and self._next() == "[":
                 yield key, -1, []
@@ -120,27 +120,27 @@ class _Scanner:
             position += 1
 
     def _next(self) -> str:
-        """The next character that is no space, which is not passed; none at the end of the file."""
+        """Return the next character that is not white space without passing it; "" at the end of the file."""
         while True:
-            found = _NOT_SPACE.search(self._text, self._at)
-            if found:
-                self._at = found.start()
-                return found[0]
+            match = _NOT_SPACE.search(self._text, self._at)
+            if match:
+                self._at = match.start()
+                return match[0]
             self._at = len(self._text)
             if self._is_last:
                 return ""
             self._grow()
 
     def _is_end(self, bracket: str) -> bool:
-        """Passes a comma or the closing bracket; whether it was the bracket."""
-        found = self._next()
-        if found != "," and found != bracket:
+        """Pass a comma or the closing bracket; return true for the bracket."""
+        character = self._next()
+        if character != "," and character != bracket:
             raise self._error("Expecting ',' delimiter", self._at)
         self._at += 1
-        return found == bracket
+        return character == bracket
 
     def _value(self, key: str, position: int = -1) -> Any:
-        """The next value, which is passed; `key` and `position` say where it is."""
+        """Pass the next value and return it; `key` and `position` are its place."""
         self._next()
         while True:
             try:
@@ -157,13 +157,13 @@ class _Scanner:
                 raise DatasetError(f"{self._path} is no COCO file: its objects are nested too deep") from error
             except ValueError as error:  # an integer of more digits than Python converts
                 raise DatasetError(f"{self._path} is no COCO file: {error}") from error
-            self._twice.clear()
+            self._duplicates.clear()
             self._grow()
         self._at = end
-        if self._twice:
-            for name in self._twice:
-                self._on_twice(name, key if position < 0 else f"{key}[{position}]")
-            self._twice.clear()
+        if self._duplicates:
+            for name in self._duplicates:
+                self._on_duplicate(name, key if position < 0 else f"{key}[{position}]")
+            self._duplicates.clear()
         return value
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,12 +172,12 @@ class _Scanner:
             seen: set[str] = set()
             for name, _ in pairs:
                 if name in seen:
-                    self._twice.append(name)
+                    self._duplicates.append(name)
                 seen.add(name)
         return entry
 
     def _grow(self) -> None:
-        """Forgets what was passed and reads on, as much again as is left."""
+        """Drop the passed text and read on, at least as much as is left."""
         passed, left = self._text[: self._at], self._text[self._at :]
         num_lines = passed.count("\n")
         self._column = len(passed) - passed.rfind("\n") if num_lines else self._column + len(passed)

@@ -1,4 +1,4 @@
-"""What this machine and this process say of themselves: the processor, memory held and memory left."""
+"""Hardware and memory information: the processor, the memory of this process and of the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> str:
-    """The processor (and GPU, where there is one), threads, torch and Python, in words."""
+    """Return the processor, the GPU if there is one, the threads and the versions of torch and Python, in words."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -24,7 +24,7 @@ def machine() -> str:
 
 
 def kibibytes_of(path: Path, key: str) -> int | None:
-    """An entry `key: N kB` of a file of the proc file system (proc(5)), in bytes; None where it is not there."""
+    """Return the entry `key: N kB` of a file of the proc file system (proc(5)) in bytes, or None if it is missing."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -34,14 +34,14 @@ def kibibytes_of(path: Path, key: str) -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """The memory this process holds now; None where the system is not Linux."""
+    """Return the resident memory of this process in bytes, or None if the system is not Linux."""
     return kibibytes_of(Path("/proc/self/status"), "VmRSS")
 
 
 def peak_bytes(since_bytes: int = 0) -> int | None:
-    """The most memory this process has held, beyond `since_bytes`; None where the system does not say.
+    """Return the peak memory of this process in bytes beyond `since_bytes`, or None if the system does not tell.
 
-    Linux says it for this program alone (VmHWM); elsewhere the number covers the process from before it was started.
+    Linux gives the peak of this program alone (VmHWM); elsewhere the number includes the process that started it.
     """
     peak = kibibytes_of(Path("/proc/self/status"), "VmHWM")
     if peak is None:

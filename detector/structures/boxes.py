@@ -1,4 +1,4 @@
-"""Box formats by name; boxes inside the package are `xyxy`, every other format exists at a named edge only.
+"""Box formats by name. Boxes inside the package are `xyxy`; other formats exist only where data enters or leaves it.
 
 Coordinates are continuous pixels: the image of width `w` spans [0, w], pixel column `i` spans [i, i + 1]. The functions
 take NumPy arrays and torch tensors alike (any shape ending in 4) and never modify their argument.
@@ -22,31 +22,31 @@ def _like(boxes: Any, columns: list[Any]) -> Any:
 
 
 def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
-    """Corner and size (COCO's format) to two corners."""
+    """Convert corner and size (COCO's format) to two corners."""
     x, y, w, h = (boxes_xywh[..., i] for i in range(4))
     return _like(boxes_xywh, [x, y, x + w, y + h])  # type: ignore[no-any-return]
 
 
 def xyxy_to_xywh(boxes_xyxy: Boxes) -> Boxes:
-    """Two corners to corner and size (COCO's format)."""
+    """Convert two corners to corner and size (COCO's format)."""
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
     return _like(boxes_xyxy, [x1, y1, x2 - x1, y2 - y1])  # type: ignore[no-any-return]
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Boxes) -> Boxes:
-    """Centre and size to two corners."""
+    """Convert centre and size to two corners."""
     cx, cy, w, h = (boxes_cxcywh[..., i] for i in range(4))
     return _like(boxes_cxcywh, [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])  # type: ignore[no-any-return]
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Boxes) -> Boxes:
-    """Two corners to centre and size."""
+    """Convert two corners to centre and size."""
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
     return _like(boxes_xyxy, [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])  # type: ignore[no-any-return]
 
 
 def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
-    """Boxes cut at the border of an image of height and width `image_hw`."""
+    """Clip boxes to an image of height and width `image_hw`."""
     height, width = image_hw
     if isinstance(boxes_xyxy, np.ndarray):
         limits = np.array([width, height, width, height], boxes_xyxy.dtype)
@@ -58,5 +58,5 @@ def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
 
 
 def area_xyxy(boxes_xyxy: Any) -> Any:
-    """Area in square pixels, shape (...,); a box of negative width or height counts as it is computed."""
+    """Return the areas in square pixels, shape (...,); a negative width or height is multiplied as it is."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])

@@ -1,4 +1,4 @@
-"""The letterbox: the only place where the pixels of a source image and of a canvas meet.
+"""The letterbox: the only conversion between the pixels of a source image and those of a canvas.
 
 Coordinates are continuous pixels: the image of width `w` spans [0, w], pixel column `i` spans [i, i + 1].
 """
@@ -18,9 +18,9 @@ from detector.structures.boxes import Boxes
 Image = npt.NDArray[np.uint8]  # (H, W, C), RGB when C is 3
 UnitImage = npt.NDArray[np.float32]  # (H, W, C), 0..1
 
-# The grey that fills what no source pixel covers; the mean of the usual training images, a convention of the field.
+# The grey of pixels outside the source image: about the mean of the usual training images, a convention of the field.
 PADDING_VALUE = 114
-DARKNET_PADDING_VALUE = 0.5  # of 0..1, what Darknet fills its letterbox with
+DARKNET_PADDING_VALUE = 0.5  # Darknet's padding, of 0..1
 
 
 def _fit_letterbox(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upscale: bool) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def _fit_letterbox(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upsca
 
 
 def _fit_darknet_letterbox(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upscale: bool) -> tuple[int, int]:
-    """Darknet compares the two scales in float32 and divides whole numbers; a side it makes 0 is 1 here."""
+    """Fit as Darknet does: scales compared in float32, sizes by integer division; a side of 0 becomes 1."""
     (height, width), (canvas_h, canvas_w) = source_hw, canvas_hw
     if not upscale and height <= canvas_h and width <= canvas_w:
         return source_hw
@@ -46,7 +46,7 @@ def _fit_stretch(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upscale
 
 
 def _resize_opencv(image: Image, resized_hw: tuple[int, int]) -> Image:
-    """Bilinear on pixel centres, rounded to whole levels."""
+    """Resize bilinearly on pixel centres, rounded to whole levels."""
     height, width = resized_hw
     shape = (height, width, image.shape[2])  # OpenCV drops a last axis of 1
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8).reshape(shape)
@@ -56,17 +56,17 @@ _UNIT_LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def resize_darknet(image: Image | UnitImage, resized_hw: tuple[int, int]) -> UnitImage:
-    """An image resized as Darknet does it, to the last bit: corner-aligned bilinear in float32, columns before rows.
+    """Resize an image as Darknet does, to the last bit: corner-aligned bilinear in float32, columns before rows.
 
-    Output column `x` lies at `x * (W - 1) / (w - 1)` of the source, the last one on the last column of the source; rows
-    likewise, except that the last row takes no share of the row below its position. That is Darknet's own fault, kept
-    because its numbers depend on it: where rounding puts the last row just above the last row of the source (121 rows
-    to 416, 240 to 416, ...; 4 % of usual pairs) it comes out nearly black.
+    Output column `x` lies at `x * (W - 1) / (w - 1)` of the source, the last one on the last column of the source. Rows
+    lie likewise, but the last row takes no share of the row below its position. This is a defect of Darknet that is
+    kept because Darknet's numbers depend on it: if rounding puts the last row just above the last row of the source
+    (121 rows to 416, 240 to 416, ...; 4 % of usual pairs), the last row is nearly black.
 
     Args:
         image: uint8 (H, W, C), or float32 (H, W, C) in 0..1.
-        resized_hw: height `h` and width `w` of the result; of a single row or column, Darknet leaves the row undefined
-            (here it is the first) and takes the last column.
+        resized_hw: height `h` and width `w` of the result. Darknet leaves a single row undefined (here it is the first
+            row of the source) and takes a single column from the last one.
 
     Returns:
         float32 (h, w, C) in 0..1.
@@ -98,7 +98,7 @@ def resize_darknet(image: Image | UnitImage, resized_hw: tuple[int, int]) -> Uni
 
 
 def _corner_aligned(num_source: int, num_resized: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """The source line above (or left of) each resized one, and the share of the next: intp and float32 (n,)."""
+    """Return the source line above (or left of) each resized one and the share of the next: intp, float32 (n,)."""
     step = np.float32(num_source - 1) / np.float32(max(num_resized - 1, 1))
     positions = np.arange(num_resized, dtype=np.float32) * step
     lines = positions.astype(np.intp)
@@ -107,14 +107,14 @@ def _corner_aligned(num_source: int, num_resized: int) -> tuple[npt.NDArray[np.i
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How pixels are computed when an image is fitted into a canvas.
+    """Arithmetic of the pixels when an image is fitted into a canvas.
 
     Attributes:
-        fits: by name, the size an image is resized to: (source_hw, canvas_hw, upscale) -> resized_hw.
-        resize: the resized image, in the canvas's dtype.
+        fits: by name, functions of the resized size: (source_hw, canvas_hw, upscale) -> resized_hw.
+        resize: function of the resized image, in the dtype of the canvas.
         dtype: of the canvas: uint8 in 0..255, or float32 in 0..1.
-        padding_value: what fills the canvas outside the image.
-        has_half_pixels: whether boxes are shifted by the exact half of an odd padding, though pixels cannot be.
+        padding_value: value of the canvas outside the image.
+        has_half_pixels: whether boxes are shifted by the exact half of an odd padding, which pixels cannot be.
     """
 
     fits: dict[str, Callable[[tuple[int, int], tuple[int, int], bool], tuple[int, int]]]
@@ -136,12 +136,12 @@ ARITHMETICS = {
         True,
     ),
 }
-FITS = tuple(ARITHMETICS["opencv"].fits)  # how an image is fitted into a canvas; every arithmetic has the same
+FITS = tuple(ARITHMETICS["opencv"].fits)  # the ways to fit an image into a canvas, the same in every arithmetic
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How one image was fitted into one canvas, with the size and padding really used.
+    """Fit of one image into one canvas, with the size and padding that were used.
 
     The resized image is centred; an odd padding puts the extra pixel at the bottom or right. Because the resized size
     is a whole number of pixels, the two axes may scale by slightly different factors: both are kept, both are inverted.
@@ -167,7 +167,7 @@ class Letterbox:
         upscale: bool = True,
         arithmetic: str = "opencv",
     ) -> Letterbox:
-        """The letterbox of a source in a canvas.
+        """Fit a source into a canvas.
 
         Args:
             source_hw: height and width of the source, both at least 1.
@@ -180,11 +180,11 @@ class Letterbox:
             ValueError: a side below 1, an unknown mode or an unknown arithmetic.
         """
         if min(*source_hw, *canvas_hw) < 1:
-            raise ValueError(f"Letterbox.fit wants sides of at least 1 pixel, found {source_hw} into {canvas_hw}")
+            raise ValueError(f"Letterbox.fit: expected sides of at least 1 pixel, got {source_hw} into {canvas_hw}")
         if mode not in FITS:
-            raise ValueError(f"Letterbox.fit wants a mode of {sorted(FITS)}, found {mode!r}")
+            raise ValueError(f"Letterbox.fit: expected a mode of {sorted(FITS)}, got {mode!r}")
         if arithmetic not in ARITHMETICS:
-            raise ValueError(f"Letterbox.fit wants an arithmetic of {sorted(ARITHMETICS)}, found {arithmetic!r}")
+            raise ValueError(f"Letterbox.fit: expected an arithmetic of {sorted(ARITHMETICS)}, got {arithmetic!r}")
         resized_hw = ARITHMETICS[arithmetic].fits[mode](source_hw, canvas_hw, upscale)
         return cls(source_hw, canvas_hw, resized_hw, arithmetic)
 
@@ -195,7 +195,7 @@ class Letterbox:
 
     @property
     def offset_top_left(self) -> tuple[float, float]:
-        """Where boxes have the image's corner; Darknet takes the exact half of the padding, though pixels cannot."""
+        """Corner of the image for boxes; in Darknet's arithmetic the exact half of the padding, unlike for pixels."""
         if not ARITHMETICS[self.arithmetic].has_half_pixels:
             return self.padding_top_left
         return (self.canvas_hw[0] - self.resized_hw[0]) / 2, (self.canvas_hw[1] - self.resized_hw[1]) / 2
@@ -206,7 +206,7 @@ class Letterbox:
         return self.resized_hw[0] / self.source_hw[0], self.resized_hw[1] / self.source_hw[1]
 
     def apply(self, image: Image) -> npt.NDArray[Any]:
-        """The image on its canvas, resized bilinearly and padded in the letterbox's arithmetic.
+        """Place an image on its canvas, resized bilinearly and padded in the arithmetic of the letterbox.
 
         Args:
             image: uint8 (H, W, C) of size `source_hw`.
@@ -214,9 +214,12 @@ class Letterbox:
         Returns:
             (canvas H, canvas W, C), contiguous: uint8, padded with `PADDING_VALUE`; in Darknet's arithmetic float32 in
             0..1, padded with `DARKNET_PADDING_VALUE`.
+
+        Raises:
+            ValueError: the image has another size.
         """
         if image.shape[:2] != self.source_hw:
-            raise ValueError(f"Letterbox.apply wants an image of {self.source_hw}, found {image.shape[:2]}")
+            raise ValueError(f"Letterbox.apply: expected an image of {self.source_hw}, got {image.shape[:2]}")
         arithmetic = ARITHMETICS[self.arithmetic]
         (height, width), (top, left) = self.resized_hw, self.padding_top_left
         if arithmetic.dtype != image.dtype or image.shape[:2] != self.resized_hw:
@@ -235,16 +238,16 @@ class Letterbox:
         return boxes.new_tensor(scale), boxes.new_tensor(offset)
 
     def boxes_to_canvas(self, source_xyxy: Boxes) -> Boxes:
-        """Boxes of the source image, in pixels of the canvas."""
+        """Convert boxes from pixels of the source image to pixels of the canvas."""
         scale, offset = self._scale_and_offset(source_xyxy)
         return source_xyxy * scale + offset  # type: ignore[no-any-return]
 
     def boxes_to_source(self, canvas_xyxy: Boxes) -> Boxes:
-        """Boxes on the canvas, in pixels of the source image; not clipped."""
+        """Convert boxes from pixels of the canvas to pixels of the source image; they are not clipped."""
         scale, offset = self._scale_and_offset(canvas_xyxy)
         return (canvas_xyxy - offset) / scale  # type: ignore[no-any-return]
 
     def matrix(self) -> npt.NDArray[np.float64]:
-        """The same map as a 3x3 matrix on continuous source coordinates (x, y, 1)."""
+        """Return the map of `boxes_to_canvas` as a 3x3 matrix on continuous source coordinates (x, y, 1)."""
         (scale_y, scale_x), (top, left) = self.scale_hw, self.offset_top_left
         return np.array([[scale_x, 0, left], [0, scale_y, top], [0, 0, 1]], dtype=np.float64)

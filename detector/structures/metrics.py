@@ -1,4 +1,4 @@
-"""What training asks of the numbers that a measurement finds, whatever the task."""
+"""The metrics of an evaluation as training uses them, for any task."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any, ClassVar, Protocol
 
 
 class Metrics(Protocol):
-    """The numbers of one measurement. A number that nothing could be measured for is NaN.
+    """The metrics of one evaluation. A metric without data is NaN.
 
     Attributes:
-        first_columns: the columns that `results.csv` begins with, in this order; all others follow as they come.
+        first_columns: the first columns of `results.csv`, in this order; the others follow in their own order.
     """
 
     first_columns: ClassVar[Sequence[str]]
 
     @property
     def stats(self) -> Mapping[str, float]:
-        """The main numbers by name."""
+        """The main metrics by name."""
 
     @property
     def headline(self) -> float:
-        """The number by which one model is better than another: higher is better, below 0 there is none."""
+        """The metric that compares models: higher is better, below 0 means there is none."""
 
     def columns(self) -> dict[str, float]:
-        """The numbers of a row of `results.csv` by column."""
+        """Return the metrics of a row of `results.csv` by column."""
 
     def to_plain(self) -> dict[str, Any]:
-        """All numbers as plain data for JSON; a number that does not exist is None."""
+        """Return all metrics as plain data for JSON; a metric without data is None."""
 
     def to_text(self) -> str:
-        """Return the numbers as text for people."""
+        """Return the metrics as text for people."""

@@ -1,4 +1,4 @@
-"""The one way out for boxes: score filter and non-maximum suppression."""
+"""Selection of detections from boxes and scores: score filter and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.ops import nms
 
 from detector.errors import ConfigError
 
-# More candidates than this cannot end among the kept ones in practice, and make suppression quadratic in time.
+# Candidates beyond this number are never kept in practice, and the time of suppression is quadratic in their number.
 MAX_CANDIDATES = 30_000
 
 NmsKind = Literal["plain", "greedy", "diou", "none"]
@@ -22,7 +22,7 @@ _BLOCK = 256  # boxes compared with one another at once
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """Which of a model's boxes become detections.
+    """Settings of the selection of detections from the boxes of a model.
 
     Attributes:
         confidence: lowest score kept, 0..1.
@@ -50,28 +50,28 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in self.class_confidence or ()):
-            raise ValueError(f"class_confidence wants to be within 0..1, found {list(self.class_confidence or ())}")
+            raise ValueError(f"class_confidence: expected values within 0..1, got {list(self.class_confidence or ())}")
         if not (0 <= self.confidence <= 1 and 0 <= self.iou <= 1):
-            raise ValueError(f"confidence and iou want to be within 0..1, found {self.confidence} and {self.iou}")
+            raise ValueError(f"confidence and iou: expected values within 0..1, got {self.confidence} and {self.iou}")
         if self.max_detections < 1:
-            raise ValueError(f"max_detections wants to be at least 1, found {self.max_detections}")
+            raise ValueError(f"max_detections: expected at least 1, got {self.max_detections}")
         if self.classes and min(self.classes) < 0:
-            raise ValueError(f"classes wants indices of at least 0, found {min(self.classes)}")
+            raise ValueError(f"classes: expected indices of at least 0, got {min(self.classes)}")
         if not self.nms_beta > 0:
-            raise ValueError(f"nms_beta wants to be above 0, found {self.nms_beta}")
+            raise ValueError(f"nms_beta: expected a value above 0, got {self.nms_beta}")
 
 
 def select(
     canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The detections of one image: filtered by score, suppressed by overlap, best first.
+    """Return the detections of one image: filtered by score, suppressed by overlap, best first.
 
     A box counts once for every class whose score passes. Boxes or scores that are not finite are never detections.
 
     Args:
         canvas_xyxy: float32 (A, 4), any frame.
         scores: float32 (A, classes), 0..1.
-        config: what to keep.
+        config: settings of the selection.
         image_hw: height and width of the image in that frame; `greedy` and `diou` measure distances relative to it, as
             Darknet does, and in the frame's own unit without it.
 
@@ -79,8 +79,8 @@ def select(
         boxes float32 (N, 4) in the frame given, scores float32 (N,) descending, labels int64 (N,).
 
     Raises:
-        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has not as
-            many.
+        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has
+            another number of classes.
     """
     row, label = select_rows(canvas_xyxy, scores, config, image_hw)
     return canvas_xyxy[row], scores[row, label], label
@@ -89,20 +89,20 @@ def select(
 def select_rows(
     canvas_xyxy: Tensor, scores: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
 ) -> tuple[Tensor, Tensor]:
-    """The same detections as `select` gives, as rows of the boxes and labels, int64 (N,) each.
+    """Return the detections of `select` as rows of the boxes and labels, int64 (N,) each.
 
     Raises:
-        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has not as
-            many.
+        ConfigError: `config.classes` names a class that the scores do not have, or `config.class_confidence` has
+            another number of classes.
     """
     passing = scores >= _lowest(scores, config)
-    passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false by itself
+    passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false anyway
     passing &= torch.isfinite(scores)
     if config.classes is not None:
         num_classes = scores.shape[1]
         if config.classes and max(config.classes) >= num_classes:
             raise ConfigError(
-                f"select wants classes of 0 to {num_classes - 1}, found {max(config.classes)}; "
+                f"select: expected classes of 0 to {num_classes - 1}, got {max(config.classes)}; "
                 "name classes of this model"
             )
         allowed = torch.zeros(num_classes, dtype=torch.bool, device=scores.device)
@@ -116,19 +116,19 @@ def select_rows(
 def select_labelled(
     xyxy: Tensor, scores: Tensor, labels: Tensor, config: SelectConfig, image_hw: tuple[int, int] = (1, 1)
 ) -> Tensor:
-    """Which boxes of one class each are detections, best first: the suppression of `select` without its filters.
+    """Return the rows of the boxes that suppression keeps, best first: `select` without its filters, one class a box.
 
     Args:
         xyxy: float32 (K, 4), any frame, finite.
         scores: float32 (K,), finite.
         labels: int64 (K,).
-        config: how they suppress each other, and how many are kept.
-        image_hw: as `select` takes it.
+        config: settings of suppression and the number of boxes to keep.
+        image_hw: as in `select`.
 
     Returns:
-        Their rows, int64 (N,).
+        Rows, int64 (N,).
     """
-    # A stable order makes equal scores come out the same on every run.
+    # A stable sort keeps the order of equal scores the same on every run.
     order = scores.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
     if config.nms == "none":
         return order[: config.max_detections]
@@ -143,21 +143,21 @@ def select_labelled(
 
 
 def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
-    """Refuses to select by a rule what was selected before by one that took away more, or otherwise.
+    """Reject a selection whose result cannot be computed from boxes that were selected before.
 
-    Selecting by the same rule twice gives the same as once, as do higher scores, fewer detections, fewer classes.
+    The same settings are accepted, and so are higher scores, fewer detections and fewer classes.
 
     Args:
-        selected: the rule that the boxes went through.
-        asked: the rule that is asked for.
+        selected: the settings that the boxes were selected with.
+        asked: the settings that are requested.
 
     Raises:
-        ConfigError: its result cannot be had of those boxes; every reason.
+        ConfigError: the boxes lack some of the requested result; the message gives every reason.
     """
     num_classes = len(selected.class_confidence or asked.class_confidence or (0.0,))
     before = selected.class_confidence or (selected.confidence,) * num_classes
     now = asked.class_confidence or (asked.confidence,) * num_classes
-    # Of classes that do not suppress one another, some may be asked for.
+    # Classes that do not suppress each other can be selected afterwards.
     is_part = asked.classes is not None and set(asked.classes) <= set(selected.classes or asked.classes)
     is_part = is_part and not selected.class_agnostic
     fits = {
@@ -171,9 +171,9 @@ def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
         f"classes={selected.classes}": asked.classes == selected.classes or is_part,
     }
     if not all(fits.values()):
-        wanted = ", ".join(what for what, is_so in fits.items() if not is_so)
+        required = ", ".join(what for what, is_met in fits.items() if not is_met)
         raise ConfigError(
-            f"the file suppresses by itself and gives boxes for {wanted} only; ask for that, or export without --nms"
+            f"the file suppresses by itself and gives boxes for {required} only; ask for that, or export without --nms"
         )
 
 
@@ -182,22 +182,22 @@ def _listed(values: tuple[float, ...]) -> str:
 
 
 def _lowest(scores: Tensor, config: SelectConfig) -> float | Tensor:
-    """The lowest score kept, of each class where they differ."""
+    """Return the lowest score kept, one for each class if they differ."""
     if config.class_confidence is None:
         return config.confidence
     if len(config.class_confidence) != scores.shape[1]:
         raise ConfigError(
-            f"class_confidence wants a value for each of {scores.shape[1]} classes, found "
+            f"class_confidence: expected a value for each of {scores.shape[1]} classes, got "
             f"{len(config.class_confidence)}; give one for each"
         )
     return scores.new_tensor(config.class_confidence)
 
 
 def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: SelectConfig) -> Tensor:
-    """Indices of the boxes that no better one (of the same label) overlaps too much, ascending.
+    """Return the indices of the boxes that no better one (of the same label) overlaps too much, ascending.
 
-    One label at a time: torchvision's `batched_nms` shifts the labels apart instead, which rounds the coordinates and
-    lets boxes beyond the canvas meet those of another label, and it orders equal scores at random.
+    Labels are treated one at a time. torchvision's `batched_nms` shifts the labels apart instead, which rounds the
+    coordinates and lets boxes beyond the canvas overlap those of another label; it also orders equal scores at random.
 
     Args:
         boxes: float32 (K, 4), best first.
@@ -220,11 +220,11 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: Sele
 
 
 def _distance_nms(boxes: Tensor, threshold: float, beta: float, most: int) -> Tensor:
-    """Indices of the first `most` boxes (K, 4), best first, that no better kept one suppresses.
+    """Return the indices of the first `most` boxes (K, 4), best first, that no better kept one suppresses.
 
-    A block of boxes is compared with all that were kept before it; within the block the sequential rule is the fixed
-    point of all at once (Zheng et al. 2021, "Cluster-NMS"), reached after as many rounds as the longest chain of boxes
-    that suppress one another has links.
+    A block of boxes is compared with all boxes that were kept before it. Within the block, the sequential rule is the
+    fixed point of suppressing all boxes at once (Zheng et al. 2021, "Cluster-NMS"). The number of rounds is that of the
+    links in the longest chain of boxes that suppress each other.
     """
     chosen = [torch.zeros(0, dtype=torch.int64, device=boxes.device)]
     num_kept = 0
@@ -243,13 +243,13 @@ def _distance_nms(boxes: Tensor, threshold: float, beta: float, most: int) -> Te
 
 
 def _suppresses(better: Tensor, others: Tensor, threshold: float, beta: float) -> Tensor:
-    """Where the overlap of boxes (K, 4) and (L, 4) less (d^2 / c^2)^beta passes the threshold: bool (K, L)."""
+    """Return where the IoU of boxes (K, 4) and (L, 4) less (d^2 / c^2)^beta exceeds the threshold: bool (K, L)."""
     left, top, right, bottom = (side[:, None] for side in better.unbind(1))
     other_left, other_top, other_right, other_bottom = others.unbind(1)
     shared = (torch.minimum(right, other_right) - torch.maximum(left, other_left)).clamp_(min=0)
     shared *= (torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)).clamp_(min=0)
     area, other_area = (right - left) * (bottom - top), (other_right - other_left) * (other_bottom - other_top)
-    iou = shared / (area + other_area - shared)  # NaN, which passes nothing, where neither box has an area
+    iou = shared / (area + other_area - shared)  # NaN, which never passes, if neither box has an area
     passing = iou > threshold
     row, column = passing.nonzero(as_tuple=True)  # the term only lowers the overlap: no other pair can pass
     first, second = better[row], others[column]

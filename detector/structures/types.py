@@ -1,4 +1,4 @@
-"""What flows between the parts: frozen dataclasses that check their own shapes."""
+"""Samples, targets, batches and detections: frozen dataclasses that check their own shapes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from detector.structures.letterbox import Image, Letterbox
 _MAX_SHOWN = 20  # rows in a notebook
 
 
-def _check(who: str, what: str, found: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
-    if len(found) != len(wanted) or any(w is not None and w != f for f, w in zip(found, wanted, strict=True)):
-        shown = tuple("N" if w is None else w for w in wanted)
-        raise ValueError(f"{who} wants {what} of shape {shown}, found {found}")
+def _check(who: str, what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"{who}: expected {what} of shape {expected}, got {shape}")
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Sample:
         labels: int64 (N,), 0-based class indices.
         ignore: bool (N,), true for crowd regions: neither object nor background.
         image_id: the id of the (first) image in its annotation file.
-        letterbox: how the source was fitted, or None where an augmentation mixed several sources.
+        letterbox: the fit of the source, or None if an augmentation mixed several sources.
         skipped: sources that could not be read and were replaced by another one, each with its reason.
-        warnings: what is odd about sources that were read, a sentence each.
+        warnings: oddities of sources that were read, a sentence each.
     """
 
     image: Image
@@ -52,7 +51,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3:
-            raise ValueError(f"Sample wants a uint8 (H, W, C) image, found {self.image.dtype} {self.image.shape}")
+            raise ValueError(f"Sample: expected a uint8 (H, W, C) image, got {self.image.dtype} {self.image.shape}")
         num = len(self.canvas_xyxy)
         _check("Sample", "canvas_xyxy", self.canvas_xyxy.shape, (num, 4))
         _check("Sample", "labels", self.labels.shape, (num,))
@@ -61,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of a batch, flat, each with the index of its image.
+    """The objects of all images of a batch in one list, each with the index of its image.
 
     Attributes:
         canvas_xyxy: float32 (T, 4), pixels of the canvas.
@@ -84,7 +83,7 @@ class Targets:
             _check("Targets", what, tuple(getattr(self, what).shape), (num,))
 
     def to(self, device: torch.device) -> Targets:
-        """The same targets on another device."""
+        """Return the targets on another device."""
         return Targets(
             self.canvas_xyxy.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
@@ -94,10 +93,10 @@ class Targets:
         )
 
     def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Objects (or, with `ignore`, crowd regions) as one row of equal length per image.
+        """Return the objects (or, with `ignore`, the crowd regions) as one row of equal length per image.
 
         Returns:
-            canvas_xyxy float32 (B, M, 4), labels int64 (B, M), valid bool (B, M); M is the largest number of an image.
+            canvas_xyxy float32 (B, M, 4), labels int64 (B, M), valid bool (B, M); M is the largest number in an image.
         """
         keep = self.ignore if ignore else ~self.ignore
         boxes, labels, image_index = self.canvas_xyxy[keep], self.labels[keep], self.image_index[keep]
@@ -116,14 +115,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loader hands to a training step.
+    """A batch of training images with their objects.
 
     Attributes:
-        images: uint8 (B, C, H, W); what `of` makes is channels_last in memory, as the images are and training wants it.
+        images: uint8 (B, C, H, W); those of `of` are channels_last in memory, which training is fastest with.
         targets: the objects of all images.
         image_ids: the B ids in their annotation file.
         skipped: sources that could not be read, each with its reason.
-        warnings: what is odd about sources that were read, a sentence each.
+        warnings: oddities of sources that were read, a sentence each.
     """
 
     images: Tensor
@@ -134,16 +133,16 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"Batch wants uint8 (B, C, H, W) images, found {self.images.dtype} {self.images.shape}")
+            raise ValueError(f"Batch: expected uint8 (B, C, H, W) images, got {self.images.dtype} {self.images.shape}")
         if not len(self.images) == self.targets.num_images == len(self.image_ids):
             raise ValueError(
-                f"Batch wants one id and one target row range per image, found {len(self.images)} images, "
+                f"Batch: expected one id and one target row range per image, got {len(self.images)} images, "
                 f"{self.targets.num_images} in the targets, {len(self.image_ids)} ids"
             )
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size, as a batch."""
+        """Return samples of one size as a batch."""
         counts = [len(s.labels) for s in samples]
         targets = Targets(
             torch.from_numpy(np.concatenate([s.canvas_xyxy for s in samples]).astype(np.float32)),
@@ -164,8 +163,8 @@ class ImageClasses:
 
     Attributes:
         labels: int64 (B,), 0-based.
-        mixed_labels: int64 (B,), the class of what was mixed into each image, or None where nothing was.
-        share: how much of each image is its own, 0..1.
+        mixed_labels: int64 (B,), the class of the image that was mixed into each image, or None without mixing.
+        share: share of each image that is its own, 0..1.
     """
 
     labels: Tensor
@@ -173,21 +172,21 @@ class ImageClasses:
     share: float = 1.0
 
     def to(self, device: torch.device) -> ImageClasses:
-        """The same on another device."""
+        """Return the classes on another device."""
         mixed = None if self.mixed_labels is None else self.mixed_labels.to(device, non_blocking=True)
         return ImageClasses(self.labels.to(device, non_blocking=True), mixed, self.share)
 
 
 @dataclass(frozen=True)
 class ClassBatch:
-    """What a training step of classification is made of.
+    """A batch of training images with their classes.
 
     Attributes:
         images: uint8 (B, C, H, W), channels_last in memory.
-        targets: their classes.
-        image_ids: their places in the split.
-        skipped: always empty: what cannot be read is left out when the split is.
-        warnings: always empty, likewise.
+        targets: the class of each image.
+        image_ids: the position of each image in the split.
+        skipped: always empty, because images that cannot be read are left out when the split is read.
+        warnings: always empty, for the same reason.
     """
 
     images: Tensor
@@ -199,7 +198,7 @@ class ClassBatch:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one image.
+    """The detections of one image.
 
     Attributes:
         source_xyxy: float32 (N, 4), pixels of the original image, inside it.
@@ -224,7 +223,7 @@ class Detections:
         _check("Detections", "labels", tuple(self.labels.shape), (num,))
         if len(self.class_names) != len(self.category_ids):
             raise ValueError(
-                f"Detections wants one category id per class name, found {len(self.category_ids)} ids "
+                f"Detections: expected one category id per class name, got {len(self.category_ids)} ids "
                 f"for {len(self.class_names)} names"
             )
 
@@ -232,14 +231,14 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index: Any) -> Detections:
-        """The detections chosen by a mask, a slice, an index or a list of indices.
+        """Return the detections chosen by a mask, a slice, an index or a list of indices.
 
         Raises:
             IndexError: an index beyond the detections, or a mask of another length.
         """
         if not isinstance(index, slice):
-            index = torch.as_tensor(index).reshape(-1)  # one index gives one detection, still in a list
-            index = index if len(index) else index.long()  # torch takes an empty list for floats
+            index = torch.as_tensor(index).reshape(-1)  # one index gives a list of one detection
+            index = index if len(index) else index.long()  # torch reads an empty list as floats
         return replace(self, source_xyxy=self.source_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     @property
@@ -248,10 +247,10 @@ class Detections:
         return [self.class_names[label] for label in self.labels.tolist()]
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO result records with original category ids; nothing is rounded.
+        """Return COCO result records with original category ids; nothing is rounded.
 
-        Box coordinates are float32; the width is their difference in float64, so that scoring these records and scoring
-        a file they were written to agree to the last digit.
+        Box coordinates are float32. Width and height are their differences in float64, so that scoring these records
+        and scoring a file that they were written to agree to the last digit.
         """
         boxes_xywh = xyxy_to_xywh(self.source_xyxy.double()).tolist()
         return [
@@ -260,12 +259,12 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """The same as a `supervision.Detections`; wants the package `supervision`, which is not a dependency.
+        """Return a `supervision.Detections`; the package `supervision`, which is not a dependency, must be installed.
 
         Raises:
-            DetectorError: it is not installed.
+            DetectorError: the package is not installed.
         """
-        return _callers_own("supervision").Detections(
+        return _optional("supervision").Detections(
             xyxy=self.source_xyxy.numpy(),
             confidence=self.scores.numpy(),
             class_id=self.labels.numpy(),
@@ -273,21 +272,21 @@ class Detections:
         )
 
     def to_pandas(self) -> Any:
-        """The same as a `pandas.DataFrame`, a row each; wants the package `pandas`, which is not a dependency.
+        """Return a `pandas.DataFrame` with a row for each detection; the package `pandas` must be installed.
 
         The columns are x1, y1, x2, y2 (float32, pixels of the original image), score (float32), label (int64),
-        category_id and name.
+        category_id and name. `pandas` is not a dependency of this package.
 
         Raises:
-            DetectorError: it is not installed.
+            DetectorError: the package is not installed.
         """
         sides = dict(zip(("x1", "y1", "x2", "y2"), self.source_xyxy.numpy().T, strict=True))
         ids = np.array(self.category_ids, np.int64)[self.labels.numpy()]
         columns = {"score": self.scores.numpy(), "label": self.labels.numpy(), "category_id": ids, "name": self.names}
-        return _callers_own("pandas").DataFrame({**sides, **columns})
+        return _optional("pandas").DataFrame({**sides, **columns})
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a table of the best detections."""
+        """Return the HTML table of the best detections that a notebook shows."""
         rows = [
             "".join(f"<td>{cell}</td>" for cell in (html.escape(name), f"{score:.3f}", *(f"{v:.1f}" for v in box)))
             for name, score, box in zip(
@@ -301,13 +300,13 @@ class Detections:
         return f"<p>{len(self)} detections in {width} x {height} pixels{more}</p><table>{table}</table>"
 
 
-def _callers_own(package: str) -> Any:
-    """A package of the caller's own.
+def _optional(package: str) -> Any:
+    """Import a package that is not a dependency.
 
     Raises:
-        DetectorError: it is not installed.
+        DetectorError: the package is not installed.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise DetectorError(f"detections as {package} has them want that package; pip install {package}") from error
+        raise DetectorError(f"{package} is not installed; pip install {package}") from error

@@ -81,14 +81,14 @@ def test_an_empty_file_has_no_keys(write, content):
     assert plain_file(write("a.yaml", content)) == {}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(write):
+def test_byte_order_mark_is_not_part_of_the_first_key(write):
     assert plain_file(write("a.yaml", b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")) == {"a": 1, "b": 2}
 
 
 # --- base: ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_stands_on_its_parents_key_by_key(write):
+def test_file_is_merged_on_its_parents_key_by_key(write):
     write("far/grand.yaml", "a: 1\nb: {x: 1, y: 1, deep: {p: 1}}\n")
     write("parent.yaml", "base: far/grand.yaml\nb: {y: 2}\nc: 2\n")
     path = write("child.yaml", "base: parent.yaml\nc: 3\nb: {deep: {q: 3}}\n")
@@ -98,7 +98,7 @@ def test_a_file_stands_on_its_parents_key_by_key(write):
     assert str(root.value["b"].value["y"].where) == "parent.yaml:2"
 
 
-def test_a_list_or_scalar_replaces_the_parents(write):
+def test_list_or_scalar_replaces_that_of_the_parent(write):
     write("parent.yaml", "a: [1, 2, 3]\nb: {x: 1}\nc: 1\nd: 1\n")
     assert plain_file(write("child.yaml", "base: parent.yaml\na: [9]\nb: null\nc: {y: 2}\n")) == {
         "a": [9],
@@ -108,35 +108,33 @@ def test_a_list_or_scalar_replaces_the_parents(write):
     }
 
 
-def test_a_parent_is_looked_for_next_to_the_file_then_among_the_presets(write):
+def test_parent_is_searched_beside_the_file_and_then_among_the_presets(write):
     write("sub/mish-n.yaml", "own: 1\n")
     assert plain_file(write("sub/a.yaml", "base: mish-n.yaml")) == {"own": 1}
     assert "own" not in plain_file(write("other/a.yaml", "base: mish-n"))
     assert plain_file(write("other/b.yaml", "base: mish-n")) == plain_file(write("other/c.yaml", "base: mish-n.yaml"))
 
 
-def test_a_circle_of_parents_is_refused_with_its_files(write):
+def test_circle_of_parents_is_refused_with_its_files(write):
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")
     write("c.yaml", "base: a.yaml\n")
-    with pytest.raises(
-        ConfigError, match=r"a\.yaml: base: leads back to this file by way of a\.yaml, b\.yaml, c\.yaml"
-    ):
+    with pytest.raises(ConfigError, match=r"a\.yaml: base: leads back to this file through a\.yaml, b\.yaml, c\.yaml"):
         read_nodes(Path("a.yaml"))
     own = write("own.yaml", "base: own.yaml\n")
     with pytest.raises(ConfigError, match="leads back to this file"):
         read_nodes(own)
 
 
-def test_a_diamond_is_no_circle(write):
+def test_parent_used_twice_is_not_a_circle(write):
     write("top.yaml", "a: 1\n")
     write("left.yaml", "base: top.yaml\n")
     assert plain_file(write("bottom.yaml", "base: left.yaml\nb: 2\n")) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(("base", "found"), [("[a, b]", "a list"), ("3", "the number 3"), ("on", "the bool true")])
-def test_a_base_that_is_no_name_is_refused(write, base, found):
-    with pytest.raises(ConfigError, match=rf"a\.yaml:2: base: wants the name of one file, found {found}"):
+def test_base_that_is_not_a_name_is_refused(write, base, found):
+    with pytest.raises(ConfigError, match=rf"a\.yaml:2: base: expected the name of one file, got {found}"):
         read_nodes(write("a.yaml", f"x: 1\nbase: {base}\n"))
 
 
@@ -149,7 +147,7 @@ def test_a_missing_parent_is_refused_with_its_line_and_the_nearest_preset(write)
 
 def test_a_mistake_in_a_parent_names_the_parent(write):
     write("parent.yaml", "a: 1\na: 2\n")
-    with pytest.raises(ConfigError, match=r"^parent\.yaml:2: key 'a' stands twice, first on line 1; keep one"):
+    with pytest.raises(ConfigError, match=r"^parent\.yaml:2: duplicate key 'a', first on line 1; keep one"):
         read_nodes(write("child.yaml", "base: parent.yaml\n"))
 
 
@@ -217,18 +215,18 @@ def test_merging_leaves_both_sides_as_they_were():
         ("a=ümlaut", {"a": "ümlaut"}),
     ],
 )
-def test_an_override_is_what_a_file_would_say(text, wanted):
+def test_override_gives_the_same_nodes_as_a_file(text, wanted):
     assert plain_of(override_nodes(text)) == wanted
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a b=1", "1a=2", "a-b=1", "", "a.b"])
-def test_what_is_no_override_is_refused(text):
-    with pytest.raises(ConfigError, match="an override wants to be key=value, such as "):
+def test_text_that_is_not_an_override_is_refused(text):
+    with pytest.raises(ConfigError, match="expected an override key=value, such as "):
         override_nodes(text)
 
 
 @pytest.mark.parametrize("text", ["a=[1", "a=!!python/name:os.system", "a=*x", "a=&x 1", "a={b: 1, b: 2}", "a=b: c: d"])
-def test_an_override_is_held_to_the_rules_of_a_file(text):
+def test_override_follows_the_rules_of_a_file(text):
     with pytest.raises(ConfigError, match="override "):
         override_nodes(text)
 
@@ -246,30 +244,30 @@ def test_the_place_of_an_override_is_its_text(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"^a\.yaml:3: key 'a' stands twice, first on line 1; keep one$"),
-        ("x: {a: 1,\n a: 2}\n", r"^a\.yaml:2: key 'a' stands twice, first on line 1; keep one$"),
+        ("a: 1\nb: 2\na: 3\n", r"^a\.yaml:3: duplicate key 'a', first on line 1; keep one$"),
+        ("x: {a: 1,\n a: 2}\n", r"^a\.yaml:2: duplicate key 'a', first on line 1; keep one$"),
         ("a: &x [1]\nb: *x\n", r"^a\.yaml:1: anchors and aliases are not allowed; write the value out or use base:$"),
         ("b: *x\n", r"^a\.yaml:1: anchors and aliases are not allowed"),
-        ("a:\n  <<: {b: 1}\n", r"^a\.yaml:2: a key wants to be text, found '<<'"),
+        ("a:\n  <<: {b: 1}\n", r"^a\.yaml:2: expected text as a key, got '<<'"),
         ("a: !!python/object/apply:os.system ['touch x']\n", r"^a\.yaml:1: the tag '.*os\.system' is not allowed"),
         ("a: !mine 3\n", r"^a\.yaml:1: the tag '!mine' is not allowed, .* plain data only; remove it$"),
         ("a: !!binary aGk=\n", r"the tag '.*binary' is not allowed"),
         ("a: !!set {x}\n", r"the tag '.*set' is not allowed"),
         ("a: !!int x\n", r"^a\.yaml:1: 'x' is not a value YAML can read .*; put it in quotes if it is text$"),
         ("a: 2020-99-99\n", r"^a\.yaml:1: '2020-99-99' is not a value YAML can read"),
-        ("a: 1\non: 2\n", r"^a\.yaml:2: a key wants to be text, found 'on' \(YAML reads it as a bool.*quotes\)$"),
-        ("1: 2\n", r"a key wants to be text, found '1'"),
-        ("? [a, b]\n: 1\n", r"a key wants to be text, found a section or list"),
+        ("a: 1\non: 2\n", r"^a\.yaml:2: expected text as a key, got 'on' \(YAML reads it as a bool.*quotes\)$"),
+        ("1: 2\n", r"expected text as a key, got '1'"),
+        ("? [a, b]\n: 1\n", r"expected text as a key, got a section or list"),
         ("a: [1\nb: 2\n", r"^a\.yaml:2:\d+: not valid YAML, "),
         ("a: 1\n\tb: 2\n", r"^a\.yaml:2:1: not valid YAML, found character '\\t'"),
         ("a: 1\n---\nb: 2\n", r"^a\.yaml:2:1: not valid YAML, but found another document$"),
-        ("[1, 2]\n", r"^a\.yaml:1: a configuration wants keys and values, found a list$"),
-        ("text\n", r"found the text 'text'$"),
+        ("[1, 2]\n", r"^a\.yaml:1: expected a configuration of keys and values, got a list$"),
+        ("text\n", r"got the text 'text'$"),
         (b"\x00\x01", r"^a\.yaml: not valid YAML, unacceptable character #x0000"),
         (b"a: \xff\xfe\n", r"^a\.yaml: not UTF-8 text, byte 3 is 0xff$"),
         (b"\x89PNG\r\n\x1a\n", r"^a\.yaml: not UTF-8 text, byte 0 is 0x89$"),
-        ("a: 0x" + "f" * 6000 + "\n", r"^a\.yaml:1: a whole number of at most \d+ is wanted, found '0xfff.*\.\.\.;"),
-        ("a: -9223372036854775808\n", "a whole number of at most 9223372036854775807 is wanted"),
+        ("a: 0x" + "f" * 6000 + "\n", r"^a\.yaml:1: expected a whole number of at most \d+, got '0xfff.*\.\.\.;"),
+        ("a: -9223372036854775808\n", "expected a whole number of at most 9223372036854775807"),
         ("a: " + "9" * 5000 + "\n", r"a\.yaml:1: .*999\.\.\. is not a value YAML can read"),
     ],
 )
@@ -309,7 +307,7 @@ FILLED = [
 
 
 @pytest.mark.parametrize("content", FILLED, ids=lambda content: ascii(content[:6]))
-def test_the_largest_file_takes_seconds_whatever_is_in_it(write, content):
+def test_largest_file_is_read_within_seconds(write, content):
     path = write("a.yaml", content)
     assert path.stat().st_size <= MAX_FILE_BYTES
     started_s = time.process_time()
@@ -322,7 +320,9 @@ def test_the_largest_file_takes_seconds_whatever_is_in_it(write, content):
 
 def test_a_larger_file_is_not_read_at_all(write):
     path = write("a.yaml", b"a: 1\n" * MAX_FILE_BYTES)
-    with pytest.raises(ConfigError, match=rf"^a\.yaml: a configuration of at most {MAX_FILE_BYTES} bytes is wanted"):
+    with pytest.raises(
+        ConfigError, match=rf"^a\.yaml: expected a configuration of at most {MAX_FILE_BYTES} bytes, got more"
+    ):
         read_nodes(path)
 
 
@@ -349,7 +349,7 @@ def test_a_name_is_a_path_first_and_a_preset_second(write):
     "name",
     ["", ".", "/", "..", "nothing", "nothing.yaml", "sub/mish-n", "../cfg/mish-n", "a" * 5000, "a\0b", "mish-n/"],
 )
-def test_what_names_no_file_is_refused_with_what_is_known(write, name):
+def test_unknown_name_is_refused_with_the_known_ones(write, name):
     with pytest.raises(ConfigError, match="no configuration file or preset is named ") as caught:
         find_config(name, relative_to=Path.cwd())
     assert "mish-n" in str(caught.value)
@@ -370,7 +370,7 @@ def test_an_unreadable_file_is_refused(write, monkeypatch):
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_in_words():
+def test_value_is_described_in_words():
     assert describe(None) == "nothing"
     assert describe(True) == "the bool true"
     assert [describe(v) for v in (3, 2.5)] == ["the number 3", "the number 2.5"]
@@ -379,7 +379,7 @@ def test_a_value_in_words():
     assert describe(2**70) == "a number of more than 64 bits"
 
 
-def test_mistakes_are_said_once_each_and_not_without_end():
+def test_mistakes_are_listed_once_each_and_up_to_a_limit():
     mistakes = Mistakes()
     mistakes.raise_any()
     for _ in range(2):

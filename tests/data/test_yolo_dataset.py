@@ -120,11 +120,11 @@ def test_a_key_that_is_not_read_is_counted_with_its_line(description):
         ("train: images/train\nnames: [cat, no]\n", "data.yaml:2: expected a class name, got the bool false; put"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "data.yaml:2: names: expected a list, or a name for each"),
         ("train: images/train\nnames: cat\n", "data.yaml:2: names: expected a list"),
-        ("train: images/train\nnames: [cat]\ntrain: x\n", "data.yaml:3: key 'train' stands twice, first on line 1"),
+        ("train: images/train\nnames: [cat]\ntrain: x\n", "data.yaml:3: duplicate key 'train', first on line 1"),
         ("path: 3\ntrain: images/train\nnames: [cat]\n", "data.yaml:1: path: expected a folder"),
         ("train: !!python/name:os.system x\nnames: [a]\n", "the tag 'tag:yaml.org,2002:python/name:os.system' is not"),
         ("train: [\nnames: [a]\n", "data.yaml:3:1: not valid YAML"),
-        ("- a\n- b\n", "data.yaml:1: keys and values are wanted, found a list"),
+        ("- a\n- b\n", "data.yaml:1: expected keys and values, got a list"),
     ],
 )
 def test_a_wrong_description_is_refused_with_its_line(description, text, words):

@@ -96,7 +96,7 @@ def test_each_class_has_its_own_lowest_score() -> None:
 
 
 def test_thresholds_out_of_range_or_of_another_number_of_classes_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"class_confidence wants to be within 0\.\.1"):
+    with pytest.raises(ValueError, match=r"class_confidence: expected values within 0\.\.1"):
         SelectConfig(class_confidence=(0.5, 1.5))
-    with pytest.raises(ConfigError, match="a value for each of 3 classes, found 2"):
+    with pytest.raises(ConfigError, match="a value for each of 3 classes, got 2"):
         select(torch.zeros(1, 4), torch.zeros(1, 3), SelectConfig(class_confidence=(0.5, 0.5)))

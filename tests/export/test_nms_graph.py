@@ -117,7 +117,7 @@ def test_fewer_boxes_than_may_be_kept_are_all_given():
     ("config", "says"),
     [
         (SelectConfig(nms="greedy"), "no suppression of the kind 'greedy'"),
-        (SelectConfig(class_confidence=(0.5,)), "a value for each of 3 classes, found 1"),
+        (SelectConfig(class_confidence=(0.5,)), "a value for each of 3 classes, got 1"),
         (SelectConfig(classes=(3,)), "indices of 0 to 2, found 3"),
     ],
 )

@@ -60,7 +60,7 @@ def refused(path: Path, tmp_path: Path, max_bytes: int = LIMIT) -> str:
 
 
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
-def test_an_archive_comes_out_as_it_went_in(tmp_path, mode):
+def test_unpacked_files_equal_the_archived_ones(tmp_path, mode):
     path = tmp_path / "some.archive"  # the suffix does not matter
     make_zip(path, FILES) if mode == "zip" else make_tar(path, FILES, mode)
     seen: list[int] = []
@@ -71,7 +71,7 @@ def test_an_archive_comes_out_as_it_went_in(tmp_path, mode):
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "images/../../a", "..\\a", "C:\\a", "\\\\host\\a", "C:a"])
-def test_a_name_that_climbs_out_is_refused_before_anything_is_written(tmp_path, name):
+def test_name_outside_the_folder_is_refused_before_anything_is_written(tmp_path, name):
     files = {"good.txt": b"good", name: b"bad"}
     for path in (make_zip(tmp_path / "x.zip", files), make_tar(tmp_path / "x.tar", files)):
         assert "leads out of the folder it is unpacked into" in refused(path, tmp_path)
@@ -92,7 +92,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
     assert "'link' in it is a link or a device" in refused(path, tmp_path)
 
 
-def test_nothing_is_written_through_a_link_that_was_there_before(tmp_path):
+def test_nothing_is_written_through_an_existing_link(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a.txt").write_bytes(b"mine")
@@ -107,7 +107,7 @@ def test_nothing_is_written_through_a_link_that_was_there_before(tmp_path):
     assert (tmp_path / "out" / "a.txt").read_bytes() == b"new"
 
 
-def test_what_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
+def test_archive_larger_than_the_limits_or_the_disk_is_refused(tmp_path, monkeypatch):
     bomb = {"zeros": bytes(10_000_000)}
     for path in (make_zip(tmp_path / "x.zip", bomb), make_tar(tmp_path / "x.tgz", bomb, "w:gz")):
         assert path.stat().st_size < 20_000
@@ -121,7 +121,7 @@ def test_what_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
         unpack(make_zip(tmp_path / "z.zip", {"a": b"a" * 3000}), tmp_path / "out", max_bytes=LIMIT)
 
 
-def test_a_zip_that_says_less_than_it_holds_is_refused(tmp_path):
+def test_zip_with_understated_length_is_refused(tmp_path):
     path = make_zip(tmp_path / "x.zip", {"zeros": bytes(5_000)})
     content = path.read_bytes().replace((5000).to_bytes(4, "little"), (50).to_bytes(4, "little"))
     path.write_bytes(content)
@@ -133,7 +133,7 @@ def test_a_zip_that_says_less_than_it_holds_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"no archive at all", b"PK\x03\x04" + bytes(50), b"\x1f\x8b\x08garbage", bytes(99)]
 )
-def test_what_is_no_archive_is_refused_with_its_name(tmp_path, content):
+def test_file_that_is_not_an_archive_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "x.zip"
     path.write_bytes(content)
     assert "damaged or no archive" in refused(path, tmp_path)
@@ -155,6 +155,6 @@ def test_a_damaged_archive_never_crashes(tmp_path, kind):
     assert num_refused > 20
 
 
-def test_a_missing_archive_is_one_sentence(tmp_path):
+def test_missing_archive_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(DetectorError, match=r"cannot be unpacked into .*: No such file"):
         unpack(tmp_path / "none.zip", tmp_path / "out", max_bytes=LIMIT)

@@ -169,7 +169,7 @@ def names_in(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("behaviour", ["good", "without-ranges", "chunked", "moved"])
-def test_a_file_arrives_whole_under_its_name(get, tmp_path, behaviour):
+def test_downloaded_file_is_complete(get, tmp_path, behaviour):
     seen: list[int] = []
     target = get(behaviour, sha256=SHA256, progress=seen.append)
     assert target.read_bytes() == CONTENT
@@ -177,7 +177,7 @@ def test_a_file_arrives_whole_under_its_name(get, tmp_path, behaviour):
     assert seen[-1] == len(CONTENT)
 
 
-def test_a_file_that_is_there_is_not_fetched_again(get, server):
+def test_existing_file_is_not_fetched_again(get, server):
     target = get("good")
     before = target.stat().st_mtime_ns
     get("good")
@@ -187,14 +187,14 @@ def test_a_file_that_is_there_is_not_fetched_again(get, server):
 def test_another_file_of_that_name_is_not_replaced(get, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file.weights").write_bytes(b"my own")
-    assert "file.weights is in the way: 10240 bytes from http" in refused(get, "good")
+    assert "file.weights exists: expected 10240 bytes from http" in refused(get, "good")
     assert (tmp_path / "folder" / "file.weights").read_bytes() == b"my own"
 
 
-def test_a_download_that_broke_off_goes_on_where_it_stopped(get, server, tmp_path):
+def test_interrupted_download_is_resumed(get, server, tmp_path):
     message = refused(get, "breaks-off")
-    assert "broke off after 1000 of 10240 bytes (the server closed the connection)" in message
-    assert "the same command goes on from there" in message
+    assert "the download stopped after 1000 of 10240 bytes (the server closed the connection)" in message
+    assert "run the same command again to resume it" in message
     assert names_in(tmp_path) == ["file.weights.part"]
     assert get("good", sha256=SHA256).read_bytes() == CONTENT
     assert server.requests == [("/breaks-off", None), ("/good", "bytes=1000-")]
@@ -202,62 +202,62 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(get, server, tmp_pat
 
 
 @pytest.mark.parametrize("behaviour", ["without-ranges", "never-satisfied"])
-def test_where_a_server_cannot_go_on_the_download_begins_anew(get, tmp_path, behaviour):
+def test_download_restarts_if_the_server_cannot_resume(get, tmp_path, behaviour):
     refused(get, "breaks-off")
     assert get(behaviour).read_bytes() == CONTENT
 
 
-def test_a_part_longer_than_the_file_begins_anew(get, tmp_path):
+def test_partial_file_longer_than_the_file_restarts_the_download(get, tmp_path):
     (tmp_path / "folder").mkdir()
     part_of(tmp_path).write_bytes(b"x" * 20_000)
     assert get("good").read_bytes() == CONTENT
 
 
-def test_a_part_that_is_complete_is_only_checked(get, server, tmp_path):
+def test_complete_partial_file_is_only_checked(get, server, tmp_path):
     (tmp_path / "folder").mkdir()
     part_of(tmp_path).write_bytes(CONTENT)
     assert get("good").read_bytes() == CONTENT
     assert server.requests == []
 
 
-def test_another_part_than_asked_for_is_refused(get, tmp_path):
+def test_range_that_was_not_requested_is_refused(get, tmp_path):
     refused(get, "breaks-off")
-    assert "sends another part than the one asked for; remove" in refused(get, "other-part")
+    assert "got another range from the server; remove" in refused(get, "other-part")
 
 
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
-        ("other-length", "a file of 10240 bytes is wanted, the server has one of 10241"),
-        ("endless", "a file of 10240 bytes is wanted, the server sends more"),
-        ("short-without-length", "broke off after 77 of 10240 bytes"),
-        ("compressed", "the server sends it compressed"),
+        ("other-length", "expected a file of 10240 bytes, got one of 10241 from the server"),
+        ("endless", "expected a file of 10240 bytes, got more from the server"),
+        ("short-without-length", "the download stopped after 77 of 10240 bytes"),
+        ("compressed", "got a compressed one from the server"),
         ("gone", "the server answers 404 Not Found"),
         ("broken", "the server answers 503"),
-        ("no-http", "broke off after 0 of 10240 bytes"),
-        ("moved-to-file", "file:///etc/passwd is refused: only https"),
+        ("no-http", "the download stopped after 0 of 10240 bytes"),
+        ("moved-to-file", "file:///etc/passwd is refused: expected an address of https"),
         ("moved-to-ftp", "ftp://localhost/good is refused"),
-        ("moved-to-nonsense", "broke off after 0 of 10240 bytes"),
-        ("moved-nowhere", "more than 5 redirects"),
-        ("moved-for-ever", "more than 5 redirects"),
+        ("moved-to-nonsense", "the download stopped after 0 of 10240 bytes"),
+        ("moved-nowhere", "expected at most 5 redirects"),
+        ("moved-for-ever", "expected at most 5 redirects"),
     ],
 )
-def test_a_bad_answer_is_one_sentence_and_leaves_no_file(get, tmp_path, behaviour, words):
+def test_bad_response_is_reported_in_one_sentence_and_leaves_no_file(get, tmp_path, behaviour, words):
     assert words in refused(get, behaviour)
     assert "file.weights" not in names_in(tmp_path)
 
 
-def test_a_silent_server_is_left_and_what_came_is_kept(get, tmp_path):
+def test_silent_server_times_out_and_received_bytes_are_kept(get, tmp_path):
     began = time.monotonic()
     message = refused(get, "hangs", timeout_s=0.3)
     assert time.monotonic() - began < 15
-    assert "broke off after 500 of 10240 bytes (the server stopped answering)" in message
+    assert "the download stopped after 500 of 10240 bytes (the server stopped answering)" in message
     assert get("good").read_bytes() == CONTENT
 
 
-def test_a_wrong_checksum_or_content_leaves_nothing(get, tmp_path):
+def test_wrong_checksum_or_content_leaves_no_file(get, tmp_path):
     message = refused(get, "good", sha256="0" * 64)
-    assert f"a file of SHA-256 {'0' * 64} is wanted, this one has {SHA256}" in message
+    assert f"expected a file with SHA-256 {'0' * 64}, got {SHA256}" in message
     assert names_in(tmp_path) == []
     seen: list[tuple[str, int]] = []
 
@@ -270,25 +270,27 @@ def test_a_wrong_checksum_or_content_leaves_nothing(get, tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_a_full_disk_is_said_before_the_first_byte(get, server, tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_the_first_byte(get, server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage(10_000))
     assert "10240 bytes are needed in" in refused(get, "good")
     assert server.requests == []
 
 
-def test_a_disk_that_fills_up_is_one_sentence(server, tmp_path):
+def test_disk_that_fills_up_is_reported_in_one_sentence(server, tmp_path):
     class Full(type(Path())):  # type: ignore[misc]
         def open(self, *arguments, **settings):
             raise OSError(28, "No space left on device")
 
     part = tmp_path / "folder" / "file.weights"
-    with pytest.raises(DetectorError, match=r"broke off after 0 of 10240 bytes \(\[Errno 28\] No space left on device"):
+    with pytest.raises(
+        DetectorError, match=r"the download stopped after 0 of 10240 bytes \(\[Errno 28\] No space left on device"
+    ):
         fetch(f"http://127.0.0.1:{server.server_port}/good", Full(part), num_bytes=10240)
     assert not part.exists()
 
 
-def test_no_server_and_no_address_are_one_sentence(tmp_path, monkeypatch):
+def test_missing_server_or_address_is_reported_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SCHEMES", ("https", "http"))
     for url in ("http://127.0.0.1:9/x", "http://127.0.0.1:99999/x", "http://[::1/x", "http:///x"):
         with pytest.raises(DetectorError) as caught:
@@ -298,14 +300,14 @@ def test_no_server_and_no_address_are_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "/etc/passwd"])
-def test_only_https_is_spoken(tmp_path, url):
+def test_other_schemes_than_https_are_refused(tmp_path, url):
     assert download.SCHEMES == ("https",)
-    with pytest.raises(DetectorError, match="is refused: only https is downloaded from"):
+    with pytest.raises(DetectorError, match="is refused: expected an address of https"):
         fetch(url, tmp_path / "x", num_bytes=10)
 
 
-def test_https_wants_a_certificate_that_holds(server, tmp_path):
-    with pytest.raises(DetectorError, match="broke off after 0 of 10 bytes"):
+def test_invalid_certificate_is_refused(server, tmp_path):
+    with pytest.raises(DetectorError, match="the download stopped after 0 of 10 bytes"):
         fetch(f"https://127.0.0.1:{server.server_port}/good", tmp_path / "x", num_bytes=10, timeout_s=2)
 
 

@@ -15,7 +15,7 @@ def new(file: BinaryIO) -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_the_old_file_stands_until_the_new_one_is_whole(durable: bool, tmp_path: Path) -> None:
+def test_old_file_stays_until_the_new_one_is_whole(durable: bool, tmp_path: Path) -> None:
     path, seen = tmp_path / "a", list[bytes]()
     path.write_bytes(b"old")
 
@@ -29,7 +29,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(durable: bool, tmp_path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a descriptor is of is read in /proc")
-def test_bytes_come_to_the_disk_before_the_name_and_the_name_before_the_end(
+def test_bytes_are_forced_to_disk_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -41,7 +41,12 @@ def test_bytes_come_to_the_disk_before_the_name_and_the_name_before_the_end(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", forced)
-    monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), replace(*names)))
+
+    def renamed(source: Path, target: Path) -> None:
+        order.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", renamed)
     write_whole(tmp_path / "a", new)
     assert order == ["file", "rename", "folder"]
     order.clear()
@@ -50,7 +55,7 @@ def test_bytes_come_to_the_disk_before_the_name_and_the_name_before_the_end(
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_disk_that_refuses_leaves_the_old_file_and_nothing_beside_it(
+def test_failed_write_leaves_the_old_file_and_no_temporary_file(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -64,7 +69,7 @@ def test_a_disk_that_refuses_leaves_the_old_file_and_nothing_beside_it(
 
 
 @pytest.mark.parametrize("refused", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_force_a_folder_will_do(
+def test_file_system_that_cannot_sync_a_folder_is_accepted(
     refused: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot(descriptor: int) -> None:
@@ -76,7 +81,7 @@ def test_a_file_system_that_cannot_force_a_folder_will_do(
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_an_interruption_leaves_nothing_and_is_not_swallowed(tmp_path: Path) -> None:
+def test_interrupt_leaves_no_temporary_file_and_is_raised(tmp_path: Path) -> None:
     def interrupted(file: BinaryIO) -> None:
         raise KeyboardInterrupt
 
@@ -85,7 +90,7 @@ def test_an_interruption_leaves_nothing_and_is_not_swallowed(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_go_and_files_of_the_user_stay(tmp_path: Path) -> None:
+def test_sweep_removes_leftovers_and_keeps_files_of_the_user(tmp_path: Path) -> None:
     for name in (f".last.pt.{'0a' * 16}.tmp", "mine.tmp", ".mine.tmp", f"last.pt.{'0a' * 16}.tmp"):
         (tmp_path / name).touch()
     (tmp_path / f".folder.{'0a' * 16}.tmp").mkdir()

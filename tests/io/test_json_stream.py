@@ -60,7 +60,7 @@ def some_value(rng: random.Random, depth: int) -> Any:
 
 
 @pytest.mark.parametrize("style", [{}, {"indent": 1}, {"ensure_ascii": False}, {"separators": (",", ":")}])
-def test_what_json_reads_is_read(style: dict[str, Any], chunk_bytes: int, tmp_path: Path) -> None:
+def test_values_equal_those_of_json(style: dict[str, Any], chunk_bytes: int, tmp_path: Path) -> None:
     rng = random.Random(4)
     for _ in range(20):
         document = {key: some_value(rng, 0) for key in ("info", "images", "x", "annotations", "")}
@@ -71,7 +71,7 @@ def test_what_json_reads_is_read(style: dict[str, Any], chunk_bytes: int, tmp_pa
 
 
 @pytest.mark.parametrize("style", [{}, {"indent": 2}])
-def test_every_cut_of_a_file_is_refused_where_json_refuses_it(
+def test_truncated_file_is_refused_at_the_place_where_json_refuses_it(
     style: dict[str, Any], chunk_bytes: int, tmp_path: Path
 ) -> None:
     document = {"images": [{"id": -1.5e3, "n": "a\\é"}, [True, None]], "x": {"y": "\ud83d\ude97"}, "annotations": []}
@@ -84,7 +84,7 @@ def test_every_cut_of_a_file_is_refused_where_json_refuses_it(
         assert f"x.json is not JSON, line {error.lineno}, column {error.colno}: {error.msg};" in message
 
 
-def test_a_changed_character_is_read_or_refused_where_json_does_so(chunk_bytes: int, tmp_path: Path) -> None:
+def test_changed_character_is_read_or_refused_as_by_json(chunk_bytes: int, tmp_path: Path) -> None:
     rng = random.Random(8)
     text = json.dumps({"images": [{"id": 1, "n": "ab"}, 2.5, []], "x": {"y": [None]}, "annotations": [1, 2]}, indent=1)
     for _ in range(150):
@@ -101,7 +101,7 @@ def test_a_changed_character_is_read_or_refused_where_json_does_so(chunk_bytes: 
             assert collect(path)[0] == {key: document[key] for key in LISTS if key in document}
 
 
-def test_a_key_given_twice_is_told_with_its_place_and_the_last_value_is_taken(chunk_bytes: int, tmp_path: Path) -> None:
+def test_duplicate_key_is_reported_with_its_place_and_its_last_value_is_used(chunk_bytes: int, tmp_path: Path) -> None:
     text = '{"images": [1], "x": {"a": {"b": 1, "b": 2}}, "images": [{"c": 1}, {"c": 2, "d": 0, "c": 3}], "x": 1}'
     found, twice = collect(write(tmp_path, text))
     assert found == {"images": [{"c": 1}, {"c": 3, "d": 0}]}
@@ -109,11 +109,11 @@ def test_a_key_given_twice_is_told_with_its_place_and_the_last_value_is_taken(ch
 
 
 @pytest.mark.parametrize(("text", "value"), [("[1, 2", []), (" null", None), ('"x"', "x"), ("12", 12), ("[", [])])
-def test_what_is_no_object_is_told(text: str, value: Any, chunk_bytes: int, tmp_path: Path) -> None:
+def test_file_without_an_object_is_reported(text: str, value: Any, chunk_bytes: int, tmp_path: Path) -> None:
     assert collect(write(tmp_path, text))[0] == {"": value}
 
 
-def test_values_that_are_no_lists_are_told(tmp_path: Path) -> None:
+def test_values_that_are_not_lists_are_reported(tmp_path: Path) -> None:
     assert collect(write(tmp_path, '{"images": {"a": 1}, "annotations": null}'))[0] == {
         "images": {"a": 1},
         "annotations": None,
@@ -121,7 +121,7 @@ def test_values_that_are_no_lists_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 5, 70])
-def test_bytes_that_are_no_utf_8_are_refused_with_their_place(at: int, chunk_bytes: int, tmp_path: Path) -> None:
+def test_invalid_utf_8_is_refused_with_its_place(at: int, chunk_bytes: int, tmp_path: Path) -> None:
     content = ('{"images": [' + ", ".join('"é图🚗"' for _ in range(9)) + "]}").encode()
     at = content.index(b'"', at)
     path = tmp_path / "x.json"
@@ -145,7 +145,7 @@ def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "pipe.json cannot be read: it is a pipe or a device" in refused(tmp_path / "pipe.json")
 
 
-def test_an_object_of_many_repeated_keys_takes_no_time(tmp_path: Path) -> None:
+def test_object_with_many_duplicate_keys_is_read_fast(tmp_path: Path) -> None:
     text = ", ".join(f'"{i % 50_000}": 0' for i in range(100_000))
     start_s = time.process_time()
     _, twice = collect(write(tmp_path, f'{{"images": [{{{text}}}]}}'))

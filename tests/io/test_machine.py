@@ -21,7 +21,7 @@ def test_an_entry_of_the_proc_file_system_is_read_in_bytes(tmp_path: Path) -> No
 
 
 @linux_only
-def test_the_peak_keeps_what_was_given_back() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     before_bytes = resident_bytes()
     assert before_bytes is not None
     peak = peak_bytes()

@@ -123,7 +123,7 @@ def gpu_on_cpu(
     cuda_driver._library.cache_clear()
     kept = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # stub gap
     yield driver
     torch.use_deterministic_algorithms(kept)
     cuda_driver._library.cache_clear()

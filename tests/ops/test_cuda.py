@@ -207,7 +207,7 @@ def test_an_outlier_in_front_does_not_spoil_the_variance(layout: str, gpu_on_cpu
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_is_seen_in_its_own_channel_only(bad: float, gpu_on_cpu: Any) -> None:
+def test_non_finite_values_stay_in_their_channel(bad: float, gpu_on_cpu: Any) -> None:
     for layout in ("contiguous", "channels_last"):
         case = Case((2, 16, 12, 12), torch.bfloat16)
         case.x[1, 5, 7, 7] = bad
@@ -237,7 +237,7 @@ def test_empty_tensors_launch_nothing(shape: tuple[int, ...], gpu_on_cpu: Any) -
     assert gpu_on_cpu.launches == []
 
 
-def test_nothing_is_written_beside_the_result(gpu_on_cpu: Any) -> None:
+def test_nothing_is_written_outside_the_result(gpu_on_cpu: Any) -> None:
     for num in (1, 7, 8, 2048, 4099):
         storage = torch.full((num + 64,), 7.0, dtype=torch.bfloat16)
         cuda.bias_mish_(storage[32 : 32 + num].view(1, 1, num), torch.zeros(1), None)

@@ -86,16 +86,16 @@ def build(
 Build = tuple[str, dict[str, Kernel]]
 
 
-def test_every_kernel_that_is_launched_is_there_and_no_other(build: Build) -> None:
+def test_compiled_kernels_are_exactly_those_that_are_launched(build: Build) -> None:
     assert sorted(build[1]) == sorted(cuda_driver.KERNELS)
 
 
-def test_nothing_is_kept_in_local_memory(build: Build) -> None:
+def test_local_memory_is_not_used(build: Build) -> None:
     for name, kernel in build[1].items():
         assert (kernel.stack_bytes, kernel.local_bytes, kernel.count("LDL"), kernel.count("STL")) == (0, 0, 0, 0), name
 
 
-def test_as_many_blocks_fit_a_multiprocessor_as_the_launches_count_on(build: Build) -> None:
+def test_number_of_resident_blocks_equals_that_of_the_launches(build: Build) -> None:
     for name, (_, num_resident) in cuda_driver.CHANNEL_KERNELS.items():
         for layout in ("last", "planes", "odd"):
             registers = -(-build[1][f"{name}_{layout}"].num_registers // 8) * 8

@@ -99,7 +99,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
 # ---- arguments
 
 
-def test_the_arguments_are_as_long_as_the_kernels_have_them(emulation: Callable[[str], ctypes.CDLL]) -> None:
+def test_arguments_have_the_length_that_the_kernels_expect(emulation: Callable[[str], ctypes.CDLL]) -> None:
     library = emulation("float")
     library.argument_bytes.restype = ctypes.c_int64
     padded = cuda._POINTERS.size + cuda._PLAN.size + cuda._EPSILON.size
@@ -108,7 +108,7 @@ def test_the_arguments_are_as_long_as_the_kernels_have_them(emulation: Callable[
     assert max(sizes) <= len(cuda_driver.frame.content)
 
 
-def test_every_pointer_is_where_the_kernel_looks_for_it(machine: Machine) -> None:
+def test_every_pointer_is_at_the_place_that_the_kernel_reads(machine: Machine) -> None:
     x, grad = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
     mean, scale, bias, constant, slope = (torch.randn(16) for _ in range(5))
     out = cuda.norm_mish_backward(grad, x, mean, scale, bias, constant, slope)
@@ -167,12 +167,12 @@ def test_one_address_off_16_bytes_takes_the_kernel_of_single_elements(machine: M
     ("shape", "kind"),
     [((2, 16, 4, 4), "last"), ((2, 6, 4, 4), "odd"), ((2, 16, 1, 1), "last"), ((2, 1, 4, 4), "planes")],
 )
-def test_the_layout_decides_on_the_kernel(shape: tuple[int, ...], kind: str, machine: Machine) -> None:
+def test_layout_selects_the_kernel(shape: tuple[int, ...], kind: str, machine: Machine) -> None:
     cuda.norm_statistics(torch.zeros(shape).contiguous(memory_format=torch.channels_last))
     assert machine.driver.launches[0][0] == f"norm_statistics_{kind}"
 
 
-def test_more_elements_than_32_bits_count_are_addressed(machine: Machine) -> None:
+def test_more_elements_than_a_32_bit_number_are_addressed(machine: Machine) -> None:
     """The cut of 3.0e9 elements, the first activation of a batch of 256 at 608 pixels."""
     cut = cuda._cut("norm_mish_forward", 256, 32, 608 * 608, True, 2, True, 132)
     assert cut.num_blocks < 2**31
@@ -246,7 +246,7 @@ def test_threads_that_start_together_load_once_and_keep_their_own_arguments(mach
 # ---- launching
 
 
-def test_a_tensor_of_another_device_than_the_current_one_is_met_there(machine: Machine) -> None:
+def test_tensor_of_another_device_is_computed_on_its_device(machine: Machine) -> None:
     machine.current = 1
     cuda.mish_forward(torch.zeros(8))
     assert machine.guarded[-1] == -1
@@ -254,7 +254,7 @@ def test_a_tensor_of_another_device_than_the_current_one_is_met_there(machine: M
     assert len(machine.driver.launches) == 1
 
 
-def test_a_thread_without_a_context_gets_one_and_goes_on(machine: Machine) -> None:
+def test_thread_without_a_context_gets_one(machine: Machine) -> None:
     cuda.mish_forward(torch.zeros(8))
     machine.driver.bound.clear()
     machine.driver.statuses = [201]
@@ -263,7 +263,7 @@ def test_a_thread_without_a_context_gets_one_and_goes_on(machine: Machine) -> No
     assert len(machine.driver.launches) == 3
 
 
-def test_a_launch_that_fails_is_an_error_with_its_name(machine: Machine) -> None:
+def test_failed_launch_raises_with_the_name_of_the_error(machine: Machine) -> None:
     machine.driver.statuses = [700]
     with pytest.raises(
         RuntimeError, match=r"launching mish_forward_cells failed: CUDA error 700 \(CUDA_ERROR_OF_A_KIND\)"
@@ -275,7 +275,7 @@ def test_a_launch_that_fails_is_an_error_with_its_name(machine: Machine) -> None
 
 
 @pytest.mark.parametrize(("choice", "found"), [("auto", True), ("fused", True), ("native", False)])
-def test_the_choice_of_the_user_is_followed(
+def test_choice_of_the_user_is_followed(
     choice: str, found: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTOR_MISH", choice)
@@ -289,7 +289,7 @@ def test_an_unknown_choice_is_refused(machine: Machine, monkeypatch: pytest.Monk
         cuda.available(torch.device("cuda", 0))
 
 
-def test_kernels_that_the_driver_refuses_are_done_without_after_one_warning(
+def test_kernels_that_the_driver_refuses_fall_back_after_one_warning(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTOR_MISH", "auto")
@@ -301,7 +301,7 @@ def test_kernels_that_the_driver_refuses_are_done_without_after_one_warning(
     assert len(caught) == 1
 
 
-def test_insisting_on_kernels_that_cannot_be_had_raises(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_without_kernels_raises(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTOR_MISH", "fused")
     machine.driver.load_status = 209
     with pytest.raises(KernelsUnavailableError, match="CUDA error 209"):
@@ -315,6 +315,6 @@ def test_a_torch_without_cuda_has_no_kernels(machine: Machine, monkeypatch: pyte
         cuda.available(torch.device("cuda", 0))
 
 
-def test_cpu_tensors_are_not_for_the_gpu() -> None:
+def test_cpu_tensors_are_not_supported_on_the_gpu() -> None:
     assert not cuda.supports(torch.zeros(8))
     assert not cuda.supports(torch.zeros(8, device="meta"))

@@ -148,7 +148,7 @@ def test_every_run_gives_the_same_bits(dtype: torch.dtype, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_more_elements_than_32_bits_count(layout: str) -> None:
+def test_more_elements_than_a_32_bit_number_are_computed(layout: str) -> None:
     needed = 5 * 2**32
     if torch.cuda.mem_get_info(GPU)[0] < needed:
         pytest.skip(f"{needed / 2**30:.0f} GiB of free memory are needed")
@@ -244,7 +244,7 @@ print(y[0].item())
 """
 
 
-def test_recording_before_loading_is_refused_and_works_after_warmup() -> None:
+def test_graph_recorded_before_loading_is_refused_and_works_after_warmup() -> None:
     done = subprocess.run([sys.executable, "-c", _COLD], capture_output=True, text=True, check=True)
     refused, value = done.stdout.strip().splitlines()
     assert "call detector.ops.cuda.warmup() before" in refused
@@ -274,7 +274,7 @@ def test_a_cold_start_takes_2_seconds_and_a_cached_one_50_milliseconds(tmp_path:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device only")
-def test_a_second_device_is_served_whichever_is_current() -> None:
+def test_second_device_works_with_either_device_current() -> None:
     x = random((2, 16, 8, 8), torch.bfloat16, 0)
     weight, bias = torch.ones(16, device=GPU), torch.zeros(16, device=GPU)
     wanted = cuda.norm_mish_train(x, None, weight, bias, 1e-3)
@@ -289,13 +289,17 @@ def test_a_second_device_is_served_whichever_is_current() -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_the_operators_take_the_kernels_and_agree_with_float64(layout: str) -> None:
+def test_operators_use_the_kernels_and_agree_with_float64(layout: str) -> None:
     x = LAYOUTS[layout](random((4, 32, 38, 38), torch.bfloat16, 0)).requires_grad_()
     norm, wide = nn.BatchNorm2d(32, device=GPU), nn.BatchNorm2d(32, device=GPU, dtype=torch.float64)
     assert cuda.supports(x)
     assert cuda.available(x.device)
     y, wanted = norm_mish(x, norm, x.detach()), F.mish(wide(x.detach().double())) + x.detach().double()
     assert close(y.detach(), wanted.detach())
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert wide.running_mean is not None
+    assert wide.running_var is not None
     assert torch.allclose(norm.running_mean.double(), wide.running_mean, atol=1e-6)
     assert torch.allclose(norm.running_var.double(), wide.running_var, rtol=1e-5)
     assert close(mish(x).detach(), F.mish(x.detach().double()))
@@ -304,7 +308,7 @@ def test_the_operators_take_the_kernels_and_agree_with_float64(layout: str) -> N
         assert close(biased, F.mish(x.double() + norm.bias.double()[:, None, None]))
 
 
-def test_nothing_but_the_input_is_saved() -> None:
+def test_only_the_input_is_saved_for_backward() -> None:
     x = LAYOUTS["channels_last"](random((16, 64, 152, 152), torch.bfloat16, 0)).requires_grad_()
     norm = nn.BatchNorm2d(64, device=GPU)
     norm_mish(x, norm)

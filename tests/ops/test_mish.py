@@ -81,7 +81,7 @@ def test_the_minimum_is_where_the_docstring_says() -> None:
 # which lie within 0.0002 of the middle between two numbers. Another vector library may move a few such ties.
 @both_paths
 @pytest.mark.parametrize(("dtype", "num_misrounded"), [(torch.bfloat16, 4), (torch.float16, 16)])
-def test_every_16_bit_value_is_rounded_correctly_but_for_a_few(dtype: torch.dtype, num_misrounded: int) -> None:
+def test_almost_every_16_bit_value_is_rounded_correctly(dtype: torch.dtype, num_misrounded: int) -> None:
     x = every_finite(dtype)
     result, wanted = mish(x), F.mish(x.double())
     assert result.dtype == dtype
@@ -99,7 +99,7 @@ def test_every_16_bit_value_is_rounded_correctly_but_for_a_few(dtype: torch.dtyp
 
 @both_paths
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_gradient_of_every_16_bit_value_is_a_rounding_away(dtype: torch.dtype) -> None:
+def test_gradient_of_every_16_bit_value_is_within_one_rounding(dtype: torch.dtype) -> None:
     x = every_finite(dtype)
     found, wanted = gradient(mish, x).double(), gradient(F.mish, x.double())
     assert ((found - wanted).abs() <= torch.finfo(dtype).eps * 0.51 * wanted.abs().clamp(min=1e-4)).all()
@@ -151,7 +151,7 @@ def test_every_memory_layout_gives_the_same_values_and_keeps_its_strides(name: s
 @both_paths
 @pytest.mark.parametrize("of_gradient", layouts())
 @pytest.mark.parametrize("of_input", ["contiguous", "channels_last"])
-def test_a_gradient_of_any_layout_meets_its_own_element(of_input: str, of_gradient: str) -> None:
+def test_gradient_of_any_layout_is_applied_to_its_own_element(of_input: str, of_gradient: str) -> None:
     torch.manual_seed(0)
     base, grad = torch.randn(4, 8, 40, 40) * 4, torch.randn(4, 8, 40, 40)
     x = layouts()[of_input](base)
@@ -162,7 +162,7 @@ def test_a_gradient_of_any_layout_meets_its_own_element(of_input: str, of_gradie
 
 
 @both_paths
-def test_an_expanded_gradient_is_read_as_what_it_stands_for() -> None:
+def test_expanded_gradient_is_read_correctly() -> None:
     x = torch.linspace(-5, 5, DENSE_NUM)
     found = gradient(mish, x, torch.tensor(2.0).expand(DENSE_NUM))
     assert torch.equal(found, 2 * gradient(mish, x))
@@ -170,7 +170,7 @@ def test_an_expanded_gradient_is_read_as_what_it_stands_for() -> None:
 
 @both_paths
 @pytest.mark.parametrize("num", [module._SLICE - 1, module._SLICE, module._SLICE + 1, 2 * module._SLICE + 5])
-def test_the_border_of_a_slice_is_not_seen(num: int) -> None:
+def test_slices_join_without_a_visible_border(num: int) -> None:
     x = torch.linspace(-20, 20, num)
     assert torch.allclose(mish(x).double(), F.mish(x.double()), rtol=1e-6, atol=0)
     assert torch.allclose(gradient(mish, x).double(), gradient(F.mish, x.double()), rtol=0, atol=1e-6)
@@ -306,7 +306,7 @@ def test_the_operator_passes_gradcheck_and_gradgradcheck_in_float64() -> None:
 
 
 @both_paths
-def test_an_unaligned_tensor_is_like_any_other() -> None:
+def test_unaligned_tensor_gives_the_same_values() -> None:
     base = torch.linspace(-6, 6, DENSE_NUM + 1).to(torch.bfloat16)
     x = base[1:]
     assert x.data_ptr() % 4

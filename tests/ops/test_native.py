@@ -46,7 +46,7 @@ def test_a_compiler_that_fails_is_named_in_the_warning(tmp_path: Path) -> None:
     assert "false failed" in found.stdout
 
 
-def test_insisting_on_kernels_that_cannot_be_had_raises(tmp_path: Path) -> None:
+def test_fused_without_kernels_raises(tmp_path: Path) -> None:
     found = _probe(tmp_path, PATH=str(tmp_path), CXX="", DETECTOR_MISH="fused")
     assert found.returncode != 0
     assert "KernelsUnavailableError" in found.stderr
@@ -76,7 +76,7 @@ def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path) -> None:
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("processor", ["x86-64", "haswell"])
-def test_the_kernels_of_a_lesser_processor_agree_with_float64(
+def test_kernels_for_an_older_processor_agree_with_float64(
     processor: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if processor == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text():
@@ -100,6 +100,8 @@ def test_the_kernels_of_a_lesser_processor_agree_with_float64(
                 y.backward(grad.to(dtype))
                 wanted.backward(grad.to(dtype).double())
                 assert (y - wanted).abs().max() <= tolerance * wanted.abs().max()
+                assert x.grad is not None
+                assert wanted_x.grad is not None
                 assert (x.grad - wanted_x.grad).abs().max() <= tolerance * wanted_x.grad.abs().max()
         values = torch.linspace(-100, 100, 4001).to(dtype)
         assert ((mish(values) - F.mish(values.double())).abs() <= tolerance * (1 + values.abs().double())).all()

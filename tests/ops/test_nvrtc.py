@@ -61,7 +61,7 @@ def test_a_gpu_that_is_too_old_is_refused_by_name(machine_code: MachineCode) -> 
         nvrtc.target((6, 1))
 
 
-def test_a_source_that_does_not_compile_is_reported_with_the_compilers_words(machine_code: MachineCode) -> None:
+def test_source_that_does_not_compile_is_reported_with_the_compilers_message(machine_code: MachineCode) -> None:
     with pytest.raises(KernelsUnavailableError, match=r"(?s)NVRTC_ERROR_COMPILATION.*NoSuchType"):
         nvrtc.compiled("NoSuchType", "sm_90")
 
@@ -144,7 +144,7 @@ def test_another_source_or_compiler_has_another_file(
     assert len({before, after, nvrtc.cached_file("float", "sm_90")}) == 3
 
 
-def test_a_cache_that_cannot_be_written_or_read_only_costs_time(
+def test_cache_that_cannot_be_written_or_read_is_ignored(
     compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder can be made here")
@@ -154,9 +154,7 @@ def test_a_cache_that_cannot_be_written_or_read_only_costs_time(
     assert compilations == ["sm_90", "sm_90"]
 
 
-def test_a_file_that_cannot_be_finished_leaves_nothing_behind(
-    compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_file_is_removed(compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def replace(source: str, target: Path) -> None:
         raise OSError("no space left on device")
 
@@ -173,7 +171,7 @@ def _share(letter: str, seen: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
-def test_processes_that_share_a_cache_never_see_half_a_file(compilations: list[str]) -> None:
+def test_processes_that_share_a_cache_see_whole_files_only(compilations: list[str]) -> None:
     context = multiprocessing.get_context("fork")
     seen = context.SimpleQueue()
     running = [context.Process(target=_share, args=(letter, seen)) for letter in "abc"]

@@ -95,14 +95,14 @@ def random_letterboxes(num: int, largest: int = 4000) -> list[Letterbox]:
     rng = np.random.default_rng(3)
     found = []
     for number in range(num):
-        source_hw = tuple(int(v) for v in np.exp(rng.uniform(0, np.log(largest), 2)).round().clip(1))
-        canvas_hw = tuple(int(v) for v in rng.integers(1, 1300, 2))
+        source_h, source_w = (int(v) for v in np.exp(rng.uniform(0, np.log(largest), 2)).round().clip(1))
+        canvas_h, canvas_w = (int(v) for v in rng.integers(1, 1300, 2))
         mode = sorted(FITS)[number % len(FITS)]
-        found.append(Letterbox.fit(source_hw, canvas_hw, mode, upscale=bool(rng.integers(2))))
+        found.append(Letterbox.fit((source_h, source_w), (canvas_h, canvas_w), mode, upscale=bool(rng.integers(2))))
     return found
 
 
-def test_the_fit_is_what_float64_arithmetic_says():
+def test_fit_agrees_with_float64():
     for letterbox in random_letterboxes(600):
         (height, width), (canvas_h, canvas_w) = letterbox.resized_hw, letterbox.canvas_hw
         assert 1 <= height <= canvas_h
@@ -159,7 +159,7 @@ def test_boxes_go_to_the_canvas_and_back():
         assert np.abs(letterbox.boxes_to_source(on_canvas) - boxes).max() < 1e-9
 
 
-def test_boxes_make_the_round_trip_in_float32():
+def test_boxes_survive_the_round_trip_in_float32():
     # A canvas of a few pixels loses the source's pixels for want of float32 digits; detectors start at 64.
     rng = np.random.default_rng(6)
     num_checked = 0
@@ -198,7 +198,7 @@ def edges_of(plane: np.ndarray, dark: float, bright: float) -> tuple[float, floa
 
 
 @pytest.mark.parametrize("mode", sorted(FITS))
-def test_pixels_land_where_the_boxes_say(mode):
+def test_pixels_and_boxes_move_to_the_same_place(mode):
     """A bright rectangle, applied, has its borders within a pixel of the mapped box."""
     rng = np.random.default_rng(8)
     for _ in range(60):
@@ -257,7 +257,7 @@ def test_an_image_of_the_canvas_size_goes_through_unchanged():
     np.testing.assert_array_equal(padded[4:36, 6:54], image)
 
 
-def test_a_view_with_strides_is_applied_as_its_copy():
+def test_strided_view_gives_the_same_canvas_as_its_copy():
     image = np.random.default_rng(11).integers(0, 256, (50, 70, 3), np.uint8)
     letterbox = Letterbox.fit((50, 70), (64, 64))
     np.testing.assert_array_equal(letterbox.apply(image[:, ::-1]), letterbox.apply(image[:, ::-1].copy()))
@@ -267,19 +267,19 @@ def test_a_view_with_strides_is_applied_as_its_copy():
 
 @pytest.mark.parametrize(("source_hw", "canvas_hw"), [((0, 5), (64, 64)), ((5, 5), (64, 0)), ((5, -1), (64, 64))])
 def test_a_side_below_one_pixel_is_refused(source_hw, canvas_hw):
-    with pytest.raises(ValueError, match=r"sides of at least 1 pixel, found \(") as caught:
+    with pytest.raises(ValueError, match=r"sides of at least 1 pixel, got \(") as caught:
         Letterbox.fit(source_hw, canvas_hw)
     assert str(source_hw) in str(caught.value)
     assert str(canvas_hw) in str(caught.value)
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['letterbox', 'stretch'\], found 'strech'"):
+    with pytest.raises(ValueError, match=r"\['letterbox', 'stretch'\], got 'strech'"):
         Letterbox.fit((5, 5), (64, 64), "strech")
 
 
 def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"wants an image of \(5, 6\), found \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"expected an image of \(5, 6\), got \(6, 5\)"):
         Letterbox.fit((5, 6), (64, 64)).apply(np.zeros((6, 5, 3), np.uint8))
 
 

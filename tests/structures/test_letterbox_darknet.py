@@ -66,7 +66,7 @@ def is_dark(num_source: int, num_resized: int) -> bool:
 
 
 @pytest.mark.parametrize(("source_hw", "resized_hw", "pixel", "first", "corners", "value"), DARKNET_PIXELS)
-def test_pixels_are_those_that_darknet_computed(source_hw, resized_hw, pixel, first, corners, value):
+def test_pixels_equal_those_of_darknet(source_hw, resized_hw, pixel, first, corners, value):
     image = np.zeros((*source_hw, 1), np.float32)
     (y, x), values = first, [float.fromhex(text) for text in corners.split()]
     image[y : y + 2, x : x + 2, 0] = np.reshape(values, (2, 2))
@@ -74,7 +74,7 @@ def test_pixels_are_those_that_darknet_computed(source_hw, resized_hw, pixel, fi
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_every_pixel_is_that_of_the_scalar_twin_to_the_last_bit(seed):
+def test_every_pixel_equals_the_scalar_reference_to_the_last_bit(seed):
     rng = np.random.default_rng(seed)
     source_hw, resized_hw = rng.integers(1, 30, 2), rng.integers(1, 40, 2)
     image = rng.random((*source_hw, 3), np.float32)
@@ -99,14 +99,14 @@ def test_the_interpolation_is_corner_aligned_in_float64(source_hw, resized_hw):
     assert np.abs(found - wanted)[:last].max() < 5e-5
 
 
-def test_the_last_row_goes_black_where_darknets_does():
+def test_last_row_is_black_where_that_of_darknet_is():
     """240 and 121 rows to 416, 128 to 640, 212 to 608: the specification's examples, and its count of 213 in 5200."""
     assert all(is_dark(*pair) for pair in ((240, 416), (121, 416), (128, 640), (212, 608)))
     assert not is_dark(480, 416)
     assert sum(is_dark(rows, side) for rows in range(100, 1400) for side in (416, 512, 608, 640)) == 213
 
 
-def test_the_golden_file_of_darknet_comes_out_to_the_last_bit():
+def test_golden_file_of_darknet_is_reproduced_to_the_last_bit():
     path = Path(os.environ.get("DETECTOR_TEST_DATA", "")).parent / "darknet-golden" / "resize.npz"
     if not path.is_file():
         pytest.skip("no folder darknet-golden beside DETECTOR_TEST_DATA; DARKNET_PIXELS holds some of its numbers")
@@ -165,7 +165,7 @@ def test_boxes_shift_by_the_exact_half_of_an_odd_padding_though_pixels_do_not():
     assert Letterbox.fit((37, 50), (32, 32)).offset_top_left == Letterbox.fit((37, 50), (32, 32)).padding_top_left
 
 
-def test_boxes_come_back_by_darknets_formula_in_float64():
+def test_boxes_to_source_agree_with_darknets_formula_in_float64():
     rng = np.random.default_rng(3)
     for _ in range(200):
         (height, width), (net_h, net_w) = rng.integers(1, 2000, 2), rng.integers(32, 700, 2)
@@ -186,5 +186,5 @@ def test_boxes_come_back_by_darknets_formula_in_float64():
 
 
 def test_an_unknown_arithmetic_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['darknet', 'opencv'\], found 'caffe'"):
+    with pytest.raises(ValueError, match=r"\['darknet', 'opencv'\], got 'caffe'"):
         Letterbox.fit((5, 5), (64, 64), arithmetic="caffe")

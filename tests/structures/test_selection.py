@@ -77,7 +77,7 @@ def test_selection_is_greedy_suppression(num_classes, class_agnostic):
     assert num_suppressed > 0
 
 
-def test_many_candidates_are_treated_as_few():
+def test_many_candidates_give_the_same_result_as_the_reference():
     """More than a thousand candidates: a library may take another path, the result is the same."""
     rng = np.random.default_rng(1)
     for class_agnostic in (False, True):
@@ -88,7 +88,7 @@ def test_many_candidates_are_treated_as_few():
         assert_same(select(boxes, scores, config), kept)
 
 
-def test_classes_do_not_suppress_each_other_wherever_the_boxes_lie():
+def test_classes_do_not_suppress_each_other_at_any_position():
     """Shifting each class by the largest coordinate alone would lay a box left of the canvas on one inside it."""
     boxes = torch.tensor([[1.0, 1.0, 100.0, 100.0], [-100.0, -100.0, -1.0, -1.0], [50.0, 50.0, 100.0, 100.0]])
     scores = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.8, 0.0], [0.0, 0.0, 0.7]])
@@ -96,7 +96,7 @@ def test_classes_do_not_suppress_each_other_wherever_the_boxes_lie():
     assert found[2].tolist() == [0, 1, 2]
 
 
-def test_one_absurd_box_does_not_change_what_happens_to_the_others():
+def test_one_absurd_box_does_not_affect_the_others():
     """Coordinates of 1e30 are finite; arithmetic that mixes them with the others would swallow those."""
     boxes = torch.tensor([[10.0, 10, 50, 50], [11, 10, 51, 50], [200, 200, 240, 240], [0, 0, 1e30, 1e30]])
     scores = torch.tensor([[0.0, 0.9], [0.0, 0.8], [0.0, 0.7], [0.6, 0.0]])
@@ -127,7 +127,7 @@ def test_the_overlap_at_the_threshold_is_kept():
     assert len(select(boxes, scores, SelectConfig(iou=0.499))[0]) == 1
 
 
-def test_only_the_classes_asked_for_come_out():
+def test_only_the_selected_classes_are_returned():
     rng = np.random.default_rng(2)
     boxes, scores = random_boxes(rng, 50), torch.from_numpy(rng.uniform(0, 1, (50, 6)).astype(np.float32))
     for classes in ((1, 4), (0,), (), (5, 5)):
@@ -140,9 +140,9 @@ def test_only_the_classes_asked_for_come_out():
 
 def test_a_class_that_the_model_does_not_have_is_refused():
     boxes, scores = torch.zeros(1, 4), torch.zeros(1, 6)
-    with pytest.raises(ConfigError, match=r"classes of 0 to 5, found 6"):
+    with pytest.raises(ConfigError, match=r"classes of 0 to 5, got 6"):
         select(boxes, scores, SelectConfig(classes=(2, 6)))
-    with pytest.raises(ValueError, match="classes wants indices of at least 0, found -1"):
+    with pytest.raises(ValueError, match="classes: expected indices of at least 0, got -1"):
         SelectConfig(classes=(-1,))
 
 
@@ -157,7 +157,7 @@ def test_the_best_max_detections_are_kept():
             assert torch.equal(part, full[:most])
 
 
-def test_scores_come_out_descending():
+def test_scores_are_descending():
     rng = np.random.default_rng(4)
     boxes, scores = random_boxes(rng, 2000), torch.from_numpy(rng.uniform(0, 1, (2000, 5)).astype(np.float32))
     found = select(boxes, scores, SelectConfig(confidence=0.01, max_detections=1000))[1]
@@ -166,7 +166,7 @@ def test_scores_come_out_descending():
 
 
 @pytest.mark.parametrize("num", [40, 3000])
-def test_equal_scores_come_out_in_the_order_of_the_boxes(num):
+def test_equal_scores_keep_the_order_of_the_boxes(num):
     """Also where there are many: an unstable sort shows on larger inputs only."""
     rng = np.random.default_rng(5)
     boxes = torch.from_numpy(np.stack([np.arange(num) * 10, np.zeros(num)], 1).astype(np.float32))
@@ -183,7 +183,7 @@ def test_equal_scores_come_out_in_the_order_of_the_boxes(num):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_what_is_not_finite_never_comes_out_and_suppresses_nothing(bad, class_agnostic):
+def test_non_finite_boxes_are_never_returned_and_suppress_nothing(bad, class_agnostic):
     rng = np.random.default_rng(6)
     for _ in range(10):
         boxes, scores = random_boxes(rng, 60), torch.from_numpy(rng.uniform(0, 1, (60, 3)).astype(np.float32))
@@ -198,13 +198,13 @@ def test_what_is_not_finite_never_comes_out_and_suppresses_nothing(bad, class_ag
         assert 0 < len(found[0]) < 60 * 3
 
 
-def test_a_model_of_nan_alone_detects_nothing():
+def test_scores_of_nan_alone_give_no_detections():
     found = select(torch.full((10, 4), math.nan), torch.full((10, 3), math.nan), SelectConfig(confidence=0.0))
     assert [len(part) for part in found] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("num", "num_classes"), [(0, 3), (5, 3), (0, 1)])
-def test_nothing_in_or_nothing_passing_is_nothing_out(num, num_classes):
+def test_no_boxes_or_no_passing_scores_give_no_detections(num, num_classes):
     for class_agnostic in (False, True):
         boxes, scores, labels = select(
             torch.zeros(num, 4), torch.zeros(num, num_classes), SelectConfig(class_agnostic=class_agnostic)
@@ -231,11 +231,11 @@ def test_the_arguments_are_not_modified():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 1.1}, "within 0..1, found 1.1 and 0.7"),
+        ({"confidence": 1.1}, "within 0..1, got 1.1 and 0.7"),
         ({"confidence": -0.1}, "within 0..1"),
-        ({"confidence": math.nan}, "within 0..1, found nan"),
-        ({"iou": 2.0}, "within 0..1, found 0.25 and 2.0"),
-        ({"max_detections": 0}, "max_detections wants to be at least 1, found 0"),
+        ({"confidence": math.nan}, "within 0..1, got nan"),
+        ({"iou": 2.0}, "within 0..1, got 0.25 and 2.0"),
+        ({"max_detections": 0}, "max_detections: expected at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

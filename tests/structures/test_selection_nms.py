@@ -56,7 +56,7 @@ def clustered_boxes(rng: np.random.Generator, num: int, spread: float = 12.0) ->
 
 @pytest.mark.parametrize(("kind", "nms_beta", "beta"), [("greedy", 1.5, 0.6), ("diou", 0.6, 0.6), ("diou", 1.2, 1.2)])
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_suppression_is_that_of_the_loops(kind: Any, nms_beta: float, beta: float, class_agnostic: bool) -> None:
+def test_suppression_equals_that_of_a_plain_loop(kind: Any, nms_beta: float, beta: float, class_agnostic: bool) -> None:
     rng = np.random.default_rng(1)
     num_compared = num_unlike_plain = 0
     for _ in range(40):
@@ -102,7 +102,7 @@ def test_without_suppression_every_passing_score_is_kept_best_first(class_agnost
 
 
 @pytest.mark.parametrize("most", [1, 40, UNLIMITED])
-def test_many_boxes_of_one_class_are_treated_as_few(most: int) -> None:
+def test_many_boxes_of_one_class_give_the_same_result_as_the_reference(most: int) -> None:
     """Several blocks, with long chains in which each box suppresses the next."""
     rng = np.random.default_rng(2)
     chain = torch.arange(300, dtype=torch.float32)[:, None] * 0.9
@@ -139,17 +139,17 @@ def test_distances_count_relative_to_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["greedy", "diou", "none"])
-def test_nothing_in_is_nothing_out(kind: Any) -> None:
+def test_no_boxes_give_no_detections(kind: Any) -> None:
     assert [len(part) for part in select(torch.zeros(0, 4), torch.zeros(0, 3), SelectConfig(nms=kind))] == [0, 0, 0]
 
 
 def test_a_beta_that_is_not_above_zero_is_refused() -> None:
     for beta in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="nms_beta wants to be above 0"):
+        with pytest.raises(ValueError, match="nms_beta: expected a value above 0"):
             SelectConfig(nms_beta=beta)
 
 
-def test_the_candidates_of_a_large_network_at_a_low_threshold_take_no_seconds() -> None:
+def test_selection_of_a_large_network_at_a_low_threshold_is_fast() -> None:
     """All cells of three levels at 608 x 608 and 80 classes; 0.3 s on one core, the bound leaves room for others."""
     rng = np.random.default_rng(3)
     boxes = clustered_boxes(rng, 22_743)
@@ -164,12 +164,12 @@ def test_the_candidates_of_a_large_network_at_a_low_threshold_take_no_seconds() 
 KIND_OF_KEY = {"default": "plain", "greedynms": "greedy", "diounms": "diou"}
 
 
-def test_the_detections_of_twelve_images_are_as_many_as_darknet_counts(darknet_folder: Path) -> None:
+def test_number_of_detections_on_twelve_images_equals_that_of_darknet(darknet_folder: Path) -> None:
     """Resizing, one convolution, the reading of the map and suppression together; nine settings."""
     runs = json.loads((darknet_folder / "expected.json").read_text())
     values = torch.from_numpy(np.fromfile(darknet_folder / "m.weights", "<f4", offset=20))
     biases, weights = values[:24], values[24:].reshape(24, 3, 3, 3)
-    images = [cv2.imread(str(path))[..., ::-1] for path in sorted(darknet_folder.glob("im*.png"))]
+    images = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in sorted(darknet_folder.glob("im*.png"))]
     assert (len(runs), len(images)) == (9, 12)
     for run in runs:
         keys = dict(line.split("=") for line in run["cfg"].split() if "=" in line)

@@ -34,17 +34,17 @@ def a_sample(num: int = 3, image_id: int = 7, seed: int = 0, **changes) -> Sampl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image": np.zeros((8, 6, 3), np.float32)}, r"uint8 \(H, W, C\) image, found float32 \(8, 6, 3\)"),
-        ({"image": np.zeros((8, 6), np.uint8)}, r"found uint8 \(8, 6\)"),
-        ({"canvas_xyxy": np.zeros((3, 5), np.float32)}, r"canvas_xyxy of shape \(3, 4\), found \(3, 5\)"),
-        ({"canvas_xyxy": np.zeros(12, np.float32)}, r"canvas_xyxy of shape \(12, 4\), found \(12,\)"),
-        ({"labels": np.zeros(2, np.int64)}, r"labels of shape \(3,\), found \(2,\)"),
-        ({"labels": np.zeros((3, 1), np.int64)}, r"labels of shape \(3,\), found \(3, 1\)"),
-        ({"ignore": np.zeros(4, np.bool_)}, r"ignore of shape \(3,\), found \(4,\)"),
+        ({"image": np.zeros((8, 6, 3), np.float32)}, r"uint8 \(H, W, C\) image, got float32 \(8, 6, 3\)"),
+        ({"image": np.zeros((8, 6), np.uint8)}, r"got uint8 \(8, 6\)"),
+        ({"canvas_xyxy": np.zeros((3, 5), np.float32)}, r"canvas_xyxy of shape \(3, 4\), got \(3, 5\)"),
+        ({"canvas_xyxy": np.zeros(12, np.float32)}, r"canvas_xyxy of shape \(12, 4\), got \(12,\)"),
+        ({"labels": np.zeros(2, np.int64)}, r"labels of shape \(3,\), got \(2,\)"),
+        ({"labels": np.zeros((3, 1), np.int64)}, r"labels of shape \(3,\), got \(3, 1\)"),
+        ({"ignore": np.zeros(4, np.bool_)}, r"ignore of shape \(3,\), got \(4,\)"),
     ],
 )
 def test_a_sample_of_other_shapes_is_refused(changes, message):
-    with pytest.raises(ValueError, match=f"Sample wants .*{message}"):
+    with pytest.raises(ValueError, match=f"Sample: expected .*{message}"):
         a_sample(**changes)
 
 
@@ -57,29 +57,29 @@ def test_targets_of_unequal_lengths_are_refused(what):
         "ignore": torch.zeros(3, dtype=torch.bool),
     }
     fields[what] = fields[what][:2]
-    with pytest.raises(ValueError, match=rf"Targets wants {what} of shape \(3,\), found \(2,\)"):
+    with pytest.raises(ValueError, match=rf"Targets: expected {what} of shape \(3,\), got \(2,\)"):
         Targets(**fields, num_images=1)
 
 
 def test_a_batch_of_other_shapes_is_refused():
     batch = Batch.of([a_sample(), a_sample(2)])
-    with pytest.raises(ValueError, match=r"Batch wants uint8 \(B, C, H, W\) images, found torch.float32"):
+    with pytest.raises(ValueError, match=r"Batch: expected uint8 \(B, C, H, W\) images, got torch.float32"):
         replace(batch, images=batch.images.float())
-    with pytest.raises(ValueError, match=r"Batch wants uint8 \(B, C, H, W\) images"):
+    with pytest.raises(ValueError, match=r"Batch: expected uint8 \(B, C, H, W\) images"):
         replace(batch, images=batch.images[0])
-    with pytest.raises(ValueError, match=r"found 2 images, 2 in the targets, 1 ids"):
+    with pytest.raises(ValueError, match=r"got 2 images, 2 in the targets, 1 ids"):
         replace(batch, image_ids=(1,))
-    with pytest.raises(ValueError, match=r"found 1 images, 2 in the targets, 2 ids"):
+    with pytest.raises(ValueError, match=r"got 1 images, 2 in the targets, 2 ids"):
         replace(batch, images=batch.images[:1])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source_xyxy": torch.zeros(3, 5)}, r"source_xyxy of shape \(3, 4\), found \(3, 5\)"),
-        ({"scores": torch.zeros(2)}, r"scores of shape \(3,\), found \(2,\)"),
-        ({"labels": torch.zeros(3, 1, dtype=torch.long)}, r"labels of shape \(3,\), found \(3, 1\)"),
-        ({"category_ids": (1,)}, r"one category id per class name, found 1 ids for 2 names"),
+        ({"source_xyxy": torch.zeros(3, 5)}, r"source_xyxy of shape \(3, 4\), got \(3, 5\)"),
+        ({"scores": torch.zeros(2)}, r"scores of shape \(3,\), got \(2,\)"),
+        ({"labels": torch.zeros(3, 1, dtype=torch.long)}, r"labels of shape \(3,\), got \(3, 1\)"),
+        ({"category_ids": (1,)}, r"one category id per class name, got 1 ids for 2 names"),
     ],
 )
 def test_detections_of_other_shapes_are_refused(changes, message):
@@ -91,7 +91,7 @@ def test_detections_of_other_shapes_are_refused(changes, message):
 
 
 def padded_by_loops(targets: Targets, ignore: bool):
-    rows = [[] for _ in range(targets.num_images)]
+    rows: list[list[tuple[list[float], int]]] = [[] for _ in range(targets.num_images)]
     for box, label, image, crowd in zip(
         targets.canvas_xyxy.tolist(),
         targets.labels.tolist(),
@@ -160,12 +160,12 @@ def test_a_batch_of_images_without_objects_is_a_batch():
     assert batch.targets.padded(False)[0].shape == (2, 0, 4)
 
 
-def test_images_of_unequal_sizes_make_no_batch():
+def test_images_of_unequal_sizes_are_refused_as_a_batch():
     with pytest.raises(ValueError, match="same shape"):
         Batch.of([a_sample(1), a_sample(1, image=np.zeros((6, 8, 3), np.uint8))])
 
 
-def test_targets_go_to_a_device_whole():
+def test_all_targets_move_to_a_device():
     targets = Batch.of([a_sample(3), a_sample(1)]).targets
     moved = targets.to(torch.device("meta"))
     assert {t.device.type for t in (moved.canvas_xyxy, moved.labels, moved.image_index, moved.ignore)} == {"meta"}
@@ -257,7 +257,7 @@ def test_coco_records_are_exact_and_survive_json():
         assert np.float32(record["bbox"][0] + record["bbox"][2]) == np.float32(x2)
 
 
-def test_no_detections_are_no_records():
+def test_no_detections_give_no_records():
     assert some_detections(0).to_coco(1) == []
     assert some_detections(0).names == []
 
@@ -270,9 +270,9 @@ def test_the_repr_does_not_list_every_class():
 
 
 @pytest.mark.parametrize("package", ["pandas", "supervision"])
-def test_a_package_that_is_not_there_is_named(package, monkeypatch):
+def test_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DetectorError, match=f"want that package; pip install {package}"):
+    with pytest.raises(DetectorError, match=f"is not installed; pip install {package}"):
         getattr(some_detections(1), f"to_{package}")()
 
 
@@ -304,7 +304,7 @@ def test_a_notebook_shows_the_best_and_says_how_many_there_are():
     assert "the best" not in some_detections(20)._repr_html_()
 
 
-def test_a_class_name_is_no_markup_in_a_notebook():
+def test_class_name_is_escaped_in_a_notebook():
     detections = replace(some_detections(3), class_names=("<b>cat", "<i>dog"))
     shown = detections._repr_html_()
     assert "<b>" not in shown

@@ -50,14 +50,14 @@ def test_a_section_that_does_not_exist_is_refused_by_name() -> None:
     assert "found speed" in done.stderr
 
 
-def test_time_that_is_up_is_said_in_the_file(tmp_path: Path) -> None:
+def test_end_of_time_is_noted_in_the_file(tmp_path: Path) -> None:
     output = tmp_path / "mish.md"
     done = run("--smoke", "--seconds", "0", "--sections", "act", "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert "Stopped after 0 seconds" in output.read_text()
 
 
-def test_the_libraries_it_needs_are_torch_and_numpy() -> None:
+def test_only_torch_and_numpy_are_imported() -> None:
     probe = "import sys; sys.path.insert(0, 'tools'); import benchmark_mish; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"cv2", "pydantic", "albumentations", "yaml", "pycocotools", "matplotlib"} & set(done.stdout.split())

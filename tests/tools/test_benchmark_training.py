@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.nightly
-def test_every_variant_has_its_turn_and_both_ratios_are_told(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_every_variant_runs_and_both_ratios_are_printed(tiny_shapes: Path, tmp_path: Path) -> None:
     images = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
     (tmp_path / "data.yaml").write_text(f"name: coco\ntrain: {images}\n", encoding="utf-8")
     command = [sys.executable, str(ROOT / "tools/benchmark_training.py"), "--data", str(tmp_path / "data.yaml")]
