@@ -6,42 +6,44 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from detector.cli.data_words import DATA_HELP, configured
+from detector.cli.progress import say
+from detector.data.doctor.doctor_page import draw_offender, page
+from detector.data.doctor.doctor_text import report_text
+from detector.data.doctor.examination import examine, read_splits
+from detector.data.doctor.findings import Report
 from detector.errors import DetectorError
+from detector.media.images import write_image
+from detector.structures.canvas import Canvas
 
-if TYPE_CHECKING:
-    from detector.data.doctor.findings import Report
-
-_EXIT_CODE = 3  # that of an error in data
+_EXIT_CODE = 3  # the exit code of data errors
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument("words", nargs="*", metavar="DATA key=value", help=f"{DATA_HELP}; then overrides")
     parser.add_argument(
-        "--split", action="append", default=[], metavar="NAME", help="a split to look at (default all; may be repeated)"
+        "--split", action="append", default=[], metavar="NAME", help="a split to check (default all; may be repeated)"
     )
     parser.add_argument(
-        "--config", default="base", metavar="CONFIG", help="what it will be trained with (default base)"
+        "--config", default="base", metavar="CONFIG", help="configuration of the training (default base)"
     )
-    parser.add_argument("--quick", action="store_true", help="decode no image: headers and contents of files only")
-    parser.add_argument("--strict", action="store_true", help="exit with 3 on warnings too, not on errors alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="do not decode images; read headers and compare files only"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 3 on warnings too, not only on errors")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page with pictures")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write the page, JSON, text and pictures there")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write the page, JSON, text and pictures to a folder"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Looks at a data set; returns the exit code."""
-    from tqdm import tqdm
-
-    from detector.cli.progress import say
-    from detector.data.doctor.doctor_page import page
-    from detector.data.doctor.doctor_text import report_text
-    from detector.data.doctor.examination import examine, read_splits
-
+    """Check a data set; return the exit code."""
     name, config = configured(arguments.words, arguments.config)
     assert config.data is not None  # `configured` names one
     splits, refusals = read_splits(config.data, tuple(dict.fromkeys(arguments.split)))
@@ -56,9 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             name,
             splits,
             refusals=refusals,
-            canvas_hw=config.input.canvas_hw,
-            fit=config.input.fit,
-            channels=config.input.channels,
+            canvas=Canvas(config.input.canvas_hw, config.input.channels, config.input.fit),
             augment=config.augment,
             decode=not arguments.quick,
             progress=progress,
@@ -74,11 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_folder(folder: Path, report: Report) -> None:
-    """The report in all forms, and the pictures of its offenders larger than on the page."""
-    from detector.data.doctor.doctor_page import draw_offender, page
-    from detector.data.doctor.doctor_text import report_text
-    from detector.media.images import write_image
-
+    """Write the report in all forms, and larger pictures of its offenders than on the page."""
     _write(folder / "report.html", page(report).encode("utf-8"))
     _write(folder / "report.json", json.dumps(report.to_plain(), indent=2).encode("utf-8"))
     _write(folder / "report.txt", f"{report_text(report)}\n".encode("utf-8", "backslashreplace"))
@@ -94,4 +90,4 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise DetectorError(f"{path}: the report cannot be written, {error.strerror}; give another place") from error
+        raise DetectorError(f"{path}: the report cannot be written, {error.strerror}; choose another path") from error

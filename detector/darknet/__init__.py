@@ -1,1 +1,1 @@
-"""Darknet networks: their .cfg and .weights files read and written exactly, and run as models of the registry."""
+"""Darknet networks: exact readers and writers of .cfg and .weights files, and the networks as registered models."""

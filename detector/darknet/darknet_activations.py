@@ -1,4 +1,4 @@
-"""Darknet's activations by Darknet's names; those that others know too come from the registry."""
+"""Activations by their names in Darknet; those that are not specific to Darknet come from the registry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REGISTERED: dict[str, ActivationConfig] = {
 
 
 def _selu(x: Tensor) -> Tensor:
-    return 1.0507 * F.elu(x, 1.6732)  # with as many digits as Darknet
+    return 1.0507 * F.elu(x, 1.6732)  # the same digits as in Darknet
 
 
 def _loggy(x: Tensor) -> Tensor:
@@ -104,23 +104,23 @@ _OWN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class DarknetActivation(nn.Module):
-    """An activation that only Darknet has; the last three normalise over the channels of each cell."""
+    """Activation that only Darknet has; the `normalize_channels` ones normalise over the channels of each cell."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name, self._function = name, _OWN[name]
 
     def extra_repr(self) -> str:
-        """The name, for `print(model)`."""
+        """Return the name, for `print(model)`."""
         return self.name
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Apply the activation to a map (B, C, H, W)."""
         return self._function(x)
 
 
 def activation_named(name: str) -> nn.Module:
-    """The activation that a .cfg calls `name`, one of `sections.ACTIVATIONS`."""
+    """Build the activation that a .cfg calls `name`, one of `sections.ACTIVATIONS`."""
     if name in _OWN:
         return DarknetActivation(name)
     return build(_REGISTERED[name])

@@ -1,4 +1,4 @@
-"""Darknet's .weights as a model file, and a model written as .weights, .cfg and .names."""
+"""Conversion of .weights to a model file, and of a model to .weights, .cfg and .names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detector.models.checkpoint import ModelFile
 
 
 def is_darknet_weights(path: Path) -> bool:
-    """Whether a file is named or starts as .weights; neither safetensors nor an archive of torch starts so."""
+    """Tell by suffix or first bytes whether a file is .weights; safetensors and torch archives start differently."""
     if not path.is_file() or path.suffix == ".weights":
         return path.suffix == ".weights"
     try:
@@ -29,10 +29,10 @@ def is_darknet_weights(path: Path) -> bool:
 
 
 def find_cfg_of(weights: Path, cfg: str | None = None) -> CfgText:
-    """The .cfg asked for, else the one beside a .weights file, else the shipped one of its name.
+    """Return the .cfg named, else the one beside the .weights file, else the shipped one of its name.
 
     Raises:
-        DarknetError: there is none.
+        DarknetError: there is no such file.
     """
     beside = weights.with_suffix(".cfg")
     if cfg is not None:
@@ -40,27 +40,27 @@ def find_cfg_of(weights: Path, cfg: str | None = None) -> CfgText:
     try:
         return CfgText.of_file(str(beside) if beside.is_file() else weights.stem)
     except DarknetError as error:
-        raise DarknetError(f"{weights}: no {beside.name} stands beside it; name its network with --cfg") from error
+        raise DarknetError(f"{weights}: there is no {beside.name} beside it; name the network with --cfg") from error
 
 
 def load_darknet_file(weights: Path, cfg: CfgText, names: Path | None = None, *, partial: bool = False) -> ModelFile:
-    """A .weights file and its network, as a model file.
+    """Load a .weights file and its network as a model file.
 
     Args:
         weights: the file.
         cfg: its network.
-        names: a list of class names; without it `NAME.names` beside the file, or the numbers of the classes.
-        partial: a file of the first layers only, as `yolov4.conv.137`, is accepted too.
+        names: a list of class names; by default `NAME.names` beside the file, or else the class indices.
+        partial: also accept a file of the first layers only, such as `yolov4.conv.137`.
 
     Returns:
-        The model, or of a partial file the tensors it has; category ids are the class indices, the file knows none.
+        The model, or the tensors of a partial file. Category ids are the class indices, because .weights has no ids.
 
     Raises:
-        DarknetError: a file is missing, cannot be read, or does not belong to the others.
+        DarknetError: a file is missing, cannot be read, or does not fit the others.
     """
     parsed = cfg.parsed()
     num_classes = num_classes_of(parsed)
-    read_weights(weights, parsed, partial=partial)  # a file that does not fit is refused before memory is taken
+    read_weights(weights, parsed, partial=partial)  # refuses a file that does not fit before the model takes memory
     model = DarknetNet(DarknetNet.Config(cfg), num_classes, parsed.net.channels)
     missing = set(model.load_weights(weights, partial=partial))
     return ModelFile(
@@ -72,53 +72,58 @@ def load_darknet_file(weights: Path, cfg: CfgText, names: Path | None = None, *,
 
 
 def num_classes_of(cfg: DarknetCfg) -> int:
-    """The classes of a network, of which all heads have as many.
+    """Return the number of classes of a network, the same for all heads.
 
     Raises:
-        DarknetError: heads differ, or there is none.
+        DarknetError: the heads differ, or there is no head.
     """
-    found = {section.classes: section for section in cfg.layers if isinstance(section, HEADS)}
-    if not found:
-        raise DarknetError(f"{cfg.path}: no section is [yolo], [Gaussian_yolo] or [region]; this is no detector")
-    if len(found) > 1:
-        listed = ", ".join(f"{number} on line {section.line}" for number, section in found.items())
-        raise DarknetError(f"{cfg.path}: its heads want the same number of classes, found {listed}")
-    return next(iter(found))
+    heads = {section.classes: section for section in cfg.layers if isinstance(section, HEADS)}
+    if not heads:
+        raise DarknetError(
+            f"{cfg.path}: expected a [yolo], [Gaussian_yolo] or [region] section, got none; this is not a detector"
+        )
+    if len(heads) > 1:
+        listed = ", ".join(f"{number} on line {section.line}" for number, section in heads.items())
+        raise DarknetError(f"{cfg.path}: expected the same number of classes in all heads, got {listed}")
+    return next(iter(heads))
 
 
 def class_names_of(weights: Path, names: Path | None, num_classes: int) -> tuple[str, ...]:
-    """One name a class: from a list, from the one beside the weights, or the numbers of the classes.
+    """Return one name per class: from a list, from the list beside the weights, or the class indices.
 
     Raises:
         DatasetError: the list cannot be read.
-        DarknetError: it has another length.
+        DarknetError: its length is not `num_classes`.
     """
     beside = weights.with_suffix(".names")
     path = names if names is not None else beside if beside.is_file() else None
     if path is None:
         return tuple(map(str, range(num_classes)))
-    found = read_class_names(path, Findings(str(path)))  # an odd name is the list's own affair
-    if len(found) != num_classes:
+    listed = read_class_names(path, Findings(str(path)))  # remarks on odd names are dropped
+    if len(listed) != num_classes:
         raise DarknetError(
-            f"{path}: the network has {num_classes} classes, found {len(found)} names; give its own list"
+            f"{path}: expected {num_classes} names, one per class of the network, got {len(listed)}; give its own list"
         )
-    return found
+    return listed
 
 
 def save_darknet_files(
     model: DarknetNet, target: Path, class_names: Sequence[str], canvas_hw: tuple[int, int], fit: str
 ) -> tuple[Path, ...]:
-    """Writes a model as TARGET.weights with the TARGET.cfg and TARGET.names that belong to it.
+    """Write a model as TARGET.weights, with its TARGET.cfg and TARGET.names.
 
     Args:
         model: the model.
-        target: the .weights file; the two others get its name.
-        class_names: one name a class.
-        canvas_hw: height and width that the network is used at, for its `[net]`.
-        fit: `letterbox` or `stretch`, for its `[net]`.
+        target: the .weights file; the other two get the same name.
+        class_names: one name per class.
+        canvas_hw: height and width of the network input, for `[net]`.
+        fit: `letterbox` or `stretch`, for `[net]`.
+
+    Returns:
+        The paths of the three files.
 
     Raises:
-        DarknetError: a file cannot be written, or the model cannot be described.
+        DarknetError: a file cannot be written, or no .cfg can describe the model.
     """
     height, width = canvas_hw
     net = dataclasses.replace(model.cfg.net, height=height, width=width, letter_box=fit == "letterbox")
@@ -128,5 +133,5 @@ def save_darknet_files(
         cfg.write_text(dump_cfg(dataclasses.replace(model.cfg, net=net)), encoding="ascii")
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
     except OSError as error:
-        raise DarknetError(f"{cfg} or {names.name} is not written ({error.strerror}); check the disk") from error
+        raise DarknetError(f"{cfg} or {names.name} cannot be written ({error.strerror}); check the disk") from error
     return target, cfg, names

@@ -1,6 +1,6 @@
-"""The shape of every layer of a Darknet network and of its stored arrays, from the .cfg alone.
+"""Shapes of the layers of a Darknet network and of its stored arrays, computed from the .cfg alone.
 
-Nothing is allocated here: a network that could not fit is refused by its numbers.
+Nothing is allocated here, so a network that is too large is refused before it takes memory.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from detector.errors import DarknetError
 
 Shape = tuple[int, int, int]  # channels, height, width
 
-# Four GiB of float32 each. The largest released network has 2.8e8 parameters and maps of 9e7 values.
+# Each limit is 4 GiB of float32. The largest released network has 2.8e8 parameters and maps of 9e7 values.
 MAX_PARAMETERS = 2**30
 MAX_MAP_VALUES = 2**30
 MAX_MISTAKES = 50
 
 HEADS = (sections.AnchorSection, sections.RegionSection)
-_ENDS = (*HEADS, sections.ContrastiveSection)  # what no layer can read from
+_ENDS = (*HEADS, sections.ContrastiveSection)  # no layer can read the output of these
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What goes into a layer and comes out of it, each (channels, height, width) of one image.
+    """Shapes of a layer's input and output, each (channels, height, width) of one image.
 
     Attributes:
-        input_chw: the previous layer's output; of a route, what it gives out.
-        output_chw: a head's is its input.
-        arrays: name -> shape of what the layer owns, in the order of a .weights file.
+        input_chw: the previous layer's output; for a route, its own output.
+        output_chw: the layer's output; for a head, its input.
+        arrays: name -> shape of the layer's own arrays, in the order of a .weights file.
     """
 
     input_chw: Shape
@@ -42,12 +42,12 @@ class LayerShape:
 
     @property
     def num_parameters(self) -> int:
-        """Stored values, running statistics included, as Darknet counts them."""
+        """Number of stored values, running statistics included, as Darknet counts them."""
         return sum(math.prod(shape) for shape in self.arrays.values())
 
 
 class _MismatchError(ValueError):
-    """The text of a mistake on its way to the list of them."""
+    """Mistake in one layer, without the location."""
 
 
 def _need(condition: bool, text: str) -> None:
@@ -56,15 +56,15 @@ def _need(condition: bool, text: str) -> None:
 
 
 def infer_shapes(cfg: DarknetCfg, image_hw: tuple[int, int] | None = None) -> tuple[LayerShape, ...]:
-    """The shapes of all layers.
+    """Compute the shapes of all layers.
 
     Args:
         cfg: the network.
-        image_hw: height and width of the network input in pixels; those of `[net]` unless given.
+        image_hw: height and width of the network input in pixels; by default those of `[net]`.
 
     Raises:
-        DarknetError: layers do not fit together, or need geometry or sizes that cannot be honoured; all mistakes at
-            once, each with file, line, section and key.
+        DarknetError: layers do not fit together, or need a geometry or a size that cannot be honoured; it lists all
+            mistakes, each with file, line, section and key.
     """
     height, width = image_hw or (cfg.net.height, cfg.net.width)
     chain = _Chain(cfg)
@@ -73,8 +73,8 @@ def infer_shapes(cfg: DarknetCfg, image_hw: tuple[int, int] | None = None) -> tu
     previous: Shape | None = (cfg.net.channels, height, width)
     if math.prod(cast(Shape, previous)) > MAX_MAP_VALUES:
         raise DarknetError(
-            f"{cfg.place(cfg.net)} an input of {cfg.net.channels} x {height} x {width} values is more than "
-            f"{MAX_MAP_VALUES}; make width and height smaller"
+            f"{cfg.place(cfg.net)} expected an input of at most {MAX_MAP_VALUES} values, got "
+            f"{cfg.net.channels} x {height} x {width}; reduce width and height"
         )
     num_parameters = 0
     for index, section in enumerate(cfg.layers):
@@ -98,21 +98,26 @@ def infer_shapes(cfg: DarknetCfg, image_hw: tuple[int, int] | None = None) -> tu
 
 def _check_size(shape: LayerShape, num_parameters: int) -> None:
     size = " x ".join(map(str, shape.output_chw))
-    _need(math.prod(shape.output_chw) <= MAX_MAP_VALUES, f"gives a map of {size}, more than {MAX_MAP_VALUES} values")
+    _need(math.prod(shape.output_chw) <= MAX_MAP_VALUES, f"has an output of {size}, more than {MAX_MAP_VALUES} values")
     _need(
-        num_parameters <= MAX_PARAMETERS, f"brings the network to {num_parameters} parameters, {MAX_PARAMETERS} at most"
+        num_parameters <= MAX_PARAMETERS,
+        f"brings the network to {num_parameters} parameters; expected at most {MAX_PARAMETERS}",
     )
 
 
 class _Chain:
-    """The shape of one layer after the other; None where a layer before it has none."""
+    """Computation of the shapes, layer by layer; a shape is None if the shape of an earlier layer is not known."""
 
     def __init__(self, cfg: DarknetCfg) -> None:
         self._cfg = cfg
-        self._kernels: dict[int, dict[str, tuple[int, ...]]] = {}  # arrays of convolutions, the shared ones too
+        self._kernels: dict[int, dict[str, tuple[int, ...]]] = {}  # arrays of all convolutions, shared ones included
 
     def shape(self, index: int, previous: Shape | None, shapes: list[LayerShape | None]) -> LayerShape | None:
-        """Raises `_MismatchError`."""
+        """Compute the shape of a layer.
+
+        Raises:
+            _MismatchError: the layer does not fit its inputs.
+        """
         section = self._cfg.layers[index]
         sources = self._source_shapes(index, shapes)
         if isinstance(section, sections.RouteSection):
@@ -125,7 +130,7 @@ class _Chain:
         ):
             name = self._cfg.layers[index - 1].name
             raise _MismatchError(
-                f"would read the output of the [{name}] before it; start with a [route] to an earlier layer"
+                f"would read the output of the [{name}] before it; insert a [route] to an earlier layer"
             )
         if previous is None or sources is None:
             return None
@@ -133,18 +138,18 @@ class _Chain:
         return LayerShape(previous, output, self._arrays(index, section, previous, len(sources)))
 
     def _source_shapes(self, index: int, shapes: list[LayerShape | None]) -> list[Shape] | None:
-        found = []
+        shapes_of_sources = []
         for source in self._cfg.sources(index):
             section = self._cfg.layers[source]
             if isinstance(section, _ENDS):
-                raise _MismatchError(f"refers to layer {source}, a [{section.name}]; a head is no source")
+                raise _MismatchError(f"refers to layer {source}, a [{section.name}], whose output no layer can read")
             if getattr(section, "antialiasing", 0):
                 raise _MismatchError(
-                    f"refers to layer {source}, which has antialiasing; Darknet mixes up its sizes there"
+                    f"refers to layer {source}, which has antialiasing; Darknet computes wrong sizes for that"
                 )
-            found.append(shapes[source])
-        known = [shape.output_chw for shape in found if shape]
-        return known if len(known) == len(found) else None
+            shapes_of_sources.append(shapes[source])
+        known = [shape.output_chw for shape in shapes_of_sources if shape]
+        return known if len(known) == len(shapes_of_sources) else None
 
     def _arrays(self, index: int, section: LayerSection, given: Shape, num_sources: int) -> dict[str, tuple[int, ...]]:
         if isinstance(section, sections.ConvolutionalSection):
@@ -157,7 +162,7 @@ class _Chain:
             theirs = self._kernels.get(shared, self._kernels[index])
             _need(
                 theirs == self._kernels[index],
-                f"share_index={section.share_index} shares {theirs}, needs {self._kernels[index]}",
+                f"share_index={section.share_index}: expected arrays of {self._kernels[index]}, got {theirs}",
             )
         elif isinstance(section, sections.ConnectedSection):
             statistics = _normalisation(section.output) if section.batch_normalize else {}
@@ -173,7 +178,7 @@ def _normalisation(num_channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def _output(section: LayerSection, given: Shape, sources: list[Shape]) -> Shape:
-    """What a layer that is no route makes of its input and its other sources."""
+    """Compute the output shape of a layer, except a route, from its input and its other sources."""
     channels, height, width = given
     if isinstance(section, sections.ConvolutionalSection):
         return _convolution(section, given)
@@ -187,7 +192,7 @@ def _output(section: LayerSection, given: Shape, sources: list[Shape]) -> Shape:
         s = section.stride
         _need(height % s == 0 and width % s == 0, f"stride={s} does not divide its input of {height} x {width}")
         if isinstance(section, sections.ReorgSection):
-            _need(channels % s**2 == 0, f"stride={s} wants a multiple of {s**2} channels, found {channels}")
+            _need(channels % s**2 == 0, f"stride={s}: expected a multiple of {s**2} channels, got {channels}")
         return channels * s**2, height // s, width // s
     if isinstance(section, sections.ConnectedSection):
         return section.output, 1, 1
@@ -197,9 +202,10 @@ def _output(section: LayerSection, given: Shape, sources: list[Shape]) -> Shape:
     if isinstance(section, sections.SamSection):
         _need(sources[0] == given, f"from: maps of {_size(sources[0])} and {_size(given)} cannot be multiplied")
     if isinstance(section, sections.ScaleChannelsSection):
-        wanted = (1, *sources[0][1:]) if section.scale_wh else (sources[0][0], 1, 1)
+        expected = (1, *sources[0][1:]) if section.scale_wh else (sources[0][0], 1, 1)
         _need(
-            given == wanted, f"wants an input of {_size(wanted)} for layer from={section.from_}, found {_size(given)}"
+            given == expected,
+            f"expected an input of {_size(expected)} for layer from={section.from_}, got {_size(given)}",
         )
         return sources[0]
     if isinstance(section, HEADS):
@@ -212,15 +218,15 @@ def _size(shape: Shape) -> str:
 
 
 def _sides(given: Shape, padding: int, size: int, stride_y: int, stride_x: int) -> Iterator[int]:
-    """Height and width of the windows' results; `padding` is the total of both sides."""
+    """Yield height and width of the output of a sliding window; `padding` is the total of both sides."""
     for side, stride in ((given[1], stride_y), (given[2], stride_x)):
         _need(side + padding >= size, f"size={size} is larger than its input of {_size(given)} with padding {padding}")
         yield (side + padding - size) // stride + 1
 
 
 def _blurred(kind: int, sides: tuple[int, int], strides: tuple[int, int]) -> tuple[int, int]:
-    """Sides after the blur of `antialiasing`: 3 x 3 with padding 1, or 2 x 2 without."""
-    _need(kind == 1 or min(sides) >= 2, "antialiasing=2 wants at least 2 x 2 values")
+    """Return the sides after the blur of `antialiasing`: 3 x 3 with padding 1, or 2 x 2 without padding."""
+    _need(kind == 1 or min(sides) >= 2, f"antialiasing=2: expected at least 2 x 2 values, got {sides[0]} x {sides[1]}")
     padding, size = (2, 3) if kind == 1 else (0, 2)
     height, width = ((side + padding - size) // stride + 1 for side, stride in zip(sides, strides, strict=True))
     return height, width
@@ -230,17 +236,17 @@ def _convolution(section: sections.ConvolutionalSection, given: Shape) -> Shape:
     size, dilation, groups = section.size, section.dilation, section.groups
     _need(
         given[0] % groups == 0 and section.filters % groups == 0,
-        f"groups={groups} divides not both its {given[0]} input channels and filters={section.filters}",
+        f"groups={groups} does not divide both its {given[0]} input channels and filters={section.filters}",
     )
-    padding = section.kernel_padding // dilation  # Darknet's sizes know nothing of the dilation
+    padding = section.kernel_padding // dilation  # Darknet ignores the dilation when it computes sizes
     _need(
         dilation == 1 or 2 * padding == size - 1,
-        f"dilation={dilation} wants a padding of (size - 1) / 2, found size={size} with {padding}; Darknet's sizes are "
-        "wrong for any other",
+        f"dilation={dilation}: expected a padding of (size - 1) / 2, got size={size} with {padding}; Darknet computes "
+        "wrong sizes for any other",
     )
     _need(
         size > 1 or padding == 0 or section.stride_x > 1,
-        f"padding={padding} with size=1 and stride=1 is left out by Darknet, which then returns garbage; remove it",
+        f"padding={padding} with size=1 and stride=1 gives wrong results in Darknet; remove it",
     )
     strides = (section.stride_y, section.stride_x)
     host = (1, 1) if section.antialiasing else strides
@@ -251,7 +257,7 @@ def _convolution(section: sections.ConvolutionalSection, given: Shape) -> Shape:
 
 
 def _pool(section: sections.PoolSection, given: Shape) -> Shape:
-    padding = cast(int, section.padding)  # derived where the file does not give it
+    padding = cast(int, section.padding)  # the section derives it if the file has none
     strides = (section.stride_y, section.stride_x)
     host = (1, 1) if section.antialiasing else strides
     height, width = _sides(given, padding, section.size, *host)
@@ -260,7 +266,7 @@ def _pool(section: sections.PoolSection, given: Shape) -> Shape:
     )
     _need(
         padding // 2 < section.size and last < 0,
-        f"padding={padding} makes windows of size={section.size} that hold no value of the input of {_size(given)}",
+        f"padding={padding} gives windows of size={section.size} without any value of the input of {_size(given)}",
     )
     if section.antialiasing:
         height, width = _blurred(section.antialiasing, (height, width), strides)
@@ -270,7 +276,7 @@ def _pool(section: sections.PoolSection, given: Shape) -> Shape:
 def _upsample(section: sections.UpsampleSection, given: Shape) -> Shape:
     channels, height, width = given
     stride = section.stride
-    _need(stride != 0, "stride=0 is no factor")
+    _need(stride != 0, "stride=0 is not a valid factor")
     if stride > 0:
         return channels, height * stride, width * stride
     _need(height % stride == 0 and width % stride == 0, f"stride={stride} does not divide its input of {_size(given)}")
@@ -279,13 +285,13 @@ def _upsample(section: sections.UpsampleSection, given: Shape) -> Shape:
 
 def _route(section: sections.RouteSection, sources: list[Shape]) -> Shape:
     groups = section.groups
-    _need(section.group_id < groups, f"group_id={section.group_id} wants to be below groups={groups}")
+    _need(section.group_id < groups, f"group_id: expected less than groups={groups}, got {section.group_id}")
     first = sources[0][1:]
     for reference, source in zip(section.layers, sources, strict=True):
         if source[1:] != first:
             raise _MismatchError(
-                f"layers={reference} has a map of {_size(source)}, layers={section.layers[0]} one of "
-                f"{_size(sources[0])}; they cannot be concatenated"
+                f"layers={reference} has a map of {_size(source)} and layers={section.layers[0]} one of "
+                f"{_size(sources[0])}; only maps of equal height and width can be concatenated"
             )
         if source[0] % groups:
             raise _MismatchError(f"groups={groups} does not divide the {source[0]} channels of layers={reference}")
@@ -299,18 +305,18 @@ def _check_head(section: LayerSection, channels: int) -> None:
         head = cast(sections.AnchorSection, section)
         num_values = 9 if isinstance(section, sections.GaussianYoloSection) else 5
         num_anchors, classes = len(head.mask), head.classes
-    wanted = num_anchors * (num_values + classes)
+    expected = num_anchors * (num_values + classes)
     _need(
-        channels == wanted,
-        f"wants {num_anchors} anchors x ({num_values} + classes={classes}) = {wanted} input channels, "
-        f"found {channels}; set filters={wanted} in the layer before it",
+        channels == expected,
+        f"expected {num_anchors} anchors x ({num_values} + classes={classes}) = {expected} input channels, "
+        f"got {channels}; set filters={expected} in the layer before it",
     )
 
 
 def num_parameters(cfg: DarknetCfg) -> int:
-    """Values in the network's full .weights file, running statistics included.
+    """Return the number of values in the network's full .weights file, running statistics included.
 
     Raises:
-        DarknetError: as `infer_shapes`.
+        DarknetError: see `infer_shapes`.
     """
     return sum(shape.num_parameters for shape in infer_shapes(cfg))

@@ -1,4 +1,4 @@
-"""Networks described by a Darknet .cfg, as models of the registry."""
+"""Networks described by a Darknet .cfg, as registered models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +38,11 @@ from detector.models.folding import fold
 
 @dataclass(frozen=True)
 class CfgText:
-    """A .cfg, carried whole, so that a model file describes its network without another file.
+    """Complete text of a .cfg, so that a model file describes its network without another file.
 
     Attributes:
-        file: what messages call it.
-        text: its content.
+        file: name of the file in messages.
+        text: content of the file.
     """
 
     file: str
@@ -51,25 +50,25 @@ class CfgText:
 
     @classmethod
     def of_file(cls, name: str, folder: Path = Path()) -> CfgText:
-        """Reads a .cfg by its path, relative to `folder`, or a shipped one by name, such as `yolov4-tiny`.
+        """Read a .cfg by its path, relative to `folder`, or a shipped one by name, such as `yolov4-tiny`.
 
         Raises:
-            DarknetError: there is none, or it cannot be read.
+            DarknetError: there is no such file, or it cannot be read.
         """
-        path = folder / os.path.expanduser(name)  # unlike Path's, it takes a name of an unknown user as it is
+        path = folder / os.path.expanduser(name)  # unlike Path.expanduser, keeps the name of an unknown user
         path = path if os.path.isfile(path) else find_cfg(name)
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)  # the parser refuses what is longer
+                data = file.read(MAX_FILE_BYTES + 1)  # the parser refuses longer texts
         except OSError as error:
             raise DarknetError(f"{path} cannot be read: {error.strerror}") from error
         return cls(path.name, data.decode("utf-8", "replace"))
 
     def parsed(self) -> DarknetCfg:
-        """The sections.
+        """Parse the text.
 
         Raises:
-            DarknetError: the file cannot be honoured; every reason with file and line.
+            DarknetError: the file cannot be honoured; the message lists every reason with file and line.
         """
         return parse_cfg(self.text, self.file)
 
@@ -77,16 +76,16 @@ class CfgText:
 _NMS_KINDS = {"default": "plain", "cornersnms": "plain", "greedynms": "greedy", "diounms": "diou"}
 
 
-def experiment_defaults(cfg: DarknetCfg) -> dict[str, Any]:
-    """Settings of an experiment that hold for a network unless others are given, as plain data.
+def experiment_defaults(cfg: DarknetCfg) -> dict[str, object]:
+    """Return the default settings of an experiment with a network, as plain data.
 
-    Input size, letterbox and resizing are those of `[net]`, non-maximum suppression that of the last head; its overlap
-    is what Darknet's commands use: 0.45 to show detections, 0.6 to measure them on COCO.
+    Input size, letterbox and resizing come from `[net]`, non-maximum suppression from the last head. Its IoU threshold
+    is that of Darknet's commands: 0.45 to show detections, 0.6 to evaluate them on COCO.
     """
     net = cfg.net
     heads = [section for section in cfg.layers if isinstance(section, HEADS)]
     last = heads[-1] if heads else None
-    suppression: dict[str, Any] = {}
+    suppression: dict[str, object] = {}
     if isinstance(last, AnchorSection):
         suppression = {"nms": _NMS_KINDS[last.nms_kind], "nms_beta": last.beta_nms}
     return {
@@ -104,47 +103,48 @@ def experiment_defaults(cfg: DarknetCfg) -> dict[str, Any]:
 
 @register("darknet")
 class DarknetNet(DetectionModel):
-    """The network of a .cfg, layer by layer; `layers.12` is what the .cfg counts as layer 12.
+    """Network of a .cfg, layer by layer; `layers.12` is layer 12 of the .cfg.
 
-    Raw maps are the inputs of the detection layers, in the order of the file.
+    The raw maps are the inputs of the detection layers, in the order of the file.
 
     Attributes:
-        cfg: the network, with as many classes and image channels as the model was built for.
-        layers: one module a layer.
-        anchor_levels: what each raw map means.
-        seen: images seen in training, as a .weights file counts them.
+        cfg: the network, with the number of classes and image channels of the model.
+        layers: one module per layer.
+        anchor_levels: anchors and decoding of each raw map.
+        seen: images seen in training, as counted in a .weights file.
     """
 
     seen: Tensor
 
     @dataclass(frozen=True)
     class Config(ModelConfig):
-        """The network.
+        """Settings of the model.
 
         Attributes:
-            cfg: a path, or the name of a shipped network such as yolov4-tiny; a model file carries the text itself.
-            recipe: whether an experiment that says nothing else trains as the .cfg has it, with its optimiser,
-                schedule, batch and number of updates; without it as every model of this package.
+            cfg: a path, or the name of a shipped network such as yolov4-tiny; a model file holds the text itself.
+            recipe: whether the optimiser, schedule, batch size and number of updates of the .cfg are the defaults of an
+                experiment; otherwise the defaults are those of every model of this package.
         """
 
         cfg: CfgText = field(default_factory=lambda: CfgText.of_file("yolov4-tiny"))
         recipe: bool = False
 
-        def experiment_defaults(self) -> dict[str, Any]:
-            """Input, loss and non-maximum suppression as the .cfg has them; its training recipe where that is asked."""
+        def experiment_defaults(self) -> dict[str, object]:
+            """Return input, loss and non-maximum suppression of the .cfg, and with `recipe` its training recipe."""
             cfg = self.cfg.parsed()
             return {**experiment_defaults(cfg), **(recipe_of(cfg) if self.recipe else {})}
 
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
-        """A network with random weights.
+        """Build the network with random weights.
 
         Raises:
-            DarknetError: the .cfg cannot be honoured; every reason with file, line and section.
+            DarknetError: the .cfg cannot be honoured; the message lists every reason with file, line and section.
+            ValueError: `num_classes` or `image_channels` is below 1.
         """
         super().__init__()
         if num_classes < 1 or image_channels < 1:
             raise ValueError(
-                f"DarknetNet wants at least 1 class and 1 channel, found {num_classes} and {image_channels}"
+                f"DarknetNet: expected at least 1 class and 1 channel, got {num_classes} and {image_channels}"
             )
         self.num_classes, self.image_channels = num_classes, image_channels
         written = config.cfg.parsed()
@@ -162,7 +162,7 @@ class DarknetNet(DetectionModel):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """One raw map (B, anchors * (5 + classes), H / stride, W / stride) a head, of images (B, C, H, W)."""
+        """Return a raw map (B, anchors * (5 + classes), H / stride, W / stride) per head for images (B, C, H, W)."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
         if self.training:
             self.seen += len(images)
@@ -176,14 +176,14 @@ class DarknetNet(DetectionModel):
             if isinstance(section, HEADS):
                 raw_maps.append(output)
             for source in {*self._inputs[index], index}:
-                if self._last_reader.get(source, index) == index:  # nothing later reads it
+                if self._last_reader.get(source, index) == index:  # no later layer reads it
                     del outputs[source]
         return tuple(raw_maps)
 
     def num_frozen(self) -> int:
-        """The first layers, up to one with `stopbackward`, that do not learn at present.
+        """Return the number of first layers that do not learn at present, up to a layer with `stopbackward`.
 
-        1 freezes for good; N > 1 until iteration N, which comes after N batches of `[net]` have been seen.
+        A value of 1 freezes them for good, N > 1 until iteration N, when N batches of `[net]` have been seen.
         """
         stops = [(index, section.stopbackward) for index, section in enumerate(self.cfg.layers) if section.stopbackward]
         if not stops:
@@ -192,23 +192,23 @@ class DarknetNet(DetectionModel):
         return max((index + 1 for index, until in stops if until == 1 or until > iteration), default=0)
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
+        """Decode raw maps to boxes, float32 (B, A, 4) in canvas pixels, and scores, float32 (B, A, classes) in 0..1."""
         return decode_levels(raw_maps, self.anchor_levels)
 
     def class_rows(self) -> dict[str, ClassRows]:
-        """The tensors of the last convolutions."""
+        """Return the tensors of the last convolutions with the layout of their class rows."""
         own = self.state_dict().keys()
         rows = {f"layers.{index}.": layout for index, layout in class_rows(self.cfg).items()}
         return {name: layout for prefix, layout in rows.items() for name in own if name.startswith(prefix)}
 
     def reasons_against_training(self) -> list[str]:
-        """Sections and keys that can be run but not trained, each with file and line."""
+        """List the sections and keys that cannot be trained, each with file and line."""
         return reasons_against_training(self.cfg)
 
     # --- .weights ------------------------------------------------------------------------------------------------
 
     def _stored(self) -> dict[tuple[int, str], str]:
-        """What a .weights file holds: layer and name of an array -> the tensor's name in the state dict."""
+        """Map the arrays of a .weights file, as layer and name, to the names of tensors in the state dict."""
         return {
             (index, name): f"layers.{index}.{own}"
             for index, (layer, section) in enumerate(zip(self.layers, self.cfg.layers, strict=True))
@@ -217,27 +217,28 @@ class DarknetNet(DetectionModel):
         }
 
     def load_weights(self, path: Path, *, partial: bool = False) -> tuple[str, ...]:
-        """Takes the weights of a .weights file and its number of images seen.
+        """Load the weights of a .weights file and its number of images seen.
 
         Args:
-            path: the file, of this very network.
-            partial: a file of the first layers only, as `yolov4.conv.137`, is accepted too.
+            path: a file of this network.
+            partial: also accept a file of the first layers only, such as `yolov4.conv.137`.
 
         Returns:
-            The tensors of the state dict that the file did not have and that were left as they were.
+            The names of the tensors that are not in the file; they keep their values.
 
         Raises:
-            DarknetError: the file cannot be read or is that of another network.
+            DarknetError: the file cannot be read or belongs to another network.
         """
         weights = read_weights(path, self.cfg, partial=partial)
         state, stored = self.state_dict(), self._stored()
         for key, array in weights.arrays.items():
-            state[stored[key]].copy_(torch.from_numpy(array.astype(np.float32)))  # a copy: the file is mapped, not read
+            # astype copies, because the array is mapped from the file.
+            state[stored[key]].copy_(torch.from_numpy(array.astype(np.float32)))
         self.seen.fill_(min(weights.header.seen, torch.iinfo(torch.int64).max))
         return tuple(stored[record.layer, record.name] for record in weights.missing)
 
     def save_weights(self, path: Path, header: WeightsHeader | None = None) -> None:
-        """Writes a .weights file of version 0.2.5, or with the header given, that `cfg` describes.
+        """Write a .weights file for `cfg`, of version 0.2.5 unless `header` is given.
 
         Raises:
             DarknetError: a value is not finite, or the file cannot be written.
@@ -247,9 +248,9 @@ class DarknetNet(DetectionModel):
         write_weights(path, self.cfg, arrays, header=header or WeightsHeader(seen=int(self.seen)))
 
     def folded(self) -> DarknetNet:
-        """A copy for inference without batch norm, folded into the convolutions in float64.
+        """Return a copy for inference with batch norm folded into the convolutions, in float64.
 
-        Its `.cfg` and .weights mean the same to readers that take another epsilon for batch norm, as OpenCV does.
+        Its .cfg and .weights also give the same results in readers with another batch norm epsilon, such as OpenCV.
         """
         net = fold(copy.deepcopy(self).double()).float()
         layers = (

@@ -1,9 +1,10 @@
-"""From the sections of a .cfg to the modules and the meaning of a network."""
+"""Modules and detection heads of a network, built from the sections of its .cfg."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -43,15 +44,15 @@ from detector.models.class_rows import ClassRows
 
 StrideYX = tuple[Fraction, Fraction]
 
-# Keys that change training in a way that is not rebuilt here: key -> the value that leaves training as it is.
-_UNTRAINABLE_NET = {
+# Keys whose effect on training is not implemented here: key -> the value without an effect.
+_UNTRAINABLE_NET: Mapping[str, object] = {
     "contrastive": False,
     "weights_reject_freq": 0,
     "equidistant_point": 0,
     "badlabels_rejection_percentage": 0.0,
     "num_sigmas_reject_badlabels": 0.0,
 }
-_UNTRAINABLE_LAYER = {
+_UNTRAINABLE_LAYER: Mapping[str, object] = {
     "learning_rate": 1.0,
     "clip": 0.0,
     "dont_update": 0,
@@ -64,27 +65,27 @@ _UNTRAINABLE_LAYER = {
 
 
 def inputs_of(cfg: DarknetCfg, index: int) -> tuple[int, ...]:
-    """The layers whose outputs a layer reads, in the order its module takes them; -1 is the network's input."""
+    """Return the layers whose outputs a layer reads, in the order of its module's arguments; -1 is the input."""
     own = cfg.sources(index)
     sources = own if isinstance(cfg.layers[index], RouteSection) else (index - 1, *own)
     return tuple(_overwritten(cfg, source, index) for source in sources)
 
 
 def _overwritten(cfg: DarknetCfg, source: int, reader: int) -> int:
-    """The layer whose output stands where a layer left its own: a dropout works in place."""
+    """Follow the dropouts after a layer, which overwrite its output in place, to the last one before the reader."""
     while 0 <= source < reader - 1 and isinstance(cfg.layers[source + 1], DropoutSection):
         source += 1
     return source
 
 
 def strides_yx(cfg: DarknetCfg) -> list[StrideYX | None]:
-    """Canvas pixels per cell of each layer's output; None where a global mean has taken the canvas away."""
-    found: list[StrideYX | None] = []
+    """Return canvas pixels per cell of each layer's output; None after a layer without cells, such as a global mean."""
+    strides: list[StrideYX | None] = []
     for index, section in enumerate(cfg.layers):
         source = inputs_of(cfg, index)[-1 if isinstance(section, ScaleChannelsSection) else 0]
-        before = found[source] if source >= 0 else (Fraction(1), Fraction(1))
+        before = strides[source] if source >= 0 else (Fraction(1), Fraction(1))
         if before is None or isinstance(section, AvgpoolSection | ConnectedSection):
-            found.append(None)
+            strides.append(None)
             continue
         factor_y = factor_x = Fraction(1)
         if isinstance(section, ConvolutionalSection | MaxpoolSection | LocalAvgpoolSection):
@@ -93,19 +94,19 @@ def strides_yx(cfg: DarknetCfg) -> list[StrideYX | None]:
             factor_y = factor_x = Fraction(section.stride)
         elif isinstance(section, UpsampleSection):
             factor_y = factor_x = Fraction(1, section.stride) if section.stride > 0 else Fraction(-section.stride)
-        found.append((before[0] * factor_y, before[1] * factor_x))
-    return found
+        strides.append((before[0] * factor_y, before[1] * factor_x))
+    return strides
 
 
 def build_layers(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> nn.ModuleList:
-    """One module a layer, with random weights.
+    """Build one module per layer, with random weights.
 
     Args:
         cfg: the network.
-        shapes: as `infer_shapes` gives them.
+        shapes: the shapes from `infer_shapes`.
 
     Raises:
-        DarknetError: a section that has no module; every one is named with file and line.
+        DarknetError: a section has no module; the message names every such section with file and line.
     """
     mistakes: list[str] = []
     built: list[nn.Module] = []
@@ -115,7 +116,7 @@ def build_layers(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> nn.ModuleLi
             layer = _layer(section, [shapes[s].output_chw[0] if s >= 0 else cfg.net.channels for s in sources])
             if isinstance(section, ConvolutionalSection) and section.share_index is not None:
                 shared = section.share_index if section.share_index >= 0 else index + section.share_index
-                layer.share(built[shared])
+                _share(layer, built[shared])
             built.append(layer)
         except DarknetError as error:
             mistakes.append(f"{cfg.place(section)} {error}")
@@ -125,22 +126,19 @@ def build_layers(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> nn.ModuleLi
     return nn.ModuleList(built)
 
 
-def _layer(section: LayerSection, channels: list[int]) -> Any:
-    """The module of a section that reads outputs of these numbers of channels."""
+def _share(layer: nn.Module, other: nn.Module) -> None:
+    """Let a convolution use the weights of another one."""
+    assert isinstance(layer, layers.DarknetConv)
+    assert isinstance(other, layers.DarknetConv)  # the reader of the .cfg has checked it
+    layer.share(other)
+
+
+def _layer(section: LayerSection, channels: list[int]) -> nn.Module:
+    """Build the module of a section; `channels` are those of its inputs."""
     if isinstance(section, ConvolutionalSection):
         return _convolution(section, channels[0])
     if isinstance(section, MaxpoolSection | LocalAvgpoolSection):
-        stride_yx = (section.stride_y, section.stride_x)
-        padding: Any = section.padding  # the section has derived it where the file does not give it
-        if isinstance(section, LocalAvgpoolSection):
-            if section.antialiasing:
-                raise DarknetError("antialiasing cannot be honoured: only [convolutional] and [maxpool] have it")
-            return layers.LocalAvgPool(section.size, stride_yx, padding)
-        if section.antialiasing:
-            return layers.BlurredMaxPool(
-                section.size, stride_yx, padding, blur=section.antialiasing, channels=channels[0]
-            )
-        return layers.MaxPool(section.size, stride_yx, padding)
+        return _pool(section, channels[0])
     if isinstance(section, ShortcutSection):
         activation = activation_named(section.activation)
         if section.weights_type == "none":
@@ -166,23 +164,38 @@ def _layer(section: LayerSection, channels: list[int]) -> Any:
     raise DarknetError("cannot be honoured: it belongs to classifiers and YOLOv1")
 
 
-def _convolution(section: ConvolutionalSection, in_channels: int) -> layers.DarknetConv:
-    settings: dict[str, Any] = {
-        "stride_yx": (section.stride_y, section.stride_x),
-        "padding": section.kernel_padding,
-        "dilation": section.dilation,
-        "groups": section.groups,
-        "batch_normalize": section.batch_normalize,
-    }
-    activation = activation_named(section.activation)
+def _pool(section: MaxpoolSection | LocalAvgpoolSection, channels: int) -> nn.Module:
+    stride_yx = (section.stride_y, section.stride_x)
+    assert section.padding is not None  # the section derives it if the file has none
+    if isinstance(section, LocalAvgpoolSection):
+        if section.antialiasing:
+            raise DarknetError("antialiasing cannot be honoured: only [convolutional] and [maxpool] have it")
+        return layers.LocalAvgPool(section.size, stride_yx, section.padding)
     if section.antialiasing:
-        settings["blur"] = section.antialiasing
-        return layers.BlurredConv(in_channels, section.filters, section.size, activation, **settings)
-    return layers.DarknetConv(in_channels, section.filters, section.size, activation, **settings)
+        return layers.BlurredMaxPool(
+            section.size, stride_yx, section.padding, blur=section.antialiasing, channels=channels
+        )
+    return layers.MaxPool(section.size, stride_yx, section.padding)
+
+
+def _convolution(section: ConvolutionalSection, in_channels: int) -> layers.DarknetConv:
+    geometry = layers.ConvGeometry(
+        section.size,
+        stride_yx=(section.stride_y, section.stride_x),
+        padding=section.kernel_padding,
+        dilation=section.dilation,
+        groups=section.groups,
+    )
+    activation, has_norm = activation_named(section.activation), section.batch_normalize
+    if section.antialiasing:
+        return layers.BlurredConv(
+            in_channels, section.filters, geometry, activation, blur=section.antialiasing, batch_normalize=has_norm
+        )
+    return layers.DarknetConv(in_channels, section.filters, geometry, activation, batch_normalize=has_norm)
 
 
 def stored_names(layer: nn.Module) -> dict[str, str]:
-    """Where a layer keeps what a .weights file stores: the file's name of an array -> the name of the tensor."""
+    """Map the names of a layer's arrays in a .weights file to the names of its tensors."""
     if isinstance(layer, layers.WeightedShortcut):
         return {"weights": "weights"}
     if not isinstance(layer, layers.DarknetConv):
@@ -202,10 +215,10 @@ def stored_names(layer: nn.Module) -> dict[str, str]:
 
 
 def anchor_levels(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> tuple[AnchorLevel, ...]:
-    """What each raw map means, in the order of the heads.
+    """Return the anchor level of each raw map, in the order of the heads.
 
     Raises:
-        DarknetError: there is no head, or one whose cells do not tile the canvas evenly.
+        DarknetError: there is no head, or the cells of a head do not divide the canvas evenly.
     """
     levels = []
     for section, shape, stride in zip(cfg.layers, shapes, strides_yx(cfg), strict=True):
@@ -215,19 +228,21 @@ def anchor_levels(cfg: DarknetCfg, shapes: tuple[LayerShape, ...]) -> tuple[Anch
         if stride is None or height * stride[0] != cfg.net.height or width * stride[1] != cfg.net.width:
             raise DarknetError(
                 f"{cfg.place(section)} has {height} x {width} cells, which do not divide the input of "
-                f"{cfg.net.height} x {cfg.net.width} evenly; make height and width of [net] multiples of its strides"
+                f"{cfg.net.height} x {cfg.net.width} evenly; set height and width of [net] to multiples of its strides"
             )
         try:
             levels.append(_anchor_level(section, stride))
         except ValueError as error:
             raise DarknetError(f"{cfg.place(section)} {error}") from error
     if not levels:
-        raise DarknetError(f"{cfg.path}: no section is [yolo], [Gaussian_yolo] or [region]; this is no detector")
+        raise DarknetError(
+            f"{cfg.path}: expected a [yolo], [Gaussian_yolo] or [region] section, got none; this is not a detector"
+        )
     return tuple(levels)
 
 
 def _anchor_level(section: AnchorSection | RegionSection, stride_yx: StrideYX) -> AnchorLevel:
-    """What the raw map of a detection section means and how it is taught."""
+    """Return the anchor level of a detection section: its anchors and how it is decoded and trained."""
     stride_hw = (float(stride_yx[0]), float(stride_yx[1]))
     if isinstance(section, RegionSection):
         mask = tuple(range(section.num))
@@ -263,67 +278,70 @@ def _anchor_level(section: AnchorSection | RegionSection, stride_yx: StrideYX) -
 
 
 def _word(text: str) -> Any:
-    """A word that the .cfg's reader has checked, for a field of literal words."""
+    """Return a word unchanged, for a field of a literal type; the reader of the .cfg has checked it."""
     return text
 
 
 def entries_before_classes(section: AnchorSection | RegionSection) -> int:
-    """Channels per anchor before those of the classes."""
+    """Return the number of channels per anchor before those of the classes."""
     return 9 if isinstance(section, GaussianYoloSection) else 5
 
 
 def num_anchors(section: AnchorSection | RegionSection) -> int:
-    """Anchors of one head."""
+    """Return the number of anchors of one head."""
     return section.num if isinstance(section, RegionSection) else len(section.mask)
 
 
 def head_convolutions(cfg: DarknetCfg, head: int) -> tuple[int, ...]:
-    """The convolutions whose filters are the channels of a head's raw map.
+    """Return the convolutions whose filters are the channels of a head's raw map.
 
     Raises:
-        DarknetError: something between them rearranges channels, so that no filter belongs to a class.
+        DarknetError: a layer between them rearranges channels, so no filter belongs to a single class.
     """
-    waiting, found = list(inputs_of(cfg, head)), set[int]()
+    waiting, convolutions = list(inputs_of(cfg, head)), set[int]()
     while waiting:
         index = waiting.pop()
         section = cfg.layers[index] if index >= 0 else None
         sources = inputs_of(cfg, index) if index >= 0 else ()
         if isinstance(section, ConvolutionalSection):
-            found.add(index)
+            convolutions.add(index)
         elif isinstance(section, DropoutSection | SamSection | ShortcutSection | MaxpoolSection | UpsampleSection) or (
             isinstance(section, RouteSection) and len(sources) == 1 and section.groups == 1
         ):
             waiting += sources
         else:
             raise DarknetError(
-                f"{cfg.place(cfg.layers[head])} takes its channels from no convolution alone, so its classes cannot "
-                f"be told apart; give the number of classes the .cfg has"
+                f"{cfg.place(cfg.layers[head])} does not take its channels directly from convolutions, so the filters "
+                f"of a class are not known; use the number of classes of the .cfg"
             )
-    return tuple(sorted(found))
+    return tuple(sorted(convolutions))
 
 
 def with_num_classes(cfg: DarknetCfg, num_classes: int) -> DarknetCfg:
-    """The same network with heads for another number of classes.
+    """Return the same network with heads for another number of classes.
 
     Raises:
-        DarknetError: a head's channels are not those of convolutions.
+        DarknetError: a head does not take its channels directly from convolutions.
     """
     changed = list(cfg.layers)
     for index, section in enumerate(cfg.layers):
         if not isinstance(section, HEADS) or section.classes == num_classes:
             continue
-        new: dict[str, Any] = {"classes": num_classes}
         if isinstance(section, AnchorSection):
-            new["counters_per_class"] = ()  # they counted the objects of other classes
-        changed[index] = dataclasses.replace(section, **new)
+            # The counters are of the objects of the old classes.
+            changed[index] = dataclasses.replace(section, classes=num_classes, counters_per_class=())
+        else:
+            changed[index] = dataclasses.replace(section, classes=num_classes)
         filters = num_anchors(section) * (entries_before_classes(section) + num_classes)
-        for convolution in head_convolutions(cfg, index):
-            changed[convolution] = dataclasses.replace(cfg.layers[convolution], filters=filters)  # type: ignore[call-arg]  # a ConvolutionalSection
+        for number in head_convolutions(cfg, index):
+            convolution = cfg.layers[number]
+            assert isinstance(convolution, ConvolutionalSection)
+            changed[number] = dataclasses.replace(convolution, filters=filters)
     return dataclasses.replace(cfg, layers=tuple(changed))
 
 
 def class_rows(cfg: DarknetCfg) -> dict[int, ClassRows]:
-    """The convolutions whose filters belong to classes, by layer, each with their layout."""
+    """Map the convolutions whose filters belong to classes to the layout of these filters."""
     return {
         convolution: ClassRows(num_anchors(section), entries_before_classes(section))
         for head, section in enumerate(cfg.layers)
@@ -336,22 +354,22 @@ def class_rows(cfg: DarknetCfg) -> dict[int, ClassRows]:
 
 
 def reasons_against_training(cfg: DarknetCfg) -> list[str]:
-    """Why the network can be run but not trained, each with file and line; empty where it can."""
-    found = _differing(cfg, cfg.net, _UNTRAINABLE_NET)
+    """List why the network cannot be trained, each reason with file and line; empty if it can be trained."""
+    reasons = _differing(cfg, cfg.net, _UNTRAINABLE_NET)
     for section in cfg.layers:
         place = cfg.place(section)
         if isinstance(section, ContrastiveSection):
-            found.append(f"{place} is a loss on embeddings that is not supported in training")
+            reasons.append(f"{place} is a loss on embeddings, which is not supported in training")
         if isinstance(section, GaussianYoloSection | RegionSection):
-            found.append(f"{place} has no loss here; heads of [yolo] sections can be trained")
+            reasons.append(f"{place} has no loss here; only [yolo] heads can be trained")
         activation = getattr(section, "activation", "linear")
         if activation in UNTRAINABLE_ACTIVATIONS:
-            found.append(f"{place} activation={activation} has no certain gradient in Darknet")
-        found += _differing(cfg, section, _UNTRAINABLE_LAYER)
-    return found
+            reasons.append(f"{place} activation={activation} has no reliable gradient in Darknet")
+        reasons += _differing(cfg, section, _UNTRAINABLE_LAYER)
+    return reasons
 
 
-def _differing(cfg: DarknetCfg, section: Section, harmless: dict[str, Any]) -> list[str]:
+def _differing(cfg: DarknetCfg, section: Section, harmless: Mapping[str, object]) -> list[str]:
     return [
         f"{cfg.place(section)} {key}={written(getattr(section, key))} is not supported in training"
         for key, value in harmless.items()

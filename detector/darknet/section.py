@@ -1,10 +1,10 @@
-"""What every section of a Darknet .cfg has, its `[net]` section, and how the key of a section is declared."""
+"""Base classes of the sections of a Darknet .cfg, the `[net]` section, and the declaration of keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ ACTIVATIONS = (
     "gelu", "relie", "ramp", "plse", "hardtan", "lhtan", "stair", "normalize_channels", "normalize_channels_softmax",
     "normalize_channels_softmax_maxval",
 )  # fmt: skip
-# Darknet's own backward pass of these is wrong or differs between processor and graphics card.
+# Darknet's own backward pass of these is wrong, or differs between CPU and GPU.
 UNTRAINABLE_ACTIVATIONS = (
     "gelu",
     "normalize_channels",
@@ -27,6 +27,27 @@ MAX_INTEGER = 2**31 - 1  # Darknet's int
 _LONGEST_SIDE = 65_535  # of a JPEG, in pixels; no network input is larger
 
 
+@dataclass(frozen=True)
+class Constraints:
+    """Values that a key accepts, and its place in a file.
+
+    Attributes:
+        low: smallest number, inclusive.
+        high: largest number, inclusive.
+        choices: the words of a key that holds a word.
+        aliases: other words -> the words of `choices` that they stand for.
+        explicit: written even if the value is the default.
+        required: must be in every file.
+    """
+
+    low: float
+    high: float
+    choices: tuple[str, ...]
+    aliases: Mapping[str, str]
+    explicit: bool
+    required: bool
+
+
 def key(
     default: T,
     *,
@@ -37,20 +58,18 @@ def key(
     explicit: bool = False,
     required: bool = False,
 ) -> T:
-    """A field of a section: its default, its bounds (inclusive) or words, and when it stands in a file.
-
-    `explicit` keys are written even if they have their default, `required` ones must be in every file.
-    """
-    constraints = {
-        "low": low, "high": high, "choices": choices, "aliases": aliases or {}, "explicit": explicit or required,
-        "required": required,
-    }  # fmt: skip
-    return field(default=default, metadata=constraints)
+    """Declare a field of a section that is a key of the file; a required key is also explicit (see `Constraints`)."""
+    constraints = Constraints(low, high, choices, aliases or {}, explicit or required, required)
+    return field(default=default, metadata={"constraints": constraints})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What every section has: the 1-based line of its header (0: made by a program), which equality leaves out."""
+    """Base class of sections.
+
+    Attributes:
+        line: 1-based line of the header, 0 for a section made by a program; not compared by equality.
+    """
 
     name: ClassVar[str] = ""
     refused: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -58,16 +77,16 @@ class Section:
 
     line: int = field(default=0, compare=False, repr=False)
 
-    def _derive(self, **values: Any) -> None:
+    def _derive(self, **values: object) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetSection(Section):
-    """`[net]`: the input and the training recipe. `width` and `height` are pixels of the network input.
+    """`[net]`: the network input and the training recipe.
 
-    `batch` images make one update, computed in `subdivisions` parts.
+    `width` and `height` are pixels of the network input. An update takes `batch` images, in `subdivisions` parts.
     """
 
     name: ClassVar[str] = "net"
@@ -137,7 +156,7 @@ class NetSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSection(Section):
-    """What every layer section has besides its own keys; all of it concerns training or the weights file only."""
+    """Base class of layer sections, with the keys of every layer; they concern training and the weights file only."""
 
     learning_rate: float = key(1.0)
     clip: float = key(0.0)

@@ -1,10 +1,9 @@
-"""The sections of a Darknet .cfg as frozen, typed objects.
+"""Layer sections of a Darknet .cfg as frozen, typed objects.
 
-A field is named as the key of the file (`from` is `from_`), holds its typed value and has Darknet's default; values
-that Darknet derives from others (`stride_x` from `stride`, `mask` from `num`) are filled in. Only what changes the
-network or its training recipe is a field. Each class lists besides it the keys that Darknet knows and this package
-cannot honour (`refused`: key -> value that is harmless, reason) and the ones without any influence on results
-(`ignored`).
+A field has the name of its key in the file (`from` is `from_`), the typed value and Darknet's default. Values that
+Darknet derives from others (`stride_x` from `stride`, `mask` from `num`) are filled in. Only keys that change the
+network or its training recipe are fields. Each class also lists the keys that Darknet knows but this package cannot
+honour (`refused`: key -> harmless value, reason) and those without influence on results (`ignored`).
 
 References: github.com/AlexeyAB/darknet and github.com/hank-ai/darknet, behaviour as observed.
 """
@@ -36,15 +35,15 @@ __all__ = [
     "SamSection", "ScaleChannelsSection", "Section", "ShortcutSection", "UpsampleSection", "YoloSection",
 ]  # fmt: skip
 
-_LEAST_ANCHOR = 1e-6  # the logarithm of a side is taken
-_MOST_ANCHORS = 1_000  # of one head; released networks have 20
+_LEAST_ANCHOR = 1e-6  # above 0, because the loss takes the logarithm of a side
+_MOST_ANCHORS = 1_000  # of one head; released networks have up to 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalSection(LayerSection):
     """`[convolutional]`: convolution, batch normalisation or bias, activation.
 
-    `pad` says that the padding is `size // 2`; without it `padding` counts. Use `kernel_padding`.
+    With `pad` the padding is `size // 2`, otherwise it is `padding`; use `kernel_padding`.
     """
 
     name: ClassVar[str] = "convolutional"
@@ -72,7 +71,7 @@ class ConvolutionalSection(LayerSection):
     pad: bool = key(False, explicit=True)
     padding: int = key(0, low=0)
     antialiasing: int = key(0, low=0, high=2)  # blur after the activation: 1 is 3 x 3 [1 2 1], 2 is a 2 x 2 mean
-    share_index: int | None = key(None)  # use another layer's weights; absolute if >= 0, else relative
+    share_index: int | None = key(None)  # layer whose weights are used; absolute if >= 0, else relative
     activation: str = key("logistic", choices=ACTIVATIONS, explicit=True)
 
     def __post_init__(self) -> None:
@@ -92,9 +91,9 @@ class ConvolutionalSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSection(LayerSection):
-    """Windows of `size` whose origin is `i * stride - padding // 2`; `padding` is the total of both sides."""
+    """Base class of pooling: window i starts at `i * stride - padding // 2`; `padding` is the total of both sides."""
 
-    ignored: ClassVar[frozenset[str]] = frozenset(("out_channels",))  # read together with maxpool_depth only
+    ignored: ClassVar[frozenset[str]] = frozenset(("out_channels",))  # has an effect with maxpool_depth only
     refused: ClassVar[Mapping[str, tuple[str, str]]] = {
         "maxpool_depth": ("0", "pooling over channels is not supported"),
         "maxpool_zero_nonmax": ("0", "pooling that clears all but the maximum is not supported"),
@@ -119,14 +118,14 @@ class PoolSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxpoolSection(PoolSection):
-    """`[maxpool]`: the maximum of each window; what lies outside of the map counts as minus infinity."""
+    """`[maxpool]`: the maximum of each window; values outside the map count as minus infinity."""
 
     name: ClassVar[str] = "maxpool"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalAvgpoolSection(PoolSection):
-    """`[local_avgpool]`: the mean of what of each window lies inside the map."""
+    """`[local_avgpool]`: the mean of the part of each window that lies inside the map."""
 
     name: ClassVar[str] = "local_avgpool"
 
@@ -140,9 +139,9 @@ class AvgpoolSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class UpsampleSection(LayerSection):
-    """`[upsample]`: every pixel repeated `stride` times on both axes, times `scale`.
+    """`[upsample]`: every pixel repeated `stride` times on both axes, multiplied by `scale`.
 
-    With a negative stride the sum of each |stride| x |stride| block, times `scale`.
+    A negative stride gives the sum of each |stride| x |stride| block instead, multiplied by `scale`.
     """
 
     name: ClassVar[str] = "upsample"
@@ -153,10 +152,10 @@ class UpsampleSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class RouteSection(LayerSection):
-    """`[route]`: channels of `layers`, concatenated in that order.
+    """`[route]`: the channels of `layers`, concatenated in that order.
 
-    With `groups` each source gives its channels [group_id * C / groups, (group_id + 1) * C / groups) only. A layer is
-    absolute if >= 0, else relative to this section.
+    With `groups`, only the channels [group_id * C / groups, (group_id + 1) * C / groups) of each source are taken. A
+    layer index is absolute if >= 0, else relative to this section.
     """
 
     name: ClassVar[str] = "route"
@@ -169,10 +168,10 @@ class RouteSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class ShortcutSection(LayerSection):
-    """`[shortcut]`: the previous layer plus the layers `from_`, channel by channel as far as both have them.
+    """`[shortcut]`: the previous layer plus the layers `from_`; only channels that both have are added.
 
-    With weights: one per input (`per_feature`) or per input and channel (`per_channel`), normalised by `relu` or
-    `softmax`, or not (`none`).
+    Weights are one per input (`per_feature`) or one per input and channel (`per_channel`), normalised by `relu` or
+    `softmax`, or not at all (`none`).
     """
 
     name: ClassVar[str] = "shortcut"
@@ -211,7 +210,7 @@ class SamSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutSection(LayerSection):
-    """`[dropout]`: nothing at inference; in training each value is dropped with `probability`."""
+    """`[dropout]`: the identity at inference; in training, each value is dropped with `probability`."""
 
     name: ClassVar[str] = "dropout"
 
@@ -254,12 +253,12 @@ class ConnectedSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorSection(LayerSection):
-    """What `[yolo]` and `[Gaussian_yolo]` share: `anchors` (width, height) in pixels of the network input."""
+    """Base class of `[yolo]` and `[Gaussian_yolo]`; `anchors` are (width, height) in pixels of the network input."""
 
     refused: ClassVar[Mapping[str, tuple[str, str]]] = {"map": ("", "class maps are not supported")}
     ignored: ClassVar[frozenset[str]] = frozenset(("show_details",))
 
-    mask: tuple[int, ...] = key((), low=0, explicit=True)  # (): all of them
+    mask: tuple[int, ...] = key((), low=0, explicit=True)  # (): all anchors
     anchors: tuple[tuple[float, float], ...] = key((), low=_LEAST_ANCHOR, required=True)
     classes: int = key(20, low=1, explicit=True)
     num: int = key(1, low=1, high=_MOST_ANCHORS, explicit=True)
@@ -296,7 +295,7 @@ class YoloSection(AnchorSection):
     objectness_smooth: bool = key(False)
     new_coords: bool = key(False)
     focal_loss: bool = key(False)
-    embedding_layer: int | None = key(None)  # this and the next five serve tracking only
+    embedding_layer: int | None = key(None)  # this key and the next five concern tracking only
     track_history_size: int = key(5)
     sim_thresh: float = key(0.8)
     dets_for_track: int = key(1)
@@ -316,7 +315,7 @@ class GaussianYoloSection(AnchorSection):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSection(LayerSection):
-    """`[region]`: the head of YOLOv2; `anchors` (width, height) in grid cells."""
+    """`[region]`: the head of YOLOv2; `anchors` are (width, height) in grid cells."""
 
     name: ClassVar[str] = "region"
     refused: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -350,7 +349,7 @@ class RegionSection(LayerSection):
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveSection(LayerSection):
-    """`[contrastive]`: a loss on embeddings; no part of inference, and training with it is not supported."""
+    """`[contrastive]`: a loss on embeddings; not used at inference, and not supported in training."""
 
     name: ClassVar[str] = "contrastive"
 

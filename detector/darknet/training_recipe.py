@@ -1,49 +1,47 @@
-"""The training recipe of a `[net]` section as settings of an experiment.
+"""Training recipe of a `[net]` section as settings of an experiment.
 
-These are plain data: what stands in an experiment's file under `optimizer`, `schedule`, `train` and `loader`.
+The settings are plain data, as in an experiment's file under `optimizer`, `schedule`, `train` and `loader`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from detector.darknet.cfg_file import DarknetCfg
 from detector.darknet.sections import NetSection
 from detector.errors import DarknetError
 
-_NO_BOUND = 1e9  # a gradient's norm that nothing reaches: Darknet does not clip it
+_NO_BOUND = 1e9  # a gradient norm that is never reached, because Darknet does not clip gradients
 
 
-def recipe_of(cfg: DarknetCfg) -> dict[str, Any]:
-    """How Darknet would train a network: optimiser, schedule, length and size of a step.
+def recipe_of(cfg: DarknetCfg) -> dict[str, object]:
+    """Return Darknet's recipe for a network: optimiser, schedule, number of updates and batch size.
 
     Raises:
-        DarknetError: the recipe has a part that is not rebuilt here.
+        DarknetError: a part of the recipe is not implemented here.
     """
     net = cfg.net
     if net.adam:
         raise DarknetError(
-            f"{cfg.place(net)} adam=1: Darknet's Adam, which decays biases too, is not rebuilt here; "
+            f"{cfg.place(net)} adam=1: Darknet's Adam, which also decays biases, is not implemented here; "
             "set optimizer=adamw or remove the key"
         )
     if net.subdivisions > net.batch:
         raise DarknetError(
-            f"{cfg.place(net)} subdivisions={net.subdivisions} is more than batch={net.batch} and leaves no image to "
-            "a part; lower subdivisions or raise batch"
+            f"{cfg.place(net)} subdivisions={net.subdivisions} is more than batch={net.batch}, which leaves parts "
+            "without an image; lower subdivisions or raise batch"
         )
-    recipe: dict[str, Any] = {
+    train: dict[str, object] = {"accumulate": net.subdivisions, "clip_norm": _NO_BOUND}
+    if net.max_batches:
+        train["iterations"] = net.max_batches
+    return {
         "optimizer": optimizer_of(net),
         "schedule": schedule_of(net),
-        "train": {"accumulate": net.subdivisions, "clip_norm": _NO_BOUND},
+        "train": train,
         "loader": {"batch_size": net.batch // net.subdivisions},
     }
-    if net.max_batches:
-        recipe["train"]["iterations"] = net.max_batches
-    return recipe
 
 
-def optimizer_of(net: NetSection) -> dict[str, Any]:
-    """The optimiser: SGD with plain momentum, decay on weights alone."""
+def optimizer_of(net: NetSection) -> dict[str, object]:
+    """Return the optimiser: SGD with plain momentum and weight decay on weights only."""
     return {
         "name": "sgd",
         "lr": net.learning_rate,
@@ -53,9 +51,9 @@ def optimizer_of(net: NetSection) -> dict[str, Any]:
     }
 
 
-def schedule_of(net: NetSection) -> dict[str, Any]:
-    """The learning-rate schedule: the policy, with `burn_in` as its warm-up, exact at every update."""
-    policies: dict[str, dict[str, Any]] = {
+def schedule_of(net: NetSection) -> dict[str, object]:
+    """Return the learning-rate schedule: the policy with `burn_in` as its warm-up, exact at every update."""
+    policies: dict[str, dict[str, object]] = {
         "constant": {"name": "constant"},
         "steps": {"name": "iteration_steps", "iterations": list(net.steps), "scales": list(net.scales)},
         "step": {"name": "step", "step": net.step, "scale": net.scale},
@@ -70,8 +68,8 @@ def schedule_of(net: NetSection) -> dict[str, Any]:
         },
         "random": {"name": "random", "power": net.power},
     }
-    # Burn-in ends before update `burn_in`, which has the full rate already.
-    warmup = {"warmup_iterations": max(net.burn_in - 1, 0), "warmup_share": 1.0}
+    # Burn-in ends before update `burn_in`, which already has the full rate.
+    warmup: dict[str, object] = {"warmup_iterations": max(net.burn_in - 1, 0), "warmup_share": 1.0}
     if net.burn_in:
         warmup["warmup_power"] = net.power
     return {**policies[net.policy], **warmup}

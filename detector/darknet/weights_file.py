@@ -1,6 +1,7 @@
-"""Darknet's .weights files: a header, then the float32 arrays of every layer, little-endian, without names.
+"""Reader and writer of Darknet's .weights files: a header, then the float32 arrays of every layer, little-endian.
 
-What stands where follows from the .cfg alone (`weight_records`), so a file fits a network exactly or not at all.
+The arrays have no names. Their places follow from the .cfg alone (`weight_records`), so a file must fit its network
+exactly.
 References: github.com/AlexeyAB/darknet and github.com/hank-ai/darknet, behaviour as observed.
 """
 
@@ -27,14 +28,14 @@ FloatArray = NDArray[np.float32]
 
 _VALUE_BYTES = 4
 _FLOAT32 = np.dtype("<f4")
-# Released files say 0.1.0, 0.2.0 or 0.2.5; over 1000 the matrices of [connected] are transposed. More is no version.
+# Released files have version 0.1.0, 0.2.0 or 0.2.5; above 1000, the matrices of [connected] are transposed.
 _MAX_VERSION = 65_535
 _UNLOADED_SCALES = ("scales", "rolling_mean", "rolling_variance")
 
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """The start of a file: its format version and the number of images the network was trained on."""
+    """Header of a file: the format version and the number of images that the network was trained on."""
 
     major: int = 0
     minor: int = 2
@@ -47,19 +48,19 @@ class WeightsHeader:
 
     @property
     def num_bytes(self) -> int:
-        """20 from version 0.2 on, 16 before: there `seen` has 32 bits."""
+        """Length of the header: 20 from version 0.2 on; 16 in older files, where `seen` has 32 bits."""
         return self._layout.size
 
     @property
     def transposed(self) -> bool:
-        """Whether the matrices of `[connected]` are stored as (inputs, outputs)."""
+        """True if the matrices of `[connected]` are stored as (inputs, outputs)."""
         return max(self.major, self.minor) > 1000
 
     def pack(self) -> bytes:
-        """The header as it stands in a file.
+        """Return the bytes of the header.
 
         Raises:
-            DarknetError: a number that its field cannot hold.
+            DarknetError: a number is too large for its field.
         """
         try:
             return self._layout.pack(self.major, self.minor, self.revision, self.seen)
@@ -68,28 +69,28 @@ class WeightsHeader:
 
     @classmethod
     def unpack(cls, data: bytes, path: str | Path) -> WeightsHeader:
-        """The header at the start of a file of which `data` is the beginning, 20 bytes if it has as many.
+        """Read the header from the first 20 bytes of a file, or from all bytes of a shorter one.
 
         Raises:
-            DarknetError: `data` is no such header.
+            DarknetError: `data` does not start with a header.
         """
         if len(data) < 12:
-            raise DarknetError(f"{path} has {len(data)} bytes; a .weights file starts with a header of 16 or 20")
+            raise DarknetError(f"{path} has {len(data)} bytes; expected a header of 16 or 20")
         version = struct.unpack_from("<iii", data)
         header = cls(*version)
         if not all(0 <= number <= _MAX_VERSION for number in version):
-            raise DarknetError(f"{path} is no .weights file: its header says version {'.'.join(map(str, version))}")
+            raise DarknetError(f"{path} is not a .weights file: its header has version {'.'.join(map(str, version))}")
         if len(data) < header.num_bytes:
             raise DarknetError(
-                f"{path} has {len(data)} bytes; its header of version {'.'.join(map(str, version))} alone has "
-                f"{header.num_bytes}"
+                f"{path} has {len(data)} bytes; expected a header of {header.num_bytes} for version "
+                f"{'.'.join(map(str, version))}"
             )
         return cls(*header._layout.unpack_from(data))
 
 
 @dataclass(frozen=True)
 class WeightRecord:
-    """One array of a file.
+    """Array of a file.
 
     Attributes:
         layer: index of the layer that owns it.
@@ -123,13 +124,13 @@ class WeightRecord:
 
 @dataclass(frozen=True)
 class DarknetWeights:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        header: the start of the file.
-        arrays: (layer, name) -> float32 values mapped from the file, not to be written to.
-        num_layers_read: layers 0 to here - 1 have all that the file gives them; of a whole file, all layers.
-        missing: the arrays of the network that were not in the file, in its order.
+        header: the header.
+        arrays: (layer, name) -> float32 values mapped from the file, read-only.
+        num_layers_read: number of first layers whose arrays are all in the file; all layers for a complete file.
+        missing: the arrays of the network that are not in the file, in the order of the layers.
     """
 
     header: WeightsHeader
@@ -150,10 +151,10 @@ def _records(cfg: DarknetCfg, as_read: bool) -> tuple[WeightRecord, ...]:
 
 
 def weight_records(cfg: DarknetCfg) -> tuple[WeightRecord, ...]:
-    """The arrays that a file of this network is read as, in the order of the file.
+    """Return the arrays that are read from a file of this network, in the order of the file.
 
-    Layers with `dontload`, and the normalisation of those with `dontloadscales`, are passed over as if the file did not
-    hold them: that is what Darknet does.
+    Layers with `dontload`, and the normalisation of layers with `dontloadscales`, are left out as if the file did not
+    hold them, as in Darknet.
 
     Raises:
         DarknetError: the layers of the network do not fit together.
@@ -162,7 +163,7 @@ def weight_records(cfg: DarknetCfg) -> tuple[WeightRecord, ...]:
 
 
 def num_weight_bytes(cfg: DarknetCfg, num_layers: int | None = None, header: WeightsHeader | None = None) -> int:
-    """The exact length of a file of this network, or of its first `num_layers` layers (`name.conv.num_layers`).
+    """Return the exact length of a file of this network, or of its first `num_layers` layers (`name.conv.num_layers`).
 
     Raises:
         DarknetError: the layers of the network do not fit together.
@@ -175,21 +176,21 @@ def num_weight_bytes(cfg: DarknetCfg, num_layers: int | None = None, header: Wei
 
 
 def _opened(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file and its length; a pipe or a folder is refused, not waited for."""
+    """Return the first bytes of a file and its length; refuse a folder, and a pipe instead of waiting for it."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise DarknetError(f"{path} is no file")
+            raise DarknetError(f"{path} is not a regular file; expected a .weights file")
         with open(path, "rb") as file:
             return file.read(20), status.st_size
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise DarknetError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _where_it_ends(records: tuple[WeightRecord, ...], num_body_bytes: int) -> tuple[int, str]:
-    """How many records a body of that length holds whole, and the place of its end in words.
+    """Return how many records a body of that length holds completely, and a description of where it ends.
 
-    The count is -1 where the end cuts a layer.
+    The count is -1 if the end cuts a layer.
     """
     num_whole = sum(record.end * _VALUE_BYTES <= num_body_bytes for record in records)
     if not num_whole and (not records or num_body_bytes == 0):
@@ -205,33 +206,33 @@ def _where_it_ends(records: tuple[WeightRecord, ...], num_body_bytes: int) -> tu
 
 
 def read_weights(path: str | Path, cfg: DarknetCfg, *, partial: bool = False) -> DarknetWeights:
-    """Reads a .weights file of a network.
+    """Read a .weights file of a network.
 
     Args:
-        path: the file. It is mapped, not copied: what is not looked at costs no memory.
+        path: the file. It is mapped, not copied, so arrays that are not used take no memory.
         cfg: the network.
-        partial: a file that ends between two layers, as `yolov4.conv.137`, is accepted too.
+        partial: also accept a file that ends between two layers, such as `yolov4.conv.137`.
 
     Raises:
-        DarknetError: the file cannot be read, is shorter or longer than the network's (with byte counts and the place
-            of its end), or holds values that no trained network has: not finite, or a negative variance.
+        DarknetError: the file cannot be read, has another length than the network needs (the message has both lengths
+            and the place of its end), or holds a value that is not finite or a negative variance.
     """
     path = Path(path)
     records = weight_records(cfg)
     start, num_bytes = _opened(path)
     header = WeightsHeader.unpack(start, path)
-    wanted = header.num_bytes + (records[-1].end if records else 0) * _VALUE_BYTES
+    expected = header.num_bytes + (records[-1].end if records else 0) * _VALUE_BYTES
     num_whole, ending = _where_it_ends(records, num_bytes - header.num_bytes)
-    if num_bytes != wanted:
-        over = num_bytes - wanted
+    if num_bytes != expected:
+        over = num_bytes - expected
         difference = f"{abs(over)} byte{'s' if abs(over) > 1 else ''} too {'short' if over < 0 else 'long'}"
-        found = f"{path} has {num_bytes} bytes where {cfg.path} wants {wanted}, {difference}: {ending}"
+        mismatch = f"{path}: expected {expected} bytes for {cfg.path}, got {num_bytes}, {difference}: {ending}"
         if over > 0 or num_whole < 0:
-            raise DarknetError(f"{found}; it is damaged or belongs to another network")
+            raise DarknetError(f"{mismatch}; it is damaged or belongs to another network")
         if num_whole == 0:
-            raise DarknetError(f"{found}; it holds no layer")
+            raise DarknetError(f"{mismatch}; it holds no layer")
         if not partial:
-            raise DarknetError(f"{found}; if it is a partial file by intent, ask for partial reading")
+            raise DarknetError(f"{mismatch}; use partial=True if it is meant to be a partial file")
     values = _mapped(path, header, records[num_whole - 1].end if num_whole else 0)
     arrays = {}
     for record in records[:num_whole]:
@@ -247,7 +248,7 @@ def read_weights(path: str | Path, cfg: DarknetCfg, *, partial: bool = False) ->
 
 
 def _mapped(path: Path, header: WeightsHeader, num_values: int) -> FloatArray:
-    if num_values == 0:  # nothing can be mapped
+    if num_values == 0:  # an empty array cannot be mapped
         return np.zeros(0, _FLOAT32)
     try:
         return np.memmap(path, _FLOAT32, "r", header.num_bytes, (num_values,))
@@ -258,7 +259,9 @@ def _mapped(path: Path, header: WeightsHeader, num_values: int) -> FloatArray:
 def _check_values(array: FloatArray, place: str, name: str) -> None:
     num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if num_bad:
-        raise DarknetError(f"{place} holds {num_bad} values that are not finite; training diverged, or it is damaged")
+        raise DarknetError(
+            f"{place} holds {num_bad} values that are not finite; training diverged, or the file is damaged"
+        )
     if name == "rolling_variance" and array.size and float(array.min()) < 0:
         raise DarknetError(f"{place} holds negative variances; the file belongs to another network")
 
@@ -274,18 +277,18 @@ def write_weights(
     header: WeightsHeader | None = None,
     num_layers: int | None = None,
 ) -> None:
-    """Writes a .weights file: under a temporary name first, so that the name always stands for a whole file.
+    """Write a .weights file, under a temporary name first, so that the final name is always a complete file.
 
     Args:
         path: the file; an old one is replaced.
         cfg: the network.
         arrays: (layer, name) -> float32 values, exactly the arrays of `weight_records`.
-        header: version 0.2.5, seen = 0, unless given.
-        num_layers: write layers 0 to here - 1 only, a partial file.
+        header: by default version 0.2.5 with seen = 0.
+        num_layers: write only so many first layers, a partial file.
 
     Raises:
-        DarknetError: arrays that do not fit the network or are not finite, a network that Darknet would read
-            differently than it was written (`dontload`), or a file that cannot be written.
+        DarknetError: arrays do not fit the network or are not finite, Darknet would not read the arrays as they were
+            written (`dontload`), or the file cannot be written.
     """
     path, header = Path(path), header or WeightsHeader()
     for section in cfg.layers:
@@ -298,7 +301,7 @@ def write_weights(
     records = [r for r in weight_records(cfg) if num_layers is None or r.layer < num_layers]
     extra = sorted(set(arrays) - {(r.layer, r.name) for r in records})
     if extra:
-        raise DarknetError(f"{path}: there is no place for the array {extra[0]} in a .weights file of {cfg.path}")
+        raise DarknetError(f"{path}: the array {extra[0]} does not belong to a .weights file of {cfg.path}; remove it")
     ordered = []
     for record in records:
         array = arrays.get((record.layer, record.name))
@@ -306,7 +309,7 @@ def write_weights(
             raise DarknetError(f"{path}: {record} is missing")
         if array.shape != record.shape or array.dtype != np.float32:
             raise DarknetError(
-                f"{path}: {record} wants float32 of shape {record.shape}, found {array.dtype} of {array.shape}"
+                f"{path}: {record}: expected float32 of shape {record.shape}, got {array.dtype} of {array.shape}"
             )
         _check_values(array, f"{path}: {record}", record.name)
         is_transposed = header.transposed and record.section == "connected" and record.name == "weights"
@@ -323,4 +326,6 @@ def _write(path: Path, start: bytes, arrays: Iterable[FloatArray]) -> None:
     try:
         write_whole(path, write)
     except OSError as error:
-        raise DarknetError(f"{path} is not written ({error.strerror}), an old one is whole: check the disk") from error
+        raise DarknetError(
+            f"{path} cannot be written ({error.strerror}); an old file is unchanged; check the disk"
+        ) from error

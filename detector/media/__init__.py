@@ -1,1 +1,1 @@
-"""Images in, pictures out."""
+"""Reading and writing of images and videos, drawings and charts."""

@@ -1,4 +1,4 @@
-"""Pictures of functions of one number and their derivatives."""
+"""Charts of activation functions and their derivatives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,29 +14,37 @@ from torch import Tensor
 from detector.errors import ConfigError, DetectorError
 from detector.models.activations.activation_curves import Curve
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PICTURE_FORMATS = (".png", ".svg", ".pdf")
-# The palette of Okabe and Ito 2008, "Color universal design", its yellow darkened for a white ground, without black.
+# The palette of Okabe and Ito 2008, "Color universal design", without black and with a darker yellow for white paper.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00")
 _FUNCTIONS = {"value": "f(x)", "slope": "f '(x)", "curvature": "f ''(x)"}
-_BOUNDS = {"value": (-2.0, 4.0), "slope": (-1.1, 1.6), "curvature": (-1.0, 1.3)}  # what is beyond is cut off
-_JUMP = 0.05  # neighbouring samples further apart than this are two ends of a jump, and no line joins them
+_BOUNDS = {
+    "value": (-2.0, 4.0),
+    "slope": (-1.1, 1.6),
+    "curvature": (-1.0, 1.3),
+}  # of the axes; values beyond are cut off
+_JUMP = 0.05  # a larger difference between neighbouring samples is a jump, and no line joins them
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Draws functions with their first and second derivatives.
+    """Draw functions with their first and second derivatives.
 
-    As many as there are colours share three panels, the first one standing out; more get a panel each.
+    Up to seven functions share three panels, with the first one emphasised; more functions get a panel each.
 
     Args:
-        curves: the functions by name, each sampled at evenly spaced places.
+        curves: the functions by name, each sampled at evenly spaced points.
         path: the picture to write, `.png`, `.svg` or `.pdf`.
 
     Raises:
-        ConfigError: the file name has another ending.
+        ConfigError: the file name has another suffix.
         DetectorError: the file cannot be written.
     """
     if path.suffix.lower() not in PICTURE_FORMATS:
-        raise ConfigError(f"{path}: a picture wants to end in {', '.join(PICTURE_FORMATS)}; rename it")
+        raise ConfigError(f"{path}: expected a file name that ends in {', '.join(PICTURE_FORMATS)}; rename it")
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=100, layout="constrained", facecolor="white")
@@ -46,11 +54,11 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
     try:
         path.write_bytes(picture.getvalue())
     except OSError as error:
-        raise DetectorError(f"{path}: the picture cannot be written, {error.strerror}; give another place") from error
+        raise DetectorError(f"{path}: the picture cannot be written, {error.strerror}; choose another path") from error
 
 
-def _draw_together(figure: Any, curves: Mapping[str, Curve]) -> None:
-    """A panel for the functions and one for each derivative."""
+def _draw_together(figure: Figure, curves: Mapping[str, Curve]) -> None:
+    """Draw one panel for the functions and one for each derivative."""
     figure.set_size_inches(13, 4.4)
     panels = figure.subplots(1, 3)
     for panel, (attribute, title), bounds in zip(panels, _FUNCTIONS.items(), _BOUNDS.values(), strict=True):
@@ -66,8 +74,8 @@ def _draw_together(figure: Any, curves: Mapping[str, Curve]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=12)
 
 
-def _draw_apart(figure: Any, curves: Mapping[str, Curve]) -> None:
-    """A panel for each function with its derivatives, all on the same scale."""
+def _draw_apart(figure: Figure, curves: Mapping[str, Curve]) -> None:
+    """Draw one panel for each function with its derivatives, all on the same scale."""
     num_columns = 6
     num_rows = math.ceil(len(curves) / num_columns)
     figure.set_size_inches(13, 2.15 * num_rows + 0.4)
@@ -83,7 +91,7 @@ def _draw_apart(figure: Any, curves: Mapping[str, Curve]) -> None:
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=12)
 
 
-def _prepare(panel: Any, title: str) -> None:
+def _prepare(panel: Axes, title: str) -> None:
     panel.set_title(title, loc="left", fontsize=12, fontweight="bold", color="#333333")
     panel.axhline(0, color="#AAAAAA", linewidth=0.9, zorder=1)
     panel.axvline(0, color="#AAAAAA", linewidth=0.9, zorder=1)
@@ -94,11 +102,11 @@ def _prepare(panel: Any, title: str) -> None:
     panel.margins(x=0)
 
 
-def _plot(panel: Any, curve: Curve, attribute: str, **style: Any) -> None:
+def _plot(panel: Axes, curve: Curve, attribute: str, **style: Any) -> None:
     panel.plot(curve.x.numpy(), _with_gaps(getattr(curve, attribute)).numpy(), solid_capstyle="round", **style)
 
 
 def _with_gaps(y: Tensor) -> Tensor:
-    """The values without the one before each jump, so that no line is drawn across it."""
+    """Replace the value before each jump by NaN, so that no line is drawn across the jump."""
     jumps = torch.cat([y.diff().abs() > _JUMP, torch.tensor([False])])
     return y.masked_fill(jumps, math.nan)

@@ -1,7 +1,7 @@
-"""Captions on pictures: text in any script the fonts know, on a ground of its own, placed where it hides least.
+"""Captions on pictures: text on a coloured background, placed where it hides little.
 
-Letters are drawn by FreeType, with the DejaVu font that comes with matplotlib. What that font lacks (Chinese, Japanese,
-Korean) is drawn by OpenCV's own font from version 5 on, and shown by its code point before.
+FreeType draws the letters with the DejaVu font of matplotlib. Letters that this font lacks (Chinese, Japanese, Korean)
+are drawn with OpenCV's own font from OpenCV 5 on, and shown as code points in older versions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,37 +18,40 @@ import numpy.typing as npt
 
 from detector.structures.letterbox import Image
 
+if TYPE_CHECKING:
+    from matplotlib.ft2font import FT2Font
+
 RGB = tuple[int, int, int]
 Integers = npt.NDArray[np.int64]
 
-_HEIGHT = 1.36  # of a caption, in sizes of its font: room for accents above capitals and for descenders
-_CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, likewise
-_PADDING = 0.3  # left and right of the text, likewise
-_MOST_LETTERS = 300  # wider than a picture; thousands of them would take seconds and megabytes
+_HEIGHT = 1.36  # of a caption, in font sizes, with room for accents above capitals and for descenders
+_CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, in font sizes
+_PADDING = 0.3  # left and right of the text, in font sizes
+_MOST_LETTERS = 300  # wider than a picture; thousands of letters would take seconds and megabytes
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-_DRAWING = threading.Lock()  # the font holds the text that it draws, and several threads draw captions
+_DRAWING = threading.Lock()  # the font object holds the text being drawn, so only one thread may draw
 
 
 def readable_ink(ground: RGB) -> RGB:
-    """Black or white, whichever has the higher contrast on a ground (WCAG 2.2, "contrast ratio")."""
+    """Return black or white, whichever has the higher contrast on a background (WCAG 2.2, "contrast ratio")."""
     levels = np.array(ground) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
-    # Contrasts (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white.
+    # The contrast is (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white.
     return _BLACK if (luminance + 0.05) ** 2 >= 1.05 * 0.05 else _WHITE
 
 
 @functools.lru_cache(maxsize=4096)
 def caption(text: str, size_px: int, ground: RGB) -> Image:
-    """A text in black or white on a ground, ready to be laid on a picture.
+    """Draw a text in black or white on a background, to be laid on a picture.
 
     Args:
-        text: anything; what cannot be shown is shown by its code point, and of a very long one only the beginning.
-        size_px: of the font, at least 5.
-        ground: RGB.
+        text: any text; letters that no font has are shown as code points, and a very long text is cut.
+        size_px: font size, at least 5.
+        ground: background colour, RGB.
 
     Returns:
-        uint8 (h, w, 3), not to be written to.
+        uint8 (h, w, 3), read-only.
     """
     with _DRAWING:
         drawn = _cover(text, size_px)
@@ -60,7 +63,7 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
 
 
 def _cover(text: str, size_px: int) -> Image:
-    """How much of each pixel of a caption is ink: uint8 (h, w)."""
+    """Return the ink coverage of each pixel of a caption: uint8 (h, w)."""
     font = _font()
     shown = "".join(letter if letter.isprintable() else _code_point(letter) for letter in text[:_MOST_LETTERS])
     if all(font.get_char_index(ord(letter)) for letter in shown):
@@ -84,15 +87,15 @@ def _code_point(letter: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _font() -> Any:
+def _font() -> FT2Font:
     from matplotlib import get_data_path
     from matplotlib.ft2font import FT2Font
 
     return FT2Font(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"))
 
 
-def _by_freetype(font: Any, text: str, size_px: int) -> tuple[Image, int]:
-    """The ink of a text, (h, w), and how many of its rows are below the base line."""
+def _by_freetype(font: FT2Font, text: str, size_px: int) -> tuple[Image, int]:
+    """Return the ink coverage of a text, (h, w), and the number of its rows below the base line."""
     font.clear()
     font.set_size(size_px, 72)  # at 72 dpi a point is a pixel
     font.set_text(text)
@@ -101,7 +104,7 @@ def _by_freetype(font: Any, text: str, size_px: int) -> tuple[Image, int]:
 
 
 def _by_opencv(text: str, size_px: int) -> tuple[Image, int]:
-    # Characters may be as wide as high; what is too wide is cut off again.
+    # Characters may be as wide as high; surplus width is cut off again.
     picture = np.zeros((2 * size_px, (len(text) + 1) * 2 * size_px, 3), np.uint8)
     base = round(1.4 * size_px)
     drawn = cv2.putText(picture, text, (0, base), _WHITE, cv2.FontFace("uni"), size_px)  # from version 5 on
@@ -112,10 +115,10 @@ def _by_opencv(text: str, size_px: int) -> tuple[Image, int]:
 
 
 def place_captions(boxes_xyxy: Integers, sizes_wh: Integers, picture_hw: tuple[int, int]) -> Integers:
-    """Where captions go: beside their boxes or in them, on the picture, over no caption placed before where avoidable.
+    """Choose places for captions: at or in their boxes, inside the picture, with little overlap between captions.
 
     Args:
-        boxes_xyxy: int64 (N, 4), pixels; the first are placed first.
+        boxes_xyxy: int64 (N, 4), pixels; earlier captions are placed first.
         sizes_wh: int64 (N, 2), width and height of each caption.
         picture_hw: height and width of the picture.
 
@@ -125,22 +128,22 @@ def place_captions(boxes_xyxy: Integers, sizes_wh: Integers, picture_hw: tuple[i
     height, width = picture_hw
     placed = np.zeros((len(boxes_xyxy), 4), np.int64)
     for row, ((x1, y1, x2, y2), (w, h)) in enumerate(zip(boxes_xyxy.tolist(), sizes_wh.tolist(), strict=True)):
-        # Above, in the upper left corner, below; the same at the right; beside; in the lower left corner.
+        # Above, in the upper left corner, below; the same on the right; beside the box; in the lower left corner.
         corners = [(x1, y1 - h), (x1, y1), (x1, y2), (x2 - w, y1 - h), (x2 - w, y1), (x2 - w, y2), (x2, y1),
                    (x1 - w, y1), (x1, y2 - h)]  # fmt: skip
         on_picture = [(max(0, min(x, width - w)), max(0, min(y, height - h))) for x, y in corners]
-        # Moved to the side it is still at its box; moved up or down it is not where it was meant to be.
+        # A caption moved sideways is still at its box; one moved up or down is not, so it is the last resort.
         likely = [moved for moved, (x, y) in zip(on_picture, corners, strict=True) if moved[1] == y] or on_picture
         places = np.array([(x, y, x + w, y + h) for x, y in likely])
         others = placed[:row, None]
         sides = np.minimum(places[:, 2:], others[..., 2:]) - np.maximum(places[:, :2], others[..., :2])
         hidden = sides.clip(min=0).prod(axis=2).sum(axis=0)
-        placed[row] = places[int(hidden.argmin())]  # the first of equals
+        placed[row] = places[int(hidden.argmin())]  # the first of equal ones
     return placed[:, :2]
 
 
 def lay(picture: Image, patch: Image, left_top: Sequence[int]) -> None:
-    """Lays a caption on a picture, in place; what sticks out is cut off."""
+    """Lay a caption on a picture, in place; parts beyond the picture are cut off."""
     (left, top), (height, width) = left_top, patch.shape[:2]
     part = picture[max(0, top) : top + height, max(0, left) : left + width]
     part[:] = patch[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]

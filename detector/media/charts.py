@@ -1,14 +1,18 @@
-"""Charts of a data set, each as the bytes of a PNG: classes, sizes, shapes and places of objects, sizes of images."""
+"""Charts of a data set, each as the bytes of a PNG: classes, sizes, shapes and positions of objects, image sizes."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -18,14 +22,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 INK, GRID = "#333333", "#EAEAEA"
 _WIDTH_IN, _HEIGHT_IN, _DPI = 5.6, 3.4, 110
 MAX_CLASSES_SHOWN = 40
-COCO_SMALL_PX, COCO_MEDIUM_PX = 32, 96  # sides of squares; COCO's bounds of small and medium objects
+COCO_SMALL_PX, COCO_MEDIUM_PX = 32, 96  # sides of squares: COCO's bounds of small and medium objects
 
 
 def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> bytes:
-    """Bars of the objects of each class, one colour a split, the most frequent class on top.
+    """Draw bars for the objects of each class, one colour per split, the most frequent class on top.
 
     Args:
-        names: of the classes; of more than `MAX_CLASSES_SHOWN` those in the middle are left out.
+        names: names of the classes; of more than `MAX_CLASSES_SHOWN`, the middle ones are left out.
         counts: objects of each class, by split.
     """
     totals = np.sum([counts[split] for split in counts], axis=0)
@@ -38,7 +42,7 @@ def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> by
     places = np.arange(len(order))[::-1].astype(np.float64)
     if num_hidden:
         places[: MAX_CLASSES_SHOWN // 2] += 1.5
-        panel.text(0.02, len(order) / 2, f"... {num_hidden} classes more ...", transform=panel.get_yaxis_transform(),
+        panel.text(0.02, len(order) / 2, f"... {num_hidden} more classes ...", transform=panel.get_yaxis_transform(),
                    va="center", fontsize=8, color="#888888")  # fmt: skip
     thickness = 0.8 / len(counts)
     for number, (split, of_split) in enumerate(counts.items()):
@@ -56,18 +60,18 @@ def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> by
 
 
 def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] = ()) -> bytes:
-    """A histogram of sizes on a logarithmic axis, as shares of each split.
+    """Draw a histogram of sizes on a logarithmic axis, as shares of each split.
 
     Args:
         sides: sizes above 0 in pixels, by split.
-        what: the label of the axis.
+        what: label of the axis.
         bounds: sizes to mark.
     """
     figure, panel = new_panel()
     everything = np.concatenate([values for values in sides.values() if len(values)] or [np.ones(1)])
     everything = everything[everything > 0]
     lowest, highest = max(everything.min(), 0.5), max(everything.max(), 1.0)
-    bins = np.geomspace(lowest * 0.99, highest * 1.01 + 0.1, 41)
+    bins = np.geomspace(lowest * 0.99, highest * 1.01 + 0.1, 41).tolist()
     for number, (split, values) in enumerate(sides.items()):
         if len(values):
             weights = np.full(len(values), 100 / len(values))
@@ -99,7 +103,7 @@ def size_chart(sides: Mapping[str, Floats], what: str, bounds: Sequence[float] =
 
 
 def shape_chart(wh: Floats, marks_wh: Sequence[tuple[float, float]], what: str) -> bytes:
-    """How wide and how high objects are: a density of (N, 2) on logarithmic axes, with marks such as anchors."""
+    """Draw the density of widths and heights, (N, 2), on logarithmic axes, with marks such as anchors."""
     figure, panel = new_panel()
     wh = np.maximum(wh, 0.5)
     if len(wh):
@@ -117,7 +121,7 @@ def shape_chart(wh: Floats, marks_wh: Sequence[tuple[float, float]], what: str) 
 
 
 def place_chart(centres_xy: Floats) -> bytes:
-    """Where the centres of objects lie, (N, 2) as shares of width and height: a map of the image."""
+    """Draw a map of the centres of objects, (N, 2) as shares of image width and height."""
     figure, panel = new_panel()
     counts, _, _ = np.histogram2d(centres_xy[:, 1], centres_xy[:, 0], bins=24, range=[[0, 1], [0, 1]])
     panel.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0), aspect=0.75, vmin=0)
@@ -128,7 +132,7 @@ def place_chart(centres_xy: Floats) -> bytes:
 
 
 def image_chart(image_wh: Mapping[str, Integers]) -> bytes:
-    """Width and height of the images, (N, 2) by split; a larger dot stands for more images of one size."""
+    """Draw width and height of the images, (N, 2) by split; a larger dot stands for more images of one size."""
     figure, panel = new_panel()
     for number, (split, sizes) in enumerate(image_wh.items()):
         if len(sizes):
@@ -143,11 +147,11 @@ def image_chart(image_wh: Mapping[str, Integers]) -> bytes:
 
 
 def count_chart(num_objects: Mapping[str, Integers]) -> bytes:
-    """How many objects images have, (N,) by split, as shares of the split."""
+    """Draw a histogram of the number of objects per image, (N,) by split, as shares of the split."""
     figure, panel = new_panel()
     greatest = max((int(values.max(initial=0)) for values in num_objects.values()), default=0)
     step = max(1, -(-greatest // 40))
-    bins = np.arange(0, greatest + step + 1, step) - 0.5
+    bins = (np.arange(0, greatest + step + 1, step) - 0.5).tolist()
     for number, (split, values) in enumerate(num_objects.items()):
         if len(values):
             weights = np.full(len(values), 100 / len(values))
@@ -155,11 +159,11 @@ def count_chart(num_objects: Mapping[str, Integers]) -> bytes:
             panel.hist(
                 values, bins, weights=weights, histtype="step", linewidth=1.6, color=COLOURS[number % 4], label=split
             )
-    return as_png(figure, panel, "objects in an image", "share of the split in %", len(num_objects) > 1)
+    return as_png(figure, panel, "objects per image", "share of the split in %", len(num_objects) > 1)
 
 
-def new_panel(height_in: float = _HEIGHT_IN) -> tuple[Any, Any]:
-    """A figure and its one panel, in the look of all charts."""
+def new_panel(height_in: float = _HEIGHT_IN) -> tuple[Figure, Axes]:
+    """Make a figure with one panel in the style of all charts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained", facecolor="white")
@@ -171,19 +175,21 @@ def new_panel(height_in: float = _HEIGHT_IN) -> tuple[Any, Any]:
     return figure, panel
 
 
-def as_png(figure: Any, panel: Any, x_label: str, y_label: str, has_legend: bool) -> bytes:
-    """The bytes of a figure, its axes and lines labelled."""
+def as_png(figure: Figure, panel: Axes, x_label: str, y_label: str, has_legend: bool) -> bytes:
+    """Label the axes and lines of a figure and return it as the bytes of a PNG."""
     panel.set_xlabel(x_label, fontsize=9, color=INK)
     panel.set_ylabel(y_label, fontsize=9, color=INK)
     if has_legend:
         panel.legend(frameon=False, fontsize=9)
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it; the table has the name
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # the chart shows a box instead; the table has the name
         figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()
 
 
 def shortened(name: str) -> str:
-    """A name as a chart has room for it."""
+    """Shorten a name to the room that a chart has for it."""
     return name if len(name) <= 24 else f"{name[:23]}…"

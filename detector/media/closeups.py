@@ -1,4 +1,4 @@
-"""Pictures of single boxes in their surroundings: a part of an image, enlarged or reduced, with what is meant drawn."""
+"""Close-ups: a part of an image around some boxes, enlarged or reduced, with the boxes drawn."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def draw_closeup(
     num_meant: int,
     longer_px: int = 360,
 ) -> Image:
-    """A square part of an image around some boxes, with these and others drawn on it.
+    """Draw a square part of an image around some boxes, with these and other boxes on it.
 
     Args:
         image: uint8 (H, W, C).
-        source_xyxy: float64 (N, 4), pixels of the image; those meant come last and lie on top.
-        captions: one for each box, or nothing.
-        colours: RGB, one for each box.
-        num_meant: how many of the last boxes the picture is about, at least 1.
-        longer_px: the longer side of the picture.
+        source_xyxy: float64 (N, 4), pixels of the image; the boxes that the picture is about come last, on top.
+        captions: one text per box, which may be empty.
+        colours: RGB, one per box.
+        num_meant: number of boxes that the picture is about, at least 1.
+        longer_px: longer side of the picture.
 
     Returns:
         uint8 (h, w, 3), RGB.

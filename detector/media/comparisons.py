@@ -1,4 +1,4 @@
-"""Ground truth next to predictions: one sheet that shows what a model sees and what it misses."""
+"""Ground truth next to predictions on one sheet."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from detector.structures.letterbox import Image, Letterbox
 from detector.structures.types import Detections
 
 _LINE_PX, _GAP_PX, _MARGIN_PX, _TEXT_PX = 24, 4, 10, 13
-_MAX_CAPTIONS = 12  # on a small picture more hide what they name; the colours stand for the classes
+_MAX_CAPTIONS = 12  # on a small picture, more captions hide the objects; the colours still tell the classes
 _MAX_LEGEND = 40  # classes
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An image, what is on it and what was found on it.
+class ImageComparison:
+    """Image with its ground truth and its detections.
 
     Attributes:
-        name: the title.
+        name: title of the pair.
         image: uint8 (H, W, C).
         source_xyxy: float32 (N, 4), the boxes of the ground truth in pixels of the image.
         labels: int64 (N,), their 0-based class indices.
         is_crowd: bool (N,), regions that count neither as hit nor as miss.
-        detections: what was found.
+        detections: the detections.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Comparison:
 
 
 def draw_comparisons(
-    compared: Sequence[Comparison], class_names: Sequence[str], tile_hw: tuple[int, int], columns: int = 2
+    compared: Sequence[ImageComparison], class_names: Sequence[str], tile_hw: tuple[int, int], columns: int = 2
 ) -> Image:
-    """A sheet, RGB, of pairs: on the left the ground truth, on the right what was found; below the colours' classes.
+    """Draw a sheet, RGB, of pairs: ground truth on the left, detections on the right, and a legend of classes below.
 
     Args:
         compared: at least one image.
         class_names: name of each class index.
         tile_hw: height and width of each picture of a pair; images are letterboxed into it.
-        columns: pairs side by side.
+        columns: number of pairs side by side.
     """
     pairs = [_draw_pair(one, class_names, tile_hw) for one in compared]
     columns = min(columns, len(pairs))
@@ -61,7 +61,7 @@ def draw_comparisons(
     return np.concatenate([*rows, _draw_legend(shown[:_MAX_LEGEND], class_names, width)])
 
 
-def _draw_pair(one: Comparison, class_names: Sequence[str], tile_hw: tuple[int, int]) -> Image:
+def _draw_pair(one: ImageComparison, class_names: Sequence[str], tile_hw: tuple[int, int]) -> Image:
     height, width = tile_hw
     letterbox = Letterbox.fit((one.image.shape[0], one.image.shape[1]), tile_hw)
     canvas = letterbox.apply(as_rgb(one.image))
@@ -74,22 +74,22 @@ def _draw_pair(one: Comparison, class_names: Sequence[str], tile_hw: tuple[int, 
         ["ignore" if c else class_names[k] * has_names for k, c in zip(one.labels, crowd, strict=True)],
         [IGNORED_RGB if c else colours[int(k)] for k, c in zip(one.labels, crowd, strict=True)],
     )
-    found = one.detections[list(range(len(one.detections)))[::-1]]  # the most certain one is drawn last, on top
-    named = [f"{name} " * (len(found) <= _MAX_CAPTIONS) for name in found.names]
+    detections = one.detections[list(range(len(one.detections)))[::-1]]  # the highest score is drawn last, on top
+    named = [f"{name} " * (len(detections) <= _MAX_CAPTIONS) for name in detections.names]
     predicted = draw_boxes(
         canvas,
-        letterbox.boxes_to_canvas(found.source_xyxy.numpy()),
-        [f"{name}{score:.2f}" for name, score in zip(named, found.scores.tolist(), strict=True)],
-        [colours[label] for label in found.labels.tolist()],
+        letterbox.boxes_to_canvas(detections.source_xyxy.numpy()),
+        [f"{name}{score:.2f}" for name, score in zip(named, detections.scores.tolist(), strict=True)],
+        [colours[label] for label in detections.labels.tolist()],
     )
     pair = np.full((_LINE_PX + height + _MARGIN_PX, 2 * width + _GAP_PX + _MARGIN_PX, 3), GROUND_RGB, np.uint8)
     right = width + _GAP_PX
     pair[_LINE_PX : _LINE_PX + height, :width] = truth
     pair[_LINE_PX : _LINE_PX + height, right : right + width] = predicted
     title = f"{len(one.labels) - sum(crowd)} in {one.name}"
-    room = max(8, width // 9)  # letters
+    room = max(8, width // 9)  # in letters
     _write(pair, title if len(title) <= room else f"{title[: room - 3]}...", (0, 3))
-    _write(pair, f"{len(found)} predicted", (right, 3))
+    _write(pair, f"{len(detections)} predicted", (right, 3))
     return pair
 
 

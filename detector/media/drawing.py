@@ -1,4 +1,4 @@
-"""Pictures for people: detections on an image, the samples of a batch side by side."""
+"""Drawing of boxes: detections on an image, the samples of a batch side by side."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from detector.structures.letterbox import PADDING_VALUE, Image
 from detector.structures.types import Detections, Sample
 
 IGNORED_RGB = (150, 150, 150)
-GROUND_RGB = (PADDING_VALUE // 2,) * 3  # of sheets
+GROUND_RGB = (PADDING_VALUE // 2,) * 3  # background of sheets
 _TITLE_PX, _TITLE_TEXT_PX = 24, 13
-_MAX_CAPTIONS = 12  # on a small picture more hide what they name
+_MAX_CAPTIONS = 12  # on a small picture, more captions hide the objects
 # Sizes as shares of the side of a square with the picture's area, and of a box's sides.
 _LINE_SHARE, _TEXT_SHARE, _MIN_TEXT_PX = 1 / 300, 1 / 50, 11
 _LINE_SHARE_OF_BOX, _TEXT_SHARE_OF_BOX = 1 / 12, 1 / 3
-_NUM_HUES = 12  # that people tell apart; two brightnesses of each
-_STEP = 5  # to the next colour where two classes have one: far away, and every colour is reached
+_NUM_HUES = 12  # that people can distinguish; each in two brightnesses
+_STEP = 5  # to the next colour if one is taken: a clearly different one, and coprime to their number to reach all
 
 
 @functools.lru_cache(maxsize=64)
 def class_colours(class_names: tuple[str, ...]) -> tuple[RGB, ...]:
-    """An RGB colour for each class.
+    """Return an RGB colour for each class.
 
-    It follows from the name: a class has the same colour in every run and model, unless another class there, earlier in
-    the alphabet, has taken it. Up to 24 classes have colours of their own.
+    The colour follows from the name, so a class has the same colour in every run and model, unless a class earlier in
+    the alphabet has taken it. Up to 24 classes have different colours.
     """
     colour_of: dict[str, RGB] = {}
     num, taken = 2 * _NUM_HUES, set[int]()
@@ -49,14 +49,14 @@ def class_colours(class_names: tuple[str, ...]) -> tuple[RGB, ...]:
 
 
 def _colour(place: int) -> RGB:
-    """One of the 24 colours."""
+    """Return one of the 24 colours."""
     is_dark, hue = divmod(place, _NUM_HUES)
     red, green, blue = colorsys.hsv_to_rgb((hue + is_dark / 2) / _NUM_HUES, 0.85, 0.62 if is_dark else 0.97)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def as_rgb(image: Image) -> Image:
-    """A copy with three channels: grey repeated, planes beyond the third left out."""
+    """Return a copy with three channels: grey is repeated, channels beyond the third are dropped."""
     if image.shape[2] < 3:
         return np.repeat(image[..., :1], 3, axis=2)
     return np.ascontiguousarray(image[..., :3]).copy()
@@ -65,18 +65,18 @@ def as_rgb(image: Image) -> Image:
 def draw_boxes(
     image: Image, boxes_xyxy: npt.NDArray[np.float32], captions: Sequence[str], colours: Sequence[RGB]
 ) -> Image:
-    """A copy of an image with boxes and captions, RGB; lines and text follow the size of the image and of each box.
+    """Return a copy of an image, RGB, with boxes and captions, whose size follows the image and each box.
 
     Args:
         image: uint8 (H, W, C).
-        boxes_xyxy: (N, 4), pixels; later ones lie on top, and their captions choose their places first.
-        captions: one for each box, or nothing.
-        colours: RGB, one for each box.
+        boxes_xyxy: (N, 4), pixels; later boxes are on top, and their captions are placed first.
+        captions: one text per box, which may be empty.
+        colours: RGB, one per box.
     """
     picture = as_rgb(image)
     height, width = picture.shape[:2]
     side = math.sqrt(height * width)
-    # Nothing is lost: what is so far away is not on the picture.
+    # Corners this far away are outside the picture, so clipping them changes nothing visible.
     corners = np.rint(np.asarray(boxes_xyxy).clip(-2 * side, 3 * side)).astype(np.int64).reshape(-1, 4)
     patches = []
     for (x1, y1, x2, y2), text, colour in zip(corners.tolist(), captions, colours, strict=True):
@@ -95,21 +95,21 @@ def draw_boxes(
 
 
 def draw_detections(image: Image, detections: Detections, track_ids: npt.NDArray[np.int64] | None = None) -> Image:
-    """A copy of an image, RGB, with its detections; those of tracks have their numbers, int64 (N,), and colours."""
+    """Return a copy of an image, RGB, with its detections, or with tracks if track ids, int64 (N,), are given."""
     if track_ids is not None:
         return _draw_tracks(image, detections, track_ids)
     labels = detections.labels.tolist()
     captions = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)]
     colours = class_colours(detections.class_names)
-    order = slice(None, None, -1)  # the most certain one is drawn last, on top
+    order = slice(None, None, -1)  # the highest score is drawn last, on top
     return draw_boxes(
         image, detections.source_xyxy.numpy()[order], captions[order], [colours[label] for label in labels][order]
     )
 
 
 def _draw_tracks(image: Image, detections: Detections, track_ids: npt.NDArray[np.int64]) -> Image:
-    """Neither captions nor the order of boxes change with scores: from frame to frame the picture stays calm."""
-    order = np.argsort(-track_ids)  # the first ones on top
+    """Draw tracks; captions and order do not depend on scores, so that they do not flicker from frame to frame."""
+    order = np.argsort(-track_ids)  # the first tracks on top
     names, ids = detections.names, track_ids[order].tolist()
     captions = [f"{names[row]} {track_id}" for row, track_id in zip(order.tolist(), ids, strict=True)]
     colours = [_colour(_STEP * track_id % (2 * _NUM_HUES)) for track_id in ids]
@@ -117,14 +117,14 @@ def _draw_tracks(image: Image, detections: Detections, track_ids: npt.NDArray[np
 
 
 def draw_batch(samples: Sequence[Sample], class_names: Sequence[str]) -> Image:
-    """The samples of a batch with their boxes on one sheet, RGB; crowd regions are grey."""
+    """Draw the samples of a batch with their boxes on one sheet, RGB; crowd regions are grey."""
     return _sheet([_draw_sample(sample, class_names) for sample in samples], math.ceil(math.sqrt(len(samples))))
 
 
 def draw_tiles(
     samples: Sequence[Sample], class_names: Sequence[str], titles: Sequence[str], width_px: int = 320
 ) -> Image:
-    """Samples with their boxes on one sheet, RGB, each as wide as asked and under a title; captions only where few."""
+    """Draw samples with their boxes on one sheet, RGB, each below its title; only samples of few boxes get captions."""
     tiles = []
     for sample, title in zip(samples, titles, strict=True):
         scale = width_px / sample.image.shape[1]
@@ -135,7 +135,7 @@ def draw_tiles(
         tile[_TITLE_PX:] = _draw_sample(resized, class_names, len(sample.labels) <= _MAX_CAPTIONS)
         lay(tile, caption(title, _TITLE_TEXT_PX, GROUND_RGB), (0, 3))
         tiles.append(tile)
-    return _sheet(tiles, max(1, math.ceil(math.sqrt(len(tiles) * 4 / 3))))  # wider than high, as screens are
+    return _sheet(tiles, max(1, math.ceil(math.sqrt(len(tiles) * 4 / 3))))  # wider than high, like screens
 
 
 def _draw_sample(sample: Sample, class_names: Sequence[str], has_captions: bool = True) -> Image:

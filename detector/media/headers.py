@@ -1,6 +1,6 @@
-"""What an image file says of itself before its pixels: format, size, orientation, planes, frames.
+"""Headers of image files: format, size, orientation, planes and frames.
 
-Read here and not by a decoder, because a decoder allocates what a header claims: a file of some bytes may claim
+They are read without a decoder, because a decoder allocates the size in the header, and a file of some bytes may claim
 gigabytes. The formats: PNG (W3C, third edition), JPEG (ITU-T T.81, annex B), EXIF 2.32, GIF89a, BMP (Windows bitmap
 headers), WebP (RFC 9649), Netpbm; TIFF in `detector.media.tiff`.
 """
@@ -20,12 +20,12 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x0112
 _EXIF_MARK = b"Exif\0\0"
 _PLANES_OF_PNG = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_MAX_STEPS = 2**18  # chunks, segments or blocks that are walked through; no real file has a tenth of them
+_MAX_STEPS = 2**18  # largest number of chunks, segments or blocks; no real file has a tenth of it
 _MAX_STRAY_BYTES = 2**16  # between two segments of a JPEG
 _PNM_HEAD_BYTES = 2**16
 _PNM_TOKEN = re.compile(rb"(?:\s+|#[^\r\n]*[\r\n])*([0-9]{1,10})(?=[\s#]|$)")
 
-# First bytes of formats that are not read here, at the offset, so that the message can say what a file is.
+# First bytes, at an offset, of formats that are not supported, so that the message can name the format.
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypavif", "an AVIF"),
     (4, b"ftypavis", "an AVIF"),
@@ -52,18 +52,18 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The header of an image file.
+    """Header of an image file.
 
     Attributes:
         format: `JPEG`, `PNG`, `GIF`, `BMP`, `WebP`, `TIFF` or `PNM`.
         stored_hw: height and width as the pixels are stored.
-        orientation: 1..8, how they are to be turned to stand upright (EXIF tag 0x0112).
+        orientation: 1..8, the rotation and flip that turn the pixels upright (EXIF tag 0x0112).
         num_planes: numbers per pixel as stored; 1 for a palette.
         bits: bits per number.
-        max_value: the number that means white; 0 where the format fixes it.
+        max_value: the number for white; 0 if the format fixes it.
         has_more_frames: whether other frames or pages follow the first.
-        scan_start: where the compressed pixels of a JPEG begin.
-        directory: of a TIFF.
+        scan_start: offset of the compressed pixels of a JPEG.
+        directory: the directory of a TIFF.
     """
 
     format: str
@@ -84,7 +84,7 @@ class ImageHeader:
 
     @property
     def largest_hw(self) -> tuple[int, int]:
-        """Height and width of what a decoder allocates at most: a TIFF may have tiles larger than its image."""
+        """Height and width that a decoder allocates at most; a TIFF may have tiles larger than its image."""
         if self.directory is None:
             return self.stored_hw
         tile_hw = self.directory.number(tiff.TILE_HEIGHT, 1), self.directory.number(tiff.TILE_WIDTH, 1)
@@ -92,13 +92,13 @@ class ImageHeader:
 
 
 def read_header(file: BinaryIO) -> ImageHeader:
-    """The header of an image file, whatever its name; nothing is decoded.
+    """Read the header of an image file, whatever its name, without decoding it.
 
     Args:
         file: a seekable file; it is read from its start.
 
     Raises:
-        HeaderError: with what the file is instead, after the words "it is"; without words where it is no image known.
+        HeaderError: the file is not a supported image; its text completes "it is ...", or is empty for an unknown file.
     """
     file.seek(0)
     start = file.read(16)
@@ -117,12 +117,12 @@ def read_header(file: BinaryIO) -> ImageHeader:
             return header
     for offset, signature, name in _FOREIGN:
         if start[offset:].startswith(signature):
-            raise HeaderError(f"{name} file, a format that is not read here (PNG and JPEG are)")
+            raise HeaderError(f"{name} file, which is not supported (use PNG or JPEG)")
     raise HeaderError
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation 1..8 in an EXIF block (a TIFF header and its first directory); 1 where it says none."""
+    """Return the orientation 1..8 in an EXIF block (a TIFF header and its first directory); 1 if it has none."""
     exif = exif.removeprefix(_EXIF_MARK)
 
     def number(start: int, size: int) -> int:
@@ -162,7 +162,7 @@ def _jpeg(file: BinaryIO) -> ImageHeader:
 
 
 def _next_marker(file: BinaryIO) -> int:
-    """The next marker of a JPEG: decoders pass over bytes between segments and over repeated 0xFF."""
+    """Return the next marker of a JPEG; like decoders, skip bytes between segments and repeated 0xFF."""
     byte = previous = b""
     for _ in range(_MAX_STRAY_BYTES):
         byte, previous = take(file, 1), byte
@@ -303,6 +303,6 @@ _READERS: tuple[tuple[bytes, str, Callable[[BinaryIO], ImageHeader]], ...] = (
     (rb"GIF8[79]a", "GIF", _gif),
     (rb"RIFF....WEBP", "WebP", _webp),
     (rb"II[*+]\0|MM\0[*+]", "TIFF", _tiff),
-    (rb"BM.*\0", "BMP", _bmp),  # some byte of the header is 0, and none of a text
+    (rb"BM.*\0", "BMP", _bmp),  # a header has a zero byte, and a text has none
     (rb"P[1-6](#|\s+[#0-9])", "PNM", _pnm),
 )

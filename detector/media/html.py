@@ -1,4 +1,4 @@
-"""What every page of a report is made of: one look, text made harmless, pictures inside; no script, nothing fetched."""
+"""Building blocks of HTML reports: one style, escaped text, embedded pictures, no scripts or external files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ summary { cursor: pointer; color: var(--soft); }
 
 
 def page_of(title: str, body: Iterable[str]) -> str:
-    """A whole page of parts that are HTML already; the title is not."""
+    """Return a complete page from a plain title and parts that are HTML."""
     head = [
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
@@ -58,24 +58,24 @@ def page_of(title: str, body: Iterable[str]) -> str:
 
 
 def text(value: object) -> str:
-    """A value as text that HTML takes for nothing else."""
+    """Return a value as escaped text."""
     return html.escape(str(value), quote=True).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def embedded(picture: bytes, kind: str) -> str:
-    """A picture, the bytes of a PNG or JPEG, as the address of itself."""
+    """Return a picture, the bytes of a PNG or JPEG, as a data URL."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table on a card; the first column stands to the left, the others to the right."""
+    """Return a table on a card; the first column is aligned left, the others right."""
     body = "\n".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     head = "".join(f"<th>{text(cell)}</th>" for cell in heads)
     return f"<div class='card scroll'><table><tr>{head}</tr>\n{body}</table></div>"
 
 
 def chart(title: str, picture: bytes, note: str = "") -> str:
-    """A chart, the bytes of a PNG, on a card; the note is HTML already."""
+    """Return a chart, the bytes of a PNG, on a card; the note is HTML."""
     under = f"<p class='soft'>{note}</p>" if note else ""
     name, source = text(title), embedded(picture, "png")
     return f"<div class='card'><h3>{name}</h3><img src='{source}' alt='{name}'>{under}</div>"

@@ -1,10 +1,10 @@
-"""The one reader and the one writer of image files.
+"""The only reader and the only writer of image files.
 
-The header is read first, by `detector.media.headers`: what is too large, of another pixel type or no image is refused
-before anything is decoded. Files are then read whole and decoded from memory: OpenCV's file reader returns a half-grey
-picture for a truncated JPEG, fails on a turned TIFF and cannot open every file name; its memory decoder has none of
-these faults. What a decoder does not tell cannot be told here: a JPEG whose compressed bits were changed mostly decodes
-to other pixels without a word.
+The header is read first, by `detector.media.headers`, so that files which are too large, have another pixel type or are
+not images are refused before they are decoded. Files are then read completely and decoded from memory: OpenCV's file
+reader returns a half-grey image for a truncated JPEG, fails on a rotated TIFF and cannot open every file name, but its
+memory decoder has none of these faults. Damage that the decoder does not report is not noticed: a JPEG with changed
+compressed bits mostly decodes to other pixels without an error.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
 from detector.media.truncation import completed_jpeg, has_end, pixels_of_png
 
-# Suffixes, in lower case, of files that are taken for images when a folder is listed. Any file name can be read.
+# Lower-case suffixes of files that count as images when a folder is listed. Files of any name can be read.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif")
 )
-# Most pixels of an image: 400 MB as RGB. The largest pictures in common use, Sentinel-2 tiles, have 10980 x 10980.
+# Largest number of pixels, 400 MB as RGB. The largest images in common use, Sentinel-2 tiles, have 10980 x 10980.
 MAX_PIXELS = 2**27
 _MAX_FILE_BYTES = 8 * MAX_PIXELS  # four planes of 16 bits, not compressed
 
@@ -61,12 +61,12 @@ _REDUCED_FLAGS[8] = cv2.IMREAD_REDUCED_GRAYSCALE_8
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image as it came from a file.
+    """Image read from a file.
 
     Attributes:
-        pixels: uint8 (H, W, C), contiguous, 0..255, upright; RGB when C is 3.
-        source_hw: height and width of the image in its file, upright; those of `pixels` unless a reduction was asked.
-        warnings: what is odd about the file although it was read, a sentence each that names the file.
+        pixels: uint8 (H, W, C), contiguous, 0..255, upright; RGB if C is 3.
+        source_hw: height and width of the image in its file, upright; the size of `pixels` unless it is reduced.
+        warnings: oddities of the file, each a sentence that names the file.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -75,7 +75,7 @@ class LoadedImage:
 
 
 class _Quiet:
-    """How many threads are decoding, and the log level to go back to when none is."""
+    """Number of threads that are decoding, and the log level to restore when none is."""
 
     lock = threading.Lock()
     depth = 0
@@ -83,7 +83,7 @@ class _Quiet:
 
     @classmethod
     def reset(cls) -> None:
-        """Forget the parent's threads: a process forked while one of them held the lock would wait for ever."""
+        """Reset after a fork: a child forked while a thread of the parent held the lock would wait forever."""
         cls.lock, cls.depth = threading.Lock(), 0
 
 
@@ -93,9 +93,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own log off stderr inside the block; every failure there must be reported as an error instead.
+    """Keep OpenCV's own log off stderr inside the block, where every failure must be reported as an error instead.
 
-    The level is one per process, so it goes back to its former value when the last of the threads leaves.
+    The log level applies to the whole process, so it is restored when the last thread leaves the block.
     """
     logging = cv2.utils.logging
     with _Quiet.lock:
@@ -112,66 +112,66 @@ def quiet_opencv() -> Iterator[None]:
 
 
 def image_hw(path: Path) -> tuple[int, int]:
-    """Height and width of an image as `read_image` gives it, turned upright, from the header of its file alone.
+    """Return height and width of an image as in `read_image`, turned upright, from the header of its file alone.
 
     Raises:
-        MediaError: the file cannot be read or is no image known here. What lies behind the header is not looked at.
+        MediaError: the file cannot be read or is not a supported image. Only the header is checked.
     """
     return image_header(path).image_hw
 
 
 def image_header(path: Path) -> ImageHeader:
-    """What an image file says of itself before its pixels.
+    """Read the header of an image file.
 
     Raises:
-        MediaError: the file cannot be read or is no image known here. What lies behind the header is not looked at.
+        MediaError: the file cannot be read or is not a supported image. Only the header is checked.
     """
     with _opened(path) as file:
         return _header(path, file)
 
 
 def read_image(path: Path, channels: int = 3, reduction: int = 1) -> npt.NDArray[np.uint8]:
-    """The pixels of `load_image`: uint8 (H, W, channels)."""
+    """Return the pixels of `load_image`: uint8 (H, W, channels)."""
     return load_image(path, channels, reduction=reduction).pixels
 
 
 def load_image(
     path: Path, channels: int = 3, listed_hw: tuple[int, int] | None = None, reduction: int = 1
 ) -> LoadedImage:
-    """Read an image file, turned upright by its EXIF orientation exactly once.
+    """Read an image file and turn it upright once, by its EXIF orientation.
 
-    Of an animation or a file of several pages the first is taken, with a warning. A JPEG without an end marker is read,
-    with a warning, if all of its pixels are there.
+    Of several frames or pages only the first is read, with a warning. A JPEG without an end marker is read, with a
+    warning, if all of its pixels are there.
 
     Args:
         path: the file; its suffix does not matter.
         channels: 3 for RGB (grey and palette images are expanded, alpha is dropped), 1 for grey, any other count for
             all planes of a file that has exactly that many (2 is grey and alpha, 4 RGBA; TIFF holds any number). Alpha
-            is not composited, except that OpenCV hands out the colours of an RGBA TIFF multiplied by it.
-        listed_hw: height and width that an annotation file gives the image, None or 0, 0 where it gives none.
-        reduction: 1, 2, 4 or 8: in a JPEG of 1 or 3 wanted channels each block of so many pixels a side becomes one
-            pixel, in a fraction of the time; a part of a block at the right or lower edge becomes a pixel too. Images
-            of other formats and channel counts are read whole.
+            is not composited, except that OpenCV returns the colours of an RGBA TIFF multiplied by alpha.
+        listed_hw: height and width in the annotation file; None or (0, 0) if it has none.
+        reduction: 1, 2, 4 or 8. Each block of reduction x reduction pixels of a JPEG, with 1 or 3 `channels`, becomes
+            one pixel, which is faster than decoding it completely; an incomplete block at the right or lower edge
+            becomes a pixel too. Other images are read at full size.
 
     Returns:
-        uint8 pixels (H, W, channels); 16-bit images keep their high byte.
+        The image with uint8 pixels (H, W, channels); 16-bit images keep their high byte.
 
     Raises:
-        MediaError: the file is missing, a folder, unreadable, empty, truncated, no image, of more than `MAX_PIXELS`, of
-            another pixel type, of another size than listed (height and width exchanged are taken, with a warning) or,
-            when `channels` is neither 1 nor 3, of another number of planes.
-        ValueError: `channels` below 1 or another `reduction`.
+        MediaError: the file is missing, a folder, unreadable, empty, truncated, not an image, or has more than
+            `MAX_PIXELS` pixels, another pixel type, another size than listed (exchanged height and width only give a
+            warning) or, if `channels` is neither 1 nor 3, another number of planes.
+        ValueError: `channels` is below 1, or `reduction` is none of the values above.
     """
     if channels < 1:
-        raise ValueError(f"load_image wants at least 1 channel, found {channels}")
+        raise ValueError(f"load_image: expected at least 1 channel, got {channels}")
     if reduction not in _REDUCED_FLAGS:
-        raise ValueError(f"load_image wants a reduction of 1, 2, 4 or 8, found {reduction}")
+        raise ValueError(f"load_image: expected a reduction of 1, 2, 4 or 8, got {reduction}")
     with _opened(path) as file:
         return _load(path, file, channels, listed_hw, reduction)
 
 
 def load_encoded(name: str, encoded: bytes, channels: int = 3) -> LoadedImage:
-    """An image as `load_image` reads it, from the bytes of a file that goes by `name` in messages."""
+    """Read an image like `load_image`, from the bytes of a file that messages call `name`."""
     return _load(Path(name), BytesIO(encoded), channels, None, 1)
 
 
@@ -183,7 +183,7 @@ def _load(path: Path, file: BinaryIO, channels: int, listed_hw: tuple[int, int] 
     warnings = []
     if header.has_more_frames:
         frames = "more than one page" if header.format == "TIFF" else "more than one frame"
-        warnings.append(f"{path} has {frames}, the first is taken")
+        warnings.append(f"{path} has {frames}, only the first is used")
     if header.format == "JPEG" and not has_end(encoded, header.scan_start):
         completed = completed_jpeg(encoded)
         if completed is None:
@@ -199,22 +199,22 @@ def _load(path: Path, file: BinaryIO, channels: int, listed_hw: tuple[int, int] 
 
 
 def size_warning(path: Path, image_hw: tuple[int, int], listed_hw: tuple[int, int]) -> str | None:
-    """What is odd about the size of an image, upright, next to the one that an annotation file lists; 0, 0 for none.
+    """Compare the upright size of an image with the listed one, (0, 0) for none; return a warning if exchanged.
 
     Raises:
-        MediaError: they are two different sizes; width and height exchanged are not.
+        MediaError: the sizes differ, other than by exchanged width and height.
     """
     if not any(listed_hw) or listed_hw == image_hw:
         return None
     sizes = [f"{width} x {height}" for height, width in (image_hw, listed_hw)]
-    found = f"{path} has {sizes[0]} pixels where its annotation file says {sizes[1]}"
+    mismatch = f"{path} has {sizes[0]} pixels, but its annotation file says {sizes[1]}"
     if listed_hw != image_hw[::-1]:
-        raise MediaError(f"{found}; its boxes are not rescaled: correct the annotation file or the image")
-    return f"{found}: width and height are taken to be exchanged, the boxes to fit the upright image"
+        raise MediaError(f"{mismatch}; its boxes are not rescaled: correct the annotation file or the image")
+    return f"{mismatch}: width and height are assumed to be exchanged, and the boxes to fit the upright image"
 
 
 def _require_decodable(path: Path, header: ImageHeader, channels: int) -> None:
-    """Refuse what the header alone shows to be no image for us."""
+    """Refuse a file whose header shows that it cannot be read."""
     height, width = header.largest_hw
     if height * width > MAX_PIXELS:
         raise MediaError(
@@ -223,17 +223,17 @@ def _require_decodable(path: Path, header: ImageHeader, channels: int) -> None:
         )
     pixel_type = "uint8" if header.directory is None else header.directory.pixel_type
     if not pixel_type.startswith("uint") or header.bits > 16:
-        raise MediaError(f"{path} has {pixel_type} pixels where 8 or 16 bits are wanted; convert it")
+        raise MediaError(f"{path}: expected pixels of 8 or 16 bits, got {pixel_type}; convert it")
     if header.num_planes > 4 and header.num_planes != channels:
         raise MediaError(_wrong_channels(path, header.num_planes, channels))
 
 
-def _wrong_channels(path: Path, found: int, wanted: int) -> str:
-    return f"{path} has {found} channels where {wanted} are wanted; convert it or change the channel count"
+def _wrong_channels(path: Path, found: int, expected: int) -> str:
+    return f"{path}: expected {expected} channels, got {found}; convert it or change the channel count"
 
 
 def _pixels(path: Path, encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[np.uint8]:
-    """The decoded image: uint8 (H, W, channels), upright."""
+    """Decode an image: uint8 (H, W, channels), upright."""
     reason = f"a truncated, damaged or unsupported {header.format}"
     try:
         with quiet_opencv():
@@ -246,16 +246,16 @@ def _pixels(path: Path, encoded: bytes, header: ImageHeader, channels: int, redu
     if image is None:
         raise MediaError(f"{path} cannot be decoded: it is {reason}; replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
-        raise MediaError(f"{path} has {image.dtype} pixels where 8 or 16 bits are wanted; convert it")
+        raise MediaError(f"{path}: expected pixels of 8 or 16 bits, got {image.dtype}; convert it")
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] != channels:
         raise MediaError(_wrong_channels(path, image.shape[2], channels))
-    wanted_hw = tuple(-(-side // reduction) for side in header.image_hw)
-    if image.shape[:2] != wanted_hw:
-        found = f"it holds {image.shape[1]} x {image.shape[0]} where its header says {wanted_hw[1]} x {wanted_hw[0]}"
-        raise MediaError(f"{path} cannot be decoded: {found}; replace or remove it")
-    if header.max_value not in (0, 255, 65535):  # only Netpbm says which number means white
+    height, width = (-(-side // reduction) for side in header.image_hw)
+    if image.shape[:2] != (height, width):
+        mismatch = f"it holds {image.shape[1]} x {image.shape[0]} pixels, but its header says {width} x {height}"
+        raise MediaError(f"{path} cannot be decoded: {mismatch}; replace or remove it")
+    if header.max_value not in (0, 255, 65535):  # only Netpbm defines the number for white
         image = (image.astype(np.uint32).clip(0, header.max_value) * 255 + header.max_value // 2) // header.max_value
     elif image.dtype == np.uint16:
         image = np.right_shift(image, 8)
@@ -270,11 +270,11 @@ def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:
         image_rgb: uint8 (H, W, 3), RGB, 0..255.
 
     Raises:
-        MediaError: an unknown suffix, or a file that cannot be written.
-        ValueError: an array of another shape or dtype.
+        MediaError: the suffix is unknown, or the file cannot be written.
+        ValueError: the array has another shape or dtype.
     """
     if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or not image_rgb.size:
-        raise ValueError(f"write_image wants uint8 (H, W, 3), found {image_rgb.dtype} {image_rgb.shape}")
+        raise ValueError(f"write_image: expected uint8 (H, W, 3), got {image_rgb.dtype} {image_rgb.shape}")
     try:
         with quiet_opencv():
             ok, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(image_rgb[:, :, ::-1]))
@@ -292,18 +292,18 @@ def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:
 
 
 def as_png(image_rgb: npt.NDArray[np.uint8]) -> bytes:
-    """The bytes of a PNG file of an image, uint8 (H, W, 3), RGB."""
+    """Encode an image, uint8 (H, W, 3), RGB, as the bytes of a PNG file."""
     return bytes(cv2.imencode(".png", np.ascontiguousarray(image_rgb[:, :, ::-1]))[1])
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, open; every failure of the system becomes a `MediaError`."""
+    """Open a file; every error of the operating system becomes a `MediaError`."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{path} cannot be read: it is a folder, not an image; name a file")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device would never end
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
             raise MediaError(f"{path} cannot be read: it is a pipe or a device, not a file; name a file")
         if status.st_size > _MAX_FILE_BYTES:
             raise MediaError(f"{path} cannot be read: it has {status.st_size} bytes > limit of {_MAX_FILE_BYTES}")
@@ -324,18 +324,18 @@ def _header(path: Path, file: BinaryIO) -> ImageHeader:
         return read_header(file)
     except HeaderError as error:
         file.seek(0)
-        reason = str(error) or _kind_of_text(file.read(_NUM_SNIFFED_BYTES)) or "in no image format known here"
+        reason = str(error) or _kind_of_text(file.read(_NUM_SNIFFED_BYTES)) or "in an unknown image format"
         raise MediaError(f"{path} cannot be decoded: it is {reason}; replace or remove it") from error
 
 
 def _kind_of_text(head: bytes) -> str | None:
-    """What a file is that begins with text; None where it does not."""
+    """Describe a file that begins with text or is empty; return None for other files."""
     if not head:
         return "empty (0 bytes)"
     if any(mark in head.lower() for mark in _HTML_MARKS):
         return "not an image (HTML)"
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # a character cut at the end is no fault
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # accepts a character that is cut at the end
     except UnicodeDecodeError:
         return None
     is_text = all(character.isprintable() or character in "\t\n\r\f\ufeff" for character in text)
@@ -343,7 +343,7 @@ def _kind_of_text(head: bytes) -> str | None:
 
 
 def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[Any] | None:
-    """The pixels, (H, W) or (H, W, C) with red first, upright; None where OpenCV finds no intact image."""
+    """Decode the pixels, (H, W) or (H, W, C) with red first, upright; return None for a damaged image."""
     if header.directory is not None and header.num_planes > 1 and channels == header.num_planes:
         is_colour = header.directory.number(tiff.PHOTOMETRIC, 0) == tiff.PHOTOMETRIC_RGB and channels in (3, 4)
         if not is_colour:
@@ -360,9 +360,9 @@ def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) 
     else:
         image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
         if image is not None and image.ndim == 3 and image.shape[2] >= 3:
-            is_grey = header.format == "PNG" and header.num_planes == 2  # grey and alpha come as four planes
+            is_grey = header.format == "PNG" and header.num_planes == 2  # OpenCV returns grey and alpha as four planes
             image = image[:, :, [0, 3] if is_grey else [2, 1, 0, 3][: image.shape[2]]]
-    if image is None or header.format == "TIFF":  # OpenCV's TIFF decoder turns the image whatever the flags
+    if image is None or header.format == "TIFF":  # OpenCV's TIFF decoder turns the image upright whatever the flags
         return image
     return _upright(image, header.orientation)
 

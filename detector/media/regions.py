@@ -1,4 +1,4 @@
-"""Lines and zones with their counts on a picture."""
+"""Drawing of lines and zones with their counts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def draw_regions(
     lines: Sequence[tuple[Point, Point, str, str]],
     zones: Sequence[tuple[Sequence[Point], str]],
 ) -> Image:
-    """A copy of a picture with lines and zones.
+    """Return a copy of a picture with lines and zones.
 
     Args:
         picture: uint8 (H, W, 3), RGB.
-        lines: two points each, and what to write at its left and at its right, seen from the first to the second.
-        zones: the corners of each, and what to write into it.
+        lines: two points each, and the texts on the left and on the right, seen from the first to the second point.
+        zones: the corners of each, and the text in it.
     """
     drawn = picture.copy()
     side = math.sqrt(picture.shape[0] * picture.shape[1])
@@ -44,7 +44,7 @@ def draw_regions(
         first, last = np.rint(start).astype(int).tolist(), np.rint(end).astype(int).tolist()
         cv2.line(drawn, first, last, _LINE_RGB, line_px, cv2.LINE_AA)
         along = np.subtract(end, start) / math.dist(start, end)
-        to_right = np.array([-along[1], along[0]])  # y goes down
+        to_right = np.array([-along[1], along[0]])  # the y axis points down
         for text, way in ((left, -to_right), (right, to_right)):
             _write(drawn, text, text_px, np.add(start, end) / 2 + 1.5 * text_px * way)
     return drawn

@@ -1,4 +1,4 @@
-"""Charts of a training run: its curves so far, and the learning rate it is going to take."""
+"""Charts of a training run: its curves so far, and its planned learning rate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,18 +14,22 @@ import numpy as np
 from detector.media import charts
 from detector.media.charts import GRID, INK
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLOURS = (*charts.COLOURS, "#E69F00", "#56B4E9")  # two more of the same palette
-# Losses whose largest value is so many times the smallest are drawn on a logarithmic axis.
+# From this ratio of the largest to the smallest value on, losses are drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 20.0
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10, "fontweight": "bold", "color": INK}
 _MARGINS = {"left": 0.06, "right": 0.985, "top": 0.95, "bottom": 0.075, "wspace": 0.14, "hspace": 0.28}
 
 
 def results_chart(rows: Sequence[Mapping[str, str]]) -> bytes:
-    """Losses, learning rate, average precision, precision and recall over the steps of a run, as the bytes of a PNG.
+    """Draw losses, learning rate, average precision, precision and recall over the steps of a run, as a PNG.
 
     Args:
-        rows: of `results.csv`, one for each evaluation; at least one.
+        rows: rows of `results.csv`, one per evaluation; at least one.
     """
     steps = [int(row["step"]) for row in rows]
 
@@ -54,8 +58,8 @@ def results_chart(rows: Sequence[Mapping[str, str]]) -> bytes:
     best = column("metrics/mAP50-95(B)")
     _draw_lines(precision, steps, {"AP": best, "AP50": column("metrics/mAP50(B)")})
     _mark_best(precision, steps, best)
-    found = {"precision": column("metrics/precision(B)"), "recall": column("metrics/recall(B)")}
-    _draw_lines(recall, steps, found)
+    rates = {"precision": column("metrics/precision(B)"), "recall": column("metrics/recall(B)")}
+    _draw_lines(recall, steps, rates)
     for panel in (precision, recall):
         panel.set_ylim(-0.02, 1.02)
     return _png(figure)
@@ -63,17 +67,17 @@ def results_chart(rows: Sequence[Mapping[str, str]]) -> bytes:
 
 @dataclass(frozen=True)
 class SchedulePlan:
-    """What a schedule will do.
+    """Plan of a schedule.
 
     Attributes:
-        name: of the schedule and the optimiser.
+        name: names of the schedule and the optimiser.
         steps: some or all steps of the run, 0-based, ascending.
-        rates: the learning rate at each of them.
-        warmup_steps: steps of rise at the start.
-        closing_from: the first step of the closing part, or the number of steps where there is none.
-        evaluations: the numbers of steps done at which the run is measured.
+        rates: the learning rate at each of these steps.
+        warmup_steps: steps of the warm-up.
+        closing_from: the first step of the closing part, or `num_steps` if there is none.
+        evaluations: numbers of completed steps at which the run is evaluated.
         num_steps: steps of the run.
-        num_epochs: passes over the data set that they amount to.
+        num_epochs: passes over the data set.
     """
 
     name: str
@@ -87,15 +91,15 @@ class SchedulePlan:
 
 
 def schedule_chart(plan: SchedulePlan) -> bytes:
-    """The learning rate of a whole run with warm-up, evaluations and closing part, as the bytes of a PNG."""
+    """Draw the learning rate of a run with warm-up, evaluations and closing part, as the bytes of a PNG."""
     figure = _figure(10, 4.4)
     figure.subplots_adjust(left=0.075, right=0.98, top=0.8, bottom=0.12)
     panel = figure.subplots()
     _prepare(panel)
     figure.text(0.075, 0.93, plan.name, fontsize=11, fontweight="bold", color=INK)
     peak = max(plan.rates)
-    told = f"{plan.num_steps:,} steps ({plan.num_epochs:.1f} epochs), peak {peak:.4g}, last {plan.rates[-1]:.3g}"
-    figure.text(0.075, 0.875, told, fontsize=9, color="#555555")
+    summary = f"{plan.num_steps:,} steps ({plan.num_epochs:.1f} epochs), peak {peak:.4g}, last {plan.rates[-1]:.3g}"
+    figure.text(0.075, 0.875, summary, fontsize=9, color="#555555")
     panel.plot(plan.steps, plan.rates, color=COLOURS[0], linewidth=2)
     panel.set_xlim(0, plan.num_steps)
     panel.set_ylim(0, peak * 1.12)
@@ -126,7 +130,7 @@ def schedule_chart(plan: SchedulePlan) -> bytes:
 
 
 def side_by_side(*pictures: bytes) -> bytes:
-    """Pictures, each the bytes of a PNG, in one row on white."""
+    """Join pictures, each the bytes of a PNG, in one row on white."""
     decoded = [
         np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), np.uint8) for picture in pictures
     ]
@@ -135,8 +139,8 @@ def side_by_side(*pictures: bytes) -> bytes:
     return bytes(cv2.imencode(".png", np.concatenate(padded, axis=1))[1])
 
 
-def _figure(width_in: float, height_in: float) -> Any:
-    """A figure with margins of its own: to find them costs half of the time a chart takes."""
+def _figure(width_in: float, height_in: float) -> Figure:
+    """Make a figure with fixed margins, because computing them takes half of the time of a chart."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in), dpi=100, facecolor="white")
@@ -144,7 +148,7 @@ def _figure(width_in: float, height_in: float) -> Any:
     return figure
 
 
-def _prepare(panel: Any, title: str = "") -> None:
+def _prepare(panel: Axes, title: str = "") -> None:
     panel.set_title(title, **_TITLE)
     panel.grid(color=GRID, linewidth=0.7)
     panel.set_axisbelow(True)
@@ -152,26 +156,26 @@ def _prepare(panel: Any, title: str = "") -> None:
     panel.tick_params(length=0, labelsize=9, labelcolor="#555555", which="both")
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()
 
 
 def _draw_lines(
-    panel: Any, steps: Sequence[int], curves: Mapping[str, Sequence[float]], has_legend: bool = True
+    panel: Axes, steps: Sequence[int], curves: Mapping[str, Sequence[float]], has_legend: bool = True
 ) -> None:
     dots = "o" if len(steps) <= 40 else ""
     for number, (name, values) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         panel.plot(steps, values, color=colour, linewidth=1.8, marker=dots, markersize=3.5, label=name)
     panel.set_xlim(left=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     if has_legend and curves:
         panel.legend(frameon=False, fontsize=9, ncols=len(curves), loc="lower right", bbox_to_anchor=(1.01, 0.985))
 
 
-def _mark_best(panel: Any, steps: Sequence[int], values: Sequence[float]) -> None:
+def _mark_best(panel: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
     known = [(value, -step) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
     if known:
         value, step = max(known)[0], -max(known)[1]

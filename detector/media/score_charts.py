@@ -1,4 +1,4 @@
-"""Charts of how well a model does, each as the bytes of a PNG: curves, calibration, confusion, errors, slices."""
+"""Charts of the quality of a model, each as the bytes of a PNG: curves, calibration, confusion, errors, slices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from detector.media.charts import COLOURS, GRID, INK, as_png, new_panel, shorten
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_MAX_CLASSES_NAMED = 6  # more lines than colours tell nothing apart: the best and worst are named, the rest are grey
-_MAX_CELLS_WRITTEN = 25  # classes of a confusion matrix whose cells hold their numbers
+_MAX_CLASSES_NAMED = 6  # there are only so many colours: the best and worst are named, the others are grey
+_MAX_CELLS_WRITTEN = 25  # classes of a confusion matrix up to which its cells show numbers
 _SOFT = "#C9CDD2"
 
 
@@ -24,14 +24,14 @@ def curve_chart(
     labels: tuple[str, str],
     mark: tuple[float, float, str] | None = None,
 ) -> bytes:
-    """A line for each class and a thick one for all; of many classes only the best and worst are named.
+    """Draw a line for each class and a thick one for all; of many classes only the best and worst are named.
 
     Args:
-        x: float64 (K,), what the curves are functions of.
-        by_class: float64 (K,) of each class; NaN where there is nothing.
+        x: float64 (K,), x values of the curves.
+        by_class: float64 (K,) of each class; NaN where there is no value.
         overall: float64 (K,), of all classes.
-        labels: of both axes.
-        mark: a point to mark and what to write beside it.
+        labels: labels of the x and y axis.
+        mark: x and y of a point to mark, and its text.
     """
     figure, panel = new_panel()
     known = {name: y for name, y in by_class.items() if np.isfinite(y).any()}
@@ -65,12 +65,12 @@ def curve_chart(
 
 
 def calibration_chart(edges: Floats, precision: Floats, counts: Integers) -> bytes:
-    """A reliability diagram: the share that is right in each bin of scores, against the diagonal of honest scores.
+    """Draw a reliability diagram: the share of correct detections in each bin of scores, and the ideal diagonal.
 
-    Bars are as opaque as they have many detections, on a logarithmic scale, and carry their number.
+    The opacity of a bar grows with its number of detections, on a logarithmic scale; the number is above the bar.
     """
     figure, panel = new_panel()
-    panel.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--", label="honest scores")
+    panel.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--", label="calibrated scores")
     most = max(int(counts.max(initial=0)), 1)
     for low, high, share, count in zip(edges, edges[1:], precision, counts, strict=False):
         if count:
@@ -83,11 +83,11 @@ def calibration_chart(edges: Floats, precision: Floats, counts: Integers) -> byt
             )
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1.04)
-    return as_png(figure, panel, "score", "share that is right (IoU 0.5)", True)
+    return as_png(figure, panel, "score", "share correct (IoU 0.5)", True)
 
 
 def confusion_chart(matrix: Integers, names: Sequence[str]) -> bytes:
-    """A confusion matrix (C + 1, C + 1), coloured by the share of each row; the last row and column are no object."""
+    """Draw a confusion matrix (C + 1, C + 1), coloured by share of the row; the last row and column are no object."""
     num = len(matrix)
     side_in = min(12.0, max(3.6, 1.6 + 0.42 * num))
     figure, panel = new_panel(side_in)
@@ -95,7 +95,7 @@ def confusion_chart(matrix: Integers, names: Sequence[str]) -> bytes:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     panel.grid(visible=False)
-    rows, columns = [*map(shortened, names), "nothing there"], [*map(shortened, names), "missed"]
+    rows, columns = [*map(shortened, names), "no object"], [*map(shortened, names), "missed"]
     size = 8 if num <= _MAX_CELLS_WRITTEN else max(3.0, 200 / num)
     panel.set_xticks(range(num), columns, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     panel.set_yticks(range(num), rows, parse_math=False)
@@ -111,12 +111,12 @@ def confusion_chart(matrix: Integers, names: Sequence[str]) -> bytes:
 
 
 def bar_chart(values: Mapping[str, float], label: str, notes: Mapping[str, str]) -> bytes:
-    """Lying bars, each with a note behind it; one that is NaN has none.
+    """Draw horizontal bars, each followed by a note; a NaN value has no bar.
 
     Args:
-        values: by name, the first on top.
-        label: of the axis.
-        notes: what to write behind each bar.
+        values: values by name, the first on top.
+        label: label of the axis.
+        notes: text after each bar.
     """
     figure, panel = new_panel(0.9 + 0.34 * max(len(values), 1))
     places = np.arange(len(values))[::-1]
@@ -133,7 +133,7 @@ def bar_chart(values: Mapping[str, float], label: str, notes: Mapping[str, str])
 
 
 def interval_chart(rows: Mapping[str, tuple[float, float, float]], label: str) -> bytes:
-    """A point and a line for each value and its interval (value, low, high); rows without a value are left out."""
+    """Draw a point and a line for each value and its interval (value, low, high); rows without a value are left out."""
     known = {name: row for name, row in rows.items() if np.isfinite(row[0])}
     figure, panel = new_panel(0.9 + 0.3 * max(len(known), 1))
     for place, (value, low, high) in zip(range(len(known) - 1, -1, -1), known.values(), strict=True):
@@ -156,5 +156,5 @@ def interval_chart(rows: Mapping[str, tuple[float, float, float]], label: str) -
 
 
 def _plain(name: str) -> str:
-    """A name as the label of a line: not hidden by a leading underscore, no mathematics between dollar signs."""
+    """Escape a name for matplotlib, which hides labels with a leading underscore and typesets text between dollars."""
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")

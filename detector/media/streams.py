@@ -1,7 +1,7 @@
-"""Sources that give frames when they like: cameras, network streams, stdin.
+"""Sources whose frames arrive at their own pace: cameras, network streams, stdin.
 
-A camera or stream that falls silent is opened again after waits that double, a few times, and then given up with an
-error: a frame that never came is never replaced by another one.
+A lost camera or stream is opened again a limited number of times, after waits that double, and then given up with an
+error. A missing frame is never replaced by another one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cv2
 
@@ -25,17 +25,17 @@ from detector.media.video import DEFAULT_FPS, frame_of, header_of, open_capture,
 _JPEG_START = b"\xff\xd8"
 _MAX_ENCODED_BYTES = 2**29  # of one image on stdin
 _CHUNK_BYTES = 2**16
-_LOOK_UP_S = 0.1  # while a pipe is silent, how often it is asked whether anyone still waits for it
+_LOOK_UP_S = 0.1  # interval at which a wait for a pipe checks whether its consumer has stopped
 
 
 @dataclass(frozen=True)
 class ReconnectConfig:
-    """How long a live source is waited for.
+    """Reconnection settings of a live source.
 
     Attributes:
-        max_reconnect: attempts in a row, without a frame between them, before it is given up.
+        max_reconnect: attempts in a row without a frame before the source is given up.
         first_wait_s: seconds before the first attempt; each further wait is twice as long.
-        max_wait_s: the longest wait.
+        max_wait_s: the longest wait in seconds.
     """
 
     max_reconnect: int = 5
@@ -54,16 +54,16 @@ def live_frames(
     config: ReconnectConfig = ReconnectConfig(),
     wait: Callable[[float], bool] = _sleep,
 ) -> Generator[ImageSource, None, None]:
-    """The frames of a camera or stream as they come, with the seconds since the first one by this machine's clock.
+    """Yield the frames of a camera or stream as they arrive, with the seconds since the first one by the local clock.
 
     Args:
         source: a camera or an address.
         channels: 3 for RGB or 1 for grey.
-        config: when to give it up.
-        wait: waits so many seconds; true where nobody wants frames any longer.
+        config: reconnection settings.
+        wait: waits a number of seconds and returns true once the consumer has stopped.
 
     Raises:
-        StreamError: it cannot be reached, or was lost and did not come back.
+        StreamError: the source cannot be reached, or was lost and could not be reconnected.
     """
     index, attempts, first_s = 0, 0, 0.0
     warnings: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ def live_frames(
                 now_s = time.monotonic()
                 first_s = first_s if index else now_s
                 if attempts:
-                    warnings = (*warnings, f"{source.name}: no frames came; it is back after {attempts} attempts")
+                    warnings = (*warnings, f"{source.name}: connection lost, reconnected after {attempts} attempts")
                 frame = frame_of(source, bgr, channels, index, now_s - first_s, header)
                 yield replace(frame, warnings=warnings)
                 index, attempts, warnings, lost_s = index + 1, 0, (), time.monotonic()
@@ -88,8 +88,8 @@ def live_frames(
         if attempts == config.max_reconnect:
             what = f"was lost after {index} frames" if index else "cannot be reached"
             raise StreamError(
-                f"{source.name} {what}, {attempts} attempts to connect again failed; check that it runs "
-                "or raise --max-reconnect"
+                f"{source.name} {what}, {attempts} attempts to reconnect failed; check that it runs or raise "
+                "--max-reconnect"
             )
         wait_s = min(config.first_wait_s * 2**attempts, config.max_wait_s)
         attempts += 1
@@ -97,7 +97,7 @@ def live_frames(
             return
 
 
-def _opened(source: VideoSource) -> Any:
+def _opened(source: VideoSource) -> cv2.VideoCapture:
     if source.url is not None:
         return open_capture(source.url)
     with quiet_opencv():
@@ -107,18 +107,18 @@ def _opened(source: VideoSource) -> Any:
 def stdin_frames(
     source: VideoSource, file: BinaryIO, wait: Callable[[float], bool] = _sleep
 ) -> Generator[ImageSource, None, None]:
-    """The images on a pipe, one file after another, JPEG or PNG, such as FFmpeg writes them with `-f image2pipe`.
+    """Yield the images on a pipe, JPEG or PNG files one after another, as FFmpeg writes them with `-f image2pipe`.
 
-    Each is decoded where it is loaded. Where one ends is read off its own structure, not off its bytes: a JPEG may hold
-    another one in its EXIF data.
+    Each image is decoded when it is loaded. Its end follows from its segments, not from a search for an end marker,
+    because a JPEG may hold another one in its EXIF data.
 
     Args:
-        source: what to call it.
-        file: the pipe, in binary.
-        wait: as `live_frames` takes it; asked while nothing comes, on systems where a pipe can be watched.
+        source: the source, for its name.
+        file: the pipe, in binary mode.
+        wait: see `live_frames`; called while no data arrives, on systems where a pipe can be watched.
 
     Raises:
-        MediaError: what comes is neither JPEG nor PNG, or ends within an image; the images before it have come.
+        MediaError: the data is neither JPEG nor PNG, or ends within an image; the images before it have been yielded.
     """
     pipe, index = _Pipe(file, source.name, wait), 0
     while head := pipe.take(2, may_end=True):
@@ -134,19 +134,19 @@ def stdin_frames(
 
 
 class _Pipe:
-    """Reads exact numbers of bytes; where nobody waits for them any longer, the pipe has ended."""
+    """Reader of exact numbers of bytes; once the consumer has stopped, the pipe counts as ended."""
 
     def __init__(self, file: BinaryIO, name: str, wait: Callable[[float], bool]) -> None:
         self._file, self._name, self._wait, self._rest = getattr(file, "raw", file), name, wait, b""
         try:
-            self._handle = None if sys.platform == "win32" else file.fileno()  # there only sockets can be watched
-        except OSError:  # it lies in memory
+            self._handle = None if sys.platform == "win32" else file.fileno()  # Windows can only watch sockets
+        except OSError:  # a file in memory
             self._handle = None
 
     def take(self, num_bytes: int, may_end: bool = False) -> bytes:
         if num_bytes > _MAX_ENCODED_BYTES:
             raise MediaError(
-                f"{self._name}: a part of {num_bytes} bytes > limit of {_MAX_ENCODED_BYTES}; is it an image?"
+                f"{self._name}: a part of {num_bytes} bytes > limit of {_MAX_ENCODED_BYTES}; check that it is an image"
             )
         parts = [self._rest[:num_bytes]]
         self._rest, missing = self._rest[num_bytes:], num_bytes - len(parts[0])
@@ -159,7 +159,7 @@ class _Pipe:
         return b"" if missing else taken
 
     def take_until_marker(self) -> bytes:
-        """The compressed bits of a JPEG with the marker that ends them, of two bytes."""
+        """Read the compressed bits of a JPEG with the two-byte marker that ends them."""
         taken = bytearray()
         while len(taken) < _MAX_ENCODED_BYTES:
             chunk = self._rest or self._chunk()
@@ -171,7 +171,7 @@ class _Pipe:
                 return bytes(taken + chunk[:end])
             taken += chunk
             self._rest = b""
-        raise MediaError(f"{self._name}: an image has more than {_MAX_ENCODED_BYTES} bytes; is it one?")
+        raise MediaError(f"{self._name}: an image has more than {_MAX_ENCODED_BYTES} bytes; check that it is an image")
 
     def _chunk(self) -> bytes:
         chunk = self._arrived(_CHUNK_BYTES)
@@ -180,7 +180,7 @@ class _Pipe:
         return chunk
 
     def _arrived(self, most: int) -> bytes:
-        """What is there now, so that a frame is seen when it is complete and not when the next one comes."""
+        """Read the bytes that have arrived, so that a complete frame does not wait for the next one."""
         while self._handle is not None and not select.select([self._handle], [], [], _LOOK_UP_S)[0]:
             if self._wait(0.0):
                 return b""
@@ -189,24 +189,26 @@ class _Pipe:
 
 
 def _marker_at(data: bytes) -> int | None:
-    """Where the first marker in the compressed bits of a JPEG ends; ITU-T T.81, B.1.1.2: stuffed zeros are none."""
+    """Return the end of the first marker in compressed bits of a JPEG; stuffed zeros are none (ITU-T T.81, B.1.1.2)."""
     start = 0
     while (found := data.find(b"\xff", start)) >= 0 and found + 1 < len(data):
         code = data[found + 1]
-        if code not in (0x00, 0xFF) and not 0xD0 <= code <= 0xD7:  # nor are restarts, and 0xFF fills
+        if (
+            code not in (0x00, 0xFF) and not 0xD0 <= code <= 0xD7
+        ):  # restart markers do not count, and 0xFF is a fill byte
             return found + 2
         start = found + (1 if code == 0xFF else 2)
     return None
 
 
 def _jpeg_body(pipe: _Pipe) -> bytes:
-    """A JPEG behind its first marker: segments with their length, bits behind each start of scan (T.81, B.1.1)."""
+    """Read a JPEG after its first marker: segments with their length, bits after each start of scan (T.81, B.1.1)."""
     parts = []
     marker = pipe.take(2)
     while marker[-1:] != b"\xd9":
         parts.append(marker)
         if marker[:1] != b"\xff":
-            raise MediaError(f"{pipe._name}: an image is a damaged JPEG, what follows cannot be told from it")
+            raise MediaError(f"{pipe._name}: an image is a damaged JPEG, so the images after it cannot be located")
         if marker[-1:] == b"\xff":  # fill bytes before a marker
             marker = marker[-1:] + pipe.take(1)
             parts.pop()
@@ -223,7 +225,7 @@ def _jpeg_body(pipe: _Pipe) -> bytes:
 
 
 def _png_body(pipe: _Pipe) -> bytes:
-    """A PNG behind its first two bytes: the signature's rest and chunks up to IEND (ISO/IEC 15948, 5.3)."""
+    """Read a PNG after its first two bytes: rest of the signature and chunks up to IEND (ISO/IEC 15948, 5.3)."""
     parts = [pipe.take(len(PNG_SIGNATURE) - 2)]
     while True:
         head = pipe.take(8)
@@ -241,15 +243,15 @@ def frames_of(
     wait: Callable[[float], bool] = _sleep,
     stdin: BinaryIO | None = None,
 ) -> Generator[ImageSource, None, None]:
-    """The images of any source, one after another: a fault ends it with one that has an `error`, and is not raised.
+    """Yield the images of any source; a failure is not raised but gives a last image with an `error`.
 
     Args:
-        source: an image, which is given as it is, or anything with frames.
+        source: an image, which is yielded as it is, or a source of frames.
         channels: 3 for RGB or 1 for grey.
-        stride: every how many frames one is given.
-        reconnect: how long a live source is waited for.
-        wait: as `live_frames` takes it.
-        stdin: where frames on stdin come from, the process's own without it.
+        stride: yield every `stride`-th frame.
+        reconnect: reconnection settings of a live source.
+        wait: see `live_frames`.
+        stdin: the pipe with the frames of stdin; by default the process's own.
     """
     if isinstance(source, ImageSource):
         yield source
@@ -264,7 +266,7 @@ def frames_of(
             frames = stdin_frames(source, stdin or sys.stdin.buffer, wait)
         else:
             frames, stride = video_frames(source, channels, stride), 1
-        with closing(frames):  # what is no longer wanted gives its file back at once
+        with closing(frames):  # releases the file at once when the consumer stops
             for frame in frames:
                 num_frames += 1
                 if (num_frames - 1) % stride == 0:

@@ -15,13 +15,13 @@ _SOFT = "#8A939C"
 
 @dataclass(frozen=True)
 class ValuesOfCell:
-    """The runs of one combination of settings; a number that there is not is NaN.
+    """Runs of one combination of settings; missing numbers are NaN.
 
     Attributes:
-        values: of the runs.
-        mean: of the values.
+        values: values of the runs.
+        mean: mean of the values.
         low: lower end of the interval of the mean.
-        high: its upper end.
+        high: upper end of the interval of the mean.
     """
 
     values: Sequence[float]
@@ -31,11 +31,11 @@ class ValuesOfCell:
 
 
 def effect_chart(rows: Sequence[tuple[str, float, float, float, bool]], label: str) -> bytes:
-    """Differences with their intervals around zero, one a row; those that a test supports are in colour.
+    """Draw differences with their intervals, one per row; those that a test supports are coloured.
 
     Args:
         rows: name, difference, both ends of its interval, and whether a test supports it.
-        label: of the axis.
+        label: label of the axis.
     """
     figure, panel = new_panel(height_in=0.9 + 0.3 * len(rows))
     for number, (_, difference, low, high, is_supported) in enumerate(rows):
@@ -52,13 +52,13 @@ def effect_chart(rows: Sequence[tuple[str, float, float, float, bool]], label: s
 def trend_chart(
     places: Sequence[str], lines: Mapping[str, Sequence[ValuesOfCell]], x_label: str, y_label: str
 ) -> bytes:
-    """Means along an axis, a line for each recipe, with intervals and the runs themselves.
+    """Draw means along an axis, a line for each recipe, with intervals and the runs themselves.
 
     Args:
-        places: names along the axis; where all are numbers they stand at their values, joined by lines.
-        lines: of each recipe, one cell for each place.
-        x_label: of the axis.
-        y_label: of the other.
+        places: names along the x axis; if all are numbers, they are placed at their values and joined by lines.
+        lines: for each recipe, one cell per place.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
     """
     figure, panel = new_panel()
     numbers = _numbers(places)
@@ -66,8 +66,8 @@ def trend_chart(
     step = min((abs(b - a) for a, b in itertools.pairwise(x)), default=1.0)
     for number, (name, cells) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
-        own = [at + step * 0.06 * (number - (len(lines) - 1) / 2) for at in x]  # beside one another
-        style = "o" if numbers is None else "o-"  # between names there is nothing
+        own = [at + step * 0.06 * (number - (len(lines) - 1) / 2) for at in x]  # next to each other
+        style = "o" if numbers is None else "o-"  # names are not joined by lines
         panel.plot(own, [cell.mean for cell in cells], style, color=colour, linewidth=1.8, markersize=4.5, label=name)
         for at, cell in zip(own, cells, strict=True):
             if not math.isnan(cell.low):
@@ -78,7 +78,7 @@ def trend_chart(
 
 
 def value_chart(cells: Mapping[str, ValuesOfCell], label: str) -> bytes:
-    """Every run as a dot, a row for each combination, with means and intervals."""
+    """Draw every run as a dot, one row per combination, with means and intervals."""
     figure, panel = new_panel(height_in=0.9 + 0.28 * len(cells))
     for number, cell in enumerate(cells.values()):
         place = len(cells) - 1 - number

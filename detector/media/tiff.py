@@ -1,4 +1,4 @@
-"""TIFF: its first directory, and the pixels of files with more planes than OpenCV takes.
+"""TIFF: the first directory, and the pixels of files with more planes than OpenCV supports.
 
 The format: TIFF revision 6.0 (Adobe, 1992), sections 2, 8 and 14; BigTIFF (https://www.awaresystems.be/imaging/tiff/bigtiff.html).
 """
@@ -16,24 +16,24 @@ import numpy.typing as npt
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 277, 322, 323, 339
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 278, 279, 284, 317
-_WANTED = frozenset((256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 322, 323, 339))
+_KNOWN_TAGS = frozenset((256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 322, 323, 339))
 _CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field type -> unsigned number; no tag above has another type
-_MAX_ENTRIES = 4096  # of a directory; writers use some dozens
-_MAX_VALUES = 2**20  # of an entry; a strip is rarely less than a row
+_MAX_ENTRIES = 4096  # of a directory; real files have some dozens
+_MAX_VALUES = 2**20  # of an entry; a strip is rarely smaller than a row
 _NO_COMPRESSION, _DEFLATE, _OLD_DEFLATE = 1, 8, 32946
 _HORIZONTAL_DIFFERENCES = 2
 PHOTOMETRIC_RGB = 2
 
 
 class HeaderError(ValueError):
-    """A file whose header cannot be read; the text, if there is one, says what the file is."""
+    """Header that cannot be read; the text, if any, describes the file."""
 
 
 def take(file: BinaryIO, num_bytes: int) -> bytes:
-    """The next bytes of a file.
+    """Read the next bytes of a file.
 
     Raises:
-        HeaderError: the file has fewer.
+        HeaderError: the file has fewer bytes.
     """
     data = file.read(num_bytes)
     if len(data) < num_bytes:
@@ -43,11 +43,11 @@ def take(file: BinaryIO, num_bytes: int) -> bytes:
 
 @dataclass(frozen=True)
 class TiffDirectory:
-    """The first directory of a TIFF.
+    """First directory of a TIFF.
 
     Attributes:
-        values: tag -> numbers, of the tags known here.
-        byte_order: `<` or `>`, as `struct` writes it.
+        values: tag -> numbers, for the tags used here.
+        byte_order: `<` or `>`, as in `struct`.
         has_more: whether another directory follows.
     """
 
@@ -56,21 +56,21 @@ class TiffDirectory:
     has_more: bool
 
     def number(self, tag: int, default: int) -> int:
-        """The first number of a tag."""
+        """Return the first number of a tag."""
         return self.values.get(tag, (default,))[0]
 
     @property
     def pixel_type(self) -> str:
-        """What one sample is, as NumPy names it: `uint8`, `float32`; also of widths that NumPy lacks."""
+        """Type of a sample in NumPy's naming: `uint8`, `float32`; also for widths that NumPy does not have."""
         kind = {2: "int", 3: "float", 5: "complex", 6: "complex"}.get(self.number(SAMPLE_FORMAT, 1), "uint")
         return f"{kind}{self.number(BITS, 1)}"
 
 
 def read_directory(file: BinaryIO) -> TiffDirectory:
-    """The first directory of the TIFF that begins at the start of `file`.
+    """Read the first directory of a TIFF from the start of `file`.
 
     Raises:
-        HeaderError: there is none.
+        HeaderError: there is no valid directory.
     """
     file.seek(0)
     start = take(file, 4)
@@ -92,7 +92,7 @@ def read_directory(file: BinaryIO) -> TiffDirectory:
     values = {}
     for entry in entries:
         tag, kind = struct.unpack(order + "HH", entry[:4])
-        if tag not in _WANTED or kind not in _CODES:
+        if tag not in _KNOWN_TAGS or kind not in _CODES:
             continue
         count = int(struct.unpack(order + offset_code, entry[4 : 4 + inline])[0])
         num_bytes = count * struct.calcsize(_CODES[kind])
@@ -108,23 +108,26 @@ def read_directory(file: BinaryIO) -> TiffDirectory:
 
 
 def read_planes(encoded: bytes, directory: TiffDirectory) -> npt.NDArray[Any]:
-    """The pixels of a TIFF as its planes, uint8 or uint16 (H, W, planes), not turned, nothing composited.
+    """Read the pixels of a TIFF as its planes, uint8 or uint16 (H, W, planes), as stored and not composited.
 
-    Reads strips, interleaved or plane by plane, plain or deflated.
+    Strips are supported, interleaved or plane by plane, uncompressed or deflated.
 
     Raises:
-        HeaderError: tiles, another compression or another pixel type; or the file ends early.
+        HeaderError: the file has tiles, another compression or another pixel type, or ends early.
     """
     height, width = directory.number(HEIGHT, 0), directory.number(WIDTH, 0)
     planes, compression = directory.number(SAMPLES, 1), directory.number(COMPRESSION, 1)
     predictor = directory.number(_PREDICTOR, 1)
     what = f"a TIFF of {planes} planes"
     if compression not in (_NO_COMPRESSION, _DEFLATE, _OLD_DEFLATE) or predictor > _HORIZONTAL_DIFFERENCES:
-        raise HeaderError(f"{what} in compression {compression}, where none or deflate is wanted")
+        raise HeaderError(
+            f"{what} in compression {compression} with predictor {predictor} (expected no compression or deflate, with "
+            "predictor 1 or 2)"
+        )
     if TILE_WIDTH in directory.values or _STRIP_OFFSETS not in directory.values:
-        raise HeaderError(f"{what} in tiles where strips are wanted")
+        raise HeaderError(f"{what} in tiles (expected strips)")
     if directory.pixel_type not in ("uint8", "uint16"):
-        raise HeaderError(f"{what} of {directory.pixel_type} where 8 or 16 bits are wanted")
+        raise HeaderError(f"{what} of {directory.pixel_type} (expected 8 or 16 bits)")
     dtype = np.dtype(f"{directory.byte_order}u{directory.number(BITS, 8) // 8}")
     is_planar = directory.number(_PLANAR, 1) == 2
     rows_per_strip = min(max(directory.number(_ROWS_PER_STRIP, height), 1), height)

@@ -1,4 +1,4 @@
-"""Whether the bytes of an image file are all there, as far as it can be told without the pixels' meaning."""
+"""Detection of truncated image files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy.typing as npt
 
 from detector.media.headers import PNG_SIGNATURE
 
-_MAX_CHUNKS = 2**18  # of a PNG; they are rarely less than 8 kB
+_MAX_CHUNKS = 2**18  # of a PNG; chunks are rarely smaller than 8 kB
 _JPEG_END = b"\xff\xd9"
-# Bits to follow a JPEG that has no end; any will do that hold no marker (0xFF).
+# Bytes to append to a JPEG without an end marker; any bytes except a marker (0xFF) would do.
 _FILLING = bytes(range(1, 255)) * 4
 
 
 def pixels_of_png(png: bytes) -> bytes | None:
-    """A PNG without the chunks that carry no pixels; None if it ends early or a chunk fails its checksum.
+    """Return a PNG with only the chunks needed for the pixels; None if it ends early or a checksum is wrong.
 
-    OpenCV refuses damaged ones too, but the PNG library inside it prints to stderr, whatever the log level. The chunks
-    of an animation crash OpenCV 5.0 when they are damaged: what it gets is the still image.
+    OpenCV refuses damaged files too, but its PNG library prints to stderr, whatever the log level. Damaged chunks of an
+    animation crash OpenCV 5.0, so it only gets the still image.
     """
     view, start = memoryview(png), len(PNG_SIGNATURE)
     parts = [view[:start]]
@@ -31,7 +31,7 @@ def pixels_of_png(png: bytes) -> bytes | None:
             return None
         length, kind = int.from_bytes(view[start : start + 4], "big"), bytes(view[start + 4 : start + 8])
         end = start + 8 + length
-        if kind == b"tRNS" or kind[:1].isupper():  # a capital marks what must be understood to see the image
+        if kind == b"tRNS" or kind[:1].isupper():  # a capital letter marks a chunk that is necessary for the image
             if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
                 return None
             parts.append(view[start : end + 4])
@@ -42,16 +42,17 @@ def pixels_of_png(png: bytes) -> bytes | None:
 
 
 def has_end(jpeg: bytes, scan_start: int) -> bool:
-    """Whether a JPEG has an end marker behind `scan_start`, where its compressed pixels begin."""
+    """Return True if a JPEG has an end marker after `scan_start`, where its compressed pixels begin."""
     return jpeg.endswith(_JPEG_END) or jpeg.find(_JPEG_END, scan_start) >= 0
 
 
 def completed_jpeg(jpeg: bytes) -> bytes | None:
-    """A JPEG that lacks its end marker, with the marker; None if some of its pixels are missing too.
+    """Add the missing end marker to a JPEG; return None if some of its pixels are missing too.
 
-    A decoder makes missing pixels up from whatever follows the data: if other bits give other pixels, some are missing.
+    A decoder computes missing pixels from the bytes after the data, so pixels are missing if other bytes give another
+    image.
     """
-    body = jpeg.rstrip(b"\xff")  # half a marker
+    body = jpeg.rstrip(b"\xff")  # drops half of a marker
     with_end = body + _JPEG_END
     pixels, others = _quietly_decoded(with_end), _quietly_decoded(body + _FILLING + _JPEG_END)
     is_whole = pixels is not None and others is not None and np.array_equal(pixels, others)
@@ -59,7 +60,7 @@ def completed_jpeg(jpeg: bytes) -> bytes | None:
 
 
 def _quietly_decoded(jpeg: bytes) -> npt.NDArray[Any] | None:
-    """The pixels of a JPEG by Pillow, which torchvision brings: on such files OpenCV's decoder prints to stderr."""
+    """Decode a JPEG with Pillow, a dependency of torchvision, because OpenCV prints to stderr for such files."""
     from PIL.JpegImagePlugin import JpegImageFile
 
     try:

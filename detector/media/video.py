@@ -1,8 +1,8 @@
-"""Video files: their frames with true times, and a word wherever a file does not hold what it promises.
+"""Video files: frames with their true times, and warnings for files that do not hold what their headers promise.
 
-OpenCV's reader ends without a word where a file is cut off, stops at a frame it cannot decode although the next ones
-are sound, and believes every header. Here reading goes on behind a damaged frame, frames are counted against the
-header, and times come from the file's own time stamps. No frame is ever made up.
+OpenCV's reader ends silently where a file is truncated, stops at a frame that it cannot decode even if the next ones
+are intact, and trusts every header. Here, reading continues after a damaged frame, frames are counted and compared with
+the header, and times come from the time stamps of the file. No frame is ever invented.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,29 +21,31 @@ import numpy as np
 from detector.errors import MediaError
 from detector.media.images import quiet_opencv
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
-from detector.structures.letterbox import Image
 
-# FFmpeg, inside OpenCV, writes to stderr by itself; what matters of it is reported here. A user's setting holds.
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
+
+# FFmpeg inside OpenCV writes to stderr; its problems are reported here instead. A setting of the user has priority.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
-DEFAULT_FPS = 30.0  # of output where the source's own rate is no rate
-_MIN_FPS, _MAX_FPS = 0.1, 500.0  # slow-motion cameras reach 480; time stamps of 1000 or 90000 a second are no rate
-_MAX_NUM_FRAMES = 10**9  # a year at 30 a second; more comes from overflow
-_MAX_FAILURES = 1000  # frames in a row that cannot be decoded before the rest of a file is given up
-_UNEVEN_SHARE = 0.1  # of the time between frames, beyond which their rate is called variable
-_TIME_STEP_S = 0.0011  # MKV and WebM count whole milliseconds
-_OPEN_TIMEOUT_MS = _READ_TIMEOUT_MS = 10_000  # of a network source
+DEFAULT_FPS = 30.0  # of the output if the source has no valid rate
+_MIN_FPS, _MAX_FPS = 0.1, 500.0  # slow-motion cameras reach 480; 1000 or 90000 are units of time stamps
+_MAX_NUM_FRAMES = 10**9  # a year at 30 per second; larger counts come from overflow
+_MAX_FAILURES = 1000  # undecodable frames in a row after which the rest of a file is given up
+_UNEVEN_SHARE = 0.1  # deviation of the time between frames from which on the rate counts as variable
+_TIME_STEP_S = 0.0011  # MKV and WebM store whole milliseconds
+_OPEN_TIMEOUT_MS = _READ_TIMEOUT_MS = 10_000  # for network sources
 
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What a video says of itself.
+    """Header of a video.
 
     Attributes:
-        fps: frames per second, `DEFAULT_FPS` where it gives none that can be meant.
-        num_frames: how many frames it promises, or None where it does not or cannot.
-        image_hw: height and width of its frames, turned upright.
-        warnings: what is odd about it, a sentence each.
+        fps: frames per second; `DEFAULT_FPS` if the video has no plausible rate.
+        num_frames: number of frames according to the header, or None if it has no plausible number.
+        image_hw: height and width of the frames, turned upright.
+        warnings: oddities of the header, a sentence each.
     """
 
     fps: float
@@ -54,7 +56,7 @@ class VideoHeader:
 
 @contextmanager
 def opencv_threads(num_threads: int) -> Iterator[None]:
-    """Let each of OpenCV's functions use so many threads inside the block; the number is one per process."""
+    """Set OpenCV's number of threads inside the block; it applies to the whole process."""
     previous = cv2.getNumThreads()
     cv2.setNumThreads(num_threads)
     try:
@@ -63,22 +65,22 @@ def opencv_threads(num_threads: int) -> Iterator[None]:
         cv2.setNumThreads(previous)
 
 
-def open_capture(address: str) -> Any:
-    """An OpenCV capture of an absolute path or an address with its scheme; it may turn out not to be open."""
+def open_capture(address: str) -> cv2.VideoCapture:
+    """Open an absolute path or an address with its scheme with OpenCV; check `isOpened` of the result."""
     with quiet_opencv():
         return cv2.VideoCapture(
             address,
-            cv2.CAP_FFMPEG,  # the other backends take a path with % for a numbered list of images
+            cv2.CAP_FFMPEG,  # other back ends read a path with % as a numbered list of images
             [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS],
         )
 
 
-def header_of(capture: Any, name: str) -> VideoHeader:
-    """The header of an open capture."""
+def header_of(capture: cv2.VideoCapture, name: str) -> VideoHeader:
+    """Return the header of an open capture."""
     fps, num_frames = float(capture.get(cv2.CAP_PROP_FPS)), float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     height, width = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
     warnings: tuple[str, ...] = ()
-    if not _MIN_FPS <= fps <= _MAX_FPS:  # false for NaN too
+    if not _MIN_FPS <= fps <= _MAX_FPS:  # also true for NaN
         warnings = (
             f"{name} claims {fps:g} frames per second: output plays at {DEFAULT_FPS:g}, records keep the times",
         )
@@ -88,10 +90,10 @@ def header_of(capture: Any, name: str) -> VideoHeader:
 
 
 def read_header(path: Path) -> VideoHeader:
-    """What a video file says of itself.
+    """Read the header of a video file.
 
     Raises:
-        MediaError: it cannot be read as a video.
+        MediaError: the file cannot be read as a video.
     """
     capture = _opened_file(path)
     try:
@@ -101,18 +103,18 @@ def read_header(path: Path) -> VideoHeader:
 
 
 def video_frames(source: VideoSource, channels: int = 3, stride: int = 1) -> Generator[ImageSource, None, None]:
-    """The frames of a video file, each with its number and presentation time, turned upright.
+    """Yield the frames of a video file, each with its number and presentation time, turned upright.
 
-    A frame comes when the next one has been read, so that what is found wrong at the end of the file is a warning of
-    the last one. Where the size of frames changes within a file, OpenCV gives all of them the first one's.
+    A frame is yielded after the next one has been read, so that problems at the end of the file are warnings of the
+    last frame. If the size of frames changes within a file, OpenCV resizes all of them to the first one.
 
     Args:
         source: a video file, or one on a web server.
         channels: 3 for RGB or 1 for grey.
-        stride: every how many frames one is given; those between are counted but not converted.
+        stride: yield every `stride`-th frame; the others are counted but not converted.
 
     Raises:
-        MediaError: the file cannot be read as a video or has no frame that can be.
+        MediaError: the file cannot be read as a video, or has no readable frame.
     """
     capture = _opened_address(source) if source.path is None else _opened_file(source.path)
     try:
@@ -122,9 +124,9 @@ def video_frames(source: VideoSource, channels: int = 3, stride: int = 1) -> Gen
 
 
 class _Frames:
-    """One pass over a video."""
+    """Reader of one pass over a video."""
 
-    def __init__(self, capture: Any, source: VideoSource, channels: int, stride: int) -> None:
+    def __init__(self, capture: cv2.VideoCapture, source: VideoSource, channels: int, stride: int) -> None:
         self._capture, self._source, self._channels, self._stride = capture, source, channels, stride
         self._header = header_of(capture, source.name)
         self._num_read = self._num_damaged = 0
@@ -132,7 +134,7 @@ class _Frames:
         self._is_uneven = self._is_behind_gap = False
 
     def read(self) -> Iterator[ImageSource]:
-        held: ImageSource | None = None  # the last frame read: what is found wrong at the end is said of it
+        held: ImageSource | None = None  # the last frame read, which gets the warnings at the end
         warnings = list(self._header.warnings)
         while self._grab():
             time_s = self._time_s()
@@ -155,7 +157,7 @@ class _Frames:
         yield replace(held, warnings=(*warnings, *self._losses()))
 
     def _grab(self) -> bool:
-        """Moves to the next frame that can be decoded; false at the end."""
+        """Move to the next frame that can be decoded; return False at the end."""
         promised = self._header.num_frames
         tries = _MAX_FAILURES if promised is None else min(_MAX_FAILURES, promised - self._num_read)
         for failures in range(max(tries, 1)):
@@ -169,27 +171,27 @@ class _Frames:
         time_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
         if math.isfinite(time_s) and time_s > self._last_s and time_s >= 0:
             return time_s
-        return max(self._last_s, 0.0) + 1 / self._header.fps if self._num_read else 0.0  # no time stamp of its own
+        return max(self._last_s, 0.0) + 1 / self._header.fps if self._num_read else 0.0  # it has no valid time stamp
 
     def _unevenness(self, time_s: float) -> list[str]:
-        wanted_s = 1 / self._header.fps
-        found_s = time_s - self._last_s
-        is_uneven = abs(found_s - wanted_s) > max(_UNEVEN_SHARE * wanted_s, _TIME_STEP_S)
+        mean_s = 1 / self._header.fps
+        step_s = time_s - self._last_s
+        is_uneven = abs(step_s - mean_s) > max(_UNEVEN_SHARE * mean_s, _TIME_STEP_S)
         if self._is_uneven or not is_uneven or not self._num_read or self._is_behind_gap or self._header.warnings:
             return []
         self._is_uneven = True
         return [
-            f"{self._source.name} has a variable frame rate ({found_s * 1000:.0f} ms before frame {self._num_read}, "
-            f"{wanted_s * 1000:.0f} ms on average): output plays at {self._header.fps:.4g} frames per second, "
+            f"{self._source.name} has a variable frame rate ({step_s * 1000:.0f} ms before frame {self._num_read}, "
+            f"{mean_s * 1000:.0f} ms on average): output plays at {self._header.fps:.4g} frames per second, "
             "records keep the true times"
         ]
 
     def _losses(self) -> list[str]:
         promised, name = self._header.num_frames, self._source.name
         if promised is None:
-            damaged = f"{name}: {self._num_damaged} frames between others are damaged and were left out"
+            damaged = f"{name}: {self._num_damaged} damaged frames between others were skipped"
             return [damaged] if self._num_damaged else []
-        # A promise may be the duration times the mean rate; then a variable rate that reaches the end has lost nothing.
+        # The header may promise duration times mean rate; a variable rate that reaches the end then has lost no frame.
         is_at_end = self._is_uneven and self._last_s + 1.5 / self._header.fps >= promised / self._header.fps
         if self._num_read >= promised or (is_at_end and not self._num_damaged):
             return []
@@ -200,38 +202,40 @@ class _Frames:
 
 
 def frame_of(
-    source: VideoSource, bgr: Any, channels: int, index: int, time_s: float | None, header: VideoHeader
+    source: VideoSource, bgr: MatLike, channels: int, index: int, time_s: float | None, header: VideoHeader
 ) -> ImageSource:
-    """A frame as an image.
+    """Convert a frame to an image.
 
     Raises:
-        MediaError: other than 1 or 3 channels are wanted.
+        MediaError: `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise MediaError(f"{source.name}: videos have 1 or 3 channels, the model wants {channels}; give it images")
-    grey = bgr if bgr.ndim == 2 else None  # infrared cameras
+        raise MediaError(
+            f"{source.name}: expected a model of 1 or 3 channels for a video, got {channels}; use images instead"
+        )
+    is_grey = bgr.ndim == 2  # infrared cameras
     if channels == 3:
-        pixels: Image = cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB if grey is not None else cv2.COLOR_BGR2RGB)
+        pixels = cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB if is_grey else cv2.COLOR_BGR2RGB)
     else:
-        pixels = (cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if grey is None else grey)[..., None]
+        pixels = (bgr if is_grey else cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[..., None]
     origin = FrameOrigin(source, index, time_s, header.fps, header.num_frames)
-    return ImageSource(source.name, source.path, pixels=np.ascontiguousarray(pixels), frame=origin)
+    return ImageSource(source.name, source.path, pixels=np.ascontiguousarray(pixels, np.uint8), frame=origin)
 
 
-def _opened_address(source: VideoSource) -> Any:
+def _opened_address(source: VideoSource) -> cv2.VideoCapture:
     capture = open_capture(source.url or "")
     if not capture.isOpened():
-        raise MediaError(f"{source.name} cannot be read: nothing there answers with a video; check the address")
+        raise MediaError(f"{source.name} cannot be read: the address does not answer with a video; check it")
     return capture
 
 
-def _opened_file(path: Path) -> Any:
+def _opened_file(path: Path) -> cv2.VideoCapture:
     try:
         if path.is_dir():
             raise MediaError(f"{path} cannot be read: it is a folder, not a video; name a file")
         if not path.exists():
             raise MediaError(f"{path} cannot be read: there is no such file; check the path")
-        if not path.is_file():  # a pipe would be waited for, a device would never end
+        if not path.is_file():  # a pipe would block, a device would never end
             raise MediaError(f"{path} cannot be read: it is a pipe or a device, not a file; use - for frames on stdin")
         with path.open("rb") as file:
             head = file.read(512)
@@ -239,7 +243,7 @@ def _opened_file(path: Path) -> Any:
         raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except (OSError, ValueError) as error:
         raise MediaError(f"{str(path)!r} cannot be read: {error}; check the path and the disk") from error
-    # An absolute path cannot be taken for one of FFmpeg's protocols, as `concat:a|b` or `http:` would be.
+    # FFmpeg cannot read an absolute path as one of its protocols, such as `concat:a|b` or `http:`.
     capture = open_capture(str(path.resolve())) if head else None
     if capture is None or not capture.isOpened():
         raise MediaError(f"{path} cannot be read as a video: it is {_fault(path, head)}; replace or remove it")
@@ -250,14 +254,14 @@ def _fault(path: Path, head: bytes) -> str:
     if not head:
         return "empty (0 bytes)"
     if head[4:8] == b"ftyp" and not _has_index(path):
-        return "an MP4 without its index (moov), as a recording that was cut off"
+        return "an MP4 without its index (moov), such as an interrupted recording"
     if b"\x00" not in head and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
-        return "a text"
-    return "damaged or in no video format known here"
+        return "a text file"
+    return "damaged or in an unknown video format"
 
 
 def _has_index(path: Path) -> bool:
-    """Whether an MP4 has a box `moov` on its upper level (ISO/IEC 14496-12, 4.2)."""
+    """Return True if an MP4 has a box `moov` at its top level (ISO/IEC 14496-12, 4.2)."""
     with path.open("rb") as file:
         while len(start := file.read(8)) == 8:
             size, kind = int.from_bytes(start[:4], "big"), start[4:]

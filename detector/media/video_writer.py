@@ -1,12 +1,11 @@
-"""Writing a video that can be played: every frame's size and success are checked, and the file is counted at the end.
+"""Video writer that checks the size and success of every frame and counts the frames of the file at the end.
 
-OpenCV's writer makes a file of 258 bytes from frames of the wrong size, and half a file on a full disk.
+OpenCV's own writer silently makes a file of 258 bytes from frames of the wrong size, and half a file on a full disk.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,42 +15,42 @@ from detector.media.images import quiet_opencv
 from detector.media.video import open_capture
 from detector.structures.letterbox import Image, Letterbox
 
-# The codecs that OpenCV's wheels may have, each with the container it goes into.
+# Codecs that OpenCV's wheels may have, each with the suffix of its container.
 CODECS = {
-    "mp4v": ".mp4",  # MPEG-4 part 2: always there
-    "avc1": ".mp4",  # H.264: only where the machine has an encoder of its own
+    "mp4v": ".mp4",  # MPEG-4 part 2, always available
+    "avc1": ".mp4",  # H.264, only if the machine has its own encoder
     "MJPG": ".avi",
-    "VP90": ".webm",  # VP9, which browsers play; slow to write
+    "VP90": ".webm",  # VP9, plays in browsers but is slow to write
 }
 DEFAULT_CODEC = "mp4v"
 
 
 def require_codec(codec: str) -> None:
-    """Raises a `ConfigError` for a codec that is none of `CODECS`."""
+    """Raise a `ConfigError` for a codec that is not in `CODECS`."""
     if codec not in CODECS:
-        raise ConfigError(f"a codec of {', '.join(CODECS)} is wanted, found {codec!r}")
+        raise ConfigError(f"expected a codec of {', '.join(CODECS)}, got {codec!r}")
 
 
 class VideoWriter:
-    """One video file in the making. A frame of another size than the first is fitted into it, with a warning.
+    """Writer of a video file; frames of another size than the first one are fitted into it, with a warning.
 
     Attributes:
-        path: the file; of another suffix than asked for where the codec was not there.
-        warnings: what was done otherwise than asked, a sentence each.
-        num_frames: frames written.
+        path: the file; its suffix follows from the codec used.
+        warnings: deviations from the request, a sentence each.
+        num_frames: number of frames written.
     """
 
     def __init__(self, path: Path, fps: float, image_hw: tuple[int, int], codec: str = DEFAULT_CODEC) -> None:
-        """Opens the file.
+        """Open the file.
 
         Args:
-            path: where it goes; its suffix becomes that of the codec's container.
+            path: the file; its suffix becomes that of the codec's container.
             fps: frames per second, 0.1 .. 500.
-            image_hw: height and width of its frames. Codecs want even sides: an odd one gets its last line twice.
-            codec: a key of `CODECS`; without an encoder for it, `DEFAULT_CODEC` is taken, with a warning.
+            image_hw: height and width of the frames. Codecs need even sides, so an odd side gets its last line twice.
+            codec: a key of `CODECS`; without an encoder for it, `DEFAULT_CODEC` is used, with a warning.
 
         Raises:
-            ConfigError: an unknown codec.
+            ConfigError: the codec is unknown.
             MediaError: the file cannot be written.
         """
         require_codec(codec)
@@ -72,18 +71,18 @@ class VideoWriter:
                 "second; check that its folder exists, can be written and has room"
             )
         if name != codec:
-            self.warnings.append(f"{self.path}: no encoder for {codec} here, {name} is taken")
+            self.warnings.append(f"{self.path}: no encoder for {codec} is available, {name} is used instead")
 
     def write(self, image_rgb: Image) -> None:
-        """Adds a frame, uint8 (H, W, 3), RGB.
+        """Write a frame, uint8 (H, W, 3), RGB.
 
         Raises:
-            MediaError: it could not be written; the disk may be full.
+            MediaError: the frame could not be written; the disk may be full.
         """
         if image_rgb.shape[:2] != self._image_hw:
             image_rgb = self._fitted(image_rgb)
-        # The order of channels is turned and an odd side made even in one copy.
-        bgr: Any = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
+        # One copy reverses the channels and makes odd sides even.
+        bgr = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
         height, width = self._image_hw
         if self._size_wh == (width, height):
             cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR, dst=bgr)
@@ -93,43 +92,44 @@ class VideoWriter:
             bgr[:, width:] = bgr[:, width - 1 : width]
         with quiet_opencv():
             is_written = self._writer.write(bgr)
-        if is_written is False:  # OpenCV 4 says nothing: there the count at the end tells
-            raise MediaError(f"{self.path}: frame {self.num_frames} cannot be written; is the disk full?")
+        if is_written is False:  # OpenCV 4 returns None, so there the count at the end tells
+            raise MediaError(f"{self.path}: frame {self.num_frames} cannot be written; check that the disk is not full")
         self.num_frames += 1
 
     def _fitted(self, image: Image) -> Image:
         if not self._is_refitted:
-            found, wanted = f"{image.shape[1]} x {image.shape[0]}", f"{self._image_hw[1]} x {self._image_hw[0]}"
-            self.warnings.append(f"{self.path}: a frame has {found} pixels, it is fitted into the first one's {wanted}")
+            own, first = f"{image.shape[1]} x {image.shape[0]}", f"{self._image_hw[1]} x {self._image_hw[0]}"
+            self.warnings.append(f"{self.path}: a frame of {own} pixels is fitted into the size of the first, {first}")
         self._is_refitted = True
         return np.asarray(Letterbox.fit((image.shape[0], image.shape[1]), self._image_hw).apply(image), np.uint8)
 
     def close(self) -> None:
-        """Ends the file and counts its frames. Closing twice is no fault.
+        """Close the file and count its frames; further calls do nothing.
 
         Raises:
-            MediaError: the file does not hold what was written.
+            MediaError: the file does not hold all frames written.
         """
         if self._is_closed:
             return
         self._is_closed = True
         with quiet_opencv():
             self._writer.release()
-        # WebM has no count but a duration, in whole milliseconds.
+        # WebM has no frame count, only a duration in whole milliseconds.
         tolerance = 1 if self.path.suffix == ".webm" else 0
-        if self.num_frames and abs((found := _num_frames(self.path)) - self.num_frames) > tolerance:
+        if self.num_frames and abs((stored := _num_frames(self.path)) - self.num_frames) > tolerance:
             raise MediaError(
-                f"{self.path}: {self.num_frames} frames were written, the file holds {found}; is the disk full?"
+                f"{self.path}: {self.num_frames} frames were written, but the file holds {stored}; check that the "
+                "disk is not full"
             )
 
 
-def _opened(path: Path, codec: str, fps: float, size_wh: tuple[int, int]) -> Any:
+def _opened(path: Path, codec: str, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
     with quiet_opencv():
         return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size_wh)
 
 
 def _num_frames(path: Path) -> int:
-    """The frames of a file by its index, which is written last."""
+    """Return the number of frames in the index of a file, which is written last."""
     capture = open_capture(str(path.resolve()))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0

@@ -12,7 +12,7 @@ from detector.errors import DetectorError
 from detector.evaluation.evaluator import annotated_sources
 from detector.inference.predictor import Predictor
 from detector.media.charts import COCO_MEDIUM_PX, COCO_SMALL_PX, class_chart, place_chart, size_chart
-from detector.media.comparisons import Comparison, draw_comparisons
+from detector.media.comparisons import ImageComparison, draw_comparisons
 from detector.media.images import write_image
 from detector.media.run_charts import results_chart, side_by_side
 from detector.structures.canvas import InputConfig
@@ -98,7 +98,7 @@ def predictions_picture(predictor: Predictor, val: CocoAnnotations, select: Sele
     # The split may have fewer classes than the model: equal ids mean the same category.
     label_of = np.array([predictor.category_ids.index(category) for category in val.category_ids], np.int64)
     compared = [
-        Comparison(
+        ImageComparison(
             prediction.source.path.name if prediction.source.path else prediction.source.name,
             prediction.image,
             val.source_xyxy(index),

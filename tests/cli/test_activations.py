@@ -73,7 +73,7 @@ def test_a_picture_is_drawn(capsys, tmp_path, words):
     ("words", "message", "code"),
     [
         (["mihs"], "no activation is named 'mihs'; did you mean 'mish'?", 2),
-        (["--plot", "a.jpg"], "a.jpg: a picture wants to end in .png, .svg, .pdf; rename it", 2),
+        (["--plot", "a.jpg"], "a.jpg: expected a file name that ends in .png, .svg, .pdf; rename it", 2),
         (["--plot", "nowhere/a.png"], "nowhere/a.png: the picture cannot be written, No such file or directory", 1),
     ],
 )

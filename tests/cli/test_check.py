@@ -10,7 +10,7 @@ from detector.cli.main import run
 
 @pytest.fixture
 def description(tiny_shapes: Path, tmp_path: Path) -> Path:
-    """A description of the drawn data set, whose val split leaks into its train split where asked."""
+    """Write a description of the drawn data set."""
     path = tmp_path / "data.yaml"
     lines = [
         f"{split}: {{annotations: {tiny_shapes}/annotations/{split}.json, images: {tiny_shapes}/images/{split}}}\n"
@@ -27,7 +27,7 @@ def leaking(description: Path, tiny_shapes: Path) -> Path:
     return description
 
 
-def test_the_report_is_printed(description, capsys):
+def test_report_is_printed(description, capsys):
     assert run(["check", str(description), "-q"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[:3] for line in out.splitlines()[1:3]] == [["train", "12", "1"], ["val", "6", "0"]]
@@ -35,20 +35,20 @@ def test_the_report_is_printed(description, capsys):
     assert out.splitlines()[-1].startswith(f"{description}: ")
 
 
-def test_json_goes_to_stdout_alone(description, capsys):
+def test_stdout_holds_only_the_json(description, capsys):
     assert run(["check", "--json", "--quick", str(description), "--split", "val"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert [split["name"] for split in plain["splits"]] == ["val"]
     assert plain["checked"] == "annotations, 6 image files, headers only"
 
 
-def test_warnings_matter_under_strict_alone(leaking, capsys):
+def test_warnings_fail_only_under_strict(leaking, capsys):
     assert run(["check", str(leaking)]) == 0
     assert "[leak-exact]" in capsys.readouterr().out
     assert run(["check", str(leaking), "--strict"]) == 3
 
 
-def test_what_stops_training_gives_exit_code_3(description, capsys):
+def test_error_gives_exit_code_3(description, capsys):
     description.write_text(description.read_text().replace("/val.json", "/none.json"))
     assert run(["check", str(description)]) == 3
     assert "error: val is refused [split-refused]" in capsys.readouterr().out
@@ -64,16 +64,16 @@ def test_pages_and_pictures_are_written(leaking, tmp_path, capsys):
     assert (folder / "leak-exact-1.jpg").stat().st_size > 1000
 
 
-def test_a_coco_file_and_its_images_are_a_data_set(tiny_shapes, capsys):
+def test_coco_file_and_its_images_are_a_data_set(tiny_shapes, capsys):
     annotations, images = tiny_shapes / "annotations" / "val.json", tiny_shapes / "images" / "val"
     assert run(["check", str(annotations), str(images), "--json"]) == 0
     given = json.loads(capsys.readouterr().out)
-    assert run(["check", str(annotations), "--json"]) == 0  # found beside it
+    assert run(["check", str(annotations), "--json"]) == 0  # the images are found beside it
     assert json.loads(capsys.readouterr().out) == given
     assert given["splits"][0]["num_images"] == 6
 
 
-def test_the_augmentation_it_will_be_trained_with_is_looked_at(tiny_shapes, tmp_path, capsys):
+def test_configured_augmentation_is_checked(tiny_shapes, tmp_path, capsys):
     content = json.loads((tiny_shapes / "annotations" / "val.json").read_text())
     content["categories"][0]["name"], content["categories"][1]["name"] = "left", "right"
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -95,7 +95,7 @@ def test_the_augmentation_it_will_be_trained_with_is_looked_at(tiny_shapes, tmp_
         (["shapes", "input.sise=3"], 2, "unknown key 'input.sise'; did you mean 'size'?"),
     ],
 )
-def test_a_mistake_is_one_line(words, code, message, tmp_path, monkeypatch, capsys):
+def test_error_is_one_line(words, code, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["check", *words]) == code
     captured = capsys.readouterr()
@@ -103,7 +103,7 @@ def test_a_mistake_is_one_line(words, code, message, tmp_path, monkeypatch, caps
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
-def test_images_that_are_nowhere_are_asked_for(tiny_shapes, tmp_path, capsys):
+def test_missing_images_are_an_error_with_the_folders_tried(tiny_shapes, tmp_path, capsys):
     path = tmp_path / "a" / "val.json"
     path.parent.mkdir()
     path.write_bytes((tiny_shapes / "annotations" / "val.json").read_bytes())
@@ -111,7 +111,7 @@ def test_images_that_are_nowhere_are_asked_for(tiny_shapes, tmp_path, capsys):
     assert "its images are not in images, ../images, ., .., val" in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_an_error(description, tmp_path, capsys):
+def test_report_that_cannot_be_written_is_an_error(description, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(["check", str(description), "--quick", "--html", str(tmp_path / "file" / "page.html")]) == 1
     assert "the report cannot be written" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A Darknet network from the command line: trained, converted, measured and run on images."""
+"""Darknet networks from the command line: training, conversion, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
 @dataclass(frozen=True)
 class Trained:
-    """A Darknet network that has learnt the validation images of `tiny_shapes`, and where those are."""
+    """Darknet network trained on the validation images of `tiny_shapes`, and the paths of these images."""
 
     weights: Path
     images: Path
@@ -47,7 +47,7 @@ def words(*given: object) -> list[str]:
     return [str(word) for word in given]
 
 
-def test_it_goes_to_weights_and_back_and_is_the_same(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_network_converted_to_weights_and_back_has_the_same_ap(trained: Trained, tmp_path: Path, capsys) -> None:
     target = tmp_path / "shapes.weights"
     assert run(words("convert", trained.weights, target)) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / f"shapes.{k}") for k in ("weights", "cfg", "names")]
@@ -72,7 +72,7 @@ def test_it_goes_to_weights_and_back_and_is_the_same(trained: Trained, tmp_path:
     assert found["folded"] == pytest.approx(found["best"], abs=0.01)
 
 
-def test_what_predict_saves_scores_as_what_evaluate_measures(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_results_of_predict_have_the_metrics_of_evaluate(trained: Trained, tmp_path: Path, capsys) -> None:
     weights = tmp_path / "shapes.weights"
     assert run(words("convert", trained.weights, weights)) == 0
     assert (
@@ -108,7 +108,7 @@ def test_what_predict_saves_scores_as_what_evaluate_measures(trained: Trained, t
             assert saved[name] == value, name
 
 
-def test_without_names_classes_are_numbers_and_categories_go_by_their_order(
+def test_without_names_classes_are_numbers_and_categories_are_matched_by_order(
     trained: Trained, tmp_path: Path, capsys
 ) -> None:
     weights = tmp_path / "shapes.weights"
@@ -137,7 +137,7 @@ def test_without_names_classes_are_numbers_and_categories_go_by_their_order(
         (["missing.weights", "b.safetensors", "--cfg", "yolov3-tiny"], r"missing\.weights cannot be read"),
     ],
 )
-def test_a_conversion_that_cannot_be_is_refused_in_words(given, reason, tmp_path, monkeypatch, capsys) -> None:
+def test_impossible_conversion_is_refused_with_the_reason(given, reason, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["convert", *given]) in (2, 3)
     with pytest.raises(AssertionError, match=reason):
@@ -145,7 +145,7 @@ def test_a_conversion_that_cannot_be_is_refused_in_words(given, reason, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_are_there_are_not_replaced_unasked(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(trained: Trained, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine.cfg").write_text("precious")
     assert run(words("convert", trained.weights, tmp_path / "mine.weights")) == 2
     assert "mine.cfg: already there; choose another TARGET or say --overwrite" in capsys.readouterr().err
@@ -155,7 +155,7 @@ def test_files_that_are_there_are_not_replaced_unasked(trained: Trained, tmp_pat
     assert (tmp_path / "mine.cfg").read_text().startswith("[net]")
 
 
-def test_a_model_of_another_kind_has_no_weights_file(tmp_path: Path, capsys) -> None:
+def test_model_without_a_cfg_cannot_be_converted_to_weights(tmp_path: Path, capsys) -> None:
     import torch
 
     from detector.config.schema import config_to_plain

@@ -110,8 +110,8 @@ def test_evaluation_warns_of_an_exchanged_size_and_skips_another(
     words = ["evaluate", str(trained.weights), *exchanged, "--save-dir", str(tmp_path / "out")]
     assert run(words) == 0
     told = capsys.readouterr().err
-    assert "has 64 x 32 pixels where its annotation file says 32 x 64: width and height are taken to be" in told
-    assert "has 80 x 80 pixels where its annotation file says 64 x 64; its boxes are not rescaled" in told
+    assert "has 64 x 32 pixels, but its annotation file says 32 x 64: width and height are assumed to be" in told
+    assert "has 80 x 80 pixels, but its annotation file says 64 x 64; its boxes are not rescaled" in told
     assert run([*words, "--strict"]) == 5
 
 
@@ -123,6 +123,6 @@ def test_training_warns_of_an_exchanged_size_and_replaces_another(
     assert run(["train", *words, "train.iterations=4", "train.evaluations=1"]) == 3
     told = capsys.readouterr().err
     assert "warning: " in told
-    assert "width and height are taken to be exchanged" in told
+    assert "width and height are assumed to be exchanged" in told
     assert "1 of 6 training images cannot be read" in told
     assert "says 64 x 64; its boxes are not rescaled" in told

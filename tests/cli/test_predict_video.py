@@ -85,7 +85,7 @@ def test_images_and_videos_together_overwrite_nothing(
         *[str(folder / "video.mp4")] * 3,
     ]
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == records
-    assert "cannot be read as a video: it is a text" in records[4]["error"]
+    assert "cannot be read as a video: it is a text file" in records[4]["error"]
     assert (folder / "video.mp4").read_bytes() == before
     videos = sorted(p.name for p in folder.glob("*.mp4"))
     assert videos == ["video.mp4", "video_2.mp4", "video_3.mp4"]
@@ -121,7 +121,7 @@ def test_file_that_is_no_video_exits_with_3(  # row 65
     [
         (["rtsp://u:secret@127.0.0.1:9/x?a=b"], 2, "this would use the network; allow it by --allow-url"),
         (["rtsp://u:secret@127.0.0.1:9/x", "--allow-url", "--max-reconnect", "0"], 1, "cannot be reached"),  # row 74
-        (["video.mp4", "--codec", "h265"], 2, "a codec of mp4v, avc1, MJPG, VP90 is wanted, found 'h265'"),
+        (["video.mp4", "--codec", "h265"], 2, "expected a codec of mp4v, avc1, MJPG, VP90, got 'h265'"),
         (["video.mp4", "--show"], 2, "--show: expected a"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writing .cfg files: what is written reads back equal, and keeps to what every Darknet and OpenCV take."""
+"""Writing .cfg files: the text reads back equal, and every fork of Darknet and OpenCV accepts it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EVERYTHING = (
 )
 
 
-def test_what_is_written_reads_back_equal_and_without_a_warning():
+def test_written_file_reads_back_equal_without_warnings():
     cfg = parsed(EVERYTHING)
     again = parse_cfg(dump_cfg(cfg), "again")
     assert again == cfg
@@ -47,26 +47,26 @@ def test_what_is_written_reads_back_equal_and_without_a_warning():
     assert {type(layer) for layer in cfg.layers} == set(SECTION_TYPES.values())
 
 
-BOUND = {  # keys whose value must fit another's; the test above has them
+BOUND = {  # keys whose values must fit others; the test above covers them
     *("layers", "from", "share_index", "embedding_layer", "yolo_layer", "mask", "anchors", "num", "coords", "policy"),
     *("counters_per_class", "width", "height", "channels"),
 }
 
 
 def another_value(key):
-    if key.constraints["choices"]:
-        return key.constraints["choices"][-1]
+    if key.constraints.choices:
+        return key.constraints.choices[-1]
     if isinstance(key.default, bool):
         return not key.default
     if isinstance(key.default, tuple):
         return (3, 4)
     if isinstance(key.default, int):
-        return -3 if key.constraints["low"] < 0 else 3 - (key.default != 2)
+        return -3 if key.constraints.low < 0 else 3 - (key.default != 2)
     return 3 if key.type is int else 0.0625
 
 
 @pytest.mark.parametrize("section_type", [NetSection, *SECTION_TYPES.values()])
-def test_every_key_survives_being_written(section_type):
+def test_every_key_is_written_and_read_back(section_type):
     keys = keys_of(section_type)
     conv = ConvolutionalSection()
     net = NetSection(width=1, height=1, channels=1)
@@ -83,7 +83,7 @@ def test_every_key_survives_being_written(section_type):
         assert parse_cfg(dump_cfg(cfg), "again") == cfg, name
 
 
-def test_the_writing_keeps_to_what_every_reader_takes():
+def test_written_text_is_accepted_by_every_reader():
     """No exponents (hank-ai), no short names, no section but [net] first, no blanks, explicit defaults (OpenCV)."""
     text = dump_cfg(parsed(EVERYTHING))
     lines = [line for line in text.split("\n") if line]
@@ -104,20 +104,20 @@ def test_the_writing_keeps_to_what_every_reader_takes():
 
 
 @pytest.mark.parametrize("value", [1e-7, 0.1, 1 / 3, 5e-324, 123456.75, -2.5e-9, 1e9])
-def test_floats_are_written_to_the_last_bit(value):
+def test_floats_are_written_exactly(value):
     cfg = parsed(NET + CONV)
     cfg = dataclasses.replace(cfg, net=dataclasses.replace(cfg.net, learning_rate=value))
     assert parse_cfg(dump_cfg(cfg), "again").net.learning_rate == value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_value_that_no_file_can_hold_is_not_written(value):
+def test_value_that_is_not_finite_is_refused(value):
     cfg = parsed(NET + CONV)
     cfg = dataclasses.replace(cfg, net=dataclasses.replace(cfg.net, learning_rate=value))
     with pytest.raises(DarknetError, match=r"n\.cfg:1: \[net\] learning_rate=.* cannot be written"):
         dump_cfg(cfg)
 
 
-def test_a_section_made_by_a_program_is_placed_without_a_line():
+def test_location_of_a_section_made_by_a_program_has_no_line():
     cfg = DarknetCfg(NetSection(width=1, height=1, channels=1), (ConvolutionalSection(),))
     assert cfg.place(cfg.net) == "the network: [net]"

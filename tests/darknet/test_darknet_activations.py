@@ -45,12 +45,12 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 OVER_CHANNELS = ("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval")
 
 
-def test_every_name_of_a_cfg_has_its_function() -> None:
+def test_every_activation_name_of_a_cfg_is_tested() -> None:
     assert set(ACTIVATIONS) == {*FORMULAS, *OVER_CHANNELS}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_an_activation_is_its_formula(name: str) -> None:
+def test_activation_equals_its_formula(name: str) -> None:
     x = torch.arange(-12.03, 12.0, 0.0371, dtype=torch.float64)
     found = activation_named(name)(x.reshape(1, -1, 1, 1)).flatten()
     wanted = torch.tensor([FORMULAS[name](v) for v in x.tolist()], dtype=torch.float64)
@@ -58,7 +58,7 @@ def test_an_activation_is_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVER_CHANNELS)
-def test_a_normalising_activation_works_over_the_channels_of_each_cell(name: str) -> None:
+def test_normalising_activation_works_over_the_channels_of_each_cell(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((5, 3, 4))
     if name == "normalize_channels":
         parts = np.maximum(x, 0)
@@ -69,12 +69,12 @@ def test_a_normalising_activation_works_over_the_channels_of_each_cell(name: str
     assert np.abs(found - wanted).max() <= 1e-12
 
 
-def test_darknets_own_build_agrees(darknet_numbers: Path) -> None:
+def test_activations_equal_those_of_darknets_own_build(darknet_numbers: Path) -> None:
     with np.load(darknet_numbers / "activations.npz", allow_pickle=False) as file:
         numbers = dict(file)
     x = numbers.pop("x")
     assert len(numbers) > 15
     for name, wanted in numbers.items():
         found = activation_named(name)(torch.from_numpy(x).reshape(1, -1, 1, 1)).flatten().numpy()
-        # Darknet's mish, softplus cut off at 20, is off by up to 4.8e-6; large values round in float32.
+        # Darknet's mish cuts softplus off at 20, an error of up to 4.8e-6; large values are rounded to float32.
         assert np.all(np.abs(found - wanted) <= 6e-6 + 3e-7 * np.abs(wanted)), name

@@ -1,4 +1,4 @@
-"""Mutated .cfg and .weights files: whatever is in them, the answer is a network or a `DarknetError`, soon and small."""
+"""Mutated .cfg and .weights files: the result is a network or a `DarknetError`, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ PIECES = [
 
 
 def mutated(rng: random.Random, seed: bytes) -> bytes:
-    """A file with one to three changes: a line or piece put in, taken out, doubled or swapped, or a number changed."""
+    """Change a file one to three times: insert, delete, repeat or swap a line or piece, or change a number."""
     data = bytearray(seed)
     for _ in range(rng.choice((1, 1, 2, 3))):
         lines = bytes(data).splitlines(keepends=True) or [b""]

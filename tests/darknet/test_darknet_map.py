@@ -52,7 +52,7 @@ def darknets_aps(found: list[tuple[float, int, int, np.ndarray]], truth: CocoAnn
         is_true = []
         for _, image, _, box in sorted((d for d in found if d[2] == label), key=lambda d: -d[0]):
             rows = np.flatnonzero(truth.labels_of(image) == label)
-            # As written, not clipped to the image: Darknet does not clip either.
+            # The boxes as written, not clipped to the image, because Darknet does not clip them either.
             xywh = truth.boxes_xywh[truth.offsets[image] : truth.offsets[image + 1]][rows]
             overlaps = overlap(box, np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1))
             best = int(overlaps.argmax()) if len(rows) else -1
@@ -65,7 +65,7 @@ def darknets_aps(found: list[tuple[float, int, int, np.ndarray]], truth: CocoAnn
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_average_precisions_are_those_that_darknet_printed(darknet_map, tmp_path, number):
+def test_average_precisions_equal_those_that_darknet_printed(darknet_map, tmp_path, number):
     run = json.loads((darknet_map / "expected.json").read_text())[number]
     images = sorted(darknet_map.glob("im*.png"))
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in images))
@@ -79,7 +79,7 @@ def test_average_precisions_are_those_that_darknet_printed(darknet_map, tmp_path
     config = loaded.config
     assert (config.input.arithmetic, config.input.canvas_hw) == ("darknet", (64, 64))
     assert config.input.fit == ("letterbox" if run["letter_box"] else "stretch")
-    lowest = float(np.nextafter(np.float32(0.005), np.float32(1)))  # Darknet keeps what is above 0.005
+    lowest = float(np.nextafter(np.float32(0.005), np.float32(1)))  # Darknet keeps scores above 0.005
     keep = SelectConfig(lowest, 0.45, 10**6, nms=config.evaluate.nms, nms_beta=config.evaluate.nms_beta)
     model, found = loaded.model.eval(), []
     for index in range(len(truth)):

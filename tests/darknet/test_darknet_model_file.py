@@ -41,12 +41,12 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.manual_seed(0))
 
 
-def test_a_weights_file_is_known_by_its_name_or_its_first_bytes(weights: Path, tmp_path: Path) -> None:
+def test_weights_file_is_recognised_by_its_name_or_its_first_bytes(weights: Path, tmp_path: Path) -> None:
     partial = tmp_path / "net.conv.6"
     partial.write_bytes(weights.read_bytes()[:100])
     assert is_darknet_weights(weights)
     assert is_darknet_weights(partial)
-    assert is_darknet_weights(tmp_path / "missing.weights")  # its reader says that it is missing
+    assert is_darknet_weights(tmp_path / "missing.weights")  # its reader reports that it is missing
     save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
     (tmp_path / "text.txt").write_text("a text of some length")
     (tmp_path / "empty").touch()
@@ -54,7 +54,7 @@ def test_a_weights_file_is_known_by_its_name_or_its_first_bytes(weights: Path, t
         assert not is_darknet_weights(tmp_path / name), name
 
 
-def test_a_weights_file_is_a_model_with_what_its_cfg_wants(weights: Path) -> None:
+def test_model_of_a_weights_file_has_the_settings_of_its_cfg(weights: Path) -> None:
     loaded = load_model(weights)
     assert loaded.file.class_names == ("0", "1", "2")
     assert loaded.config.loss == config_from_plain(DetectionConfig, {"loss": {"name": "anchor"}}, "test").loss
@@ -68,7 +68,7 @@ def test_a_weights_file_is_a_model_with_what_its_cfg_wants(weights: Path) -> Non
     assert overridden.input.arithmetic == "darknet"
 
 
-def test_what_a_model_wants_holds_for_a_cfg_given_in_any_way(tmp_path: Path) -> None:
+def test_settings_of_a_cfg_apply_however_it_is_given(tmp_path: Path) -> None:
     text = TINY.read_text("utf-8").replace("[net]\n", "[net]\nletter_box=1\n").replace("width=64", "width=96")
     path = tmp_path / "boxed.cfg"
     path.write_text(text.replace("nms_kind=greedynms", "nms_kind=diounms\nbeta_nms=0.7"))
@@ -86,10 +86,10 @@ def test_what_a_model_wants_holds_for_a_cfg_given_in_any_way(tmp_path: Path) -> 
         assert again == config
     assert [config.predict.iou for config in configs] == [0.45, 0.45, 0.5]
     assert load_experiment("yolov4-tiny.cfg").input.size == 416
-    assert load_experiment("mish-n").input.fit == "letterbox"  # untouched by any of this
+    assert load_experiment("mish-n").input.fit == "letterbox"  # other models are not affected
 
 
-def test_a_cfg_that_is_missing_or_wrong_is_one_sentence_with_its_place(tmp_path: Path) -> None:
+def test_missing_or_wrong_cfg_is_reported_with_its_location(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.cfg: 'yolov4-tinny': no such \.cfg; did you mean 'yolov4-tiny'"):
         load_experiment("mish-n", ["model={name: darknet, cfg: yolov4-tinny}"])
     (tmp_path / "bad.cfg").write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[crnn]\n")
@@ -97,30 +97,30 @@ def test_a_cfg_that_is_missing_or_wrong_is_one_sentence_with_its_place(tmp_path:
         load_experiment(str(tmp_path / "bad.cfg"))
 
 
-def test_without_a_cfg_beside_it_the_shipped_one_of_its_name_is_taken(weights: Path, tmp_path: Path) -> None:
+def test_weights_without_a_cfg_beside_them_use_the_shipped_one_of_that_name(weights: Path, tmp_path: Path) -> None:
     assert find_cfg_of(weights).text == TINY.read_text("utf-8")
     assert find_cfg_of(tmp_path / "yolov4-tiny.weights").file == "yolov4-tiny.cfg"
     assert find_cfg_of(tmp_path / "yolov4.weights", cfg="yolov3").file == "yolov3.cfg"
-    with pytest.raises(DarknetError, match=r"other\.weights: no other\.cfg stands beside it; name its network"):
+    with pytest.raises(DarknetError, match=r"other\.weights: there is no other\.cfg beside it; name the network"):
         find_cfg_of(tmp_path / "other.weights")
     with pytest.raises(DarknetError, match="bytes too"):
         load_model(weights, cfg="yolov4-tiny")
 
 
-def test_names_come_from_the_list_beside_it_or_the_one_given(weights: Path, tmp_path: Path) -> None:
+def test_names_come_from_the_list_given_or_the_one_beside_the_weights(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "net.names").write_text("ball\nbox\nstar\n\n")
     assert load_model(weights).file.class_names == ("ball", "box", "star")
     given = tmp_path / "other.names"
     given.write_bytes(b"a\r\nb\r\nc")
     assert load_model(weights, names=given).file.class_names == ("a", "b", "c")
     given.write_text("a\nb\n")
-    with pytest.raises(DetectorError, match=r"other\.names: the network has 3 classes, found 2 names"):
+    with pytest.raises(DetectorError, match=r"other\.names: expected 3 names, one per class of the network, got 2"):
         load_model(weights, names=given)
     with pytest.raises(DetectorError, match="missing"):
         class_names_of(weights, tmp_path / "missing.names", 3)
 
 
-def test_a_partial_file_gives_the_tensors_it_has(weights: Path, tmp_path: Path) -> None:
+def test_partial_file_gives_its_own_tensors(weights: Path, tmp_path: Path) -> None:
     sizes = 4 * (8 * (4 + 27) + 16 * (4 + 72) + 16 * (4 + 144))
     partial = tmp_path / "net.conv.3"
     partial.write_bytes(weights.read_bytes()[: 20 + sizes])
@@ -130,18 +130,20 @@ def test_a_partial_file_gives_the_tensors_it_has(weights: Path, tmp_path: Path) 
         load_darknet_file(partial, CfgText.of_file(str(TINY)))
 
 
-def test_heads_of_different_classes_are_refused() -> None:
+def test_heads_with_different_numbers_of_classes_are_refused() -> None:
     text = TINY.read_text("utf-8")
     first, last = text.rsplit("classes=3", 1)
     changed = CfgText("two.cfg", f"{first}classes=4{last}".replace("filters=16\nactivation=linear", "filters=18\n"))
-    with pytest.raises(DarknetError, match=r"two\.cfg: its heads want the same number of classes, found 3 on line"):
+    with pytest.raises(
+        DarknetError, match=r"two\.cfg: expected the same number of classes in all heads, got 3 on line"
+    ):
         num_classes_of(changed.parsed())
 
 
 @pytest.mark.parametrize("fold", [False, True])
-def test_a_model_file_becomes_weights_again_and_detects_the_same(fold: bool, weights: Path, tmp_path: Path) -> None:
+def test_model_file_converted_to_weights_gives_the_same_outputs(fold: bool, weights: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
-    (tmp_path / "net.cfg").unlink()  # the model file knows its network by itself
+    (tmp_path / "net.cfg").unlink()  # the model file holds its network
     loaded = load_model(tmp_path / "net.safetensors")
     assert isinstance(loaded.model, DarknetNet)
     model = loaded.model.folded() if fold else loaded.model
@@ -158,7 +160,7 @@ def test_a_model_file_becomes_weights_again_and_detects_the_same(fold: bool, wei
             assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> None:
+def test_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "net.safetensors", load_darknet_file(weights, find_cfg_of(weights)))
     assert load_model_file(tmp_path / "net.safetensors").category_ids == (0, 1, 2)
     with pytest.raises(ConfigError, match=r"--cfg and --names: expected a Darknet \.weights file"):
@@ -167,18 +169,18 @@ def test_a_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> 
         load_model(tmp_path / "missing.safetensors")
 
 
-def test_a_network_trains_as_its_cfg_says_where_that_is_asked() -> None:
+def test_recipe_of_the_cfg_is_used_if_asked_for() -> None:
     plain = load_experiment(str(TINY))
     asked = load_experiment(str(TINY), ["model.recipe=true", "train.clip_norm=10"])
     assert type(plain.optimizer) is not type(asked.optimizer)
     assert plain.train.iterations is None
     assert (asked.optimizer.lr, asked.loader.batch_size, asked.train.iterations) == (0.01, 4, 100)
     assert asked.schedule.warmup_iterations == 1  # burn_in=2: the second update has the full rate
-    assert asked.train.clip_norm == 10  # what is said counts
+    assert asked.train.clip_norm == 10  # an explicit setting has priority
     assert asked.input == plain.input
 
 
-def test_the_presets_of_darknet_networks_stand_on_the_common_recipe() -> None:
+def test_presets_of_darknet_networks_use_the_common_recipe() -> None:
     for name in ("yolov4-tiny", "yolov4"):
         preset, bare = load_experiment(name), load_experiment(f"{name}.cfg")
         assert (preset.model, preset.input, preset.loss, preset.predict) == (
@@ -194,22 +196,20 @@ def test_the_presets_of_darknet_networks_stand_on_the_common_recipe() -> None:
     ("listed", "wanted"),
     [
         ({"star": 7, "ball": 3, "box": 5}, (3, 5, 7)),
-        ({"star": 7}, (8, 9, 7)),  # ids that the file does not have for what it does not know
+        ({"star": 7}, (8, 9, 7)),  # classes that the file does not have get ids that it does not use
         ({"star": 7, "moon": 8}, (0, 1, 2)),
         ({}, (1, 2, 3)),
     ],
 )
-def test_category_ids_go_by_the_names_of_the_classes(
-    listed: dict[str, int], wanted: tuple[int, ...], weights: Path
-) -> None:
+def test_category_ids_are_matched_by_class_name(listed: dict[str, int], wanted: tuple[int, ...], weights: Path) -> None:
     weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
     annotations: Any = SimpleNamespace(class_names=tuple(listed), category_ids=tuple(listed.values()), annotations="a")
     assert with_category_ids_of(load_model(weights), annotations).file.category_ids == wanted
 
 
-def test_names_that_stand_twice_and_numbers_for_names_are_no_names(weights: Path) -> None:
+def test_duplicate_names_and_numbers_are_not_matched_by_name(weights: Path) -> None:
     twice: Any = SimpleNamespace(class_names=("0", "0", "1"), category_ids=(4, 5, 6), annotations="twice.json")
-    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (4, 5, 6)  # by their order
+    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (4, 5, 6)  # matched by their order
     few: Any = SimpleNamespace(class_names=("a", "b"), category_ids=(4, 5), annotations="few.json")
     with pytest.raises(DatasetError, match=r"few\.json: the model has 3 classes without names, the file 2 categories"):
         with_category_ids_of(load_model(weights), few)

@@ -1,4 +1,4 @@
-"""The shapes of layers: Darknet's rules, held against what Darknet gave, and what is refused before memory is taken."""
+"""Shapes of layers: equal to those of Darknet, and networks that are too large are refused before they take memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mistakes(layers: str, **net: int) -> list[str]:
     return str(caught.value).splitlines()
 
 
-# Second layers on a map of 8 x 20 x 24, and what Darknet made of them.
+# Second layers on a map of 8 x 20 x 24, and the sizes that Darknet computed.
 FROM_DARKNET = [
     ("[convolutional]\nfilters=6\nsize=1\nstride=2\n", (6, 10, 12)),
     ("[convolutional]\nfilters=6\nsize=2\nstride=2\npad=1\n", (6, 11, 13)),
@@ -58,11 +58,11 @@ FROM_DARKNET = [
 
 
 @pytest.mark.parametrize(("layer", "expected"), FROM_DARKNET)
-def test_a_layer_has_the_size_that_darknet_gives_it(layer, expected):
+def test_layer_has_the_size_that_darknet_computed(layer, expected):
     assert outputs(CONV8 + layer)[1] == expected
 
 
-def test_an_odd_map_is_pooled_to_the_larger_half():
+def test_pooling_an_odd_side_rounds_up():
     assert outputs("[maxpool]\nsize=2\nstride=2\n", width=65, height=64) == [(3, 32, 33)]
 
 
@@ -94,17 +94,17 @@ def test_every_layer_file_has_the_shapes_that_darknet_computed(darknet_numbers: 
         ("[convolutional]\nfilters=14\n[region]\nnum=2\nclasses=2\nanchors=1,1,2,2\n", (14, 20, 24)),
     ],
 )
-def test_a_layer_takes_its_shape_from_its_sources(layers, expected):
+def test_layer_takes_its_shape_from_its_sources(layers, expected):
     assert outputs(layers)[-1] == expected
 
 
-def test_another_input_size_can_be_asked_for():
+def test_input_size_can_be_overridden():
     cfg = network(CONV8 + "[maxpool]\nstride=2\n")
     assert infer_shapes(cfg, (100, 64))[-1].output_chw == (8, 50, 32)
     assert infer_shapes(cfg, (100, 64))[1].input_chw == (8, 100, 64)
 
 
-def test_arrays_stand_in_the_order_of_the_file():
+def test_arrays_are_in_the_order_of_the_file():
     layers = (
         "[convolutional]\nfilters=8\nsize=3\npad=1\ngroups=1\nbatch_normalize=1\n"
         "[convolutional]\nfilters=8\nsize=3\npad=1\ngroups=4\n"
@@ -124,7 +124,7 @@ def test_arrays_stand_in_the_order_of_the_file():
     assert arrays[5]["weights"] == (2, 8 * 20 * 24)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refused networks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,25 +133,29 @@ def test_arrays_stand_in_the_order_of_the_file():
         (
             CONV8 + "[convolutional]\nsize=3\ndilation=2\n",
             9,
-            "dilation=2 wants a padding of (size - 1) / 2, found size=3",
+            "dilation=2: expected a padding of (size - 1) / 2, got size=3",
         ),
-        (CONV8 + "[convolutional]\nsize=2\npad=1\ndilation=2\n", 9, "dilation=2 wants a padding of (size - 1) / 2"),
-        (CONV8 + "[convolutional]\npadding=1\n", 9, "padding=1 with size=1 and stride=1 is left out by Darknet"),
-        (CONV8 + "[convolutional]\ngroups=3\n", 9, "groups=3 divides not both its 8 input channels and filters=1"),
+        (CONV8 + "[convolutional]\nsize=2\npad=1\ndilation=2\n", 9, "dilation=2: expected a padding of (size - 1) / 2"),
+        (
+            CONV8 + "[convolutional]\npadding=1\n",
+            9,
+            "padding=1 with size=1 and stride=1 gives wrong results in Darknet",
+        ),
+        (CONV8 + "[convolutional]\ngroups=3\n", 9, "groups=3 does not divide both its 8 input channels and filters=1"),
         (CONV8 + "[convolutional]\nsize=30\n", 9, "size=30 is larger than its input of 8 x 20 x 24 with padding 0"),
-        (CONV8 + "[maxpool]\nsize=2\npadding=4\n", 9, "padding=4 makes windows of size=2 that hold no value"),
-        (CONV8 + "[maxpool]\nsize=2\nstride=1\npadding=3\n", 9, "padding=3 makes windows of size=2 that hold no value"),
-        (CONV8 + "[upsample]\nstride=0\n", 9, "stride=0 is no factor"),
+        (CONV8 + "[maxpool]\nsize=2\npadding=4\n", 9, "padding=4 gives windows of size=2 without any value"),
+        (CONV8 + "[maxpool]\nsize=2\nstride=1\npadding=3\n", 9, "padding=3 gives windows of size=2 without any value"),
+        (CONV8 + "[upsample]\nstride=0\n", 9, "stride=0 is not a valid factor"),
         (CONV8 + "[upsample]\nstride=-3\n", 9, "stride=-3 does not divide its input of 8 x 20 x 24"),
         (CONV8 + "[reorg]\nstride=3\n", 9, "stride=3 does not divide its input of 20 x 24"),
-        (CONV8 + "[reorg]\nstride=4\n", 9, "stride=4 wants a multiple of 16 channels, found 8"),
+        (CONV8 + "[reorg]\nstride=4\n", 9, "stride=4: expected a multiple of 16 channels, got 8"),
         (
             CONV8 + "[maxpool]\nstride=2\n[route]\nlayers=-1,0\n",
             11,
-            "layers=0 has a map of 8 x 20 x 24, layers=-1 one of",
+            "layers=0 has a map of 8 x 20 x 24 and layers=-1 one of",
         ),
         (CONV8 + "[route]\nlayers=0\ngroups=3\n", 9, "groups=3 does not divide the 8 channels of layers=0"),
-        (CONV8 + "[route]\nlayers=0\ngroups=2\ngroup_id=2\n", 9, "group_id=2 wants to be below groups=2"),
+        (CONV8 + "[route]\nlayers=0\ngroups=2\ngroup_id=2\n", 9, "group_id: expected less than groups=2, got 2"),
         (
             CONV8 + "[maxpool]\nstride=2\n[shortcut]\nfrom=0\n",
             11,
@@ -165,9 +169,9 @@ def test_arrays_stand_in_the_order_of_the_file():
         (
             CONV8 * 2 + "[scale_channels]\nfrom=0\n",
             13,
-            "wants an input of 8 x 1 x 1 for layer from=0, found 8 x 20 x 24",
+            "expected an input of 8 x 1 x 1 for layer from=0, got 8 x 20 x 24",
         ),
-        (CONV8 + "[convolutional]\nshare_index=0\n", 9, "share_index=0 shares {'biases': (8,)"),
+        (CONV8 + "[convolutional]\nshare_index=0\n", 9, "share_index=0: expected arrays of {'biases': (1,)"),
         (
             CONV8.replace("pad=1", "pad=1\nantialiasing=1") + "[maxpool]\n[route]\nlayers=0\n",
             11,
@@ -176,7 +180,7 @@ def test_arrays_stand_in_the_order_of_the_file():
         (
             CONV8 + "[yolo]\nanchors=1,1\nclasses=4\n",
             9,
-            "wants 1 anchors x (5 + classes=4) = 9 input channels, found 8",
+            "expected 1 anchors x (5 + classes=4) = 9 input channels, got 8",
         ),
         (
             "[convolutional]\nfilters=6\n[yolo]\nanchors=1,1\nclasses=1\n[maxpool]\n",
@@ -186,7 +190,7 @@ def test_arrays_stand_in_the_order_of_the_file():
         (
             "[convolutional]\nfilters=6\n[yolo]\nanchors=1,1\nclasses=1\n[route]\nlayers=-1\n",
             10,
-            "refers to layer 1, a [yolo]; a head is no source",
+            "refers to layer 1, a [yolo], whose output no layer can read",
         ),
     ],
 )
@@ -196,7 +200,7 @@ def test_layers_that_do_not_fit_are_refused_with_their_line(layers, line, expect
     assert expected in found
 
 
-def test_all_mistakes_are_said_at_once_and_none_follows_from_another():
+def test_all_mistakes_are_reported_without_those_that_follow_from_others():
     broken = CONV8 + "[reorg]\nstride=3\n[convolutional]\n[maxpool]\n[route]\nlayers=0\n[upsample]\nstride=0\n"
     assert [m.split(":")[1] for m in mistakes(broken)] == ["9", "15"]
 
@@ -204,22 +208,22 @@ def test_all_mistakes_are_said_at_once_and_none_follows_from_another():
 @pytest.mark.parametrize(
     ("layers", "net", "expected"),
     [
-        ("[convolutional]\nfilters=2000000000\n", {}, "n.cfg:5: [convolutional] gives a map of 2000000000 x 20 x 24"),
+        ("[convolutional]\nfilters=2000000000\n", {}, "n.cfg:5: [convolutional] has an output of 2000000000 x 20 x 24"),
         ("[convolutional]\nfilters=1000000\nstride=24\n" * 2, {}, "brings the network to 1000005000000 parameters"),
-        ("[avgpool]\n[convolutional]\nfilters=2000000000\n", {}, "gives a map of 2000000000 x 1 x 1"),
-        ("[avgpool]\n[connected]\noutput=2000000000\n", {}, "gives a map of 2000000000 x 1 x 1"),
-        ("[upsample]\nstride=2147483647\n", {}, "gives a map of 3 x 42949672940 x 51539607528"),
-        ("[upsample]\nstride=100\n" * 500, {}, "gives a map of"),
-        (CONV8 + f"[route]\nlayers={','.join('0' * 9000)}\n", {"width": 1000}, "gives a map of 72000 x 20 x 1000"),
+        ("[avgpool]\n[convolutional]\nfilters=2000000000\n", {}, "has an output of 2000000000 x 1 x 1"),
+        ("[avgpool]\n[connected]\noutput=2000000000\n", {}, "has an output of 2000000000 x 1 x 1"),
+        ("[upsample]\nstride=2147483647\n", {}, "has an output of 3 x 42949672940 x 51539607528"),
+        ("[upsample]\nstride=100\n" * 500, {}, "has an output of"),
+        (CONV8 + f"[route]\nlayers={','.join('0' * 9000)}\n", {"width": 1000}, "has an output of 72000 x 20 x 1000"),
         (
             CONV8,
             {"width": 60_000, "height": 60_000},
-            "n.cfg:1: [net] an input of 3 x 60000 x 60000 values is more than",
+            "n.cfg:1: [net] expected an input of at most 1073741824 values, got 3 x 60000 x 60000",
         ),
-        (CONV8, {"channels": 2_000_000_000}, "n.cfg:1: [net] an input of 2000000000 x 20 x 24"),
+        (CONV8, {"channels": 2_000_000_000}, "values, got 2000000000 x 20 x 24"),
     ],
 )
-def test_a_network_that_could_not_fit_is_refused_before_any_memory_is_taken(layers, net, expected):
+def test_network_that_is_too_large_is_refused_before_memory_is_taken(layers, net, expected):
     tracemalloc.start()
     begun = time.process_time()
     try:
@@ -232,11 +236,11 @@ def test_a_network_that_could_not_fit_is_refused_before_any_memory_is_taken(laye
     assert time.process_time() - begun < 20
 
 
-# --- YOLOv2, by its parameters as Darknet counts them ----------------------------------------------------------------
+# --- parameters of YOLOv2, as Darknet counts them --------------------------------------------------------------------
 
 
 def block(*filters: int, sizes: str = "") -> str:
-    """Convolutions with normalisation, 3 x 3 and 1 x 1 by turns unless `sizes` says otherwise."""
+    """Convolutions with normalisation, of the given sizes or alternately 3 x 3 and 1 x 1."""
     return "".join(
         f"[convolutional]\nbatch_normalize=1\nfilters={count}\nsize={size}\npad=1\nactivation=leaky\n"
         for count, size in zip(filters, sizes or "31" * len(filters), strict=False)
@@ -277,7 +281,7 @@ YOLOV2 = POOL.join(
         ),
     ],
 )
-def test_the_second_generation_has_darknets_parameters(layers, num_layers, parameters):
+def test_yolov2_networks_have_darknets_number_of_parameters(layers, num_layers, parameters):
     cfg = network(layers, width=416, height=416)
     assert len(cfg.layers) == num_layers
     assert num_parameters(cfg) == parameters

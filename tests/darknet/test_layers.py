@@ -1,4 +1,4 @@
-"""Each layer against a model of its own: plain loops over NumPy float64 arrays, as the specification words them."""
+"""Each layer against a reference: plain loops over NumPy float64 arrays, as in the specification."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from detector.darknet.layers import (
     BlurredConv,
     BlurredMaxPool,
+    ConvGeometry,
     DarknetConv,
     GlobalAvgPool,
     LocalAvgPool,
@@ -36,7 +37,7 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 def run(layer: nn.Module, *inputs: Array) -> Array:
-    """One image through a layer in float64, evaluated."""
+    """Apply a layer in evaluation mode to one image, in float64."""
     with torch.no_grad():
         found = layer.double().eval()(*(torch.from_numpy(x)[None] for x in inputs))
     return np.asarray(found[0])
@@ -49,7 +50,7 @@ def leaky(x: Array) -> Array:
 def convolved(
     x: Array, weights: Array, stride_yx: tuple[int, int], padding: int, dilation: int = 1, groups: int = 1
 ) -> Array:
-    """Cross-correlation; the output's size knows nothing of the dilation, the padding is scaled by it."""
+    """Cross-correlate; the size of the output ignores the dilation, and the padding is scaled by it."""
     num_filters, depth, size, _ = weights.shape
     height, width = ((side + 2 * padding - size) // s + 1 for side, s in zip(x.shape[1:], stride_yx, strict=True))
     out = np.zeros((num_filters, height, width))
@@ -87,26 +88,26 @@ def blurred(x: Array, kind: int, stride_yx: tuple[int, int]) -> Array:
 # ---- [convolutional]
 
 GEOMETRIES = [
-    {"kernel_size": 1},
-    {"kernel_size": 3, "padding": 1},
-    {"kernel_size": 3},
-    {"kernel_size": 3, "padding": 1, "stride_yx": (2, 2)},
-    {"kernel_size": 3, "padding": 1, "stride_yx": (2, 1)},
-    {"kernel_size": 3, "padding": 1, "stride_yx": (1, 3)},
-    {"kernel_size": 2, "padding": 1, "stride_yx": (2, 2)},  # grows the map
-    {"kernel_size": 3, "padding": 2},
-    {"kernel_size": 3, "padding": 2, "dilation": 2},
-    {"kernel_size": 5, "padding": 6, "dilation": 3},
-    {"kernel_size": 3, "padding": 1, "groups": 2},
-    {"kernel_size": 3, "padding": 1, "groups": 4},
-    {"kernel_size": 1, "stride_yx": (2, 2)},
+    ConvGeometry(1),
+    ConvGeometry(3, padding=1),
+    ConvGeometry(3),
+    ConvGeometry(3, padding=1, stride_yx=(2, 2)),
+    ConvGeometry(3, padding=1, stride_yx=(2, 1)),
+    ConvGeometry(3, padding=1, stride_yx=(1, 3)),
+    ConvGeometry(2, padding=1, stride_yx=(2, 2)),  # grows the map
+    ConvGeometry(3, padding=2),
+    ConvGeometry(3, padding=2, dilation=2),
+    ConvGeometry(5, padding=6, dilation=3),
+    ConvGeometry(3, padding=1, groups=2),
+    ConvGeometry(3, padding=1, groups=4),
+    ConvGeometry(1, stride_yx=(2, 2)),
 ]
 
 
 @pytest.mark.parametrize("batch_normalize", [True, False])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_a_convolution_is_its_loop(geometry, batch_normalize):
-    layer = DarknetConv(4, 8, activation=nn.LeakyReLU(0.1), batch_normalize=batch_normalize, **geometry).double()
+def test_convolution_equals_a_plain_loop(geometry, batch_normalize):
+    layer = DarknetConv(4, 8, geometry, nn.LeakyReLU(0.1), batch_normalize=batch_normalize).double()
     x = random(4, 9, 12)
     generator = torch.Generator().manual_seed(1)
     for value in layer.state_dict().values():
@@ -114,9 +115,8 @@ def test_a_convolution_is_its_loop(geometry, batch_normalize):
             value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
     weights = random(*layer.conv.weight.shape, seed=2)
     layer.conv.weight.data.copy_(torch.from_numpy(weights))
-    dilation = geometry.get("dilation", 1)
-    padding = geometry.get("padding", 0) // dilation
-    out = convolved(x, weights, geometry.get("stride_yx", (1, 1)), padding, dilation, geometry.get("groups", 1))
+    padding = geometry.padding // geometry.dilation
+    out = convolved(x, weights, geometry.stride_yx, padding, geometry.dilation, geometry.groups)
     if layer.norm is not None:
         scale, shift, mean, variance = (
             t.detach().numpy()[:, None, None]
@@ -131,22 +131,22 @@ def test_a_convolution_is_its_loop(geometry, batch_normalize):
     assert np.abs(found - leaky(out)).max() <= 1e-12
 
 
-def test_batch_norm_learns_as_darknet_on_a_gpu():
-    norm = DarknetConv(3, 4, 3, nn.Identity()).norm
+def test_batch_norm_has_the_settings_of_darknet_on_a_gpu():
+    norm = DarknetConv(3, 4, ConvGeometry(3), nn.Identity()).norm
     assert isinstance(norm, nn.BatchNorm2d)
     assert (norm.eps, norm.momentum) == (1e-5, 0.01)
 
 
-def test_weights_start_uniform_within_the_square_root_of_two_over_the_fan_in():
-    weights = DarknetConv(8, 64, 3, nn.Identity(), groups=2).conv.weight.detach()
+def test_initial_weights_are_uniform_within_the_square_root_of_two_over_the_fan_in():
+    weights = DarknetConv(8, 64, ConvGeometry(3, groups=2), nn.Identity()).conv.weight.detach()
     bound = math.sqrt(2 / (4 * 9))
     assert weights.abs().max() <= bound
     assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-def test_a_shared_convolution_has_no_parameters_of_its_own():
-    first = DarknetConv(4, 4, 3, nn.Identity(), padding=1)
-    second = DarknetConv(4, 4, 3, nn.Identity(), padding=2, dilation=2)
+def test_shared_convolution_has_no_parameters_of_its_own():
+    first = DarknetConv(4, 4, ConvGeometry(3, padding=1), nn.Identity())
+    second = DarknetConv(4, 4, ConvGeometry(3, padding=2, dilation=2), nn.Identity())
     second.share(first)
     both = nn.ModuleList([first, second])
     assert sum(p.numel() for p in both.parameters()) == sum(p.numel() for p in first.parameters())
@@ -158,16 +158,15 @@ def test_a_shared_convolution_has_no_parameters_of_its_own():
 
 @pytest.mark.parametrize("kind", [1, 2])
 @pytest.mark.parametrize("stride_yx", [(2, 2), (1, 2)])
-def test_antialiasing_blurs_what_stride_one_gave(kind, stride_yx):
-    layer = BlurredConv(
-        3, 5, 3, nn.LeakyReLU(0.1), blur=kind, stride_yx=stride_yx, padding=1, batch_normalize=False
-    ).double()
+def test_antialiasing_blurs_the_output_at_stride_one(kind, stride_yx):
+    geometry = ConvGeometry(3, stride_yx=stride_yx, padding=1)
+    layer = BlurredConv(3, 5, geometry, nn.LeakyReLU(0.1), blur=kind, batch_normalize=False).double()
     x = random(3, 8, 10)
     inner = leaky(convolved(x, layer.conv.weight.detach().numpy(), (1, 1), 1))
     assert np.abs(run(layer, x) - blurred(inner, kind, stride_yx)).max() <= 1e-12
     pool = BlurredMaxPool(3, stride_yx, 2, blur=kind, channels=3)
     expected = blurred(pooled(x, 3, (1, 1), 2, max), kind, stride_yx)
-    assert np.abs(run(pool, x) - expected).max() <= 1e-6  # the kernel's sixteenths are exact, its float32 sums as well
+    assert np.abs(run(pool, x) - expected).max() <= 1e-6  # the kernel in sixteenths and its float32 sums are exact
     assert set(layer.state_dict()) == {"conv.weight", "conv.bias"}
 
 
@@ -186,8 +185,8 @@ POOLS = [
 
 @pytest.mark.parametrize(("size", "stride_yx", "padding"), POOLS)
 @pytest.mark.parametrize("image_hw", [(13, 14), (16, 15)])
-def test_a_pool_is_its_loop(size, stride_yx, padding, image_hw):
-    x = random(2, *image_hw) - 3  # below zero, so that a padding of zeros would show
+def test_pool_equals_a_plain_loop(size, stride_yx, padding, image_hw):
+    x = random(2, *image_hw) - 3  # mostly negative, so that padding with zeros would be noticed
     expected = pooled(x, size, stride_yx, padding, max)
     found = run(MaxPool(size, stride_yx, padding), x)
     assert found.shape == expected.shape
@@ -197,12 +196,12 @@ def test_a_pool_is_its_loop(size, stride_yx, padding, image_hw):
 
 
 @pytest.mark.parametrize(("side", "size", "stride", "expected"), [(65, 2, 2, 33), (64, 2, 1, 64), (13, 5, 1, 13)])
-def test_the_default_padding_gives_as_many_cells_as_strides_begin(side, size, stride, expected):
+def test_default_padding_gives_one_cell_per_started_stride(side, size, stride, expected):
     found = MaxPool(size, (stride, stride), size - 1)(torch.zeros(1, 1, side, side))
     assert found.shape[2:] == (expected, expected)
 
 
-def test_the_global_pool_is_the_mean():
+def test_global_pool_is_the_mean():
     x = random(3, 5, 7)
     assert np.abs(run(GlobalAvgPool(), x) - x.mean(axis=(1, 2), keepdims=True)).max() <= 1e-15
 
@@ -217,13 +216,13 @@ def test_upsampling_repeats_cells(stride, scale):
     assert np.array_equal(run(Upsample(stride, scale), x), expected)
 
 
-def test_a_negative_stride_sums_blocks():
+def test_negative_upsampling_stride_sums_blocks():
     x = random(2, 4, 6)
     expected = 1.5 * sum(x[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1))
     assert np.abs(run(Upsample(-2, 1.5), x) - expected).max() <= 1e-12
 
 
-def test_a_route_slices_each_source_before_it_joins_them():
+def test_route_slices_each_source_before_it_concatenates():
     a, b = random(4, 2, 3), random(8, 2, 3, seed=1)
     assert np.array_equal(run(Route(), a, b), np.concatenate([a, b]))
     assert np.array_equal(run(Route(2, 1), a), a[2:])
@@ -231,7 +230,7 @@ def test_a_route_slices_each_source_before_it_joins_them():
 
 
 @pytest.mark.parametrize("channels", [(4,), (2,), (6,), (4, 2, 6)])
-def test_a_shortcut_adds_the_channels_that_both_have(channels):
+def test_shortcut_adds_the_channels_that_both_have(channels):
     x, sources = random(4, 3, 3), [random(c, 3, 3, seed=c) for c in channels]
     expected = x.copy()
     for source in sources:
@@ -242,11 +241,11 @@ def test_a_shortcut_adds_the_channels_that_both_have(channels):
 
 @pytest.mark.parametrize("normalization", ["none", "relu", "softmax"])
 @pytest.mark.parametrize("channels", [None, 4])
-def test_a_weighted_shortcut_normalises_over_its_inputs(normalization, channels):
+def test_weighted_shortcut_normalises_over_its_inputs(normalization, channels):
     inputs = [random(c, 3, 3, seed=c) for c in (4, 2, 6)]
     layer = WeightedShortcut(nn.Identity(), 3, channels, normalization)
     weights = random(*layer.weights.shape, seed=5)
-    weights.flat[0], weights.flat[1] = -0.7, 0.0005  # both count as 0.001 where weights are rectified
+    weights.flat[0], weights.flat[1] = -0.7, 0.0005  # both count as 0.001 with relu normalisation
     layer.weights.data = torch.from_numpy(weights)
     expected = np.zeros((4, 3, 3))
     for c in range(4):
@@ -261,7 +260,7 @@ def test_a_weighted_shortcut_normalises_over_its_inputs(normalization, channels)
     assert np.abs(run(layer, *inputs) - expected).max() <= 1e-9  # 0.001 and 0.0001 are float32 constants in the layer
 
 
-def test_products_scale_channels_or_cells_or_every_value():
+def test_product_scales_channels_or_cells_or_every_value():
     x = random(3, 4, 5)
     for shape in ((3, 1, 1), (1, 4, 5), (3, 4, 5)):
         factor = random(*shape, seed=3)
@@ -292,18 +291,21 @@ def test_reorg_is_the_historical_permutation():
     found = run(Reorg(s), x)
     assert np.array_equal(found, flat.reshape(channels * s**2, height // s, width // s))
     assert not np.array_equal(found, run(Reorg3d(s), x))
-    last = torch.from_numpy(x)[None].to(memory_format=torch.channels_last)  # memory order is not what is meant
+    last = torch.from_numpy(x)[None].to(
+        memory_format=torch.channels_last
+    )  # the result must not depend on the memory format
     assert np.array_equal(Reorg(s)(last)[0].numpy(), found)
 
 
 # ---- gradients
 
 
-def test_every_layer_hands_gradients_on():
+def test_every_layer_passes_gradcheck():
     x = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
     y = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    geometry = ConvGeometry(3, stride_yx=(2, 2), padding=1)
     layers: list[tuple[nn.Module, int]] = [
-        (BlurredConv(4, 4, 3, nn.Tanh(), blur=1, stride_yx=(2, 2), padding=1, batch_normalize=False), 1),
+        (BlurredConv(4, 4, geometry, nn.Tanh(), blur=1, batch_normalize=False), 1),
         (BlurredMaxPool(2, (2, 2), 1, blur=2, channels=4), 1),
         (LocalAvgPool(3, (2, 2), 2), 1),
         (Upsample(2, 0.5), 1),

@@ -34,7 +34,7 @@ def net_of(text: str, num_classes: int = 2, channels: int = 3) -> DarknetNet:
 
 
 @pytest.mark.parametrize("name", ["9" * 5000 + ".cfg", "~nobody.here/x.cfg", "a\0b.cfg"])
-def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+def test_impossible_file_name_is_refused(name: str) -> None:
     with pytest.raises(DarknetError, match=r"no such \.cfg"):
         CfgText.of_file(name)
 
@@ -45,7 +45,7 @@ def tiny(tiny_cfg: Path) -> DarknetNet:
 
 
 def randomised(net: DarknetNet, seed: int = 1) -> DarknetNet:
-    """The same with batch norms that are not the identity."""
+    """Set the batch norms to random values, so that they are not the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -63,7 +63,7 @@ def images(num: int = 2, image_hw: tuple[int, int] = (64, 96)) -> Tensor:
 # ---- the forward pass
 
 
-def test_the_network_is_its_layers_wired_by_hand(tiny: DarknetNet) -> None:
+def test_network_equals_its_layers_connected_by_hand(tiny: DarknetNet) -> None:
     net = randomised(tiny).double().eval()
     state = net.state_dict()
 
@@ -94,7 +94,7 @@ def test_the_network_is_its_layers_wired_by_hand(tiny: DarknetNet) -> None:
         assert (ours - wanted).abs().max() <= 1e-12
 
 
-def test_a_layers_output_is_freed_after_its_last_reader(tiny: DarknetNet) -> None:
+def test_output_of_a_layer_is_freed_after_its_last_reader(tiny: DarknetNet) -> None:
     alive: list[weakref.ref[Tensor]] = []
     most = 0
 
@@ -108,19 +108,19 @@ def test_a_layers_output_is_freed_after_its_last_reader(tiny: DarknetNet) -> Non
         layer.register_forward_hook(watch)
     with torch.no_grad():
         raw = tiny.eval()(images())
-    # Besides the one just made: the two that a shortcut adds, or a raw map, the pooled map and what is made from them.
+    # Besides the latest output: the two inputs of a shortcut, or a raw map, the pooled map and the maps made from them.
     assert most <= 4
     assert {id(ref()) for ref in alive if ref() is not None} == {id(m) for m in raw}
 
 
-def test_float_images_are_taken_as_they_are_and_bytes_are_divided(tiny: DarknetNet) -> None:
+def test_float_images_are_used_as_they_are_and_bytes_are_divided_by_255(tiny: DarknetNet) -> None:
     tiny.eval()
     with torch.no_grad():
         ours, theirs = tiny(images()), tiny(images().float() / 255)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_boxes_and_scores_are_those_of_the_levels(tiny: DarknetNet) -> None:
+def test_boxes_and_scores_are_decoded_from_the_anchor_levels(tiny: DarknetNet) -> None:
     with torch.no_grad():
         boxes, scores = tiny.eval().decode(tiny(images()))
     assert boxes.shape == (2, 4 * 6 * 3 + 8 * 12 * 2, 4)
@@ -140,7 +140,7 @@ def test_boxes_and_scores_are_those_of_the_levels(tiny: DarknetNet) -> None:
         (CONV.format(8, 1) + "[reorg]\nstride=2\n" + HEAD, 2),
     ],
 )
-def test_the_largest_stride_on_the_way_counts(text: str, stride: int) -> None:
+def test_max_stride_includes_layers_before_the_heads(text: str, stride: int) -> None:
     net = net_of(NET + text).eval()
     assert net.max_stride == stride
     with torch.no_grad():
@@ -150,13 +150,13 @@ def test_the_largest_stride_on_the_way_counts(text: str, stride: int) -> None:
             net(images(1, (2 * stride + 1, stride)))
 
 
-def test_cells_that_do_not_tile_the_canvas_are_refused_with_the_line() -> None:
+def test_cells_that_do_not_divide_the_canvas_are_refused_with_the_line() -> None:
     with pytest.raises(DarknetError, match=r"test\.cfg:17: \[yolo\] has 11 x 11 cells, which do not divide the input"):
         net_of(NET.replace("64", "42") + CONV.format(4, 4) + HEAD)
 
 
-def test_a_network_without_a_head_is_refused() -> None:
-    with pytest.raises(DarknetError, match="no section is"):
+def test_network_without_a_head_is_refused() -> None:
+    with pytest.raises(DarknetError, match=r"expected a \[yolo\], \[Gaussian_yolo\] or \[region\] section, got none"):
         net_of(NET + CONV.format(4, 1))
 
 
@@ -173,14 +173,14 @@ def test_images_seen_in_training_are_counted(tiny: DarknetNet) -> None:
 
 
 def gradients(net: DarknetNet) -> list[bool]:
-    """Which convolutions a step teaches."""
+    """Tell for each convolution whether a training step gives it a gradient."""
     net.zero_grad()
     net.train()
     sum(m.square().sum() for m in net(images())).backward()  # type: ignore[union-attr]
     return [p.grad is not None and bool(p.grad.any()) for n, p in net.named_parameters() if n.endswith("conv.weight")]
 
 
-def test_stopbackward_freezes_what_lies_before_it_for_good_or_for_a_time() -> None:
+def test_stopbackward_freezes_earlier_layers_for_good_or_until_an_iteration() -> None:
     parts = [CONV.format(4, 2), CONV.format(4, 1), CONV.format(4, 1)]
     assert gradients(net_of(NET + "".join(parts) + HEAD)) == [True] * 4
     frozen = net_of(NET + parts[0] + parts[1] + "stopbackward=1\n" + parts[2] + HEAD)
@@ -190,7 +190,7 @@ def test_stopbackward_freezes_what_lies_before_it_for_good_or_for_a_time() -> No
     assert [gradients(for_a_time)[0] for _ in range(4)] == [False, False, True, True]
 
 
-def test_onlyforward_hands_no_gradient_on() -> None:
+def test_onlyforward_passes_no_gradient_on() -> None:
     net = net_of(NET + CONV.format(4, 2) + "[route]\nlayers=-1\nonlyforward=1\n" + CONV.format(4, 1) + HEAD)
     assert gradients(net) == [False, True, True]
 
@@ -201,12 +201,12 @@ def test_onlyforward_hands_no_gradient_on() -> None:
         (NET + CONV.format(4, 1) + "dont_update=10\n" + HEAD, r"test\.cfg:5: \[convolutional\] dont_update=10 is not"),
         (NET + CONV.format(4, 1) + "cbn=1\n" + HEAD, r"test\.cfg:5: \[convolutional\] cbn=1 is not"),
         (NET + "contrastive=1\n" + CONV.format(4, 1) + HEAD, r"test\.cfg:1: \[net\] contrastive=1 is not"),
-        (NET + CONV.format(4, 1).replace("leaky", "gelu") + HEAD, r"activation=gelu has no certain gradient"),
+        (NET + CONV.format(4, 1).replace("leaky", "gelu") + HEAD, r"activation=gelu has no reliable gradient"),
         (NET + CONV.format(18, 1) + "[Gaussian_yolo]\nclasses=9\nnum=1\nanchors=8,8\n", r"\[Gaussian_yolo\] has no"),
         (NET + CONV.format(14, 1) + "[region]\nclasses=9\nnum=1\nanchors=1,1\n", r"\[region\] has no loss here"),
     ],
 )  # fmt: skip
-def test_what_runs_but_cannot_be_trained_says_why_and_where(text: str, reason: str) -> None:
+def test_reasons_against_training_have_file_and_line(text: str, reason: str) -> None:
     classes = 9 if "classes=9" in text else 2
     net = net_of(text, classes).eval()
     net(images())
@@ -216,11 +216,11 @@ def test_what_runs_but_cannot_be_trained_says_why_and_where(text: str, reason: s
         raise AssertionError(found[0])
 
 
-def test_a_plain_network_can_be_trained(tiny: DarknetNet) -> None:
+def test_plain_network_can_be_trained(tiny: DarknetNet) -> None:
     assert tiny.reasons_against_training() == []
 
 
-def test_a_dropout_changes_what_every_later_layer_reads() -> None:
+def test_dropout_overwrites_the_output_that_later_layers_read() -> None:
     net = net_of(
         NET + CONV.format(4, 1) + "[dropout]\nprobability=1\n" + CONV.format(4, 1) + "[shortcut]\nfrom=0\n" + HEAD
     )
@@ -236,7 +236,7 @@ def test_a_dropout_changes_what_every_later_layer_reads() -> None:
 # ---- .weights
 
 
-def test_weights_go_round_byte_for_byte(tiny: DarknetNet, tiny_cfg: Path, tmp_path: Path) -> None:
+def test_weights_read_and_written_are_the_same_bytes(tiny: DarknetNet, tiny_cfg: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.weights", tmp_path / "second.weights"
     randomised(tiny).seen.fill_(12345)
     tiny.save_weights(first)
@@ -250,7 +250,7 @@ def test_weights_go_round_byte_for_byte(tiny: DarknetNet, tiny_cfg: Path, tmp_pa
     assert second.read_bytes()[16:] == first.read_bytes()[20:]
 
 
-def test_the_order_in_the_file_is_bias_scale_mean_variance_kernel(tmp_path: Path) -> None:
+def test_order_in_the_file_is_bias_scale_mean_variance_kernel(tmp_path: Path) -> None:
     net = net_of(NET + CONV.format(2, 1) + HEAD)
     layer = net.layers[0]
     parts = (layer.norm.bias, layer.norm.weight, layer.norm.running_mean, layer.norm.running_var)
@@ -263,7 +263,7 @@ def test_the_order_in_the_file_is_bias_scale_mean_variance_kernel(tmp_path: Path
     assert np.array_equal(values[62:76], net.layers[1].conv.bias.detach().numpy())
 
 
-def test_a_partial_file_leaves_the_rest_and_names_it(tiny: DarknetNet, tiny_cfg: Path, tmp_path: Path) -> None:
+def test_partial_file_keeps_the_other_tensors_and_names_them(tiny: DarknetNet, tiny_cfg: Path, tmp_path: Path) -> None:
     path = tmp_path / "tiny.conv.6"
     randomised(tiny).save_weights(path)
     ends = 4 * sum(shape.num_parameters for shape in infer_shapes(tiny.cfg)[:6])
@@ -281,7 +281,7 @@ def test_a_partial_file_leaves_the_rest_and_names_it(tiny: DarknetNet, tiny_cfg:
             assert torch.equal(tensor, tiny.state_dict()[name]), name
 
 
-def test_weights_of_another_network_change_nothing(tiny: DarknetNet, tmp_path: Path) -> None:
+def test_refused_weights_of_another_network_change_nothing(tiny: DarknetNet, tmp_path: Path) -> None:
     net_of(NET + CONV.format(4, 1) + HEAD).save_weights(tmp_path / "other.weights")
     before = {key: value.clone() for key, value in tiny.state_dict().items()}
     with pytest.raises(DarknetError, match="belongs to another network"):
@@ -303,7 +303,7 @@ def test_shared_convolutions_are_stored_once(tmp_path: Path) -> None:
     assert len(list(alone.parameters())) - len(list(net.parameters())) == 3
 
 
-def test_folding_gives_the_same_numbers_without_batch_norm(tiny: DarknetNet, tmp_path: Path) -> None:
+def test_folded_network_gives_the_same_outputs_without_batch_norm(tiny: DarknetNet, tmp_path: Path) -> None:
     net = randomised(tiny).eval()
     folded = net.folded()
     text = dump_cfg(folded.cfg)
@@ -315,13 +315,13 @@ def test_folding_gives_the_same_numbers_without_batch_norm(tiny: DarknetNet, tmp
     with torch.no_grad():
         for a, b in zip(net(images()), read(images()), strict=True):
             assert (a - b).abs().max() <= 2e-6 * a.abs().max()
-    assert any(isinstance(m, nn.BatchNorm2d) for m in net.modules())  # the model itself is as it was
+    assert any(isinstance(m, nn.BatchNorm2d) for m in net.modules())  # the model itself is not changed
 
 
 # ---- the registry
 
 
-def test_the_default_network_is_the_shipped_yolov4_tiny() -> None:
+def test_default_network_is_the_shipped_yolov4_tiny() -> None:
     with torch.device("meta"):
         net = build(find(ModelConfig, "darknet").Config(), 80)
     assert net.cfg.path == "yolov4-tiny.cfg"
@@ -332,12 +332,12 @@ def test_the_default_network_is_the_shipped_yolov4_tiny() -> None:
 
 
 @pytest.mark.parametrize("counts", [(0, 3), (3, 0)])
-def test_a_model_of_no_class_or_no_channel_is_refused(counts: tuple[int, int], tiny_cfg: Path) -> None:
+def test_model_without_classes_or_channels_is_refused(counts: tuple[int, int], tiny_cfg: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 class and 1 channel"):
         net_of(tiny_cfg.read_text("utf-8"), *counts)
 
 
-def test_mistakes_and_notes_carry_the_name_of_the_file() -> None:
+def test_errors_and_warnings_have_the_name_of_the_file() -> None:
     with pytest.raises(DarknetError, match=r"test\.cfg:5: \[crnn\] cannot be honoured: recurrent"):
         net_of(NET + "[crnn]\n" + HEAD)
     with pytest.raises(DarknetError, match=r"test\.cfg:7: \[convolutional\] xnor='1' cannot be honoured: binary"):
@@ -349,11 +349,11 @@ def test_mistakes_and_notes_carry_the_name_of_the_file() -> None:
     assert noted[0].startswith("test.cfg:12: [convolutional] 'colour' is an unknown key")
 
 
-# ---- what Darknet computed
+# ---- Darknet's own numbers
 
 
 def run_golden(numbers: dict[str, np.ndarray], name: str) -> dict[int, float]:
-    """The largest difference to Darknet's output of each layer."""
+    """Return the largest difference to Darknet's output of each layer."""
     cfg = parse_cfg(str(numbers["cfg"]), name)
     shapes = infer_shapes(cfg)
     layers = build_layers(cfg, shapes).eval()
@@ -376,13 +376,11 @@ def run_golden(numbers: dict[str, np.ndarray], name: str) -> dict[int, float]:
     return differences
 
 
-def test_every_layer_is_what_darknets_own_build_computes(
-    darknet_numbers: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_layer_equals_that_of_darknets_own_build(darknet_numbers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = sorted(darknet_numbers.glob("layer_*.npz"))
     assert len(cases) > 40
     for case in cases:
-        # Unfused, Darknet's processor code rectifies the weights of a shortcut at 0, everything else of it at 0.001.
+        # Darknet's unfused CPU code rectifies the weights of a shortcut at 0, all its other code at 0.001.
         is_unfused = "relu_fuse0" in case.name
         with monkeypatch.context() as patch, np.load(case, allow_pickle=False) as numbers:
             if is_unfused:

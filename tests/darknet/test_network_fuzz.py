@@ -1,4 +1,4 @@
-"""Networks changed at random: each runs, or is refused in words."""
+"""Networks changed at random: each runs or is refused with an error message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def mutated(text: str, source: random.Random) -> str:
 
 
 def run(text: CfgText) -> None:
-    """All that happens to a network before it is trained, on no device."""
+    """Do all that happens to a network before it is trained, on the meta device."""
     cfg = text.parsed()
     experiment_defaults(cfg)
     for num_classes in (num_classes_of(cfg), 5):
@@ -70,7 +70,7 @@ def run(text: CfgText) -> None:
 @pytest.mark.parametrize(
     "count", [pytest.param(200, id="some"), pytest.param(20_000, id="many", marks=pytest.mark.nightly)]
 )
-def test_a_network_changed_at_random_runs_or_is_refused_in_words(count: int, tiny_cfg: Path) -> None:
+def test_network_changed_at_random_runs_or_is_refused(count: int, tiny_cfg: Path) -> None:
     source, text = random.Random(count), tiny_cfg.read_text("utf-8")
     num_parsed = num_run = num_refused = located = 0
     with torch.device("meta"):

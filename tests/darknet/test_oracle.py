@@ -1,4 +1,4 @@
-"""Our networks against numbers that OpenCV's own reader of Darknet files computed (`tools/darknet_oracle.py`)."""
+"""Our networks against outputs of OpenCV's own reader of Darknet files (`tools/darknet_oracle.py`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def oracle() -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # dataclasses look their module up
+    sys.modules[specification.name] = module  # dataclasses look up their module
     specification.loader.exec_module(module)
     return module
 
@@ -33,7 +33,7 @@ def oracle() -> ModuleType:
         for path in sorted(GOLDEN.glob("*.npz"))
     ],
 )
-def test_a_network_gives_what_opencv_gives(name: str, oracle: ModuleType) -> None:
+def test_network_gives_the_outputs_of_opencv(name: str, oracle: ModuleType) -> None:
     numbers = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
     net = oracle.realistic_network(name, oracle.synthetic_photo())
     for fit in oracle.FITS:
@@ -57,8 +57,7 @@ def test_every_shipped_network_has_golden_numbers(oracle: ModuleType) -> None:
     assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 200_000
 
 
-def test_another_network_would_be_noticed(oracle: ModuleType) -> None:
-    """The weights of another seed do not pass for the golden numbers."""
+def test_weights_of_another_seed_do_not_match_the_golden_numbers(oracle: ModuleType) -> None:
     numbers = np.load(GOLDEN / "yolov4-tiny.npz", allow_pickle=False)
     blob = oracle.canvas_of(oracle.synthetic_photo(), oracle.SMALL_HW, "stretch")
     raw, _, _ = oracle.ours_on(oracle.realistic_network("yolov4-tiny", oracle.synthetic_photo(), seed=1), blob)

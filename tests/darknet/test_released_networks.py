@@ -1,4 +1,4 @@
-"""The networks as their authors released them: built, run, trained for a step, and their weights written and read."""
+"""The networks that their authors released: built, run, trained for a step, and their weights written and read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.errors import DarknetError
 from detector.losses.anchor_loss import AnchorLoss
 from detector.structures.types import Targets
 
-# Stored values, running statistics included: what Darknet itself counts.
+# Stored values, running statistics included, as Darknet itself counts them.
 PARAMETERS = {
     "cd53paspp-gamma": 64_429_405,
     "csresnext50-panet-spp": 57_030_845,
@@ -64,7 +64,7 @@ def num_stored(net: DarknetNet) -> int:
 
 
 def check_built(net: DarknetNet, name: str) -> None:
-    """On no device: the number of parameters, and raw maps as the heads want them."""
+    """Check the number of parameters and the shapes of the raw maps, on the meta device."""
     assert num_stored(net) == PARAMETERS[name]
     assert sum(shape.num_parameters for shape in infer_shapes(net.cfg)) == PARAMETERS[name]
     side = 2 * net.max_stride
@@ -92,7 +92,7 @@ def check_training_step(net: DarknetNet) -> None:
     targets = Targets(boxes, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool), 2)
     parts: dict[str, Tensor] = AnchorLoss(AnchorLoss.Config(), net)(net.train()(images), targets)
     total = torch.stack(list(parts.values())).sum()
-    total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    total.backward()  # type: ignore[no-untyped-call]  # not typed by torch
     assert total.isfinite()
     num_frozen = net.num_frozen()
     for parameter_name, parameter in net.named_parameters():
@@ -106,26 +106,26 @@ def marked(names: tuple[str, ...]) -> list[object]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_network_has_exactly_its_parameters(name: str) -> None:
+def test_shipped_network_has_its_number_of_parameters(name: str) -> None:
     with torch.device("meta"):
         check_built(build(name), name)
 
 
 @pytest.mark.parametrize("name", marked(SHIPPED))
-def test_a_shipped_network_learns_and_keeps_its_weights(name: str, tmp_path: Path) -> None:
+def test_shipped_network_trains_and_keeps_its_weights(name: str, tmp_path: Path) -> None:
     net = build(name)
     check_training_step(net)
     check_weights(net, name, tmp_path)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_released_network_has_exactly_its_parameters(name: str, released_cfgs: Path) -> None:
+def test_released_network_has_its_number_of_parameters(name: str, released_cfgs: Path) -> None:
     with torch.device("meta"):
         check_built(build(released_cfgs / f"{name}.cfg"), name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_released_network_is_read_whole_and_written_as_it_was(name: str, released_cfgs: Path) -> None:
+def test_released_network_is_read_completely_and_written_back(name: str, released_cfgs: Path) -> None:
     cfg = read_cfg(released_cfgs / f"{name}.cfg")
     assert parse_cfg(dump_cfg(cfg), name) == cfg
     assert len(infer_shapes(cfg)) == len(cfg.layers)
@@ -135,13 +135,13 @@ def test_a_released_network_is_read_whole_and_written_as_it_was(name: str, relea
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "yolov4-tiny_contrastive"])
-def test_a_released_network_learns_and_keeps_its_weights(name: str, released_cfgs: Path, tmp_path: Path) -> None:
+def test_released_network_trains_and_keeps_its_weights(name: str, released_cfgs: Path, tmp_path: Path) -> None:
     net = build(released_cfgs / f"{name}.cfg")
     check_training_step(net)
     check_weights(net, name, tmp_path)
 
 
-def test_the_contrastive_network_runs_and_refuses_training(released_cfgs: Path, tmp_path: Path) -> None:
+def test_contrastive_network_runs_and_refuses_training(released_cfgs: Path, tmp_path: Path) -> None:
     net = build(released_cfgs / "yolov4-tiny_contrastive.cfg").eval()
     with torch.no_grad():
         boxes, scores = net.decode(net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
@@ -160,7 +160,7 @@ def test_the_contrastive_network_runs_and_refuses_training(released_cfgs: Path, 
         ("yolov3-tiny_occlusion_track", (":112: [crnn] cannot be honoured: recurrent", ":18: [net] track='1' cannot")),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_with_file_line_section_and_reason(
+def test_unsupported_network_is_refused_with_file_line_section_and_reason(
     name: str, reasons: tuple[str, ...], released_cfgs: Path
 ) -> None:
     with pytest.raises(DarknetError) as refusal:
@@ -172,6 +172,6 @@ def test_what_cannot_be_honoured_is_refused_with_file_line_section_and_reason(
         assert " cannot be honoured: " in line
 
 
-def test_every_released_network_is_looked_at(released_cfgs: Path) -> None:
+def test_every_released_network_is_covered(released_cfgs: Path) -> None:
     refused = {"yolov3-tiny_xnor", "yolov3-tiny_occlusion_track"}
     assert {path.stem for path in released_cfgs.glob("*.cfg")} == {*PARAMETERS, *refused}

@@ -1,4 +1,4 @@
-"""The typed sections: Darknet's defaults and what it derives from other keys."""
+"""Typed sections: Darknet's defaults and the values that it derives from other keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detector.darknet.sections import (
 ALL_TYPES = [NetSection, *sections.SECTION_TYPES.values()]
 
 
-def test_a_convolution_without_keys_is_darknets_default():
+def test_convolution_without_keys_has_darknets_defaults():
     section = ConvolutionalSection()
     assert (section.filters, section.size, section.stride, section.kernel_padding) == (1, 1, 1, 0)
     assert (section.activation, section.batch_normalize, section.groups) == ("logistic", False, 1)
@@ -34,16 +34,16 @@ def test_a_convolution_without_keys_is_darknets_default():
         ({"size": 3, "pad": True}, 1),
         ({"size": 2, "pad": True}, 1),
         ({"size": 3, "padding": 2}, 2),
-        ({"size": 3, "pad": True, "padding": 5}, 1),  # pad wins
+        ({"size": 3, "pad": True, "padding": 5}, 1),  # pad has priority
         ({"size": 3, "pad": True, "dilation": 3}, 3),
-        ({"size": 1, "pad": True, "dilation": 3}, 0),  # no dilation of a single pixel
+        ({"size": 1, "pad": True, "dilation": 3}, 0),  # a single weight has no dilation
     ],
 )
-def test_padding_follows_pad_before_padding_and_grows_with_dilation(keys, padding):
+def test_pad_has_priority_over_padding_and_dilation_scales_it(keys, padding):
     assert ConvolutionalSection(**keys).kernel_padding == padding
 
 
-def test_a_stride_of_one_axis_overrides_the_common_one():
+def test_stride_of_one_axis_overrides_the_common_one():
     section = ConvolutionalSection(stride=2, stride_x=1)
     assert (section.stride_y, section.stride_x) == (2, 1)
     pool = MaxpoolSection(stride=2, stride_y=3)
@@ -51,22 +51,22 @@ def test_a_stride_of_one_axis_overrides_the_common_one():
 
 
 @pytest.mark.parametrize("section_type", [MaxpoolSection, LocalAvgpoolSection])
-def test_a_pool_is_as_large_as_its_stride_and_padded_to_size_less_one(section_type):
+def test_pool_size_defaults_to_stride_and_padding_to_size_less_one(section_type):
     section = section_type(stride=3)
     assert (section.size, section.padding) == (3, 2)
     assert section_type(stride=2, size=5, padding=0).padding == 0
 
 
-def test_cross_iteration_normalisation_is_normalisation():
+def test_cross_iteration_normalisation_implies_batch_normalisation():
     assert ConvolutionalSection(cbn=True).batch_normalize
 
 
 @pytest.mark.parametrize("section_type", [YoloSection, GaussianYoloSection])
-def test_a_head_without_mask_has_all_anchors(section_type):
+def test_head_without_mask_has_all_anchors(section_type):
     assert section_type(num=3).mask == (0, 1, 2)
 
 
-def test_a_yolo_head_has_darknets_defaults():
+def test_yolo_head_has_darknets_defaults():
     head = YoloSection()
     assert (head.classes, head.num, head.max, head.scale_x_y, head.new_coords) == (20, 1, 200, 1.0, False)
     assert (head.ignore_thresh, head.truth_thresh, head.iou_thresh, head.iou_thresh_kind) == (0.5, 1.0, 1.0, "iou")
@@ -77,7 +77,7 @@ def test_a_yolo_head_has_darknets_defaults():
     assert (region.classes, region.coords, region.thresh, region.softmax) == (20, 4, 0.5, False)
 
 
-def test_the_recipe_has_darknets_defaults():
+def test_recipe_has_darknets_defaults():
     net = NetSection()
     assert (net.batch, net.subdivisions, net.momentum, net.decay) == (1, 1, 0.9, 0.0001)
     assert (net.learning_rate, net.learning_rate_min, net.burn_in, net.power) == (0.001, 0.00001, 0, 4.0)
@@ -86,7 +86,7 @@ def test_the_recipe_has_darknets_defaults():
     assert (net.saturation, net.exposure, net.hue, net.letter_box, net.mosaic) == (1.0, 1.0, 0.0, False, False)
 
 
-def test_the_line_of_a_section_is_no_part_of_its_value():
+def test_sections_on_different_lines_are_equal():
     assert YoloSection(line=3) == YoloSection(line=4)
     assert "line" not in keys_of(YoloSection)
 
@@ -103,10 +103,10 @@ def test_every_field_is_a_key_that_is_neither_refused_nor_ignored(section_type):
 def test_every_default_lies_within_its_own_constraints(section_type):
     for key in keys_of(section_type).values():
         if isinstance(key.default, str):
-            assert key.default in key.constraints["choices"]
-        elif isinstance(key.default, int | float) and not key.constraints["required"] and key.default != math.inf:
+            assert key.default in key.constraints.choices
+        elif isinstance(key.default, int | float) and not key.constraints.required and key.default != math.inf:
             derived = key.default == 0 and key.attribute in ("stride_x", "stride_y", "size")
-            assert derived or key.constraints["low"] <= key.default <= key.constraints["high"]
+            assert derived or key.constraints.low <= key.default <= key.constraints.high
 
 
 def test_no_section_is_both_read_and_refused():

@@ -1,4 +1,4 @@
-"""The shipped networks: layer by layer those that their authors released."""
+"""Shipped networks: equal, layer by layer, to those that their authors released."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detector.darknet.cfg_file import dump_cfg, read_cfg
 from detector.darknet.layer_shapes import num_parameters
 from detector.darknet.weights_file import num_weight_bytes
 
-# Layers, parameters and length of the weights file as Darknet counts them; digest of the released network's sections.
+# Layers, parameters and weights file length as Darknet counts them; digest of the sections of the released network.
 SHIPPED = {
     "yolov3": (107, 62_001_757, "872d984dc1bb35ab"),
     "yolov3-tiny": (24, 8_858_734, "263ac85d84520bc8"),
@@ -25,7 +25,7 @@ SHIPPED = {
     "yolov7-tiny": (99, 6_241_885, "aca1725e4c767ee8"),
     "yolov7": (143, 36_974_557, "e12cdcf9ad6be59c"),
 }
-# name.conv.N: the first N layers; the length of the files that the authors published.
+# Files name.conv.N of the first N layers: the lengths that the authors published.
 PARTIAL = [
     ("yolov4", 137, 170_038_676),
     ("yolov4-tiny", 29, 19_789_716),
@@ -52,12 +52,12 @@ def without_comments(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")).lstrip("\n")
 
 
-def test_exactly_these_are_shipped():
+def test_exactly_these_networks_are_shipped():
     assert {path.stem for path in (presets_dir() / "darknet").glob("*")} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_network_has_the_layers_parameters_and_bytes_of_the_released_one(name):
+def test_shipped_network_has_the_layers_parameters_and_bytes_of_the_released_one(name):
     num_layers, parameters, sections_digest = SHIPPED[name]
     cfg = read_cfg(name)
     assert cfg.warnings == ()
@@ -68,7 +68,7 @@ def test_a_shipped_network_has_the_layers_parameters_and_bytes_of_the_released_o
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_file_is_a_comment_and_our_own_writing(name):
+def test_shipped_file_is_a_comment_and_the_output_of_our_writer(name):
     text = (presets_dir() / "darknet" / f"{name}.cfg").read_text("ascii")
     cfg = read_cfg(name)
     assert text.startswith("# YOLOv")
@@ -78,7 +78,7 @@ def test_a_shipped_file_is_a_comment_and_our_own_writing(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_network_equals_its_release_layer_by_layer(name, released_cfgs: Path):
+def test_shipped_network_equals_its_release_layer_by_layer(name, released_cfgs: Path):
     shipped, released = read_cfg(name), read_cfg(released_cfgs / f"{name}.cfg")
     assert shipped.net == released.net
     for index, (ours, theirs) in enumerate(zip(shipped.layers, released.layers, strict=True)):
@@ -86,10 +86,10 @@ def test_a_shipped_network_equals_its_release_layer_by_layer(name, released_cfgs
 
 
 @pytest.mark.parametrize(("name", "num_layers", "num_bytes"), PARTIAL)
-def test_a_partial_file_has_the_published_length(name, num_layers, num_bytes):
+def test_partial_file_has_the_published_length(name, num_layers, num_bytes):
     assert num_weight_bytes(read_cfg(name), num_layers) == num_bytes
 
 
 @pytest.mark.parametrize(("name", "num_layers", "num_bytes"), PARTIAL_NOT_SHIPPED)
-def test_a_partial_file_of_another_release_has_the_published_length(name, num_layers, num_bytes, released_cfgs: Path):
+def test_partial_file_of_another_release_has_the_published_length(name, num_layers, num_bytes, released_cfgs: Path):
     assert num_weight_bytes(read_cfg(released_cfgs / f"{name}.cfg"), num_layers) == num_bytes

@@ -1,4 +1,4 @@
-"""The recipe of `[net]`: Darknet's learning rate, update by update, through the schedule that training uses."""
+"""Recipe of `[net]`: the schedule used in training gives Darknet's learning rate at every update."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe_from(keys: str) -> dict[str, Any]:
 
 
 def rate_by_hand(k: int, **net: Any) -> float:
-    """Darknet's learning rate at update k."""
+    """Compute Darknet's learning rate at update k."""
     lr, power = net.get("learning_rate", 0.001), net.get("power", 4.0)
     if k < net.get("burn_in", 0):
         return float(lr * (k / net["burn_in"]) ** power)
@@ -70,7 +70,7 @@ def test_every_policy_gives_darknets_rate_at_every_update(net: dict[str, Any]) -
     assert rates == pytest.approx([rate_by_hand(k, **net) for k in range(1, 31)], rel=1e-9, abs=1e-15)
 
 
-def test_optimiser_and_step_are_those_of_the_section() -> None:
+def test_optimiser_and_batch_come_from_the_section() -> None:
     recipe = recipe_from("batch=64\nsubdivisions=16\nmomentum=0.95\ndecay=0.0003\nlearning_rate=0.002\nmax_batches=500")
     config = config_from_plain(DetectionConfig, recipe, "test")
     assert recipe["optimizer"] == {
@@ -81,22 +81,22 @@ def test_optimiser_and_step_are_those_of_the_section() -> None:
     assert config.schedule.warmup_iterations == 0
 
 
-def test_random_rates_become_the_seeded_policy() -> None:
+def test_random_policy_becomes_the_seeded_schedule() -> None:
     assert recipe_from("policy=random\npower=2")["schedule"] == {
         "name": "random", "power": 2.0, "warmup_iterations": 0, "warmup_share": 1.0
     }  # fmt: skip
 
 
-def test_darknets_adam_is_refused_with_its_place() -> None:
+def test_darknets_adam_is_refused_with_its_location() -> None:
     with pytest.raises(DarknetError, match=r"test\.cfg:1: \[net\] adam=1: .* set optimizer=adamw or remove the key"):
         recipe_from("adam=1")
 
 
-def test_more_parts_than_images_are_refused_with_their_place() -> None:
+def test_more_subdivisions_than_images_are_refused_with_their_location() -> None:
     with pytest.raises(DarknetError, match=r"test\.cfg:1: \[net\] subdivisions=64 is more than batch=16"):
         recipe_from("batch=16\nsubdivisions=64")
 
 
-def test_a_batch_that_its_parts_do_not_divide_loses_the_rest() -> None:
+def test_batch_is_rounded_down_to_a_multiple_of_subdivisions() -> None:
     recipe = recipe_from("batch=64\nsubdivisions=24")
     assert (recipe["loader"]["batch_size"], recipe["train"]["accumulate"]) == (2, 24)

@@ -1,4 +1,4 @@
-"""Weights files: every byte has its place, and a file that does not fit says where it ends."""
+"""Weights files: the layout of arrays, and errors for files that do not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.darknet.weights_file import WeightsHeader, num_weight_bytes, read_
 from detector.errors import DarknetError
 
 NET = "[net]\nwidth=4\nheight=4\nchannels=2\n"
-# Layer 0 has normalisation, 1 is grouped, 2 shares, 3 has nothing, 4 is a weighted shortcut, 5 a matrix.
+# Layer 0 has normalisation, 1 is grouped, 2 shares weights, 3 has no arrays, 4 is a weighted shortcut, 5 a matrix.
 MIXED = (
     NET
     + "[convolutional]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\n"
@@ -72,11 +72,11 @@ def test_seen_has_32_bits_before_version_0_2_and_64_after(version, num_bytes):
     assert WeightsHeader.unpack(packed + bytes(99), "f") == header
 
 
-def test_a_new_file_says_version_0_2_5():
+def test_new_file_has_version_0_2_5():
     assert WeightsHeader(seen=7).pack() == bytes.fromhex("00000000 02000000 05000000 07000000 00000000")
 
 
-def test_a_count_that_does_not_fit_its_field_is_refused():
+def test_count_that_does_not_fit_its_field_is_refused():
     with pytest.raises(DarknetError, match=r"does not fit a \.weights header"):
         WeightsHeader(0, 1, 0, seen=2**32).pack()
     with pytest.raises(DarknetError, match=r"does not fit a \.weights header"):
@@ -93,20 +93,20 @@ def test_a_count_that_does_not_fit_its_field_is_refused():
         b"\xff" * 20,
     ],
 )
-def test_what_is_no_weights_file_is_recognised_by_its_version(tmp_path, start):
-    assert "is no .weights file: its header says version" in refusal(written(tmp_path / "w", start, body()))
+def test_other_file_is_recognised_by_its_version(tmp_path, start):
+    assert "is not a .weights file: its header has version" in refusal(written(tmp_path / "w", start, body()))
 
 
 @pytest.mark.parametrize("num_bytes", range(20))
-def test_a_file_shorter_than_its_header_is_refused(tmp_path, num_bytes):
+def test_file_shorter_than_its_header_is_refused(tmp_path, num_bytes):
     message = refusal(written(tmp_path / "w", WeightsHeader().pack()[:num_bytes]))
     assert f"has {num_bytes} bytes" in message
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- layout ----------------------------------------------------------------------------------------------------------
 
 
-def test_records_follow_darknets_order_without_a_gap():
+def test_records_are_in_darknets_order_without_gaps():
     records = weight_records(network())
     assert [(r.layer, r.name) for r in records] == [
         *((0, name) for name in ("biases", "scales", "rolling_mean", "rolling_variance", "weights")),
@@ -121,7 +121,7 @@ def test_records_follow_darknets_order_without_a_gap():
     assert (records[4].line, records[4].section) == (5, "convolutional")
 
 
-def test_the_length_of_whole_and_partial_files_follows_from_the_cfg():
+def test_length_of_complete_and_partial_files_follows_from_the_cfg():
     cfg = network()
     assert num_weight_bytes(cfg) == 20 + 4 * NUM_VALUES
     assert num_weight_bytes(cfg, header=WeightsHeader(0, 1)) == 16 + 4 * NUM_VALUES
@@ -129,7 +129,7 @@ def test_the_length_of_whole_and_partial_files_follows_from_the_cfg():
     assert [num_weight_bytes(cfg, n) for n in (1, 2, 3, 4)] == [20 + 4 * n for n in (88, 100, 100, 100)]
 
 
-def test_dontload_layers_are_passed_over_without_moving_in_the_file():
+def test_dontload_layers_have_no_place_in_the_file():
     text = MIXED.replace("groups=2\n[", "groups=2\ndontload=1\n[", 1).replace("pad=1", "pad=1\ndontloadscales=1")
     records = weight_records(network(text))
     assert [(r.layer, r.name) for r in records][:3] == [(0, "biases"), (0, "weights"), (4, "weights")]
@@ -139,7 +139,7 @@ def test_dontload_layers_are_passed_over_without_moving_in_the_file():
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_arrays_hold_the_values_at_their_places(tmp_path):
+def test_arrays_hold_the_values_at_their_offsets(tmp_path):
     values = np.arange(NUM_VALUES, dtype="<f4")
     weights = read_weights(written(tmp_path / "w", WeightsHeader(seen=640).pack(), values.tobytes()), network())
     assert weights.header == WeightsHeader(0, 2, 5, 640)
@@ -152,7 +152,7 @@ def test_arrays_hold_the_values_at_their_places(tmp_path):
     np.testing.assert_array_equal(weights.arrays[5, "weights"], 115 + np.arange(192).reshape(3, 64))
 
 
-def test_matrices_of_a_transposed_file_are_turned(tmp_path):
+def test_matrices_of_a_transposed_file_are_transposed(tmp_path):
     values = np.arange(NUM_VALUES, dtype="<f4")
     path = written(tmp_path / "w", WeightsHeader(0, 1001).pack(), values.tobytes())
     weights = read_weights(path, network())
@@ -160,7 +160,7 @@ def test_matrices_of_a_transposed_file_are_turned(tmp_path):
     np.testing.assert_array_equal(weights.arrays[0, "weights"].ravel(), 16 + np.arange(72))
 
 
-def test_arrays_are_mapped_and_cannot_be_written_to(tmp_path):
+def test_arrays_are_mapped_and_read_only(tmp_path):
     cfg = read_cfg("yolov3-tiny")
     path = tmp_path / "w"
     with open(path, "wb") as file:
@@ -191,24 +191,24 @@ def test_arrays_are_mapped_and_cannot_be_written_to(tmp_path):
     ],
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_a_file_of_another_length_says_both_lengths_and_where_it_ends(tmp_path, num_bytes, expected, partial):
+def test_error_for_a_file_of_another_length_has_both_lengths_and_its_end(tmp_path, num_bytes, expected, partial):
     data = WeightsHeader().pack() + body() + bytes(8)
     wanted = 20 + 4 * NUM_VALUES
     path = written(tmp_path / "w", data[: wanted + num_bytes])
     message = refusal(path, partial=partial)
-    assert message.startswith(f"{path} has {wanted + num_bytes} bytes where n.cfg wants {wanted}, ")
+    assert message.startswith(f"{path}: expected {wanted} bytes for n.cfg, got {wanted + num_bytes}, ")
     assert expected in message
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 5])
-def test_a_partial_file_is_read_when_asked_for_and_says_what_is_missing(tmp_path, num_layers):
+def test_partial_file_is_read_if_asked_for_and_missing_arrays_are_named(tmp_path, num_layers):
     cfg = network()
     data = (WeightsHeader().pack() + body())[: num_weight_bytes(cfg, num_layers)]
     path = written(tmp_path / "w", data)
     last = {1: 0, 2: 1, 4: 1, 5: 4}[num_layers]
     message = refusal(path, cfg)
     assert f"it ends after layer {last} ([" in message
-    assert "ask for partial reading" in message
+    assert "use partial=True if it is meant to be a partial file" in message
     weights = read_weights(path, cfg, partial=True)
     assert weights.num_layers_read == last + 1
     assert {layer for layer, _ in weights.arrays} == {layer for layer in (0, 1, 4) if layer <= last}
@@ -216,7 +216,7 @@ def test_a_partial_file_is_read_when_asked_for_and_says_what_is_missing(tmp_path
     np.testing.assert_array_equal(weights.arrays[0, "biases"], np.frombuffer(data, "<f4", 4, 20))
 
 
-def test_the_published_backbone_of_yolov4_tiny_reads_up_to_its_name(tmp_path):
+def test_published_backbone_of_yolov4_tiny_has_the_layers_of_its_name(tmp_path):
     path = tmp_path / "yolov4-tiny.conv.29"
     with open(path, "wb") as file:
         file.write(WeightsHeader(seen=0).pack())
@@ -226,14 +226,14 @@ def test_the_published_backbone_of_yolov4_tiny_reads_up_to_its_name(tmp_path):
     assert weights.missing[0].layer == 29
 
 
-def test_what_dontload_passes_over_is_missing(tmp_path):
+def test_arrays_of_dontload_layers_are_missing(tmp_path):
     text = MIXED.replace("output=3", "output=3\ndontload=1")
     weights = read_weights(written(tmp_path / "w", WeightsHeader().pack(), body(112)), network(text))
     assert weights.num_layers_read == 6
     assert {r.layer for r in weights.missing} == {5}
 
 
-def test_a_network_without_arrays_has_a_file_without_a_body(tmp_path):
+def test_file_of_a_network_without_arrays_is_a_header(tmp_path):
     cfg = network(NET + "[avgpool]\n")
     weights = read_weights(written(tmp_path / "w", WeightsHeader().pack()), cfg)
     assert (weights.arrays, weights.num_layers_read) == ({}, 1)
@@ -249,9 +249,9 @@ def test_values_that_are_not_finite_are_refused_with_their_layer(tmp_path, value
     assert f"layer 4 ([shortcut] of line 22) weights holds {words}" in message
 
 
-def test_negative_variances_are_refused_as_another_networks(tmp_path):
+def test_negative_variances_are_refused(tmp_path):
     values = np.frombuffer(body(), "<f4").copy()
-    values[[0, 4, 8]] = -1  # biases, scales and means may be
+    values[[0, 4, 8]] = -1  # negative biases, scales and means are accepted
     path = written(tmp_path / "w", WeightsHeader().pack(), values.tobytes())
     read_weights(path, network())
     values[12] = -1e-9
@@ -261,8 +261,8 @@ def test_negative_variances_are_refused_as_another_networks(tmp_path):
 
 def test_missing_files_folders_and_pipes_are_refused(tmp_path):
     assert "cannot be read: No such file" in refusal(tmp_path / "none")
-    assert "is no file" in refusal(tmp_path)
+    assert "is not a regular file" in refusal(tmp_path)
     assert "cannot be read" in refusal(tmp_path / "\0")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        assert "is no file" in refusal(tmp_path / "pipe")
+        assert "is not a regular file" in refusal(tmp_path / "pipe")

@@ -20,29 +20,29 @@ def luminance(colour: tuple[int, int, int]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_ink_is_readable_on_every_ground() -> None:
+def test_ink_is_readable_on_every_background() -> None:
     for ground in itertools.product(range(0, 256, 51), repeat=3):
         ink = readable_ink(ground)
         assert ink in ((0, 0, 0), (255, 255, 255))
         bright, dark = sorted((luminance(ink), luminance(ground)), reverse=True)
-        assert (bright + 0.05) / (dark + 0.05) >= 4.5  # what WCAG asks of text
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5  # the minimum of WCAG for text
 
 
 @pytest.mark.parametrize("text", ["dog 0.87", "Zürich", "собака", "σκύλος", "", " ", "Ä" * 300])
 @pytest.mark.parametrize("size_px", [8, 13, 40])
-def test_captions_of_one_size_are_equally_high_and_hold_their_letters(text: str, size_px: int) -> None:
+def test_captions_of_one_size_have_equal_height_and_hold_their_letters(text: str, size_px: int) -> None:
     patch = caption(text, size_px, GROUND)
     assert patch.dtype == np.uint8
     assert patch.shape[0] == round(1.36 * size_px)
     ink = (patch != GROUND).any(axis=-1)
     assert ink.any() == bool(text.strip())
-    assert not ink[:, [0, -1]].any()  # room at both ends
+    assert not ink[:, [0, -1]].any()  # padding at both ends
     if text.strip():
-        assert (np.abs(patch.astype(int) - 255).max(axis=-1) < 60).any()  # white ink, as that ground wants
+        assert (np.abs(patch.astype(int) - 255).max(axis=-1) < 60).any()  # white ink on this background
         assert ink.any(axis=1).sum() > 0.4 * size_px
 
 
-def test_captions_drawn_by_several_threads_at_once_are_those_drawn_one_by_one() -> None:
+def test_captions_drawn_in_threads_equal_those_drawn_one_by_one() -> None:
     jobs = [(f"{word} {number}", size_px) for number in range(60) for word in ("car", "zebra") for size_px in (11, 30)]
     caption.cache_clear()
     wanted = [caption(text, size_px, GROUND) for text, size_px in jobs]
@@ -59,11 +59,11 @@ def test_captions_drawn_by_several_threads_at_once_are_those_drawn_one_by_one() 
 
 
 @pytest.mark.parametrize("letter", ["x", "猫", "\n"])
-def test_of_a_text_longer_than_any_picture_is_wide_only_the_beginning_is_drawn(letter: str) -> None:
+def test_very_long_text_is_cut(letter: str) -> None:
     np.testing.assert_array_equal(caption(letter * 2000, 11, GROUND), caption(letter * 300, 11, GROUND))
 
 
-def test_letters_with_marks_are_drawn_with_them() -> None:
+def test_combining_marks_are_drawn_on_their_letters() -> None:
     plain, marked = caption("Zurich", 30, GROUND), caption("Zürich", 30, GROUND)
     assert plain.shape == marked.shape
     differs = (plain != marked).any(axis=-1)
@@ -82,16 +82,18 @@ def test_chinese_japanese_and_korean_are_drawn() -> None:
     assert 20 < patches[0].shape[1] < 60
 
 
-def test_a_letter_that_no_font_has_is_shown_by_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letter_that_no_font_has_is_shown_as_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "FontFace", raising=False)
     caption.cache_clear()
     assert np.array_equal(caption("a猫", 20, GROUND), caption("a\\u732b", 20, GROUND))
     assert np.array_equal(caption("a\nb\x00", 20, GROUND), caption("a\\nb\\x00", 20, GROUND))
-    assert np.array_equal(caption("\udcff", 20, GROUND), caption("\\udcff", 20, GROUND))  # a name that is no UTF-8
+    assert np.array_equal(
+        caption("\udcff", 20, GROUND), caption("\\udcff", 20, GROUND)
+    )  # a file name that is not UTF-8
     caption.cache_clear()
 
 
-def test_a_caption_is_drawn_once_and_cannot_be_spoilt() -> None:
+def test_caption_is_cached_and_read_only() -> None:
     patch = caption("dog", 12, GROUND)
     assert caption("dog", 12, GROUND) is patch
     with pytest.raises(ValueError, match="read-only"):
@@ -103,7 +105,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(sides.clip(min=0).prod())
 
 
-def test_captions_stay_on_the_picture_and_apart_where_there_is_room() -> None:
+def test_captions_stay_on_the_picture_and_apart_if_there_is_room() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         cells = rng.permutation(30)[: int(rng.integers(1, 30))]
@@ -119,28 +121,30 @@ def test_captions_stay_on_the_picture_and_apart_where_there_is_room() -> None:
             assert overlap(np.add(at, (-1, -1, 1, 1)), box) > 0
 
 
-def test_captions_of_one_place_get_out_of_each_others_way() -> None:
+def test_captions_of_equal_boxes_do_not_overlap() -> None:
     boxes = np.array([[100, 100, 260, 200]] * 6)
     sizes = np.array([[60, 20]] * 6)
     places = place_captions(boxes, sizes, (400, 400))
-    assert places[0].tolist() == [100, 80]  # the first has the first choice: above
+    assert places[0].tolist() == [100, 80]  # the first caption gets the preferred place, above
     assert len({tuple(place) for place in places.tolist()}) == 6
 
 
-def test_a_caption_at_the_border_moves_in() -> None:
+def test_caption_at_the_border_moves_inside() -> None:
     for box in ([0, 0, 50, 40], [350, 360, 400, 400], [-30, 10, 500, 300], [390, 0, 400, 10]):
         (place,) = place_captions(np.array([box]), np.array([[80, 20]]), (400, 400))
         assert 0 <= place[0] <= 320
         assert 0 <= place[1] <= 380
-    (place,) = place_captions(np.array([[0, 0, 4, 4]]), np.array([[80, 20]]), (8, 8))  # there is no room at all
+    (place,) = place_captions(
+        np.array([[0, 0, 4, 4]]), np.array([[80, 20]]), (8, 8)
+    )  # the picture is smaller than the caption
     picture = np.zeros((8, 8, 3), np.uint8)
     lay(picture, caption("a long name", 12, GROUND), place.tolist())
     assert (picture == GROUND).all(axis=-1).any()
 
 
-def test_no_caption_needs_no_place() -> None:
+def test_no_captions_give_no_places() -> None:
     assert place_captions(np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int64), (10, 10)).shape == (0, 2)
 
 
-def test_the_font_is_looked_for_once() -> None:
+def test_font_is_loaded_once() -> None:
     assert captions._font() is captions._font()

@@ -32,13 +32,13 @@ COUNTS = {"train": RNG.integers(0, 30, 100), "val": RNG.integers(0, 30, 20)}
         charts.count_chart(COUNTS),
     ],
 )
-def test_each_split_has_its_colour(picture):
+def test_each_split_has_its_own_colour(picture):
     assert colour_share(picture, "#0072B2") > 0.001
     assert colour_share(picture, "#D55E00") > 0.001
     assert decoded(picture).shape[1] == round(5.6 * 110)
 
 
-def test_a_larger_dot_stands_for_more_images():
+def test_larger_dot_stands_for_more_images():
     def ink(num_large: int) -> int:
         sizes = [[500, 500]] * num_large + [[300, 300]] * (50 - num_large)
         picture = decoded(charts.image_chart({"train": np.array(sizes)}))
@@ -54,8 +54,8 @@ def test_longer_bars_stand_for_more_objects():
     assert many > 1.5 * few
 
 
-def test_the_map_is_dark_where_objects_are():
-    centres = np.tile([[0.9, 0.1]], (50, 1))  # above, on the right
+def test_place_chart_is_dark_at_the_objects():
+    centres = np.tile([[0.9, 0.1]], (50, 1))  # in the upper right
     picture = decoded(charts.place_chart(centres))
     rows, columns = np.nonzero(picture[..., 2] < 60)  # dark blue has little red
     inside = columns > 100  # labels are dark too
@@ -63,7 +63,7 @@ def test_the_map_is_dark_where_objects_are():
     assert rows[inside].mean() < picture.shape[0] * 0.4
 
 
-def test_strange_names_are_drawn_without_a_word():
+def test_unusual_names_are_drawn_without_warnings():
     names = ["$\\frac{1}{$", "雪", "a" * 300, "<b>", "\\", "_", "line\nbreak"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -81,7 +81,7 @@ def test_empty_and_single_values_are_drawn():
     decoded(charts.image_chart({"train": np.zeros((0, 2), np.int64)}))
 
 
-def test_of_many_classes_the_first_and_the_last_are_drawn():
+def test_first_and_last_of_many_classes_are_drawn():
     many = decoded(charts.class_chart([f"class {i}" for i in range(500)], {"train": list(range(500))}))
     some = decoded(charts.class_chart([f"class {i}" for i in range(40)], {"train": list(range(40))}))
     assert many.shape == some.shape

@@ -17,7 +17,7 @@ def plain(height: int = 80, width: int = 120, channels: int = 3, value: int = 0)
 
 
 def is_close(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Where pixels have a colour, but for the softening of lines."""
+    """Return where pixels have a colour, with a tolerance for anti-aliasing."""
     return np.abs(pixels.astype(int) - colour).max(axis=-1) < 60
 
 
@@ -33,14 +33,14 @@ def detections(boxes: list[list[float]], names: tuple[str, ...] = ("circle", "st
     )
 
 
-def test_a_box_is_drawn_on_its_edges_in_the_colour_of_its_class() -> None:
+def test_box_is_drawn_on_its_edges_in_the_colour_of_its_class() -> None:
     drawn = draw_boxes(plain(), np.array([[20, 30, 100, 70]], np.float32), [""], [(10, 200, 30)])
     coloured = is_close(drawn, (10, 200, 30))
     rows, columns = np.nonzero(coloured)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 30, 100, 70)
     assert coloured[30, 20:101].all()
     assert coloured[30:71, 100].all()
-    assert not drawn[32:69, 22:99].any()  # the inside is seen through
+    assert not drawn[32:69, 22:99].any()  # the inside is not covered
 
 
 def test_drawing_leaves_the_image_unchanged() -> None:
@@ -71,18 +71,18 @@ def test_names_in_any_script_are_drawn(label: int) -> None:
     drawn = draw_detections(plain(), found)
     above = drawn[25:39, 30:60]
     colour = class_colours(UNICODE_NAMES)[label]
-    assert (above == colour).all(axis=-1).mean() > 0.2  # the ground of a caption
+    assert (above == colour).all(axis=-1).mean() > 0.2  # the background of the caption
     assert (above != colour).any()  # and its letters
 
 
-def test_a_caption_stays_on_a_picture_that_is_smaller_than_it() -> None:
+def test_caption_is_cut_to_a_smaller_picture() -> None:
     for box in ([0, 0, 5, 5], [4, 4, 8, 8], [-3, -3, 40, 40]):
         drawn = draw_detections(plain(8, 8), detections([box]))
         assert drawn.shape == (8, 8, 3)
         assert drawn.any()
 
 
-def test_the_most_certain_detection_is_drawn_on_top() -> None:
+def test_detection_with_the_highest_score_is_drawn_on_top() -> None:
     found = Detections(
         torch.tensor([[20.0, 40, 100, 70], [20, 40, 100, 70]]),
         torch.tensor([0.9, 0.3]),
@@ -96,17 +96,17 @@ def test_the_most_certain_detection_is_drawn_on_top() -> None:
     assert not is_close(drawn[70, 60], class_colours(NAMES)[0])
 
 
-def test_a_class_has_one_colour_in_every_model() -> None:
+def test_class_has_the_same_colour_in_every_model() -> None:
     names = ("person", "Car", "猫", "dog")
     alone = [class_colours((name,))[0] for name in names]
     assert list(class_colours(names)) == alone
     assert class_colours(("dog", "bus", "CAR"))[2] == alone[1]
-    assert class_colours(("u\u0308ber",)) == class_colours(("\u00fcber",))  # two ways to write one letter
-    # Fixed for good: pictures of last year have the same colours.
+    assert class_colours(("u\u0308ber",)) == class_colours(("\u00fcber",))  # two encodings of one letter
+    # These values must not change, so that old and new pictures have the same colours.
     assert alone == [(125, 158, 24), (125, 24, 158), (247, 37, 37), (158, 125, 24)]
 
 
-def test_classes_of_a_model_differ_in_colour_whatever_their_names_and_order() -> None:
+def test_classes_of_a_model_have_different_colours_whatever_their_names_and_order() -> None:
     names = tuple(f"class {number}" for number in range(24))
     colours = class_colours(names)
     assert len(set(colours)) == 24
@@ -129,18 +129,18 @@ def test_lines_and_captions_follow_the_size_of_the_image(image_hw: tuple[int, in
     drawn = draw_boxes(plain(*image_hw), box, ["name"], [(10, 200, 30)])
     column = is_close(drawn, (10, 200, 30))[:, width * 7 // 10]  # through the upper and the lower edge
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], column, [0]]))))[::2]
-    assert abs(runs - line_px).max() <= 2  # softened edges
+    assert abs(runs - line_px).max() <= 2  # anti-aliased edges
     caption_rows = np.flatnonzero((drawn[: height // 3 - line_px, width // 4 + 2] == (10, 200, 30)).all(axis=-1))
     assert abs(len(caption_rows) - 1.36 * text_px) <= line_px + 1
 
 
-def test_lines_and_captions_of_a_small_box_are_finer() -> None:
+def test_lines_and_captions_of_a_small_box_are_smaller() -> None:
     image, colour = plain(720, 1280), (10, 200, 30)
     small = draw_boxes(image, np.array([[600, 300, 618, 318]], np.float32), ["name"], [colour])
     large = draw_boxes(image, np.array([[300, 200, 900, 500]], np.float32), ["name"], [colour])
-    assert is_close(small, colour)[300:318, 609].sum() <= 3  # of two edges
+    assert is_close(small, colour)[300:318, 609].sum() <= 3  # two edges
     heights = [is_close(picture, colour).any(axis=1).sum() for picture in (small, large[:200])]
-    assert heights[0] - 19 < heights[1]  # less the box itself
+    assert heights[0] - 19 < heights[1]  # without the box itself
 
 
 def sample(value: int, labels: list[int], ignore: list[bool], channels: int = 3) -> Sample:
@@ -149,10 +149,10 @@ def sample(value: int, labels: list[int], ignore: list[bool], channels: int = 3)
     return Sample(image, boxes, np.array(labels, np.int64), np.array(ignore, np.bool_), image_id=1)
 
 
-def test_a_batch_is_one_sheet_in_reading_order() -> None:
+def test_batch_is_one_sheet_in_reading_order() -> None:
     samples = [sample(value, [], []) for value in (10, 20, 30, 40, 50)]
     sheet = draw_batch(samples, ("circle",))
-    assert sheet.shape == (2 * 36, 3 * 36, 3)  # five tiles with margins, three a row
+    assert sheet.shape == (2 * 36, 3 * 36, 3)  # five tiles with margins, three per row
     tiles = [sheet[row * 36 : row * 36 + 32, column * 36 : column * 36 + 32] for row in (0, 1) for column in (0, 1, 2)]
     assert [sorted(set(tile.ravel().tolist())) for tile in tiles] == [
         [10],
@@ -174,11 +174,11 @@ def test_objects_of_a_batch_are_coloured_and_crowds_are_grey() -> None:
     assert grey[0] == grey[1] == grey[2] > 0
 
 
-def test_a_batch_of_grey_images_is_drawn() -> None:
+def test_batch_of_grey_images_is_drawn() -> None:
     assert draw_batch([sample(90, [0], [False], channels=1)], ("circle",)).shape == (36, 36, 3)
 
 
-def test_a_track_has_a_colour_and_a_caption_of_its_own_which_do_not_follow_the_score() -> None:
+def test_colour_and_caption_of_a_track_do_not_depend_on_the_score() -> None:
     found = detections([[5, 30, 35, 70], [45, 30, 75, 70], [85, 30, 115, 70]])
     ids = np.array([3, 1, 2], np.int64)
     drawn = draw_detections(plain(), found, ids)

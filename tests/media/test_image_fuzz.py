@@ -1,4 +1,4 @@
-"""Mutated image files: an image or a `MediaError`, soon and in bounded memory, and nothing else."""
+"""Mutated image files give an image or a `MediaError`, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def seeds() -> list[bytes]:
 def mutated(content: bytes, random: np.random.Generator) -> bytes:
     data = bytearray(content)
     for _ in range(int(random.integers(1, 5))):
-        # Half of the changes hit the header, which is a small part of the file.
+        # Half of the changes are in the header, which is a small part of the file.
         at = int(random.integers(min(len(data), 64) if random.random() < 0.5 else len(data)))
         kind = random.integers(7)
         if kind == 0:
@@ -106,7 +106,7 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("num_files", [2000, pytest.param(100_000, marks=pytest.mark.nightly)])
-def test_mutated_images_are_images_or_refused(num_files: int, tmp_path: Path) -> None:
+def test_mutated_images_are_read_or_refused(num_files: int, tmp_path: Path) -> None:
     random = np.random.default_rng(num_files)
     contents, path = seeds(), tmp_path / "mutated"
     num_past_header = num_read = 0

@@ -15,7 +15,7 @@ from detector.errors import MediaError
 from detector.media.images import IMAGE_SUFFIXES, quiet_opencv, read_image, write_image
 
 ORIENTATION = 0x0112
-# What each EXIF orientation asks for, as NumPy turns an array (rot90 turns against the clock).
+# The transformation of each EXIF orientation in NumPy (rot90 turns counterclockwise).
 UPRIGHT = {
     1: lambda image: image,
     2: np.fliplr,
@@ -30,7 +30,7 @@ UPRIGHT = {
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """A smooth RGB picture of 24 x 40 with a different ramp in each channel, so that no turn or swap goes unseen."""
+    """Make a smooth RGB image of 24 x 40 with a different ramp in each channel, which shows every rotation or swap."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([x * 6, y * 10, (x + y) * 2], axis=-1).astype(np.uint8)
 
@@ -56,11 +56,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-# ---- what is read
+# ---- reading
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_come_back_as_the_same_rgb_pixels(tmp_path: Path, picture: np.ndarray, form: str) -> None:
+def test_lossless_formats_give_the_same_rgb_pixels(tmp_path: Path, picture: np.ndarray, form: str) -> None:
     path = tmp_path / "picture"
     path.write_bytes(encode(picture, form))
     image = read_image(path)
@@ -69,7 +69,7 @@ def test_lossless_formats_come_back_as_the_same_rgb_pixels(tmp_path: Path, pictu
     np.testing.assert_array_equal(image, picture)
 
 
-def test_a_jpeg_agrees_with_pillow(tmp_path: Path, picture: np.ndarray) -> None:
+def test_jpeg_agrees_with_pillow(tmp_path: Path, picture: np.ndarray) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(encode(picture, "JPEG", quality=95, subsampling=0))
     reference = np.asarray(Image.open(path)).astype(np.float64)
@@ -77,7 +77,7 @@ def test_a_jpeg_agrees_with_pillow(tmp_path: Path, picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGBA", "CMYK"])
-def test_every_colour_mode_comes_as_three_channels(tmp_path: Path, picture: np.ndarray, mode: str) -> None:
+def test_every_colour_mode_is_read_as_three_channels(tmp_path: Path, picture: np.ndarray, mode: str) -> None:
     form = "TIFF" if mode == "CMYK" else "PNG"
     path = tmp_path / "picture"
     path.write_bytes(encode(picture, form, mode))
@@ -110,11 +110,11 @@ def test_four_channels_are_rgba(tmp_path: Path, picture: np.ndarray) -> None:
 def test_another_number_of_planes_is_refused(tmp_path: Path, picture: np.ndarray, channels: int, found: int) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(encode(picture, "PNG"))
-    with pytest.raises(MediaError, match=rf"picture\.png has {found} channels where {channels} are wanted"):
+    with pytest.raises(MediaError, match=rf"picture\.png: expected {channels} channels, got {found}"):
         read_image(path, channels=channels)
 
 
-def test_fewer_than_one_channel_is_a_defect_of_the_caller(tmp_path: Path) -> None:
+def test_fewer_than_one_channel_raises_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 channel"):
         read_image(tmp_path / "picture.png", channels=0)
 
@@ -156,7 +156,7 @@ def test_exif_orientation_is_applied_exactly_once_to_four_planes(
     np.testing.assert_array_equal(read_image(path, channels=4), UPRIGHT[orientation](rgba))
 
 
-def test_a_damaged_exif_block_turns_nothing(tmp_path: Path, picture: np.ndarray) -> None:
+def test_damaged_exif_block_is_ignored(tmp_path: Path, picture: np.ndarray) -> None:
     rgba = np.dstack([picture, picture[:, :, 0]])
     path = tmp_path / "turned.png"
     for damage in (b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", exif(6)[6:][:18], b"\xff" * 64):
@@ -164,7 +164,7 @@ def test_a_damaged_exif_block_turns_nothing(tmp_path: Path, picture: np.ndarray)
         np.testing.assert_array_equal(read_image(path, channels=4), rgba)
 
 
-def test_the_suffix_does_not_matter_and_trailing_bytes_do_no_harm(tmp_path: Path, picture: np.ndarray) -> None:
+def test_suffix_and_trailing_bytes_are_ignored(tmp_path: Path, picture: np.ndarray) -> None:
     path = tmp_path / "a png named.jpg"
     path.write_bytes(encode(picture, "PNG") + b"trailing bytes")
     np.testing.assert_array_equal(read_image(path), picture)
@@ -176,7 +176,7 @@ def test_any_file_name_is_read_and_written(tmp_path: Path, picture: np.ndarray, 
     np.testing.assert_array_equal(read_image(tmp_path / name), picture)
 
 
-def test_one_pixel_is_an_image(tmp_path: Path) -> None:
+def test_image_of_one_pixel_is_read(tmp_path: Path) -> None:
     path = tmp_path / "dot.png"
     path.write_bytes(encode(np.array([[[1, 2, 3]]], dtype=np.uint8), "PNG"))
     assert read_image(path).tolist() == [[[1, 2, 3]]]
@@ -192,7 +192,7 @@ def test_every_listed_suffix_can_be_read(tmp_path: Path, picture: np.ndarray, su
     assert read_image(path).shape == (24, 40, 3)
 
 
-# ---- what is refused
+# ---- refused files
 
 
 def refused(path: Path, channels: int = 3) -> str:
@@ -204,16 +204,16 @@ def refused(path: Path, channels: int = 3) -> str:
     return message
 
 
-def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     assert "there is no such file" in refused(tmp_path / "gone.jpg")
 
 
-def test_a_dangling_link_is_refused_as_missing(tmp_path: Path) -> None:
+def test_dangling_link_is_refused_as_missing(tmp_path: Path) -> None:
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
     assert "there is no such file" in refused(tmp_path / "link.jpg")
 
 
-def test_a_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
+def test_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").mkdir()
     assert "it is a folder" in refused(tmp_path / "x.jpg")
 
@@ -222,7 +222,7 @@ def test_a_folder_is_refused_as_a_folder(tmp_path: Path) -> None:
     ("error", "words"),
     [(PermissionError(13, "Permission denied"), "no permission"), (OSError(5, "Input/output error"), "Input/output")],
 )
-def test_what_the_system_refuses_is_refused_with_its_reason(
+def test_system_error_is_reported_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
 ) -> None:
     def fail(self: Path, mode: str) -> None:
@@ -233,7 +233,7 @@ def test_what_the_system_refuses_is_refused_with_its_reason(
     assert words in refused(tmp_path / "picture.jpg")
 
 
-def test_a_name_that_no_file_can_have_is_refused() -> None:
+def test_impossible_file_name_is_refused() -> None:
     with pytest.raises(MediaError, match="no file can have that name"):
         read_image(Path("a\0b.jpg"))
 
@@ -247,13 +247,13 @@ def test_a_name_that_no_file_can_have_is_refused() -> None:
         (b"hello, I am no image\r\n", "not an image (text)"),
         ("\ufeffgrüß Gott ".encode() * 200, "not an image (text)"),
         (("x" * 1023 + "ü").encode(), "not an image (text)"),
-        (bytes(range(256)), "in no image format known here"),
-        (b"\0" * 100, "in no image format known here"),
+        (bytes(range(256)), "in an unknown image format"),
+        (b"\0" * 100, "in an unknown image format"),
         (b"\xff\xd8\xff\xe0", "a truncated, damaged or unsupported JPEG"),
         (b"GIF89a", "a truncated, damaged or unsupported GIF"),
     ],
 )
-def test_what_is_no_image_is_refused_with_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+def test_error_for_another_file_describes_it(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     assert words in refused(path)
@@ -262,7 +262,7 @@ def test_what_is_no_image_is_refused_with_what_it_is(tmp_path: Path, content: by
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("form", ["JPEG", "progressive JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM"])
-def test_a_truncated_image_is_refused(
+def test_truncated_image_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str, share: float, channels: int
 ) -> None:
     options = {"progressive": True} if form.startswith("progressive") else {}
@@ -273,7 +273,7 @@ def test_a_truncated_image_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_png_with_a_damaged_block_is_refused_and_nothing_is_printed(
+def test_png_with_a_damaged_block_is_refused_and_nothing_is_printed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = bytearray(encode(noise(), "PNG"))
@@ -284,17 +284,15 @@ def test_a_png_with_a_damaged_block_is_refused_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_wrong_checksum_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
+def test_wrong_checksum_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
     whole = bytearray(encode(picture, "PNG"))
-    whole[whole.index(b"IEND") - 8] ^= (
-        1  # before the name of a chunk come its length and the checksum of the chunk before
-    )
+    whole[whole.index(b"IEND") - 8] ^= 1  # the name of a chunk follows its length and the checksum of the chunk before
     path = tmp_path / "sum.png"
     path.write_bytes(whole)
     assert "a truncated, damaged or unsupported PNG" in refused(path)
 
 
-def test_a_wrong_checksum_of_a_comment_is_accepted(tmp_path: Path, picture: np.ndarray) -> None:
+def test_wrong_checksum_of_a_comment_is_accepted(tmp_path: Path, picture: np.ndarray) -> None:
     whole = encode(picture, "PNG")
     comment = chunk(b"tEXt", b"Comment\0hello")[:-1] + b"\0"
     end = whole.index(b"IEND") - 4
@@ -307,10 +305,10 @@ def test_a_wrong_checksum_of_a_comment_is_accepted(tmp_path: Path, picture: np.n
 def test_float_pixels_are_refused_with_their_type(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "float.tiff"
     path.write_bytes(cv2.imencode(".tiff", np.ones((4, 6, channels), np.float32))[1].tobytes())
-    assert "float32 pixels where 8 or 16 bits are wanted" in refused(path, channels)
+    assert "expected pixels of 8 or 16 bits, got float32" in refused(path, channels)
 
 
-def test_random_damage_gives_an_image_or_a_media_error_and_nothing_else(tmp_path: Path) -> None:
+def test_random_damage_gives_an_image_or_a_media_error(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     path = tmp_path / "damaged"
     num_refused = 0
@@ -332,7 +330,7 @@ def test_random_damage_gives_an_image_or_a_media_error_and_nothing_else(tmp_path
 # ---- the log level
 
 
-def test_the_log_level_comes_back_when_the_last_thread_leaves() -> None:
+def test_log_level_is_restored_when_the_last_thread_leaves() -> None:
     logging = cv2.utils.logging
     before = logging.getLogLevel()
     inside, leave = threading.Event(), threading.Event()
@@ -352,35 +350,35 @@ def test_the_log_level_comes_back_when_the_last_thread_leaves() -> None:
     assert logging.getLogLevel() == before != logging.LOG_LEVEL_SILENT
 
 
-def test_the_log_level_comes_back_after_an_error(tmp_path: Path) -> None:
+def test_log_level_is_restored_after_an_error(tmp_path: Path) -> None:
     before = cv2.utils.logging.getLogLevel()
     (tmp_path / "x.png").write_bytes(b"\x89PNG")
     refused(tmp_path / "x.png")
     assert cv2.utils.logging.getLogLevel() == before
 
 
-# ---- what is written
+# ---- writing
 
 
-def test_a_written_jpeg_keeps_its_colours(tmp_path: Path, picture: np.ndarray) -> None:
+def test_written_jpeg_keeps_its_colours(tmp_path: Path, picture: np.ndarray) -> None:
     write_image(tmp_path / "picture.jpg", picture)
     error = read_image(tmp_path / "picture.jpg").astype(np.float64) - picture
     assert np.sqrt((error**2).mean()) < 6
 
 
-def test_a_written_view_is_written_as_it_looks(tmp_path: Path, picture: np.ndarray) -> None:
+def test_array_view_is_written_with_its_own_layout(tmp_path: Path, picture: np.ndarray) -> None:
     write_image(tmp_path / "view.png", picture[::-2, 3::3])
     np.testing.assert_array_equal(read_image(tmp_path / "view.png"), picture[::-2, 3::3])
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.txt"])
-def test_an_unknown_suffix_is_refused_and_leaves_no_file(tmp_path: Path, picture: np.ndarray, name: str) -> None:
+def test_unknown_suffix_is_refused_and_leaves_no_file(tmp_path: Path, picture: np.ndarray, name: str) -> None:
     with pytest.raises(MediaError, match=r"picture.* cannot be written"):
         write_image(tmp_path / name, picture)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_refused_when_writing(tmp_path: Path, picture: np.ndarray) -> None:
+def test_missing_folder_is_refused_when_writing(tmp_path: Path, picture: np.ndarray) -> None:
     with pytest.raises(MediaError, match=r"picture\.png cannot be written: No such file or directory"):
         write_image(tmp_path / "gone" / "picture.png", picture)
 
@@ -389,6 +387,6 @@ def test_a_missing_folder_is_refused_when_writing(tmp_path: Path, picture: np.nd
     "image",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
 )
-def test_writing_another_shape_or_type_is_a_defect_of_the_caller(tmp_path: Path, image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="wants uint8"):
+def test_writing_another_shape_or_type_raises_a_value_error(tmp_path: Path, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
         write_image(tmp_path / "picture.png", image)

@@ -14,7 +14,7 @@ ORIENTATION = 0x0112
 
 
 def picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Smooth, with a ramp of its own in each channel, so that JPEG keeps it and no turn or shift goes unseen."""
+    """Make a smooth image with a different ramp in each channel, which JPEG keeps and which shows every shift."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 200 / width, y * 200 / height, 200 - (x + y) * 200 / (width + height)], axis=-1).astype(
         np.uint8
@@ -51,20 +51,20 @@ def test_each_block_of_an_upright_jpeg_becomes_its_mean(reduction: int, orientat
 
 
 @pytest.mark.parametrize("reduction", [2, 4, 8])
-def test_a_part_of_a_block_becomes_a_pixel_and_moves_no_other(reduction: int, tmp_path: Path) -> None:
+def test_incomplete_block_becomes_a_pixel_and_shifts_no_other(reduction: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jpg", picture(43, 77))
     reduced, wanted = read_image(path, reduction=reduction), block_means(read_image(path), reduction)
     assert reduced.shape == (-(-43 // reduction), -(-77 // reduction), 3)
     assert np.abs(reduced[: len(wanted), : wanted.shape[1]] - wanted).max() <= 2
 
 
-def test_other_formats_are_read_whole(tmp_path: Path) -> None:
+def test_other_formats_are_read_at_full_size(tmp_path: Path) -> None:
     pixels = picture(1, 1)
     assert np.array_equal(read_image(write(tmp_path / "a.png", pixels), reduction=8), pixels)
     assert np.array_equal(read_image(write(tmp_path / "b.bmp", picture(16, 16)), reduction=2), picture(16, 16))
 
 
 @pytest.mark.parametrize("reduction", [0, 3, 16])
-def test_another_reduction_is_refused(reduction: int, tmp_path: Path) -> None:
+def test_other_reductions_are_refused(reduction: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a reduction of 1, 2, 4 or 8"):
         read_image(tmp_path / "a.jpg", reduction=reduction)

@@ -1,4 +1,4 @@
-"""What the image reader does with every kind of odd file, row by row: E refused, S skipped, W warned of, OK read.
+"""Behaviour of the image reader for unusual files, row by row: E refused, S skipped, W read with a warning, OK read.
 
 The reader refuses with a `MediaError`; whoever reads many files (training, evaluation, prediction) counts and lists it
 as skipped, so E and S are the same error here. Rows 23 to 25 of annotation files are in `tests/data`, what the commands
@@ -75,7 +75,7 @@ SCAN = JPEG.index(b"\xff\xda")
 LIMIT = f"pixels > limit of {MAX_PIXELS}"
 DAMAGED = "a truncated, damaged or unsupported"
 NO_END = "is a JPEG without end marker, all of its pixels are there"
-ONE_OF_SEVERAL = "has more than one frame, the first is taken"
+ONE_OF_SEVERAL = "has more than one frame, only the first is used"
 JPEG_SIZE = JPEG.index(struct.pack(">HH", 24, 40))
 FLOAT_TIFF = cv2.imencode(".tiff", np.ones((4, 6, 3), np.float32))[1].tobytes()
 
@@ -87,9 +87,9 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("3 JSON", b'{"error": "not found"}', "S", "not an image (text)"),
     ("3 text like BMP", b"BMW is a car that is no image", "S", "not an image (text)"),
     ("3 text like PNM", b"P5 is what some call this", "S", "not an image (text)"),
-    ("3 AVIF", encode("AVIF"), "S", "an AVIF file, a format that is not read here (PNG and JPEG are)"),
-    ("3 zip", b"PK\3\4" + bytes(60), "S", "a zip file, a format that is not read here"),
-    ("3 noise", bytes(range(255, 100, -1)), "S", "in no image format known here"),
+    ("3 AVIF", encode("AVIF"), "S", "an AVIF file, which is not supported (use PNG or JPEG)"),
+    ("3 zip", b"PK\3\4" + bytes(60), "S", "a zip file, which is not supported"),
+    ("3 noise", bytes(range(255, 100, -1)), "S", "in an unknown image format"),
     ("4 half a JPEG", JPEG[: len(JPEG) // 2], "S", f"{DAMAGED} JPEG"),
     ("4 most of a JPEG", JPEG[:-20], "S", "a truncated JPEG"),
     ("4 most of a progressive JPEG", PROGRESSIVE[:-20], "S", "a truncated JPEG"),
@@ -99,7 +99,7 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("5 progressive", PROGRESSIVE[:-2], "W", NO_END),
     ("5 grey", encode("JPEG", "L")[:-2], "W", NO_END),
     ("5 CMYK", encode("JPEG", "CMYK")[:-2], "W", NO_END),
-    # OpenCV does not pass on what its JPEG decoder notices: `detector.media.images` says so.
+    # OpenCV does not report the errors of its JPEG decoder, see `detector.media.images`.
     ("6 a flipped bit", changed(JPEG, SCAN + 60, bytes([JPEG[SCAN + 60] ^ 1])), "OK", ""),
     ("6 a flipped bit in the header", changed(JPEG, SCAN + 4, bytes([JPEG[SCAN + 4] ^ 64])), "S", f"{DAMAGED} JPEG"),
     ("7 truncated", PNG[: len(PNG) // 2], "S", f"{DAMAGED} PNG"),
@@ -118,14 +118,14 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("12 16 bit grey", wide(".png", 1), "OK", ""),
     ("12 16 bit RGB", wide(".png", 3), "OK", ""),
     ("12 16 bit TIFF", wide(".tiff", 3), "OK", ""),
-    ("13 float", FLOAT_TIFF, "S", "has float32 pixels where 8 or 16 bits are wanted"),
+    ("13 float", FLOAT_TIFF, "S", "expected pixels of 8 or 16 bits, got float32"),
     *[(f"14 {orientation}", oriented("JPEG", orientation), "OK", "") for orientation in range(1, 9)],
     *[(f"15 {orientation}", oriented("TIFF", orientation), "OK", "") for orientation in range(1, 9)],
     ("16 GIF", frames("GIF"), "W", ONE_OF_SEVERAL),
     ("16 WebP", frames("WEBP"), "W", ONE_OF_SEVERAL),
     ("16 APNG", frames("PNG"), "W", ONE_OF_SEVERAL),
     ("16 half a GIF", frames("GIF")[:1000], "S", f"{DAMAGED} GIF"),
-    ("17 TIFF", frames("TIFF"), "W", "has more than one page, the first is taken"),
+    ("17 TIFF", frames("TIFF"), "W", "has more than one page, only the first is used"),
     ("18 one pixel", encode("PNG", pixels=PICTURE[:1, :1]), "OK", ""),
     ("18 a line", encode("PNG", pixels=np.zeros((1, 5000, 3), np.uint8)), "OK", ""),
     ("19 PNG", bilevel_png(32000, 32000, zlib.compress(bytes(4001 * 32000), 9)), "S", f"= 1024000000 {LIMIT}"),
@@ -155,7 +155,7 @@ def outcome(path: Path) -> tuple[str, str, LoadedImage | None]:
     return "W" if image.warnings else "OK", " ".join(image.warnings), image
 
 
-def test_the_rows_hold_what_they_say() -> None:
+def test_rows_are_built_as_intended() -> None:
     assert len({name for name, *_ in ROWS}) == len(ROWS)
     assert {int(name.split()[0]) for name, *_ in ROWS} == set(range(2, 22))
     assert b"\xff\xff\xff\xff" not in JPEG + GIF
@@ -163,7 +163,7 @@ def test_the_rows_hold_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(("name", "content", "wanted", "words"), ROWS, ids=[row[0] for row in ROWS])
-def test_every_row_has_its_outcome_and_its_words(
+def test_every_row_has_its_outcome_and_message(
     name: str, content: bytes, wanted: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "odd.jpg"
@@ -172,13 +172,13 @@ def test_every_row_has_its_outcome_and_its_words(
     assert (found, words in text) == (wanted, True), text
     assert "\n" not in text
     assert (str(path) in text) == (wanted != "OK")
-    if "data" not in name:  # where it lacks, libpng prints so
+    if "data" not in name:  # libpng prints a message if data is missing
         assert capfd.readouterr() == ("", "")
     assert path.read_bytes() == content
     if image is not None:
         assert (image.pixels.dtype, image.pixels.ndim, image.pixels.shape[2]) == (np.uint8, 3, 3)
         assert image.pixels.shape[:2] == image.source_hw == image_hw(path)
-        if wanted == "W" and "grey" not in name:  # the first frame, all of it
+        if wanted == "W" and "grey" not in name:  # the complete first frame
             assert np.abs(image.pixels.astype(int) - PICTURE).mean() < 8
 
 
@@ -193,7 +193,9 @@ def test_every_row_has_its_outcome_and_its_words(
         (lambda path: path.symlink_to("/dev/zero"), "it is a pipe or a device"),
     ],
 )
-def test_what_is_no_file_is_refused_without_waiting(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+def test_other_than_a_file_is_refused_without_blocking(
+    make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
     make(tmp_path / "x.jpg")
     found, text, _ = outcome(tmp_path / "x.jpg")
     assert (found, words in text) == ("S", True), text
@@ -201,8 +203,8 @@ def test_what_is_no_file_is_refused_without_waiting(make: Callable[[Path], None]
         image_hw(tmp_path / "x.jpg")
 
 
-def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 24
-    def deny(path: Path, mode: str) -> None:  # the superuser may read everything, so the system's answer is made up
+def test_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 24
+    def deny(path: Path, mode: str) -> None:  # simulated, because the superuser may read everything
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x.jpg").write_bytes(JPEG)
@@ -211,7 +213,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["späce und ü.png", "图 片.png", "a#b%20c.png", "[x]*.png", "a'b\"c.png"])  # row 22
-def test_any_name_is_read_and_written(name: str, tmp_path: Path) -> None:
+def test_any_file_name_is_read_and_written(name: str, tmp_path: Path) -> None:
     write_image(tmp_path / name, PICTURE)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     np.testing.assert_array_equal(load_image(tmp_path / name).pixels, PICTURE)
@@ -226,15 +228,15 @@ def test_any_name_is_read_and_written(name: str, tmp_path: Path) -> None:
             6,
             (24, 40),
             "W",
-            "has 24 x 40 pixels where its annotation file says 40 x 24: width and height are taken to be",
+            "has 24 x 40 pixels, but its annotation file says 40 x 24: width and height are assumed to be",
         ),
         (1, (40, 24), "W", "exchanged"),
-        (1, (24, 41), "S", "has 40 x 24 pixels where its annotation file says 41 x 24; its boxes are not rescaled"),
+        (1, (24, 41), "S", "has 40 x 24 pixels, but its annotation file says 41 x 24; its boxes are not rescaled"),
         (6, (25, 40), "S", "its boxes are not rescaled"),
         (1, (0, 0), "OK", ""),
     ],
 )
-def test_the_listed_size_is_held_against_the_upright_image(
+def test_listed_size_is_compared_with_the_upright_image(
     orientation: int, listed_hw: tuple[int, int], wanted: str, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.jpg"
@@ -248,7 +250,7 @@ def test_the_listed_size_is_held_against_the_upright_image(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
-def test_bombs_are_refused_in_milliseconds_and_within_100_mb(tmp_path: Path) -> None:  # rows 19 and 20
+def test_decompression_bombs_are_refused_in_milliseconds_and_within_100_mb(tmp_path: Path) -> None:  # rows 19 and 20
     contents = {name: content for name, content, _, words in ROWS if LIMIT in words}
     assert len(contents) == 8
     for number, content in enumerate(contents.values()):

@@ -21,7 +21,7 @@ def decoded(picture: bytes) -> npt.NDArray[np.int64]:
 
 
 def where(picture: npt.NDArray[np.int64], colour: tuple[int, int, int]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Rows and columns of the pixels of a colour."""
+    """Return rows and columns of the pixels of a colour."""
     return np.nonzero(np.abs(picture - colour).sum(axis=2) < 24)
 
 
@@ -32,7 +32,7 @@ def row(step: int, ap: float, box: float = 1.0) -> dict[str, str]:
 
 
 def panel(picture: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-    """The inside of one of the four panels: 0 and 1 above, 2 and 3 below."""
+    """Return the inside of one of the four panels: 0 and 1 at the top, 2 and 3 at the bottom."""
     height, width = picture.shape[0] // 2, picture.shape[1] // 2
     top, left = number // 2 * height, number % 2 * width
     return picture[top + 32 : top + height - 30, left + 40 : left + width]
@@ -47,16 +47,16 @@ def test_every_curve_of_a_run_is_drawn_in_its_panel() -> None:
     assert len(where(panel(picture, 1), ORANGE)[0]) == 0
 
 
-def test_a_better_ap_stands_higher() -> None:
+def test_higher_ap_is_drawn_higher() -> None:
     tops = [where(panel(decoded(results_chart([row(1, ap), row(2, ap)])), 2), BLUE)[0].min() for ap in (0.1, 0.3, 0.45)]
     assert tops[0] > tops[1] + 20 > tops[2] + 40
 
 
-def test_a_ring_marks_the_first_of_the_best_evaluations() -> None:
+def test_ring_marks_the_first_of_the_best_evaluations() -> None:
     picture = decoded(results_chart([row(1, 0.1), row(2, 0.4), row(3, 0.2), row(4, 0.4), row(5, 0.1)]))
     inside = panel(picture, 2)
     rows, columns = where(inside, BLUE)
-    ring = columns[rows < rows.min() + 3]  # the ring is the highest of what is blue
+    ring = columns[rows < rows.min() + 3]  # the ring has the highest blue pixels
     assert inside.shape[1] * 0.3 < ring.mean() < inside.shape[1] * 0.5
 
 
@@ -71,11 +71,11 @@ def test_a_ring_marks_the_first_of_the_best_evaluations() -> None:
     ],
     ids=["one", "no objects", "steep losses", "other columns", "many"],
 )
-def test_any_rows_are_drawn(rows: list[dict[str, str]]) -> None:
+def test_incomplete_rows_are_drawn(rows: list[dict[str, str]]) -> None:
     decoded(results_chart(rows))
 
 
-def test_a_redrawn_chart_takes_less_than_half_a_second() -> None:
+def test_redrawn_chart_takes_less_than_half_a_second() -> None:
     rows = [row(k, k / 50) for k in range(1, 21)]
     results_chart(rows)  # loads the library
     took_s = []
@@ -91,14 +91,14 @@ def plan(warmup: int = 100, closing_from: int = 800, evaluations: tuple[int, ...
     return schedule_chart(SchedulePlan("linear", range(1000), rates, warmup, closing_from, evaluations, 1000, 12.5))
 
 
-def test_a_schedule_is_drawn_with_its_parts_and_evaluations() -> None:
+def test_schedule_is_drawn_with_its_parts_and_evaluations() -> None:
     picture = decoded(plan())
     left, right = 75, 980  # the panel, in pixels
     rows, columns = where(picture[100:390], BLUE)
     assert columns.min() < left + 8
     assert columns.max() > right - 8
-    assert rows[columns < left + 50].mean() < rows[columns > right - 50].mean()  # it falls
-    ground = picture[104, left + 3 : right - 3]  # a line above the curve, between the lines of the grid
+    assert rows[columns < left + 50].mean() < rows[columns > right - 50].mean()  # the rate falls
+    ground = picture[104, left + 3 : right - 3]  # a row above the curve, between the lines of the grid
     tinted = np.nonzero((ground < 250).any(axis=1))[0] / (right - left - 6)
     warm, closing = tinted[tinted < 0.105], tinted[tinted > 0.795]
     assert 0.08 < warm.max() < 0.105
@@ -108,15 +108,15 @@ def test_a_schedule_is_drawn_with_its_parts_and_evaluations() -> None:
     np.testing.assert_allclose(centres, (301, 527, 754, 980), atol=2)
 
 
-def test_what_a_schedule_does_not_have_is_not_drawn() -> None:
+def test_missing_parts_of_a_schedule_are_not_drawn() -> None:
     picture = decoded(plan(0, 1000, ()))
     for colour in (PINK, ORANGE, GREEN):
         assert len(where(picture, colour)[0]) == 0
     ground = picture[104, 78:977]
-    assert (ground < 250).any(axis=1).mean() < 0.03  # the lines of the grid alone
+    assert (ground < 250).any(axis=1).mean() < 0.03  # only the lines of the grid
 
 
-def test_pictures_of_different_heights_stand_in_one_row() -> None:
+def test_pictures_of_different_heights_are_joined_in_one_row() -> None:
     def plain(height: int, width: int, value: int) -> bytes:
         return bytes(cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1])
 

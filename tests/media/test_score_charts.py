@@ -28,12 +28,12 @@ def test_curves_of_any_number_of_classes_are_drawn(num_classes: int, tmp_path: P
     by_class = {f"_class $x^{n}$": np.full(11, n / 200) for n in range(num_classes)}
     by_class["empty"] = np.full(11, np.nan)
     drawn = pixels(score_charts.curve_chart(x, by_class, x, ("a", "b"), (0.7, 0.5, "here")), tmp_path)
-    assert close_to(drawn, (51, 51, 51)).sum() > 300  # the thick line of all classes
+    assert close_to(drawn, (51, 51, 51)).sum() > 300  # the thick line for all classes
     none = pixels(score_charts.curve_chart(x, {}, np.full(11, np.nan), ("a", "b"), (np.nan, 0.5, "no")), tmp_path)
     assert none.shape == drawn.shape
 
 
-def test_a_higher_bar_is_longer_in_the_picture(tmp_path: Path) -> None:
+def test_larger_value_has_a_longer_bar(tmp_path: Path) -> None:
     values = {"much": 0.8, "little": 0.2, "none": float("nan"), "less than nothing": -0.1}
     drawn = pixels(score_charts.bar_chart(values, "AP", dict.fromkeys(values, "note")), tmp_path)
     lengths = close_to(drawn, (0, 114, 178)).sum(axis=1)
@@ -41,7 +41,7 @@ def test_a_higher_bar_is_longer_in_the_picture(tmp_path: Path) -> None:
     assert rows.max() > 3 * np.median(rows[rows < rows.max() / 2])
 
 
-def test_a_confusion_matrix_of_many_classes_stays_a_picture(tmp_path: Path) -> None:
+def test_confusion_matrix_of_many_classes_is_drawn(tmp_path: Path) -> None:
     small = pixels(score_charts.confusion_chart(np.diag([5, 7, 0]), ["a", "b"]), tmp_path)
     large = pixels(
         score_charts.confusion_chart(np.eye(81, dtype=np.int64), [f"class {n}" for n in range(80)]), tmp_path
@@ -51,7 +51,7 @@ def test_a_confusion_matrix_of_many_classes_stays_a_picture(tmp_path: Path) -> N
     assert pixels(empty, tmp_path).shape[2] == 3
 
 
-def test_calibration_and_interval_charts_without_anything_are_drawn(tmp_path: Path) -> None:
+def test_empty_calibration_and_interval_charts_are_drawn(tmp_path: Path) -> None:
     edges = np.linspace(0, 1, 11)
     nothing = score_charts.calibration_chart(edges, np.full(10, np.nan), np.zeros(10, np.int64))
     some = score_charts.calibration_chart(edges, np.linspace(0, 1, 10), np.arange(10))
@@ -67,7 +67,7 @@ def test_calibration_and_interval_charts_without_anything_are_drawn(tmp_path: Pa
 @pytest.mark.parametrize(
     "box", [[0.2, 0.2, 0.4, 0.5], [0.0, 0.0, 1.0, 1.0], [0.98, 0.98, 1.2, 1.3], [0.5, 0.5, 0.5, 0.5]]
 )
-def test_a_closeup_shows_what_is_meant_in_the_size_asked_for(hw: tuple[int, int], box: list[float]) -> None:
+def test_closeup_shows_the_box_in_the_requested_size(hw: tuple[int, int], box: list[float]) -> None:
     image = np.full((*hw, 3), 120, np.uint8)
     source_xyxy = np.array([[0.1, 0.1, 0.2, 0.2], box]) * (hw[1], hw[0], hw[1], hw[0])
     drawn = draw_closeup(image, source_xyxy, ["", "it"], [GREEN, RED], num_meant=1, longer_px=200)
@@ -76,11 +76,11 @@ def test_a_closeup_shows_what_is_meant_in_the_size_asked_for(hw: tuple[int, int]
     assert (image == 120).all()
 
 
-def test_a_small_box_is_enlarged_and_a_large_one_shown_whole() -> None:
+def test_small_box_is_enlarged_and_a_large_one_shown_completely() -> None:
     image = np.zeros((1000, 1000, 3), np.uint8)
     image[500:510, 500:510] = 255
     small = draw_closeup(image, np.array([[500.0, 500, 510, 510]]), [""], [RED], 1, 200)
-    assert (small.min(axis=2) > 200).sum() > 100  # ten pixels wide in the image, sixteen at least here
+    assert (small.min(axis=2) > 200).sum() > 100  # ten pixels wide in the image, at least sixteen here
     large = draw_closeup(image, np.array([[0.0, 0, 1000, 1000]]), [""], [RED], 1, 200)
     assert 0 < (large.min(axis=2) > 200).sum() < 20
     grey = draw_closeup(image[..., :1], np.array([[0.0, 0, 10, 10]]), [""], [RED], 1, 64)

@@ -28,7 +28,7 @@ def encoded(seed: int, suffix: str = ".jpg", **options: Any) -> bytes:
 
 
 def with_thumbnail() -> bytes:
-    """A JPEG that holds another one, end marker and all, in its EXIF data."""
+    """Make a JPEG that holds another one, including its end marker, in its EXIF data."""
     out, tags = io.BytesIO(), Image.Exif()
     tags[0x010E] = encoded(8).decode("latin-1")
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(out, "JPEG", exif=tags.tobytes() + encoded(9))
@@ -48,14 +48,14 @@ FILES = {
 
 
 class Slow(io.BytesIO):
-    """A pipe that gives a few bytes at a time."""
+    """Pipe that returns a few bytes at a time."""
 
     def read1(self, size: int | None = -1, /) -> bytes:
         return super().read1(min(3, size or 3))
 
 
 @pytest.mark.parametrize("pipe", [io.BytesIO, Slow])
-def test_image_files_on_a_pipe_are_told_apart(pipe: Callable[[bytes], Any]) -> None:
+def test_image_files_on_a_pipe_are_separated(pipe: Callable[[bytes], Any]) -> None:
     frames = list(stdin_frames(STDIN, pipe(b"".join(FILES.values()))))
     assert [frame.encoded for frame in frames] == list(FILES.values())
     assert [(f.frame.index, f.frame.time_s) for f in frames if f.frame] == [(i, None) for i in range(len(FILES))]
@@ -64,14 +64,14 @@ def test_image_files_on_a_pipe_are_told_apart(pipe: Callable[[bytes], Any]) -> N
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "progressive"])
-def test_a_pipe_that_ends_within_an_image_gives_those_before_it_and_an_error(name: str) -> None:
+def test_pipe_that_ends_within_an_image_gives_earlier_images_and_an_error(name: str) -> None:
     for length in (3, 30, len(FILES[name]) // 2, len(FILES[name]) - 1):
         found = list(frames_of(STDIN, stdin=io.BytesIO(FILES["last"] + FILES[name][:length])))
         assert [f.error for f in found] == [None, "stdin ends within an image; the images before it were read"]
         assert found[0].encoded == FILES["last"]
 
 
-def test_a_pipe_with_something_else_is_an_error() -> None:
+def test_pipe_with_other_data_is_an_error() -> None:
     (first, second) = frames_of(STDIN, stdin=io.BytesIO(FILES["png"] + b"hello"))
     assert first.error is None
     assert second.error == "stdin: image 1 is neither JPEG nor PNG; send one image file after another"
@@ -82,7 +82,7 @@ def test_a_pipe_with_something_else_is_an_error() -> None:
     assert "bytes > limit" in found.error
 
 
-def test_a_damaged_image_on_a_pipe_fails_alone_where_it_is_read() -> None:
+def test_damaged_image_on_a_pipe_fails_only_when_it_is_loaded() -> None:
     damaged = bytearray(FILES["png"])
     damaged[60] ^= 255
     frames = list(stdin_frames(STDIN, io.BytesIO(bytes(damaged) + FILES["jpeg"])))
@@ -92,7 +92,7 @@ def test_a_damaged_image_on_a_pipe_fails_alone_where_it_is_read() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes that can be watched")
-def test_nobody_waits_for_a_silent_pipe_that_is_no_longer_wanted() -> None:
+def test_wait_for_a_silent_pipe_ends_when_the_consumer_stops() -> None:
     reading, writing = os.pipe()
     stopping, found = threading.Event(), list[ImageSource]()
 
@@ -112,7 +112,7 @@ def test_nobody_waits_for_a_silent_pipe_that_is_no_longer_wanted() -> None:
     assert [frame.encoded for frame in found] == [FILES["jpeg"]]
 
 
-def test_a_closed_stdin_is_an_error_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stdin_is_an_error_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     (record,) = frames_of(STDIN)
     assert record.error == "stdin is closed; send image files into it"
@@ -122,7 +122,7 @@ def test_a_closed_stdin_is_an_error_record(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Capture:
-    """A camera that gives so many frames, then falls silent; of -1 frames it cannot be opened."""
+    """Camera that gives a number of frames and then none; with -1 it cannot be opened."""
 
     released = 0
 
@@ -145,7 +145,7 @@ class Capture:
 
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Makes the camera give so many frames at each opening; returns the waits between them."""
+    """Set the number of frames of each opening of the camera; return the waits between them."""
 
     def plan(*num_frames: int) -> list[float]:
         left, Capture.released = list(num_frames), 0
@@ -164,18 +164,18 @@ def run(waits_s: list[float], config: ReconnectConfig) -> Iterator[ImageSource]:
     return live_frames(CAMERA, 3, config, wait)
 
 
-def test_a_lost_camera_is_opened_again_after_longer_and_longer_waits(camera: Callable[..., list[float]]) -> None:
+def test_lost_camera_is_opened_again_after_longer_and_longer_waits(camera: Callable[..., list[float]]) -> None:
     waits_s = camera(2, -1, -1, -1, 3)  # row 74
     found: list[ImageSource] = []
-    with pytest.raises(StreamError, match="camera:0 was lost after 5 frames, 4 attempts to connect again failed"):
+    with pytest.raises(StreamError, match="camera:0 was lost after 5 frames, 4 attempts to reconnect failed"):
         found.extend(run(waits_s, ReconnectConfig(4, 1.0, 3.0)))
     assert waits_s == [1.0, 2.0, 3.0, 3.0] * 2
-    assert [f.frame.index for f in found if f.frame] == [0, 1, 2, 3, 4]  # no frame stands in for one that never came
-    assert [f.warnings for f in found] == [(), (), ("camera:0: no frames came; it is back after 4 attempts",), (), ()]
-    assert Capture.released == 9  # each that was opened
+    assert [f.frame.index for f in found if f.frame] == [0, 1, 2, 3, 4]  # no frame replaces a missing one
+    assert [f.warnings for f in found] == [(), (), ("camera:0: connection lost, reconnected after 4 attempts",), (), ()]
+    assert Capture.released == 9  # every opened capture is released
 
 
-def test_a_camera_that_is_not_there_is_given_up(camera: Callable[..., list[float]]) -> None:  # row 74
+def test_missing_camera_is_given_up(camera: Callable[..., list[float]]) -> None:  # row 74
     for num, wanted in ((0, []), (2, [1.0, 2.0])):
         waits_s = camera()
         with pytest.raises(StreamError, match=f"cannot be reached, {num} attempts") as caught:
@@ -184,12 +184,12 @@ def test_a_camera_that_is_not_there_is_given_up(camera: Callable[..., list[float
         assert caught.value.exit_code == 1
 
 
-def test_nobody_waits_for_a_camera_that_is_no_longer_wanted(camera: Callable[..., list[float]]) -> None:
+def test_wait_for_a_camera_ends_when_the_consumer_stops(camera: Callable[..., list[float]]) -> None:
     camera(1)
     assert len(list(live_frames(CAMERA, wait=lambda seconds: True))) == 1
 
 
-def test_every_nth_frame_of_a_live_source(camera: Callable[..., list[float]]) -> None:
+def test_stride_yields_every_nth_frame_of_a_live_source(camera: Callable[..., list[float]]) -> None:
     camera(7)
     found = list(frames_of(CAMERA, stride=3, reconnect=ReconnectConfig(0)))
     assert [f.frame.index for f in found if f.frame] == [0, 3, 6, 7]
@@ -201,7 +201,7 @@ def test_every_nth_frame_of_a_live_source(camera: Callable[..., list[float]]) ->
 
 @pytest.fixture
 def server(draw_video: Callable[..., Path]) -> Iterator[str]:
-    """A camera's web server: /3 sends three frames and hangs up, /video.mp4 is a file, anything else is not there."""
+    """Web server of a camera: /3 sends three frames and closes, /video.mp4 is a file, other paths do not exist."""
     video = draw_video("served.mp4", num_frames=6).read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -234,7 +234,7 @@ def server(draw_video: Callable[..., Path]) -> Iterator[str]:
     serving.server_close()
 
 
-def test_a_stream_that_drops_is_taken_up_again_and_then_given_up(server: str) -> None:  # row 74
+def test_dropped_stream_is_reconnected_and_then_given_up(server: str) -> None:  # row 74
     (source,) = find_sources(f"{server}/3", allow_url=True)
     assert isinstance(source, VideoSource)
     assert source.is_live
@@ -246,23 +246,23 @@ def test_a_stream_that_drops_is_taken_up_again_and_then_given_up(server: str) ->
         return len(found) >= 7
 
     for frame in live_frames(source, 3, ReconnectConfig(3, 0.01), wait):
-        found.append(frame)  # noqa: PERF402, `wait` looks at it meanwhile
+        found.append(frame)  # noqa: PERF402, `wait` reads it meanwhile
     assert [f.frame.index for f in found if f.frame] == list(range(9))  # three times three
     assert all(f.pixels is not None and f.pixels.shape == (20, 30, 3) and f.pixels.std() > 20 for f in found)
     assert [bool(f.warnings) for f in found] == [False] * 3 + [True, False, False] * 2
 
 
-def test_a_refused_stream_is_an_error_record_and_never_a_frame(server: str) -> None:  # row 74
+def test_refused_stream_is_an_error_record_and_never_a_frame(server: str) -> None:  # row 74
     for address in (f"{server}/nothing", "rtsp://user:secret@127.0.0.1:9/live?x=1"):
         (source,) = find_sources(address, allow_url=True)
         (record,) = frames_of(source, reconnect=ReconnectConfig(1, 0.0))
         assert record.pixels is None
         assert record.error is not None
-        assert "cannot be reached, 1 attempts to connect again failed" in record.error
+        assert "cannot be reached, 1 attempts to reconnect failed" in record.error
         assert "secret" not in repr(record)
 
 
-def test_a_video_file_on_a_web_server_is_read_to_its_end(server: str) -> None:
+def test_video_file_on_a_web_server_is_read_to_its_end(server: str) -> None:
     (source,) = find_sources(f"{server}/video.mp4", allow_url=True)
     assert isinstance(source, VideoSource)
     assert not source.is_live
@@ -270,7 +270,7 @@ def test_a_video_file_on_a_web_server_is_read_to_its_end(server: str) -> None:
     (gone,) = find_sources(f"{server}/gone.mp4", allow_url=True)
     (record,) = frames_of(gone)
     assert record.error is not None
-    assert "nothing there answers with a video" in record.error
+    assert "the address does not answer with a video" in record.error
 
 
 @pytest.mark.parametrize(
@@ -281,11 +281,11 @@ def test_a_video_file_on_a_web_server_is_read_to_its_end(server: str) -> None:
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 26\na=control:ADDRESS\n",
     ],
 )
-def test_a_local_file_never_leads_to_the_network(
+def test_local_file_never_causes_a_network_request(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     asked: list[bytes] = []
-    see = lambda self: asked.append(self.raw_requestline)  # noqa: E731, and its None ends the request
+    see = lambda self: asked.append(self.raw_requestline)  # noqa: E731, returning None ends the request
     monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "parse_request", see)
     for name in ("list.mp4", "list.mkv", "list.avi"):
         (tmp_path / name).write_text(text.replace("ADDRESS", f"{server}/video.mp4"))
@@ -294,11 +294,11 @@ def test_a_local_file_never_leads_to_the_network(
     assert asked == []
     (record,) = frames_of(VideoSource("asked for", url=f"{server}/video.mp4"))
     assert record.error is not None
-    assert len(asked) > 0  # it would have been seen
+    assert len(asked) > 0  # a request would have been noticed
 
 
 @pytest.mark.parametrize("address", ["http://host/x", "RTSP://host/x", "https://h/v.mp4"])
-def test_the_network_is_used_only_when_it_is_allowed(address: str) -> None:
+def test_network_is_used_only_if_allowed(address: str) -> None:
     with pytest.raises(ConfigError, match=r"this would use the network; allow it by --allow-url"):
         find_sources(address)
     assert isinstance(find_sources(address, allow_url=True)[0], VideoSource)

@@ -15,7 +15,7 @@ CELL, NOTHING = ValuesOfCell([0.4, 0.6], 0.5, 0.3, 0.7), ValuesOfCell([], math.n
 
 
 def columns_of(picture: bytes, colour: str) -> np.ndarray:
-    """The columns of a PNG that have a colour, as shares of its width."""
+    """Return the columns of a PNG that have a colour, as shares of its width."""
     pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return np.flatnonzero((np.abs(pixels - wanted).max(axis=2) < 8).any(axis=0)) / pixels.shape[1]
@@ -29,12 +29,12 @@ def test_numbers_are_joined_by_lines_and_names_are_not(places: tuple[str, str], 
     assert (found > 0.65).any()
 
 
-def test_what_a_test_supports_is_in_colour() -> None:
+def test_supported_differences_are_coloured() -> None:
     rows = [("a", 0.1, 0.05, 0.15, True)]
     assert len(columns_of(effect_chart(rows, "difference"), COLOURS[0]))
     assert not len(columns_of(effect_chart([(*rows[0][:4], False)], "difference"), COLOURS[0]))
 
 
-def test_a_combination_without_a_number_has_a_row_without_a_mark() -> None:
+def test_combination_without_values_has_a_row_without_a_mark() -> None:
     assert value_chart({"a": CELL, "b": NOTHING}, "top1").startswith(b"\x89PNG")
     assert trend_chart(("1", "2"), {"a": [CELL, NOTHING]}, "x", "y").startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Rows of the list of odd videos: what is missing or untrue in a file is said with counts, and no frame is made up."""
+"""Unusual videos: missing or wrong data in a file is reported with counts, and no frame is invented."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frames_of(path: Path, **settings: int) -> list[ImageSource]:
 
 
 def numbers(frames: list[ImageSource]) -> list[int]:
-    """Which frames were drawn, by their six bars."""
+    """Return the numbers of the frames from their six bars."""
     pixels = [frame.pixels for frame in frames if frame.pixels is not None]
     middles = [(2 * bit + 1) * pixels[0].shape[1] // 12 for bit in range(6)]
     return [sum((image[20, x, 0] > 127) << bit for bit, x in enumerate(middles)) for image in pixels]
@@ -35,7 +35,7 @@ def warnings(frames: list[ImageSource]) -> list[str]:
 
 
 def with_box(mp4: bytes, path: list[bytes], change: Callable[[bytes], bytes]) -> bytes:
-    """An MP4 with the body of one of its boxes changed; ISO/IEC 14496-12, 4.2."""
+    """Change the body of one of the boxes of an MP4; ISO/IEC 14496-12, 4.2."""
     out, start = b"", 0
     while start < len(mp4):
         size, kind = struct.unpack(">I4s", mp4[start : start + 8])
@@ -48,7 +48,7 @@ def with_box(mp4: bytes, path: list[bytes], change: Callable[[bytes], bytes]) ->
 
 
 def avi_frames(avi: bytes | bytearray) -> list[tuple[int, int]]:
-    """Start and length of the compressed frames of an AVI."""
+    """Return start and length of the compressed frames of an AVI."""
     found, start = [], avi.find(b"movi") + 4
     while avi[start : start + 4] == b"00dc":
         length = struct.unpack("<I", avi[start + 4 : start + 8])[0]
@@ -57,11 +57,11 @@ def avi_frames(avi: bytes | bytearray) -> list[tuple[int, int]]:
     return found
 
 
-# --- sound files -----------------------------------------------------------------------------------------------------
+# --- intact files ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.avi", "video.mkv"])
-def test_frames_come_in_order_with_their_numbers_and_times(name: str, draw_video: Callable[..., Path]) -> None:
+def test_frames_are_in_order_with_their_numbers_and_times(name: str, draw_video: Callable[..., Path]) -> None:
     frames = frames_of(draw_video(name))
     assert numbers(frames) == list(range(60))
     assert [f.frame.index for f in frames if f.frame] == list(range(60))
@@ -81,19 +81,19 @@ def test_colours_are_rgb(tmp_path: Path) -> None:
     assert frame.pixels[16, 16, 0] > 240 > 20 > frame.pixels[16, 16, 2]
     (grey,) = frames_of(tmp_path / "red.avi", channels=1)
     assert grey.load(1).pixels.shape == (32, 32, 1)
-    with pytest.raises(MediaError, match="videos have 1 or 3 channels, the model wants 4; give it images"):
+    with pytest.raises(MediaError, match="expected a model of 1 or 3 channels for a video, got 4; use images instead"):
         frames_of(tmp_path / "red.avi", channels=4)
 
 
 @pytest.mark.parametrize("stride", [2, 7, 100])
-def test_of_a_stride_every_nth_frame_comes_with_its_own_number(stride: int, draw_video: Callable[..., Path]) -> None:
+def test_stride_yields_every_nth_frame_with_its_own_number(stride: int, draw_video: Callable[..., Path]) -> None:
     frames = frames_of(draw_video(), stride=stride)
     assert numbers(frames) == list(range(0, 60, stride))
     np.testing.assert_allclose(times_s(frames), np.arange(0, 60, stride) / 25, atol=1e-9)
     assert warnings(frames) == []
 
 
-def test_a_name_that_looks_like_a_protocol_or_a_pattern_is_a_file(
+def test_name_like_a_protocol_or_a_pattern_is_a_file(
     draw_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_a_name_that_looks_like_a_protocol_or_a_pattern_is_a_file(
         assert len(frames_of(Path(name))) == 60
 
 
-def test_a_file_is_given_back_when_its_frames_are_no_longer_wanted(draw_video: Callable[..., Path]) -> None:
+def test_file_is_released_when_the_consumer_stops(draw_video: Callable[..., Path]) -> None:
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         pytest.skip("open files are counted on Linux")
@@ -115,17 +115,17 @@ def test_a_file_is_given_back_when_its_frames_are_no_longer_wanted(draw_video: C
     assert len(list(folder.iterdir())) == before
 
 
-def test_opencvs_threads_are_given_back() -> None:
+def test_number_of_opencv_threads_is_restored() -> None:
     before = cv2.getNumThreads()
     with opencv_threads(1):
         assert cv2.getNumThreads() == 1
     assert cv2.getNumThreads() == before
 
 
-# --- odd files -------------------------------------------------------------------------------------------------------
+# --- unusual files ----------------------------------------------------------------------------------------------------
 
 
-def test_a_truncated_video_is_read_as_far_as_it_goes_and_counted(draw_video: Callable[..., Path]) -> None:  # row 63
+def test_truncated_video_is_read_as_far_as_possible_and_reported(draw_video: Callable[..., Path]) -> None:  # row 63
     path = draw_video("video.avi")
     whole = path.read_bytes()
     path.write_bytes(whole[: sum(avi_frames(whole)[26])])
@@ -138,7 +138,7 @@ def test_a_truncated_video_is_read_as_far_as_it_goes_and_counted(draw_video: Cal
     assert len(warnings(frames_of(path, stride=5))) == 1
 
 
-def test_what_follows_damaged_frames_is_read_and_the_damaged_are_counted(  # row 64
+def test_frames_after_damaged_ones_are_read_and_damaged_frames_are_counted(  # row 64
     draw_video: Callable[..., Path],
 ) -> None:
     path = draw_video("video.avi")
@@ -148,7 +148,9 @@ def test_what_follows_damaged_frames_is_read_and_the_damaged_are_counted(  # row
     path.write_bytes(damaged)
     frames = frames_of(path)
     assert numbers(frames) == [*range(20), *range(24, 60)]
-    np.testing.assert_allclose(times_s(frames)[20:22], (24 / 25, 1.0))  # true times, not numbers over the rate
+    np.testing.assert_allclose(
+        times_s(frames)[20:22], (24 / 25, 1.0)
+    )  # true times, not frame numbers divided by the rate
     (warning,) = warnings(frames)
     assert warning.startswith(f"{path}: 56 of the 60 frames")
 
@@ -157,12 +159,12 @@ def test_what_follows_damaged_frames_is_read_and_the_damaged_are_counted(  # row
     ("content", "fault"),
     [
         (lambda mp4: mp4[: mp4.find(b"moov") - 4], r"an MP4 without its index \(moov\)"),
-        (lambda mp4: b"no video\n" * 40, "a text"),
+        (lambda mp4: b"no video\n" * 40, "a text file"),
         (lambda mp4: b"", r"empty \(0 bytes\)"),
-        (lambda mp4: bytes(range(256)) * 8, "damaged or in no video format known here"),
+        (lambda mp4: bytes(range(256)) * 8, "damaged or in an unknown video format"),
     ],
 )
-def test_what_is_no_video_is_refused_with_its_reason(  # row 65
+def test_other_file_is_refused_with_the_reason(  # row 65
     content: Callable[[bytes], bytes], fault: str, draw_video: Callable[..., Path]
 ) -> None:
     path = draw_video()
@@ -172,20 +174,20 @@ def test_what_is_no_video_is_refused_with_its_reason(  # row 65
     assert caught.value.exit_code == 3
 
 
-def test_a_missing_video_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_video_and_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.mp4").mkdir()
     for name, words in (("none.mp4", "there is no such file"), ("folder.mp4", "it is a folder, not a video")):
         with pytest.raises(MediaError, match=words):
             frames_of(tmp_path / name)
 
 
-def test_a_video_without_frames_is_refused(draw_video: Callable[..., Path]) -> None:  # row 66
+def test_video_without_frames_is_refused(draw_video: Callable[..., Path]) -> None:  # row 66
     with pytest.raises(MediaError, match=r"video\.avi has no frame that can be read"):
         frames_of(draw_video("video.avi", num_frames=0))
 
 
 @pytest.mark.parametrize(("rate", "scale"), [(90000, 1), (1000, 1), (1, 100)])
-def test_a_rate_that_is_none_becomes_30_and_times_stay(  # row 67
+def test_implausible_rate_becomes_30_and_times_are_kept(  # row 67
     rate: int, scale: int, draw_video: Callable[..., Path]
 ) -> None:
     path = draw_video("video.avi", num_frames=5)
@@ -200,7 +202,7 @@ def test_a_rate_that_is_none_becomes_30_and_times_stay(  # row 67
     ]
 
 
-def test_a_variable_rate_keeps_its_true_times(draw_video: Callable[..., Path]) -> None:  # row 68
+def test_variable_rate_keeps_its_true_times(draw_video: Callable[..., Path]) -> None:  # row 68
     path = draw_video()
 
     def uneven(body: bytes) -> bytes:
@@ -227,7 +229,7 @@ def test_rotation_in_the_file_is_applied_once(draw_video: Callable[..., Path]) -
     assert read_header(path).image_hw == (64, 48)
 
 
-def test_an_absurd_frame_count_is_none(draw_video: Callable[..., Path], tmp_path: Path) -> None:  # row 70
+def test_implausible_frame_count_is_none(draw_video: Callable[..., Path], tmp_path: Path) -> None:  # row 70
     draw_video("a.mp4", num_frames=7)
     listed = tmp_path / "list.ffconcat"
     listed.write_text("ffconcat version 1.0\nfile a.mp4\nfile a.mp4\n")

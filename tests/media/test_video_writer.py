@@ -23,7 +23,7 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "avc1"])
-def test_what_is_written_is_read_again(codec: str, tmp_path: Path) -> None:
+def test_written_video_is_read_back(codec: str, tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "out.mp4", 29.97, (48, 64), codec)
     for level in range(0, 200, 10):
         frame = grey(level)
@@ -35,22 +35,22 @@ def test_what_is_written_is_read_again(codec: str, tmp_path: Path) -> None:
     frames = read(writer.path)
     assert [round(float(f[:, :28].mean()) / 10) for f in frames] == list(range(20))
     assert frames[0][24, 50, 0] > 200 > 90 > frames[0][24, 50, 2]
-    assert read_header(writer.path).fps == pytest.approx(29.97, abs=0.04)  # WebM counts milliseconds
+    assert read_header(writer.path).fps == pytest.approx(29.97, abs=0.04)  # WebM stores whole milliseconds
     assert writer.warnings == []
 
 
-def test_a_missing_codec_falls_back_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 71
+def test_missing_codec_falls_back_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 71
     monkeypatch.setitem(CODECS, "none", ".mkv")
     writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64), "none")
     writer.write(grey(9))
     writer.close()
     assert len(read(tmp_path / "out.mp4")) == 1
-    assert writer.warnings == [f"{tmp_path / 'out.mp4'}: no encoder for none here, mp4v is taken"]
-    with pytest.raises(ConfigError, match="a codec of mp4v, avc1, MJPG, VP90, none is wanted, found 'h265'"):
+    assert writer.warnings == [f"{tmp_path / 'out.mp4'}: no encoder for none is available, mp4v is used instead"]
+    with pytest.raises(ConfigError, match="expected a codec of mp4v, avc1, MJPG, VP90, none, got 'h265'"):
         VideoWriter(tmp_path / "x.mp4", 25, (48, 64), "h265")
 
 
-def test_odd_sides_get_their_last_line_twice(tmp_path: Path) -> None:  # row 72
+def test_last_line_of_an_odd_side_is_repeated(tmp_path: Path) -> None:  # row 72
     frame = grey(40, (47, 63))
     frame[-1], frame[:, -1] = 200, 200
     writer = VideoWriter(tmp_path / "odd.mp4", 25, (47, 63), "MJPG")
@@ -63,7 +63,7 @@ def test_odd_sides_get_their_last_line_twice(tmp_path: Path) -> None:  # row 72
     assert abs(found[10:40, 10:50].astype(int) - 40).max() < 12
 
 
-def test_a_frame_of_another_size_is_fitted_in_with_one_warning(tmp_path: Path) -> None:  # row 72
+def test_frame_of_another_size_is_fitted_in_with_one_warning(tmp_path: Path) -> None:  # row 72
     writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64))
     for image_hw in ((48, 64), (96, 64), (10, 10), (48, 64)):
         writer.write(grey(200, image_hw))
@@ -75,13 +75,15 @@ def test_a_frame_of_another_size_is_fitted_in_with_one_warning(tmp_path: Path) -
         False,
         False,
         True,
-    ]  # bars beside what is not as wide
+    ]  # bars beside the narrower frame
     assert all(f[24, 32].mean() > 180 for f in frames)
-    assert writer.warnings == [f"{writer.path}: a frame has 64 x 96 pixels, it is fitted into the first one's 64 x 48"]
+    assert writer.warnings == [
+        f"{writer.path}: a frame of 64 x 96 pixels is fitted into the size of the first, 64 x 48"
+    ]
 
 
 @pytest.mark.parametrize("codec", ["mp4v", "MJPG"])
-def test_a_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
+def test_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
     program = f"""
         import resource
         from pathlib import Path
@@ -99,18 +101,20 @@ def test_a_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
             print(error)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
-    assert "is the disk full?" in done.stdout
+    assert "check that the disk is not full" in done.stdout
 
 
-def test_a_file_that_does_not_hold_what_was_written_is_an_error(tmp_path: Path) -> None:  # row 73
+def test_file_with_missing_frames_is_an_error(tmp_path: Path) -> None:  # row 73
     writer = VideoWriter(tmp_path / "out.mp4", 25, (48, 64))
     for _ in range(5):
         writer.write(grey(10))
-    writer.num_frames += 1  # as if one had been lost on the way
-    with pytest.raises(MediaError, match=r"out\.mp4: 6 frames were written, the file holds 5; is the disk full\?"):
+    writer.num_frames += 1  # simulates a lost frame
+    with pytest.raises(
+        MediaError, match=r"out\.mp4: 6 frames were written, but the file holds 5; check that the disk is not full"
+    ):
         writer.close()
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"out\.mp4 cannot be written as a video of 64 x 48 at 25 frames per second"):
         VideoWriter(tmp_path / "none/out.mp4", 25, (48, 64))

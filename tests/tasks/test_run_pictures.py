@@ -18,7 +18,7 @@ from detector.errors import DetectorError
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.io import files
-from detector.media.comparisons import Comparison
+from detector.media.comparisons import ImageComparison
 from detector.media.images import read_image
 from detector.structures.canvas import InputConfig
 from detector.structures.selection import SelectConfig
@@ -154,9 +154,9 @@ def test_a_split_with_fewer_classes_is_shown_under_the_models_names(
     config = experiment(data=root)
     runtime = TorchRuntime(build_model(config, 6), torch.device("cpu"))
     predictor = Predictor(runtime, config.input, names, ids, batch_size=4)
-    shown: list[Comparison] = []
+    shown: list[ImageComparison] = []
 
-    def note(compared: Sequence[Comparison], class_names: Sequence[str], tile_hw: tuple[int, int]) -> None:
+    def note(compared: Sequence[ImageComparison], class_names: Sequence[str], tile_hw: tuple[int, int]) -> None:
         shown.extend(compared)
         assert list(class_names) == names
 

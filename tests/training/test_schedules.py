@@ -11,7 +11,7 @@ from detector.darknet.darknet_schedules import (
     IterationSteps,
     Polynomial,
     RandomRate,
-    Sigmoid,
+    SigmoidDecay,
     Step,
     WarmRestarts,
 )
@@ -147,7 +147,7 @@ def test_poly_falls_to_zero_and_stays_there() -> None:
 def test_sigmoid_falls_about_its_step_without_overflow() -> None:
     factors = darknet_rates("sigmoid", 9, step=5, gamma=0.7)
     assert factors == pytest.approx([1 / (1 + math.exp(0.7 * (k - 5))) for k in range(1, 10)])
-    assert Sigmoid(Sigmoid.Config(step=1, gamma=1.0))(0.0, 10**6) == 0.0
+    assert SigmoidDecay(SigmoidDecay.Config(step=1, gamma=1.0))(0.0, 10**6) == 0.0
 
 
 def test_sgdr_restarts_with_cycles_of_growing_length() -> None:
@@ -187,7 +187,7 @@ def test_random_rates_are_powers_of_uniform_numbers_and_a_function_of_the_seed()
         (Step, {"step": 0}, "step >= 1"),
         (Exponential, {"gamma": 1.1}, "0 < gamma <= 1"),
         (Polynomial, {"power": 0.0}, "power > 0"),
-        (Sigmoid, {"gamma": 0.0}, "gamma > 0"),
+        (SigmoidDecay, {"gamma": 0.0}, "gamma > 0"),
         (WarmRestarts, {"growth": 0}, "of at least 1"),
         (WarmRestarts, {"final": 0.0}, "0 < final <= 1"),
         (RandomRate, {"power": -1.0}, "power > 0"),

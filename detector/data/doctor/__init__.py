@@ -1,1 +1,1 @@
-"""What is wrong with a data set before it is trained on: findings, figures, suggestions, and a page of them."""
+"""Check of a data set before training: findings, figures, suggestions, and a report of them."""

@@ -1,4 +1,4 @@
-"""Boxes that are probably not what was meant: outside, too small, too large, drawn twice, in another format."""
+"""Checks for boxes that are probably wrong: outside the image, too small, too large, duplicate, in another format."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from detector.structures.letterbox import Letterbox
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-OUTSIDE_PX = 1.0  # whoever rounds coordinates to whole pixels is off by less
-SLIVER_PX = 2.0  # in the source: a slip of the hand
-TINY_CANVAS_PX = 4.0  # half a cell of the finest usual grid, of stride 8
+OUTSIDE_PX = 1.0  # coordinates rounded to whole pixels are off by less
+SLIVER_PX = 2.0  # in source pixels; such boxes are mostly drawn by accident
+TINY_CANVAS_PX = 4.0  # half a cell of the finest common grid, which has stride 8
 HUGE_SHARE = 0.95
 MAX_RATIO = 20.0
 SAME_IOU, TWO_CLASSES_IOU = 0.98, 0.95
-MAX_SCORED = 100  # detections that COCO's AP counts in an image
-# From this share of the boxes on, what is odd about single boxes is odd about the data set.
+MAX_SCORED = 100  # detections per image that COCO's AP counts
+# Shares of the boxes above which an oddity of single boxes is a warning about the data set.
 _MANY_SLIVERS, _MANY_TINY, _MANY_HUGE, _OTHER_FORMAT = 0.01, 0.05, 0.2, 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class BoxTable:
-    """The objects of a split as columns; crowd regions are left out, and images whose size is not known.
+    """Objects of a split as columns, without crowd regions and without images of unknown size.
 
     Attributes:
         rows: int64 (A,), rows of `CocoAnnotations.boxes_xywh`.
         image: int64 (A,), position of the image.
         labels: int64 (A,).
-        source_xyxy: float64 (A, 4), as written.
-        clipped_wh: float64 (A, 2), of the part inside the image.
+        source_xyxy: float64 (A, 4), as in the annotations.
+        clipped_wh: float64 (A, 2), size of the part inside the image.
         image_wh: float64 (A, 2).
-        canvas_wh: float64 (A, 2), of the part inside the image, in pixels of the canvas.
+        canvas_wh: float64 (A, 2), size of the part inside the image, in pixels of the canvas.
     """
 
     rows: Rows
@@ -55,7 +55,7 @@ class BoxTable:
 
 
 def tabulate(annotations: CocoAnnotations, canvas_hw: tuple[int, int], fit: str) -> BoxTable:
-    """The objects of a split with what is needed of their images."""
+    """Collect the objects of a split with the sizes of their images."""
     image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     is_known = np.asarray((annotations.image_hw > 0).all(axis=1))
     rows = np.flatnonzero(~annotations.is_crowd & is_known[image])
@@ -74,15 +74,15 @@ def tabulate(annotations: CocoAnnotations, canvas_hw: tuple[int, int], fit: str)
 
 @dataclass(frozen=True, eq=False)
 class BoxCheck:
-    """A test of single boxes and the words for those that fail it.
+    """Check of single boxes, with the texts of its finding.
 
     Attributes:
-        code: of the finding.
-        title: from the count.
-        measure: how bad each box of a table is, float64 (A,).
-        least: what it must exceed.
-        say: what is special about a box of a table.
-        many: share of the boxes from which on it is a warning; below it is a note.
+        code: code of the finding.
+        title: makes the title from the count.
+        measure: gives each box of a table a badness, float64 (A,).
+        least: badness above which a box fails the check.
+        say: describes a failing box of a table.
+        many: share of the boxes above which the finding is a warning; otherwise it is a note.
     """
 
     code: str
@@ -93,18 +93,18 @@ class BoxCheck:
     many: float = 0.0
 
 
-Hits = Mapping[str, tuple[Rows, Floats]]  # by split: positions in its table, and how bad each one is
+Hits = Mapping[str, tuple[Rows, Floats]]  # by split: positions in its table, and the badness of each
 Splits = Mapping[str, CocoAnnotations]
 Tables = Mapping[str, BoxTable]
 
 
 def _hits(check: BoxCheck, tables: Tables) -> Hits:
-    found = {}
+    hits = {}
     for split, table in tables.items():
         values = check.measure(table)
         positions = np.flatnonzero(values > check.least)
-        found[split] = (positions, values[positions])
-    return found
+        hits[split] = (positions, values[positions])
+    return hits
 
 
 def _finding(
@@ -116,8 +116,8 @@ def _finding(
     splits: Splits,
     tables: Tables,
 ) -> list[Finding]:
-    """A finding about single boxes, with the worst of them as examples; none where there are no hits."""
-    counts = {split: len(found) for split, (found, _) in hits.items() if len(found)}
+    """Make a finding about single boxes, with the worst of them as examples; return no finding without hits."""
+    counts = {split: len(positions) for split, (positions, _) in hits.items() if len(positions)}
     if not counts:
         return []
     ranked = [(weight, split, position) for split in counts for position, weight in _worst(*hits[split])]
@@ -147,7 +147,7 @@ def _size(table: BoxTable, position: int) -> str:
 CHECKS = (
     BoxCheck(
         "box-outside",
-        lambda n: f"{plural(n, 'box reaches', 'boxes reach')} out of the image",
+        lambda n: f"{plural(n, 'box extends', 'boxes extend')} beyond the image",
         lambda t: overhang(t),
         OUTSIDE_PX,
         lambda t, i: f"{overhang(t)[i]:.0f} px outside an image of {t.image_wh[i, 0]:.0f} x {t.image_wh[i, 1]:.0f}",
@@ -162,7 +162,7 @@ CHECKS = (
     ),
     BoxCheck(
         "box-tiny",
-        lambda n: f"{plural(n, 'box', 'boxes')} less than {TINY_CANVAS_PX:g} px wide or high as the network sees them",
+        lambda n: f"{plural(n, 'box', 'boxes')} less than {TINY_CANVAS_PX:g} px wide or high on the network's canvas",
         lambda t: np.where(t.clipped_wh.min(axis=1, initial=np.inf) < SLIVER_PX, -np.inf, -t.canvas_wh.min(axis=1)),
         -TINY_CANVAS_PX,
         lambda t, i: f"{t.canvas_wh[i, 0]:.1f} x {t.canvas_wh[i, 1]:.1f} px on the canvas",
@@ -188,7 +188,7 @@ CHECKS = (
 
 
 def check_boxes(splits: Splits, tables: Tables) -> list[Finding]:
-    """Every finding about boxes."""
+    """Return every finding about boxes."""
     num_boxes = max(1, sum(map(len, tables.values())))
     findings = []
     for check in CHECKS:
@@ -200,12 +200,12 @@ def check_boxes(splits: Splits, tables: Tables) -> list[Finding]:
 
 
 def _covered(table: BoxTable) -> Floats:
-    """The share of its image that each box covers: float64 (A,)."""
+    """Return the share of its image that each box covers: float64 (A,)."""
     return np.asarray(table.clipped_wh.prod(axis=1) / table.image_wh.prod(axis=1))
 
 
 def _formats(splits: Splits, tables: Tables) -> list[Finding]:
-    """Splits whose boxes mostly leave the image, but would fit in another format."""
+    """Find splits with many boxes beyond the image that would fit if they were in another format."""
     findings = []
     for split, table in tables.items():
         positions = np.flatnonzero(overhang(table) > OUTSIDE_PX)
@@ -218,14 +218,14 @@ def _formats(splits: Splits, tables: Tables) -> list[Finding]:
 
 
 def overhang(table: BoxTable) -> Floats:
-    """By how many pixels each box reaches out of its image, at the worst of the four sides: float64 (A,)."""
+    """Return by how many pixels each box extends beyond its image, at the worst of the four sides: float64 (A,)."""
     before = -table.source_xyxy[:, :2]
     after = table.source_xyxy[:, 2:] - table.image_wh
     return np.asarray(np.concatenate([before, after], axis=1).max(axis=1, initial=0))
 
 
 def _other_format(table: BoxTable, is_coco: bool, positions: Rows) -> str | None:
-    """The format in which most of the boxes outside would be inside; the reader of COCO files knows x1, y1, x2, y2."""
+    """Return the format in which most of these boxes would fit; the COCO reader itself detects x1, y1, x2, y2."""
     source = table.source_xyxy[positions]
     if is_coco:
         written = np.concatenate([source[:, :2], source[:, 2:] - source[:, :2]], axis=1)
@@ -239,39 +239,39 @@ def _other_format(table: BoxTable, is_coco: bool, positions: Rows) -> str | None
 
 
 def _doubles(splits: Splits, tables: Tables) -> list[Finding]:
-    """Two boxes at one place: of one class, or of two."""
+    """Find two boxes in one place, of one class or of two classes."""
     same: dict[str, tuple[Rows, Floats]] = {}
     other: dict[str, tuple[Rows, Floats]] = {}
     partner: dict[tuple[str, int], int] = {}
     for split, table in tables.items():
         first, second, overlap = overlapping_pairs(table, min(SAME_IOU, TWO_CLASSES_IOU))
         is_same = table.labels[first] == table.labels[second]
-        for kept, found in ((is_same & (overlap > SAME_IOU), same), (~is_same & (overlap > TWO_CLASSES_IOU), other)):
+        for kept, hits in ((is_same & (overlap > SAME_IOU), same), (~is_same & (overlap > TWO_CLASSES_IOU), other)):
             positions, index = np.unique(second[kept], return_index=True)
-            found[split] = (positions, overlap[kept][index])
-            if found is other:
+            hits[split] = (positions, overlap[kept][index])
+            if hits is other:
                 partner.update({(split, int(p)): int(f) for p, f in zip(positions, first[kept][index], strict=True)})
 
     def say_other(table: BoxTable, position: int) -> str:
         split = next(name for name, candidate in tables.items() if candidate is table)
         label = int(table.labels[partner[split, position]])
-        return f"where there is also {shown(splits[split].class_names[label])}"
+        return f"in the same place as {shown(splits[split].class_names[label])}"
 
     def title(one: str) -> Callable[[int], str]:
         return lambda n: one.format(plural(n, "object"))
 
-    twice, differently = "{} drawn twice: same class, same place", "{} with two classes: two boxes in one place"
+    duplicate, ambiguous = "{} with a duplicate box of the same class", "{} with two classes: two boxes in one place"
     return [
-        *_finding("box-duplicate", "warning", title(twice), _size, same, splits, tables),
-        *_finding("box-two-classes", "warning", title(differently), say_other, other, splits, tables),
+        *_finding("box-duplicate", "warning", title(duplicate), _size, same, splits, tables),
+        *_finding("box-two-classes", "warning", title(ambiguous), say_other, other, splits, tables),
     ]
 
 
 def overlapping_pairs(table: BoxTable, least: float) -> tuple[Rows, Rows, Floats]:
-    """Pairs of boxes of one image with an IoU above `least`: positions of the earlier and the later box, and the IoU.
+    """Return pairs of boxes of one image with an IoU above `least`: positions of earlier and later boxes, and IoUs.
 
-    What two boxes share is then more than `least` of each one's width, so that their left edges are within 1 - `least`
-    of a width of each other: in the order of left edges only near neighbours are compared.
+    Two such boxes share more than `least` of the width of each, so their left edges differ by less than 1 - `least` of
+    a width. Sorted by left edge, only near neighbours need to be compared.
     """
     boxes, image = table.source_xyxy, table.image
     area = area_xyxy(boxes)

@@ -1,4 +1,4 @@
-"""Classes that will not be learnt as meant: unused, rare, counted from the wrong number, or mirrored by a flip."""
+"""Checks for classes that will not be learnt as intended: unused, rare, off by one, or exchanged by a flip."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from detector.data.doctor.findings import NUM_EXAMPLES, ClassSummary, Finding, S
 from detector.data.problems import shown
 
 FEW_OBJECTS = 10
-# Ratios of the most to the least frequent class: in COCO it is 1,300, in LVIS 10,000, in VOC 20.
+# Ratios of the most to the least frequent class; it is 1,300 in COCO, 10,000 in LVIS and 20 in VOC.
 NOTED_IMBALANCE, GREAT_IMBALANCE = 10, 100
-# Words that a mirror exchanges, across and upside down.
+# Words that a horizontal and a vertical flip exchange.
 _LEFT_RIGHT = (("left", "right"), ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"))
 _UP_DOWN = (("up", "down"), ("top", "bottom"), ("upper", "lower"), ("upward", "downward"), ("oben", "unten"))
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 
 def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSummary, ...]:
-    """The figures of every class, in the order of the labels of the first split; other splits count by category id."""
-    ids: dict[int, str] = {}  # in the order of the first split, then those that others add
+    """Return the figures of every class, in the order of the first split; other splits are matched by category id."""
+    ids: dict[int, str] = {}  # in the order of the first split, then those of other splits
     for split in splits.values():
         for identifier, name in zip(split.category_ids, split.class_names, strict=True):
             ids.setdefault(identifier, name)
@@ -51,7 +51,7 @@ def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSumma
 def check_classes(
     splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummary], augment: AugmentConfig
 ) -> list[Finding]:
-    """Every finding about classes."""
+    """Return every finding about classes."""
     return [
         *_differing(splits),
         *_unused(splits, classes),
@@ -71,7 +71,7 @@ def _finding(
 
 
 def _differing(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
-    """Splits that do not mean the same classes as the first one."""
+    """Find splits with other classes than the first split."""
     findings = []
     first_name = next(iter(splits), "")
     for name, split in splits.items():
@@ -83,7 +83,7 @@ def _differing(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
             findings.append(_finding("class-ids-differ", "error", title, new, len(named), name))
         renamed = [f"{i}: {known[i]} in {first_name}, {n} in {name}" for i, n in named if known.get(i, n) != n]
         if renamed:
-            title = f"{first_name} and {name} give {plural(len(renamed), 'category id')} different names"
+            title = f"{first_name} and {name} have different names for {plural(len(renamed), 'category id')}"
             findings.append(_finding("class-names-differ", "error", title, renamed, len(named), name))
     return findings
 
@@ -94,7 +94,7 @@ def _unused(splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummar
         return findings
     unused = [c.name for c in classes if not sum(c.num_objects.values())]
     if len(classes) >= 3 and unused == [classes[0].name]:
-        title = "the first class is never used, every other one is"
+        title = "the first class is never used, but every other class is"
         findings.append(_finding("class-off-by-one", "warning", title, unused, len(classes)))
     elif unused:
         title = f"{plural(len(unused), 'class has', 'classes have')} no object in any split"
@@ -133,17 +133,17 @@ def _rare(splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummary]
 
 
 def mirror_images(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of names that become each other when the words of a pair are exchanged."""
+    """Return pairs of names that differ only by the two words of one of the pairs."""
     words = {name: tuple(word.lower() for word in _WORD.findall(name)) for name in names}
     named = {spelled: name for name, spelled in words.items()}
-    found = []
+    mirrored = []
     for name, spelled in words.items():
         for one, other in pairs:
             if one in spelled and other not in spelled:
                 partner = named.get(tuple(other if word == one else word for word in spelled))
                 if partner is not None:
-                    found.append((name, partner))
-    return found
+                    mirrored.append((name, partner))
+    return mirrored
 
 
 def _mirrored(classes: Sequence[ClassSummary], augment: AugmentConfig) -> list[Finding]:
@@ -154,14 +154,14 @@ def _mirrored(classes: Sequence[ClassSummary], augment: AugmentConfig) -> list[F
     ):
         pairs = mirror_images([c.name for c in classes], words) if probability else []
         if pairs:
-            title = f"classes tell {axis}, but augment.{key} is {probability:g}"
+            title = f"classes distinguish {axis}, but augment.{key} is {probability:g}"
             named = [f"{one} / {other}" for one, other in pairs]
             findings.append(_finding("class-mirrored", "warning", title, named, len(classes)))
     return findings
 
 
 def _alike(classes: Sequence[ClassSummary]) -> list[Finding]:
-    """Names that differ in case, spaces or punctuation only."""
+    """Find names that differ only in case, spaces or punctuation."""
     spelled: dict[str, list[str]] = {}
     for name in (entry.name for entry in classes):
         spelled.setdefault("".join(c for c in name.casefold() if c.isalnum()) or name, []).append(name)

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: pictures inside it, no script, nothing fetched from elsewhere."""
+"""Report as one page of HTML with embedded pictures, without scripts and external files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from detector.structures.letterbox import PADDING_VALUE, Image
 
 _DRAWN_PX = 360
 _JPEG_QUALITY = 82
-# As shares of an image's longer side: what is shown beyond it at most, boxes too small to be seen, and their close-up.
+# Shares of an image's longer side: the largest margin shown around it, the largest box that is shown close up, and the
+# smallest close-up.
 _MOST_AROUND, _LEAST_SEEN, _CLOSE_UP = 0.15, 0.04, 0.2
 _OFFENDING_RGB, _OTHER_RGB = (230, 60, 30), (150, 170, 190)
 _MAX_CLASSES_LISTED = 200
@@ -28,7 +29,7 @@ _VERDICTS = {"error": "Training will stop or mislead", "warning": "Usable, with 
 
 
 def page(report: Report) -> str:
-    """The page, complete; its pictures are drawn anew from the images."""
+    """Return the complete page; its pictures are drawn from the images."""
     parts = [
         *_head(report),
         *_split_table(report.splits),
@@ -47,7 +48,7 @@ def _head(report: Report) -> Iterator[str]:
     ]
     height, width = report.canvas_hw
     yield f"<h1>{text(report.source)}</h1>"
-    yield f"<p class='soft'>Data set check. Looked at: {text(report.checked)}; network input {width} x {height}.</p>"
+    yield f"<p class='soft'>Data set check. Checked: {text(report.checked)}; network input {width} x {height}.</p>"
     badge = "good" if worst == "note" else worst
     yield f"<p class='verdict'><span class='badge {badge}'>{_VERDICTS[worst]}</span>{', '.join(counted)}</p>"
 
@@ -98,10 +99,17 @@ def _pictures(report: Report, offenders: Sequence[Offender]) -> Iterator[str]:
 
 
 def draw_offender(report: Report, offender: Offender, longer_px: int = _DRAWN_PX) -> Image | None:
-    """The image with all its boxes in grey and those meant in red, with what they need around them or close up.
+    """Draw an image with the boxes of a finding in red and its other boxes in grey.
+
+    Boxes that extend beyond the image get a margin, small boxes are shown close up.
+
+    Args:
+        report: the report with the annotations.
+        offender: the image and its boxes.
+        longer_px: longer side of the picture.
 
     Returns:
-        uint8 (H, W, 3), its longer side as asked; None where the image cannot be read.
+        uint8 (H, W, 3), RGB; None if the image cannot be read.
     """
     annotations = report.annotations[offender.split]
     try:
@@ -110,7 +118,7 @@ def draw_offender(report: Report, offender: Offender, longer_px: int = _DRAWN_PX
         return None
     rows = np.arange(annotations.offsets[offender.image], annotations.offsets[offender.image + 1])
     is_meant = np.isin(rows, offender.rows)
-    order = np.argsort(is_meant, kind="stable")  # what is meant lies on top
+    order = np.argsort(is_meant, kind="stable")  # the boxes of the finding on top
     source_xyxy = xywh_to_xyxy(annotations.boxes_xywh[rows])[order]
     x1, y1, x2, y2 = _view(image.shape[:2], source_xyxy[is_meant[order]])
     height, width = image.shape[:2]
@@ -130,7 +138,7 @@ def draw_offender(report: Report, offender: Offender, longer_px: int = _DRAWN_PX
 
 
 def _view(image_hw: tuple[int, ...], meant_xyxy: npt.NDArray[np.float64]) -> list[int]:
-    """What to show of an image, x1, y1, x2, y2: all of it, and what boxes reach beyond it; little ones close up."""
+    """Return the part of an image to show, x1, y1, x2, y2: the image and boxes beyond it, or a close-up."""
     height, width = image_hw
     if not len(meant_xyxy):
         return [0, 0, width, height]
@@ -164,7 +172,7 @@ def _charts(report: Report) -> Iterator[str]:
 
 
 def drawn_charts(report: Report) -> Iterator[tuple[str, bytes]]:
-    """The charts, each a title and a PNG."""
+    """Draw the charts; yield a title and a PNG for each."""
     splits = report.annotations
     tables = {name: tabulate(split, report.canvas_hw, "letterbox") for name, split in splits.items()}
     counts = {name: [entry.num_objects.get(name, 0) for entry in report.classes] for name in splits}
@@ -181,8 +189,8 @@ def drawn_charts(report: Report) -> Iterator[tuple[str, bytes]]:
         charts.size_chart(sides, "square root of the area in pixels", (charts.COCO_SMALL_PX, charts.COCO_MEDIUM_PX)),
     )
     yield f"Shape of objects at {width} x {height}", charts.shape_chart(wh, anchors, "pixels on the canvas")
-    yield "Where objects are", charts.place_chart(np.concatenate(centres))
-    yield "Objects in an image", charts.count_chart(num)
+    yield "Positions of objects", charts.place_chart(np.concatenate(centres))
+    yield "Objects per image", charts.count_chart(num)
     yield "Size of images", charts.image_chart(images)
 
 
@@ -204,5 +212,5 @@ def _class_table(report: Report) -> Iterator[str]:
         yield f"<tr><td>{text(entry.name)}</td><td>{entry.category_id}</td>{cells}<td>{size}</td></tr>"
     yield "</table>"
     if len(report.classes) > _MAX_CLASSES_LISTED:
-        yield f"<p class='soft'>and {len(report.classes) - _MAX_CLASSES_LISTED} classes more</p>"
+        yield f"<p class='soft'>and {len(report.classes) - _MAX_CLASSES_LISTED} more classes</p>"
     yield "</div>"

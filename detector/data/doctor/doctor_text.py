@@ -1,4 +1,4 @@
-"""The report as lines of text."""
+"""Report as plain text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _WIDTH = 110
 
 
 def report_text(report: Report) -> str:
-    """The whole report, a newline between lines."""
+    """Return the complete report as lines of text."""
     return "\n".join(
         [*_splits(report), *_classes(report), *_findings(report), *_suggestions(report), "", verdict(report)]
     )
 
 
 def verdict(report: Report) -> str:
-    """One line: how many findings of each severity, or that there are none."""
+    """Return one line with the number of findings of each severity, or `clean`."""
     counts = [plural(report.num(severity), severity) for severity in SEVERITIES if report.num(severity)]
     return f"{report.source}: {', '.join(counts) or 'clean'} ({report.checked})"
 
 
 def _splits(report: Report) -> Iterator[str]:
     if report.splits:
-        yield f"{'split':<7}{'images':>9}{'empty':>8}{'objects':>10}{'crowd':>8}{'classes':>9}  objects' size 5/50/95 %"
+        yield f"{'split':<7}{'images':>9}{'empty':>8}{'objects':>10}{'crowd':>8}{'classes':>9}  object size 5/50/95 %"
     for s in report.splits:
         sizes = " / ".join(f"{value:.0f}" for value in s.object_px)
         shares = ", ".join(
@@ -50,7 +50,7 @@ def _classes(report: Report) -> Iterator[str]:
     width = max(len(name) for name in listed)
     for position, name in enumerate(listed):
         if hidden > 0 and position == _MAX_CLASSES // 2:
-            yield f"  ... {hidden} classes more"
+            yield f"  ... {hidden} more classes"
         bar = "#" * round(_BAR * totals[name] / max(totals[ranked[0]], 1))
         yield f"  {name:<{width}}  {totals[name]:>9,}  {bar}".rstrip()
 

@@ -1,10 +1,9 @@
-"""The examination of a data set: every check, in one report."""
+"""Examination of a data set: all checks in one report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -19,33 +18,35 @@ from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Rep
 from detector.data.doctor.suggestions import suggest
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 _COCO_SMALL_PX, _COCO_MEDIUM_PX = 32, 96
 _MOSTLY_EMPTY = 0.5
-# What the reader of annotations counts and the checks here say with more detail.
-_SAID_BETTER = frozenset(
+DEFAULT_CANVAS = Canvas((640, 640), channels=3, fit="letterbox")
+# Kinds of problems of the annotation reader that the checks here report with more detail.
+_REPORTED_BY_CHECKS = frozenset(
     ("box partly outside the image", "image without annotations", "image without objects", "object listed twice")
 )
 
 
 def read_splits(
-    config: DatasetConfig, wanted: tuple[str, ...] = ()
+    config: DatasetConfig, selected: tuple[str, ...] = ()
 ) -> tuple[dict[str, CocoAnnotations], tuple[Finding, ...]]:
-    """The splits of a data set by name, and a finding for each one that is refused.
+    """Read the splits of a data set by name, and make a finding for each split that is refused.
 
-    A split that names classes which its description does not have is refused too, but its other objects are looked at.
+    A split with classes that its description does not have is refused, but its other objects are still examined.
 
     Args:
         config: the data set.
-        wanted: the splits to read; all that it has where none is named.
+        selected: names of the splits to read; by default all splits.
 
     Raises:
-        DatasetError: it has no split.
+        DatasetError: the data set has no split.
     """
     dataset = registry.build(config)
     splits: dict[str, CocoAnnotations] = {}
     findings: list[Finding] = []
-    names = wanted or dataset.split_names()
+    names = selected or dataset.split_names()
     if not names:
         raise DatasetError("the data set has no split; give data.train.annotations and data.train.images")
     for name in names:
@@ -58,20 +59,21 @@ def read_splits(
                 splits[name] = rest
                 used = np.bincount(rest.labels, minlength=len(rest.class_names)) > 0
                 if len(used) > 1 and not used[0] and used[1:].all():
-                    title = f"{name} has classes beyond the last one, and never the first"
+                    title = f"{name} has a class number beyond the last class and never uses the first class"
                     findings.append(Finding("class-off-by-one", "error", title, {name: 1}, 0, (rest.class_names[0],)))
     return splits, tuple(findings)
 
 
-def _without_unknown(config: Any, name: str) -> CocoAnnotations | None:
-    """A split without the objects of classes it does not name; None where that is not what is wrong with it."""
+def _without_unknown(config: DatasetConfig, name: str) -> CocoAnnotations | None:
+    """Read a split without the objects of unknown classes; return None if it was refused for another reason."""
     if getattr(config, "ignore_unknown", True):
         return None
+    lenient: DatasetConfig = replace(config, **{"ignore_unknown": True})
     try:
-        found: CocoAnnotations = registry.build(replace(config, ignore_unknown=True)).split(name)
+        rest: CocoAnnotations = registry.build(lenient).split(name)
     except DatasetError:
         return None
-    return found
+    return rest
 
 
 def examine(
@@ -79,29 +81,25 @@ def examine(
     splits: Mapping[str, CocoAnnotations],
     *,
     refusals: tuple[Finding, ...] = (),
-    canvas_hw: tuple[int, int] = (640, 640),
-    fit: str = "letterbox",
-    channels: int = 3,
+    canvas: Canvas = DEFAULT_CANVAS,
     augment: AugmentConfig | None = None,
     decode: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Looks at a data set from every side.
+    """Run all checks on a data set.
 
     Args:
-        source: what it is called.
-        splits: what could be read of it, with folders of images.
-        refusals: what was found while it was read.
-        canvas_hw: height and width of the network's input.
-        fit: how images are fitted into it, a mode of `Letterbox`.
-        channels: planes that the network wants.
-        augment: how it will be varied; the default recipe where None.
-        decode: whether to decode the images: without it, damaged ones and near duplicates are not found.
-        progress: told how many of how many images are looked at.
+        source: name of the data set in the report.
+        splits: the splits that could be read, with folders of images.
+        refusals: findings of `read_splits`.
+        canvas: canvas of the network that will be trained.
+        augment: augmentation of the training; the default recipe if None.
+        decode: whether to decode the images; otherwise damaged images and near duplicates are not detected.
+        progress: called with the number of images checked and the number of all images.
     """
-    tables = {name: tabulate(split, canvas_hw, fit) for name, split in splits.items()}
+    tables = {name: tabulate(split, canvas.canvas_hw, canvas.fit) for name, split in splits.items()}
     classes = summarise_classes(splits)
-    files = scan_files(splits, channels, decode, progress)
+    files = scan_files(splits, canvas.channels, decode, progress)
     findings = [
         *refusals,
         *_of_splits(splits),
@@ -114,12 +112,12 @@ def examine(
     main = "train" if "train" in splits else next(iter(splits), "")
     return Report(
         source=source,
-        canvas_hw=canvas_hw,
+        canvas_hw=canvas.canvas_hw,
         checked=f"annotations, {plural(len(files), 'image file')}" + (" decoded" if decode else ", headers only"),
         splits=tuple(_summary(name, split) for name, split in splits.items()),
         classes=classes,
         findings=tuple(findings),
-        suggestions=suggest(splits[main], tables[main], main, canvas_hw) if main else (),
+        suggestions=suggest(splits[main], tables[main], main, canvas.canvas_hw) if main else (),
         annotations=splits,
     )
 
@@ -168,21 +166,21 @@ def _of_splits(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
 
 
 def _of_reader(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
-    """What the reader of the annotations skipped and accepted, by kind."""
+    """Make a finding for each kind of problem that the reader of the annotations skipped or accepted."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     examples: dict[tuple[str, str], list[str]] = {}
     for name, split in splits.items():
         for problem in split.problems:
-            if problem.kind not in _SAID_BETTER:
+            if problem.kind not in _REPORTED_BY_CHECKS:
                 key = problem.outcome, problem.kind
                 counts.setdefault(key, {})[name] = problem.count
                 examples.setdefault(key, []).extend(f"{name} {example}" for example in problem.examples)
     findings = []
-    for (outcome, kind), found in counts.items():
+    for (outcome, kind), by_split in counts.items():
         is_format = kind.startswith("box that looks")
         severity: Severity = "warning" if outcome == "skipped" or is_format else "note"
         code = "box-format" if is_format else f"reader-{outcome}"
-        title = f"{sum(found.values()):,} x {shown(kind)}"
+        title = f"{sum(by_split.values()):,} x {shown(kind)}"
         places = tuple(examples[outcome, kind][:NUM_EXAMPLES])
-        findings.append(Finding(code, severity, title, found, 0, places))
+        findings.append(Finding(code, severity, title, by_split, 0, places))
     return findings

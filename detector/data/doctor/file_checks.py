@@ -1,4 +1,4 @@
-"""What the image files themselves say: unreadable ones, sizes that differ, orientation, planes, copies and leaks."""
+"""Checks of the image files: unreadable files, wrong sizes, orientation, channels, duplicates and leaks."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from detector.media.headers import ImageHeader
 from detector.media.images import image_header, load_image
 
 _CHUNK_BYTES = 2**20
-_MIN_DECODED_SIDE = 32  # pixels: enough for a hash on a grid of 9
+_MIN_DECODED_SIDE = 32  # in pixels; enough for a hash on a grid of 9
 _MAX_THREADS = 8
 _PLANES = {1: "grey or palette", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """One image of a split, and what its file says.
+    """Image file of a split, as far as it could be read.
 
     Attributes:
-        split: the split it is in.
-        index: its position there.
-        name: its name in the annotation file, printable.
+        split: name of the split.
+        index: position of the image in the split.
+        name: name in the annotation file, printable.
         path: the file.
-        header: what it begins with; None where it cannot be read.
-        error: why it cannot be read or decoded; empty where it can.
-        warnings: what is odd about it although it can be decoded.
-        look: what it looks like; None where it was not decoded.
+        header: header of the file; None if it cannot be read.
+        error: why the file cannot be read or decoded; empty if it can.
+        warnings: oddities of a file that can be decoded.
+        look: appearance of the image, for near duplicates; None if it was not decoded.
     """
 
     split: str
@@ -58,24 +58,24 @@ def scan_files(
     decode: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ImageFile]:
-    """Every image of every split, its header read and, where asked, its pixels decoded at a fraction of the size.
+    """Read every image of every split: its header and, with `decode`, its pixels at a reduced size.
 
     Args:
-        splits: read with folders of images.
-        channels: planes that the network wants.
-        decode: whether to decode; without it only the header of a file is looked at.
-        progress: told how many of how many files are done.
+        splits: the splits, read with folders of images.
+        channels: number of channels of the network input.
+        decode: whether to decode; otherwise only the header of a file is read.
+        progress: called with the number of files done and the number of all files.
     """
-    wanted = [
+    images = [
         (name, index, shown(split.file_names[index]), split.path(index))
         for name, split in splits.items()
         for index in range(len(split))
     ]
     scanned = []
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        for file in pool.map(lambda entry: _scan(*entry, channels=channels, decode=decode), wanted):
+        for file in pool.map(lambda entry: _scan(*entry, channels=channels, decode=decode), images):
             scanned.append(file)
-            progress(len(scanned), len(wanted))
+            progress(len(scanned), len(images))
     return scanned
 
 
@@ -85,15 +85,15 @@ def _scan(split: str, index: int, name: str, path: Path, *, channels: int, decod
         header = image_header(path)
         if not decode:
             return ImageFile(split, index, name, path, header)
-        room = min(header.stored_hw) // _MIN_DECODED_SIDE
-        loaded = load_image(path, channels, reduction=max(r for r in (1, 2, 4, 8) if r <= max(room, 1)))
+        largest = min(header.stored_hw) // _MIN_DECODED_SIDE
+        loaded = load_image(path, channels, reduction=max(r for r in (1, 2, 4, 8) if r <= max(largest, 1)))
     except MediaError as error:
         return ImageFile(split, index, name, path, header, str(error))
     return ImageFile(split, index, name, path, header, "", loaded.warnings, look_at(as_rgb(loaded.pixels)))
 
 
 def check_files(splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile]) -> list[Finding]:
-    """Every finding about image files."""
+    """Return every finding about image files."""
     totals = Counter(file.split for file in files)
     readable = [file for file in files if not file.error]
     broken = [(file, file.error) for file in files if file.error]
@@ -103,7 +103,7 @@ def check_files(splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile
     return [
         *_per_file("image-unreadable", "error" if is_all else "warning", "{} cannot be read", broken, totals),
         *_sizes(splits, readable, totals),
-        *_per_file("image-odd", "note", "{} read, though odd", odd, totals),
+        *_per_file("image-odd", "note", "{} readable with warnings", odd, totals),
         *_mix(readable, totals),
         *_copies(splits, files, groups, totals),
         *_near_copies(files, groups, totals),
@@ -111,24 +111,24 @@ def check_files(splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile
 
 
 def _per_file(
-    code: str, severity: Severity, title: str, found: Sequence[tuple[ImageFile, str]], totals: Mapping[str, int]
+    code: str, severity: Severity, title: str, remarks: Sequence[tuple[ImageFile, str]], totals: Mapping[str, int]
 ) -> list[Finding]:
-    """A finding about single files, each with what is to say of it; drawn where they can be."""
-    if not found:
+    """Make a finding about single files, each with a remark; readable files are drawn."""
+    if not remarks:
         return []
-    counts = Counter(file.split for file, _ in found)
-    first = found[:NUM_EXAMPLES]
+    counts = Counter(file.split for file, _ in remarks)
+    first = remarks[:NUM_EXAMPLES]
     examples = tuple(shown(text if file.name in text else f"{file.split} {file.name}: {text}") for file, text in first)
     drawn = [Offender(f.split, f.index, (), e) for (f, _), e in zip(first, examples, strict=True) if not f.error]
     total = sum(totals[split] for split in counts)
-    words = title.format(plural(len(found), "image"))
+    words = title.format(plural(len(remarks), "image"))
     return [Finding(code, severity, words, dict(counts), total, examples, tuple(drawn[:NUM_DRAWN]))]
 
 
 def _sizes(
     splits: Mapping[str, CocoAnnotations], files: Sequence[ImageFile], totals: Mapping[str, int]
 ) -> list[Finding]:
-    """Sizes of files against those of the annotations, and turned images."""
+    """Find images with another size than in the annotations, and images stored rotated."""
     other: list[tuple[ImageFile, str]] = []
     exchanged: list[tuple[ImageFile, str]] = []
     turned: list[tuple[ImageFile, str]] = []
@@ -143,19 +143,21 @@ def _sizes(
         if file.header.orientation != 1:
             turned.append((file, f"orientation {file.header.orientation}"))
     return [
-        *_per_file("image-size", "warning", "{} of another size than listed", other, totals),
-        *_per_file("image-exchanged", "warning", "{} listed with width and height exchanged", exchanged, totals),
-        *_per_file("image-orientation", "note", "{} stored turned (EXIF)", turned, totals),
+        *_per_file("image-size", "warning", "{} with another size than in the annotations", other, totals),
+        *_per_file(
+            "image-exchanged", "warning", "{} with width and height exchanged in the annotations", exchanged, totals
+        ),
+        *_per_file("image-orientation", "note", "{} stored rotated (EXIF)", turned, totals),
     ]
 
 
 def _mix(files: Sequence[ImageFile], totals: Mapping[str, int]) -> list[Finding]:
-    """More than one kind of pixel in a data set."""
+    """Find a mix of channels and bit depths in a data set."""
     kinds: dict[str, list[ImageFile]] = {}
     for file in files:
         if file.header is not None:
             planes = _PLANES.get(file.header.num_planes, f"{file.header.num_planes} planes")
-            if file.header.format in ("WebP", "BMP"):  # their headers do not say
+            if file.header.format in ("WebP", "BMP"):  # their headers do not tell
                 planes = _PLANES[3]
             bits = f", {file.header.bits} bits" if file.header.bits > 8 else ""
             kinds.setdefault(planes + bits, []).append(file)
@@ -168,12 +170,12 @@ def _mix(files: Sequence[ImageFile], totals: Mapping[str, int]) -> list[Finding]
 
 
 def content_groups(paths: Sequence[Path]) -> list[list[int]]:
-    """Positions of files with the same content (SHA-256), two or more together; only files of one length are read."""
+    """Group the positions of files with the same content (SHA-256); only files of equal length are read."""
     by_length: dict[int, list[int]] = {}
     for position, path in enumerate(paths):
         try:
             by_length.setdefault(path.stat().st_size, []).append(position)
-        except (OSError, ValueError):  # missing or of an impossible name, which the reader of images says
+        except (OSError, ValueError):  # a missing file or an impossible name, which the image reader reports
             continue
     by_content: dict[tuple[int, bytes], list[int]] = {}
     for length, members in by_length.items():
@@ -202,7 +204,7 @@ def _copies(
     groups: Sequence[Sequence[int]],
     totals: Mapping[str, int],
 ) -> list[Finding]:
-    """Files with the same content, in one split and across splits."""
+    """Find files with the same content, in one split and across splits."""
     pairs = []
     for group in groups:
         pairs += [(files[a], files[b]) for a, b in _representatives([files[i].split for i in group], group)]
@@ -211,22 +213,22 @@ def _copies(
     agreeing = [(a, b) for a, b in inside if _same_boxes(splits, a, b)]
     others = [pair for pair in inside if pair not in agreeing]
     return [
-        *_pairs("leak-exact", "warning", "{} of one split also in another", across, totals),
-        *_pairs("image-duplicate-labels", "warning", "{} there twice, with different boxes", others, totals),
-        *_pairs("image-duplicate", "warning", "{} there twice, under two names", agreeing, totals),
+        *_pairs("leak-exact", "warning", "{} also in another split", across, totals),
+        *_pairs("image-duplicate-labels", "warning", "{} with a duplicate that has different boxes", others, totals),
+        *_pairs("image-duplicate", "warning", "{} with a duplicate under another name", agreeing, totals),
     ]
 
 
 def _near_copies(
     files: Sequence[ImageFile], groups: Sequence[Sequence[int]], totals: Mapping[str, int]
 ) -> list[Finding]:
-    """Files that look the same, but differ in content."""
+    """Find files that look the same but differ in content."""
     group_of = {position: number for number, group in enumerate(groups) for position in group}
     looking = [position for position, file in enumerate(files) if file.look is not None]
-    found = near_duplicates([look for file in files if (look := file.look) is not None])
+    duplicates = near_duplicates([look for file in files if (look := file.look) is not None])
     pairs = [
         (files[one], files[other])
-        for one, other in ((looking[a], looking[b]) for a, b in found)
+        for one, other in ((looking[a], looking[b]) for a, b in duplicates)
         if group_of.get(one, -1) != group_of.get(other, -2)
     ]
     across: dict[tuple[str, int], tuple[ImageFile, ImageFile]] = {}
@@ -235,13 +237,15 @@ def _near_copies(
         (within if a.split == b.split else across).setdefault((b.split, b.index), (a, b))
     leaks, repeats = list(across.values()), list(within.values())
     return [
-        *_pairs("leak-near", "warning", "{} looking like one of another split", leaks, totals),
-        *_pairs("image-near-duplicate", "note", "{} looking like an earlier one of its split", repeats, totals),
+        *_pairs("leak-near", "warning", "{} nearly identical to one of another split", leaks, totals),
+        *_pairs(
+            "image-near-duplicate", "note", "{} nearly identical to an earlier one of the same split", repeats, totals
+        ),
     ]
 
 
 def _representatives(names: Sequence[str], group: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each member of a group with an earlier one: of its own split where there is one, else of another."""
+    """Pair each member of a group with an earlier one, of its own split if there is one."""
     for later in range(1, len(group)):
         own = [earlier for earlier in range(later) if names[earlier] == names[later]]
         yield group[(own or [0])[0]], group[later]
@@ -265,7 +269,7 @@ def _pairs(
     pairs: Sequence[tuple[ImageFile, ImageFile]],
     totals: Mapping[str, int],
 ) -> list[Finding]:
-    """A finding about pairs of files, counted by the split of the later one; both are drawn."""
+    """Make a finding about pairs of files, counted by the split of the later one; both are drawn."""
     if not pairs:
         return []
     counts = Counter(later.split for _, later in pairs)

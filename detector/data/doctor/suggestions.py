@@ -1,4 +1,4 @@
-"""Settings that suit a data set: an input size from its objects, anchors, repeat factors for rare classes."""
+"""Settings that suit a data set: input size from its objects, anchors, repeat factors for rare classes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from detector.data.repeat_factors import repeat_factors
 from detector.errors import DatasetError
 
 INPUT_SIZES = (320, 416, 512, 640, 768, 896, 1024, 1280, 1536)
-MIN_OBJECT_PX = 8  # on the canvas: a cell of the finest usual grid
+MIN_OBJECT_PX = 8  # on the canvas; a cell of the finest common grid
 COVERED_SHARE = 0.95
-_MOST_ENLARGED = 1.5  # beyond, an image is shown larger than what it shows
+_MOST_ENLARGED = 1.5  # largest factor, because further enlargement adds no detail
 NUM_ANCHORS = 9
-_MAX_MEASURED = 5_000  # boxes that anchors are sought on; more move them by less than a pixel
-# LVIS repeats classes of fewer than a thousandth of its 100,000 images (A. Gupta et al., CVPR 2019, section 4.2), where
-# that is 100 images; a small data set wants a threshold with as many images behind it, up to one image in ten.
-LVIS_THRESHOLD, _WANTED_IMAGES, _GREATEST_THRESHOLD = 0.001, 100, 0.1
+_MAX_MEASURED = 5_000  # boxes for k-means; more boxes change the anchors by less than a pixel
+# LVIS repeats classes in fewer than a thousandth of its 100,000 images (A. Gupta et al., CVPR 2019, section 4.2), which
+# is 100 images. The threshold of a smaller data set is also 100 images, but at most a tenth of all images.
+LVIS_THRESHOLD, _RARE_IMAGES, _GREATEST_THRESHOLD = 0.001, 100, 0.1
 
 
 def suggest(
     annotations: CocoAnnotations, table: BoxTable, split: str, canvas_hw: tuple[int, int]
 ) -> tuple[Suggestion, ...]:
-    """What suits a split; nothing where it has no objects."""
+    """Return the suggestions for a split; none if it has no objects."""
     if not len(table):
         return ()
     return (
@@ -39,7 +39,7 @@ def suggest(
 
 
 def _input_size(table: BoxTable, canvas_hw: tuple[int, int]) -> Suggestion:
-    """The smallest usual size that shows nearly all objects large enough, but not larger than the images are."""
+    """Suggest the smallest common size at which nearly all objects are large enough, up to the size of the images."""
     longer = table.image_wh.max(axis=1)
     relative = np.sqrt(table.clipped_wh.prod(axis=1)) / longer  # of a square canvas that the image is fitted into
 
@@ -53,9 +53,11 @@ def _input_size(table: BoxTable, canvas_hw: tuple[int, int]) -> Suggestion:
     if size != max(canvas_hw):
         reason += f" ({covered(max(canvas_hw)):.1%} at {max(canvas_hw)})"
     if covered(size) < COVERED_SHARE:
-        reason += f"; more would only enlarge the images, of {source_side:.0f} px: tiles of larger originals help"
+        reason += (
+            f"; a larger size would only enlarge the images, of {source_side:.0f} px: use tiles of larger originals"
+        )
     elif size < max(canvas_hw):
-        reason += "; larger costs time and may still gain accuracy"
+        reason += "; a larger size takes more time but may be more accurate"
     shares = {str(candidate): round(covered(candidate), 4) for candidate in INPUT_SIZES}
     return Suggestion("input.size", str(size), reason, {"size": size, "share_large_enough": shares})
 
@@ -79,7 +81,7 @@ def _anchors(table: BoxTable, canvas_hw: tuple[int, int]) -> list[Suggestion]:
 
 
 def _repeat_factors(annotations: CocoAnnotations, split: str) -> list[Suggestion]:
-    threshold = min(max(LVIS_THRESHOLD, _WANTED_IMAGES / len(annotations)), _GREATEST_THRESHOLD)
+    threshold = min(max(LVIS_THRESHOLD, _RARE_IMAGES / len(annotations)), _GREATEST_THRESHOLD)
     of_class, of_image = repeat_factors(annotations, threshold)
     factors = zip(annotations.class_names, of_class.round(2).tolist(), strict=True)
     ranked = sorted(((shown(name), factor) for name, factor in factors if factor > 1), key=lambda item: -item[1])
@@ -89,8 +91,8 @@ def _repeat_factors(annotations: CocoAnnotations, split: str) -> list[Suggestion
     more = f" and {len(ranked) - 5} more" if len(ranked) > 5 else ""
     least = math.ceil(threshold * len(annotations))
     reason = (
-        f"images of classes in fewer than {least} of {len(annotations):,} images of {split}, shown so often that rare "
-        f"classes are seen more (LVIS, t = {threshold:g}); an epoch grows to {of_image.mean():.2f} times its length"
+        f"repeats images of classes in fewer than {least} of {len(annotations):,} images of {split}, so that rare "
+        f"classes are seen more often (LVIS, t = {threshold:g}); an epoch has {of_image.mean():.2f} times its length"
     )
     details = {"threshold": threshold, "classes": dict(ranked), "epoch_factor": round(float(of_image.mean()), 4)}
     return [Suggestion("repeat factors", listed + more, reason, details)]

@@ -1,10 +1,11 @@
-"""A small data set that has nothing wrong with it, to be spoilt in one place."""
+"""A small data set without problems; each test adds one."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,20 @@ import numpy as np
 import pytest
 
 from detector.data.coco_dataset import CocoDataset, SplitConfig
-from detector.data.doctor.examination import examine, read_splits
+from detector.data.doctor.examination import DEFAULT_CANVAS, examine, read_splits
 from detector.data.doctor.findings import Report
 
 WIDTH, HEIGHT = 320, 240
 
 
 def picture(seed: str, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Soft coloured blocks that look like those of no other seed."""
+    """Draw soft coloured blocks that look different for each seed."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     return cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class Folder:
-    """A data set in COCO format: 6 images to train on and 3 to validate on, two cats and two dogs in each."""
+    """Data set in COCO format: 6 training and 3 validation images, each with two cats and two dogs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -38,7 +39,7 @@ class Folder:
                 self.add(split, f"{split}{number}.png")
 
     def add(self, split: str, name: str, image: np.ndarray | None = None, **listed: Any) -> int:
-        """Adds an image with the usual four boxes, a little elsewhere in each; returns its id."""
+        """Add an image with four boxes, shifted a little in each image; return its id."""
         image = picture(name) if image is None else image
         path = self.root / "images" / split / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ class Folder:
         return identifier
 
     def box(self, split: str, image: int, category: int, bbox: list[float], **more: Any) -> dict[str, Any]:
-        """Adds a box."""
+        """Add a box."""
         entry = {"id": len(self.boxes[split]) + 1, "image_id": image, "category_id": category, "bbox": bbox}
         entry.update({"area": bbox[2] * bbox[3], "iscrowd": 0, **more})
         self.boxes[split].append(entry)
@@ -63,7 +64,7 @@ class Folder:
         return self.root / "images" / split / name
 
     def config(self) -> CocoDataset.Config:
-        """Writes the annotations; the description of the data set."""
+        """Write the annotations; return the description of the data set."""
         splits = {}
         for split, images in self.images.items():
             file = self.root / f"{split}.json"
@@ -74,8 +75,10 @@ class Folder:
         return CocoDataset.Config(**splits)
 
     def report(self, **options: Any) -> Report:
+        """Examine the data set; `canvas_hw` and `fit` among the options change the canvas."""
         splits, refusals = read_splits(self.config())
-        return examine("test", splits, refusals=refusals, **options)
+        fields = {key: options.pop(key) for key in ("canvas_hw", "fit") if key in options}
+        return examine("test", splits, refusals=refusals, canvas=replace(DEFAULT_CANVAS, **fields), **options)
 
     def codes(self, **options: Any) -> list[str]:
         return sorted({finding.code for finding in self.report(**options).findings})

@@ -16,35 +16,35 @@ def only(report, code):
     return finding
 
 
-def test_a_class_without_objects_is_found(folder):
+def test_class_without_objects_is_reported(folder):
     folder.classes[7] = "bird"
     finding = only(folder.report(), "class-unused")
     assert (finding.severity, finding.examples) == ("warning", ("bird",))
 
 
-def test_many_unused_classes_are_counted_behind_the_first_ones(folder):
+def test_further_unused_classes_are_counted(folder):
     folder.classes.update({i: f"bird{i}" for i in range(10, 20)})
     finding = only(folder.report(), "class-unused")
     assert finding.examples[-1] == "bird14 and 5 more"
     assert finding.count == 10
 
 
-def test_ids_counted_from_one_are_suspected_where_the_first_class_alone_is_unused(folder):
+def test_ids_from_one_are_suspected_if_only_the_first_class_is_unused(folder):
     folder.classes = {0: "bird", 1: "cat", 2: "dog"}
     assert only(folder.report(), "class-off-by-one").examples == ("bird",)
 
 
-def test_a_class_beyond_the_last_one_is_refused_and_explained(folder):
+def test_class_beyond_the_last_one_is_refused_and_explained(folder):
     folder.classes = {0: "cat", 1: "dog"}  # the annotations say 1 and 2
     report = folder.report()
     errors = {f.code: f for f in report.findings if f.severity == "error"}
     assert set(errors) == {"split-refused", "class-off-by-one"}
     assert "category ids that 'categories' does not list: 2" in errors["split-refused"].examples[0]
     assert not report.is_clean()
-    assert report.splits[0].num_objects == 12  # what can be used is looked at all the same
+    assert report.splits[0].num_objects == 12  # the other objects are still examined
 
 
-def test_a_class_missing_from_a_split_is_found(folder):
+def test_class_missing_from_a_split_is_reported(folder):
     folder.classes[3] = "bird"
     for number in range(1, 4):
         folder.box("val", number, 3, [120 + number, 60, 20, 30])
@@ -56,7 +56,7 @@ def test_a_class_missing_from_a_split_is_found(folder):
     assert folder.codes() == ["class-few", "class-not-measured"]
 
 
-def test_rare_classes_are_found(folder):
+def test_rare_classes_are_reported(folder):
     for split in ("train", "val"):
         for number in range(9 if split == "train" else 1):
             folder.box(split, number % 3 + 1, 3, [100 + 5 * number, 50, 20, 20])
@@ -68,7 +68,7 @@ def test_rare_classes_are_found(folder):
 
 
 @pytest.mark.parametrize(("num", "severity"), [(90, None), (130, "note"), (1100, "warning")])
-def test_imbalance_is_noted_and_warned_of(folder, num, severity):
+def test_imbalance_is_a_note_or_a_warning(folder, num, severity):
     folder.boxes["train"] = [box for box in folder.boxes["train"] if box["category_id"] == 1][:10]
     for number in range(num):
         folder.box("train", number % 6 + 1, 2, [10 + number % 97 * 2, 10 + number // 97 * 11, 20, 14])
@@ -76,10 +76,10 @@ def test_imbalance_is_noted_and_warned_of(folder, num, severity):
     assert found == ([severity] if severity else [])
 
 
-def test_left_and_right_are_held_against_the_flips(folder):
+def test_left_and_right_classes_conflict_with_flips(folder):
     folder.classes = {1: "left_hand", 2: "rightHand"}
     finding = only(folder.report(), "class-mirrored")
-    assert finding.title == "classes tell left from right, but augment.flip_horizontal is 0.5"
+    assert finding.title == "classes distinguish left from right, but augment.flip_horizontal is 0.5"
     assert finding.examples == ("left_hand / rightHand",)
     assert folder.codes(augment=AugmentConfig(flip_horizontal=0)) == []
     folder.classes = {1: "arrow up", 2: "arrow down"}
@@ -93,17 +93,17 @@ def test_left_and_right_are_held_against_the_flips(folder):
         (["left turn", "right turn", "stop"], [("left turn", "right turn")]),
         (["TURN_LEFT", "TURN_RIGHT"], [("TURN_LEFT", "TURN_RIGHT")]),
         (["turnLeft2", "turnRight2", "turnRight3"], [("turnLeft2", "turnRight2")]),
-        (["right whale", "whale"], []),  # nothing to be exchanged with
+        (["right whale", "whale"], []),  # there is no counterpart
         (["cleft", "cright"], []),
         (["left", "copyright"], []),
         (["left right switch", "right left switch"], []),
     ],
 )
-def test_mirrored_names_are_those_that_exchange_words(names, pairs):
+def test_mirrored_names_differ_by_exchanged_words(names, pairs):
     assert mirror_images(names, [("left", "right")]) == pairs
 
 
-def test_spellings_of_one_name_are_found(folder):
+def test_spellings_of_one_name_are_reported(folder):
     folder.classes = {1: "Traffic Light", 2: "traffic_light"}
     assert only(folder.report(), "class-names-alike").examples == ("'Traffic Light' / 'traffic_light'",)
     folder.classes = {1: "你", 2: "我"}
@@ -122,13 +122,13 @@ def rewritten(folder, **names):
     return examine("test", splits, refusals=refusals)
 
 
-def test_splits_that_name_one_class_differently_are_an_error(folder):
+def test_different_class_names_in_splits_are_an_error(folder):
     finding = only(rewritten(folder, val={1: "dog", 2: "cat"}), "class-names-differ")
     assert finding.severity == "error"
     assert finding.examples == ("1: cat in train, dog in val", "2: dog in train, cat in val")
 
 
-def test_a_split_with_other_categories_is_an_error(folder):
+def test_split_with_other_categories_is_an_error(folder):
     report = rewritten(folder, val={1: "cat", 2: "dog", 9: "bird"})
     assert [(f.code, f.severity) for f in report.findings] == [
         ("class-ids-differ", "error"),

@@ -52,7 +52,7 @@ def spoilt(folder):
     return folder.report()
 
 
-def test_the_page_refers_to_nothing_outside_and_runs_nothing(folder):
+def test_page_has_no_external_references_and_no_scripts(folder):
     text = page(spoilt(folder))
     tags = parsed(text)
     assert tags.tags.isdisjoint({"script", "link", "iframe", "object", "embed", "b", "form", "base"})
@@ -66,7 +66,7 @@ def test_the_page_refers_to_nothing_outside_and_runs_nothing(folder):
     assert re.findall(r"https?://", text) == []
 
 
-def test_names_from_files_are_text_on_the_page(folder):
+def test_names_from_files_are_escaped(folder):
     text = page(spoilt(folder))
     assert NASTY not in text
     assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&amp;&quot;$x_1$" in text
@@ -81,27 +81,27 @@ def test_every_picture_on_the_page_can_be_decoded(folder):
         assert image.std() > 1
 
 
-def test_a_page_without_a_readable_split_is_a_page(folder):
+def test_page_without_a_readable_split_is_complete(folder):
     text = page(examine("none", {}, refusals=(Finding("split-refused", "error", "train is refused", {"train": 1}),)))
     assert "train is refused" in text
     assert "data:image" not in text
     parsed(text)
 
 
-def test_a_page_without_objects_is_a_page(folder):
+def test_page_without_objects_is_complete(folder):
     folder.boxes["train"].clear()
     text = page(folder.report())
     assert "train has no object" in text
     parsed(text)
 
 
-def test_a_clean_data_set_has_a_clean_page(folder):
+def test_correct_data_set_has_a_clean_page(folder):
     text = page(folder.report())
     assert "Nothing to report." in text
     assert "<span class='badge good'>Clean</span>" in text
 
 
-def test_the_text_says_the_same_as_the_page(folder):
+def test_text_has_the_same_content_as_the_page(folder):
     report = spoilt(folder)
     lines = report_text(report).splitlines()
     for finding in report.findings:
@@ -114,27 +114,27 @@ def red(picture):
     return (np.abs(picture.astype(int) - (230, 60, 30)).sum(axis=2) < 30).sum()
 
 
-def test_what_reaches_out_of_the_image_is_drawn_with_its_surroundings(folder):
+def test_box_beyond_the_image_is_drawn_with_a_margin(folder):
     folder.box("train", 2, 1, [300, 100, 60, 60])
     report = folder.report()
     (offender,) = report.findings[0].offenders
     picture = draw_offender(report, offender)
     assert picture is not None
     assert picture.shape == (240, 360, 3)  # 40 px more to the right
-    assert (picture[5, 345:] == 114).all()  # grey outside of the image
+    assert (picture[5, 345:] == 114).all()  # grey outside the image
     assert red(picture) > 100
     whole = draw_offender(report, Offender("train", 1, (), ""))
     assert whole is not None
     assert (red(whole), whole.shape) == (0, (270, 360, 3))
 
 
-def test_what_is_too_small_to_be_seen_is_drawn_close_up(folder):
+def test_small_box_is_drawn_close_up(folder):
     folder.box("train", 1, 2, [200, 100, 1, 8])
     report = folder.report()
     finding = next(f for f in report.findings if f.code == "box-sliver")
     picture = draw_offender(report, finding.offenders[0])
     assert picture is not None
-    assert picture.shape[0] == pytest.approx(360, rel=0.03)  # a square window about it
+    assert picture.shape[0] == pytest.approx(360, rel=0.03)  # a square window around it
     assert picture.shape[1] == pytest.approx(360, rel=0.03)
     rows = np.flatnonzero((np.abs(picture.astype(int) - (230, 60, 30)).sum(axis=2) < 30).any(axis=1))
     assert 180 - 60 < rows.min() < rows.max() < 180 + 60

@@ -15,12 +15,13 @@ from detector.data.doctor.findings import ADVICE, SCHEMA_VERSION
 from detector.data.shapes_dataset import ShapesDataset
 from detector.data.yolo_dataset import YoloDataset
 from detector.errors import DatasetError
+from detector.structures.canvas import Canvas
 
 
-def test_the_embedded_data_set_is_clean(tmp_path):
+def test_embedded_data_set_is_clean(tmp_path):
     config = ShapesDataset.Config(root=tmp_path / "shapes", num_train=96, num_val=24, image_size=96)
     splits, refusals = read_splits(config)
-    report = examine("shapes", splits, refusals=refusals, canvas_hw=(320, 320))
+    report = examine("shapes", splits, refusals=refusals, canvas=Canvas((320, 320), 3, "letterbox"))
     assert report.findings == ()
     assert [s.num_images for s in report.splits] == [96, 24]
 
@@ -41,7 +42,7 @@ def test_real_data_has_no_errors(data_folder, name):
     assert report.num("warning") == {"bccd": 0, "coco128": 3}[name]
 
 
-def test_the_keys_of_the_report_stay(folder):
+def test_keys_of_the_report_are_fixed(folder):
     folder.box("train", 2, 1, [300, 100, 60, 60])
     plain = folder.report().to_plain()
     json.dumps(plain, allow_nan=False)
@@ -62,7 +63,7 @@ def test_the_keys_of_the_report_stay(folder):
     assert plain["findings"][0]["advice"] == ADVICE["box-outside"]
 
 
-def test_the_figures_are_those_of_the_annotations(folder):
+def test_figures_equal_those_of_the_annotations(folder):
     folder.box("train", 1, 2, [100, 100, 20, 20])
     folder.box("train", 1, 2, [100, 150, 200, 50], iscrowd=1)
     folder.images["train"].append({"id": 70, "file_name": "empty.png", "width": 320, "height": 240})
@@ -84,7 +85,7 @@ def test_the_figures_are_those_of_the_annotations(folder):
     assert dict(dog.num_objects) == {"train": 13, "val": 6}
 
 
-def test_findings_come_worst_first(folder):
+def test_worst_findings_come_first(folder):
     folder.boxes["val"].clear()
     folder.box("train", 2, 1, [300, 100, 60, 60])
     folder.box("train", 1, 1, [0, 0, 320, 240])
@@ -95,7 +96,7 @@ def test_findings_come_worst_first(folder):
     assert set(severities) == {"error", "warning", "note"}
 
 
-def test_a_refused_split_is_an_error_with_the_readers_words(folder):
+def test_refused_split_is_an_error_with_the_message_of_the_reader(folder):
     config = folder.config()
     assert config.val is not None
     Path(config.val.annotations).write_text("{")
@@ -108,7 +109,7 @@ def test_a_refused_split_is_an_error_with_the_readers_words(folder):
     assert not report.is_clean()
 
 
-def test_a_data_set_of_which_nothing_can_be_read_gives_a_report_all_the_same(folder):
+def test_data_set_without_a_readable_split_gives_a_report(folder):
     config = folder.config()
     for split in (config.train, config.val):
         assert split is not None
@@ -119,7 +120,7 @@ def test_a_data_set_of_which_nothing_can_be_read_gives_a_report_all_the_same(fol
     assert report.num("error") == 2
 
 
-def test_a_split_without_objects_is_an_error_only_for_training(folder):
+def test_split_without_objects_is_an_error_only_for_training(folder):
     folder.boxes["val"].clear()
     assert [(f.code, f.severity) for f in folder.report().findings if f.code == "split-empty"] == [
         ("split-empty", "warning")
@@ -129,20 +130,20 @@ def test_a_split_without_objects_is_an_error_only_for_training(folder):
     assert found == ["error", "warning"]
 
 
-def test_mostly_empty_splits_are_found(folder):
+def test_mostly_empty_splits_are_reported(folder):
     for number in range(7):
         identifier = folder.add("train", f"empty{number}.png")
         folder.boxes["train"] = [box for box in folder.boxes["train"] if box["image_id"] != identifier]
     assert folder.codes() == ["split-mostly-empty"]
 
 
-def test_a_missing_val_split_is_noted(folder):
+def test_missing_val_split_is_a_note(folder):
     config = folder.config()
     splits, refusals = read_splits(CocoDataset.Config(train=config.train))
     assert [f.code for f in examine("test", splits, refusals=refusals).findings] == ["split-missing"]
 
 
-def test_what_the_reader_skipped_and_accepted_is_in_the_report(folder):
+def test_problems_of_the_reader_are_in_the_report(folder):
     folder.box("train", 1, 1, [10, 10, 0, 5])
     del folder.boxes["val"][0]["area"]
     findings = {f.code: f for f in folder.report().findings}
@@ -152,7 +153,7 @@ def test_what_the_reader_skipped_and_accepted_is_in_the_report(folder):
     assert findings["reader-accepted"].severity == "note"
 
 
-def test_only_the_splits_asked_for_are_read(folder):
+def test_only_selected_splits_are_read(folder):
     splits, _ = read_splits(folder.config(), ("val",))
     assert list(splits) == ["val"]
     _, (refusal,) = read_splits(folder.config(), ("test",))
@@ -191,7 +192,7 @@ def examined(config):
     return examine("test", splits, refusals=refusals, augment=AugmentConfig())
 
 
-def test_data_sets_with_text_labels_are_examined_alike(folder):
+def test_data_set_with_text_labels_is_examined(folder):
     for config in text_data_set(folder):
         report = examined(config)
         assert report.findings == ()

@@ -9,14 +9,14 @@ import pytest
 from detector.data.doctor.near_duplicates import MAX_BITS, MIN_CORRELATION, Look, look_at, near_duplicates
 
 
-def test_the_hash_is_the_comparison_of_neighbours():
-    image = np.arange(9, dtype=np.uint8)[None, :, None].repeat(9, axis=0) * 20  # brighter to the right
+def test_hash_compares_neighbouring_cells():
+    image = np.arange(9, dtype=np.uint8)[None, :, None].repeat(9, axis=0) * 20  # brighter towards the right
     assert look_at(image).bits.tolist() == [True] * 64 + [False] * 64
     assert look_at(image.swapaxes(0, 1)).bits.tolist() == [False] * 64 + [True] * 64
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_a_copy_may_go_through_leaves_it_alike(paint, channels):
+def test_changed_copy_is_a_near_duplicate(paint, channels):
     image = paint("one")[..., :channels]
     blurred = cv2.GaussianBlur(image, (0, 0), 2).reshape(image.shape)
     darker = (image * 0.8).astype(np.uint8)
@@ -25,7 +25,7 @@ def test_what_a_copy_may_go_through_leaves_it_alike(paint, channels):
     assert near_duplicates(looks) == [(a, b) for a, b in itertools.combinations(range(4), 2)]
 
 
-def test_near_duplicates_are_those_of_the_plain_double_loop():
+def test_near_duplicates_equal_those_of_a_double_loop():
     rng = np.random.default_rng(3)
     thumbnail = rng.integers(0, 256, (16, 16), dtype=np.uint8)
     base = rng.integers(0, 2, 128).astype(bool)
@@ -44,25 +44,25 @@ def test_near_duplicates_are_those_of_the_plain_double_loop():
     assert near_duplicates(looks) == expected
 
 
-def test_real_photos_are_not_alike(data_folder):
+def test_different_photos_are_not_near_duplicates(data_folder):
     paths = sorted((data_folder / "coco128" / "images").glob("*.jpg"))
     assert len(paths) == 128
     looks = [look_at(cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_4)) for path in paths]
     assert near_duplicates(looks) == []
 
 
-def test_drawn_images_are_not_alike(tiny_shapes):
+def test_different_drawn_images_are_not_near_duplicates(tiny_shapes):
     looks = [look_at(cv2.imread(str(path))) for path in sorted((tiny_shapes / "images").rglob("*.jpg"))]
     assert len(looks) == 18
     assert near_duplicates(looks) == []
 
 
-def test_nothing_is_alike_to_nothing():
+def test_no_images_have_no_near_duplicates():
     assert near_duplicates([]) == []
     assert near_duplicates([look_at(np.zeros((5, 5, 3), np.uint8))] * 3) == []
 
 
-def test_hundreds_of_frames_of_one_scene_are_all_found(paint):
+def test_all_of_hundreds_of_frames_of_one_scene_are_near_duplicates(paint):
     rng = np.random.default_rng(1)
     scene = look_at(paint("scene"))
     frames = []

@@ -12,24 +12,24 @@ def suggested(report):
     return {suggestion.name: suggestion for suggestion in report.suggestions}
 
 
-def test_the_input_size_follows_the_objects(folder, paint):
+def test_input_size_follows_the_size_of_the_objects(folder, paint):
     assert suggested(folder.report())["input.size"].value == "320"
     for split in ("train", "val"):
         for box in folder.boxes[split]:
             box["bbox"][2:] = [7, 7]
     small = suggested(folder.report())["input.size"]
-    assert small.value == "416"  # not larger than the images by much
+    assert small.value == "416"  # not much larger than the images
     assert small.reason.startswith("100.0% of the objects are then 8 px or larger")
     for split in ("train", "val"):
         for box in folder.boxes[split]:
             box["bbox"][2:] = [4, 4]
     tiny = suggested(folder.report())["input.size"]
-    assert "more would only enlarge the images, of 320 px" in tiny.reason
+    assert "a larger size would only enlarge the images, of 320 px" in tiny.reason
     shares = tiny.details["share_large_enough"]
     assert (shares["320"], shares["640"]) == (0.0, 1.0)
 
 
-def test_anchors_are_found_where_there_are_enough_boxes(folder):
+def test_anchors_are_suggested_if_there_are_enough_boxes(folder):
     for box in folder.boxes["train"]:
         box["bbox"][2:] = [20 + 3 * box["id"], 90 - 2 * box["id"]]
     anchors = suggested(folder.report())["anchors"]
@@ -40,7 +40,7 @@ def test_anchors_are_found_where_there_are_enough_boxes(folder):
     assert "anchors" not in suggested(folder.report())
 
 
-def test_repeat_factors_are_those_of_the_formula(folder):
+def test_repeat_factors_follow_the_formula(folder):
     folder.classes[3] = "bird"
     folder.box("train", 2, 3, [100, 60, 20, 30])
     splits = folder.report().annotations
@@ -49,7 +49,7 @@ def test_repeat_factors_are_those_of_the_formula(folder):
     assert of_image.tolist() == pytest.approx([1, math.sqrt(3), 1, 1, 1, 1])
 
 
-def test_repeat_factors_are_suggested_for_rare_classes_alone(folder):
+def test_repeat_factors_are_suggested_for_rare_classes_only(folder):
     assert "repeat factors" not in suggested(folder.report())
     folder.classes[3] = "bird"
     for number in range(30):
@@ -61,6 +61,6 @@ def test_repeat_factors_are_suggested_for_rare_classes_alone(folder):
     assert suggestion.details["epoch_factor"] == pytest.approx((35 + math.sqrt(3.6)) / 36, abs=1e-4)
 
 
-def test_a_data_set_without_objects_gets_no_suggestion(folder):
+def test_data_set_without_objects_gets_no_suggestions(folder):
     folder.boxes["train"].clear()
     assert folder.report().suggestions == ()
