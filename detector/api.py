@@ -39,11 +39,11 @@ from detector.tasks.detection_model import (
     load_model,
     read_split,
 )
+from detector.tasks.detection_prediction import find_inputs, open_run, selection_of
 from detector.tasks.task import changed_config, load_experiment_of
 from detector.training.events import Report
 from detector.training.run_folder import results_folder
 from detector.workflows.export import ExportReport, export_model
-from detector.workflows.predict import find_inputs, open_run, selection_of
 from detector.workflows.train import TrainingResult, train
 
 _CARRIED = (BEST, BEST_OVERALL)  # confidences that stand for thresholds in the model file

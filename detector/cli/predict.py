@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.cli import classify
-from detector.cli.model_file import add_darknet_options, add_runtime_options, load
+from detector.cli.model_file import add_darknet_options, add_runtime_options, runtime_overrides
+from detector.cli.options import refuse_unsupported
 from detector.cli.predict_tracks import add_track_options
 from detector.cli.predict_video import VideoProgress, add_video_options, refuse_video_options, run_video
 from detector.cli.progress import say
 from detector.cli.show import Window
-from detector.cli.views import add_view_options, view_overrides
-from detector.config.registry import nearest
-from detector.data.problems import num_accepted, num_skipped
+from detector.cli.views import add_view_options, require_effect, view_overrides
 from detector.errors import ConfigError, MediaError
-from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
-from detector.inference.prediction_run import PredictionOptions, PredictionRun
-from detector.media.sources import require_videos
-from detector.media.writers import record_of, require_format
-from detector.models.checkpoint import ModelFile
-from detector.structures.selection import SelectConfig
-from detector.workflows.predict import find_inputs, open_run, selection_of
+from detector.evaluation.operating_point import BEST, BEST_OVERALL
+from detector.inference.prediction_run import PredictionOptions
+from detector.media.writers import require_format
+from detector.tasks.requests import Observer, PredictionRequest, TaskRun
+from detector.tasks.task import task_of_file
+from detector.workflows.predict import predict_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,48 +82,39 @@ def run(arguments: argparse.Namespace) -> int:
     formats = _formats(arguments.format)
     if len(words) < 2:
         raise ConfigError(f"expected a model file and a source, got {words}; give best.safetensors IMAGES")
-    if classify.is_classifier_file(Path(words[0])):
-        return classify.predict(arguments, Path(words[0]), words[1:], overrides)
-    loaded = load(arguments, Path(words[0]), [*overrides, *view_overrides(arguments)])
-    inputs = find_inputs(
-        words[1] if len(words) == 2 else words[1:],
-        allow_url=arguments.allow_url,
-        annotations=arguments.annotations,
-        formats=formats,
-    )
-    if arguments.track or arguments.line or arguments.zone:
-        require_videos(inputs.sources)
-    problems = inputs.annotations.problems if inputs.annotations else ()
-    for problem in problems:
-        say(f"{arguments.annotations}: {problem}", arguments.quiet)
-    select = _select(arguments, selection_of(loaded, formats), loaded.file, words[0])
-    if not inputs.has_frames:
-        refuse_video_options(arguments)
+    weights = Path(words[0])
+    task = task_of_file(weights)
+    refuse_unsupported(arguments, task.predict_options, task.product)
     progress, window = VideoProgress(arguments.quiet), Window() if arguments.show else None
-    records = open_run(
-        loaded,
-        inputs,
-        select,
-        _options(arguments, formats),
-        on_picture=None if window is None else window.show,
-        report=progress.say,
+    request = PredictionRequest(
+        weights=weights,
+        sources=words[1] if len(words) == 2 else words[1:],
+        options=_options(arguments, formats),
+        selection=_selection(arguments),
+        overrides=(*overrides, *runtime_overrides(arguments), *view_overrides(arguments)),
+        cfg=arguments.cfg,
+        names=arguments.names,
+        annotations=arguments.annotations,
+        allow_url=arguments.allow_url,
+        check_views=functools.partial(require_effect, arguments),
+        check_frames=lambda has_frames: None if has_frames else refuse_video_options(arguments),
     )
+    records = predict_file(request, Observer(progress.say), None if window is None else window.show)
     if records.has_frames:
         return run_video(arguments, records, progress, window)
     _print_images(arguments, records, formats, words[1:])
-    num_faults = records.summary.num_faults + num_skipped(problems) + num_accepted(problems)
-    return 5 if arguments.strict and num_faults else 0
+    return 5 if arguments.strict and records.summary.num_faults else 0
 
 
 def _print_images(
-    arguments: argparse.Namespace, records: PredictionRun, formats: Sequence[str], words: Sequence[str]
+    arguments: argparse.Namespace, records: TaskRun, formats: Sequence[str], words: Sequence[str]
 ) -> None:
     """Print what is detected in each image, and the numbers of them all."""
     with records:
         for prediction in records:
             if formats != ["coco"]:
-                record = record_of(prediction)
-                print(json.dumps(record) if arguments.json else _line(record))
+                line = records.to_line(prediction)
+                print(json.dumps(records.to_record(prediction)) if arguments.json else line)
     summary = records.summary
     if arguments.json and formats == ["coco"]:
         print(summary.paths[0].read_text("utf-8"))
@@ -171,34 +158,12 @@ def _confidence(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"expected a number of 0..1, best or best-overall, got {text!r}") from error
 
 
-def _select(arguments: argparse.Namespace, config: SelectConfig, file: ModelFile, who: str) -> SelectConfig:
-    names, class_names = ("confidence", "iou", "max_detections"), file.class_names
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if isinstance(arguments.confidence, str):
-        config = OperatingPoint.of_file(file, who).applied(config, given.pop("confidence"))
-    elif arguments.confidence is not None:
-        given["class_confidence"] = None
+def _selection(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that select boxes, as far as they were given."""
+    names = ("confidence", "iou", "max_detections")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.class_agnostic:
         given["class_agnostic"] = True
     if arguments.classes is not None:
-        given["classes"] = tuple(_class_index(word.strip(), class_names) for word in arguments.classes.split(","))
-    try:
-        return replace(config, **given)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _class_index(word: str, class_names: Sequence[str]) -> int:
-    if word in class_names:
-        return class_names.index(word)
-    if word.isdecimal() and int(word) < len(class_names):
-        return int(word)
-    raise ConfigError(f"--classes: the model knows no class {word!r}{nearest(word, class_names)}")
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    name = record["source"].encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
-    if "error" in record:
-        return f"{name}: not read"
-    counts = Counter(detection["class"] for detection in record["detections"])
-    return f"{name}: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'nothing'}"
+        given["classes"] = tuple(word.strip() for word in arguments.classes.split(","))
+    return given

@@ -20,9 +20,9 @@ from detector.cli.predict_tracks import counts_text
 from detector.cli.progress import say
 from detector.cli.show import Window
 from detector.errors import StreamError
-from detector.inference.prediction_run import PredictionRun, PredictionSummary, SourceSummary
+from detector.inference.prediction_run import PredictionSummary, SourceSummary
 from detector.inference.predictor import Prediction
-from detector.media.writers import record_of
+from detector.tasks.requests import TaskRun
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line at intervals instead of a bar
 
@@ -64,9 +64,7 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def run_video(
-    arguments: argparse.Namespace, records: PredictionRun, progress: VideoProgress, window: Window | None
-) -> int:
+def run_video(arguments: argparse.Namespace, records: TaskRun, progress: VideoProgress, window: Window | None) -> int:
     """Run a prediction of which some sources have frames; return the exit code.
 
     Args:
@@ -83,7 +81,7 @@ def run_video(
         stopped = opened.enter_context(_stopping_gently(records))
         for prediction in records:
             if arguments.json:
-                print(json.dumps(record_of(prediction)))
+                print(json.dumps(records.to_record(prediction)))
             progress.update(prediction)
     return _ended(arguments, records.summary, stopped)
 
@@ -127,7 +125,7 @@ def _source_text(source: SourceSummary) -> str:
 
 
 @contextmanager
-def _stopping_gently(records: PredictionRun) -> Iterator[list[int]]:
+def _stopping_gently(records: TaskRun) -> Iterator[list[int]]:
     """Stop reading at the first signal and write the frames that were read; a second signal ends the process."""
     received: list[int] = []
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from detector.media.writers import (
     PictureWriter,
     TxtWriter,
     Writer,
+    record_of,
     require_format,
     result_writers,
     write_text,
@@ -157,22 +159,24 @@ class PredictionSummary:
         paths: files and folders of records, crops, tracks and counts.
         videos: annotated videos.
         warnings: deviations from the options in annotated videos, a sentence each.
+        num_input_faults: faults of the annotation file of the images.
     """
 
     num_read: int
     num_warnings: int
     errors: tuple[str, ...]
-    sources: dict[str, SourceSummary]
-    num_dropped: dict[str, int]
-    counts: tuple[tuple[str, Counts], ...]
     paths: tuple[Path, ...]
-    videos: tuple[Path, ...]
-    warnings: tuple[str, ...]
+    sources: dict[str, SourceSummary] = field(default_factory=dict)
+    num_dropped: dict[str, int] = field(default_factory=dict)
+    counts: tuple[tuple[str, Counts], ...] = ()
+    videos: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    num_input_faults: int = 0
 
     @property
     def num_faults(self) -> int:
         """Number of skipped images and frames and of all warnings."""
-        return len(self.errors) + self.num_warnings + len(self.warnings)
+        return len(self.errors) + self.num_warnings + len(self.warnings) + self.num_input_faults
 
     def require_read(self) -> None:
         """Reject a run in which nothing could be read.
@@ -225,6 +229,7 @@ class PredictionRun:
         options: PredictionOptions = PredictionOptions(),
         *,
         category_ids: Sequence[int] | None = None,
+        num_input_faults: int = 0,
         on_picture: OnPicture | None = None,
         report: Report = lambda text: None,
     ) -> None:
@@ -236,6 +241,7 @@ class PredictionRun:
             select: which of the model's boxes are kept.
             options: what is written, and how videos are gone through.
             category_ids: category ids that COCO records may have; those of the predictor without it.
+            num_input_faults: faults of the annotation file, which count as faults of the run.
             on_picture: shown each annotated picture in the thread that iterates.
             report: told of each warning and each skipped image.
 
@@ -245,7 +251,7 @@ class PredictionRun:
         """
         self.has_frames = not all(isinstance(source, ImageSource) for source in sources)
         self._predictor, self._sources, self._options = predictor, sources, options
-        self._on_picture, self._report = on_picture, report
+        self._on_picture, self._report, self._num_input_faults = on_picture, report, num_input_faults
         self._select, self._stages = select, list[Stage]()
         self._lines, self._zones = [line_of(line) for line in options.lines], [zone_of(zone) for zone in options.zones]
         self._counts: dict[int, tuple[VideoSource, TrackCounts]] = {}  # by id: a video may be given twice
@@ -350,6 +356,20 @@ class PredictionRun:
         with self:
             yield from self
 
+    @staticmethod
+    def to_record(prediction: Prediction) -> dict[str, Any]:
+        """Return a record as plain data, as files of results have it."""
+        return record_of(prediction)
+
+    @staticmethod
+    def to_line(prediction: Prediction) -> str:
+        """Return a record as a line of text: the source and its detections by class."""
+        name = prediction.source.name.encode("utf-8", "backslashreplace").decode()  # the name may not be UTF-8
+        if prediction.detections is None:
+            return f"{name}: not read"
+        counts = Counter(prediction.detections.names)
+        return f"{name}: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'nothing'}"
+
     def stop(self) -> None:
         """Read no further; what is on its way still comes. May be called by a signal's handler."""
         self._is_stopped = True
@@ -371,6 +391,7 @@ class PredictionRun:
             paths=(*(writer.path for writer in self._writers), *([] if (p := self._counts_path) is None else [p])),
             videos=() if pictures is None else tuple(pictures.videos),
             warnings=() if pictures is None else tuple(pictures.warnings),
+            num_input_faults=self._num_input_faults,
         )
 
     def _results(self) -> Iterator[Result]:

@@ -15,6 +15,7 @@ from detector.config.registry import register
 from detector.data.classification_batches import training_batches
 from detector.errors import DatasetError
 from detector.evaluation.accuracy import ClassificationMetrics
+from detector.inference.prediction_run import OnPicture
 from detector.media.images import write_image
 from detector.models.contracts import TrainableModel
 from detector.structures.types import ClassBatch
@@ -26,7 +27,8 @@ from detector.tasks.classification_model import (
     measure_images,
     read_images,
 )
-from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
+from detector.tasks.classification_prediction import ClassificationRun
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
 from detector.training.events import Report
@@ -41,6 +43,7 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
 
     Config = ClassificationConfig
     evaluate_options = frozenset({"save_dir", "split"})
+    predict_options = frozenset({"save_dir"})
     product = "classifier"
     headline = Headline("top-1 accuracy", "best_top1")
 
@@ -71,6 +74,11 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
     def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
         """Evaluate a classifier on a split and write its results."""
         return evaluate_classifier_file(request, observer)
+
+    @classmethod
+    def predict_file(cls, request: PredictionRequest, observer: Observer, on_picture: OnPicture | None) -> TaskRun:
+        """Open a classifier and sources and return the run over them."""
+        return ClassificationRun(request, observer)
 
     def model(self) -> TrainableModel:
         """Return the network with random weights."""

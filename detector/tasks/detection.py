@@ -17,6 +17,7 @@ from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, tra
 from detector.data.repeat_factors import repeat_factors
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluator import annotated_sources, evaluate
+from detector.inference.prediction_run import OnPicture
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.drawing import draw_batch
@@ -27,8 +28,9 @@ from detector.structures.types import Batch
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_evaluation import evaluate_detector
 from detector.tasks.detection_model import build_model, read_split
+from detector.tasks.detection_prediction import predict_with_detector
 from detector.tasks.memory_batch_size import with_batch_size
-from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.tasks.run_pictures import RunPictures
 from detector.tasks.task import Headline, Task
 from detector.training.distributed import World
@@ -73,6 +75,11 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
     def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
         """Evaluate a detector on a split and write its results."""
         return evaluate_detector(request, observer)
+
+    @classmethod
+    def predict_file(cls, request: PredictionRequest, observer: Observer, on_picture: OnPicture | None) -> TaskRun:
+        """Open a detector and sources and return the run over them."""
+        return predict_with_detector(request, observer, on_picture)
 
     def model(self) -> DetectionModel:
         """Return the network with random weights."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 from detector.evaluation.confidence import Target
 from detector.evaluation.detection_metric import MetricConfig
+from detector.inference.prediction_run import PredictionOptions, PredictionSummary
 from detector.inference.views import ViewsConfig
 from detector.training.events import Event
 
@@ -113,3 +115,68 @@ class Observer:
 
 
 SILENT = Observer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRequest:
+    """Prediction with a model file.
+
+    Attributes:
+        weights: the model file, an export or Darknet's .weights.
+        sources: a path, address, glob or list file, or a list of these.
+        options: the files to write and the treatment of videos.
+        selection: keys of `SelectConfig`; `confidence` may be `best` or `best-overall`, and `classes` may be names.
+        overrides: texts such as `predict.confidence=0.4`.
+        cfg: the .cfg of a .weights file, or None for the one beside it.
+        names: the class names of a .weights file, or None for those beside it.
+        annotations: a COCO file with the images and their ids, or None.
+        allow_url: whether the network may be used for an address.
+        check_views: called with the views of the opened model; it may reject options that have no effect.
+        check_frames: called before any file is made, with true if a source is a video or stream; it may reject options.
+    """
+
+    weights: Path
+    sources: str | Sequence[str]
+    options: PredictionOptions
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    cfg: str | None = None
+    names: Path | None = None
+    annotations: Path | None = None
+    allow_url: bool = False
+    check_views: Callable[[ViewsConfig], None] = lambda views: None
+    check_frames: Callable[[bool], None] = lambda has_frames: None
+
+
+class TaskRun(Protocol):
+    """A run of a model over sources: a context manager and, once, an iterable of records.
+
+    Attributes:
+        has_frames: true if a source is a video or stream.
+    """
+
+    has_frames: bool
+
+    def __enter__(self) -> TaskRun: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield a record of each image and frame, in order."""
+
+    @staticmethod
+    def to_record(prediction: Any) -> dict[str, Any]:
+        """Return a record as plain data, as files of results have it."""
+
+    @staticmethod
+    def to_line(prediction: Any) -> str:
+        """Return a record as a line of text."""
+
+    def stop(self) -> None:
+        """Read no further."""
+
+    @property
+    def summary(self) -> PredictionSummary:
+        """Result of the run so far; complete once the block has ended."""

@@ -15,12 +15,13 @@ from detector.config.registry import PartConfig
 from detector.config.schema import config_from_plain, config_to_plain, load_config, merged_plain
 from detector.data.problems import Problem
 from detector.errors import CheckpointError, ConfigError
+from detector.inference.prediction_run import OnPicture
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
-from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer
+from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.training.distributed import World
 from detector.training.events import Report
 from detector.training.optimizers import OptimizerConfig
@@ -102,6 +103,7 @@ class Task(abc.ABC, Generic[Config, Model]):
 
     Attributes:
         evaluate_options: the options of `detector evaluate` that the task supports; None for all of them.
+        predict_options: the options of `detector predict` that the task supports; None for all of them.
         product: the model of the task in one word, such as detector; its Python class has that name in title case.
         headline: the number that selects the best weights.
         class_names: name of each class.
@@ -116,6 +118,7 @@ class Task(abc.ABC, Generic[Config, Model]):
     """
 
     evaluate_options: ClassVar[frozenset[str] | None] = None
+    predict_options: ClassVar[frozenset[str] | None] = None
     product: ClassVar[str]
     headline: ClassVar[Headline]
     class_names: tuple[str, ...]
@@ -137,6 +140,11 @@ class Task(abc.ABC, Generic[Config, Model]):
     @abc.abstractmethod
     def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
         """Evaluate a model file on a split and write its results."""
+
+    @classmethod
+    @abc.abstractmethod
+    def predict_file(cls, request: PredictionRequest, observer: Observer, on_picture: OnPicture | None) -> TaskRun:
+        """Open a model file and sources and return the run over them."""
 
     @abc.abstractmethod
     def model(self) -> Model:

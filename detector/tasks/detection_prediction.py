@@ -1,0 +1,191 @@
+"""Prediction with a detector: sources, category ids, the selection of boxes, a predictor, and the run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detector.config.registry import nearest
+from detector.data.coco import CocoAnnotations, read_coco
+from detector.data.problems import num_accepted, num_skipped
+from detector.errors import ConfigError
+from detector.evaluation.evaluator import annotated_sources
+from detector.evaluation.operating_point import OperatingPoint
+from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, Report, batch_size_for
+from detector.inference.predictor import Predictor
+from detector.media.sources import ImageSource, Source, as_sources, require_videos
+from detector.models.precision import choose_device
+from detector.structures.selection import SelectConfig
+from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, with_category_ids_of
+from detector.tasks.requests import Observer, PredictionRequest
+from detector.training.run_folder import results_folder
+
+
+@dataclass(frozen=True)
+class PredictionInputs:
+    """Sources of a run, with their annotation file if they have one.
+
+    Attributes:
+        sources: images, videos and streams.
+        annotations: the file that gives each image its id, or None.
+    """
+
+    sources: Sequence[Source]
+    annotations: CocoAnnotations | None = None
+
+    @property
+    def has_frames(self) -> bool:
+        """True if a source is a video or stream."""
+        return not all(isinstance(source, ImageSource) for source in self.sources)
+
+    @property
+    def num_faults(self) -> int:
+        """Images and objects of the annotation file that were skipped, or accepted with a warning."""
+        problems = self.annotations.problems if self.annotations else ()
+        return num_skipped(problems) + num_accepted(problems)
+
+
+def find_inputs(
+    given: object, *, allow_url: bool = False, annotations: Path | None = None, formats: Sequence[str] = ()
+) -> PredictionInputs:
+    """Return the sources of a run.
+
+    Args:
+        given: anything that `as_sources` takes; with annotations the folder of their images.
+        allow_url: whether the network may be used for an address.
+        annotations: a COCO file with the images and their ids, or None.
+        formats: the formats of the run; `coco` requires annotations.
+
+    Raises:
+        ConfigError: annotations are missing, or they come with several sources.
+        DatasetError: the annotations cannot be used.
+        MediaError: nothing is there.
+    """
+    if annotations is None:
+        if "coco" in formats:
+            raise ConfigError(
+                "the format coco takes each image's id from an annotation file; give --annotations FILE (in Python: "
+                "annotations=FILE)"
+            )
+        return PredictionInputs(as_sources(given, allow_url)[0])
+    if not isinstance(given, (str, Path)):
+        raise ConfigError(f"expected one source with annotations, the folder of their images, got {given!r:.200}")
+    read = read_coco(annotations, Path(given), require_annotations=False)
+    return PredictionInputs(annotated_sources(read), read)
+
+
+def selection_of(loaded: LoadedModel, formats: Sequence[str]) -> SelectConfig:
+    """Return the model's own selection: that of evaluation for COCO results, else that of prediction."""
+    return loaded.config.evaluate if "coco" in formats else loaded.config.predict
+
+
+def open_run(
+    loaded: LoadedModel,
+    inputs: PredictionInputs,
+    select: SelectConfig,
+    options: PredictionOptions,
+    *,
+    build: Callable[[LoadedModel, int], Predictor] = build_predictor,
+    on_picture: OnPicture | None = None,
+    report: Report = lambda text: None,
+) -> PredictionRun:
+    """Return a run that writes into the folder of its options, or into a new one under the project of detection.
+
+    Args:
+        loaded: the model.
+        inputs: the sources.
+        select: which of the model's boxes are kept.
+        options: what is written, and how videos are gone through.
+        build: makes the predictor of a model and a batch size.
+        on_picture: as `PredictionRun` takes it.
+        report: told of each warning and each skipped image.
+
+    Raises:
+        ConfigError: the options do not suit the sources or the model.
+        DatasetError: the annotations do not suit the model.
+        DetectorError: the folder of results cannot be made.
+    """
+    sources, annotations = inputs.sources, inputs.annotations
+    if options.has_tracks:
+        require_videos(sources)
+    if annotations is not None:
+        loaded = with_category_ids_of(loaded, annotations)
+    if "coco" in options.formats:
+        batch_size = loaded.config.evaluate.batch_size
+    else:
+        batch_size = batch_size_for(sources, loaded.config.views, choose_device(loaded.config.device))
+    predictor = build(loaded, batch_size)
+    return PredictionRun(
+        predictor,
+        sources,
+        select,
+        replace(options, save_dir=results_folder(options.save_dir, "predict")),
+        category_ids=None if annotations is None else annotations.category_ids,
+        num_input_faults=inputs.num_faults,
+        on_picture=on_picture,
+        report=report,
+    )
+
+
+def select_boxes(loaded: LoadedModel, settings: Mapping[str, Any], formats: Sequence[str], who: str) -> SelectConfig:
+    """Return the selection of boxes of a model with other settings.
+
+    Args:
+        loaded: the model.
+        settings: keys of `SelectConfig`; `confidence` may be `best` or `best-overall`, and `classes` may be names.
+        formats: the formats of the run, which decide between the selections of evaluation and of prediction.
+        who: name of the model for messages.
+
+    Raises:
+        ConfigError: a setting is wrong, or the model carries no thresholds.
+    """
+    config, given, file = selection_of(loaded, formats), dict(settings), loaded.file
+    confidence = given.get("confidence")
+    if isinstance(confidence, str):
+        config = OperatingPoint.of_file(file, who).applied(config, given.pop("confidence"))
+    elif confidence is not None:
+        given["class_confidence"] = None  # one threshold takes the place of those of the classes
+    if "classes" in given:
+        given["classes"] = tuple(_class_index(word, file.class_names) for word in given["classes"])
+    try:
+        return replace(config, **given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _class_index(word: str, class_names: Sequence[str]) -> int:
+    if word in class_names:
+        return class_names.index(word)
+    if word.isdecimal() and int(word) < len(class_names):
+        return int(word)
+    raise ConfigError(f"--classes: expected a class of the model, got {word!r}{nearest(word, class_names)}")
+
+
+def predict_with_detector(
+    request: PredictionRequest, observer: Observer, on_picture: OnPicture | None = None
+) -> PredictionRun:
+    """Open the model and the sources of a request and return the run over them.
+
+    Raises:
+        CheckpointError: the model file cannot be read.
+        ConfigError: a setting is wrong or does not suit the sources.
+        DatasetError: the annotations cannot be used.
+        DetectorError: the folder of results cannot be made.
+    """
+    options = request.options
+    loaded = load_model(request.weights, request.overrides, cfg=request.cfg, names=request.names)
+    request.check_views(loaded.config.views)
+    for text in loaded.model.notes:
+        observer.note(text)
+    inputs = find_inputs(
+        request.sources, allow_url=request.allow_url, annotations=request.annotations, formats=options.formats
+    )
+    if options.has_tracks:
+        require_videos(inputs.sources)
+    for problem in inputs.annotations.problems if inputs.annotations else ():
+        observer.note(f"{request.annotations}: {problem}")
+    select = select_boxes(loaded, request.selection, options.formats, str(request.weights))
+    request.check_frames(inputs.has_frames)
+    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note)
