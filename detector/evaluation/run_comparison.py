@@ -21,11 +21,16 @@ from detector.evaluation.scoring_arrays import GroundTruth
 
 # Keys that may differ between runs of one recipe: the seed, the device and the output folder.
 _NOT_OF_THE_RECIPE = {"": ("device", "predict"), "train": ("seed", "project", "run_name"), "loader": ("workers",)}
-_STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-_STATS_OF_CLASSIFICATION = ("top1", "top5", "mean_class", "entropy")
+# The compared numbers, by the number that decides which run is better.
+_STATS = {
+    "AP": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"),
+    "top1": ("top1", "top5", "mean_class", "entropy"),
+}
 # The same numbers in the `results.csv` of a training run.
-_COLUMNS = {"AP": "metrics/mAP50-95(B)", "AP50": "metrics/mAP50(B)"}
-_COLUMNS_OF_CLASSIFICATION = {name: f"metrics/{name}" for name in _STATS_OF_CLASSIFICATION}
+_COLUMNS = {
+    "AP": {"AP": "metrics/mAP50-95(B)", "AP50": "metrics/mAP50(B)"},
+    "top1": {name: f"metrics/{name}" for name in _STATS["top1"]},
+}
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,14 @@ def read_run(path: Path) -> MeasuredRun:
 
 def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
     if document.get("metric") == "classification":
-        stats = {name: _number(document.get(name)) for name in _STATS_OF_CLASSIFICATION}
+        stats = {name: _number(document.get(name)) for name in _STATS["top1"]}
         of_class = {row["name"]: _number(row["accuracy"]) for row in document["classes"]}
         return MeasuredRun(str(folder), stats, of_class, headline="top1")
     if document.get("metric") != "coco":
         raise ConfigError(
             f"{folder}: expected numbers of COCO or of classification, got metric {document.get('metric')!r}"
         )
-    stats = {name: _number(document.get(name)) for name in _STATS}
+    stats = {name: _number(document.get(name)) for name in _STATS["AP"]}
     results = folder / "results.json"
     if not results.is_file():
         results = Path(str((document.get("results") or {}).get("file", "")))
@@ -130,9 +135,9 @@ def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
 def _trained(folder: Path) -> MeasuredRun:
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    is_classification = bool(rows) and _COLUMNS_OF_CLASSIFICATION["top1"] in rows[0]
-    headline, columns = ("top1", _COLUMNS_OF_CLASSIFICATION) if is_classification else ("AP", _COLUMNS)
-    names: Sequence[str] = _STATS_OF_CLASSIFICATION if is_classification else _STATS
+    present = rows[0].keys() if rows else ()
+    headline = next((name for name, columns in _COLUMNS.items() if columns[name] in present), "AP")
+    columns, names = _COLUMNS[headline], _STATS[headline]
 
     def judged(row: Mapping[str, str]) -> float:
         value = float(row[columns[headline]])

@@ -131,7 +131,11 @@ def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp
         ),
         (["predict", trained.weights, tmp_path], 3, "expected an image or video, got none"),
         (["predict", trained.weights, trained.images, "--classes", "cirlce"], 2, "did you mean 'circle'?"),
-        (["predict", trained.weights, trained.images, "--classes", "99"], 2, "--classes: expected a class of the model, got '99'"),
+        (
+            ["predict", trained.weights, trained.images, "--classes", "99"],
+            2,
+            "expected a class of the model, got '99'",
+        ),
         (["predict", trained.weights, trained.images, "predict.classes=[99]"], 2, "classes of 0 to 5, got 99"),
         (["predict", trained.weights, trained.images, "--confidence", "1.5"], 2, "within 0..1, got 1.5"),
         (["predict", trained.weights, trained.images, "--max-detections", "0"], 2, "at least 1, found 0"),
