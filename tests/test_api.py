@@ -135,7 +135,7 @@ def test_settings_filter_the_detections(weights: Path, images: Path) -> None:
         ({"confidnce": 0.5}, "unknown key 'confidnce'; did you mean 'confidence'"),
         ({"conf": 0.5}, "unknown key 'conf'"),
         ({"confidence": 2.0}, "confidence and iou: expected values within 0..1, got 2.0"),
-        ({"confidence": "high"}, "confidence wants a valid number, found the text 'high'"),
+        ({"confidence": "high"}, "confidence: expected a valid number, got the text 'high'"),
         ({"classes": ["circle"]}, "classes"),
         ({"classes": [6]}, "classes"),
         ({"classes": [-1]}, "classes"),
@@ -241,7 +241,7 @@ def test_evaluate_reports_wrong_arguments(weights: Path, tiny_shapes: Path, tmp_
         model.evaluate(evaluate={"io": 0.5})
     with pytest.raises(ConfigError, match="unknown key 'evalute'; did you mean 'evaluate'"):
         model.evaluate(evalute={"iou": 0.5})
-    with pytest.raises(ConfigError, match="data wants"):
+    with pytest.raises(ConfigError, match="data: expected a section of keys"):
         model.evaluate(3)
 
 
