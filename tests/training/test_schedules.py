@@ -202,7 +202,7 @@ def test_senseless_settings_are_refused(part: Any, settings: dict[str, Any], mes
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_negative_warm_up_is_refused_by_every_schedule(name: str) -> None:
-    with pytest.raises(ValueError, match="warmup_iterations >= 0, found -5"):
+    with pytest.raises(ValueError, match="warmup_iterations >= 0, got -5"):
         find(ScheduleConfig, name).Config(warmup_iterations=-5)
 
 
