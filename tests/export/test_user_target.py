@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,14 +16,16 @@ import torch
 from detector import Detector
 from detector.cli.main import run
 from detector.config import registry
+from detector.config.registry import import_parts
 from detector.errors import CheckpointError, ConfigError, DetectorError
 from detector.export.export_config import ExportSettings, target_of
 from detector.export.export_target import ExportTarget, export_targets, find_export_target
 from detector.export.writer import open_export
 from detector.structures.selection import SelectConfig
-from detector.tasks.experiment import build_predictor, import_parts, load_model
+from detector.tasks.detection_model import build_predictor, load_model
 from detector.workflows.benchmark import known_backends
 
+LOW = SelectConfig(confidence=0.05)
 TOY_TARGET = '''
 """Weights in NAME.toy, metadata in NAME.json; the network is built again from its configuration."""
 
@@ -103,7 +107,13 @@ def registered(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return toy_file
 
 
-LOW = SelectConfig(confidence=0.05)
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Restore the signal handlers that the command line replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def image() -> np.ndarray:
@@ -126,7 +136,7 @@ def test_user_target_is_checked_opened_and_predicts(registered, yolo_file, tmp_p
     assert len(Detector(path).predict(image(), confidence=0.05)) == len(expected) > 0
 
 
-def test_user_target_is_listed_and_selectable_everywhere(registered, capsys):
+def test_user_target_is_listed_and_selectable_everywhere(registered, own_signals, capsys):
     assert list(export_targets()) == ["onnx", "openvino", "pt2", "torchscript", "toy"]
     assert "toy" in known_backends()
     assert run(["export", "--list"]) == 0
