@@ -7,12 +7,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from detector.cli.metrics_text import columns
 from detector.cli.model_file import add_darknet_options, load
 from detector.cli.progress import say
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
-from detector.export.export_target import export_targets, find_export_target
+from detector.export.export_target import find_export_target
 from detector.workflows.export import ExportReport, export_model
 
 
@@ -27,9 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_darknet_options(parser)
     # No choices: a target may come from a file of --import, which runs after the options are parsed.
     parser.add_argument(
-        "--to", metavar="TARGET", help="the runtime to write for: onnx, openvino, torchscript, pt2, or one of --import"
+        "--to",
+        metavar="TARGET",
+        required=True,
+        help="the runtime to write for: onnx, openvino, torchscript, pt2, or one of --import",
     )
-    parser.add_argument("--list", action="store_true", help="list the targets, including those of --import")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: beside WEIGHTS, under its name)")
     parser.add_argument(
         "--nms", action="store_true", help="put score filter and suppression, as predict has them, into the file"
@@ -61,9 +62,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a model; return the exit code."""
-    if arguments.list:
-        print("\n".join(_listing()))
-        return 0
     names = [word for word in arguments.words if "=" not in word]
     if len(names) != 1:
         raise ConfigError(f"expected one model file, got {', '.join(names) or 'none'}; give best.safetensors")
@@ -84,18 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _listing() -> list[str]:
-    """Return a table of the targets."""
-    rows: list[tuple[str, ...]] = [("target", "file", "precisions", "--nms", "--opset")]
-    for name, target in export_targets().items():
-        options = ("yes" if has else "no" for has in (target.can_select, target.has_opset))
-        rows.append((name, f"NAME{target.suffix}", ", ".join(target.precisions), *options))
-    return columns(rows)
-
-
 def _settings(arguments: argparse.Namespace) -> ExportSettings:
-    if arguments.to is None:
-        raise ConfigError(f"--to: expected an export target of {', '.join(export_targets())}, got none; give one")
     return ExportSettings(
         arguments.to,
         nms=arguments.nms,

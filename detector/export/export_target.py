@@ -18,7 +18,6 @@ A new target is one file with one registered class:
 from __future__ import annotations
 
 import abc
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import torch
 
 from detector.config import registry
 from detector.config.registry import PartConfig
-from detector.errors import ConfigError, DetectorError
+from detector.errors import DetectorError
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.graph import DetectionGraph, MishForm
 from detector.structures.selection import SelectConfig
@@ -165,23 +164,14 @@ class ExportTarget(abc.ABC):
 
 def export_targets() -> dict[str, ExportTarget]:
     """Return every registered target by name, sorted by name."""
-    return {name: _built(name) for name in registry.names(ExportTargetConfig)}
+    return {name: find_export_target(name) for name in registry.names(ExportTargetConfig)}
 
 
 def find_export_target(name: str) -> ExportTarget:
     """Return the target of a name.
 
     Raises:
-        ConfigError: no target has this name; the message lists all names and asks for the nearest one.
+        ConfigError: no target has this name; the message gives the nearest one.
     """
-    known = registry.names(ExportTargetConfig)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        tail = f"; did you mean {close[0]!r}?" if close else "; give one of these"
-        raise ConfigError(f"expected an export target of {', '.join(known)}, got {name!r}{tail}")
-    return _built(name)
-
-
-def _built(name: str) -> ExportTarget:
     config: ExportTargetConfig = registry.find(ExportTargetConfig, name).Config()
     return registry.build(config)

@@ -26,7 +26,8 @@ def require_expressible(config: SelectConfig, num_classes: int) -> None:
     """Reject a selection that ONNX's operators cannot compute.
 
     Raises:
-        ConfigError: the kind of suppression is neither `plain` nor `none`, or classes or thresholds do not fit the model.
+        ConfigError: the kind of suppression is neither `plain` nor `none`, or classes or thresholds do not fit the
+            model.
     """
     if config.nms not in ("plain", "none"):
         raise ConfigError(
