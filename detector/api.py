@@ -13,7 +13,7 @@ from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
-from detector.export.export_config import SUFFIXES, ExportSettings, target_of
+from detector.export.export_config import ExportSettings, export_suffixes, target_of
 from detector.export.export_runtime import ExportRuntime
 from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, PredictionSummary
 from detector.inference.predictor import Prediction, Predictor, only_detections
@@ -295,7 +295,7 @@ class Detector:
         """
         loaded, target = self._model(), target_of(Path(path))
         if target is None:
-            raise ConfigError(f"{path}: an export ends in {', '.join(SUFFIXES.values())}; rename it")
+            raise ConfigError(f"{path}: an export ends in {', '.join(export_suffixes())}; rename it")
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
         others = {key: value for key, value in settings.items() if key not in own}
         config = changed_config(self.config, None, others, "Detector")

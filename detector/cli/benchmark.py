@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from detector.cli.progress import say
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.workflows.benchmark import Timing
+from detector.evaluation.number_text import columns
+from detector.io.machine import machine
+from detector.workflows.benchmark import BenchmarkConfig, Timing, benchmark, default_backends
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
@@ -27,29 +27,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--backends",
         metavar="A,B",
         help="reference, torch-fp32, torch-bf16, torch-fp16, torch-compile, torch-bf16-compile, torch-bf16-graph, "
-        "torch-fp16-graph, onnx, openvino, torchscript, pt2 (default: the first two, and torch-bf16 if native)",
+        "torch-fp16-graph, or a target of detector export such as onnx (default: the first two, and torch-bf16 where "
+        "it is native)",
     )
     parser.add_argument(
-        "--turns", type=int, default=20, metavar="N", help="of each back end, 3 calls each (default 20)"
+        "--turns", type=int, default=20, metavar="N", help="turns of each back end, with 3 calls each (default 20)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print every call as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Times back ends side by side; returns the exit code."""
+    """Time back ends side by side; return the exit code."""
     overrides = [word for word in arguments.words if "=" in word]
     try:
         sizes = tuple(int(word) for word in arguments.sizes.split(",")) if arguments.sizes else ()
     except ValueError as error:
-        raise ConfigError(f"--sizes wants numbers such as 320,640, found {arguments.sizes!r}") from error
-
-    from detector.cli.progress import say
-    from detector.io.machine import machine
-    from detector.workflows.benchmark import BenchmarkConfig, benchmark, default_backends
-
+        raise ConfigError(f"--sizes: expected numbers such as 320,640, got {arguments.sizes!r}") from error
     config = BenchmarkConfig(
         models=tuple(word for word in arguments.words if word not in overrides),
         backends=tuple(arguments.backends.split(",")) if arguments.backends else default_backends(),
@@ -68,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"machine": machine(), "timings": [_plain(timing) for timing in timings]}))
         return 0
     print(f"{machine()}; image in memory to boxes out, {config.num_turns} turns of {config.num_calls} calls\n")
-    print("\n".join((_markdown if arguments.markdown else _columns)(_rows(done))))
+    print("\n".join((_markdown if arguments.markdown else columns)(_rows(done))))
     for timing in timings:
         if timing.error is not None:
             print(f"\n{timing.model}, {timing.backend}: {timing.error}")
@@ -79,7 +75,7 @@ _HEADS = ("model", "back end", "size", "batch", "median ms", "p95 ms", "images/s
 
 
 def _rows(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
-    """The table; the speed-up is over the first line of the same size."""
+    """Return the rows of the table; the speed-up is relative to the first row of the same size."""
     first: dict[int | None, float] = {}
     rows: list[tuple[str, ...]] = [_HEADS]
     for timing in timings:
@@ -89,12 +85,6 @@ def _rows(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
         what = timing.model, timing.backend, str(timing.size or "own"), str(timing.batch_size)
         rows.append((*what, *speed, f"{base_ms / timing.median_ms:.2f}", peak, f"{timing.ready_s:.1f}"))
     return rows
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    from detector.evaluation.number_text import columns
-
-    return columns(rows)
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:

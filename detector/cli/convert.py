@@ -7,11 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from detector.cli.model_file import add_darknet_options, load
+from detector.config.schema import config_to_plain
+from detector.darknet.darknet_model_file import save_darknet_files
+from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
+from detector.export.export_runtime import ExportRuntime
+from detector.models.checkpoint import save_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Add the options of the command."""
     parser.add_argument(
         "words",
         nargs="*",
@@ -25,33 +30,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fold batch norm into the .weights, for programs with another epsilon such as OpenCV",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts; returns the exit code."""
+    """Convert a model file; return the exit code."""
     words = [word for word in arguments.words if "=" not in word]
     if len(words) != 2:
-        raise ConfigError(f"a SOURCE and a TARGET are wanted, found {words}; give yolov4.weights yolov4.safetensors")
+        raise ConfigError(
+            f"expected a SOURCE and a TARGET, got {', '.join(words) or 'none'}; give yolov4.weights yolov4.safetensors"
+        )
     source, target = map(Path, words)
     suffixes = {".safetensors": (".safetensors",), ".weights": (".weights", ".cfg", ".names")}.get(target.suffix)
     if suffixes is None:
-        raise ConfigError(f"{target}: a target NAME.safetensors or NAME.weights is wanted; change its name")
+        raise ConfigError(f"{target}: expected a target NAME.safetensors or NAME.weights; rename it")
     if arguments.fold and target.suffix != ".weights":
-        raise ConfigError(f"--fold is for NAME.weights, found {target}; a .safetensors keeps its batch norm")
+        raise ConfigError(
+            f"--fold: expected a target NAME.weights, got {target}; leave it out, a .safetensors keeps its batch norm"
+        )
     there = [str(path) for path in map(target.with_suffix, suffixes) if path.exists()]
     if there and not arguments.overwrite:
-        raise ConfigError(f"{', '.join(there)}: already there; choose another TARGET or say --overwrite")
-
-    from detector.config.schema import config_to_plain
-    from detector.darknet.darknet_model_file import save_darknet_files
-    from detector.darknet.network import DarknetNet
-    from detector.export.export_runtime import ExportRuntime
-    from detector.models.checkpoint import save_model
+        raise ConfigError(f"{', '.join(there)}: already exists; choose another TARGET or give --overwrite")
 
     loaded = load(arguments, source, [word for word in arguments.words if "=" in word])
     if isinstance(loaded.model, ExportRuntime):
-        raise ConfigError(f"{source}: an export is not converted; give the model file it came from")
+        raise ConfigError(f"{source}: an export cannot be converted; give the model file it came from")
     if target.suffix == ".safetensors":
         save_model(target, replace(loaded.file, config=config_to_plain(loaded.config)))
         written: tuple[Path, ...] = (target,)

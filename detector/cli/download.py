@@ -5,36 +5,34 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
+from detector.cli.progress import say
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.workflows.catalog import Published
+from detector.workflows import catalog
+from detector.workflows.catalog import Published, PublishedWeights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
-    parser.add_argument("words", nargs="*", metavar="NAME", help="what to download; without it, what there is")
+    """Add the options of the command."""
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME", help="name of the weights or data set (default: list all names)"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="PATH", help="where to put it (default weights/FILE or data/NAME)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Downloads, or lists what can be; returns the exit code."""
-    from tqdm import tqdm
-
-    from detector.cli.progress import say
-    from detector.workflows.catalog import PublishedWeights, fetch_data_set, fetch_weights, find_published, published
-
+    """Download an entry of the catalogue, or list all entries; return the exit code."""
     if not arguments.words:
-        for entry in published().values():
+        for entry in catalog.published().values():
             print(_line(entry))
         return 0
     if len(arguments.words) > 1:
-        raise ConfigError(f"one name is wanted, found {', '.join(arguments.words)}; download one after the other")
-    entry = find_published(arguments.words[0])
+        raise ConfigError(f"expected one name, got {', '.join(arguments.words)}; download one after the other")
+    entry = catalog.find_published(arguments.words[0])
     say(f"{entry.name}: {entry.page}", arguments.quiet)
     say(f"licence: {entry.licence}", arguments.quiet)
     show = sys.stderr.isatty() and not arguments.quiet
@@ -46,18 +44,16 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(entry, PublishedWeights):
             target = arguments.output or Path("weights") / entry.file_name
             target = target / entry.file_name if target.is_dir() else target
-            fetch_weights(entry, target, progress)
+            catalog.fetch_weights(entry, target, progress)
         else:
             target = arguments.output or Path("data") / entry.name
-            fetch_data_set(entry, target, progress)
+            catalog.fetch_data_set(entry, target, progress)
     print(target)
     return 0
 
 
 def _line(entry: Published) -> str:
-    """Name, size, and what the publisher measured."""
-    from detector.workflows.catalog import PublishedWeights
-
+    """Return a line with the name, the size and the publisher's measurements."""
     what = "data set"
     if isinstance(entry, PublishedWeights):
         figures = {"AP": entry.ap, "AP50": entry.ap50}

@@ -8,6 +8,11 @@ import json
 import os
 import sys
 
+import torch
+
+from detector import __version__
+from detector.models.precision import Precision, choose_device
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -22,8 +27,8 @@ PACKAGES = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    """Add the options of the command."""
+    parser.add_argument("--json", action="store_true", help="print the versions and devices as JSON")
 
 
 def _version(package: str) -> str | None:
@@ -34,14 +39,9 @@ def _version(package: str) -> str | None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows what runs here; returns the exit code."""
-    import torch
-
-    from detector import __version__
-    from detector.models.precision import Precision, choose_device
-
+    """Show versions, devices and problems of this installation; return the exit code."""
     device = choose_device("auto")
-    found: dict[str, object] = {
+    facts: dict[str, object] = {
         "detector": __version__,
         "python": sys.version.split()[0],
         **{package: _version(package) for package in PACKAGES},
@@ -51,16 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         "precision": Precision("auto", device).name,
     }
     warnings = []
-    if found["opencv-python"] and found["opencv-python-headless"]:
+    if facts["opencv-python"] and facts["opencv-python-headless"]:
         warnings.append(
             "opencv-python and opencv-python-headless share the folder cv2/ and break each other; uninstall both, then "
             "install opencv-python-headless"
         )
-    found["warnings"] = warnings
+    facts["warnings"] = warnings
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(facts))
         return 0
-    for name, value in found.items():
+    for name, value in facts.items():
         if name != "warnings":
             print(f"{name:<24}{value if value not in (None, []) else '-'}")
     for warning in warnings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +13,21 @@ from torch import Tensor
 from detector.export.metadata import Description
 from detector.structures.selection import SelectConfig
 
-Arrays: TypeAlias = "Sequence[npt.NDArray[Any]]"
-Run: TypeAlias = "Callable[[npt.NDArray[Any]], Arrays]"  # canvases (B, H, W, C) -> outputs in the order of the file
+Array: TypeAlias = "npt.NDArray[np.generic]"
+Run: TypeAlias = "Callable[[Array], Sequence[Array]]"  # canvases (B, H, W, C) -> outputs in the order of the file
 
-NOT_SELECTED = -1.0  # the score of a class that a suppression within the file did not select; no threshold passes it
+NOT_SELECTED = -1.0  # score of a class that a suppression within the file did not select; no threshold passes it
 
 
 class ExportRuntime:
-    """A file ready to run on the CPU.
+    """An exported file ready to run on the CPU.
 
     Attributes:
-        description: what the file says of itself.
-        num_classes: classes it tells apart.
-        selection: what the file has selected already, or None where it gives all boxes.
-        precision: of the network: fp32, fp16 or int8.
-        notes: what is worth saying of it, a sentence each.
+        description: the metadata of the file.
+        num_classes: number of classes.
+        selection: the selection that is part of the file, or None where it returns all boxes.
+        precision: number format of the network: fp32, fp16 or int8.
+        notes: remarks for the user, a sentence each.
     """
 
     def __init__(self, description: Description, run: Run) -> None:
@@ -38,27 +38,32 @@ class ExportRuntime:
         self.notes: tuple[str, ...] = ()
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size is none that the file takes."""
+        """Reject a canvas size that the file does not take.
+
+        Raises:
+            ValueError: the size is another.
+        """
         self.description.check_image_hw(image_hw)
 
-    def outputs(self, canvases: npt.NDArray[Any]) -> Arrays:
-        """What the file gives for canvases (B, H, W, C): boxes, scores, then raw maps if it has them.
+    def outputs(self, canvases: Array) -> Sequence[Array]:
+        """Return the outputs of the file for canvases (B, H, W, C): boxes, scores, then raw maps if it has them.
 
         Raises:
             ValueError: the canvases are of another type.
         """
         if canvases.dtype != self.description.dtype:
-            raise ValueError(f"the export wants canvases of {self.description.dtype}, found {canvases.dtype}")
+            raise ValueError(f"the export: expected canvases of {self.description.dtype}, got {canvases.dtype}")
         return self._run(canvases)
 
-    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """All boxes of a batch, as `Runtime` says.
+    def boxes(self, canvases: Array) -> tuple[Tensor, Tensor]:
+        """Return all boxes of a batch, as `Runtime` says.
 
-        Of a file that suppresses by itself they are those it selected, (B, K, 4) with K the most it gives, each with a
-        score for one class and `NOT_SELECTED` for the others; rows beyond those selected have it for all.
+        A file with a suppression of its own returns the selected boxes (B, K, 4) alone, where K is the most that it
+        selects. Each has its score in the column of its class and `NOT_SELECTED` in the others; rows after the last
+        selected box have `NOT_SELECTED` in all columns.
         """
         outputs = self.outputs(canvases)
-        # Copied: some runtimes hand out their own memory, which the next call overwrites.
+        # Copied: some runtimes return views of their own memory, which the next call overwrites.
         canvas_xyxy = torch.from_numpy(np.array(outputs[0], np.float32))
         scores = torch.from_numpy(np.array(outputs[1], np.float32))
         if self.selection is None:

@@ -1,10 +1,10 @@
-"""What an exported file says of itself: one JSON document, the same in every format."""
+"""Metadata of an exported file: one JSON document, the same in every format."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,18 +21,18 @@ MAX_DOCUMENT_BYTES = 64 << 20  # class names and a Darknet .cfg of a few megabyt
 
 @dataclass(frozen=True)
 class Description:
-    """What a file holds.
+    """Metadata of an exported file.
 
     Attributes:
-        file: the configuration, names, category ids, metrics and thresholds of the model it came from; no tensors.
-        target: the format.
-        precision: of the network.
+        file: configuration, class names, category ids, metrics and thresholds of the model it came from; no tensors.
+        target: name of the export target.
+        precision: number format of the network.
         max_stride: both sides of a canvas are multiples of it.
-        channels: of a canvas.
-        dtype: of a canvas: uint8, or float32 in 0..1.
-        canvas_hw: the only size of a canvas, or None for any.
-        nms: what is selected within the file, or None.
-        written: what else is worth knowing of how it was written: the form of Mish, the version of the operators.
+        channels: channels of a canvas.
+        dtype: type of a canvas: uint8, or float32 in 0..1.
+        canvas_hw: height and width of a canvas in pixels, or None for any.
+        nms: the selection that is part of the file, or None.
+        written: further settings of the export: the form of Mish, the version of the operators and of torch.
     """
 
     file: ModelFile
@@ -43,15 +43,15 @@ class Description:
     dtype: Literal["uint8", "float32"]
     canvas_hw: tuple[int, int] | None
     nms: SelectConfig | None
-    written: dict[str, Any] = field(default_factory=dict)
+    written: dict[str, object] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
-        """Classes that the model tells apart."""
+        """The number of classes."""
         return len(self.file.class_names)
 
     def to_json(self) -> str:
-        """The document."""
+        """Return the JSON document."""
         file = self.file
         export = {
             "target": self.target,
@@ -77,14 +77,18 @@ class Description:
 
     @classmethod
     def of_json(cls, text: str | None, who: str) -> Description:
-        """The description of a document.
+        """Read a JSON document.
+
+        Args:
+            text: the document, or None where the file has none.
+            who: name of the file, for messages.
 
         Raises:
-            CheckpointError: there is none, or it is not what `to_json` writes.
+            CheckpointError: there is no document, or `to_json` did not write it.
         """
         if not text or len(text) > MAX_DOCUMENT_BYTES:
-            raise CheckpointError(f"{who} does not describe its model: give a file that `detector export` wrote")
-        damaged = f"{who} is damaged or of another program (its description is not as written): export it again"
+            raise CheckpointError(f"{who} does not describe its model; give a file that `detector export` wrote")
+        damaged = f"{who} is damaged or of another program (its description is not as written); export it again"
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -98,44 +102,45 @@ class Description:
             nms = None if export["nms"] is None else config_from_plain(SelectConfig, export["nms"], who)
             hw = None if export["canvas_hw"] is None else (int(export["canvas_hw"][0]), int(export["canvas_hw"][1]))
             stride, channels, dtype = int(export["max_stride"]), int(export["channels"]), export["dtype"]
-            found = cls(
-                file, str(export["target"]), str(export["precision"]), stride, channels, dtype, hw, nms,
-                dict(export["written"]),
-            )  # fmt: skip
+            target, precision, written = str(export["target"]), str(export["precision"]), dict(export["written"])
         except (KeyError, TypeError, ValueError, IndexError, OverflowError, ConfigError) as error:
             raise CheckpointError(damaged) from error
         if dtype not in ("uint8", "float32") or min(stride, channels, *(hw or (1,))) < 1:
             raise CheckpointError(damaged)
-        return found
+        return cls(file, target, precision, stride, channels, dtype, hw, nms, written)
 
     def require_input(self, config: InputConfig) -> None:
-        """Refuses an input that the file does not take.
+        """Reject an input that the file does not take.
 
         Raises:
-            ConfigError: its size, channels or arithmetic are others.
+            ConfigError: its size, channels or arithmetic differ from those of the export.
         """
         try:
             self.check_image_hw(config.canvas_hw)
         except ValueError as error:
             raise ConfigError(f"input.size: {error}") from error
         if config.channels != self.channels:
-            raise ConfigError(f"input.channels: the export takes {self.channels}, found {config.channels}; leave it")
+            raise ConfigError(f"input.channels: the export takes {self.channels}, got {config.channels}; leave it out")
         if np.dtype(ARITHMETICS[config.arithmetic].dtype).name != self.dtype:
             raise ConfigError(
-                f"input.arithmetic: the export takes canvases of {self.dtype}, {config.arithmetic!r} makes others; "
-                "leave it, or export the model with it"
+                f"input.arithmetic: the export takes canvases of {self.dtype}, got {config.arithmetic!r}, which makes "
+                "canvases of another type; leave it out, or export the model with it"
             )
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas has a size that the file does not take."""
+        """Reject a canvas size that the file does not take.
+
+        Raises:
+            ValueError: the size is not the one that was exported, or does not suit the strides.
+        """
         if self.canvas_hw is not None and image_hw != self.canvas_hw:
             raise ValueError(
-                f"the export takes canvases of {self.canvas_hw}, found {image_hw}; leave the size, or export the model "
+                f"the export takes canvases of {self.canvas_hw}, got {image_hw}; leave the size, or export the model "
                 "with --dynamic or with that input.size"
             )
-        # torch tells apart 1 and more when it exports, so the smallest grid has 2 cells on a side.
+        # torch.export distinguishes a size of 1 from larger ones, so the smallest grid has 2 cells on a side.
         if any(side < 2 * self.max_stride or side % self.max_stride for side in image_hw) and self.canvas_hw is None:
             raise ValueError(
                 f"the export takes canvases with both sides a multiple of {self.max_stride} and at least "
-                f"{2 * self.max_stride}, found {image_hw}"
+                f"{2 * self.max_stride}, got {image_hw}"
             )

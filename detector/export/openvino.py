@@ -1,39 +1,89 @@
-"""OpenVINO files: a graph in NAME.xml, its weights in NAME.bin beside it; made from the ONNX graph."""
+"""The target `openvino`: a graph in NAME.xml and its weights in NAME.bin, converted from the ONNX graph."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from detector.config.registry import register
 from detector.errors import CheckpointError
-from detector.export.export_config import extra
-from detector.export.export_runtime import Run
+from detector.export.export_runtime import Array, ExportRuntime
+from detector.export.export_target import Contents, Encode, ExportJob, ExportTarget, ExportTargetConfig, FileVariant
 from detector.export.metadata import DOCUMENT_KEY, Description
-from detector.export.onnx import read_bounded
+from detector.export.onnx import convert_job, read_bounded, with_outputs
 from detector.export.signal_stack import kept_signal_stack
 
-# The last line of the graph's file, a comment, under which all bytes before it and the weights stand.
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from openvino import CompiledModel, Model
+
+# The last line of the graph's file is a comment with the digests of all bytes before it and of the weights.
 _SEAL = re.compile(rb"<!-- detector sha256 ([0-9a-f]{64}) ([0-9a-f]{64}) -->\n\Z")
-_DAMAGED = "is truncated, damaged or was changed after its export: export the model again"
+_DAMAGED = "is truncated, damaged or was changed after its export; export the model again"
 
 
-def converted(onnx_model: Any) -> Any:
-    """An `openvino.Model` of an `onnx.ModelProto`."""
-    with extra("an export to OpenVINO"):
-        import openvino
+@register("openvino")
+class OpenVinoTarget(ExportTarget):
+    """OpenVINO's intermediate representation: NAME.xml with the graph, NAME.bin with the weights."""
+
+    suffix = ".xml"
+    companion_suffixes = (".bin",)
+    write_libraries = ("onnx", "onnxscript", "openvino")
+    open_libraries = ("openvino",)
+    precisions = ("fp32", "fp16", "int8")
+    can_select = True
+    has_opset = True
+    halves_network = False
+
+    @dataclass(frozen=True)
+    class Config(ExportTargetConfig):
+        """No settings."""
+
+    def convert(self, job: ExportJob) -> Encode:
+        """Convert a network by way of ONNX, and return a function that encodes its variants."""
+        network, num_classes = convert_job(job), job.graph.model.num_classes
+
+        def encode(variant: FileVariant) -> Contents:
+            model = converted(with_outputs(network, variant, num_classes, takes_equal=True))
+            return save(model, variant.document, halves_weights=job.precision == "fp16")
+
+        return encode
+
+    def open_file(self, path: Path) -> ExportRuntime:
+        """Open files that `save` wrote.
+
+        Raises:
+            CheckpointError: one of the files is missing, damaged, changed or from another program.
+        """
+        text, compiled = _compiled(path)
+        request = compiled.create_infer_request()
+
+        def run(canvases: Array) -> Sequence[Array]:
+            outputs = request.infer([canvases])
+            return [np.array(outputs[index]) for index in range(len(compiled.outputs))]
+
+        return ExportRuntime(Description.of_json(text, str(path)), run)
+
+
+def converted(onnx_model: ModelProto) -> Model:
+    """Return the OpenVINO model of an ONNX model."""
+    import openvino
+
     model = openvino.Core().read_model(onnx_model.SerializeToString())
     _order_equal_scores(model)
     return model
 
 
-def _order_equal_scores(model: Any) -> None:
-    """Makes the best values come in the order of their places where they are equal, as ONNX has it."""
+def _order_equal_scores(model: Model) -> None:
+    """Make TopK return equal values in the order of their positions, as ONNX defines it."""
     from openvino import opset15
 
     for node in model.get_ordered_ops():
@@ -44,8 +94,8 @@ def _order_equal_scores(model: Any) -> None:
                 node.output(index).replace(ordered.output(index))
 
 
-def save(model: Any, document: str, *, halves_weights: bool) -> tuple[bytes, bytes]:
-    """The files of the graph and of the weights."""
+def save(model: Model, document: str, *, halves_weights: bool) -> tuple[bytes, bytes]:
+    """Return the bytes of the graph's file and of the weights' file."""
     import openvino
 
     model.set_rt_info(document, [DOCUMENT_KEY])
@@ -57,19 +107,18 @@ def save(model: Any, document: str, *, halves_weights: bool) -> tuple[bytes, byt
     return graph + f"<!-- detector sha256 {digests[0]} {digests[1]} -->\n".encode(), weights
 
 
-def open_file(path: Path) -> tuple[Description, Run]:
-    """Reads files that `save` wrote and makes them ready to run.
+def _compiled(path: Path) -> tuple[str, CompiledModel]:
+    """Return the metadata and the compiled model of a file whose digests fit.
 
     Raises:
-        CheckpointError: they are others, or were changed.
-        DetectorError: a library is missing.
+        CheckpointError: a file is missing, damaged, changed or from another program.
     """
-    with extra("an OpenVINO file"):
-        import openvino
+    import openvino
+
     graph = read_bounded(path)
     seal = _SEAL.search(graph[-200:])
     if seal is None:
-        raise CheckpointError(f"{path} does not describe its model: give a file that `detector export` wrote, whole")
+        raise CheckpointError(f"{path} does not describe its model; give a whole file that `detector export` wrote")
     weights = read_bounded(path.with_suffix(".bin"))
     bare = graph[: len(graph) - len(seal[0])]
     for file, content, digest in ((path, bare, seal[1]), (path.with_suffix(".bin"), weights, seal[2])):
@@ -78,17 +127,10 @@ def open_file(path: Path) -> tuple[Description, Run]:
     core = openvino.Core()
     try:
         model = core.read_model(graph, weights)
-        text = model.get_rt_info([DOCUMENT_KEY]).astype(str)
-        # Without the first, processors with bfloat16 compute in it.
+        text: str = model.get_rt_info([DOCUMENT_KEY]).astype(str)
+        # Without the first setting, processors with bfloat16 compute in it.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         with kept_signal_stack():
-            compiled = core.compile_model(model, "CPU", settings)
+            return text, core.compile_model(model, "CPU", settings)
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED} ({str(error).splitlines()[0][:200]})") from error
-    request = compiled.create_infer_request()
-
-    def run(canvases: Any) -> list[Any]:
-        outputs = request.infer([canvases])
-        return [np.array(outputs[index]) for index in range(len(compiled.outputs))]
-
-    return Description.of_json(text, str(path)), run

@@ -1,47 +1,48 @@
-"""Eight-bit convolutions: ONNX Runtime's static quantisation, ranges found on images."""
+"""Eight-bit convolutions: ONNX Runtime's static quantisation, with the ranges of activations taken from images."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy.typing as npt
-
-from detector.export.export_config import extra
+from detector.export.export_runtime import Array
 from detector.export.graph import INPUT
 from detector.export.pt2 import quietly
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
 
 NUM_CALIBRATION_IMAGES = 64
 
 
 class _Reader:
-    """What ONNX Runtime asks for canvases."""
+    """Canvases in the form that ONNX Runtime's calibration reads."""
 
-    def __init__(self, canvases: Sequence[npt.NDArray[Any]]) -> None:
-        self._left: Iterator[npt.NDArray[Any]] = iter(canvases)
+    def __init__(self, canvases: Sequence[Array]) -> None:
+        self._left: Iterator[Array] = iter(canvases)
 
-    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        """One canvas as a batch, or None after the last."""
+    def get_next(self) -> dict[str, Array] | None:
+        """Return one canvas as a batch, or None after the last."""
         canvas = next(self._left, None)
         return None if canvas is None else {INPUT: canvas[None]}
 
 
-def quantized(model: Any, canvases: Sequence[npt.NDArray[Any]]) -> Any:
-    """A copy of an `onnx.ModelProto` whose convolutions compute in 8 bits, quantised and back around each.
+def quantized(model: ModelProto, canvases: Sequence[Array]) -> ModelProto:
+    """Return a copy of a model whose convolutions compute in 8 bits, between a quantising and a dequantising operator.
 
-    Weights are symmetric for each output channel, activations for each map. The last convolution before a raw map stays
-    float32, since what it gives is read as numbers, not compared.
+    Weights have a symmetric range for each output channel, activations one range for each map. The last convolution
+    before a raw map stays float32, because its outputs are coordinates and scores themselves.
 
     Args:
         model: the network in float32.
-        canvases: what the ranges are found on, each (H, W, C).
+        canvases: canvases (H, W, C) that the ranges of activations are taken from.
     """
-    with extra("an export in 8 bits"):
-        import onnx
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     with tempfile.TemporaryDirectory() as folder, quietly():
         plain, prepared, done = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "done.onnx"))
         onnx.save_model(model, plain)
@@ -64,11 +65,11 @@ def quantized(model: Any, canvases: Sequence[npt.NDArray[Any]]) -> Any:
     return result
 
 
-def _last_convolutions(graph: Any) -> list[str]:
-    """The names of the convolutions behind which none follows."""
+def _last_convolutions(graph: GraphProto) -> list[str]:
+    """Return the names of the last convolutions before the outputs, sorted."""
     maker = {output: node for node in graph.node for output in node.output}
     waiting = [output.name for output in graph.output]
-    found: set[str] = set()
+    last: set[str] = set()
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -77,7 +78,7 @@ def _last_convolutions(graph: Any) -> list[str]:
         seen.add(name)
         node = maker[name]
         if node.op_type == "Conv":
-            found.add(node.name)
+            last.add(node.name)
         else:
             waiting.extend(node.input)
-    return sorted(found)
+    return sorted(last)

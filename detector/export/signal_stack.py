@@ -1,4 +1,4 @@
-"""Keeps the stack that a thread's signal handlers run on, where a library would put its own in its place."""
+"""Protection of the stack that a thread's signal handlers run on against a library that replaces it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class _SignalStack(ctypes.Structure):
 
 @contextlib.contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Gives the thread its alternate signal stack back at the end; does nothing on other systems than Linux.
+    """Restore the thread's alternate signal stack at the end of the block; do nothing on systems other than Linux.
 
-    OpenVINO's CPU plugin puts a stack of its own in place when it is loaded, and frees it with the plugin, in whichever
-    thread that happens: where it is another one, the next signal with a handler, such as Ctrl-C, ends the process.
+    OpenVINO's CPU plugin installs a signal stack of its own in the thread that loads it, and frees it together with the
+    plugin, possibly in another thread. Without this restoration the next signal with a handler, such as Ctrl-C, would
+    then end the process.
     """
     if sys.platform != "linux":
         yield

@@ -1,4 +1,4 @@
-"""Archives of torch, looked through before torch opens them."""
+"""Checks of torch archives before torch opens them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from detector.errors import CheckpointError
 
@@ -20,8 +19,9 @@ _NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ValueError,
            RuntimeError, LookupError, TypeError, AttributeError)  # fmt: skip
 
-# What torch makes a file of: torch looks a name of an operator up in its own modules, whatever it is, and hands an
-# expression to sympy, which evaluates it as Python. Its own check of the pickle of the example falls back to none.
+# The only operators and expressions of an export. torch looks up any operator name in its own modules and passes
+# expressions to sympy, which evaluates them as Python. Its own check of the pickled example input falls back to loading
+# it unchecked.
 _OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b|save\b)\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|truediv)"
 )
@@ -36,55 +36,63 @@ _ENTRIES = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|models/model\.json|data/sample_inputs/model\.pt"
     r"|extra/detector\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
 )
-
-
-_LARGEST_PROGRAM = 64 << 20  # bytes of the text of a program, which TorchScript compresses
+_LARGEST_PROGRAM = 64 << 20  # bytes of the unpacked text of a program, which TorchScript compresses
 
 
 def check_archive(path: Path, *, may_compress: bool = False) -> list[str]:
-    """The names of the entries of an archive as torch writes it, which compresses nothing, or the program alone.
+    """Return the names of the entries of an archive as torch writes it.
+
+    Args:
+        path: the archive.
+        may_compress: whether entries may be compressed, as TorchScript does with the text of a program.
 
     Raises:
-        CheckpointError: it is no archive, is damaged, or unpacks to more than it is.
+        CheckpointError: it is no archive, is damaged, or unpacks to more bytes than such an archive holds.
     """
     try:
         if not path.is_file():
             what = "is not a regular file" if path.exists() else "does not exist"
-            raise CheckpointError(f"{path} {what}: give a file that `detector export` wrote")
+            raise CheckpointError(f"{path} {what}; give a file that `detector export` wrote")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
             methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if may_compress else (zipfile.ZIP_STORED,)
             is_plain = all(entry.compress_type in methods for entry in entries)
             if not is_plain or unpacked > path.stat().st_size + (_LARGEST_PROGRAM if may_compress else 0):
-                raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no export does: export the model again")
+                raise CheckpointError(
+                    f"{path} unpacks to {unpacked} bytes, which no export does; export the model again"
+                )
             if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
-                raise CheckpointError(f"{path} is damaged: export the model again")
+                raise CheckpointError(f"{path} is damaged; export the model again")
             return [entry.filename for entry in entries]
     except _ERRORS as error:
-        raise CheckpointError(f"{path} is damaged or no export: export the model again") from error
+        raise CheckpointError(f"{path} is damaged or no export; export the model again") from error
 
 
 def check_pt2(path: Path) -> None:
-    """Refuses a file of `torch.export` that holds more than tensors and operators on tensors.
+    """Reject a file of `torch.export` that contains more than tensors and operators on tensors.
 
     Raises:
-        CheckpointError: it does, or it is damaged.
+        CheckpointError: it contains more, or is damaged.
     """
     for name in check_archive(path):
         if _ENTRIES.fullmatch(name) is None:
-            raise CheckpointError(f"{path} holds {name[:80]!r}, as no export does: give a file of `detector export`")
+            raise CheckpointError(
+                f"{path} contains {name[:80]!r}, which no export does; give a file of `detector export`"
+            )
     try:
         with zipfile.ZipFile(path) as archive:
             reasons = list(_reasons(archive))
     except _ERRORS as error:
-        raise CheckpointError(f"{path} is damaged: export the model again") from error
+        raise CheckpointError(f"{path} is damaged; export the model again") from error
     if reasons:
-        raise CheckpointError(f"{path} asks for code ({reasons[0][:80]}) and was not loaded: give an export of yours")
+        raise CheckpointError(
+            f"{path} asks for code ({reasons[0][:80]}) and was not loaded; give a file of `detector export`"
+        )
 
 
 def _reasons(archive: zipfile.ZipFile) -> Iterator[str]:
-    """What in a file could be more than data."""
+    """Yield the parts of a file that could run code."""
     for name in archive.namelist():
         if name.endswith("config.json"):
             config = json.loads(archive.read(name))
@@ -101,7 +109,7 @@ def _reasons(archive: zipfile.ZipFile) -> Iterator[str]:
 
 
 def _named_in(content: bytes) -> Iterator[str]:
-    """The Python objects that the pickle of the example input asks for, besides a tensor."""
+    """Yield the Python objects, other than a tensor's, that the pickle of the example input names."""
     with zipfile.ZipFile(io.BytesIO(content)) as inner:
         for entry in inner.infolist():
             if entry.filename.endswith("data.pkl"):
@@ -110,8 +118,8 @@ def _named_in(content: bytes) -> Iterator[str]:
                 yield from sorted(named - _SAMPLE_GLOBALS)
 
 
-def _foreign(value: Any) -> Iterator[str]:
-    """Operators and expressions of a graph that are none of those an export has, wherever they stand."""
+def _foreign(value: object) -> Iterator[str]:
+    """Yield the operators and expressions of a graph, at any depth, that no export contains."""
     if isinstance(value, dict):
         for key, content in value.items():
             if key == "target" and isinstance(content, str) and _OPERATOR.fullmatch(content) is None:

@@ -1,15 +1,19 @@
-"""Files of TorchScript, which torch 2.9 and later deprecate and many programs still read."""
+"""The target `torchscript`, which torch 2.9 and later deprecate and many programs still read."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
+from detector.config.registry import register
 from detector.errors import CheckpointError
-from detector.export.export_runtime import Run
+from detector.export.export_runtime import Array, ExportRuntime
+from detector.export.export_target import Contents, Encode, ExportJob, ExportTarget, ExportTargetConfig, FileVariant
 from detector.export.graph import DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.pt2 import quietly
@@ -18,38 +22,62 @@ from detector.export.torch_archive import check_archive
 _ENTRY = f"{DOCUMENT_KEY}.json"
 
 
-def traced(graph: DetectionGraph, canvas_hw: tuple[int, int], dtype: torch.dtype) -> Any:
-    """The graph as `torch.jit.trace` records it; shapes are recorded as what they are computed from."""
+@register("torchscript")
+class TorchScriptTarget(ExportTarget):
+    """Traced TorchScript programs."""
+
+    suffix = ".torchscript"
+    precisions = ("fp32", "fp16")
+
+    @dataclass(frozen=True)
+    class Config(ExportTargetConfig):
+        """No settings."""
+
+    def convert(self, job: ExportJob) -> Encode:
+        """Return a function that traces and encodes each variant of a network."""
+
+        def encode(variant: FileVariant) -> Contents:
+            job.graph.with_raw_maps = variant.with_raw_maps
+            return (save(traced(job.graph, job.canvas_hw, job.canvas_dtype), variant.document),)
+
+        return encode
+
+    def open_file(self, path: Path) -> ExportRuntime:
+        """Open a file that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or from another program.
+        """
+        check_archive(path, may_compress=True)
+        entries: dict[str, str | bytes] = {_ENTRY: ""}  # torch fills in the bytes of the entry
+        try:
+            with quietly():
+                script: Callable[[Tensor], tuple[Tensor, ...]] = torch.jit.load(  # type: ignore[no-untyped-call]
+                    path, map_location="cpu", _extra_files=entries
+                )
+            content = entries[_ENTRY]
+            text = content.decode() if isinstance(content, bytes) else content
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged or no TorchScript file; export the model again") from error
+
+        @torch.inference_mode()
+        def run(canvases: Array) -> Sequence[Array]:
+            return [output.float().numpy() for output in script(torch.from_numpy(canvases))]
+
+        return ExportRuntime(Description.of_json(text, str(path)), run)
+
+
+def traced(graph: DetectionGraph, canvas_hw: tuple[int, int], dtype: torch.dtype) -> torch.jit.ScriptModule:
+    """Return the graph as `torch.jit.trace` records it; sizes are recorded as expressions of the input's size."""
     with quietly(), torch.no_grad():
         example = graph.canvases(canvas_hw, 2, dtype)
-        return torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]  # untyped in torch
+        script: torch.jit.ScriptModule = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
+        return script
 
 
-def save(script: Any, document: str) -> bytes:
-    """The file."""
+def save(script: torch.jit.ScriptModule, document: str) -> bytes:
+    """Return the bytes of a file."""
     content = io.BytesIO()
     with quietly():
         torch.jit.save(script, content, _extra_files={_ENTRY: document})
     return content.getvalue()
-
-
-def open_file(path: Path) -> tuple[Description, Run]:
-    """Reads a file that `save` wrote.
-
-    Raises:
-        CheckpointError: it is another, or damaged.
-    """
-    check_archive(path, may_compress=True)
-    found: dict[str, Any] = {_ENTRY: ""}
-    try:
-        with quietly():
-            script: Any = torch.jit.load(path, map_location="cpu", _extra_files=found)  # type: ignore[no-untyped-call]
-        text = found[_ENTRY].decode() if isinstance(found[_ENTRY], bytes) else found[_ENTRY]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no TorchScript file: export the model again") from error
-
-    @torch.inference_mode()
-    def run(canvases: Any) -> list[Any]:
-        return [output.float().numpy() for output in script(torch.from_numpy(canvases))]
-
-    return Description.of_json(text, str(path)), run

@@ -1,7 +1,7 @@
-"""Back ends timed side by side: an image in memory goes in, boxes come out.
+"""Timing of back ends side by side, from an image in memory to boxes.
 
-Each back end is a process of its own, so that its peak memory is its own; they take turns, so that a change in the
-machine's speed hits all of them.
+Each back end runs in a process of its own, so that its peak memory can be measured. The back ends take turns, so that a
+change in the machine's speed affects all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from detector.config.registry import import_parts
 from detector.config.schema import config_to_plain
 from detector.errors import ConfigError, DetectorError
-from detector.export.export_config import SUFFIXES, ExportSettings, TargetName, target_of
-from detector.export.export_runtime import ExportRuntime
+from detector.export.export_config import ExportSettings, target_of
+from detector.export.export_runtime import Array, ExportRuntime
+from detector.export.export_target import export_targets
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import RuntimeConfig
 from detector.io.machine import peak_bytes, resident_bytes
@@ -51,29 +52,33 @@ TORCH_BACKENDS = {
     "torch-bf16-graph": RuntimeConfig("bf16", cuda_graph=True),
     "torch-fp16-graph": RuntimeConfig("fp16", cuda_graph=True),
 }
-BACKENDS = (REFERENCE, *TORCH_BACKENDS, *get_args(TargetName))
-_MODEL_FILES = (".safetensors", ".pt", ".weights", *SUFFIXES.values())
-_NUM_CLASSES = 80  # of a network that is made from a configuration: COCO's
+_MODEL_SUFFIXES = (".safetensors", ".pt", ".weights")
+_NUM_CLASSES = 80  # COCO's number, for a network with random weights
 _SOURCE_HW = (480, 640)
 
 
+def known_backends() -> tuple[str, ...]:
+    """Return the names of all back ends: the reference, those of torch, and the export targets."""
+    return REFERENCE, *TORCH_BACKENDS, *export_targets()
+
+
 def default_backends() -> tuple[str, ...]:
-    """The reference and what this machine computes natively without waiting for a compiler."""
+    """Return the back ends that need no compiler and whose arithmetic this machine has natively."""
     return REFERENCE, "torch-fp32", *(("torch-bf16",) if has_native_bf16(choose_device("auto")) else ())
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed, and how.
+    """Settings of a benchmark.
 
     Attributes:
         models: model files, exports, or configurations, whose networks get random weights and 80 classes.
-        backends: of `BACKENDS`; an export has its own instead.
-        sizes: sides of the canvas in pixels; none for the size that each model has.
-        batch_size: images that go through the network at once.
-        num_turns: turns of each back end that count; one turn before them does not.
-        num_calls: timed calls of a turn; one call before them, which finds the caches cold, does not count.
-        num_threads: threads of torch, or None for its own choice.
+        backends: names of `known_backends`; an export is timed in its own runtime instead.
+        sizes: sides of the canvas in pixels; empty for each model's own size.
+        batch_size: number of images in a call.
+        num_turns: number of timed turns of each back end; one more turn before them is not timed.
+        num_calls: number of timed calls in a turn; one more call before them, with cold caches, is not timed.
+        num_threads: number of torch's threads, or None for its own choice.
         overrides: texts such as `predict.confidence=0.4`.
         imports: Python files that register parts.
     """
@@ -89,31 +94,37 @@ class BenchmarkConfig:
     imports: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.backends if name not in BACKENDS]
+        known = known_backends()
+        unknown = [name for name in self.backends if name not in known]
         if unknown or not self.backends:
-            raise ConfigError(f"back ends of {', '.join(BACKENDS)} are wanted, found {', '.join(unknown) or 'none'}")
+            raise ConfigError(
+                f"expected back ends of {', '.join(known)}, got {', '.join(unknown) or 'none'}; give some of these"
+            )
         if not self.models:
-            raise ConfigError("a model file, an export or a configuration is wanted, found none; give one or more")
+            raise ConfigError("expected a model file, an export or a configuration, got none; give one or more")
         numbers = (self.batch_size, self.num_turns, self.num_calls, *self.sizes)
-        if min(numbers) < 1 or (self.num_threads is not None and self.num_threads < 1):
-            raise ConfigError("sizes, batch, turns, calls and threads want to be at least 1; correct them")
+        lowest = min(numbers if self.num_threads is None else (*numbers, self.num_threads))
+        if lowest < 1:
+            raise ConfigError(
+                f"expected sizes, batch, turns, calls and threads of at least 1, got {lowest}; correct it"
+            )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one back end took.
+    """Times and memory of one back end.
 
     Attributes:
-        model: as it was named.
-        backend: of `BACKENDS`.
+        model: the model as the user named it.
+        backend: a name of `known_backends`.
         size: side of the canvas that was asked for, or None for the model's own.
-        batch_size: images in a call.
+        batch_size: number of images in a call.
         precision: number format of the arithmetic.
-        ready_s: seconds to load, export or compile, and make the first call.
+        ready_s: seconds to load, export or compile, and to make the first call.
         call_ms: milliseconds of each call.
-        peak_bytes: most memory that the process took beyond its libraries, on a GPU the most that tensors took there;
-            None where it is not known.
-        error: why there is no timing, or None.
+        peak_bytes: peak memory of the process beyond its libraries, on a GPU that of the tensors there; None where it
+            is not known.
+        error: the reason why there is no timing, or None.
     """
 
     model: str
@@ -128,17 +139,17 @@ class Timing:
 
     @property
     def median_ms(self) -> float:
-        """The median call."""
+        """The median of the calls in milliseconds."""
         return statistics.median(self.call_ms)
 
     @property
     def p95_ms(self) -> float:
-        """What 95 % of the calls do not exceed."""
+        """The 95th percentile of the calls in milliseconds."""
         return float(np.percentile(self.call_ms, 95))
 
     @property
     def images_per_s(self) -> float:
-        """Images over the whole time of all calls."""
+        """The throughput: images over the total time of all calls."""
         return self.batch_size * len(self.call_ms) / sum(self.call_ms) * 1e3
 
 
@@ -148,21 +159,21 @@ class _PlainMish(nn.Module):
 
 
 class ReferenceRuntime:
-    """The same network in torch's own operators: fp32, NCHW, `nn.BatchNorm2d` left as it is, `F.mish`.
+    """The same network in torch's own operators: fp32, NCHW, `nn.BatchNorm2d` not folded, `F.mish`.
 
     Attributes:
-        device: where it runs.
-        num_classes: classes it tells apart.
-        notes: what is worth saying of how it was described, a sentence each.
+        device: device it runs on.
+        num_classes: number of classes.
+        notes: remarks on the model for the user, a sentence each.
         precision: fp32.
-        selection: None: it gives all boxes.
+        selection: None, because it returns all boxes.
     """
 
     precision: str = "fp32"
     selection: SelectConfig | None = None
 
     def __init__(self, model: DetectionModel, device: torch.device) -> None:
-        """Takes a copy of the model to the device."""
+        """Copy a model to a device."""
         self._model, self.device = copy.deepcopy(model).eval().to(device), device
         for part in self._model.modules():
             if isinstance(part, ConvNormAct) and isinstance(part.activation, Mish):
@@ -170,19 +181,24 @@ class ReferenceRuntime:
         self.num_classes, self.notes = model.num_classes, model.notes
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
-        """Raises a `ValueError` where a canvas size does not suit the model's strides."""
+        """Reject a canvas size that does not suit the model's strides.
+
+        Raises:
+            ValueError: the size does not suit them.
+        """
         self._model.check_image_hw(image_hw)
 
     @torch.inference_mode()
-    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-        """All boxes of a batch, as `Runtime` says, on the device."""
+    def boxes(self, canvases: Array) -> tuple[Tensor, Tensor]:
+        """Return all boxes of a batch, as `Runtime` says, on the device."""
         images = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).contiguous()
         return self._model.decode(self._model(images))
 
 
 def _load(model: str, overrides: Sequence[str]) -> LoadedModel:
-    if Path(model).suffix.lower() in _MODEL_FILES:
-        return load_model(Path(model), overrides)
+    path = Path(model)
+    if path.suffix.lower() in _MODEL_SUFFIXES or target_of(path) is not None:
+        return load_model(path, overrides)
     config = load_detection(model, overrides)
     torch.manual_seed(0)
     network, classes = build_model(config, _NUM_CLASSES), range(_NUM_CLASSES)
@@ -191,18 +207,18 @@ def _load(model: str, overrides: Sequence[str]) -> LoadedModel:
 
 
 def build_backend(timing: Timing, overrides: Sequence[str]) -> tuple[Predictor, SelectConfig]:
-    """The predictor that a timing is about, and which of its boxes become detections.
+    """Build the predictor of a timing, and return it with its selection.
 
     Raises:
-        DetectorError: the model cannot be read, or the back end cannot run it here.
+        DetectorError: the model cannot be read, or the back end cannot run it on this machine.
     """
     asked = [] if timing.size is None else [f"input.size={timing.size}"]
     loaded = _load(timing.model, [*overrides, *asked])
-    if timing.backend in SUFFIXES and not isinstance(loaded.model, ExportRuntime):
-        settings = ExportSettings(timing.backend)
+    target = export_targets().get(timing.backend)
+    if target is not None and not isinstance(loaded.model, ExportRuntime):
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"model{SUFFIXES[settings.target]}"
-            export_model(loaded, path, settings)
+            path = Path(folder) / f"model{target.suffix}"
+            export_model(loaded, path, ExportSettings(timing.backend))
             loaded = load_model(path)
     how, file = loaded.config, loaded.file
     if timing.backend != REFERENCE or isinstance(loaded.model, ExportRuntime):
@@ -214,7 +230,7 @@ def build_backend(timing: Timing, overrides: Sequence[str]) -> tuple[Predictor, 
 
 
 def _images(num: int, channels: int) -> list[npt.NDArray[np.uint8]]:
-    """Pictures of large spots, in memory."""
+    """Return images (480, 640, channels) of large random squares."""
     generator, (height, width) = np.random.default_rng(0), _SOURCE_HW
     spots = generator.integers(0, 256, (num, height // 40, width // 40, channels), dtype=np.uint8)
     return list(np.ascontiguousarray(spots.repeat(40, axis=1).repeat(40, axis=2)))
@@ -227,9 +243,10 @@ def _peak_bytes(before_bytes: int | None, device: torch.device) -> int | None:
 
 
 def _serve(connection: Connection, timing: Timing, config: BenchmarkConfig) -> None:
-    """Makes a back end ready, then answers every number of calls with their milliseconds, and 0 with the peak memory.
+    """Serve a back end in a process of its own.
 
-    The first answer is the timing with its precision and time to be ready, or with an error.
+    The first message that it sends is the timing with precision and `ready_s`, or with an error. It then answers each
+    number of calls that it receives with their milliseconds, and 0, which ends it, with the peak memory in bytes.
     """
     started_s, before_bytes = time.perf_counter(), resident_bytes()
     if config.num_threads is not None:
@@ -257,7 +274,7 @@ def _serve(connection: Connection, timing: Timing, config: BenchmarkConfig) -> N
 
 @contextmanager
 def _worker(timing: Timing, config: BenchmarkConfig) -> Iterator[Connection]:
-    """A back end in a process of its own; the first thing it sends is its timing without calls."""
+    """Run `_serve` in a process of its own, and yield the connection to it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, timing, config), daemon=True)
@@ -277,13 +294,13 @@ def _answer(connection: Connection, timing: Timing) -> Any:
         return connection.recv()
     except EOFError as error:
         raise DetectorError(
-            f"{timing.model}, {timing.backend}: its process ended without an answer, for want of memory perhaps; "
+            f"{timing.model}, {timing.backend}: its process ended without an answer, possibly out of memory; "
             "give fewer back ends or a smaller batch"
         ) from error
 
 
 def _timed(timings: Sequence[Timing], config: BenchmarkConfig, report: Callable[[str], None]) -> Iterator[Timing]:
-    """The same with their calls, made in turns."""
+    """Yield the timings with the times of their calls, which the back ends make in turns."""
     with ExitStack() as stack:
         running: list[tuple[Connection, Timing, list[float]]] = []
         for timing in timings:
@@ -297,8 +314,8 @@ def _timed(timings: Sequence[Timing], config: BenchmarkConfig, report: Callable[
         for turn in range(config.num_turns + 1):
             for connection, timing, call_ms in running:
                 connection.send(config.num_calls)
-                found = _answer(connection, timing)
-                call_ms += found if turn else []
+                answered: list[float] = _answer(connection, timing)
+                call_ms += answered if turn else []
         for connection, timing, call_ms in running:
             connection.send(0)
             yield replace(timing, call_ms=tuple(call_ms), peak_bytes=_answer(connection, timing))
@@ -310,16 +327,19 @@ def _backends_of(model: str, config: BenchmarkConfig) -> tuple[str, ...]:
 
 
 def benchmark(config: BenchmarkConfig, report: Callable[[str], None] = lambda text: None) -> list[Timing]:
-    """The timings of every model at every size on every back end; those of a size take turns.
+    """Time every model at every size on every back end; the back ends of a size take turns.
 
     Args:
-        config: what is timed, and how.
-        report: told of each back end before it is made ready.
+        config: the settings.
+        report: called with a line about each back end before it is made ready.
+
+    Returns:
+        The timings, by size, then by model.
 
     Raises:
         DetectorError: a back end's process died.
     """
-    found = []
+    timed = []
     for size in config.sizes or (None,):
         timings = [
             Timing(model, backend, size, config.batch_size)
@@ -327,5 +347,5 @@ def benchmark(config: BenchmarkConfig, report: Callable[[str], None] = lambda te
             for backend in _backends_of(model, config)
         ]
         done = {(timing.model, timing.backend): timing for timing in _timed(timings, config, report)}
-        found += [done[timing.model, timing.backend] for timing in timings]
-    return found
+        timed += [done[timing.model, timing.backend] for timing in timings]
+    return timed

@@ -1,7 +1,7 @@
-"""What `detector download` knows by name: Darknet weights and data sets that others publish.
+"""Catalogue of `detector download`: Darknet weights and data sets that others publish.
 
-`weights/index.yaml` and `data/downloads.yaml` list them with source, exact length and licence as far as it is stated.
-Nothing is fetched but what is asked for by name.
+`weights/index.yaml` and `data/downloads.yaml` list them with source, exact length and, as far as it is stated, licence.
+An entry is downloaded only when its name is asked for.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from detector.io.archive import unpack
 from detector.io.download import fetch
 
 _HEADER_BYTES = 20
-# What an archive may grow to when unpacked: annotations as text shrink fourfold, images not at all.
+# Largest growth of an archive when unpacked: text annotations grow fourfold, images hardly at all.
 _MAX_GROWTH = 10
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights of a Darknet network.
+    """Weights file of a Darknet network.
 
     Attributes:
-        name: what it is asked for by.
-        network: its network, which is shipped as `cfg/darknet/NETWORK.cfg` or is on the publisher's page.
-        url: where it is.
-        num_bytes: its exact length.
-        page: the publisher's page.
-        licence: as far as it is stated.
+        name: name of the entry.
+        network: name of its network, which is shipped as `cfg/darknet/NETWORK.cfg` or is on the publisher's page.
+        url: address of the file.
+        num_bytes: exact length of the file.
+        page: address of the publisher's page.
+        licence: the licence, as far as it is stated.
         ap: AP at IoU 0.50:0.95 in percent, as the page prints it.
         ap50: AP at IoU 0.50 in percent, as the page prints it.
-        measured_at: side of the input in pixels that these belong to.
-        test_set: what they were measured on, as far as it is stated.
-        num_layers: of a file that holds the first layers only, how many.
+        measured_at: side of the input in pixels at which AP and AP50 were measured.
+        test_set: images that they were measured on, as far as it is stated.
+        num_layers: number of layers, for a file that holds the first layers only.
     """
 
     name: str
@@ -63,7 +63,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A zip or tar file of a data set: where it is, its exact length, and its checksum where one is known."""
+    """Zip or tar file of a data set: its address, its exact length, and its checksum where one is known."""
 
     url: str
     num_bytes: int
@@ -72,7 +72,7 @@ class PublishedArchive:
 
 @dataclass(frozen=True)
 class PublishedDataSet:
-    """A data set: its name here, the publisher's page, the licence as far as it is stated, and its archives."""
+    """Data set: name of the entry, publisher's page, licence as far as it is stated, and archives."""
 
     name: str
     page: str
@@ -81,7 +81,7 @@ class PublishedDataSet:
 
     @property
     def num_bytes(self) -> int:
-        """The length of all its archives."""
+        """The total length of its archives."""
         return sum(archive.num_bytes for archive in self.archives)
 
 
@@ -99,13 +99,13 @@ class _DataIndex:
 
 
 def _index_file(packed: str, source: str) -> Path:
-    """An index: inside the installed package, or where a source checkout has it."""
+    """Return the path of an index: inside the installed package, or in a source checkout."""
     package = Path(__file__).parents[1]
     return package / packed if (package / packed).is_file() else package.parent / source
 
 
 def published() -> dict[str, Published]:
-    """Everything that is known, by name.
+    """Return every entry by name.
 
     Raises:
         ConfigError: an index cannot be read.
@@ -117,25 +117,25 @@ def published() -> dict[str, Published]:
 
 
 def find_published(name: str) -> Published:
-    """An entry by its name.
+    """Return the entry of a name.
 
     Raises:
-        DetectorError: there is none; the message gives the nearest.
+        DetectorError: no entry has this name; the message gives the nearest one.
     """
     known = published()
     if name not in known:
-        raise DetectorError(f"nothing of the name {name!r} is known to download{nearest(name, known)}")
+        raise DetectorError(f"{name!r} is not in the catalogue of downloads{nearest(name, known)}")
     return known[name]
 
 
 def fetch_weights(
     entry: PublishedWeights, target: Path, progress: Callable[[int], None] = lambda num_done: None
 ) -> None:
-    """Downloads weights; they take the name `target` only after every array in them was found to be as it should be.
+    """Download weights; the file gets the name `target` only after every array in it has been checked.
 
     Raises:
         DetectorError: as `detector.io.download.fetch`.
-        DarknetError: the file is not one of its network, or no weights at all.
+        DarknetError: the file does not fit its network, or is no weights file.
     """
     fetch(
         entry.url, target, num_bytes=entry.num_bytes, check=lambda part: _check_weights(entry, part), progress=progress
@@ -147,16 +147,16 @@ def _check_weights(entry: PublishedWeights, part: Path) -> None:
     if cfg.is_file():
         read_weights(part, read_cfg(cfg), partial=entry.num_layers is not None)
         return
-    with part.open("rb") as file:  # the network is not shipped: its length and the header are what can be checked
+    with part.open("rb") as file:  # the network is not shipped, so only length and header can be checked
         WeightsHeader.unpack(file.read(_HEADER_BYTES), part)
 
 
 def fetch_data_set(
     entry: PublishedDataSet, folder: Path, progress: Callable[[int], None] = lambda num_done: None
 ) -> None:
-    """Downloads the archives of a data set and unpacks them; the folder appears only when all of it is there.
+    """Download the archives of a data set and unpack them; the folder appears only when it is complete.
 
-    Archives and unpacked files are collected in `folder` + `.part`, where the same call goes on after a failure.
+    Archives and unpacked files are collected in `folder` + `.part`, so that the same call continues after a failure.
 
     Raises:
         DetectorError: the folder exists, or as `detector.io.download.fetch` and `detector.io.archive.unpack`.
@@ -182,4 +182,4 @@ def fetch_data_set(
         (part / "files").replace(folder)
         shutil.rmtree(part)
     except OSError as error:
-        raise DetectorError(f"{part} cannot be put at {folder}: {error.strerror}") from error
+        raise DetectorError(f"{part} cannot be renamed to {folder}: {error.strerror}") from error

@@ -131,9 +131,9 @@ def test_without_names_classes_are_numbers_and_categories_are_matched_by_order(
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (["a.weights"], "a SOURCE and a TARGET are wanted"),
-        (["a.weights", "b.onnx"], r"b\.onnx: a target NAME\.safetensors or NAME\.weights is wanted"),
-        (["a.weights", "b.safetensors", "--fold"], r"--fold is for NAME\.weights"),
+        (["a.weights"], "expected a SOURCE and a TARGET, got a.weights"),
+        (["a.weights", "b.onnx"], r"b\.onnx: expected a target NAME\.safetensors or NAME\.weights"),
+        (["a.weights", "b.safetensors", "--fold"], r"--fold: expected a target NAME\.weights"),
         (["missing.weights", "b.safetensors", "--cfg", "yolov3-tiny"], r"missing\.weights cannot be read"),
     ],
 )
@@ -148,7 +148,7 @@ def test_impossible_conversion_is_refused_with_the_reason(given, reason, tmp_pat
 def test_existing_files_are_replaced_only_with_overwrite(trained: Trained, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine.cfg").write_text("precious")
     assert run(words("convert", trained.weights, tmp_path / "mine.weights")) == 2
-    assert "mine.cfg: already there; choose another TARGET or say --overwrite" in capsys.readouterr().err
+    assert "mine.cfg: already exists; choose another TARGET or give --overwrite" in capsys.readouterr().err
     assert (tmp_path / "mine.cfg").read_text() == "precious"
     assert not (tmp_path / "mine.weights").exists()
     assert run(words("convert", trained.weights, tmp_path / "mine.weights", "--overwrite")) == 0

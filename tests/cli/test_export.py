@@ -24,18 +24,18 @@ def measured(capsys, *words: str) -> dict[str, float]:
     return json.loads(capsys.readouterr().out)
 
 
-def test_an_export_measures_the_same_ap(trained, made, tmp_path, capsys):
+def test_export_has_the_ap_of_its_model(trained, made, tmp_path, capsys):
     capsys.readouterr()
-    wanted, found = (
+    of_model, of_export = (
         measured(capsys, str(weights), trained.data, "--save-dir", str(tmp_path / name))
         for name, weights in (("model", trained.weights), ("export", made))
     )
-    assert wanted["AP"] > 0.1
-    assert found["AP"] == pytest.approx(wanted["AP"], abs=1e-3)
-    assert found["conditions"] == wanted["conditions"]
+    assert of_model["AP"] > 0.1
+    assert of_export["AP"] == pytest.approx(of_model["AP"], abs=1e-3)
+    assert of_export["conditions"] == of_model["conditions"]
 
 
-def test_predict_takes_an_export(trained, made, tmp_path, capsys):
+def test_predict_accepts_an_export(trained, made, tmp_path, capsys):
     words = [str(made), str(trained.images), "--json", "-q", "--no-pictures", "--save-dir", str(tmp_path)]
     assert run(["predict", *words]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
@@ -44,16 +44,17 @@ def test_predict_takes_an_export(trained, made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["export", "{made}", "--to", "pt2", "--out", "{new}.pt2"], 2, "an export is not exported again"),
-        (["export", "{weights}", "--to", "onnx", "--out", "{made}"], 2, "already there; choose another --out"),
-        (["export", "{weights}", "--to", "onnx", "--out", "{new}.xml"], 2, "NAME.onnx is wanted"),
-        (["export", "{weights}", "--to", "pt2", "--nms", "--out", "{new}.pt2"], 2, "holds no suppression"),
-        (["export", "--to", "onnx"], 2, "one model file is wanted"),
-        (["convert", "{made}", "{new}.safetensors"], 2, "an export is not converted"),
+        (["export", "{made}", "--to", "pt2", "--out", "{new}.pt2"], 2, "an export cannot be exported again"),
+        (["export", "{weights}", "--to", "onnx", "--out", "{made}"], 2, "already exists; choose another --out"),
+        (["export", "{weights}", "--to", "onnx", "--out", "{new}.xml"], 2, "expected a file NAME.onnx"),
+        (["export", "{weights}", "--to", "pt2", "--nms", "--out", "{new}.pt2"], 2, "cannot hold a suppression"),
+        (["export", "--to", "onnx"], 2, "expected one model file, got none"),
+        (["export", "{weights}", "--to", "onx"], 2, "no export target is named 'onx'; did you mean 'onnx'?"),
+        (["convert", "{made}", "{new}.safetensors"], 2, "an export cannot be converted"),
         (["evaluate", "{made}", "input.size=96"], 2, "--dynamic"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(words, code, says, made, trained, tmp_path, capsys):
+def test_impossible_request_is_reported_in_one_line(words, code, says, made, trained, tmp_path, capsys):
     named = [word.format(made=made, weights=trained.weights, new=tmp_path / "new") for word in words]
     assert run(named) == code
     error = capsys.readouterr().err
@@ -62,7 +63,7 @@ def test_what_cannot_be_done_is_said_in_a_line(words, code, says, made, trained,
     assert not any(tmp_path.iterdir())
 
 
-def test_weights_beside_a_graph_are_not_written_over(tmp_path, capsys):
+def test_existing_weights_beside_a_graph_are_not_overwritten(tmp_path, capsys):
     (tmp_path / "m.bin").write_bytes(b"another file's")
     assert run(["export", str(tmp_path / "m.safetensors"), "--to", "openvino"]) == 2
-    assert "m.bin: already there; choose another --out or say --overwrite" in capsys.readouterr().err
+    assert "m.bin: already exists; choose another --out or give --overwrite" in capsys.readouterr().err

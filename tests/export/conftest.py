@@ -1,4 +1,4 @@
-"""Fixtures of the tests of exports: models with random weights whose scores are spread, and what is made of them."""
+"""Fixtures of the tests of exports: models with random weights whose scores are spread, and their exports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from detector.config.schema import config_to_plain
-from detector.export.export_config import SUFFIXES, ExportSettings
+from detector.export.export_config import ExportSettings
+from detector.export.export_target import find_export_target
 from detector.models.checkpoint import ModelFile, save_model
 from detector.tasks.detection_model import build_model, load_model
 from detector.tasks.task import load_experiment
@@ -26,7 +27,7 @@ TINY_CFG = Path(__file__).parent.parent / "darknet/tiny.cfg"
 
 
 def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, object]) -> Path:
-    """A model file with random weights: logits of classes and boxes that differ from cell to cell."""
+    """Save a model file with random weights whose class logits and boxes differ from cell to cell."""
     torch.manual_seed(1)
     config = load_experiment(name, overrides)
     model = build_model(config, len(NAMES))
@@ -35,7 +36,7 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
         for parameter in model.parameters():
             if parameter.ndim == 4:
                 parameter.mul_(1.6)
-        if branches:  # its many layers want statistics of their own, or nothing of the image is left at the end
+        if branches:  # without batch statistics of its own, the output of so many layers does not depend on the image
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.momentum = None
@@ -51,7 +52,7 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
 
 @pytest.fixture(scope="session")
 def darknet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Darknet network of two anchor heads, 64 x 64, canvases float32; its suppression is set to plain."""
+    """A small Darknet network of two anchor heads, 64 x 64, canvases float32; its suppression is plain."""
     path = tmp_path_factory.mktemp("export") / "darknet.safetensors"
     return saved(path, str(TINY_CFG), ["predict.nms=plain", "evaluate.nms=plain", "device=cpu"], {})
 
@@ -72,8 +73,8 @@ def exported(darknet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
     def export(target: str) -> ExportReport:
         if target not in made:
-            settings = ExportSettings(target)  # type: ignore[arg-type]  # one of the four
-            made[target] = export_model(load_model(darknet_file), folder / f"m{SUFFIXES[settings.target]}", settings)
+            path = folder / f"m{find_export_target(target).suffix}"
+            made[target] = export_model(load_model(darknet_file), path, ExportSettings(target))
         return made[target]
 
     return export
@@ -89,7 +90,7 @@ def dynamic_onnx(yolo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def selecting_onnx(darknet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Darknet network with its suppression in the file: at a score of 0.3, 20 boxes at the most."""
+    """The Darknet network with its suppression in the file: scores of at least 0.3, at most 20 boxes."""
     path = tmp_path_factory.mktemp("exported") / "selecting.onnx"
     loaded = load_model(darknet_file, ["predict.confidence=0.3", "predict.max_detections=20"])
     export_model(replace(loaded), path, ExportSettings("onnx", nms=True))

@@ -19,7 +19,7 @@ CHANNELS = 8
 
 
 class Parts(nn.Module):
-    """Every activation and attention there is, beside one another."""
+    """Network of every activation and attention, side by side."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Parts(nn.Module):
         return tuple(part(x) for part in self.parts)
 
 
-def test_every_activation_and_attention_is_written_in_operators_of_onnx():
+def test_every_activation_and_attention_uses_standard_onnx_operators_only():
     parts = Parts().eval().requires_grad_(False)
     assert len(parts.names) >= 18 + 3
     x = torch.randn(2, CHANNELS, 4, 6) * 3
@@ -51,20 +51,20 @@ def test_every_activation_and_attention_is_written_in_operators_of_onnx():
     model = torch.onnx.export(program, dynamo=True, opset_version=18, verbose=False).model_proto
     assert {node.domain for node in model.graph.node} == {""}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    for name, wanted, output in zip(parts.names, parts(x), found, strict=True):
-        np.testing.assert_allclose(output, wanted.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+    outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for name, expected, output in zip(parts.names, parts(x), outputs, strict=True):
+        np.testing.assert_allclose(output, expected.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("form", ["mish", "softplus", "sigmoid"])
-def test_each_form_of_mish_is_mish(form):
+def test_each_written_form_of_mish_equals_mish(form):
     x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([0.0, -1.19243, 1e4, -1e4])])
-    wanted = x.double() * torch.tanh(torch.nn.functional.softplus(x.double()))
-    torch.testing.assert_close(WrittenMish(form)(x).double(), wanted, rtol=1e-5, atol=1e-6)
+    expected = x.double() * torch.tanh(torch.nn.functional.softplus(x.double()))
+    torch.testing.assert_close(WrittenMish(form)(x).double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(WrittenMish(form)(x), mish(x), rtol=1e-5, atol=1e-6)
 
 
-def test_the_graph_is_a_folded_copy_without_kernels_of_ours(yolo_file):
+def test_graph_is_a_folded_copy_without_custom_kernels(yolo_file):
     model = load_model(yolo_file).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = DetectionGraph(model, "mish", is_half=False)
@@ -76,7 +76,7 @@ def test_the_graph_is_a_folded_copy_without_kernels_of_ours(yolo_file):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        wanted = model.eval()(images.permute(0, 3, 1, 2))
-        found = program.module()(images)
-    for one, other in zip(wanted, found[2:], strict=True):
+        expected = model.eval()(images.permute(0, 3, 1, 2))
+        outputs = program.module()(images)
+    for one, other in zip(expected, outputs[2:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The suppression within a file against `postprocess.select`, in both runtimes that have it."""
+"""The suppression within a file against `selection.select`, in both runtimes that support it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIGS = [
 def graph(
     config: SelectConfig, shape: tuple[Any, Any] = ("batch", "boxes"), *, takes_equal: bool = False
 ) -> onnx.ModelProto:
-    """A file that hands boxes and scores on, with a suppression behind it."""
+    """Return a model that passes boxes and scores to a suppression."""
     names = {"boxes": 4, "scores": NUM_CLASSES}
     values = {f"{prefix}{name}": (*shape, last) for name, last in names.items() for prefix in ("given_", "")}
     infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in values.items()}
@@ -51,7 +51,7 @@ def graph(
 
 
 def crowd(seed: int, num: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """Two images of boxes on whole pixels, so that overlaps are fractions and scores tie; some are not finite."""
+    """Return boxes and scores of two images: whole pixels, so that overlaps and scores tie; some are not finite."""
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 40, (2, num, 2))
     boxes = np.concatenate([corner, corner + rng.integers(0, 24, (2, num, 2))], axis=2).astype(np.float32)
@@ -69,48 +69,48 @@ def by_onnxruntime(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray
 def by_openvino(model: onnx.ModelProto, boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
     with kept_signal_stack():
         compiled = openvino.Core().compile_model(converted(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = compiled([boxes, scores])
-    return [found[index] for index in range(4)]
+    outputs = compiled([boxes, scores])
+    return [outputs[index] for index in range(4)]
 
 
 @pytest.mark.parametrize("runs", [by_onnxruntime, by_openvino])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_it_selects_the_same_boxes_in_the_same_order(config, runs):
-    num_found, model = 0, graph(config, takes_equal=runs is by_openvino)
+def test_suppression_selects_the_same_boxes_in_the_same_order(config, runs):
+    num_selected, model = 0, graph(config, takes_equal=runs is by_openvino)
     for seed in range(3):
         all_boxes, all_scores = crowd(seed)
         boxes, scores, labels, counts = runs(model, all_boxes, all_scores)
         for image in range(2):
-            wanted = select(torch.from_numpy(all_boxes[image]), torch.from_numpy(all_scores[image]), config)
+            expected = select(torch.from_numpy(all_boxes[image]), torch.from_numpy(all_scores[image]), config)
             count = int(counts[image])
-            num_found += count
-            assert count == len(wanted[1])
-            assert boxes[image, :count].tolist() == wanted[0].tolist()
-            assert scores[image, :count].tolist() == wanted[1].tolist()
-            assert labels[image, :count].tolist() == wanted[2].tolist()
+            num_selected += count
+            assert count == len(expected[1])
+            assert boxes[image, :count].tolist() == expected[0].tolist()
+            assert scores[image, :count].tolist() == expected[1].tolist()
+            assert labels[image, :count].tolist() == expected[2].tolist()
             assert (scores[image, count:] == NOT_SELECTED).all()
-    assert num_found > 3
+    assert num_selected > 3
 
 
 @pytest.mark.parametrize("runs", [by_onnxruntime, by_openvino])
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.6, 0.45, 0.7, 1 / 3, 1.0])
-def test_an_overlap_just_at_the_threshold_is_taken_as_torchvision_takes_it(threshold, runs):
-    """Pairs of boxes of 10 x 1 pixels that share 0 to 10, among them those whose overlap is next to the threshold."""
+def test_overlap_at_the_threshold_is_treated_as_torchvision_treats_it(threshold, runs):
+    """Compare pairs of boxes of 10 x 1 pixels that share 0 to 10 pixels, also with overlaps next to the threshold."""
     at = np.float32(10 - 20 * threshold / (1 + threshold))
     shifts = [*np.linspace(0, 10, 41, dtype=np.float32), at, *(np.nextafter(at, np.float32(s)) for s in (-99, 99))]
     boxes = np.asarray([[(0, 0, 10, 1), (x, 0, 10 + x, 1)] for x in shifts], np.float32)
     scores = np.asarray([[[0.9, 0, 0], [0.8, 0, 0]]] * len(shifts), np.float32)
     config = SelectConfig(0.1, iou=threshold)
     counts = runs(graph(config, takes_equal=runs is by_openvino), boxes, scores)[3].tolist()
-    wanted = [len(select(*map(torch.from_numpy, pair), config)[1]) for pair in zip(boxes, scores, strict=True)]
-    assert counts == wanted
-    assert set(wanted) == ({1, 2} if threshold < 1 else {2})
+    expected = [len(select(*map(torch.from_numpy, pair), config)[1]) for pair in zip(boxes, scores, strict=True)]
+    assert counts == expected
+    assert set(expected) == ({1, 2} if threshold < 1 else {2})
 
 
-def test_fewer_boxes_than_may_be_kept_are_all_given():
+def test_fewer_boxes_than_max_detections_are_all_returned():
     boxes, scores = crowd(0, 10)
-    found = by_onnxruntime(graph(SelectConfig(0.0, iou=1.0, max_detections=500), (1, 10)), boxes[:1], scores[:1])
-    assert found[0].shape == (1, 30, 4)
+    outputs = by_onnxruntime(graph(SelectConfig(0.0, iou=1.0, max_detections=500), (1, 10)), boxes[:1], scores[:1])
+    assert outputs[0].shape == (1, 30, 4)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_fewer_boxes_than_may_be_kept_are_all_given():
     [
         (SelectConfig(nms="greedy"), "no suppression of the kind 'greedy'"),
         (SelectConfig(class_confidence=(0.5,)), "a value for each of 3 classes, got 1"),
-        (SelectConfig(classes=(3,)), "indices of 0 to 2, found 3"),
+        (SelectConfig(classes=(3,)), "indices of 0 to 2, got 3"),
     ],
 )
-def test_what_it_cannot_select_is_refused(config, says):
+def test_inexpressible_selection_is_rejected(config, says):
     with pytest.raises(ConfigError, match=says):
         graph(config)
 
@@ -129,23 +129,23 @@ def test_what_it_cannot_select_is_refused(config, says):
 # Selecting twice
 
 
-def test_a_file_that_selects_gives_the_detections_of_one_that_does_not(selecting_onnx, exported):
+def test_selecting_file_returns_the_detections_of_a_file_without_suppression(selecting_onnx, exported):
     config = load_model(selecting_onnx).config.predict
     assert (config.confidence, config.max_detections) == (0.3, 20)
     rng = np.random.default_rng(2)
     pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3)]
     both = [build_predictor(load_model(f), 3) for f in (exported("onnx").exported.files[0], selecting_onnx)]
-    for wanted, found in zip(*(predictor.detect(pictures, config) for predictor in both), strict=True):
-        assert len(found) == 20
-        assert found.labels.tolist() == wanted.labels.tolist()
-        torch.testing.assert_close(found.source_xyxy, wanted.source_xyxy, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-6)
+    for expected, detections in zip(*(predictor.detect(pictures, config) for predictor in both), strict=True):
+        assert len(detections) == 20
+        assert detections.labels.tolist() == expected.labels.tolist()
+        torch.testing.assert_close(detections.source_xyxy, expected.source_xyxy, rtol=0, atol=1e-4)
+        torch.testing.assert_close(detections.scores, expected.scores, rtol=0, atol=1e-6)
     higher = SelectConfig(0.5, iou=config.iou, max_detections=5)
-    for wanted, found in zip(*(predictor.detect(pictures, higher) for predictor in both), strict=True):
-        assert found.labels.tolist() == wanted.labels.tolist()
+    for expected, detections in zip(*(predictor.detect(pictures, higher) for predictor in both), strict=True):
+        assert detections.labels.tolist() == expected.labels.tolist()
 
 
-def test_a_file_that_selects_says_what_it_cannot_give(selecting_onnx):
+def test_selecting_file_rejects_a_wider_selection_and_raw_boxes(selecting_onnx):
     predictor = build_predictor(load_model(selecting_onnx))
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"confidence of at least 0.3, iou=0.45, max_detections of at most 20 only"):
@@ -167,7 +167,7 @@ def test_a_file_that_selects_says_what_it_cannot_give(selecting_onnx):
         ({}, {"confidence": 0.2}, "at least 0.25"),
     ],
 )
-def test_a_selection_cannot_be_undone(selected, asked, says):
+def test_wider_selection_is_rejected(selected, asked, says):
     with pytest.raises(ConfigError, match=says):
         require_within(SelectConfig(**selected), SelectConfig(**asked))
 
@@ -182,5 +182,5 @@ def test_a_selection_cannot_be_undone(selected, asked, says):
         ({"nms": "none", "iou": 0.7}, {"nms": "none", "iou": 0.5, "class_agnostic": True}),
     ],
 )
-def test_a_selection_may_be_narrowed(selected, asked):
+def test_narrower_selection_is_accepted(selected, asked):
     require_within(SelectConfig(**selected), SelectConfig(**asked))

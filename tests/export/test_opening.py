@@ -1,4 +1,4 @@
-"""Files that are no export, or no longer the one that was written."""
+"""Opening of exports: files of other programs, damaged and changed files are rejected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from detector.errors import CheckpointError, ConfigError, DetectorError
-from detector.export.export_config import SUFFIXES
+from detector.export.export_target import export_targets
 from detector.export.metadata import Description
 from detector.export.pt2 import quietly
 from detector.export.torch_archive import check_pt2
@@ -23,6 +23,7 @@ from detector.export.writer import open_export
 from detector.models.checkpoint import ModelFile
 from detector.tasks.detection_model import load_model
 
+SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
 TARGETS = list(SUFFIXES)
 
 
@@ -43,14 +44,14 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("content", [b"", b"\0" * 500, b"not an export", b"PK\x03\x04" + b"\0" * 99, b"<net></net>"])
-def test_what_is_no_export_is_refused_in_one_sentence(target, content, tmp_path):
+def test_file_that_is_no_export_is_rejected_in_one_sentence(target, content, tmp_path):
     path = tmp_path / f"m{SUFFIXES[target]}"
     path.write_bytes(content)
     refusal(path)
 
 
 def archive(method: int = zipfile.ZIP_STORED, *, is_encrypted: bool = False) -> bytes:
-    """An archive of one entry, encrypted as its flags say, and damaged where it is compressed."""
+    """Return an archive of one entry, marked as encrypted on request, and damaged if it is compressed."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as written:
         written.writestr("m/data", np.random.default_rng(0).bytes(3000))
@@ -65,7 +66,7 @@ def archive(method: int = zipfile.ZIP_STORED, *, is_encrypted: bool = False) -> 
 
 @pytest.mark.parametrize("target", ["torchscript", "pt2"])
 @pytest.mark.parametrize("content", [archive(is_encrypted=True), archive(zipfile.ZIP_LZMA)], ids=["encrypted", "lzma"])
-def test_an_archive_that_torch_does_not_write_is_refused(target, content, tmp_path):
+def test_encrypted_or_compressed_archive_is_rejected(target, content, tmp_path):
     path = tmp_path / f"m{SUFFIXES[target]}"
     path.write_bytes(content)
     refusal(path)
@@ -76,13 +77,13 @@ def description() -> str:
     return Description(file, "onnx", "fp32", 32, 3, "uint8", None, None).to_json()
 
 
-def test_a_description_with_a_number_beyond_all_bounds_is_refused():
+def test_description_with_an_infinite_number_is_rejected():
     assert Description.of_json(description(), "m.pt2").max_stride == 32
     with pytest.raises(CheckpointError, match=r"m\.pt2 is damaged or of another program"):
         Description.of_json(description().replace('"max_stride": 32', '"max_stride": 1e999'), "m.pt2")
 
 
-def test_an_onnx_file_whose_length_has_thousands_of_digits_is_refused(tmp_path):
+def test_onnx_file_whose_length_has_thousands_of_digits_is_rejected(tmp_path):
     model = onnx.ModelProto()
     for key, value in (("detector", description()), ("detector_length", "0" * 5000)):
         model.metadata_props.add(key=key, value=value)
@@ -90,7 +91,7 @@ def test_an_onnx_file_whose_length_has_thousands_of_digits_is_refused(tmp_path):
     assert "changed after its export" in refusal(tmp_path / "m.onnx")
 
 
-def test_a_torchscript_file_whose_description_is_no_text_is_refused(tmp_path):
+def test_torchscript_file_whose_description_is_not_utf8_is_rejected(tmp_path):
     with quietly():
         script = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
         torch.jit.save(script, tmp_path / "m.torchscript", _extra_files={"detector.json": b"\xff\xfe"})
@@ -98,14 +99,14 @@ def test_a_torchscript_file_whose_description_is_no_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_file_that_is_not_there_is_named(target, tmp_path):
+def test_missing_file_is_named(target, tmp_path):
     assert "does not exist" in refusal(tmp_path / f"m{SUFFIXES[target]}")
     (tmp_path / f"m{SUFFIXES[target]}").mkdir()
     assert "is not a regular file" in refusal(tmp_path / f"m{SUFFIXES[target]}")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_truncated_or_damaged_export_is_refused(target, exported, tmp_path):
+def test_truncated_or_damaged_export_is_rejected(target, exported, tmp_path):
     files = exported(target).exported.files
     for file in files:
         whole = file.read_bytes()
@@ -120,7 +121,7 @@ def test_a_truncated_or_damaged_export_is_refused(target, exported, tmp_path):
                 refusal(path)
 
 
-def test_a_damaged_weight_of_an_archive_is_refused(exported, tmp_path):
+def test_archive_with_a_damaged_weight_is_rejected(exported, tmp_path):
     for target in ("pt2", "torchscript"):
         path = copied(exported(target).exported.files, tmp_path)
         content = bytearray(path.read_bytes())
@@ -131,7 +132,7 @@ def test_a_damaged_weight_of_an_archive_is_refused(exported, tmp_path):
         assert "is damaged" in refusal(path)
 
 
-def test_an_onnx_file_of_another_program_or_with_other_files_is_refused(exported, tmp_path):
+def test_onnx_file_of_another_program_or_with_a_copied_description_is_rejected(exported, tmp_path):
     path = copied(exported("onnx").exported.files, tmp_path)
     model = onnx.load_model(path)
     description = next(entry.value for entry in model.metadata_props if entry.key == "detector")
@@ -143,14 +144,14 @@ def test_an_onnx_file_of_another_program_or_with_other_files_is_refused(exported
     assert "changed after its export" in refusal(path)
 
 
-def test_an_openvino_file_without_its_weights_is_refused(exported, tmp_path):
+def test_openvino_file_without_its_weights_is_rejected(exported, tmp_path):
     path = copied(exported("openvino").exported.files, tmp_path)
     path.with_suffix(".bin").unlink()
     assert "m.bin does not exist" in refusal(path)
 
 
 def rewritten(path: Path, name: str, change: dict[str, str]) -> None:
-    """Rewrites an entry of an archive, with a sum that fits."""
+    """Rewrite an entry of an archive, with a correct checksum."""
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -173,19 +174,19 @@ def rewritten(path: Path, name: str, change: dict[str, str]) -> None:
         ("weights_config.json", {'"use_pickle": false': '"use_pickle": true'}),
     ],
 )
-def test_a_program_that_asks_for_code_is_refused_before_torch_reads_it(name, change, exported, tmp_path):
+def test_program_that_asks_for_code_is_rejected_before_torch_reads_it(name, change, exported, tmp_path):
     path = copied(exported("pt2").exported.files, tmp_path)
     check_pt2(path)
     rewritten(path, name, change)
     assert "asks for code" in refusal(path)
 
 
-def test_a_pickle_among_the_entries_of_a_program_is_refused(exported, tmp_path):
+def test_program_with_a_pickle_among_its_entries_is_rejected(exported, tmp_path):
     path = copied(exported("pt2").exported.files, tmp_path)
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{folder}/data/constants/opaque_obj_0", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
-    assert "as no export does" in refusal(path)
+    assert "which no export does" in refusal(path)
     path = copied(exported("pt2").exported.files, tmp_path)
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
@@ -198,7 +199,7 @@ def test_a_pickle_among_the_entries_of_a_program_is_refused(exported, tmp_path):
     assert "asks for code (os system)" in refusal(path)
 
 
-def test_a_missing_library_is_named_with_what_installs_it(exported, monkeypatch):
+def test_missing_library_is_named_with_the_command_that_installs_it(exported, monkeypatch):
     for target, library in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         path = exported(target).exported.files[0]
         monkeypatch.setitem(sys.modules, library, None)
@@ -210,23 +211,23 @@ def test_a_missing_library_is_named_with_what_installs_it(exported, monkeypatch)
     ("override", "says"),
     [
         ("input.arithmetic=opencv", "input.arithmetic: the export takes canvases of float32"),
-        ("input.channels=1", "input.channels: the export takes 3, found 1"),
+        ("input.channels=1", "input.channels: the export takes 3, got 1"),
         ("model.recipe=true", "the network of an export cannot be changed"),
         ("runtime.precision=bf16", "the precision of an export, fp32, cannot be changed; leave precision"),
         ("input.sise=64", "input.sise"),
     ],
 )
-def test_an_override_that_the_export_cannot_follow_is_refused(override, says, exported):
+def test_override_that_the_export_cannot_follow_is_rejected(override, says, exported):
     with pytest.raises(ConfigError, match=says):
         load_model(exported("onnx").exported.files[0], [override])
 
 
-def test_the_settings_of_evaluation_and_prediction_may_be_overridden(exported):
+def test_settings_of_evaluation_and_prediction_can_be_overridden(exported):
     config = load_model(exported("onnx").exported.files[0], ["predict.confidence=0.4", "evaluate.iou=0.5"]).config
     assert (config.predict.confidence, config.evaluate.iou) == (0.4, 0.5)
 
 
-def test_the_description_is_json_under_one_key_in_every_format(exported):
+def test_description_is_json_under_one_key_in_every_format(exported):
     model = onnx.load_model(exported("onnx").exported.files[0])
     document = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "detector"))
     assert document["export"]["dtype"] == "float32"

@@ -9,10 +9,10 @@ import pytest
 
 from detector.export.signal_stack import kept_signal_stack
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks as Linux has them")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks of Linux")
 
 
-def test_a_plugin_released_by_another_thread_leaves_a_process_that_survives_signals() -> None:
+def test_process_survives_signals_after_another_thread_released_the_plugin() -> None:
     pytest.importorskip("openvino")
     program = """
         import gc, signal, subprocess, sys, threading
@@ -39,14 +39,14 @@ def test_a_plugin_released_by_another_thread_leaves_a_process_that_survives_sign
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
-def test_a_stack_set_meanwhile_gives_way_to_the_one_before() -> None:
+def test_signal_stack_that_was_set_within_the_block_is_replaced_by_the_previous_one() -> None:
     class Stack(ctypes.Structure):
         _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
     def current() -> tuple[int | None, int, int]:
-        found = Stack()
-        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
-        return found.sp, found.flags, found.size
+        stack = Stack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+        return stack.sp, stack.flags, stack.size
 
     before = current()
     memory = ctypes.create_string_buffer(1 << 16)

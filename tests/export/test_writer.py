@@ -9,8 +9,9 @@ import torch
 
 from detector import Detector
 from detector.errors import CheckpointError, ConfigError
-from detector.export import writer
-from detector.export.export_config import SUFFIXES, ExportSettings
+from detector.export import onnx as onnx_target
+from detector.export.export_config import ExportSettings
+from detector.export.export_target import export_targets
 from detector.export.parity import TOLERANCES
 from detector.export.writer import make_export, open_export
 from detector.inference.predictor import Predictor
@@ -18,6 +19,7 @@ from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import build_predictor, load_model
 from detector.workflows.export import export_model
 
+SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
 TARGETS = list(SUFFIXES)
 LOW = SelectConfig(confidence=0.05)
 
@@ -32,7 +34,7 @@ def operators(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_export_is_within_the_tolerance_and_says_so(target, exported):
+def test_export_is_within_the_tolerance_and_reports_the_differences(target, exported):
     report = exported(target)
     difference = report.exported.difference
     assert difference.num_matched > 500
@@ -44,40 +46,40 @@ def test_an_export_is_within_the_tolerance_and_says_so(target, exported):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_export_carries_what_the_model_file_says(target, exported, darknet_file):
-    wanted, found = load_model(darknet_file), load_model(exported(target).exported.files[0])
-    assert found.config == wanted.config
-    assert found.file.class_names == ("ball", "box", "star")
-    assert found.file.category_ids == (3, 7, 90)
-    assert found.file.metrics == {"AP": 0.25}
-    assert found.file.state == {}
+def test_export_carries_the_metadata_of_the_model_file(target, exported, darknet_file):
+    expected, loaded = load_model(darknet_file), load_model(exported(target).exported.files[0])
+    assert loaded.config == expected.config
+    assert loaded.file.class_names == ("ball", "box", "star")
+    assert loaded.file.category_ids == (3, 7, 90)
+    assert loaded.file.metrics == {"AP": 0.25}
+    assert loaded.file.state == {}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_export_detects_what_its_model_detects_in_batches_of_any_size(target, exported, darknet_file):
-    wanted = build_predictor(load_model(darknet_file), 1)
+def test_export_returns_the_detections_of_its_model_in_batches_of_any_size(target, exported, darknet_file):
+    of_model = build_predictor(load_model(darknet_file), 1)
     for batch_size in (1, 3):
-        found = build_predictor(load_model(exported(target).exported.files[0]), batch_size)
-        assert isinstance(found, Predictor)
-        for image, detections in zip(images(batch_size), found.detect(images(batch_size), LOW), strict=True):
-            expected = wanted.detect([image], LOW)[0]
+        predictor = build_predictor(load_model(exported(target).exported.files[0]), batch_size)
+        assert isinstance(predictor, Predictor)
+        for image, detections in zip(images(batch_size), predictor.detect(images(batch_size), LOW), strict=True):
+            expected = of_model.detect([image], LOW)[0]
             assert len(expected) > 50
             assert detections.labels.tolist() == expected.labels.tolist()
             torch.testing.assert_close(detections.source_xyxy, expected.source_xyxy, rtol=0, atol=1e-3)
             torch.testing.assert_close(detections.scores, expected.scores, rtol=0, atol=1e-5)
 
 
-def test_the_class_detector_opens_an_export_and_refuses_to_train_it(exported, tmp_path):
+def test_detector_opens_an_export_and_rejects_training_it(exported, tmp_path):
     detector = Detector(exported("onnx").exported.files[0])
     assert detector.class_names == ("ball", "box", "star")
     assert len(detector.predict(images(1)[0], confidence=0.05)) > 50
     with pytest.raises(CheckpointError, match="an export cannot be trained"):
         detector.train()
-    with pytest.raises(ConfigError, match="is not exported again"):
+    with pytest.raises(ConfigError, match="cannot be exported again"):
         detector.export(tmp_path / "again.onnx")
 
 
-def test_an_onnx_file_holds_no_operator_of_ours_and_no_other_file(exported):
+def test_onnx_file_has_no_custom_operator_and_no_external_data(exported):
     model = onnx.load_model(exported("onnx").exported.files[0], load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
@@ -87,7 +89,7 @@ def test_an_onnx_file_holds_no_operator_of_ours_and_no_other_file(exported):
     assert [output.name for output in model.graph.output] == ["boxes", "scores"]
 
 
-def test_mish_is_written_as_asked_and_raw_maps_are_given(exported, darknet_file, tmp_path):
+def test_mish_form_and_raw_maps_are_written_on_request(exported, darknet_file, tmp_path):
     assert not {"Mish", "Softplus"} & set(operators(exported("onnx").exported.files[0]))  # sigmoid, the fastest
     settings = ExportSettings("onnx", mish_form="mish", raw_maps=True)
     export_model(load_model(darknet_file), tmp_path / "m.onnx", settings)
@@ -95,22 +97,24 @@ def test_mish_is_written_as_asked_and_raw_maps_are_given(exported, darknet_file,
     assert len(open_export(tmp_path / "m.onnx").outputs(np.zeros((2, 64, 64, 3), np.float32))) == 4
 
 
-def test_a_dynamic_export_takes_other_sizes_and_a_static_one_refuses_them(dynamic_onnx, yolo_file, exported):
+def test_dynamic_export_takes_other_sizes_and_a_static_one_rejects_them(dynamic_onnx, yolo_file, exported):
     for size in ("[96, 160]", "[64, 64]", "[128, 64]"):
-        wanted, found = (load_model(f, [f"input.size={size}"]) for f in (yolo_file, dynamic_onnx))
-        expected, boxes = (build_predictor(loaded, 2).raw_boxes(images(2)) for loaded in (wanted, found))
+        of_model, of_export = (load_model(f, [f"input.size={size}"]) for f in (yolo_file, dynamic_onnx))
+        expected, boxes = (build_predictor(loaded, 2).raw_boxes(images(2)) for loaded in (of_model, of_export))
         for one, other in zip(expected, boxes, strict=True):
             assert one.scores.std() > 0.01
             torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-3)
             torch.testing.assert_close(one.canvas_xyxy, other.canvas_xyxy, rtol=0, atol=0.1)
-    with pytest.raises(ConfigError, match=r"a multiple of 32 and at least 64, found \(100, 100\)"):
+    with pytest.raises(ConfigError, match=r"a multiple of 32 and at least 64, got \(100, 100\)"):
         load_model(dynamic_onnx, ["input.size=100"])
-    with pytest.raises(ConfigError, match=r"takes canvases of \(64, 64\), found \(96, 96\).*--dynamic"):
+    with pytest.raises(ConfigError, match=r"takes canvases of \(64, 64\), got \(96, 96\).*--dynamic"):
         load_model(exported("onnx").exported.files[0], ["input.size=96"])
 
 
 @pytest.mark.parametrize(("target", "precision"), [("torchscript", "fp16"), ("openvino", "fp16"), ("onnx", "int8")])
-def test_lower_precisions_are_close_and_say_how_close(target, precision, darknet_file, tmp_path, tiny_shapes):
+def test_lower_precisions_are_close_and_report_their_differences(
+    target, precision, darknet_file, tmp_path, tiny_shapes
+):
     path = tmp_path / f"m{SUFFIXES[target]}"
     folder = tiny_shapes / "images/val"
     settings = ExportSettings(target, precision=precision)
@@ -123,14 +127,14 @@ def test_lower_precisions_are_close_and_say_how_close(target, precision, darknet
         assert "QuantizeLinear" in operators(path)
 
 
-def test_int8_wants_images_to_find_ranges_on(darknet_file, tmp_path):
-    with pytest.raises(ConfigError, match="int8 wants images"):
+def test_int8_without_images_to_calibrate_on_is_rejected(darknet_file, tmp_path):
+    with pytest.raises(ConfigError, match="int8 needs images"):
         export_model(load_model(darknet_file), tmp_path / "m.onnx", ExportSettings("onnx", precision="int8"))
     assert not any(tmp_path.iterdir())
 
 
-def test_an_export_that_differs_is_refused_and_nothing_is_left(darknet_file, tmp_path, monkeypatch):
-    converted = writer.onnx.converted
+def test_export_that_differs_is_rejected_and_nothing_is_written(darknet_file, tmp_path, monkeypatch):
+    converted = onnx_target.converted
 
     def wrong(*arguments: object) -> onnx.ModelProto:
         model = converted(*arguments)
@@ -139,7 +143,7 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(darknet_file, tmp
         weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
         return model
 
-    monkeypatch.setattr(writer.onnx, "converted", wrong)
+    monkeypatch.setattr(onnx_target, "converted", wrong)
     with pytest.raises(CheckpointError, match=r"is not written: the export differs from its model in raw maps"):
         export_model(load_model(darknet_file), tmp_path / "m.onnx", ExportSettings("onnx"))
     assert not any(tmp_path.iterdir())
@@ -148,28 +152,28 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(darknet_file, tmp
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"target": "pt2", "nms": True}, "a file of pt2 holds no suppression"),
-        ({"target": "torchscript", "precision": "int8"}, "torchscript has the precisions fp32, fp16"),
+        ({"target": "pt2", "nms": True}, "a file of pt2 cannot hold a suppression"),
+        ({"target": "torchscript", "precision": "int8"}, "expected one of fp32, fp16 for torchscript, got 'int8'"),
         ({"target": "onnx", "opset": 17}, "within 18"),
-        ({"target": "pt2", "opset": 20}, "--opset belongs to onnx and openvino, found pt2"),
-        ({"target": "tensorrt"}, "a target of onnx, openvino"),
+        ({"target": "pt2", "opset": 20}, "--opset is for onnx and openvino, got pt2"),
+        ({"target": "tensorrt"}, "no export target is named 'tensorrt'"),
         ({"target": "onnx", "nms": True, "raw_maps": True}, "exclude one another"),
     ],
 )
-def test_what_a_target_cannot_hold_is_refused_in_words(settings, says):
+def test_setting_that_the_target_does_not_support_is_rejected(settings, says):
     with pytest.raises(ConfigError, match=says):
         ExportSettings(**settings)
 
 
-def test_a_suffix_of_another_target_is_refused(darknet_file, tmp_path):
+def test_suffix_of_another_target_is_rejected(darknet_file, tmp_path):
     loaded = load_model(darknet_file)
     canvases = [np.zeros((64, 64, 3), np.float32)]
     what = loaded.model, loaded.file, loaded.config.input, loaded.config.predict, ExportSettings("onnx"), canvases
-    with pytest.raises(ConfigError, match=r"NAME.onnx is wanted for onnx"):
+    with pytest.raises(ConfigError, match=r"expected a file NAME.onnx for onnx"):
         make_export(tmp_path / "m.xml", *what)
 
 
-def test_a_suppression_that_onnx_has_not_is_refused(darknet_file, tmp_path):
+def test_suppression_that_onnx_does_not_have_is_rejected(darknet_file, tmp_path):
     loaded = load_model(darknet_file, ["predict.nms=diou"])
     with pytest.raises(ConfigError, match="ONNX has no suppression of the kind 'diou'"):
         export_model(loaded, tmp_path / "m.onnx", ExportSettings("onnx", nms=True))

@@ -1,4 +1,4 @@
-"""Back ends timed side by side, on a network small enough to be done in milliseconds."""
+"""Benchmarks of a network small enough for milliseconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from detector.cli import benchmark as command
 from detector.cli.main import run
 from detector.errors import ConfigError, DetectorError
 from detector.inference.runtime import TorchRuntime
@@ -18,13 +19,13 @@ from detector.tasks.task import load_experiment
 from detector.workflows import benchmark as module
 from detector.workflows import export
 from detector.workflows.benchmark import (
-    BACKENDS,
     BenchmarkConfig,
     ReferenceRuntime,
     Timing,
     benchmark,
     build_backend,
     default_backends,
+    known_backends,
 )
 
 TINY = ("model.width=0.125", "device=cpu")
@@ -34,7 +35,7 @@ def timing(backend: str, model: str = "mish-n", size: int | None = 64, batch_siz
     return Timing(model, backend, size, batch_size)
 
 
-def test_the_reference_is_torch_s_own_operators_on_a_copy() -> None:
+def test_reference_uses_torch_operators_on_a_copy_of_the_model() -> None:
     torch.manual_seed(0)
     model = build_model(load_experiment("mish-n", ["input.size=64", "model.width=0.125"]), 3).eval()
     reference = ReferenceRuntime(model, torch.device("cpu"))
@@ -43,14 +44,14 @@ def test_the_reference_is_torch_s_own_operators_on_a_copy() -> None:
     assert not any(type(part).__name__ == "Mish" for part in reference._model.modules())
     assert any(type(part).__name__ == "Mish" for part in model.modules())  # the model keeps its own
     canvases = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    found, wanted = reference.boxes(canvases), TorchRuntime(model, torch.device("cpu")).boxes(canvases)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+    boxes, expected = reference.boxes(canvases), TorchRuntime(model, torch.device("cpu")).boxes(canvases)
+    torch.testing.assert_close(boxes, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("backend", "precision"), [("reference", "fp32"), ("torch-fp32", "fp32"), ("torch-bf16", "bf16")]
 )
-def test_a_back_end_is_made_from_a_preset(backend: str, precision: str) -> None:
+def test_back_end_is_built_from_a_preset(backend: str, precision: str) -> None:
     predictor, select = build_backend(timing(backend, batch_size=2), TINY)
     assert predictor.runtime.precision == precision
     assert predictor.input.canvas_hw == (64, 64)
@@ -64,7 +65,7 @@ def test_a_back_end_is_made_from_a_preset(backend: str, precision: str) -> None:
     "backend",
     ["torchscript", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("onnx", "openvino", "pt2"))],
 )
-def test_a_preset_is_exported_for_the_back_ends_that_want_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preset_is_exported_for_an_export_target(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}.get(backend, "torch"))
     if backend in ("onnx", "openvino"):
         pytest.importorskip("onnxscript")
@@ -74,7 +75,7 @@ def test_a_preset_is_exported_for_the_back_ends_that_want_it(backend: str, monke
     assert len(predictor.detect(module._images(1, 3), select)) == 1
 
 
-def test_back_ends_take_turns_and_a_failing_one_says_why() -> None:
+def test_back_ends_take_turns_and_a_failing_one_reports_its_error() -> None:
     said: list[str] = []
     backends = ("torch-fp32", "torch-fp16")
     config = BenchmarkConfig(
@@ -94,14 +95,14 @@ def test_back_ends_take_turns_and_a_failing_one_says_why() -> None:
     assert "fp16: expected a CUDA device" in failed.error
 
 
-def test_numbers_are_those_of_their_calls() -> None:
+def test_median_percentile_and_throughput_follow_from_the_calls() -> None:
     done = Timing("a", "reference", 64, 4, call_ms=tuple(float(ms) for ms in range(1, 101)))
     assert done.median_ms == 50.5
     assert done.p95_ms == pytest.approx(np.quantile(np.arange(1, 101, dtype=np.float64), 0.95))
     assert done.images_per_s == pytest.approx(4 * 100 / 5.05)
 
 
-def test_a_process_that_dies_is_told_of() -> None:
+def test_process_that_dies_is_reported() -> None:
     class Closed:
         def recv(self) -> None:
             raise EOFError
@@ -113,24 +114,27 @@ def test_a_process_that_dies_is_told_of() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"backends": ("torch-fp8",)}, "found torch-fp8"),
-        ({"backends": ()}, "found none"),
-        ({"models": ()}, "a model file, an export or a configuration is wanted"),
-        ({"batch_size": 0}, "want to be at least 1"),
-        ({"sizes": (0,)}, "want to be at least 1"),
-        ({"num_threads": 0}, "want to be at least 1"),
+        ({"backends": ("torch-fp8",)}, "got torch-fp8"),
+        ({"backends": ()}, "got none"),
+        ({"models": ()}, "expected a model file, an export or a configuration, got none"),
+        ({"batch_size": 0}, "of at least 1, got 0"),
+        ({"sizes": (0,)}, "of at least 1, got 0"),
+        ({"num_threads": 0}, "of at least 1, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], words: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         BenchmarkConfig(**{"models": ("mish-n",), "backends": ("reference",), **settings})  # type: ignore[arg-type]
 
 
-def test_the_default_leaves_out_what_this_machine_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_native, wanted in ((True, ("reference", "torch-fp32", "torch-bf16")), (False, ("reference", "torch-fp32"))):
+def test_default_excludes_precisions_that_this_machine_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_native, expected in (
+        (True, ("reference", "torch-fp32", "torch-bf16")),
+        (False, ("reference", "torch-fp32")),
+    ):
         monkeypatch.setattr(module, "has_native_bf16", lambda device, is_native=is_native: is_native)
-        assert default_backends() == wanted
-    assert set(default_backends()) <= set(BACKENDS)
+        assert default_backends() == expected
+    assert set(default_backends()) <= set(known_backends())
 
 
 # ---- the command
@@ -138,7 +142,7 @@ def test_the_default_leaves_out_what_this_machine_emulates(monkeypatch: pytest.M
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[BenchmarkConfig]:
-    """Takes the place of the timing itself, whose configurations it keeps."""
+    """Replace the timing itself; return the list of configurations that it is called with."""
     asked: list[BenchmarkConfig] = []
 
     def stand_in(config: BenchmarkConfig, report: object) -> list[Timing]:
@@ -149,11 +153,11 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[BenchmarkConfig]:
         ]
         return [*done, Timing("mish-n", "torch-fp16", 320, 1, error="no GPU")]
 
-    monkeypatch.setattr(module, "benchmark", stand_in)
+    monkeypatch.setattr(command, "benchmark", stand_in)
     return asked
 
 
-def test_the_command_prints_a_table_of_what_was_timed(
+def test_command_prints_a_table_of_the_timings(
     timed: list[BenchmarkConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["benchmark", "mish-n", "--sizes", "320,640", "--batch", "2", "--backends", "reference,torch-fp32"]
@@ -167,7 +171,7 @@ def test_the_command_prints_a_table_of_what_was_timed(
     )
 
 
-def test_the_command_prints_markdown_and_json(timed: list[BenchmarkConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_markdown_and_json(timed: list[BenchmarkConfig], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["benchmark", "mish-n", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "|---|---|---|---|---|---|---|---|---|---|"
@@ -182,11 +186,11 @@ def test_the_command_prints_markdown_and_json(timed: list[BenchmarkConfig], caps
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["mish-n", "--sizes", "big"], "--sizes wants numbers such as 320,640, found 'big'"),
-        (["mish-n", "--backends", "torch"], "found torch"),
-        ([], "found none"),
+        (["mish-n", "--sizes", "big"], "--sizes: expected numbers such as 320,640, got 'big'"),
+        (["mish-n", "--backends", "torch"], "got torch"),
+        ([], "got none"),
     ],
 )
-def test_the_command_refuses_in_words(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_rejects_invalid_options(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["benchmark", *words]) == 2
     assert said in capsys.readouterr().err

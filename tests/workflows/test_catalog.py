@@ -1,4 +1,4 @@
-"""What can be downloaded by name: the indexes, and what must be right before a file takes its name."""
+"""Downloads by name: the indexes, and the checks before a file gets its name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ anchors=4,4
 classes=1
 num=1
 """
-# Lengths that Darknet's own rule gives; the first four are those of the files that its users have had for years.
+# Lengths by Darknet's own rule; the first four are those of files that its users have had for years.
 LENGTHS = {
     "yolov4": 257_717_640,
     "yolov3": 248_007_048,
@@ -67,7 +67,7 @@ LENGTHS = {
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What the downloader finds at each address, in place of a network."""
+    """Replace the downloader; the returned dictionary holds the content of each address."""
     contents: dict[str, bytes] = {}
 
     def fetch(
@@ -97,7 +97,7 @@ def entry_of(network: str, content: bytes, **more: Any) -> PublishedWeights:
 # --- the indexes ---------------------------------------------------------------------------------------------------
 
 
-def test_every_length_is_that_of_its_network():
+def test_every_length_fits_its_network():
     entries = {e.name: e for e in catalog.published().values() if isinstance(e, PublishedWeights)}
     assert {name: entries[name].num_bytes for name in LENGTHS} == LENGTHS
     num_checked = 0
@@ -111,7 +111,7 @@ def test_every_length_is_that_of_its_network():
     assert shipped <= set(entries)
 
 
-def test_every_entry_says_where_it_is_from_and_under_which_licence():
+def test_every_entry_states_its_source_and_licence():
     entries = catalog.published()
     assert {"coco2017", "voc2007", "voc2012"} < set(entries)
     for entry in entries.values():
@@ -124,12 +124,14 @@ def test_every_entry_says_where_it_is_from_and_under_which_licence():
             assert (entry.ap50 is None) == (entry.test_set is None) == (entry.measured_at is None)
         else:
             assert all(a.sha256 is None or re.fullmatch("[0-9a-f]{64}", a.sha256) for a in entry.archives)
-    text = (Path(__file__).parent.parent / "weights" / "index.yaml").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "weights" / "index.yaml").read_text("utf-8")
     assert text.count("- name:") == sum(isinstance(e, PublishedWeights) for e in entries.values())  # no name twice
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(DetectorError, match=r"'yolo4-tiny' is known to download; did you mean 'yolov4-tiny'\?"):
+def test_unknown_name_is_rejected_with_the_nearest_one():
+    with pytest.raises(
+        DetectorError, match=r"'yolo4-tiny' is not in the catalogue of downloads; did you mean 'yolov4-tiny'\?"
+    ):
         catalog.find_published("yolo4-tiny")
 
 
@@ -138,7 +140,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """The content of a file of weights of a network that is shipped under the name `tiny`."""
+    """The content of a weights file of a network that is shipped under the name `tiny`."""
     (tmp_path / "presets" / "darknet").mkdir(parents=True)
     (tmp_path / "presets" / "darknet" / "tiny.cfg").write_text(CFG)
     monkeypatch.setattr(catalog, "presets_dir", lambda: tmp_path / "presets")
@@ -146,7 +148,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return WeightsHeader().pack() + b"\0\0\0\x3f" * num_values
 
 
-def test_weights_take_their_name_when_every_array_is_right(served, network, tmp_path):
+def test_weights_get_their_name_when_every_array_is_correct(served, network, tmp_path):
     entry = entry_of("tiny", network)
     served[entry.url] = network
     fetch_weights(entry, tmp_path / "x.weights")
@@ -162,7 +164,7 @@ def test_weights_take_their_name_when_every_array_is_right(served, network, tmp_
         (lambda content: b"<html>" + content[6:], "version|header|no .weights"),
     ],
 )
-def test_weights_that_are_none_never_take_the_name(served, network, tmp_path, damage, words):
+def test_damaged_weights_never_get_their_name(served, network, tmp_path, damage, words):
     entry = entry_of("tiny", network)
     served[entry.url] = damage(network)
     with pytest.raises(DetectorError, match=words):
@@ -170,7 +172,7 @@ def test_weights_that_are_none_never_take_the_name(served, network, tmp_path, da
     assert not (tmp_path / "x.weights").exists()
 
 
-def test_a_file_of_the_first_layers_is_read_as_such(served, network, tmp_path):
+def test_file_of_the_first_layers_is_checked_as_such(served, network, tmp_path):
     first = network[: 20 + 4 * (4 + 4 * 3)]
     entry = entry_of("tiny", first, num_layers=1)
     served[entry.url] = first
@@ -180,7 +182,7 @@ def test_a_file_of_the_first_layers_is_read_as_such(served, network, tmp_path):
         fetch_weights(entry, tmp_path / "y.conv.1")
 
 
-def test_of_a_network_that_is_not_shipped_the_header_is_read(served, network, tmp_path):
+def test_header_is_checked_where_the_network_is_not_shipped(served, network, tmp_path):
     entry = entry_of("unshipped", network)
     served[entry.url] = network
     fetch_weights(entry, tmp_path / "x.weights")
@@ -207,18 +209,18 @@ def data_set(served: dict[str, bytes]) -> PublishedDataSet:
     return PublishedDataSet("set", "page", "licence", archives)
 
 
-def test_a_data_set_appears_with_all_its_files(data_set, tmp_path):
+def test_data_set_appears_with_all_its_files(data_set, tmp_path):
     seen: list[int] = []
     fetch_data_set(data_set, tmp_path / "data" / "set", seen.append)
-    found = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*") if p.is_file()}
-    assert found == {"set/folder/a", "set/folder/b", "set/folder/c"}
+    files = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*") if p.is_file()}
+    assert files == {"set/folder/a", "set/folder/b", "set/folder/c"}
     assert seen[-1] == data_set.num_bytes
     assert seen == sorted(seen)
     with pytest.raises(DetectorError, match=r"set exists; remove it, or name another place with --output"):
         fetch_data_set(data_set, tmp_path / "data" / "set")
 
 
-def test_a_data_set_with_a_bad_archive_does_not_appear_and_can_be_tried_again(data_set, served, tmp_path):
+def test_data_set_with_a_damaged_archive_does_not_appear_and_can_be_retried(data_set, served, tmp_path):
     good = served["https://x/two.zip"]
     served["https://x/two.zip"] = b"no archive"
     with pytest.raises(DetectorError, match=r"two.zip cannot be unpacked, it is damaged or no archive"):
@@ -230,7 +232,7 @@ def test_a_data_set_with_a_bad_archive_does_not_appear_and_can_be_tried_again(da
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_bomb_of_a_data_set_is_refused(data_set, served, tmp_path):
+def test_archive_that_unpacks_to_too_many_bytes_is_rejected(data_set, served, tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("zeros", bytes(1_000_000))
@@ -242,7 +244,7 @@ def test_a_bomb_of_a_data_set_is_refused(data_set, served, tmp_path):
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_fetches(served, network, tmp_path, monkeypatch, capsys):
+def test_command_lists_and_downloads_weights(served, network, tmp_path, monkeypatch, capsys):
     entry = entry_of("tiny", network, ap50=12.5, measured_at=32, test_set="a set")
     monkeypatch.setattr(catalog, "published", lambda: {"tiny": entry})
     served[entry.url] = network
@@ -256,16 +258,16 @@ def test_the_command_lists_and_fetches(served, network, tmp_path, monkeypatch, c
     assert printed.err == "tiny: page\nlicence: licence\n"
     assert (tmp_path / "weights" / "tiny.weights").read_bytes() == network
     (tmp_path / "folder").mkdir()
-    for output, wanted in (("folder", "folder/tiny.weights"), ("other.weights", "other.weights")):
+    for output, expected in (("folder", "folder/tiny.weights"), ("other.weights", "other.weights")):
         assert run(["download", "tiny", "--output", output, "-q"]) == 0
-        assert capsys.readouterr() == (f"{wanted}\n", "")
-        assert (tmp_path / wanted).is_file()
+        assert capsys.readouterr() == (f"{expected}\n", "")
+        assert (tmp_path / expected).is_file()
     assert run(["download", "big"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert run(["download", "tiny", "tiny"]) == 2
 
 
-def test_the_command_fetches_a_data_set_into_data(data_set, tmp_path, monkeypatch, capsys):
+def test_command_downloads_a_data_set_into_data(data_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(catalog, "published", lambda: {"set": data_set})
     monkeypatch.chdir(tmp_path)
     assert run(["download", "set", "-q"]) == 0
