@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.config import registry
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmenter import Recipe
+from detector.data.augment.augmenter import AugmentationRecipe
 from detector.data.loader import SampleKey, TrainingSamples
 from detector.structures.canvas import Canvas
 from detector.structures.types import Sample
@@ -84,7 +84,7 @@ def alone_tiles(samples: TrainingSamples, augment: AugmentConfig, canvas: Canvas
         by_chance = any(getattr(config, name) for name in PROBABILITIES)
         bits = np.random.PCG64((seed, index))
         rng = np.random.Generator(bits) if by_chance else _FullStrength(bits)
-        image, objects = Recipe(config, canvas, len(samples)).varied(index, samples.source, rng)
+        image, objects = AugmentationRecipe(config, canvas, len(samples)).varied(index, samples.source, rng)
         tiles.append(Tile(title, Sample(image, objects.xyxy, objects.labels, objects.ignore, index)))
     return tiles
 

@@ -144,8 +144,7 @@ def read_coco(
     """Read a COCO annotation file and check all of it.
 
     Faults that would change the meaning of the data set are refused, all of them in one error. A single unusable entry
-    (a missing image, a box without area) is skipped and counted; an odd but clear one is accepted and counted. The
-    counts are in `CocoAnnotations.problems`.
+    (a missing image, a box without area) is skipped, an odd but clear one is accepted; `problems` counts both.
 
     Args:
         annotations: the JSON file.
@@ -156,25 +155,24 @@ def read_coco(
         allow_outside: whether file names may lead out of the folder of images.
 
     Raises:
-        DatasetError: the file cannot be read or is refused, the folder of images does not exist, no image is usable, or
-            more than `MAX_SKIPPED_SHARE` of the images or boxes would be skipped.
+        DatasetError: the file or the folder of images cannot be read, the file is refused, no image is usable, or more
+            than `MAX_SKIPPED_SHARE` of the images or boxes would be skipped.
     """
     if images is not None and not images.is_dir():
         raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
-    table = parts.images
-    is_present = find_images(table, images, findings)
-    image_hw = image_sizes(table, images, is_present, findings)
+    is_present = find_images(parts.images, images, findings)
+    image_hw = image_sizes(parts.images, images, is_present, findings)
     columns = _Columns(parts)
     keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)
     findings.raise_refusals()
     keep, hint = _usable_rows(columns, keep, image_hw, findings)
     areas = _areas(columns, keep, findings)
-
+    num_boxes = np.bincount(columns.image_index[keep], minlength=len(is_present))
+    empty = np.flatnonzero(is_present & (num_boxes == 0))
+    findings.count("image without annotations", "noted", empty, lambda i: parts.images.file_names[i])
     present = np.flatnonzero(is_present)
-    num_boxes = np.bincount(columns.image_index[keep], minlength=len(is_present))[present]
-    findings.count("image without annotations", "noted", present[num_boxes == 0], lambda i: table.file_names[i])
     findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
     num_listed = len(parts.rows) - num_ignored
     findings.raise_if_too_many_skipped("boxes", num_listed - int(keep.sum()), num_listed, hint)
@@ -185,10 +183,10 @@ def read_coco(
         images=images,
         class_names=parts.class_names,
         category_ids=parts.category_ids,
-        image_ids=_as_array(list(table.index_of))[present],
-        file_names=Names(table.file_names[index] for index in present.tolist()),
+        image_ids=_as_array(list(parts.images.index_of))[present],
+        file_names=Names(parts.images.file_names[index] for index in present.tolist()),
         image_hw=image_hw[present],
-        offsets=np.concatenate([[0], np.cumsum(num_boxes)]).astype(np.int64),
+        offsets=np.concatenate([[0], np.cumsum(num_boxes[present])]).astype(np.int64),
         boxes_xywh=columns.boxes_xywh[order],
         labels=columns.labels[order],
         is_crowd=(columns.flags[order] & CROWD) > 0,

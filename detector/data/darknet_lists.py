@@ -19,7 +19,7 @@ from detector.config.registry import nearest, register
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
-from detector.data.txt_labels import checked_names, read_class_names, read_image_list, read_txt_labels
+from detector.data.txt_labels import TextLabels, checked_names, read_class_names, read_image_list, read_txt_labels
 from detector.errors import DatasetError
 
 _EXPECTED = "a .data file of Darknet"
@@ -92,15 +92,9 @@ class DarknetDataset(Dataset):
         images_list = _found(file, entries[key])
         # A list in a folder of its own still names paths relative to the same folders as the .data file.
         images = read_image_list(images_list, [*_starts(file), images_list.parent])
-        return read_txt_labels(
-            file,
-            file.parent,
-            images,
-            label_file,
-            _class_names(file, entries, findings),
-            findings,
-            ignore_unknown=self.config.ignore_unknown,
-        )
+        names = _class_names(file, entries, findings)
+        labels = TextLabels(label_file, names, ignore_unknown=self.config.ignore_unknown)
+        return read_txt_labels(file, file.parent, images, labels, findings)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmentation import ImageObjects
-from detector.data.augment.augmenter import Recipe, Source, greatest_zoom
+from detector.data.augment.augmenter import AugmentationRecipe, Source, greatest_zoom
 from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.errors import DatasetError, DetectorError, MediaError
@@ -227,16 +227,18 @@ class TrainingSamples(Dataset[Sample]):
         self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
         self._reduced_decode = reduced_decode
         self._cache = ImageCache(canvas.channels, cache_mb, disk_cache)
-        self._recipes: dict[tuple[int, int], tuple[Recipe, float]] = {}
+        self._recipes: dict[tuple[int, int], tuple[AugmentationRecipe, float]] = {}
         self._recipe_of(canvas.canvas_hw)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[Recipe, float]:
+    def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[AugmentationRecipe, float]:
         """Return the recipe of a canvas size and the greatest zoom that decoding may rely on."""
         if canvas_hw not in self._recipes:
-            recipe = Recipe(self._augment, replace(self._canvas, canvas_hw=canvas_hw), len(self.annotations))
+            recipe = AugmentationRecipe(
+                self._augment, replace(self._canvas, canvas_hw=canvas_hw), len(self.annotations)
+            )
             zoom = greatest_zoom(self._augment, canvas_hw) if self._reduced_decode else math.inf
             self._recipes[canvas_hw] = recipe, zoom
         return self._recipes[canvas_hw]

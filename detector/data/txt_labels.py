@@ -35,6 +35,23 @@ class ListedImage:
     place: str
 
 
+@dataclass(frozen=True)
+class TextLabels:
+    """Description of the label files of a data set.
+
+    Attributes:
+        label_file: returns the label file of an image.
+        class_names: the name of each class number.
+        polygons: whether a line may also hold a class and the corners of a polygon, whose bounding box is used.
+        ignore_unknown: whether to skip objects of classes without a name instead of refusing them.
+    """
+
+    label_file: Callable[[Path], Path]
+    class_names: tuple[str, ...]
+    polygons: bool = False
+    ignore_unknown: bool = False
+
+
 @dataclass
 class _Rows:
     """Objects of all label files, one entry per object in each field.
@@ -113,15 +130,7 @@ def _text(path: Path, what: str) -> str:
 
 
 def read_txt_labels(
-    source: Path,
-    root: Path,
-    images: Iterable[ListedImage],
-    label_file: Callable[[Path], Path],
-    class_names: tuple[str, ...],
-    findings: Findings,
-    *,
-    polygons: bool = False,
-    ignore_unknown: bool = False,
+    source: Path, root: Path, images: Iterable[ListedImage], labels: TextLabels, findings: Findings
 ) -> CocoAnnotations:
     """Read the label files of images and check all of them.
 
@@ -132,11 +141,8 @@ def read_txt_labels(
         source: the file that describes the data set, for messages.
         root: the folder that file names of the result are relative to, as far as the images lie below it.
         images: the images, in order; only the headers of their files are read.
-        label_file: returns the label file of an image.
-        class_names: the name of each class number.
+        labels: the label files, their classes and what is accepted.
         findings: counts faults; it may hold some already.
-        polygons: whether a line may also hold a class and the corners of a polygon, whose bounding box is used.
-        ignore_unknown: skip objects of classes without a name instead of refusing.
 
     Raises:
         DatasetError: no image is listed, none has a label file, or more than `MAX_SKIPPED_SHARE` of the images or boxes
@@ -148,20 +154,18 @@ def read_txt_labels(
     sizes = [_size(image, findings) for image in listed]
     is_present = np.array([size is not None for size in sizes], dtype=np.bool_)
     # A label file is looked for only beside an image that could be read, whose name is therefore valid.
-    files = [image.path if size is None else label_file(image.path) for image, size in zip(listed, sizes, strict=True)]
+    files = [
+        image.path if size is None else labels.label_file(image.path) for image, size in zip(listed, sizes, strict=True)
+    ]
     rows = _Rows()
     has_file = [
-        size is not None and _read_labels(file, index, rows, len(class_names), polygons, ignore_unknown, findings)
+        size is not None and _read_labels(file, index, rows, labels, findings)
         for index, (file, size) in enumerate(zip(files, sizes, strict=True))
     ]
     findings.raise_refusals()
     findings.raise_if_too_many_skipped("images", int((~is_present).sum()), len(listed))
     if not any(has_file):
-        first = int(is_present.argmax())
-        raise DatasetError(
-            f"{source}: none of its {len(listed)} images has a label file; expected {files[first]} for "
-            f"{listed[first].path}"
-        )
+        raise _without_label_files(source, listed, files, int(is_present.argmax()))
     image_hw = np.array([size or (0, 0) for size in sizes], dtype=np.int64).reshape(-1, 2)
     boxes_xywh, keep = _boxes_of_rows(rows, image_hw, files, findings)
     image_index = np.array(rows.image_index, dtype=np.int64)
@@ -172,8 +176,8 @@ def read_txt_labels(
     return CocoAnnotations(
         annotations=source,
         images=root,
-        class_names=class_names,
-        category_ids=tuple(range(len(class_names))),
+        class_names=labels.class_names,
+        category_ids=tuple(range(len(labels.class_names))),
         image_ids=_image_ids([image.path for image in listed])[present],
         file_names=tuple(_file_name(listed[index].path, root) for index in present),
         image_hw=image_hw[present],
@@ -183,6 +187,16 @@ def read_txt_labels(
         is_crowd=np.zeros(int(keep.sum()), dtype=np.bool_),
         areas=boxes_xywh[keep, 2] * boxes_xywh[keep, 3],
         problems=findings.problems,
+    )
+
+
+def _without_label_files(
+    source: Path, listed: Sequence[ListedImage], files: Sequence[Path], example: int
+) -> DatasetError:
+    """Return the error about images none of which has a label file; it names the file expected for one of them."""
+    return DatasetError(
+        f"{source}: none of its {len(listed)} images has a label file; expected {files[example]} for "
+        f"{listed[example].path}"
     )
 
 
@@ -252,15 +266,7 @@ def _size(image: ListedImage, findings: Findings) -> tuple[int, int] | None:
         return None
 
 
-def _read_labels(
-    file: Path,
-    image_index: int,
-    rows: _Rows,
-    num_classes: int,
-    polygons: bool,
-    ignore_unknown: bool,
-    findings: Findings,
-) -> bool:
+def _read_labels(file: Path, image_index: int, rows: _Rows, labels: TextLabels, findings: Findings) -> bool:
     """Add the objects of one label file to `rows`; return false where there is no such file."""
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -273,17 +279,18 @@ def _read_labels(
         findings.refuse(f"{file} is not UTF-8 text at byte {error.start}")
         return True
     seen: set[tuple[float, ...]] = set()
+    num_classes = len(labels.class_names)
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         place = f"{file}:{number}"
-        label, numbers = _numbers(words, polygons, place, findings)
+        label, numbers = _numbers(words, labels.polygons, place, findings)
         if numbers is None or label is None:
             findings.skip("line without a class and four numbers", place)
             rows.num_faulty += 1
         elif not (label.is_integer() and 0 <= label < num_classes):
-            if not (ignore_unknown and label.is_integer()):
+            if not (labels.ignore_unknown and label.is_integer()):
                 findings.refuse(f"{place}: expected a class of 0..{num_classes - 1}, got {words[0]}")
             else:
                 findings.skip("object of a class without name", f"{place}, class {words[0]}")

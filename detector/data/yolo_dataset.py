@@ -20,7 +20,7 @@ from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
-from detector.data.txt_labels import ListedImage, checked_names, read_image_list, read_txt_labels
+from detector.data.txt_labels import ListedImage, TextLabels, checked_names, read_image_list, read_txt_labels
 from detector.errors import ConfigError, DatasetError
 from detector.media.images import IMAGE_SUFFIXES
 
@@ -94,16 +94,8 @@ class YoloDataset(Dataset):
             raise DatasetError(f"{file}: has no split {name!r}; write {name}: and a folder or a list of images")
         images = [image for given in _texts(node) for image in _images_of(_root(file, entries), given, file)]
         names = _class_names(file, entries, findings)
-        return read_txt_labels(
-            file,
-            _root(file, entries),
-            images,
-            label_file,
-            names,
-            findings,
-            polygons=True,
-            ignore_unknown=self.config.ignore_unknown,
-        )
+        labels = TextLabels(label_file, names, polygons=True, ignore_unknown=self.config.ignore_unknown)
+        return read_txt_labels(file, _root(file, entries), images, labels, findings)
 
 
 def _entries(file: Path) -> dict[str, Node]:

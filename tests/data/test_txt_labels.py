@@ -11,7 +11,14 @@ import pytest
 
 from detector.data.coco import CocoAnnotations
 from detector.data.problems import Findings
-from detector.data.txt_labels import ListedImage, checked_names, read_class_names, read_image_list, read_txt_labels
+from detector.data.txt_labels import (
+    ListedImage,
+    TextLabels,
+    checked_names,
+    read_class_names,
+    read_image_list,
+    read_txt_labels,
+)
 from detector.errors import DatasetError
 
 NAMES = ("car", "train", "toothbrush")
@@ -32,9 +39,8 @@ def folder(tmp_path: Path) -> Path:
 def read(folder: Path, **options: bool) -> CocoAnnotations:
     images = [ListedImage(path, str(path)) for path in sorted(folder.glob("*.png"))]
     source = folder / "x.data"
-    return read_txt_labels(
-        source, folder, images, lambda p: p.with_suffix(".txt"), NAMES, Findings(str(source)), **options
-    )
+    labels = TextLabels(lambda path: path.with_suffix(".txt"), NAMES, **options)
+    return read_txt_labels(source, folder, images, labels, Findings(str(source)))
 
 
 def found(annotations: CocoAnnotations) -> dict[str, tuple[str, int, tuple[str, ...]]]:
@@ -175,7 +181,8 @@ def test_images_that_are_missing_or_unreadable_are_counted_and_left_out(folder):
     assert len(annotations) == NUM_IMAGES - 2
     assert annotations.image_ids.tolist() == [0, 1, 2, *range(5, NUM_IMAGES)]
     images = [ListedImage(p, f"list.txt:{i}") for i, p in enumerate([*sorted(folder.glob("*.png")), folder / "zz.png"])]
-    listed = read_txt_labels(folder, folder, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    labels = TextLabels(lambda path: path.with_suffix(".txt"), NAMES)
+    listed = read_txt_labels(folder, folder, images, labels, Findings("x"))
     assert found(listed)["image file missing"] == ("skipped", 1, (f"list.txt:{NUM_IMAGES}",))
 
 
@@ -215,7 +222,8 @@ def test_polygons_become_the_boxes_around_them_where_the_format_has_them(folder)
 def test_an_image_listed_twice_counts_once(folder):
     path = folder / "03.png"
     images = [ListedImage(path, "list.txt:1"), ListedImage(path, "list.txt:2")]
-    listed = read_txt_labels(folder, folder, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    labels = TextLabels(lambda path: path.with_suffix(".txt"), NAMES)
+    listed = read_txt_labels(folder, folder, images, labels, Findings("x"))
     assert (len(listed), found(listed)["image listed twice"]) == (1, ("skipped", 1, ("list.txt:2",)))
 
 
@@ -237,7 +245,9 @@ def test_image_ids_are_the_numbers_of_the_files_where_they_can_be(tmp_path, name
         (tmp_path / f"{name}.txt").write_text(GOOD_LINE)
         images.append(ListedImage(tmp_path / f"{name}.png", name))
     elsewhere = tmp_path / "elsewhere"
-    made = read_txt_labels(tmp_path, elsewhere, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    made = read_txt_labels(
+        tmp_path, elsewhere, images, TextLabels(lambda path: path.with_suffix(".txt"), NAMES), Findings("x")
+    )
     assert made.image_ids.tolist() == ids
     assert tuple(made.file_names) == tuple(str(image.path) for image in images)  # not below the root: written out
 
@@ -290,7 +300,9 @@ def test_listed_names_that_are_invalid_are_counted(folder):
     (folder / "list.txt").write_text("\n".join(names))
     images = read_image_list(folder / "list.txt", [folder])
     with pytest.raises(DatasetError, match=f"would lose 4 of {NUM_IMAGES + 4} images"):
-        read_txt_labels(folder, folder, images, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+        read_txt_labels(folder, folder, images, TextLabels(lambda path: path.with_suffix(".txt"), NAMES), Findings("x"))
     fewer = [image for image in images if image.path.name != ".."][: NUM_IMAGES + 2]
-    made = read_txt_labels(folder, folder, fewer, lambda p: p.with_suffix(".txt"), NAMES, Findings("x"))
+    made = read_txt_labels(
+        folder, folder, fewer, TextLabels(lambda path: path.with_suffix(".txt"), NAMES), Findings("x")
+    )
     assert len(made) == NUM_IMAGES

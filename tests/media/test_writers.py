@@ -11,7 +11,7 @@ import torch
 
 from detector.data.csv_boxes import read_csv
 from detector.data.problems import Findings
-from detector.data.txt_labels import ListedImage, read_txt_labels
+from detector.data.txt_labels import ListedImage, TextLabels, read_txt_labels
 from detector.errors import ConfigError, MediaError
 from detector.evaluation.results_file import read_results
 from detector.evaluation.scoring_arrays import GroundTruth
@@ -222,7 +222,8 @@ def test_labels_are_read_back_by_the_label_reader(tmp_path: Path) -> None:
     image = tmp_path / "images/image0.png"
     write_image(image, found[0].image)
     listed, findings = [ListedImage(image, str(image))], Findings("labels")
-    annotations = read_txt_labels(tmp_path, tmp_path, listed, lambda p: writer.path / f"{p.stem}.txt", NAMES, findings)
+    labels = TextLabels(lambda image: writer.path / f"{image.stem}.txt", NAMES)
+    annotations = read_txt_labels(tmp_path, tmp_path, listed, labels, findings)
     assert findings.problems == ()
     assert annotations.labels.tolist() == [0, 1, 2]
     x1, y1, x2, y2 = np.array(BOXES).T

@@ -49,8 +49,8 @@ def _canvas_steps(config: AugmentConfig, canvas: Canvas) -> tuple[Augmentation, 
     )
 
 
-class Recipe:
-    """Recipe of training images: it makes them on one canvas from the sources of a data set."""
+class AugmentationRecipe:
+    """AugmentationRecipe of training images: it makes them on one canvas from the sources of a data set."""
 
     def __init__(self, config: AugmentConfig, canvas: Canvas, num_sources: int) -> None:
         """Prepare the steps.

@@ -15,7 +15,7 @@ from detector.config.schema import config_from_plain, config_to_plain, config_to
 from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmentation import Augmentation, ImageObjects
-from detector.data.augment.augmenter import Recipe, Source
+from detector.data.augment.augmenter import AugmentationRecipe, Source
 from detector.data.augment.colour import degrade, random_hsv
 from detector.data.augment.patches import cut_out, paste_objects
 from detector.data.augmentation_preview import alone_tiles
@@ -135,7 +135,7 @@ def test_every_step_draws_as_it_did_before_steps_became_parts(seed: int) -> None
         STILL, scale=0.4, hue=0.1, saturation=0.5, value=0.4, mixup=0.5, copy_paste=0.5, grayscale=0.3, blur=2, noise=9,
         jpeg=60, degraded_share=0.5, cutout=0.2, albumentations=({"name": "GaussNoise", "p": 0.6},),
     )  # fmt: skip
-    recipe = Recipe(config, CANVAS, 12)
+    recipe = AugmentationRecipe(config, CANVAS, 12)
     image, objects = recipe.varied(seed, source, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     wanted, boxes = recipe._warped(seed, source, rng)

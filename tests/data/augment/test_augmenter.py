@@ -14,7 +14,7 @@ import pytest
 from detector.data.augment import augmenter as module
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmentation import ImageObjects
-from detector.data.augment.augmenter import Read, Recipe, Source, greatest_zoom
+from detector.data.augment.augmenter import AugmentationRecipe, Read, Source, greatest_zoom
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 
@@ -34,8 +34,8 @@ def source(index: int) -> Source:
     return image, ImageObjects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
 
 
-def recipe(config: AugmentConfig, canvas_hw: tuple[int, int] = CANVAS_HW) -> Recipe:
-    return Recipe(config, Canvas(canvas_hw, 3, "letterbox"), NUM_SOURCES)
+def recipe(config: AugmentConfig, canvas_hw: tuple[int, int] = CANVAS_HW) -> AugmentationRecipe:
+    return AugmentationRecipe(config, Canvas(canvas_hw, 3, "letterbox"), NUM_SOURCES)
 
 
 # ---- the default recipe, written down a second time: published numbers depend on its draws and on its arithmetic
