@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from detector.config.registry import nearest
-from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.warp import blank_canvas
 from detector.errors import ConfigError
 from detector.structures.letterbox import Image
+from detector.structures.types import ImageObjects
 
 
 class AlbumentationsChain(Augmentation):

@@ -6,10 +6,10 @@ must score them as written; `CocoAnnotations.source_xyxy` returns them clipped, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
 from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX
 from detector.data.problems import Findings, Problem, shown
-from detector.data.string_table import Names
 from detector.errors import DatasetError
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
@@ -25,6 +24,45 @@ from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 _ROUNDING_PX = 0.01
 # From these shares of the boxes on, the file is assumed to hold another box format.
 _XYXY_SHARE, _NORMALISED_SHARE = 0.2, 0.5
+
+
+class Names(Sequence[str]):
+    """Sequence of texts without a Python object for each; it is equal to a tuple of the same texts.
+
+    Forked worker processes share its memory: reading a text changes nothing in the block, while reading a text of a
+    list changes its reference count and thereby copies a page of memory into the process. It is pickled in one piece.
+
+    Args:
+        names: the texts; a slice of the sequence is a tuple of them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # Names of files may not be valid UTF-8; Python represents the invalid bytes as surrogates.
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._bounds = np.concatenate([[0], np.cumsum([len(name) for name in encoded], dtype=np.int64)])
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, (Names, tuple)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as for a list: it is compared, but never a key
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
+        return (
+            self._bytes[self._bounds[position] : self._bounds[position + 1]].tobytes().decode("utf-8", "surrogatepass")
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.augmenter import AugmentationRecipe, Source, greatest_zoom
 from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import ImageCache, prepare_cache_folder
@@ -28,7 +27,7 @@ from detector.media.images import size_warning
 from detector.structures.boxes import clip_xyxy
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
-from detector.structures.types import Batch, Sample
+from detector.structures.types import Batch, ImageObjects, Sample
 
 PREFETCHED = 4  # batches that a worker prepares in advance
 # After this many unreadable images in a row the data set is considered broken, not the image.

@@ -26,6 +26,33 @@ def _check(who: str, what: str, shape: tuple[int, ...], expected: tuple[int, ...
 
 
 @dataclass(frozen=True)
+class ImageObjects:
+    """Boxes of one image with their labels and ignore flags.
+
+    Attributes:
+        xyxy: float32 (N, 4), pixels of the image that they belong to: a source image or the canvas.
+        labels: int64 (N,), 0-based class indices.
+        ignore: bool (N,), true for crowd regions.
+    """
+
+    xyxy: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.bool_]
+
+    def __getitem__(self, keep: npt.NDArray[Any]) -> ImageObjects:
+        return ImageObjects(self.xyxy[keep], self.labels[keep], self.ignore[keep])
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageObjects]) -> ImageObjects:
+        """Return the objects of several images that share a frame as those of one image."""
+        return cls(
+            np.concatenate([p.xyxy for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            np.concatenate([p.ignore for p in parts]),
+        )
+
+
+@dataclass(frozen=True)
 class Sample:
     """One training or evaluation image with its objects, on the canvas.
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.albumentations_chain import AlbumentationsChain
-from detector.data.augment.augmentation import ImageObjects
 from detector.errors import ConfigError
+from detector.structures.types import ImageObjects
 
 
 def objects_of(boxes: list[list[float]]) -> ImageObjects:

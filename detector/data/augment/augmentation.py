@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from detector.config.registry import PartConfig
 from detector.structures.letterbox import Image
-
-
-@dataclass(frozen=True)
-class ImageObjects:
-    """Boxes of one image with their labels and ignore flags.
-
-    Attributes:
-        xyxy: float32 (N, 4), pixels of the image that they belong to: a source image or the canvas.
-        labels: int64 (N,), 0-based class indices.
-        ignore: bool (N,), true for crowd regions.
-    """
-
-    xyxy: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    ignore: npt.NDArray[np.bool_]
-
-    def __getitem__(self, keep: npt.NDArray[Any]) -> ImageObjects:
-        return ImageObjects(self.xyxy[keep], self.labels[keep], self.ignore[keep])
-
-    @classmethod
-    def joined(cls, parts: Sequence[ImageObjects]) -> ImageObjects:
-        """Return the objects of several images that share a frame as those of one image."""
-        return cls(
-            np.concatenate([p.xyxy for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.ignore for p in parts]),
-        )
+from detector.structures.types import ImageObjects
 
 
 class Augmentation(ABC):

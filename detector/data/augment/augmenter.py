@@ -15,7 +15,7 @@ import numpy as np
 from detector.config import registry
 from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.colour import ColourShift, Degradation, random_hsv
 from detector.data.augment.patches import SMALLEST_CROP, CutOut, crop_to, crop_window, paste_objects
 from detector.data.augment.warp import (
@@ -32,6 +32,7 @@ from detector.data.augment.warp import (
 from detector.errors import ConfigError
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image, Letterbox
+from detector.structures.types import ImageObjects
 
 Source: TypeAlias = tuple[Image, ImageObjects]  # an image at full size, and its objects in pixels of that image
 Read: TypeAlias = Callable[[int], Source]  # returns the source at an index of the data set

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.augmentation import Augmentation
 from detector.structures.letterbox import Image
+from detector.structures.types import ImageObjects
 
 _STRIP_BYTES = 2**16  # size of a strip: three of them fit into the second-level cache of a core
 

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.warp import MIN_SIDE_PX, Float64s, transform_objects, translation
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
+from detector.structures.types import ImageObjects
 
 SMALLEST_CROP = 0.3  # least side of a window as a share of the side of the image; objects may make it larger
 MAX_PASTED_OVER = 0.3  # share of an object that all pasted objects together may hide

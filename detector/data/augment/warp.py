@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import ImageObjects
 from detector.structures.boxes import area_xyxy, clip_xyxy
 from detector.structures.letterbox import PADDING_VALUE, Image
+from detector.structures.types import ImageObjects
 
 Matrix = npt.NDArray[np.float64]  # 3x3, on continuous coordinates (x, y, 1)
 Float64s = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from detector.config.registry import import_parts
 from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, load_config
 from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import Augmentation, ImageObjects
+from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.augmenter import AugmentationRecipe, Source
 from detector.data.augment.colour import degrade, random_hsv
 from detector.data.augment.patches import cut_out, paste_objects
@@ -24,6 +24,7 @@ from detector.data.loader import SampleKey, TrainingSamples
 from detector.errors import ConfigError
 from detector.evaluation.run_comparison import recipe_sha256
 from detector.structures.canvas import Canvas
+from detector.structures.types import ImageObjects
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
 

@@ -13,10 +13,10 @@ import pytest
 
 from detector.data.augment import augmenter as module
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.augmenter import AugmentationRecipe, Read, Source, greatest_zoom
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
+from detector.structures.types import ImageObjects
 
 CANVAS_HW = (96, 128)
 NUM_SOURCES = 12

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.patches import MAX_CUT_OUT, MAX_PASTED_OVER, crop_to, crop_window, cut_out, paste_objects
 from detector.structures.letterbox import PADDING_VALUE
+from detector.structures.types import ImageObjects
 
 IMAGE_HW = (90, 120)
 PASTE = AugmentConfig(copy_paste=1.0, scale=0.3, flip_horizontal=0.5)

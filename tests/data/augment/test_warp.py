@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.augmentation import ImageObjects
 from detector.data.augment.warp import (
     MIN_SIDE_PX,
     MIN_VISIBLE_SHARE,
@@ -25,6 +24,7 @@ from detector.data.augment.warp import (
     warp_into,
 )
 from detector.structures.letterbox import PADDING_VALUE
+from detector.structures.types import ImageObjects
 
 STILL = AugmentConfig(
     mosaic=0, scale=0, translate=0, flip_horizontal=0, flip_vertical=0, hue=0, saturation=0, value=0, closing_share=0
