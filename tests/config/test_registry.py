@@ -30,6 +30,7 @@ from detector.tasks.task import load_experiment
 @pytest.fixture(autouse=True)
 def _restored_registry(monkeypatch):
     """What a test registers is gone after it."""
+    registry.every_kind()  # a folder that is first imported inside a test would be forgotten after it
     monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
     monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
 
