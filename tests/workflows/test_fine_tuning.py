@@ -19,7 +19,7 @@ from detector.tasks.detection_model import build_model
 from detector.tasks.task import load_experiment
 from detector.workflows.train import load_matching, read_start, train
 
-TINY = Path(__file__).parent / "darknet" / "tiny.cfg"
+TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 EXPERIMENTS = {
     "mish-n": ("mish-n", ["model.width=0.125"]),
     "darknet": (str(TINY), []),
