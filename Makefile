@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all a newcomer needs: each sets up .venv by itself, once.
+# Start with `make demo` or `make test`; the first one that runs sets up .venv.
 
 PYTHON_BIN := .venv/bin/python
 READY := .venv/.ready
@@ -12,23 +12,23 @@ help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY)  ## train on drawn shapes for some minutes, measure, and show the detections
+demo: $(READY)  ## train on drawn shapes for a few minutes, evaluate and draw the detections
 	$(PYTHON_BIN) tools/demo.py
 
-test: lint types  ## everything a change must pass: lint, types and the tests of the default suite
+test: lint types  ## run everything that a change must pass: lint, types and the default test suite
 	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not nightly and not gpu"
 
-nightly: $(READY)  ## the long fuzz and soak tests
+nightly: $(READY)  ## run the long fuzz and soak tests
 	$(PYTHON_BIN) -m pytest -q -m nightly
 
-gpu: $(READY)  ## the tests that need a CUDA device
+gpu: $(READY)  ## run the tests that need a CUDA device
 	$(PYTHON_BIN) -m pytest -q -m gpu
 
-lint: $(READY)  ## ruff: rules and format
+lint: $(READY)  ## check rules and format with ruff
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m ruff format --check .
 
-types: $(READY)  ## mypy, strict
+types: $(READY)  ## check types with mypy
 	$(PYTHON_BIN) -m mypy
 
 format: $(READY)  ## rewrite the source in the project's format
@@ -38,11 +38,11 @@ format: $(READY)  ## rewrite the source in the project's format
 wheel: $(READY)  ## build the wheel into dist/
 	$(PYTHON_BIN) -m build --wheel
 
-clean:  ## remove what was built and cached; .venv, runs, data and weights stay
+clean:  ## remove build results and caches; keep .venv, runs, data and weights
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find detector tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last, so an interrupted installation is taken up again; pip skips what is already there.
+# The stamp is written last, so that make repeats an interrupted installation; pip skips installed packages.
 $(READY): pyproject.toml
 	@$(PYTHON_BIN) -m pip --version >/dev/null 2>&1 || { \
 		for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
@@ -50,13 +50,13 @@ $(READY): pyproject.toml
 			python=; \
 		done; \
 		if [ -z "$$python" ]; then \
-			echo 'make: Python 3.10 or newer is needed and was not found: install it,' \
-				'or name it, as in: make PYTHON=/path/to/python3 test' >&2; \
+			echo 'make: expected Python 3.10 or newer, got none: install it,' \
+				'or give its path: make PYTHON=/path/to/python3 test' >&2; \
 			exit 1; \
 		fi; \
 		echo "Setting up .venv with $$("$$python" --version)"; \
 		"$$python" -m venv --clear .venv || { \
-			echo 'make: .venv could not be made: on Debian and Ubuntu, install python3-venv' \
+			echo 'make: .venv could not be created: on Debian and Ubuntu, install python3-venv' \
 				'(apt install python3-venv), then run make again' >&2; \
 			exit 1; \
 		}; \

@@ -1,4 +1,4 @@
-"""Fixtures that every test file may use."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.tasks.task import load_experiment
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two threads, the least machine this is meant for; one where tests run side by side or OMP_NUM_THREADS says so."""
+    """Use two threads, as on the smallest supported machine, or one with parallel tests or OMP_NUM_THREADS=1."""
     if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
         torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded data set, 12 images to train on and 6 to validate on, 64 pixels a side; read only."""
+    """Draw the embedded data set: 12 training and 6 validation images of 64 x 64 pixels; tests must not change it."""
     root = tmp_path_factory.mktemp("shapes") / "tiny"
     draw_shapes(root, num_train=12, num_val=6, image_size=64)
     return root
@@ -36,7 +36,7 @@ def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real data that DETECTOR_TEST_DATA names; without it the test is skipped."""
+    """Return the folder of real data that DETECTOR_TEST_DATA names; skip the test if it is not set."""
     named = os.environ.get("DETECTOR_TEST_DATA", "")
     if not named or not Path(named).is_dir():
         pytest.skip("DETECTOR_TEST_DATA names no folder")
@@ -45,7 +45,7 @@ def data_folder() -> Path:
 
 @pytest.fixture
 def draw_video(tmp_path: Path) -> Callable[..., Path]:
-    """Draws videos: six bars of frame `n` are black or white as the bits of `n`, so that a frame tells its number."""
+    """Return a function that draws a video; six black or white bars of each frame are the bits of its number."""
 
     def draw(
         name: str = "video.mp4", num_frames: int = 60, image_hw: tuple[int, int] = (48, 64), fps: float = 25.0
@@ -64,16 +64,16 @@ def draw_video(tmp_path: Path) -> Callable[..., Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how many tests were skipped also when there are none."""
+    """Print the number of skipped tests, also if it is 0."""
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
 
 
-# The smallest networks: of our own family, and of a Darknet .cfg.
+# Small networks: one of the family and one of a Darknet .cfg.
 NETWORKS = {
     "mish-n": "model.width=0.125",
     "darknet": f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",
 }
-# The smallest run there is: about a twentieth of a second a step.
+# A very small run: about a twentieth of a second per step.
 TINY = (
     "input.size=64",
     "loader.workers=0",
@@ -88,7 +88,7 @@ TINY = (
 
 
 def data_override(root: Path) -> str:
-    """The override that names the splits of a drawn data set."""
+    """Return the override that names the splits of a drawn data set."""
     listed = ", ".join(
         f"{name}: {{annotations: {root}/annotations/{name}.json, images: {root}/images/{name}}}"
         for name in ("train", "val")
@@ -98,7 +98,7 @@ def data_override(root: Path) -> str:
 
 @pytest.fixture
 def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path) -> Callable[..., DetectionConfig]:
-    """Makes the experiment of a tiny run in the test's own folder, with overrides on top.
+    """Return a function that builds the experiment of a tiny run in the folder of the test, with overrides.
 
     The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
     """
@@ -112,7 +112,7 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
 
 
 def _assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
-    """Two states are equal to the last bit."""
+    """Check that two states are equal to the last bit."""
     assert type(ours) is type(theirs), where
     if isinstance(ours, Tensor):
         assert ours.dtype == theirs.dtype, where
@@ -131,5 +131,5 @@ def _assert_same(ours: Any, theirs: Any, where: str = "state") -> None:
 
 @pytest.fixture
 def assert_same() -> Callable[..., None]:
-    """Asserts that two states are equal to the last bit."""
+    """Return a function that checks that two states are equal to the last bit."""
     return _assert_same

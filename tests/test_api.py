@@ -142,7 +142,7 @@ def test_settings_filter_the_detections(weights: Path, images: Path) -> None:
         ({"max_detections": 0}, "max_detections: expected at least 1"),
     ],
 )
-def test_wrong_setting_is_refused_by_name(settings: dict[str, Any], message: str, weights: Path, images: Path) -> None:
+def test_wrong_setting_is_rejected_by_name(settings: dict[str, Any], message: str, weights: Path, images: Path) -> None:
     model = Detector(weights)
     with pytest.raises(ConfigError) as caught:
         model.predict(images / "000001.jpg", **settings)
@@ -200,7 +200,7 @@ def test_detector_without_weights_is_an_error() -> None:
         ("none.pt", CheckpointError, r"none\.pt does not exist"),
     ],
 )
-def test_missing_model_is_refused(name: str, error: type[DetectorError], message: str) -> None:
+def test_missing_model_is_rejected(name: str, error: type[DetectorError], message: str) -> None:
     with pytest.raises(error, match=message):
         Detector(name)
 
@@ -258,12 +258,12 @@ def test_training_updates_the_detector(tiny_shapes: Path, images: Path, tmp_path
     found = single(model.predict(images / "000001.jpg", confidence=0.0))
     assert bits(found) == bits(single(Detector(result.folder.best).predict(images / "000001.jpg", confidence=0.0)))
 
-    again = model.train(train={"iterations": 1})  # goes on from these weights, with the settings it has
+    again = model.train(train={"iterations": 1})  # continues from these weights with the same settings
     assert again.folder.path == tmp_path / "train2"
     after = single(model.predict(images / "000001.jpg", confidence=0.0))
     assert bits(after) != bits(found)
     before, trained = (load_model_file(r.folder.best).state for r in (result, again))
-    from_random = model.config.optimizer.lr * 10  # one step moves a weight by much less than starting anew would
+    from_random = model.config.optimizer.lr * 10  # one step changes a weight much less than a new random start
     moved = [float((trained[n] - t).abs().mean()) for n, t in before.items() if n.endswith("conv.weight")]
     assert 0 < max(moved) < from_random
 
@@ -282,9 +282,9 @@ def test_train_reports_wrong_arguments(tiny_shapes: Path, tmp_path: Path) -> Non
         Detector("mish-n").train(data_of(data), **train_settings(tmp_path))
 
 
-def test_the_package_offers_its_public_names() -> None:
+def test_package_exports_its_public_names() -> None:
     assert detector.Detector is Detector
     assert set(detector.__all__) == {"Classifier", "Detections", "Detector", "DetectorError", "__version__", "register"}
     assert all(hasattr(detector, name) for name in detector.__all__)
     with pytest.raises(AttributeError, match="module 'detector' has no attribute 'YOLO'"):
-        detector.YOLO  # noqa: B018  # asking is the test
+        detector.YOLO  # noqa: B018  # the access is the test

@@ -1,4 +1,4 @@
-"""Files that the last commit before the rebuild (4fa9e09) wrote still open and give the same numbers.
+"""Files written by the last commit before the rebuild (4fa9e09) open and give the same numbers.
 
 `fixtures/make_before_rebuild.py` made the files and, with the functions below, `expected.json`. The drawn data sets are
 not stored: runs and model files name the folder `shapes` in the working directory, which is drawn on first use.
@@ -32,7 +32,7 @@ RUNS = ("mish", "darknet", "classifier")
 DETECTORS = ("mish.safetensors", "darknet.safetensors")
 EXPORTS = {"mish.onnx": "onnxruntime", "mish.xml": "openvino", "mish.torchscript": "torch", "mish.pt2": "torch"}
 
-# The most that another processor may change; the same bits are wanted where `environment` is that of expected.json.
+# Largest differences allowed on other processors; if `environment` equals that of expected.json, bits must be equal.
 # Two threads or torch's operators in place of the fused kernels change weights by up to 6e-5 and the optimizer's state
 # by up to 7e-4 of a tensor's root mean square, scores by 1e-5. A resume that loses the averaged weights or
 # the optimizer's state, or repeats a batch, changes them by more than 0.1.
@@ -44,11 +44,11 @@ METRICS = {"rel": 1e-2, "abs": 1e-3}
 ENTROPY = {"rel": 1e-4, "abs": 1e-4}
 
 
-# --- what is compared; the commit before the rebuild computed the same for expected.json ----------------------------
+# --- compared values; the commit before the rebuild computed the same ones for expected.json ------------------------
 
 
 def environment() -> dict[str, Any]:
-    """Return what the last bits of the results depend on."""
+    """Return the properties of the machine that the last bits of the results depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
@@ -128,7 +128,7 @@ def model(file: str) -> str:
 
 
 def detections(file: str, **settings: Any) -> list[list[dict[str, Any]]]:
-    """Return what a model file or export finds on each of the images."""
+    """Return the detections of a model file or export on each of the images."""
     found = Detector(model(file)).predict(images(), **settings)
     return [
         [
@@ -152,12 +152,12 @@ def measured(file: str) -> dict[str, Any]:
 
 
 def finished_study() -> dict[str, Any]:
-    """Make the runs that the study lacks; return its table, and what became of the runs that were begun."""
+    """Make the missing runs of the study; return its table and the runs that were continued or changed."""
     for name in ("study.yaml", "study"):
         (shutil.copytree if (FIXTURES / name).is_dir() else shutil.copy)(FIXTURES / name, name)
     marks = [path.parents[1] / "mark" for path in Path("study/runs").glob("*/weights/last.pt")]
     for mark in marks:
-        mark.touch()  # a run that starts again empties its folder
+        mark.touch()  # a run that restarts empties its folder
     done = {path: path.read_bytes() for path in Path("study/results").iterdir() if b'"finished"' in path.read_bytes()}
     assert run(["study", "study.yaml", "--out", "study", "--quiet"]) == 0
     summary = json.loads(Path("study/summary.json").read_text())
@@ -197,7 +197,7 @@ def assert_close(found: Any, wanted: Any, tolerance: Mapping[str, float], where:
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run each test in a folder of its own and on one thread, as expected.json was made."""
+    """Run each test in its own folder and on one thread, as when expected.json was made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     num_threads = torch.get_num_threads()
@@ -207,7 +207,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_stopped_at_step_3_resumes_to_the_same_weights(name: str) -> None:
+def test_run_stopped_at_step_3_resumes_to_the_same_weights(name: str) -> None:
     found, wanted = resumed(name), expected()["runs"][name]
     if environment() == expected()["environment"]:
         assert_close(found, wanted, SAME_BITS, "on the same machine:")
@@ -222,14 +222,14 @@ def test_a_run_stopped_at_step_3_resumes_to_the_same_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_state_of_a_stopped_run_opens_as_a_model(name: str) -> None:
+def test_state_of_a_stopped_run_opens_as_a_model(name: str) -> None:
     opened: Callable[..., Any] = Classifier if name == "classifier" else Detector
     state = FIXTURES / "runs" / name / "weights/last.pt"
     assert list(opened(state).class_names) == expected()["class_names"][name]
 
 
 @pytest.mark.parametrize("file", DETECTORS)
-def test_a_model_file_finds_the_same_objects(file: str) -> None:
+def test_model_file_gives_the_same_detections(file: str) -> None:
     found, wanted = detections(file), expected()["detections"][file]
     if environment() == expected()["environment"]:
         assert_close(found, wanted, SAME_BITS, "on the same machine:")
@@ -237,12 +237,12 @@ def test_a_model_file_finds_the_same_objects(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", EXPORTS)
-def test_an_export_finds_the_same_objects(file: str) -> None:
+def test_export_gives_the_same_detections(file: str) -> None:
     pytest.importorskip(EXPORTS[file])
     assert_close(detections(file), expected()["detections"][file], PREDICTIONS, file)
 
 
-def test_a_classifier_gives_the_same_probabilities() -> None:
+def test_classifier_gives_the_same_probabilities() -> None:
     found, wanted = probabilities("classifier.safetensors"), expected()["probabilities"]
     if environment() == expected()["environment"]:
         assert_close(found, wanted, SAME_BITS, "on the same machine:")
@@ -250,12 +250,12 @@ def test_a_classifier_gives_the_same_probabilities() -> None:
 
 
 @pytest.mark.parametrize("file", [*DETECTORS, "classifier.safetensors", *EXPORTS])
-def test_evaluate_gives_the_same_numbers(file: str) -> None:
+def test_evaluate_gives_the_same_metrics(file: str) -> None:
     pytest.importorskip(EXPORTS.get(file, "torch"))
     assert_close(measured(file), expected()["measured"][file], METRICS, file)
 
 
-def test_a_study_half_done_is_finished_with_the_same_table() -> None:
+def test_unfinished_study_is_completed_with_the_same_table() -> None:
     found, wanted = finished_study(), expected()["study"]
     if environment() == expected()["environment"]:
         assert_close(found, wanted, SAME_BITS, "on the same machine:")

@@ -1,4 +1,4 @@
-"""What the package promises of a whole process: it starts at once, and it talks to nobody."""
+"""Guarantees about processes: a fast start and no network access."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 import pytest
 
 MAX_HELP_S = 0.3
-SLOW_MACHINE_S = 0.1  # where Python alone takes longer, a time says nothing of this package
+SLOW_MACHINE_S = 0.1  # if Python alone takes longer, the time is not meaningful
 
 
 def best_of(command: list[str], times: int = 5) -> float:
-    """The shortest wall time of a command in seconds."""
+    """Return the shortest wall time of a command in seconds."""
     taken = []
     for _ in range(times):
         started_s = time.perf_counter()
@@ -23,18 +23,18 @@ def best_of(command: list[str], times: int = 5) -> float:
     return min(taken)
 
 
-def test_help_answers_at_once():
+def test_help_prints_within_its_time_limit():
     if best_of([sys.executable, "-c", "pass"]) > SLOW_MACHINE_S:
         pytest.skip("Python itself starts too slowly here to measure the command line")
     for words in (["--help"], ["train", "--help"], ["--version"]):
         assert best_of([sys.executable, "-m", "detector", *words]) < MAX_HELP_S, words
 
 
-# Runs a whole life of a model; any attempt to reach the network or to start a program ends it with code 99.
+# Train, evaluate and predict; any attempt to open a connection or to start a program ends the process with code 99.
 QUIET_LIFE = """
 import os, sys, traceback
 
-# The CPU kernels are built by the machine's own compiler, once; torch, when imported, asks the linker for libraries.
+# The compiler of the machine builds the CPU kernels once; importing torch runs the linker to find libraries.
 LINKERS_AND_COMPILERS = {"ldconfig", "ld", "gcc", "cc", "objdump", "g++", "c++", "clang++"}
 
 def hook(event, arguments):
@@ -45,7 +45,7 @@ def hook(event, arguments):
         return
     traceback.print_stack()
     print("FORBIDDEN", event, arguments, file=sys.stderr, flush=True)
-    os._exit(99)  # an exception might be caught
+    os._exit(99)  # an exception could be caught
 
 if sys.argv[1] == "control":
     sys.addaudithook(hook)
@@ -75,7 +75,7 @@ print("done")
 
 
 def live(tmp_path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}  # the package sees to it
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}  # the package must set it
     return subprocess.run(
         [sys.executable, "-c", QUIET_LIFE, *words],
         capture_output=True,
@@ -87,13 +87,13 @@ def live(tmp_path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_whole_life_opens_no_socket_and_starts_no_program(tmp_path, tiny_shapes):
+def test_train_evaluate_and_predict_open_no_socket_and_start_no_program(tmp_path, tiny_shapes):
     done = live(tmp_path, "life", str(tiny_shapes), str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "done"
 
 
-def test_the_watch_on_sockets_would_bark(tmp_path):
+def test_socket_of_a_control_process_is_detected(tmp_path):
     done = live(tmp_path, "control")
     assert done.returncode == 99
     assert "FORBIDDEN socket." in done.stderr

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, unpacked away from the repository."""
+    """Build the wheel of this tree and unpack it outside the repository."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
@@ -35,33 +35,33 @@ def _run(unpacked: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_the_package_and_nothing_of_the_repository(unpacked: Path) -> None:
+def test_wheel_holds_only_the_package(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*") if path.is_file()}
     assert {name for name in names if not name.endswith(".dist-info")} == {"detector"}
     tracked = {p.relative_to(ROOT / "detector") for p in (ROOT / "detector").rglob("*.py")}
     assert tracked <= {p.relative_to(unpacked / "detector") for p in unpacked.rglob("*.py")}
 
 
-def test_the_kernels_sources_are_in_the_wheel(unpacked: Path) -> None:
+def test_wheel_holds_the_kernel_sources(unpacked: Path) -> None:
     sources = {p.name for p in (ROOT / "detector/ops/csrc").iterdir()}
     assert {"cpu_kernels.cpp", "mish_kernels.cu", "mish_math.h"} <= sources
     assert {p.name for p in (unpacked / "detector/ops/csrc").iterdir()} == sources
 
 
-def test_the_presets_of_the_wheel_are_those_of_the_repository(unpacked: Path) -> None:
+def test_wheel_holds_the_presets_of_the_repository(unpacked: Path) -> None:
     packed, own = unpacked / "detector/presets", ROOT / "cfg"
     assert {p.relative_to(packed): p.read_text() for p in packed.rglob("*.*")} == {
         p.relative_to(own): p.read_text() for p in own.rglob("*.*")
     }
 
 
-def test_the_indexes_of_what_can_be_downloaded_are_in_the_wheel(unpacked: Path) -> None:
+def test_wheel_holds_the_download_indexes(unpacked: Path) -> None:
     assert (unpacked / "detector/index/weights.yaml").read_text() == (ROOT / "weights/index.yaml").read_text()
     assert (unpacked / "detector/index/data.yaml").read_text() == (ROOT / "data/downloads.yaml").read_text()
     assert "yolov4-tiny" in _run(unpacked, "-m", "detector", "download")
 
 
-def test_the_wheel_works_away_from_the_repository(unpacked: Path) -> None:
+def test_wheel_works_outside_the_repository(unpacked: Path) -> None:
     where = _run(unpacked, "-c", "import detector; print(detector.__file__)")
     assert Path(where.strip()).is_relative_to(unpacked)
     presets = {row["preset"] for row in json.loads(_run(unpacked, "-m", "detector", "models", "--json"))}

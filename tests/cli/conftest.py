@@ -12,7 +12,7 @@ import pytest
 from detector.tasks.task import load_experiment
 from detector.workflows.train import train
 
-# Nothing varied and nothing large: what is left is learnt by heart in seconds.
+# A small model, small images and no augmentation, so that training overfits in seconds.
 TINY = (
     "model.width=0.125",
     "input.size=64",
@@ -29,7 +29,7 @@ TINY = (
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """The command line takes over the signals of its process; a test gives them back."""
+    """Restore the signal handlers after a test, because the command line replaces them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -37,7 +37,7 @@ def own_signals() -> Iterator[None]:
 
 
 def data_override(root: Path, train_split: str = "train", val_split: str = "val") -> str:
-    """The override that names two splits of a drawn data set."""
+    """Return the override that names two splits of a drawn data set."""
     splits = {"train": train_split, "val": val_split}
     listed = ", ".join(
         f"{name}: {{annotations: {root}/annotations/{split}.json, images: {root}/images/{split}}}"
@@ -48,7 +48,7 @@ def data_override(root: Path, train_split: str = "train", val_split: str = "val"
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that has learnt the validation images of `tiny_shapes` well enough for numbers that are not 0.
+    """Model trained on the validation images of `tiny_shapes` until its metrics are above 0.
 
     Attributes:
         weights: its file.
@@ -76,5 +76,5 @@ def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
 
 @pytest.fixture
 def tiny_words(tiny_shapes: Path, tmp_path: Path) -> list[str]:
-    """The words of `detector train` for the smallest run there is; run folders go to the test's own folder."""
+    """Return the arguments of `detector train` for a very small run with run folders in the folder of the test."""
     return ["mish-n", *TINY, data_override(tiny_shapes), f"train.project={tmp_path}/runs"]

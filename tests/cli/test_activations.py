@@ -46,7 +46,7 @@ def test_all_activations_are_listed(capsys):
     assert leaky.endswith("x if x > 0 else slope * x   (slope=0.1)")
 
 
-def test_those_named_are_listed_in_the_order_given(capsys):
+def test_given_activations_are_listed_once_in_the_given_order(capsys):
     assert run(["activations", "tanh", "mish", "tanh", "--json"]) == 0
     tanh, mish = json.loads(capsys.readouterr().out)
     assert tanh == {
@@ -62,7 +62,7 @@ def test_those_named_are_listed_in_the_order_given(capsys):
 
 
 @pytest.mark.parametrize("words", [[], ["mish", "relu"]])
-def test_a_picture_is_drawn(capsys, tmp_path, words):
+def test_plot_is_written(capsys, tmp_path, words):
     path = tmp_path / "activations.png"
     assert run(["activations", *words, "--plot", str(path)]) == 0
     assert capsys.readouterr().err == f"picture: {path}\n"
@@ -77,7 +77,7 @@ def test_a_picture_is_drawn(capsys, tmp_path, words):
         (["--plot", "nowhere/a.png"], "nowhere/a.png: the picture cannot be written, No such file or directory", 1),
     ],
 )
-def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, words, message, code):
+def test_error_is_one_line(capsys, tmp_path, monkeypatch, words, message, code):
     monkeypatch.chdir(tmp_path)
     assert run(["activations", *words]) == code
     captured = capsys.readouterr()
@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, words, message, co
     assert (captured.out, len(captured.err.splitlines())) == ("", 1)
 
 
-def test_an_activation_of_ones_own_is_listed_and_drawn(capsys, tmp_path):
+def test_imported_activation_is_listed_and_drawn(capsys, tmp_path):
     (tmp_path / "mine.py").write_text(MY_ACTIVATION, encoding="utf-8")
     words = ["test_cli_square", "--import", str(tmp_path / "mine.py"), "--plot", str(tmp_path / "a.svg")]
     assert run(["activations", *words]) == 0

@@ -28,7 +28,7 @@ def yaml_of(root: Path, path: Path) -> Path:
     return path
 
 
-def test_a_preview_is_one_picture(
+def test_preview_is_one_picture(
     tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,7 @@ def test_a_preview_is_one_picture(
         (["--preview", "shapes", "--split", "holdout"], "has the splits train and val, got 'holdout'", 3),
     ],
 )
-def test_a_mistake_is_a_line(
+def test_error_is_reported(
     words: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_a_mistake_is_a_line(
     assert message in capsys.readouterr().err
 
 
-def test_every_part_is_shown_at_its_strength_on_the_same_image(tiny_shapes: Path) -> None:
+def test_each_augmentation_is_shown_with_its_strength_on_the_same_image(tiny_shapes: Path) -> None:
     augment = AugmentConfig(degrees=12, albumentations=({"name": "GaussNoise", "p": 0.01},))
     shown = tiles(tiny_shapes, augment)
     titles = [tile.title for tile in shown]
@@ -82,6 +82,6 @@ def test_every_part_is_shown_at_its_strength_on_the_same_image(tiny_shapes: Path
         assert changed or moved, tile.title
 
 
-def test_every_setting_of_augmentation_has_its_picture() -> None:
+def test_every_augmentation_setting_has_a_picture() -> None:
     others = {"albumentations", "extra", "degraded_share", "closing_share"}
     assert set(AugmentConfig.__dataclass_fields__) == set(STRENGTH_WHEN_OFF) | others

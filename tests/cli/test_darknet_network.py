@@ -137,7 +137,7 @@ def test_without_names_classes_are_numbers_and_categories_are_matched_by_order(
         (["missing.weights", "b.safetensors", "--cfg", "yolov3-tiny"], r"missing\.weights cannot be read"),
     ],
 )
-def test_impossible_conversion_is_refused_with_the_reason(given, reason, tmp_path, monkeypatch, capsys) -> None:
+def test_impossible_conversion_is_rejected_with_the_reason(given, reason, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["convert", *given]) in (2, 3)
     with pytest.raises(AssertionError, match=reason):

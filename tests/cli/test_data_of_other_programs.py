@@ -1,4 +1,4 @@
-"""Data sets of Darknet and of the YOLO family, trained on and measured from the command line; Darknet's arithmetic."""
+"""Training and evaluation on data sets of Darknet and of the YOLO family, and Darknet's arithmetic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.tasks.task import load_experiment
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
-    """What a command prints as JSON."""
+    """Return the JSON that a command prints."""
     capsys.readouterr()
     found = run([*words, "--json"])
     captured = capsys.readouterr()
@@ -26,7 +26,7 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture(params=[coco_to_yolo, coco_to_darknet], ids=["yolo", "darknet"])
 def converted(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path) -> Conversion:
-    """The drawn data set as another program would have it."""
+    """Convert the drawn data set to the format of another program."""
     splits = {
         name: read_coco(tiny_shapes / f"annotations/{name}.json", tiny_shapes / "images" / name)
         for name in ("train", "val")
@@ -35,7 +35,7 @@ def converted(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path)
     return made
 
 
-def test_text_labels_are_measured_as_the_same_objects_in_coco_format_are(
+def test_text_labels_give_the_metrics_of_the_same_objects_in_coco_format(
     converted: Conversion, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, save = str(trained.weights), ["--save-dir", str(tmp_path / "results")]
@@ -43,12 +43,12 @@ def test_text_labels_are_measured_as_the_same_objects_in_coco_format_are(
     config = load_experiment("mish-n", [f"data={converted.description}"])
     as_coco = yolo_to_coco({name: read_split(config, name) for name in ("train", "val")}, tmp_path / "coco")
     again = printed(["evaluate", weights, f"data={as_coco.description}", *save], capsys)
-    assert again.pop("ground_truth") != measured.pop("ground_truth")  # its file and hash
+    assert again.pop("ground_truth") != measured.pop("ground_truth")  # they differ in file and hash
     assert again == measured
     assert measured["AP"] > 0.1
 
 
-def test_text_labels_are_trained_on(
+def test_training_on_text_labels_writes_a_model(
     converted: Conversion, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word for word in tiny_words if not word.startswith("data=")]
@@ -60,7 +60,7 @@ def test_text_labels_are_trained_on(
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
-def test_in_darknets_arithmetic_too_predict_and_evaluate_give_the_same_results(
+def test_predict_and_evaluate_agree_with_darknet_arithmetic(
     fit: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["input.arithmetic=darknet", f"input.fit={fit}", "input.size=[64,96]"]

@@ -43,7 +43,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("action", ["to-yolo", "to-darknet"])
-def test_a_round_trip_by_way_of_text_labels_gives_the_same_boxes(source, tiny_shapes, tmp_path, capsys, action):
+def test_round_trip_through_text_labels_keeps_the_boxes(source, tiny_shapes, tmp_path, capsys, action):
     before = tree(tiny_shapes)
     assert called(action, source, "--to", tmp_path / "text") == 0
     captured = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_a_round_trip_by_way_of_text_labels_gives_the_same_boxes(source, tiny_sh
     assert tree(tiny_shapes) == before
 
 
-def test_what_text_labels_cannot_hold_is_counted(tiny_shapes, tmp_path, capsys):
+def test_fields_that_text_labels_cannot_hold_are_counted(tiny_shapes, tmp_path, capsys):
     content = json.loads((tiny_shapes / "annotations/val.json").read_text())
     content["annotations"][0]["iscrowd"] = 1
     content["annotations"][1]["segmentation"] = [[1, 1, 2, 2, 3, 1]]
@@ -75,7 +75,7 @@ def test_what_text_labels_cannot_hold_is_counted(tiny_shapes, tmp_path, capsys):
     assert all(path.is_symlink() for path in (tmp_path / "yolo/images/train").iterdir())
 
 
-def test_coco_to_coco_keeps_everything(source, tiny_shapes, tmp_path, capsys):
+def test_conversion_from_coco_to_coco_keeps_everything(source, tiny_shapes, tmp_path, capsys):
     assert called("to-coco", source, "--to", tmp_path / "again") == 0
     for split in ("train", "val"):
         one = json.loads((tiny_shapes / f"annotations/{split}.json").read_text())
@@ -83,7 +83,7 @@ def test_coco_to_coco_keeps_everything(source, tiny_shapes, tmp_path, capsys):
         assert two == one
 
 
-def test_a_split_is_shared_out_and_can_be_trained_on(source, tmp_path, capsys):
+def test_split_is_divided_reproducibly_into_separate_splits(source, tmp_path, capsys):
     assert called("split", source, "--to", tmp_path / "new", "--shares", "train=0.5,test=0.5", "--seed", 4) == 0
     assert "train: 6 images" in capsys.readouterr().err
     train, test, val = (split_of(tmp_path / "new/data.yaml", name) for name in ("train", "test", "val"))
@@ -94,14 +94,14 @@ def test_a_split_is_shared_out_and_can_be_trained_on(source, tmp_path, capsys):
     assert tree(tmp_path / "same") == tree(tmp_path / "new")
 
 
-def test_groups_are_found_in_names(source, tmp_path, capsys):
+def test_images_of_a_group_stay_together(source, tmp_path, capsys):
     words = ("split", source, "--to", tmp_path / "new", "--shares", "train=0.5,test=0.5", "--group", r"(\d)\.jpg$")
     assert called(*words) == 0
     endings = [{name[-5] for name in split_of(tmp_path / "new/data.yaml", s).file_names} for s in ("train", "test")]
     assert not endings[0] & endings[1]
 
 
-def test_data_sets_are_merged_and_split_again(source, tmp_path, capsys):
+def test_subsets_are_merged_and_duplicates_are_rejected(source, tmp_path, capsys):
     assert called("subset", source, "--num", 3, "--to", tmp_path / "three") == 0
     rest = [n for n in split_of(source).file_names if n not in split_of(tmp_path / "three/data.yaml").file_names]
     assert len(rest) == 9
@@ -115,7 +115,7 @@ def test_data_sets_are_merged_and_split_again(source, tmp_path, capsys):
     assert not (tmp_path / "twice").exists()
 
 
-def test_classes_are_chosen_and_renamed(source, tmp_path, capsys):
+def test_subset_and_remap_select_and_rename_classes(source, tmp_path, capsys):
     assert called("subset", source, "--classes", "circle, star", "--to", tmp_path / "two") == 0
     assert split_of(tmp_path / "two/data.yaml").class_names == ("circle", "star")
     (tmp_path / "map.yaml").write_text("circle: round\nsquare: angular\ntriangle: angular\ncross:\n")
@@ -127,7 +127,7 @@ def test_classes_are_chosen_and_renamed(source, tmp_path, capsys):
     assert "boxes of classes that are left out are removed" in capsys.readouterr().err
 
 
-def test_voc_and_csv_become_coco(tmp_path, capsys):
+def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
     folder = tmp_path / "voc"
     folder.mkdir()
     cv2.imwrite(str(folder / "a.png"), np.zeros((30, 40, 3), np.uint8))
@@ -170,7 +170,7 @@ def test_voc_and_csv_become_coco(tmp_path, capsys):
         (("to-coco", "SOURCE", "--to", "FULL"), 3, "is not empty; name a new folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(source, tiny_shapes, tmp_path, capsys, words, code, message):
+def test_error_is_one_line_and_nothing_is_written(source, tiny_shapes, tmp_path, capsys, words, code, message):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     places = {"SOURCE": source, "OUT": tmp_path / "out", "FULL": tmp_path / "full"}

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> Any:
-    """What a command prints as JSON; its exit code must be the one given."""
+    """Return the JSON that a command prints, and check its exit code."""
     capsys.readouterr()
     found = run([*words, "--json"])
     captured = capsys.readouterr()
@@ -30,15 +30,15 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0)
 
 
 def numbers_of(document: dict[str, Any]) -> dict[str, Any]:
-    """What `evaluate` says but for where the detections came from."""
+    """Return the document of `evaluate` without the origin of the detections."""
     return {key: value for key, value in document.items() if key not in ("conditions", "results", "model")}
 
 
-# --- the same numbers whichever way ----------------------------------------------------------------------------------
+# --- predict and evaluate agree --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overrides", [[], ["evaluate.iou=0.5", "evaluate.confidence=0.02", "evaluate.batch_size=5"]])
-def test_predict_and_evaluate_give_the_same_results_and_numbers_to_the_last_digit(
+def test_predict_and_evaluate_give_exactly_the_same_results_and_metrics(
     overrides: list[str], trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = printed(
@@ -55,7 +55,7 @@ def test_predict_and_evaluate_give_the_same_results_and_numbers_to_the_last_digi
     assert not list((tmp_path / "predict").glob("*.jpg"))
 
 
-def test_training_measured_the_model_file_as_evaluate_does(
+def test_model_file_has_the_metrics_of_evaluate(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = printed(["val", str(trained.weights), "--save-dir", str(tmp_path)], capsys)
@@ -63,7 +63,7 @@ def test_training_measured_the_model_file_as_evaluate_does(
     assert noted == {name: measured[name] for name in STAT_NAMES if measured[name] is not None}
 
 
-def test_categories_that_the_annotation_file_lacks_are_left_out_of_both_results(
+def test_categories_missing_in_the_annotation_file_are_left_out_of_both_results(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(trained.annotations.read_text())
@@ -84,17 +84,17 @@ def test_categories_that_the_annotation_file_lacks_are_left_out_of_both_results(
     assert measured["AP"] > 0.05
 
 
-# --- a whole run -----------------------------------------------------------------------------------------------------
+# --- a complete run --------------------------------------------------------------------------------------------------
 
 
-def test_train_evaluate_and_predict_follow_one_another(
+def test_trained_model_can_be_evaluated_and_used_for_prediction(
     tiny_words: list[str],
     tiny_shapes: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # results go below the working directory, wherever the model was trained
+    monkeypatch.chdir(tmp_path)  # results go to the working directory, not to the folder of the model
     summary = printed(["train", *tiny_words, "train.iterations=4", "train.evaluations=2"], capsys)
     folder = tmp_path / "runs/train"
     assert summary["run"] == str(folder)
@@ -119,7 +119,7 @@ def test_train_evaluate_and_predict_follow_one_another(
         assert read_image(tmp_path / "runs/detect/predict" / name).shape == (64, 64, 3)
 
 
-def test_every_line_of_output_is_json_or_on_stderr(
+def test_stdout_is_json_and_progress_is_on_stderr(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["predict", str(trained.weights), str(trained.images), "--save-dir", str(tmp_path), "--no-pictures"]
@@ -140,7 +140,7 @@ def test_every_line_of_output_is_json_or_on_stderr(
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    """`detector train` in a process group of its own, with one thread."""
+    """Start `detector train` in its own process group, with one thread."""
     return subprocess.Popen(
         [sys.executable, "-m", "detector", "train", *words],
         cwd=folder,
@@ -166,7 +166,7 @@ def wait_for_steps(process: subprocess.Popen[str]) -> None:
     ("number", "code", "to_group", "workers"),
     [(signal.SIGTERM, 143, True, 2), (signal.SIGINT, 130, False, 0)],
 )
-def test_a_signal_saves_and_the_run_can_be_resumed(
+def test_signal_saves_the_run_which_can_be_resumed(
     number: int, code: int, to_group: bool, workers: int, tiny_words: list[str], tmp_path: Path
 ) -> None:
     words = [*tiny_words, "train.iterations=20", "train.evaluations=1", f"loader.workers={workers}"]
@@ -186,7 +186,7 @@ def test_a_signal_saves_and_the_run_can_be_resumed(
     assert not (tmp_path / "runs/train2").exists()
 
 
-def test_the_same_command_resumes_and_another_one_is_refused(
+def test_same_command_resumes_and_other_settings_are_rejected(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", *tiny_words, "train.iterations=2"]
@@ -196,14 +196,14 @@ def test_the_same_command_resumes_and_another_one_is_refused(
     capsys.readouterr()
     assert run([*words, *resume, "optimizer.lr=0.5", "model.width=0.25"]) == 4
     complaint = capsys.readouterr().err
-    assert "found 2 differences" in complaint
+    assert "got 2 differences" in complaint
     assert "optimizer.lr: 0.5 here" in complaint
     assert "model.width: 0.25 here, 0.125 there" in complaint
     assert run(["train", *resume, "optimizer.lr=0.5"]) == 2
     assert run(["train", "--resume", str(tmp_path / "none")]) == 4
 
 
-def test_default_folders_mean_the_same_when_a_run_is_resumed_from_the_same_place(
+def test_run_in_the_default_folder_can_be_resumed(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -213,7 +213,7 @@ def test_default_folders_mean_the_same_when_a_run_is_resumed_from_the_same_place
     assert run([*words, "--resume", "runs/detect/train"]) == 0
 
 
-# --- the ways in -----------------------------------------------------------------------------------------------------
+# --- entry points ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_default_folders_mean_the_same_when_a_run_is_resumed_from_the_same_place
         ["-m", "detector", "train"],
     ],
 )
-def test_every_way_in_answers_help(command: list[str]) -> None:
+def test_every_entry_point_prints_help(command: list[str]) -> None:
     started_s = time.monotonic()
     done = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -234,4 +234,4 @@ def test_every_way_in_answers_help(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
     assert "exit codes" in done.stdout
-    assert time.monotonic() - started_s < 10  # torch is not imported; tests of the command line measure it closely
+    assert time.monotonic() - started_s < 10  # torch is not imported; test_promises.py measures the time precisely

@@ -33,7 +33,7 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("backend", ["fast", "pycocotools"])
-def test_a_model_is_scored_by_either_back_end_and_the_conditions_are_reported(
+def test_both_back_ends_score_a_model_and_conditions_are_reported(
     backend: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--backend", backend, "--limits", "1,300"]
@@ -77,7 +77,7 @@ def test_a_model_is_scored_by_either_back_end_and_the_conditions_are_reported(
 
 
 @pytest.mark.parametrize("points", [0, 11])
-def test_a_model_and_its_results_file_have_the_same_voc_ap(
+def test_model_and_its_results_file_have_the_same_voc_ap(
     points: int, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--metric", "voc", "--points", str(points), "--match-iou", "0.6"]
@@ -94,7 +94,7 @@ def test_a_model_and_its_results_file_have_the_same_voc_ap(
     assert expected.mean_ap > 0.1
 
 
-def test_any_model_has_darknets_map_with_darknets_thresholds(
+def test_darknet_metric_uses_the_thresholds_of_darknet(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--metric", "darknet", "--points", "101"]
@@ -137,7 +137,7 @@ def test_results_of_unlisted_images_are_skipped_and_counted_on_request(
     assert run(["evaluate", *files, "--ignore-unknown", "--strict", "-q"]) == 5
 
 
-def test_the_numbers_of_a_results_file_are_written_to_the_save_dir(
+def test_metrics_of_a_results_file_are_written_to_the_save_dir(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [*small_files(tmp_path), "--ignore-unknown"]
@@ -166,7 +166,7 @@ def test_the_numbers_of_a_results_file_are_written_to_the_save_dir(
         (["--limits", "many"], "--limits: expected numbers of at least 1 such as 300,1000, got 'many'"),
     ],
 )
-def test_an_option_that_the_metric_does_not_have_is_rejected(
+def test_option_that_the_metric_does_not_have_is_rejected(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in complaint(["evaluate", *small_files(tmp_path), "--ignore-unknown", *options], capsys)

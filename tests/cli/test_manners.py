@@ -1,4 +1,4 @@
-"""How the command line behaves: exit codes, one line for one mistake, results on stdout and the rest on stderr."""
+"""Conventions of the command line: exit codes, one line per error, results on stdout, the rest on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detector.errors import ConfigError
 
 
 class Outcome(NamedTuple):
-    """What a command line left behind."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def detector(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command line in an empty working directory, libraries written in C included in what is captured."""
+    """Return a function that runs a command in an empty folder and captures all output, also that of C libraries."""
     monkeypatch.chdir(tmp_path)
 
     def run_words(*words: str | Path) -> Outcome:
@@ -106,11 +106,11 @@ MODEL_ERRORS = [
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value)[:30],
 )
-def test_a_user_error_is_a_line_and_its_exit_code(detector, tmp_path, code, words, message):
+def test_user_error_is_one_line_with_its_exit_code(detector, tmp_path, code, words, message):
     (tmp_path / "text.safetensors").write_text("not a model\n", encoding="utf-8")
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "broken.yaml").write_text("train:\n\tepochs: 3\n", encoding="utf-8")
-    # Drawing takes its time; what is asked for here fails earlier or right after.
+    # Draw few small images: these commands fail before training or right after drawing.
     small = ["data.num_val=1", "data.image_size=64", f"train.project={tmp_path}/runs"] if "data=shapes" in words else []
     small += ["data.num_train=1"] if "device=abacus" in words else []
     outcome = detector(*words, *small)
@@ -122,7 +122,7 @@ def test_a_user_error_is_a_line_and_its_exit_code(detector, tmp_path, code, word
     assert outcome.err.startswith("detector")
 
 
-def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp_path):
+def test_wrong_use_of_a_model_is_one_line_with_its_exit_code(detector, trained, tmp_path):
     for words, code, message in [
         (
             ["predict", trained.weights, "nowhere.jpg"],
@@ -155,7 +155,7 @@ def test_a_model_used_wrongly_is_a_line_and_its_exit_code(detector, trained, tmp
         assert len(outcome.err.splitlines()) <= 3, (words, outcome.err)
 
 
-def test_a_damaged_image_is_skipped_and_strict_makes_it_the_exit_code(detector, trained, tmp_path):
+def test_damaged_image_is_skipped_and_fails_only_under_strict(detector, trained, tmp_path):
     good = sorted(trained.images.glob("*.jpg"))[0]
     (tmp_path / "in").mkdir()
     (tmp_path / "in/bad.jpg").write_bytes(b"")
@@ -173,7 +173,7 @@ def test_a_damaged_image_is_skipped_and_strict_makes_it_the_exit_code(detector, 
     assert "none of 1 images could be read" in only_bad.err
 
 
-def test_all_mistakes_of_a_configuration_are_said_at_once(detector, tmp_path):
+def test_all_mistakes_of_a_configuration_are_reported_together(detector, tmp_path):
     (tmp_path / "a.yaml").write_text("base: mish-n\noptimizer: {lr: 1e-3}\ntrian: {}\n", encoding="utf-8")
     outcome = detector("train", "a.yaml", "input.size=x")
     assert outcome.code == 2
@@ -184,12 +184,12 @@ def test_all_mistakes_of_a_configuration_are_said_at_once(detector, tmp_path):
     ]
 
 
-def test_debug_shows_the_error_as_it_was_raised(detector):
+def test_debug_raises_the_error(detector):
     with pytest.raises(ConfigError, match="mihs-n"):
         detector("train", "mihs-n", "--debug")
 
 
-def test_what_is_no_users_error_stays_a_traceback(detector, monkeypatch):
+def test_error_of_the_package_is_a_traceback(detector, monkeypatch):
     def break_down(arguments):
         raise KeyError("a defect of this package")
 
@@ -212,14 +212,14 @@ def test_help_lists_every_command(detector):
         assert re.search(rf"^ +{name}\s+{re.escape(summary[:30])}", out, re.MULTILINE), name
 
 
-def test_the_version_is_said(detector):
+def test_version_is_printed(detector):
     assert detector("--version") == Outcome(0, f"detector {__version__}\n", "")
 
 
 # --- results and progress ------------------------------------------------------------------------------------------
 
 
-def test_training_says_results_on_stdout_and_progress_on_stderr(detector, tiny_words, tmp_path):
+def test_training_prints_results_on_stdout_and_progress_on_stderr(detector, tiny_words, tmp_path):
     words = [*tiny_words, "train.iterations=2", "train.evaluations=1"]
     talkative = detector("train", *words)
     assert talkative.code == 0
@@ -241,7 +241,7 @@ def test_training_says_results_on_stdout_and_progress_on_stderr(detector, tiny_w
     assert summary["metrics"]["num_images"] == 6
 
 
-def test_a_finished_run_takes_the_same_command_again_with_resume(detector, tiny_words, tmp_path):
+def test_finished_run_accepts_the_same_command_with_resume(detector, tiny_words, tmp_path):
     words = [*tiny_words, "train.iterations=2", "train.evaluations=1"]
     assert detector("train", *words, "-q").code == 0
     again = detector("train", *words, "--resume", tmp_path / "runs/train", "-q")
@@ -255,7 +255,7 @@ def test_a_finished_run_takes_the_same_command_again_with_resume(detector, tiny_
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]  # no second folder
 
 
-def test_evaluation_says_results_on_stdout_and_the_rest_on_stderr(detector, trained, tmp_path):
+def test_evaluation_prints_results_on_stdout_and_the_rest_on_stderr(detector, trained, tmp_path):
     words = [trained.weights, "--save-dir", tmp_path / "out"]
     talkative = detector("evaluate", *words)
     assert talkative.code == 0
@@ -274,7 +274,7 @@ def test_val_is_evaluate(detector, trained, tmp_path):
     assert detector("val", *words) == detector("evaluate", *words)
 
 
-def test_options_and_overrides_come_in_any_order(detector, trained, tmp_path):
+def test_options_and_overrides_are_accepted_in_any_order(detector, trained, tmp_path):
     out = tmp_path / "out"
     first, *others = [
         ["evaluate", trained.weights, "evaluate.iou=0.5", "--save-dir", out, "--json", "-q"],
@@ -289,7 +289,7 @@ def test_options_and_overrides_come_in_any_order(detector, trained, tmp_path):
     assert detector("evaluate", trained.weights, "evaluate.iou=0.05", "--save-dir", out, "--json", "-q") != wanted
 
 
-def test_prediction_says_a_line_for_each_image(detector, trained, tmp_path):
+def test_prediction_prints_one_line_per_image(detector, trained, tmp_path):
     words = ["predict", trained.weights, trained.images, "--save-dir", tmp_path / "out"]
     talkative = detector(*words)
     assert talkative.code == 0
@@ -305,7 +305,7 @@ def test_prediction_says_a_line_for_each_image(detector, trained, tmp_path):
     assert [path.name for path in (tmp_path / "bare").iterdir()] == ["predictions.json"]
 
 
-def test_models_and_env_are_machine_readable(detector):
+def test_models_and_env_print_json(detector):
     sizes = json.loads(detector("models", "--size", "64", "--json").out)
     listed = [size["preset"] for size in sizes]
     assert [name for name in listed if name.startswith("mish-")] == [f"mish-{size}" for size in "nsmlx"]
@@ -320,14 +320,14 @@ def test_models_and_env_are_machine_readable(detector):
     assert "torch " in detector("env").out
 
 
-def test_parts_of_ones_own_are_imported_before_the_configuration_is_read(detector, tmp_path):
+def test_parts_are_imported_before_the_configuration_is_read(detector, tmp_path):
     (tmp_path / "parts.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
-    with pytest.raises(RuntimeError, match="imported"):  # the user's own traceback
+    with pytest.raises(RuntimeError, match="imported"):  # the traceback of the imported file
         detector("train", "mihs-n", "--import", "parts.py")
 
 
 @pytest.mark.parametrize("module", ["detector", "tools/train.py"])
-def test_the_same_command_line_in_a_process_of_its_own(tmp_path, module):
+def test_command_line_works_in_its_own_process(tmp_path, module):
     root = Path(__file__).parent.parent.parent
     command = ["-m", "detector", "train"] if module == "detector" else [str(root / module)]
     done = subprocess.run(
@@ -339,7 +339,7 @@ def test_the_same_command_line_in_a_process_of_its_own(tmp_path, module):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes end in signals on POSIX only")
-def test_a_reader_that_went_away_ends_the_command_quietly(tmp_path):
+def test_closed_pipe_ends_the_command_without_a_message(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "detector", "models", "--size", "64"],
         stdout=subprocess.PIPE,

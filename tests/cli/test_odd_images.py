@@ -53,12 +53,12 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     (tmp_path / "in/deep").mkdir()
-    (tmp_path / "in/deep/good.jpg").write_bytes(JPEG)  # of the name of another one
+    (tmp_path / "in/deep/good.jpg").write_bytes(JPEG)  # same name as another image
     (tmp_path / "in/link.jpg").symlink_to("gone.jpg")
     return tmp_path / "in"
 
 
-def test_every_file_has_one_record_with_its_outcome_and_its_words(
+def test_every_file_has_one_record_with_its_outcome_and_message(
     folder: Path, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -82,7 +82,7 @@ def test_every_file_has_one_record_with_its_outcome_and_its_words(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
-def test_a_warning_alone_is_an_error_under_strict(folder: Path, trained: Any, tmp_path: Path) -> None:
+def test_warning_fails_under_strict(folder: Path, trained: Any, tmp_path: Path) -> None:
     words = ["predict", str(trained.weights), "--save-dir", str(tmp_path / "out"), "--quiet"]
     for name, code in (("good.jpg", 0), ("no end.jpg", 5), ("frames.gif", 5)):
         assert run([*words, str(folder / name), "--strict"]) == code
@@ -91,7 +91,7 @@ def test_a_warning_alone_is_an_error_under_strict(folder: Path, trained: Any, tm
 
 @pytest.fixture
 def exchanged(trained: Any, tmp_path: Path) -> list[str]:
-    """The words that name a split where one image lies on its side and one is larger than its annotation file says."""
+    """Return the override of a split with one image rotated and one larger than its annotation file says."""
     images = Path(shutil.copytree(trained.images, tmp_path / "images"))
     document = json.loads(trained.annotations.read_text())
     for entry, (width, height) in zip(document["images"], ((64, 32), (80, 80)), strict=False):
@@ -104,7 +104,7 @@ def exchanged(trained: Any, tmp_path: Path) -> list[str]:
     return [f"data={{name: coco, train: {split}, val: {split}}}"]
 
 
-def test_evaluation_warns_of_an_exchanged_size_and_skips_another(
+def test_evaluation_warns_of_exchanged_sizes_and_skips_wrong_sizes(
     exchanged: list[str], trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", str(trained.weights), *exchanged, "--save-dir", str(tmp_path / "out")]
@@ -115,11 +115,11 @@ def test_evaluation_warns_of_an_exchanged_size_and_skips_another(
     assert run([*words, "--strict"]) == 5
 
 
-def test_training_warns_of_an_exchanged_size_and_replaces_another(
+def test_training_warns_of_exchanged_sizes_and_skips_wrong_sizes(
     exchanged: list[str], tiny_words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word for word in tiny_words if not word.startswith("data=")] + exchanged
-    # One of six images is more than the share that may be lost.
+    # One of six images is more than the share that may be skipped.
     assert run(["train", *words, "train.iterations=4", "train.evaluations=1"]) == 3
     told = capsys.readouterr().err
     assert "warning: " in told

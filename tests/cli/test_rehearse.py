@@ -9,7 +9,7 @@ from detector.cli.main import run
 from detector.media.images import read_image
 
 
-def test_the_schedule_is_drawn_and_nothing_is_trained(
+def test_plot_schedule_draws_the_schedule_without_training(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "plan.png"
@@ -28,14 +28,14 @@ def test_the_schedule_is_drawn_and_nothing_is_trained(
         ("none/plan.png", 1, "the picture cannot be written, No such file"),
     ],
 )
-def test_a_place_that_will_not_do_is_refused(
+def test_unusable_path_of_the_plot_is_rejected(
     name: str, code: int, complaint: str, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", *tiny_words, "--plot-schedule", str(tmp_path / name)]) == code
     assert complaint in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_what_the_run_would_be(
+def test_dry_run_prints_the_planned_run(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", *tiny_words, "train.iterations=30", "train.evaluations=3", "--dry-run"]
@@ -51,16 +51,16 @@ def test_a_dry_run_prints_what_the_run_would_be(
     assert (tmp_path / "plan.png").stat().st_size > 0
 
 
-def test_a_dry_run_without_validation_says_so(tiny_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_without_a_val_split_reports_it(tiny_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *tiny_words, "train.iterations=2", "data.val=null", "--dry-run"]) == 0
     assert "evaluation  none: no val split is configured" in capsys.readouterr().out
 
 
-def test_a_dry_run_is_of_a_new_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_with_resume_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--resume", str(tmp_path), "--dry-run"]) == 2
     assert "--dry-run: expected a new run, got --resume" in capsys.readouterr().err
 
 
-def test_what_stops_training_stops_its_rehearsal(tiny_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_config_stops_the_dry_run(tiny_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *tiny_words, "input.size=65", "--dry-run"]) == 2
     assert "input.size" in capsys.readouterr().err

@@ -13,14 +13,14 @@ from detector.models.checkpoint import load_model_file
 
 @pytest.fixture(scope="module")
 def stored(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder of a report, and the model with its thresholds."""
+    """Evaluate a model; return the folder of its report and the model file with thresholds."""
     folder = tmp_path_factory.mktemp("report")
     words = ["--report", str(folder / "r"), "--store-thresholds", str(folder / "best.safetensors"), "-q"]
     assert run(["evaluate", str(trained.weights), trained.data, *words]) == 0
     return folder / "r", folder / "best.safetensors"
 
 
-def test_a_report_folder_holds_page_numbers_results_and_pictures(stored: tuple[Path, Path]) -> None:
+def test_report_folder_holds_page_metrics_results_and_pictures(stored: tuple[Path, Path]) -> None:
     names = {path.name for path in stored[0].iterdir()}
     expected = {"report.html", "metrics.json", "results.json", "classes.csv", "label_errors.json", "charts", "pictures"}
     assert names == expected
@@ -30,7 +30,7 @@ def test_a_report_folder_holds_page_numbers_results_and_pictures(stored: tuple[P
     assert document["conditions"]["confidence"] == 0.001
 
 
-def test_prediction_with_the_stored_thresholds_has_the_numbers_of_the_report(
+def test_prediction_with_stored_thresholds_agrees_with_the_report(
     stored: tuple[Path, Path], trained: Any, tmp_path: Path
 ) -> None:
     folder, model = stored
@@ -76,7 +76,7 @@ def test_prediction_with_the_stored_thresholds_has_the_numbers_of_the_report(
     assert best != overall
 
 
-def test_the_python_class_uses_the_stored_thresholds(stored: tuple[Path, Path], trained: Any) -> None:
+def test_python_class_uses_the_stored_thresholds(stored: tuple[Path, Path], trained: Any) -> None:
     detector = Detector(stored[1])
     image = sorted(trained.images.iterdir())[0]
     found = detector.predict(image, confidence="best")
@@ -85,7 +85,7 @@ def test_the_python_class_uses_the_stored_thresholds(stored: tuple[Path, Path], 
     assert len(detector.predict(image, confidence=0.0)) > len(found)
 
 
-def test_confidence_best_of_a_model_without_thresholds_is_a_usage_error(
+def test_confidence_best_without_stored_thresholds_is_a_usage_error(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(trained.weights), str(trained.images), "--confidence", "best", "--save-dir", str(tmp_path)]
@@ -96,7 +96,7 @@ def test_confidence_best_of_a_model_without_thresholds_is_a_usage_error(
     assert ended.value.code == 2
 
 
-def test_a_results_file_has_a_report_and_runs_are_compared(
+def test_results_file_has_a_report_that_can_be_compared(
     stored: tuple[Path, Path], trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = tmp_path / "first"
@@ -138,7 +138,7 @@ def test_options_without_the_one_they_belong_to_are_rejected_before_evaluation(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_file_is_replaced_only_with_overwrite(
+def test_model_file_is_replaced_only_with_overwrite(
     stored: tuple[Path, Path], trained: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = stored[1].read_bytes()
@@ -149,6 +149,6 @@ def test_a_model_file_is_replaced_only_with_overwrite(
 
 
 @pytest.mark.parametrize("words", [[], ["a"], ["a", "a"], ["a", "b", "--resamples", "0"]])
-def test_a_comparison_needs_two_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_of_fewer_than_two_runs_is_rejected(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", *words]) == 2
     assert "detector compare: " in capsys.readouterr().err

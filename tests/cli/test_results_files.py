@@ -28,7 +28,7 @@ def result(box: list[float], score: float = 0.9, **changes: Any) -> dict[str, An
 
 
 def score(folder: Path, truth: Any, results: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any, str]:
-    """Exit code, JSON and stderr of `detector evaluate --results`."""
+    """Return exit code, JSON and stderr of `detector evaluate --results`."""
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(results if isinstance(results, str) else json.dumps(results))
     words = ["--results", str(folder / "results.json"), "--annotations", str(folder / "truth.json"), "--json"]
@@ -37,7 +37,7 @@ def score(folder: Path, truth: Any, results: Any, capsys: pytest.CaptureFixture[
     return code, json.loads(captured.out) if code == 0 else captured.out, captured.err
 
 
-def test_a_results_file_gets_the_numbers_of_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_file_gives_the_metrics_of_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = truth_of([[10, 10, 40, 40], [60, 60, 30, 30], [5, 70, 20, 20]])
     results = [result([11, 10, 40, 41]), result([61, 58, 30, 30], 0.7), result([0, 0, 9, 9], 0.8, image_id=8)]
     expected = score_results(truth, results)
@@ -60,20 +60,20 @@ def test_results_are_scored_in_float64(tmp_path: Path, capsys: pytest.CaptureFix
     assert (code, above["AP"]) == (0, pytest.approx(0.9, abs=1e-12))
     code, below, _ = score(tmp_path, truth, [result([0, 0, 10, 9 - 1e-9])], capsys)
     assert (code, below["AP"]) == (0, pytest.approx(0.8, abs=1e-12))
-    # Scores are not rounded either: the false positive is above the right detection by 1e-12.
+    # Scores are not rounded either: the score of the false positive is higher by 1e-12.
     pair = [result([0, 0, 10, 10], 0.5), result([50, 50, 9, 9], 0.5 + 1e-12)]
     code, found, _ = score(tmp_path, truth, pair, capsys)
     assert (code, found["AP"]) == (0, pytest.approx(0.5, abs=1e-12))
 
 
-def test_a_number_without_ground_truth_is_printed_as_not_available(
+def test_metric_without_ground_truth_is_printed_as_not_available(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, found, _ = score(tmp_path, truth_of([]), [], capsys)
     assert (code, found["AP"], found["num_objects"]) == (0, None, 0)
     assert run(["evaluate", "--results", f"{tmp_path}/results.json", "--annotations", f"{tmp_path}/truth.json"]) == 0
     table = capsys.readouterr().out.replace(str(tmp_path), "folder")
-    # Twelve numbers, precision and recall, four numbers of two classes, and the note that explains it.
+    # Twelve metrics, precision and recall, four metrics of each of two classes, and the note about n/a.
     assert table.count("n/a") == 12 + 2 + 4 * 2 + 1
     assert table.endswith("n/a: no ground truth\n")
     assert "-1" not in table
@@ -101,7 +101,7 @@ def test_a_number_without_ground_truth_is_printed_as_not_available(
         ),
     ],
 )
-def test_a_results_file_that_cannot_be_scored_ends_with_exit_code_3(
+def test_results_file_that_cannot_be_scored_ends_with_exit_code_3(
     content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, complaint = score(tmp_path, truth_of([[1, 2, 3, 4]]), content, capsys)
@@ -111,7 +111,7 @@ def test_a_results_file_that_cannot_be_scored_ends_with_exit_code_3(
     assert "Traceback" not in complaint
 
 
-def test_a_missing_results_file_ends_with_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_results_file_ends_with_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "truth.json").write_text(json.dumps(truth_of([])))
     missing = str(tmp_path / "none.json")
     assert run(["evaluate", "--results", missing, "--annotations", str(tmp_path / "truth.json")]) == 3
@@ -127,9 +127,7 @@ def test_boxes_skipped_in_the_ground_truth_are_reported(tmp_path: Path, capsys: 
     assert "1 x box of zero width or height, skipped" in told
 
 
-def test_the_example_of_coco_itself_is_scored_from_its_files(
-    data_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_published_example_of_coco_has_its_published_ap(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations, results = (data_folder / "coco-golden" / name for name in ("instances.json", "results.json"))
     if not results.is_file():
         pytest.skip(f"{results} does not exist")

@@ -16,12 +16,12 @@ from detector.media.images import read_image
 
 @pytest.fixture
 def images(tiny_shapes: Path, tmp_path: Path) -> Path:
-    """A folder of six good images that a test may spoil."""
+    """Copy six valid images to a folder that a test may change."""
     return Path(shutil.copytree(tiny_shapes / "images/val", tmp_path / "images"))
 
 
 def predict(trained: Any, folder: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
-    """Exit code and records; none where the file was not written."""
+    """Return exit code and records, which are empty if no file was written."""
     code = run(["predict", str(trained.weights), *words, "--save-dir", str(folder), "--quiet"])
     path = folder / "predictions.json"
     return code, json.loads(path.read_text()) if path.exists() else []
@@ -31,7 +31,7 @@ def predict(trained: Any, folder: Path, *words: str) -> tuple[int, list[dict[str
 
 
 @pytest.mark.parametrize("name", ["none.jpg", "no/such/folder", "*.none"])
-def test_a_missing_only_source_ends_with_exit_code_3(
+def test_single_missing_source_ends_with_exit_code_3(
     name: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, records = predict(trained, tmp_path / "out", str(tmp_path / name))
@@ -40,7 +40,7 @@ def test_a_missing_only_source_ends_with_exit_code_3(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unreadable_only_source_ends_with_exit_code_3_and_has_its_record(
+def test_single_unreadable_source_ends_with_exit_code_3_and_a_record(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"<html></html>")
@@ -51,7 +51,7 @@ def test_an_unreadable_only_source_ends_with_exit_code_3_and_has_its_record(
 
 
 @pytest.mark.parametrize(("strict", "code"), [((), 0), (("--strict",), 5)])
-def test_a_missing_source_among_others_has_a_record_that_says_so(
+def test_missing_source_among_others_has_a_record_with_the_error(
     strict: tuple[str, ...], code: int, trained: Any, images: Path, tmp_path: Path
 ) -> None:
     words = [str(images / "000002.jpg"), str(tmp_path / "none.jpg"), str(images / "000001.jpg")]
@@ -64,14 +64,14 @@ def test_a_missing_source_among_others_has_a_record_that_says_so(
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["000001.jpg", "000002.jpg"]
 
 
-def test_sources_that_are_all_missing_end_with_exit_code_3(trained: Any, tmp_path: Path) -> None:
+def test_several_missing_sources_end_with_exit_code_3(trained: Any, tmp_path: Path) -> None:
     words = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
     code, records = predict(trained, tmp_path / "out", *words)
     assert code == 3
     assert [record["source"] for record in records] == words
 
 
-def test_images_of_one_name_in_two_folders_get_a_picture_each(trained: Any, images: Path, tmp_path: Path) -> None:
+def test_images_with_the_same_name_get_separate_pictures(trained: Any, images: Path, tmp_path: Path) -> None:
     for folder, source in (("one", "000001.jpg"), ("two", "000002.jpg"), ("two/deep", "000003.jpg")):
         (tmp_path / "many" / folder).mkdir(parents=True)
         shutil.copy(images / source, tmp_path / "many" / folder / "picture é.jpg")
@@ -84,7 +84,7 @@ def test_images_of_one_name_in_two_folders_get_a_picture_each(trained: Any, imag
     assert all((a != b).any() for i, a in enumerate(pictures) for b in pictures[:i])
 
 
-def test_a_source_in_the_folder_of_results_is_never_written_over(trained: Any, images: Path) -> None:
+def test_source_in_the_folder_of_results_is_not_overwritten(trained: Any, images: Path) -> None:
     before = {path.name: path.read_bytes() for path in images.iterdir()}
     code, records = predict(trained, images, str(images))
     assert (code, len(records)) == (0, 6)
@@ -92,11 +92,11 @@ def test_a_source_in_the_folder_of_results_is_never_written_over(trained: Any, i
     assert len(list(images.glob("*_2.jpg"))) == 6
 
 
-def test_images_that_an_annotation_file_lists_but_are_missing_are_told_and_count_under_strict(
+def test_missing_annotated_images_are_reported_and_fail_under_strict(
     trained: Any, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(trained.annotations.read_text())
-    for number in range(10, 20):  # enough others, so that one missing image is not too many
+    for number in range(10, 20):  # enough images that one missing image is below the limit
         shutil.copy(images / "000001.jpg", images / f"{number}.jpg")
         content["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 64})
     content["images"].append({"id": 99, "file_name": "gone.jpg", "width": 64, "height": 64})
@@ -116,7 +116,7 @@ def test_images_that_an_annotation_file_lists_but_are_missing_are_told_and_count
 # --- evaluate and train ----------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_image_in_evaluation_is_counted_and_listed(
+def test_damaged_image_in_evaluation_is_counted_and_listed(
     trained: Any, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = f"data.val={{annotations: {trained.annotations}, images: {images}}}"
@@ -129,7 +129,7 @@ def test_a_damaged_image_in_evaluation_is_counted_and_listed(
         image: score_results(truth.ground_truth(), [r for r in records if r["image_id"] != image]).ap
         for image in truth.image_ids.tolist()
     }
-    missed = min(ap_without, key=ap_without.__getitem__)  # whichever matters most to this model
+    missed = min(ap_without, key=ap_without.__getitem__)  # the image with the largest effect on AP
     damaged = images / truth.file_names[truth.image_ids.tolist().index(missed)]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
@@ -145,7 +145,7 @@ def test_a_damaged_image_in_evaluation_is_counted_and_listed(
 
 
 def copy_of(tiny_shapes: Path, folder: Path) -> str:
-    """A copy of the data set and the override that names it."""
+    """Copy the data set; return the override that names it."""
     shutil.copytree(tiny_shapes, folder)
     return (
         f"data={{name: coco, train: {{annotations: {folder}/annotations/train.json, images: {folder}/images/train}}, "
@@ -153,7 +153,7 @@ def copy_of(tiny_shapes: Path, folder: Path) -> str:
     )
 
 
-def test_a_damaged_image_in_training_is_counted_and_listed(
+def test_damaged_image_in_training_is_counted_and_listed(
     tiny_words: list[str], tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = copy_of(tiny_shapes, tmp_path / "data")
@@ -166,7 +166,7 @@ def test_a_damaged_image_in_training_is_counted_and_listed(
     assert run([*words, "--strict"]) == 5
 
 
-def test_a_data_set_of_damaged_images_is_refused_by_training(
+def test_training_rejects_a_data_set_with_many_damaged_images(
     tiny_words: list[str], tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = copy_of(tiny_shapes, tmp_path / "data")
@@ -178,7 +178,7 @@ def test_a_data_set_of_damaged_images_is_refused_by_training(
     assert "Traceback" not in complaint
 
 
-def test_the_data_set_is_never_written_to(tiny_words: list[str], tiny_shapes: Path, tmp_path: Path) -> None:
+def test_data_set_is_not_written_to(tiny_words: list[str], tiny_shapes: Path, tmp_path: Path) -> None:
     data = copy_of(tiny_shapes, tmp_path / "data")
     (tmp_path / "data/images/train/000005.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
@@ -190,13 +190,13 @@ def test_the_data_set_is_never_written_to(tiny_words: list[str], tiny_shapes: Pa
     assert after == before
 
 
-def test_a_grey_image_among_colour_ones_is_no_fault(trained: Any, images: Path, tmp_path: Path) -> None:
+def test_grey_image_is_accepted_under_strict(trained: Any, images: Path, tmp_path: Path) -> None:
     Image.open(images / "000001.jpg").convert("L").save(images / "grey.png")
     code, records = predict(trained, tmp_path / "out", str(images), "--strict")
     assert (code, len(records)) == (0, 7)
 
 
-def test_an_image_missing_from_the_training_folder_counts_under_strict(
+def test_missing_training_image_fails_under_strict(
     tiny_words: list[str], tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = copy_of(tiny_shapes, tmp_path / "data")

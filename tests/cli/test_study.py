@@ -39,8 +39,8 @@ def study(tmp_path) -> Path:
     return path
 
 
-def test_a_study_makes_its_runs_reports_them_and_makes_none_twice(study, tmp_path, capfd):
-    out = tmp_path / "my study"  # a space, as folders have
+def test_study_makes_and_reports_its_runs_once(study, tmp_path, capfd):
+    out = tmp_path / "my study"  # with a space
     assert run(["study", str(study), "--out", str(out)]) == 0
     told = capfd.readouterr()
     assert "1/2 activation=relu,seed=0: top1 " in told.err
@@ -58,7 +58,7 @@ def test_a_study_makes_its_runs_reports_them_and_makes_none_twice(study, tmp_pat
     assert {path: path.read_bytes() for path in (out / "results").iterdir()} == before
 
 
-def test_a_run_that_cannot_be_made_is_told_and_the_exit_code_says_so(study, tmp_path, capfd):
+def test_failed_run_is_reported_and_gives_exit_code_1(study, tmp_path, capfd):
     study.write_text(study.read_text().replace("metric: top1", "metric: AP"))
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--only", "activation=relu"]) == 1
     told = capfd.readouterr()
@@ -66,8 +66,8 @@ def test_a_run_that_cannot_be_made_is_told_and_the_exit_code_says_so(study, tmp_
     assert "1 run failed; each is left out" in told.out
 
 
-def test_of_torchruns_processes_the_last_one_tells_of_failed_runs(study, tmp_path, capfd, monkeypatch):
-    """Torchrun would stop the others with the first that ends with an error."""
+def test_last_torchrun_process_reports_failed_runs(study, tmp_path, capfd, monkeypatch):
+    """Torchrun stops all processes when one ends with an error, so only the last one may."""
     monkeypatch.setattr(runner, "PROGRAM", (sys.executable, "-c", "raise SystemExit(3)"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, code in (("0", 0), ("1", 1)):
@@ -76,7 +76,7 @@ def test_of_torchruns_processes_the_last_one_tells_of_failed_runs(study, tmp_pat
     assert "2 runs failed; each is left out" in capfd.readouterr().out
 
 
-def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
+def test_dry_run_counts_and_estimates_without_writing(tmp_path, capsys):
     out = tmp_path / "out"
     command = ["study", "depth", "--dry-run", "--out", str(out), "--only", "layers=10,40", "--seeds", "2"]
     assert run(command) == 0
@@ -88,7 +88,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_a_report_alone_makes_no_run(study, tmp_path, capsys):
+def test_report_only_makes_no_run(study, tmp_path, capsys):
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--report-only"]) == 0
     assert "None of 2 runs is done yet." in capsys.readouterr().out
     assert not (tmp_path / "out" / "runs").exists()
@@ -102,22 +102,22 @@ def test_a_report_alone_makes_no_run(study, tmp_path, capsys):
         (["dept"], "did you mean 'depth'"),
         (["depth", "--seeds", "0"], "--seeds: expected at least 1"),
         (["depth", "--shard", "3/2"], "--shard: expected I/N"),
-        (["depth", "--report-only", "--dry-run"], "--report-only makes no runs"),
+        (["depth", "--report-only", "--dry-run"], "--report-only: expected neither --dry-run nor --shard"),
         (["depth", "model.activation=gelu"], "use --only to choose among its values"),
     ],
 )
-def test_a_command_that_cannot_be_understood_is_refused(words, told, capsys):
+def test_wrong_arguments_are_rejected(words, told, capsys):
     assert run(["study", *words]) == 2
     assert told in capsys.readouterr().err
 
 
-def test_the_tool_is_the_command():
+def test_tool_runs_the_command():
     tool = Path(__file__).parents[2] / "tools" / "study.py"
     done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True, check=True)
     assert "--shard I/N" in done.stdout
 
 
-def test_costs_are_measured_in_turns_with_the_variables_of_each_value(study, tmp_path, capfd):
+def test_costs_are_measured_with_the_environment_of_each_value(study, tmp_path, capfd):
     text = study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost")
     text = text.replace("train.iterations=2", "train.iterations=6")
     study.write_text(text + "environment: {mish: {DETECTOR_MISH: native}}\n")
@@ -134,13 +134,13 @@ def test_costs_are_measured_in_turns_with_the_variables_of_each_value(study, tmp
     assert not any((out / "runs").glob("*/weights")), "a study of costs keeps no weights"
 
 
-def test_a_study_of_costs_is_not_shared_out(study, tmp_path, capsys):
+def test_study_of_costs_rejects_shards(study, tmp_path, capsys):
     study.write_text(study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost"))
     assert run(["study", str(study), "--out", str(tmp_path), "--shard", "1/2"]) == 2
     assert "got --shard; leave it out" in capsys.readouterr().err
 
 
-def test_too_few_steps_to_time_are_told(study, tmp_path, capfd):
+def test_too_few_steps_to_time_are_reported(study, tmp_path, capfd):
     study.write_text(study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost"))
     assert run(["study", str(study), "--out", str(tmp_path / "out"), "--only", "activation=relu"]) == 1
     assert "expected train.iterations above 3, got 2" in capfd.readouterr().err

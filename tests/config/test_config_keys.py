@@ -1,4 +1,4 @@
-"""Every key of every configuration, found through the registry: it is read, documented and survives being written."""
+"""Rules for every key of every registered config: it is read, documented and survives a round trip through YAML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detector.tasks.task import TaskConfig, load_experiment
 
 
 def hints_of(schema: type) -> dict[str, tuple[type, ...]]:
-    """The classes in the annotation of each key."""
+    """Return the classes in the annotation of each key."""
 
     def classes(hint: object) -> tuple[type, ...]:
         inside = tuple(c for argument in typing.get_args(hint) for c in classes(argument))
@@ -28,7 +28,7 @@ def hints_of(schema: type) -> dict[str, tuple[type, ...]]:
 
 
 def reachable(schema: type) -> set[type]:
-    """Every config class that a configuration may hold, through the registry."""
+    """Return every config class that a configuration may contain, through the registry."""
     found: set[type] = set()
     waiting = [schema]
     while waiting:
@@ -46,12 +46,12 @@ def reachable(schema: type) -> set[type]:
 
 
 def every_config() -> set[type]:
-    """Every config class that an experiment of any task may hold."""
+    """Return every config class that an experiment of any task may contain."""
     return set().union(*(reachable(registry.find(TaskConfig, name).Config) for name in registry.names(TaskConfig)))
 
 
 def attributes_read(path: Path) -> list[tuple[str, list[str]]]:
-    """Each attribute read in a file, with the names of the classes and functions it is read inside of."""
+    """Return each attribute that a file reads, with the names of the enclosing classes and functions."""
     found: list[tuple[str, list[str]]] = []
 
     def visit(node: ast.AST, inside: list[str]) -> None:
@@ -66,11 +66,11 @@ def attributes_read(path: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-# Splits are asked for by name: getattr(config, "val").
+# Splits are read by name: getattr(config, "val").
 READ_BY_NAME = {("Config", "train"), ("Config", "val"), ("Config", "test")}
 
 
-def test_every_key_is_read_by_something():
+def test_every_key_is_read_by_the_code():
     configs = every_config()
     assert len(configs) > 20
     reads = [
@@ -80,7 +80,7 @@ def test_every_key_is_read_by_something():
     ]
     unread = []
     for config in configs:
-        own = [*config.__qualname__.split("."), "__post_init__"]  # to check a value is not to use it
+        own = [*config.__qualname__.split("."), "__post_init__"]  # checking a value does not count as reading it
         home = Path(str(detector.__file__)).parent.parent / (config.__module__.replace(".", "/") + ".py")
         for field in dataclasses.fields(config):
             is_read = any(a == field.name and not (p == home and inside == own) for a, p, inside in reads)
@@ -89,7 +89,7 @@ def test_every_key_is_read_by_something():
     assert sorted(unread) == []
 
 
-def test_every_config_is_frozen_and_every_key_documented():
+def test_every_config_is_frozen_and_every_key_is_documented():
     for config in every_config():
         assert config.__dataclass_params__.frozen, config
         documented = " ".join(c.__doc__ or "" for c in config.__mro__ if dataclasses.is_dataclass(c))
@@ -98,7 +98,7 @@ def test_every_config_is_frozen_and_every_key_documented():
 
 
 @pytest.mark.parametrize(("schema", "preset"), [(DetectionConfig, "mish-n"), (ClassificationConfig, "classify")])
-def test_every_part_of_every_kind_survives_the_round_trip(schema, preset, tmp_path):
+def test_config_of_every_part_survives_a_round_trip(schema, preset, tmp_path):
     for field in dataclasses.fields(schema):
         kind = next((h for h in hints_of(schema)[field.name] if registry.is_kind(h)), None)
         for name in registry.names(kind) if kind else ():

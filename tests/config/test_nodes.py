@@ -1,4 +1,4 @@
-"""YAML as nodes: parents, overrides, places, and what is refused before it means anything."""
+"""Nodes of YAML files: parents, overrides, places, and rejected files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from detector.errors import ConfigError
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes a file into the working directory of the test; returns its path."""
+    """Return a function that writes a file into the working directory of the test and returns its path."""
     monkeypatch.chdir(tmp_path)
 
     def write_file(name: str, content: str | bytes) -> Path:
@@ -61,7 +61,7 @@ def test_every_plain_value_is_read(write):
     }
 
 
-def test_a_node_remembers_file_line_and_folder(write):
+def test_node_has_its_file_line_and_folder(write):
     path = write("sub/a.yaml", "a: 1\nb:\n  c:\n    - 2\n    - 3\n")
     root = read_nodes(path)
     assert str(root.value["a"].where) == f"sub{os.sep}a.yaml:1"
@@ -69,7 +69,7 @@ def test_a_node_remembers_file_line_and_folder(write):
     assert (third.value, third.where.line, third.where.folder) == (3, 5, path.parent)
 
 
-def test_a_file_outside_the_working_directory_is_shown_whole(write, monkeypatch, tmp_path):
+def test_file_outside_the_working_directory_has_its_absolute_path(write, monkeypatch, tmp_path):
     path = write("a.yaml", "a: 1")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -77,7 +77,7 @@ def test_a_file_outside_the_working_directory_is_shown_whole(write, monkeypatch,
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "\n\n"])
-def test_an_empty_file_has_no_keys(write, content):
+def test_empty_file_has_no_keys(write, content):
     assert plain_file(write("a.yaml", content)) == {}
 
 
@@ -88,13 +88,13 @@ def test_byte_order_mark_is_not_part_of_the_first_key(write):
 # --- base: ---------------------------------------------------------------------------------------------------------
 
 
-def test_file_is_merged_on_its_parents_key_by_key(write):
+def test_file_is_merged_with_its_parents_by_key(write):
     write("far/grand.yaml", "a: 1\nb: {x: 1, y: 1, deep: {p: 1}}\n")
     write("parent.yaml", "base: far/grand.yaml\nb: {y: 2}\nc: 2\n")
     path = write("child.yaml", "base: parent.yaml\nc: 3\nb: {deep: {q: 3}}\n")
     assert plain_file(path) == {"a": 1, "b": {"x": 1, "y": 2, "deep": {"p": 1, "q": 3}}, "c": 3}
     root = read_nodes(path)
-    assert str(root.value["a"].where) == f"far{os.sep}grand.yaml:1"  # each value keeps its own place
+    assert str(root.value["a"].where) == f"far{os.sep}grand.yaml:1"  # each value has its own place
     assert str(root.value["b"].value["y"].where) == "parent.yaml:2"
 
 
@@ -108,14 +108,14 @@ def test_list_or_scalar_replaces_that_of_the_parent(write):
     }
 
 
-def test_parent_is_searched_beside_the_file_and_then_among_the_presets(write):
+def test_parent_is_searched_beside_the_file_and_then_in_the_presets(write):
     write("sub/mish-n.yaml", "own: 1\n")
     assert plain_file(write("sub/a.yaml", "base: mish-n.yaml")) == {"own": 1}
     assert "own" not in plain_file(write("other/a.yaml", "base: mish-n"))
     assert plain_file(write("other/b.yaml", "base: mish-n")) == plain_file(write("other/c.yaml", "base: mish-n.yaml"))
 
 
-def test_circle_of_parents_is_refused_with_its_files(write):
+def test_circle_of_parents_is_rejected_with_its_files(write):
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")
     write("c.yaml", "base: a.yaml\n")
@@ -133,19 +133,19 @@ def test_parent_used_twice_is_not_a_circle(write):
 
 
 @pytest.mark.parametrize(("base", "found"), [("[a, b]", "a list"), ("3", "the number 3"), ("on", "the bool true")])
-def test_base_that_is_not_a_name_is_refused(write, base, found):
+def test_base_that_is_not_a_name_is_rejected(write, base, found):
     with pytest.raises(ConfigError, match=rf"a\.yaml:2: base: expected the name of one file, got {found}"):
         read_nodes(write("a.yaml", f"x: 1\nbase: {base}\n"))
 
 
-def test_a_missing_parent_is_refused_with_its_line_and_the_nearest_preset(write):
+def test_missing_parent_is_rejected_with_line_and_nearest_preset(write):
     with pytest.raises(
         ConfigError, match=r"a\.yaml:2: base: no configuration file .* 'mish-nn'; did you mean 'mish-n'"
     ):
         read_nodes(write("a.yaml", "x: 1\nbase: mish-nn\n"))
 
 
-def test_a_mistake_in_a_parent_names_the_parent(write):
+def test_mistake_in_a_parent_names_the_parent(write):
     write("parent.yaml", "a: 1\na: 2\n")
     with pytest.raises(ConfigError, match=r"^parent\.yaml:2: duplicate key 'a', first on line 1; keep one"):
         read_nodes(write("child.yaml", "base: parent.yaml\n"))
@@ -177,11 +177,11 @@ def nodes_of(plain: object) -> Node:
         ([1], {"a": 1}, {"a": 1}),
     ],
 )
-def test_merging_goes_key_by_key_until_the_name_changes(base, over, wanted):
+def test_merging_is_by_key_unless_the_name_changes(base, over, wanted):
     assert plain_of(merge(nodes_of(base), nodes_of(over))) == wanted
 
 
-def test_merging_leaves_both_sides_as_they_were():
+def test_merging_does_not_change_its_arguments():
     base, over = nodes_of({"a": {"x": 1}}), nodes_of({"a": {"y": 2}})
     merge(base, over)
     assert plain_of(base) == {"a": {"x": 1}}
@@ -220,7 +220,7 @@ def test_override_gives_the_same_nodes_as_a_file(text, wanted):
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a b=1", "1a=2", "a-b=1", "", "a.b"])
-def test_text_that_is_not_an_override_is_refused(text):
+def test_text_that_is_not_an_override_is_rejected(text):
     with pytest.raises(ConfigError, match="expected an override key=value, such as "):
         override_nodes(text)
 
@@ -231,14 +231,14 @@ def test_override_follows_the_rules_of_a_file(text):
         override_nodes(text)
 
 
-def test_the_place_of_an_override_is_its_text(write):
+def test_override_is_reported_by_its_text(write):
     node = override_nodes("a.b=[1, {c: 2}]")
     leaf = node.value["a"].value["b"].value[1].value["c"]
     assert str(leaf.where) == "override 'a.b=[1, {c: 2}]'"
     assert leaf.where.folder == Path.cwd()
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------
+# --- rejected files ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_the_place_of_an_override_is_its_text(write):
         ("a: " + "9" * 5000 + "\n", r"a\.yaml:1: .*999\.\.\. is not a value YAML can read"),
     ],
 )
-def test_a_file_that_is_not_plain_yaml_is_refused(write, content, message):
+def test_file_that_is_not_plain_yaml_is_rejected(write, content, message):
     path = write("a.yaml", content)
     with pytest.raises(ConfigError, match=message) as caught:
         read_nodes(path)
@@ -279,11 +279,11 @@ def test_a_file_that_is_not_plain_yaml_is_refused(write, content, message):
     assert not Path("x").exists()
 
 
-def test_the_largest_whole_number_is_read(write):
+def test_largest_whole_number_is_read(write):
     assert plain_file(write("a.yaml", f"a: {2**63 - 1}\n")) == {"a": 2**63 - 1}
 
 
-def test_an_alias_bomb_is_refused_at_once(write):
+def test_alias_bomb_is_rejected_at_once(write):
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
     path = write("a.yaml", "\n".join(lines))
     started_s = time.monotonic()
@@ -318,7 +318,7 @@ def test_largest_file_is_read_within_seconds(write, content):
     assert time.process_time() - started_s < 5
 
 
-def test_a_larger_file_is_not_read_at_all(write):
+def test_file_over_the_size_limit_is_not_read(write):
     path = write("a.yaml", b"a: 1\n" * MAX_FILE_BYTES)
     with pytest.raises(
         ConfigError, match=rf"^a\.yaml: expected a configuration of at most {MAX_FILE_BYTES} bytes, got more"
@@ -326,7 +326,7 @@ def test_a_larger_file_is_not_read_at_all(write):
         read_nodes(path)
 
 
-def test_nesting_is_bounded(write):
+def test_nesting_is_limited(write):
     deep = "\n".join(" " * i + "a:" for i in range(MAX_DEPTH)) + " 1"
     read_nodes(write("a.yaml", deep))
     deeper = "\n".join(" " * i + "a:" for i in range(MAX_DEPTH + 1)) + " 1"
@@ -337,7 +337,7 @@ def test_nesting_is_bounded(write):
 # --- finding -------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_is_a_path_first_and_a_preset_second(write):
+def test_name_is_a_path_first_and_a_preset_second(write):
     own = write("mish-n.yaml", "x: 1")
     assert find_config("mish-n.yaml").resolve() == own.resolve()
     assert find_config("mish-n") == presets_dir() / "mish-n.yaml"
@@ -349,14 +349,14 @@ def test_a_name_is_a_path_first_and_a_preset_second(write):
     "name",
     ["", ".", "/", "..", "nothing", "nothing.yaml", "sub/mish-n", "../cfg/mish-n", "a" * 5000, "a\0b", "mish-n/"],
 )
-def test_unknown_name_is_refused_with_the_known_ones(write, name):
+def test_unknown_name_is_rejected_with_the_known_ones(write, name):
     with pytest.raises(ConfigError, match="no configuration file or preset is named ") as caught:
         find_config(name, relative_to=Path.cwd())
     assert "mish-n" in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
-def test_an_unreadable_file_is_refused(write, monkeypatch):
+def test_unreadable_file_is_rejected(write, monkeypatch):
     path = write("a.yaml", "a: 1")
 
     def refuse(*args, **kwargs):

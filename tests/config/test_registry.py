@@ -1,4 +1,4 @@
-"""The one registry: what it takes, what it refuses, and a part of the user's own."""
+"""The registry of parts: registration, lookup, rejected classes and imported parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from detector.tasks.task import load_experiment
 
 @pytest.fixture(autouse=True)
 def _restored_registry(monkeypatch):
-    """What a test registers is gone after it."""
+    """Remove the parts that a test registers."""
     registry.every_kind()  # a folder that is first imported inside a test would be forgotten after it
     monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
     monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
@@ -55,7 +55,7 @@ def an_apple(name: str = "apple") -> type:
     return Apple
 
 
-def test_a_registered_part_is_found_and_built_from_its_config():
+def test_registered_part_is_found_and_built_from_its_config():
     apple = an_apple()
     assert find(FruitConfig, "apple") is apple
     assert names(FruitConfig) == ["apple"]
@@ -73,19 +73,19 @@ def test_names_are_sorted():
     assert names(FruitConfig) == ["apple", "pear"]
 
 
-def test_a_name_belongs_to_a_kind_and_may_stand_in_another():
+def test_same_name_can_be_used_in_two_kinds():
     an_apple("mish")  # an activation has this name
     assert find(FruitConfig, "mish") is not find(ActivationConfig, "mish")
 
 
-def test_a_taken_name_is_refused_and_the_first_part_stays():
+def test_duplicate_name_is_rejected_and_the_first_part_stays():
     apple = an_apple()
     with pytest.raises(ValueError, match=r"@register\('apple'\): the name is taken by .*Apple"):
         an_apple()
     assert find(FruitConfig, "apple") is apple
 
 
-def test_a_part_without_its_own_config_is_refused():
+def test_part_without_its_own_config_is_rejected():
     with pytest.raises(TypeError, match=r"@register\('x'\): expected .*Bare to define a dataclass named Config"):
 
         @register("x")
@@ -109,7 +109,7 @@ def test_a_part_without_its_own_config_is_refused():
     assert names(FruitConfig) == ["apple"]
 
 
-def test_a_config_that_is_not_frozen_is_refused():
+def test_config_that_is_not_frozen_is_rejected():
     with pytest.raises(TypeError, match=r"expected .*Thawed.Config to be frozen"):
 
         @register("x")
@@ -119,8 +119,8 @@ def test_a_config_that_is_not_frozen_is_refused():
                 size: int = 1
 
 
-def test_a_config_whose_decorator_was_forgotten_is_refused():
-    """It inherits the fields of its kind, so that its own would be dropped without a word."""
+def test_config_without_a_dataclass_decorator_is_rejected():
+    """It inherits the fields of its kind, so its own fields would be ignored silently."""
     with pytest.raises(TypeError, match="Forgetful to define a dataclass named Config"):
 
         @register("x")
@@ -129,8 +129,8 @@ def test_a_config_whose_decorator_was_forgotten_is_refused():
                 colour: str = "red"
 
 
-def test_a_config_of_another_part_is_refused():
-    """A config names its part: two parts of one config would both be built as the last."""
+def test_config_of_another_part_is_rejected():
+    """A config determines its part, so two parts of one config would both be built as the last one."""
     apple = an_apple()
     with pytest.raises(ValueError, match=r"@register\('pear'\) .*Config.* belongs to 'apple'"):
 
@@ -142,7 +142,7 @@ def test_a_config_of_another_part_is_refused():
     assert names(FruitConfig) == ["apple"]
 
 
-def test_a_config_without_a_kind_is_refused():
+def test_config_without_a_kind_is_rejected():
     with pytest.raises(TypeError, match="belongs to no kind"):
 
         @register("x")
@@ -152,7 +152,7 @@ def test_a_config_without_a_kind_is_refused():
                 size: int = 1
 
 
-def test_the_kind_is_the_class_just_below_the_base():
+def test_kind_is_the_class_just_below_the_base():
     @dataclass(frozen=True)
     class Grandchild(ActivationConfig):
         pass
@@ -166,7 +166,7 @@ def test_the_kind_is_the_class_just_below_the_base():
         kind_of(PartConfig)
 
 
-def test_an_unknown_name_gets_the_nearest_one():
+def test_unknown_name_is_reported_with_the_nearest_one():
     with pytest.raises(ConfigError, match=r"no activation is named 'mihs'; did you mean 'mish'\?"):
         find(ActivationConfig, "mihs")
     with pytest.raises(ConfigError, match=r"no activation is named 'zzzzz'; known: elu, gelu, .*, mish, .*, silu"):
@@ -174,7 +174,7 @@ def test_an_unknown_name_gets_the_nearest_one():
     assert nearest("anything", []) == "; known: none"
 
 
-def test_what_is_no_config_of_a_part_is_not_built():
+def test_object_that_is_no_config_of_a_part_is_not_built():
     with pytest.raises(TypeError, match="registry: expected the Config of a registered part, got FruitConfig"):
         build(FruitConfig())
     with pytest.raises(TypeError, match="got int"):
@@ -182,7 +182,7 @@ def test_what_is_no_config_of_a_part_is_not_built():
 
 
 def test_every_shipped_part_builds_its_default_config():
-    """Each key of a part has a default, so that a registered name alone is a whole section."""
+    """Each key of a part has a default, so that a registered name alone is a complete section."""
     for kind in [k for k in kinds() if k.__module__.startswith("detector.")]:
         assert names(kind)
         for name in names(kind):
@@ -191,7 +191,7 @@ def test_every_shipped_part_builds_its_default_config():
             assert kind_of(type(config)) is kind
 
 
-# --- a part of the user's own --------------------------------------------------------------------------------------
+# --- imported parts ------------------------------------------------------------------------------------------------
 
 MY_PARTS = '''
 from dataclasses import dataclass
@@ -227,7 +227,7 @@ def my_parts(tmp_path):
     return path
 
 
-def test_a_part_of_the_users_own_works_from_the_configuration_to_the_gradient(my_parts):
+def test_imported_part_works_in_config_forward_and_backward(my_parts):
     import_parts(my_parts)
     config = load_experiment("mish-n", ["model.activation=squareplus", "model.activation.b=2.0", "input.size=64"])
     assert name_of(config.model.activation) == "squareplus"
@@ -243,21 +243,21 @@ def test_a_part_of_the_users_own_works_from_the_configuration_to_the_gradient(my
     assert any(g.abs().sum() > 0 for g in gradients)
 
 
-def test_a_misspelt_part_of_the_users_own_gets_its_name(my_parts):
+def test_misspelt_name_of_an_imported_part_is_reported_with_the_right_one(my_parts):
     import_parts(my_parts)
     with pytest.raises(ConfigError, match=r"no activation is named 'squarplus'; did you mean 'squareplus'\?"):
         load_experiment("mish-n", ["model.activation=squarplus"])
 
 
 @pytest.mark.parametrize("name", ["missing.py", "notes.txt", "folder.py"])
-def test_what_is_no_python_file_is_not_imported(tmp_path, name):
+def test_path_that_is_no_python_file_is_not_imported(tmp_path, name):
     (tmp_path / "notes.txt").write_text("not Python", encoding="utf-8")
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(ConfigError, match=rf"--import: expected a Python file .*{name}'; check the path"):
         import_parts(tmp_path / name)
 
 
-def test_configs_may_have_fields_of_every_plain_kind():
+def test_config_may_have_fields_of_every_plain_type():
     @register("bowl")
     class Bowl:
         @dataclass(frozen=True)

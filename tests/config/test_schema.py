@@ -1,4 +1,4 @@
-"""Typed configuration: every mistake at once, each with file, line, key and nearest name."""
+"""Typed configuration: all mistakes together, each with file, line, key and nearest name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRESETS = sorted(presets_dir().glob("*.yaml"))
 
 @dataclass(frozen=True)
 class Part:
-    """A section for these tests."""
+    """Section for these tests."""
 
     size: int = 1
     names: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Schema:
-    """Every kind of value that a configuration may hold."""
+    """Schema with every type of value that a configuration may contain."""
 
     count: int = 1
     rate: float = 0.5
@@ -52,7 +52,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Demanding:
-    """A schema with a key that must be given."""
+    """Schema with required keys."""
 
     needed: int
     part: Part
@@ -60,7 +60,7 @@ class Demanding:
 
 @dataclass(frozen=True)
 class Named:
-    """A section whose keys are names that the user chooses."""
+    """Section whose keys are free names."""
 
     lists: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Named:
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Reads YAML text as a file of the working directory."""
+    """Return a function that reads YAML text as a file in the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def load_text(text: str, *overrides: str, schema: type = Schema):
@@ -84,7 +84,7 @@ def load(tmp_path, monkeypatch):
 # --- values --------------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_value_is_read(load, tmp_path):
+def test_every_type_of_value_is_read(load, tmp_path):
     config = load(
         "count: 2\nrate: 1\ntext: hello\nflag: true\nmaybe: 4\nchoice: b\npath: sub/x\nnumbers: [1, 2.5]\n"
         "pair: [3, 4]\npart: {size: 9, names: [a, 'on']}\n"
@@ -94,7 +94,7 @@ def test_every_kind_of_value_is_read(load, tmp_path):
     assert isinstance(config.pair, tuple)
 
 
-def test_what_is_not_given_has_its_default(load):
+def test_missing_keys_have_their_defaults(load):
     assert load("") == Schema()
     assert load("maybe: null\n") == Schema()
 
@@ -140,12 +140,12 @@ def test_what_is_not_given_has_its_default(load):
         ("count: -1", "count: expected at least 0, got -1"),
     ],
 )
-def test_a_wrong_value_is_refused_with_file_line_key_and_what_to_do(load, text, message):
+def test_wrong_value_is_reported_with_file_line_key_and_remedy(load, text, message):
     with pytest.raises(ConfigError, match=rf"^a\.yaml:2: {message}"):
         load(f"# a comment\n{text}\n")
 
 
-def test_all_mistakes_are_said_at_once(load):
+def test_all_mistakes_are_reported_together(load):
     with pytest.raises(ConfigError) as caught:
         load("count: x\nrate: 1e-3\n\npart:\n  size: big\n  names: [no, 3]\n  nmaes: []\nnothing: 1\n")
     assert str(caught.value).splitlines() == [
@@ -159,7 +159,7 @@ def test_all_mistakes_are_said_at_once(load):
     ]
 
 
-def test_each_value_of_a_section_of_names_is_checked_in_its_place(load):
+def test_values_of_a_section_with_free_names_are_checked_in_place(load):
     assert load("lists:\n  a: [1]\n  b: []\n", schema=Named) == Named({"a": (1,), "b": ()})
     with pytest.raises(ConfigError) as caught:
         load("lists:\n  a: 3\n  b: [1, x]\n", schema=Named)
@@ -171,13 +171,13 @@ def test_each_value_of_a_section_of_names_is_checked_in_its_place(load):
         load("lists: [1]\n", schema=Named)
 
 
-def test_each_mistake_that_an_object_finds_in_itself_has_its_place(load):
+def test_each_line_of_an_error_of_an_object_has_its_place(load):
     with pytest.raises(ConfigError) as caught:
         load("lists: {}\n", schema=Named)
     assert str(caught.value).splitlines() == ["a.yaml:1: one is wrong", "a.yaml:1: and so is another"]
 
 
-def test_mistakes_of_a_file_its_parent_and_an_override_stand_together(load, tmp_path):
+def test_mistakes_of_file_parent_and_override_are_reported_together(load, tmp_path):
     (tmp_path / "parent.yaml").write_text("rate: slow\ncount: 2\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load("base: parent.yaml\nflag: 3\n", "part.size=x", "conut=3")
@@ -189,7 +189,7 @@ def test_mistakes_of_a_file_its_parent_and_an_override_stand_together(load, tmp_
     ]
 
 
-def test_a_missing_key_is_asked_for(load):
+def test_missing_required_key_is_reported(load):
     with pytest.raises(ConfigError) as caught:
         load("\n# empty\n", schema=Demanding)
     assert "key 'needed' is missing; add it" in str(caught.value)
@@ -200,7 +200,7 @@ def test_a_missing_key_is_asked_for(load):
 # --- paths and sections --------------------------------------------------------------------------------------------
 
 
-def test_a_path_starts_at_the_file_that_says_it(tmp_path, monkeypatch):
+def test_path_is_relative_to_the_file_that_contains_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deep/er").mkdir(parents=True)
     (tmp_path / "deep/parent.yaml").write_text("path: ../data/x.json\n", encoding="utf-8")
@@ -212,24 +212,24 @@ def test_a_path_starts_at_the_file_that_says_it(tmp_path, monkeypatch):
     assert load_config(Schema, "er/a.yaml").path == tmp_path / "data/x.json"
 
 
-def test_a_home_folder_is_filled_in(load, monkeypatch):
+def test_home_folder_is_expanded(load, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert load("path: ~/x").path == Path("/home/somebody/x")
 
 
-def test_a_default_path_starts_at_the_working_directory(tmp_path, monkeypatch):
+def test_default_path_is_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_experiment("mish-n").train.project == tmp_path / "runs/detect"
 
 
-def test_the_environment_is_no_part_of_a_configuration(load, monkeypatch):
+def test_environment_variables_are_not_expanded(load, monkeypatch):
     monkeypatch.setenv("SECRET", "leaked")
     assert load("text: $SECRET").text == "$SECRET"
     assert load("text: '{text}'").text == "{text}"
     assert load("path: /x/${SECRET}").path == Path("/x/${SECRET}")
 
 
-def test_a_section_may_stand_in_a_file_of_its_own(load, tmp_path):
+def test_section_may_be_in_its_own_file(load, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/base.yaml").write_text("size: 7\nnames: [a]\n", encoding="utf-8")
     (tmp_path / "sub/part.yaml").write_text("base: base.yaml\nnames: [b]\n", encoding="utf-8")
@@ -242,7 +242,7 @@ def test_a_section_may_stand_in_a_file_of_its_own(load, tmp_path):
         load("part: sub/part.yaml")
 
 
-def test_a_section_file_is_looked_for_next_to_the_file_that_names_it(tmp_path, monkeypatch):
+def test_section_file_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
     (tmp_path / "far").mkdir()
     (tmp_path / "far/part.yaml").write_text("size: 7\n", encoding="utf-8")
     (tmp_path / "far/a.yaml").write_text("part: part.yaml\n", encoding="utf-8")
@@ -252,7 +252,7 @@ def test_a_section_file_is_looked_for_next_to_the_file_that_names_it(tmp_path, m
     assert load_config(Schema, "b.yaml").part == Part(7)
 
 
-def test_a_registered_name_alone_is_a_section(load):
+def test_registered_name_alone_is_a_section(load):
     config = load("optimizer: sgd\nmodel: {activation: leaky}\n", schema=DetectionConfig)
     assert config.optimizer == SGD.Config()
     assert config.model == Yolo.Config(activation=LeakyReLU.Config())
@@ -260,17 +260,17 @@ def test_a_registered_name_alone_is_a_section(load):
     assert tuned.optimizer == SGD.Config(lr=0.5)
 
 
-def test_a_section_that_changes_its_name_leaves_the_others_settings_behind(load, tmp_path):
+def test_section_with_another_name_drops_the_settings_of_the_old_one(load, tmp_path):
     (tmp_path / "parent.yaml").write_text("optimizer: {name: adamw, lr: 0.3, beta1: 0.5}\n", encoding="utf-8")
     changed = load("base: parent.yaml\noptimizer: {name: sgd, momentum: 0.5}\n", schema=DetectionConfig)
-    assert changed.optimizer == SGD.Config(momentum=0.5)  # neither lr nor beta1 of the other
+    assert changed.optimizer == SGD.Config(momentum=0.5)  # without lr and beta1 of the other optimiser
     kept = load("base: parent.yaml\noptimizer: {beta2: 0.9}\n", schema=DetectionConfig)
     assert kept.optimizer == AdamW.Config(lr=0.3, beta1=0.5, beta2=0.9)
     by_override = load("base: parent.yaml\n", "optimizer=sgd", schema=DetectionConfig)
     assert by_override.optimizer == SGD.Config()
 
 
-def test_a_section_without_a_name_changes_the_default_part(load):
+def test_section_without_a_name_changes_the_default_part(load):
     default = DetectionConfig().optimizer
     assert load("optimizer: {lr: 0.3}\n", schema=DetectionConfig).optimizer == dataclasses.replace(default, lr=0.3)
 
@@ -289,34 +289,34 @@ def test_a_section_without_a_name_changes_the_default_part(load):
         ("input: {size: 0}", "input: expected an input with a size .* got 0"),
     ],
 )
-def test_a_wrong_part_is_refused_with_what_is_known(load, text, message):
+def test_wrong_part_is_reported_with_the_known_ones(load, text, message):
     with pytest.raises(ConfigError, match=rf"^a\.yaml:1: {message}"):
         load(text, schema=DetectionConfig)
 
 
-def test_a_learning_rate_as_yaml_text_gets_its_number(load):
+def test_number_that_yaml_reads_as_text_is_reported_with_a_remedy(load):
     with pytest.raises(
         ConfigError, match=r"a\.yaml:3: optimizer\.lr: expected a valid number, got the text '1e-3'; .*0\.001"
     ):
         load("optimizer:\n  name: sgd\n  lr: 1e-3\n", schema=DetectionConfig)
-    assert load("", "optimizer.lr=1e-3", schema=DetectionConfig).optimizer.lr == 0.001  # the command line knows
+    assert load("", "optimizer.lr=1e-3", schema=DetectionConfig).optimizer.lr == 0.001  # overrides accept this form
 
 
-def test_the_last_override_wins(load):
+def test_last_override_wins(load):
     assert load("count: 1", "count=2", "count=3").count == 3
     assert load("part: {size: 1, names: [a]}", "part.size=4").part == Part(4, ("a",))
 
 
-# --- there and back ------------------------------------------------------------------------------------------------
+# --- round trips ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_written_down_and_read_again_is_the_same(preset, tmp_path, monkeypatch):
+def test_preset_survives_a_round_trip(preset, tmp_path, monkeypatch):
     config = load_experiment(str(preset))
     (tmp_path / "elsewhere").mkdir()
     again = tmp_path / "elsewhere/again.yaml"
     again.write_text(config_to_yaml(config), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)  # what is written down means the same wherever it is read
+    monkeypatch.chdir(tmp_path)  # the written file has the same meaning in any folder
     assert load_experiment(str(again)) == config
     plain = yaml.safe_load(config_to_yaml(config))
     assert plain == config_to_plain(config)
@@ -324,11 +324,11 @@ def test_a_preset_written_down_and_read_again_is_the_same(preset, tmp_path, monk
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_is_found_by_its_name(preset):
+def test_preset_is_found_by_its_name(preset):
     assert load_experiment(preset.stem) == load_experiment(str(preset))
 
 
-def test_awkward_texts_and_numbers_survive_the_round_trip(tmp_path):
+def test_special_texts_and_numbers_survive_a_round_trip(tmp_path):
     config = Schema(
         rate=1e-7,
         text="on",
@@ -343,7 +343,7 @@ def test_awkward_texts_and_numbers_survive_the_round_trip(tmp_path):
     assert load_config(Schema, str(path)) == config
 
 
-def test_plain_data_of_a_checkpoint_is_checked_as_a_file_is():
+def test_plain_data_of_a_checkpoint_is_checked_like_a_file():
     plain = config_to_plain(load_experiment("mish-n"))
     plain["optimizer"]["lr"] = "fast"
     plain["extra"] = 1
@@ -357,7 +357,7 @@ def test_plain_data_of_a_checkpoint_is_checked_as_a_file_is():
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), 2**80, b"bytes", object(), {1: 2}, [[[[1]]]], {"a": b"x"}]
 )
-def test_plain_data_of_another_kind_is_refused_too(value):
+def test_plain_data_of_a_wrong_type_is_rejected(value):
     for key in ("device", "seed", "train"):
         plain = config_to_plain(load_experiment("mish-n"))
         (plain if key != "seed" else plain["train"])[key] = value

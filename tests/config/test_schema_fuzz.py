@@ -1,4 +1,4 @@
-"""Mutated configurations: whatever is in the file, the answer is a configuration or a `ConfigError`."""
+"""Mutated configurations: any file gives a configuration or a `ConfigError`."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ PIECES = [
 
 
 def mutated(random_: random.Random) -> bytes:
-    """A seed with some of its bytes, lines and tokens changed, dropped, doubled or replaced."""
+    """Return a seed with some of its bytes, lines and tokens changed, dropped, doubled or replaced."""
     content = bytearray(random_.choice(SEEDS))
     for _ in range(random_.randint(1, 6)):
         at = random_.randint(0, len(content))
@@ -134,7 +134,7 @@ def mutated(random_: random.Random) -> bytes:
 
 
 def outcome(name: str, *overrides: str) -> DetectionConfig | ConfigError:
-    """What loading gives; anything but the two is let through."""
+    """Return the configuration or the ConfigError of a file; other errors are raised."""
     try:
         return load_experiment(name, overrides)
     except ConfigError as error:
@@ -142,7 +142,7 @@ def outcome(name: str, *overrides: str) -> DetectionConfig | ConfigError:
 
 
 def fuzz(folder: Path, seed: int, num_files: int) -> tuple[int, int]:
-    """Loads mutated files; returns how many were read and how many refused."""
+    """Load mutated files; return the numbers of files read and rejected."""
     random_ = random.Random(seed)
     path = folder / "fuzzed.yaml"
     (folder / "base.yaml").write_text("train: {epochs: 1}\n", encoding="utf-8")
@@ -164,7 +164,7 @@ def fuzz(folder: Path, seed: int, num_files: int) -> tuple[int, int]:
     return num_read, num_refused
 
 
-def test_two_thousand_mutated_files_are_read_or_refused(tmp_path, monkeypatch):
+def test_two_thousand_mutated_files_are_read_or_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     num_read, num_refused = fuzz(tmp_path, seed=0, num_files=2_000)
     assert num_read > 50  # the mutations reach past the parser
@@ -172,13 +172,13 @@ def test_two_thousand_mutated_files_are_read_or_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_fifty_thousand_mutated_files_are_read_or_refused(tmp_path, monkeypatch):
+def test_fifty_thousand_mutated_files_are_read_or_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in range(1, 11):
         fuzz(tmp_path, seed, num_files=5_000)
 
 
-def test_mutated_overrides_are_read_or_refused():
+def test_mutated_overrides_are_read_or_rejected():
     random_ = random.Random(1)
     keys = [
         "train.epochs",

@@ -9,7 +9,7 @@ import pytest
 
 from detector.tasks.task import TaskConfig, load_experiment
 
-# The smallest run there is: some hundredths of a second a step.
+# A very small run: some hundredths of a second per step.
 TINY = (
     "model.width=0.125",
     "data.num_train=40",

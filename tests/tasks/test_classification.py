@@ -48,7 +48,7 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
 # ---- configuration
 
 
-def test_the_key_task_chooses_what_is_trained(tmp_path: Path) -> None:
+def test_key_task_selects_the_task(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: classify\ndata: drawn\ninput: {fit: stretch}\n", encoding="utf-8")
     config = load_experiment(str(path))
@@ -66,7 +66,7 @@ def test_the_key_task_chooses_what_is_trained(tmp_path: Path) -> None:
         load_experiment(str(path))
 
 
-def test_what_only_detection_has_is_refused() -> None:
+def test_settings_of_detection_are_rejected_for_classification() -> None:
     with pytest.raises(ConfigError, match=r"input\.multi_scale: expected 0 for classification"):
         load_experiment("classify", ["input.multi_scale=0.5"])
     with pytest.raises(ConfigError, match="multiple of 32"):
@@ -76,7 +76,7 @@ def test_what_only_detection_has_is_refused() -> None:
 # ---- a run
 
 
-def test_a_run_leaves_its_files_and_its_numbers_by_name(classifier_experiment: Make) -> None:
+def test_run_writes_its_files_and_named_metrics(classifier_experiment: Make) -> None:
     events: list[Event] = []
     result = train(classifier_experiment(), report=events.append)
     assert result.finished
@@ -97,7 +97,7 @@ def test_a_run_leaves_its_files_and_its_numbers_by_name(classifier_experiment: M
     assert load_experiment(str(result.folder.path / "config.yaml")) == classifier_experiment()
 
 
-def test_the_best_file_measures_what_the_run_said(classifier_experiment: Make) -> None:
+def test_best_file_has_the_metrics_that_the_run_reported(classifier_experiment: Make) -> None:
     result = train(classifier_experiment("train.evaluations=1"))
     loaded = load_classifier(result.folder.best)
     metrics = evaluate_classifier(loaded, read_images(loaded.config, "val"))
@@ -115,9 +115,7 @@ def test_the_best_file_measures_what_the_run_said(classifier_experiment: Make) -
     ],
     ids=["mixup", "accumulate-dropout", "ranger-bf16"],
 )
-def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
-    overrides: tuple[str, ...], classifier_experiment: Make
-) -> None:
+def test_stopped_run_resumes_to_the_same_bits(overrides: tuple[str, ...], classifier_experiment: Make) -> None:
     config = classifier_experiment(*overrides)
     whole = train(config)
     stopped = train(config, should_stop=stop_after(4))
@@ -132,13 +130,13 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
     assert ours["metrics"] == theirs["metrics"]
 
 
-def test_another_experiment_does_not_resume_a_run(classifier_experiment: Make) -> None:
+def test_resuming_with_another_config_is_rejected(classifier_experiment: Make) -> None:
     stopped = train(classifier_experiment(), should_stop=stop_after(1))
     with pytest.raises(CheckpointError, match=r"augment\.cutout: 3 here, 0 there"):
         open_run(stopped.folder.path, classifier_experiment("augment.cutout=3"))
 
 
-def test_a_few_images_are_learnt_by_heart(classifier_experiment: Make) -> None:
+def test_model_overfits_a_few_images(classifier_experiment: Make) -> None:
     config = classifier_experiment(
         *("data.num_train=20", "loader.batch_size=20", "train.iterations=60", "train.evaluations=0"),
         *("augment.crop_padding=0", "augment.flip_horizontal=0", "optimizer.lr=0.003", "train.ema_horizon=0.05"),
@@ -150,7 +148,9 @@ def test_a_few_images_are_learnt_by_heart(classifier_experiment: Make) -> None:
     assert evaluate_classifier(loaded, read_images(loaded.config, "train")).headline > 0.9
 
 
-def test_folders_are_learned_from_and_their_faults_are_told(classifier_experiment: Make, tmp_path: Path) -> None:
+def test_image_folders_are_trained_on_and_broken_images_are_reported(
+    classifier_experiment: Make, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     for name, colour in (("dark", 40), ("light", 200)):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_folders_are_learned_from_and_their_faults_are_told(classifier_experimen
     assert load_model_file(result.folder.best).class_names == ("dark", "light")
 
 
-def test_a_class_that_training_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_class_that_is_only_in_the_val_split_is_rejected(tmp_path: Path) -> None:
     for place in ("train/a", "train/b", "val/a", "val/c"):
         (tmp_path / place).mkdir(parents=True)
         write_image(tmp_path / place / "x.png", np.zeros((32, 32, 3), np.uint8))
@@ -180,8 +180,8 @@ def test_a_class_that_training_does_not_have_is_refused(tmp_path: Path) -> None:
         ClassificationTask(config, lambda event: None)
 
 
-def test_one_class_has_nothing_to_be_told_apart_from(tmp_path: Path) -> None:
-    """The folder above that of the classes is given, say."""
+def test_data_set_with_one_class_is_rejected(tmp_path: Path) -> None:
+    """This happens if the parent of the folder of classes is given."""
     for name in ("a", "b"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         write_image(tmp_path / "mine" / name / "x.png", np.zeros((32, 32, 3), np.uint8))
@@ -191,10 +191,10 @@ def test_one_class_has_nothing_to_be_told_apart_from(tmp_path: Path) -> None:
         ClassificationTask(config, lambda event: None)
 
 
-# ---- measuring
+# ---- evaluation
 
 
-def test_the_logits_of_an_image_do_not_depend_on_its_company(classifier_experiment: Make) -> None:
+def test_logits_do_not_depend_on_the_other_images_in_the_batch(classifier_experiment: Make) -> None:
     loaded = load_classifier(train(classifier_experiment("train.iterations=1")).folder.best)
     split = read_images(loaded.config, "val")
     scorer = build_scorer(loaded, 7)
@@ -204,8 +204,8 @@ def test_the_logits_of_an_image_do_not_depend_on_its_company(classifier_experime
     assert measure_images(scorer, split).num_images == 20
 
 
-def test_the_loader_is_faster_than_any_network_here() -> None:
-    """A batch of 128 within 20 ms, an order of magnitude below a training step on one core."""
+def test_loader_makes_a_batch_within_20_ms() -> None:
+    """This is a tenth of a training step on one core, for a batch of 128."""
     import time
 
     split = read_images(load_experiment("classify", ["data.num_train=256", "data.num_val=10"]), "train")  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def trained(classifier_experiment: Make) -> Path:
     return train(classifier_experiment("train.iterations=2")).folder.best
 
 
-def test_a_whole_life_on_the_command_line(
+def test_train_evaluate_compare_and_predict_from_the_command_line(
     classifier_experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -259,7 +259,7 @@ def test_a_whole_life_on_the_command_line(
     assert f"a.png: {record['classes'][0]['class']} {record['classes'][0]['probability']:.3f}" in said.out
 
 
-def test_a_run_is_planned_and_rehearsed_and_nothing_is_kept(
+def test_schedule_plot_and_dry_run_keep_no_run_folder(
     classifier_experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_schedule(classifier_experiment())
@@ -281,13 +281,13 @@ def test_a_run_is_planned_and_rehearsed_and_nothing_is_kept(
     assert not (tmp_path / "runs").exists()
 
 
-def test_options_of_detection_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_detection_are_rejected(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(trained), "x.png", "--iou", "0.5", "--confidence", "0.3"]) == 2
     assert "--confidence, --iou: not supported by a classifier" in capsys.readouterr().err
     assert run(["evaluate", str(trained), "--metric", "voc"]) == 2
 
 
-def test_each_interface_refuses_the_files_of_the_other(trained: Path, tmp_path: Path) -> None:
+def test_detector_and_classifier_reject_each_others_files(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"got a classifier; open it as detector\.Classifier"):
         load_model(trained)
     with pytest.raises(CheckpointError, match="got a classifier"):
@@ -298,7 +298,7 @@ def test_each_interface_refuses_the_files_of_the_other(trained: Path, tmp_path: 
         Detector("classify")
 
 
-def test_the_python_interface_trains_measures_and_predicts(trained: Path, tmp_path: Path) -> None:
+def test_python_interface_trains_evaluates_and_predicts(trained: Path, tmp_path: Path) -> None:
     classifier = Classifier(trained)
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
     found: Any = classifier.predict(image)
@@ -320,7 +320,7 @@ def test_the_python_interface_trains_measures_and_predicts(trained: Path, tmp_pa
         Classifier("classify").predict(image)
 
 
-def test_a_detector_starts_from_the_backbone_of_a_classifier(trained: Path, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_detector_starts_from_the_backbone_of_a_classifier(trained: Path, tiny_shapes: Path, tmp_path: Path) -> None:
     config = load_experiment(
         "mish-n",
         [

@@ -21,7 +21,7 @@ def file_of(config: object) -> ModelFile:
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_a_file_gives_its_experiment_as_it_stands_and_with_overrides(schema: type) -> None:
+def test_config_of_a_file_is_returned_with_and_without_overrides(schema: type) -> None:
     carried, config = config_of_file(schema, file_of(schema()), WEIGHTS, ["train.seed=7"])
     assert replace(carried, train=schema().train) == schema()
     assert (carried.train.seed, config.train.seed) == (0, 7)
@@ -29,7 +29,7 @@ def test_a_file_gives_its_experiment_as_it_stands_and_with_overrides(schema: typ
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_what_another_version_wrote_is_the_fault_of_the_file_and_an_override_that_of_its_user(schema: type) -> None:
+def test_unknown_key_is_a_checkpoint_error_in_a_file_and_a_config_error_in_an_override(schema: type) -> None:
     file = file_of(schema())
     with pytest.raises(CheckpointError, match=r"best.safetensors: carries a configuration .* cannot read: .*unheard"):
         config_of_file(schema, replace(file, config={**file.config, "unheard": 1}), WEIGHTS)
@@ -38,7 +38,7 @@ def test_what_another_version_wrote_is_the_fault_of_the_file_and_an_override_tha
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_settings_of_python_change_sections_and_leave_the_rest(schema: type) -> None:
+def test_python_settings_change_only_the_given_keys(schema: type) -> None:
     config = replace(schema(), device="cpu")
     changed = changed_config(config, None, {"train": {"seed": 7}}, "Detector")
     assert changed.train.seed == 7
@@ -48,7 +48,7 @@ def test_settings_of_python_change_sections_and_leave_the_rest(schema: type) -> 
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_a_canvas_that_does_not_suit_the_model_is_a_mistake_of_the_configuration(schema: type) -> None:
+def test_canvas_size_that_does_not_fit_the_model_is_a_config_error(schema: type) -> None:
     config = changed_config(schema(), None, {"input": {"size": 33}}, "test")
     with pytest.raises(ConfigError, match=r"input.size: .*33"):
         build_checked(config.model, 2, config.input)

@@ -30,13 +30,15 @@ def write(config: DetectionConfig, folder: Path) -> str:
     return str(folder / "run.yaml")
 
 
-def test_a_measured_batch_size_is_told_written_down_and_kept_when_the_run_is_resumed(
+def test_measured_batch_size_is_reported_saved_and_kept_on_resume(
     tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(experiment(tiny_shapes, tmp_path, "loader.memory_share=0.5"), tmp_path)
     assert run(["train", path]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "loader.batch_size=12 was chosen: loader.memory_share=0.5 allows a step" in said  # as many as there are
+    assert (
+        "loader.batch_size=12 was chosen: loader.memory_share=0.5 allows a step" in said
+    )  # all images of the data set
     assert "an image of 64 x 64 px takes" in said
     written = load_experiment(str(tmp_path / "runs/train/config.yaml"))
     assert (written.loader.batch_size, written.loader.memory_share) == (12, 0.0)
@@ -45,7 +47,7 @@ def test_a_measured_batch_size_is_told_written_down_and_kept_when_the_run_is_res
     assert load_training_state(tmp_path / "runs/train/weights/last.pt")["config"]["loader"]["batch_size"] == 12
 
 
-def test_the_largest_canvas_is_the_one_that_is_measured_and_rehearsed(
+def test_batch_size_and_dry_run_use_the_largest_canvas(
     tiny_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     share = ("loader.memory_share=0.5", "input.multi_scale=0.5")

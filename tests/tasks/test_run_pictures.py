@@ -33,7 +33,7 @@ from detector.workflows.train import open_run, train
 Make = Callable[..., DetectionConfig]
 
 
-def test_a_run_leaves_its_pictures(experiment: Make) -> None:
+def test_run_writes_its_pictures(experiment: Make) -> None:
     seen: list[tuple[str, list[str]]] = []
     config = experiment("predict.confidence=0.001")
 
@@ -51,7 +51,7 @@ def test_a_run_leaves_its_pictures(experiment: Make) -> None:
     assert [names for kind, names in seen if kind == "Evaluated"][1] == ["labels.png", "results.png"]
 
 
-def test_results_are_redrawn_when_a_run_goes_on_and_labels_are_not(experiment: Make) -> None:
+def test_resumed_run_redraws_results_but_not_labels(experiment: Make) -> None:
     config = experiment("train.iterations=6", "train.evaluations=3")
     steps = iter([False, False, True])
     folder = train(config, should_stop=lambda: next(steps)).folder.path
@@ -65,7 +65,7 @@ def test_results_are_redrawn_when_a_run_goes_on_and_labels_are_not(experiment: M
     assert (folder / "val_predictions.jpg").exists()
 
 
-def test_a_new_run_draws_its_own_labels_whatever_its_folder_holds(experiment: Make) -> None:
+def test_new_run_replaces_an_existing_picture_of_labels(experiment: Make) -> None:
     config = experiment("train.iterations=1", "train.evaluations=0")
     folder = config.train.project / "train"
 
@@ -77,7 +77,7 @@ def test_a_new_run_draws_its_own_labels_whatever_its_folder_holds(experiment: Ma
     assert (folder / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pictures_change_no_number(experiment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_do_not_change_the_results(experiment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def numbers(folder: Path) -> list[dict[str, str]]:
         with (folder / "results.csv").open(newline="") as file:
             return [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
@@ -89,13 +89,13 @@ def test_pictures_change_no_number(experiment: Make, monkeypatch: pytest.MonkeyP
     assert numbers(with_pictures.path) == numbers(without.path)
 
 
-def test_a_picture_that_cannot_be_written_is_told_of_and_training_goes_on(experiment: Make) -> None:
+def test_unwritable_picture_is_reported_and_training_continues(experiment: Make) -> None:
     config, told = experiment(), []
 
     def watch(event: Event) -> None:
         if isinstance(event, Noted):
             told.append(event.text)
-        for name in ("labels.png", "results.png", "val_predictions.jpg"):  # a folder stands where the file would go
+        for name in ("labels.png", "results.png", "val_predictions.jpg"):  # a folder has the name of the file
             if (config.train.project / "train").exists():
                 (config.train.project / "train" / name / "x").mkdir(parents=True, exist_ok=True)
 
@@ -106,10 +106,10 @@ def test_a_picture_that_cannot_be_written_is_told_of_and_training_goes_on(experi
     assert sum("val_predictions.jpg cannot be written" in text for text in told) == 1
 
 
-# --- what the pictures show ------------------------------------------------------------------------------------------
+# --- contents of the pictures ----------------------------------------------------------------------------------------
 
 
-def test_labels_are_counted_without_crowds_and_measured_on_the_canvas(
+def test_label_counts_exclude_crowds_and_sizes_are_on_the_canvas(
     tiny_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = json.loads((tiny_shapes / "annotations/train.json").read_text())
@@ -138,7 +138,7 @@ def test_labels_are_counted_without_crowds_and_measured_on_the_canvas(
     assert (shown["counts"], len(np.asarray(shown["sides"]))) == ({"train": [1, 1, 0, 0, 0, 0]}, 0)
 
 
-def test_a_split_with_fewer_classes_is_shown_under_the_models_names(
+def test_split_with_fewer_classes_is_drawn_with_the_names_of_the_model(
     experiment: Make, tiny_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
@@ -162,7 +162,7 @@ def test_a_split_with_fewer_classes_is_shown_under_the_models_names(
 
     monkeypatch.setattr(run_pictures, "draw_comparisons", note)
     predictions_picture(predictor, val, SelectConfig())
-    assert len(shown) == min(NUM_COMPARED, len(val)) - 1  # without the broken one
+    assert len(shown) == min(NUM_COMPARED, len(val)) - 1  # without the broken image
     for one, index in zip(shown, range(1, len(val)), strict=True):
         assert one.name == val.file_names[index]
         found = [names[label] for label in one.labels]
@@ -170,7 +170,7 @@ def test_a_split_with_fewer_classes_is_shown_under_the_models_names(
     assert sum(len(one.labels) for one in shown) > 0
 
 
-def test_nothing_is_drawn_where_no_image_can_be_read(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_no_picture_is_drawn_if_no_image_can_be_read(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     val = read_coco(root / "annotations/val.json", root / "images/val")
     for name in val.file_names:
@@ -184,7 +184,7 @@ def test_nothing_is_drawn_where_no_image_can_be_read(experiment: Make, tiny_shap
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create(tmp_path, "run")
     folder.write_file("a.txt", b"old")
 
@@ -200,7 +200,7 @@ def test_a_file_of_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeyp
     assert (folder.path / "a.txt").read_bytes() == b"old"
 
 
-def test_the_library_that_draws_is_loaded_when_something_is_drawn() -> None:
+def test_matplotlib_is_not_imported_with_the_training_workflow() -> None:
     code = "import sys, detector.workflows.train; print(any(name.startswith('matplotlib') for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -13,7 +13,7 @@ def network() -> nn.Sequential:
 
 
 def shake(model: nn.Module, step: int) -> None:
-    """Changes every parameter and buffer, as a training step does."""
+    """Change every parameter and buffer, as a training step does."""
     generator = torch.Generator().manual_seed(step)
     for value in model.state_dict().values():
         if value.is_floating_point():
@@ -27,7 +27,7 @@ def flat(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("horizon", [1.0, 3.0, 50.0, 0.4])
-def test_the_average_is_the_plain_float64_loop(horizon: float) -> None:
+def test_average_equals_a_float64_reference_loop(horizon: float) -> None:
     model = network()
     averaged = averaged_model(model, horizon)
     wanted = flat(model)
@@ -45,8 +45,8 @@ def test_the_average_is_the_plain_float64_loop(horizon: float) -> None:
             assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-5), (update, name)
 
 
-def test_the_weights_of_the_ramp_are_those_stated() -> None:
-    """After t updates the average looks back over min(horizon, t / 2) steps."""
+def test_early_updates_look_back_over_half_of_the_steps() -> None:
+    """The average looks back over min(horizon, t / 2) steps after t updates."""
     model = nn.Linear(1, 1, bias=False)
     averaged = averaged_model(model, 2.0)
     moves = []
@@ -76,7 +76,7 @@ def test_counts_are_copied_not_averaged() -> None:
         assert tracked.dtype == torch.int64
 
 
-def test_the_average_is_a_copy_that_needs_no_gradient_and_leaves_the_model_alone() -> None:
+def test_average_is_a_separate_copy_without_gradients() -> None:
     model = network()
     before = flat(model)
     averaged = averaged_model(model, 10.0)
@@ -90,7 +90,7 @@ def test_the_average_is_a_copy_that_needs_no_gradient_and_leaves_the_model_alone
     assert all(torch.equal(before[name], value) for name, value in flat(model).items())
 
 
-def test_the_count_of_updates_is_what_resuming_needs() -> None:
+def test_average_resumes_exactly_from_its_weights_and_number_of_updates() -> None:
     whole_model, model = network(), network()
     whole, first = averaged_model(whole_model, 4.0), averaged_model(model, 4.0)
     for step in range(3):

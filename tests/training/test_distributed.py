@@ -1,4 +1,4 @@
-"""Runs in several processes, which torchrun starts and gloo connects."""
+"""Distributed training with torchrun and gloo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from detector.training.distributed import World, joined, with_shared_statistics
 
 Make = Callable[..., DetectionConfig]
 
-# Batch norm sees each batch by itself either way, and plain SGD keeps rounding small.
+# Batch norm uses each batch separately in both cases, and plain SGD keeps rounding errors small.
 ALIKE = (
     "optimizer={name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 0.0005}",
     "schedule={name: constant, warmup_iterations: 0}",
@@ -39,7 +39,7 @@ ALIKE = (
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As many as each of several processes has: another number rounds otherwise, and cells change their owners."""
+    """Use one thread, as each of several processes does: another number changes rounding and thus the assignment."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,28 +67,28 @@ def last_state(project: Path, name: str = "train") -> dict[str, object]:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
-def test_two_processes_train_what_one_trains_with_two_batches_a_step(experiment: Make, tmp_path: Path) -> None:
+def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: Make, tmp_path: Path) -> None:
     from detector.workflows.train import train
 
     alone = train(experiment(*ALIKE, "train.accumulate=2", "train.run_name=alone"))
     done = torchrun(experiment(*ALIKE), tmp_path)
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)  # one process reports
+    summary = json.loads(done.stdout)  # only one process prints the result
     assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
-    assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was measured once
+    assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was evaluated once
     assert summary["metrics"]["num_detections"] == alone.metrics.num_detections
     wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["alone", "train"]
     moved = 0.0
     for name, tensor in wanted["model"].items():
         if "running" in name or not tensor.is_floating_point():
-            continue  # the statistics are those of one process's batches
+            continue  # running statistics come from the batches of one process
         torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
         moved = max(moved, float(tensor.abs().max()))
     assert moved > 0.1
 
 
-def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
+def test_stopped_run_of_two_processes_resumes_to_the_same_bits(
     experiment: Make, tmp_path: Path, assert_same: Callable[..., None]
 ) -> None:
     assert torchrun(experiment("train.run_name=whole"), tmp_path).returncode == 0
@@ -117,7 +117,7 @@ def test_a_stopped_run_of_two_processes_goes_on_bit_by_bit(
     assert "as many processes as the run began with, 2, got 3" in again.stderr
 
 
-def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp_path: Path) -> None:
+def test_error_in_one_process_ends_the_run_and_is_reported(experiment: Make, tmp_path: Path) -> None:
     part = tmp_path / "part.py"
     part.write_text(
         "import os\n"
@@ -125,16 +125,16 @@ def test_a_process_that_fails_ends_the_run_with_its_reason(experiment: Make, tmp
         "whole = loader.TrainingSamples.__getitem__\n"
         "def fails(self, key):\n"
         "    if os.environ['RANK'] == '1':\n"
-        "        raise RuntimeError('the culprit')\n"
+        "        raise RuntimeError('the cause')\n"
         "    return whole(self, key)\n"
         "loader.TrainingSamples.__getitem__ = fails\n"
     )
     done = torchrun(experiment("train.timeout_s=60"), tmp_path, "--import", str(part))
     assert done.returncode != 0
-    assert "the culprit" in done.stderr
+    assert "the cause" in done.stderr
 
 
-# What process 1 does to itself after its fourth step; the third was saved.
+# Signal that process 1 sends to itself after its fourth step; the third was saved.
 DEED = """
 import os, pathlib, signal, time
 from detector.training import trainer
@@ -152,10 +152,10 @@ HANG_S = 3  # train.timeout_s of the run that hangs
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signals")
 @pytest.mark.parametrize(
     ("deed", "within_s"),
-    # A process that SIGTERM does not end has 30 s from torchrun before SIGKILL does; ten are for noticing and telling.
+    # torchrun waits 30 s after SIGTERM before it sends SIGKILL; detecting and reporting the hang may take ten more.
     [("SIGKILL", 30), pytest.param("SIGSTOP", HANG_S + 30 + 10, marks=pytest.mark.nightly)],
 )
-def test_a_process_that_dies_or_hangs_ends_the_run_in_time_with_the_culprit(
+def test_dead_or_hanging_process_ends_the_run_in_time_and_is_named(
     deed: str, within_s: float, experiment: Make, tmp_path: Path
 ) -> None:
     moment, part = tmp_path / "moment", tmp_path / "part.py"
@@ -166,16 +166,16 @@ def test_a_process_that_dies_or_hangs_ends_the_run_in_time_with_the_culprit(
     assert done.returncode != 0
     assert took_s < within_s
     if deed == "SIGKILL":
-        assert "rank      : 1" in done.stderr  # torchrun names the first that failed
+        assert "rank      : 1" in done.stderr  # torchrun names the first process that failed
         assert "exitcode  : -9" in done.stderr
     else:
-        assert "Traceback" in done.stderr  # of the one that waited in vain
+        assert "Traceback" in done.stderr  # of the process that waited
         assert f"Timed out waiting {HANG_S * 1000}ms" in done.stderr
     assert last_state(tmp_path / "runs")["step"] == 3
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_make_thirty_steps_of_the_demo(tmp_path: Path) -> None:
+def test_two_processes_train_thirty_steps_of_the_demo(tmp_path: Path) -> None:
     shapes = (f"data.root={tmp_path}/shapes", "data.num_train=16", "data.num_val=4", "data.image_size=64")
     small = ("input.size=64", "loader.batch_size=4", "evaluate.batch_size=4", "model.width=0.125", "device=cpu")
     length = ("train.iterations=30", "train.evaluations=1", f"train.project={tmp_path}/runs")
@@ -191,7 +191,7 @@ def test_two_processes_make_thirty_steps_of_the_demo(tmp_path: Path) -> None:
     assert math.isfinite(float(row["train/box_loss"]))
 
 
-def test_statistics_are_shared_on_gpus_only_and_saves_fit_either_way(experiment: Make) -> None:
+def test_sync_batch_norm_needs_cuda_and_keeps_the_state_dict_names(experiment: Make) -> None:
     from detector.workflows.train import train
 
     with pytest.raises(ConfigError, match=r"train.sync_batch_norm: expected a CUDA device.*got cpu"):
@@ -204,12 +204,12 @@ def test_statistics_are_shared_on_gpus_only_and_saves_fit_either_way(experiment:
     assert set(norms) == {torch.nn.SyncBatchNorm}
     assert len(norms) == sum(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    for mode in (True, False):  # by itself, a process shares with nobody: the same numbers, by the operators one by one
+    for mode in (True, False):  # a single process shares nothing, so both models give the same numbers
         for ours, theirs in zip(shared.train(mode)(images), plain.train(mode)(images), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_one_process_talks_to_nobody() -> None:
+def test_single_process_world_returns_its_own_values() -> None:
     with joined(1.0) as world:
         assert world == World(0, 1, 0)
         assert world.is_main
@@ -221,7 +221,7 @@ def test_one_process_talks_to_nobody() -> None:
         assert world.total(value) is value
 
 
-def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_torchrun_environment_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

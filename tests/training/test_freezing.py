@@ -18,7 +18,7 @@ PART = {"mish-n": "backbone", "darknet": "layers.0"}
 
 @pytest.mark.parametrize("experiment", list(PART), indirect=True)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_frozen_part_stays_to_the_last_bit_statistics_included(
+def test_frozen_part_keeps_its_weights_and_statistics_exactly(
     experiment: Make, precision: str, request: pytest.FixtureRequest
 ) -> None:
     part = PART[request.node.callspec.params["experiment"]]
@@ -38,7 +38,7 @@ def test_a_frozen_part_stays_to_the_last_bit_statistics_included(
     assert num_frozen >= 5
 
 
-def test_a_run_with_frozen_parts_goes_on_bit_by_bit(experiment: Make, assert_same: Callable[..., None]) -> None:
+def test_run_with_frozen_parts_resumes_to_the_same_bits(experiment: Make, assert_same: Callable[..., None]) -> None:
     asked: list[int] = []
 
     def stops() -> bool:
@@ -54,7 +54,7 @@ def test_a_run_with_frozen_parts_goes_on_bit_by_bit(experiment: Make, assert_sam
         assert_same(ours[key], theirs[key])
 
 
-def test_a_name_stands_for_whole_modules_and_for_single_parameters(experiment: Make) -> None:
+def test_names_freeze_modules_and_single_parameters(experiment: Make) -> None:
     model = build_model(experiment(), 3)
     modules = freeze(model, ["backbone.stages.1", "backbone.stem.conv.weight"])
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -65,7 +65,7 @@ def test_a_name_stands_for_whole_modules_and_for_single_parameters(experiment: M
     assert freeze(model, ()) == ()
 
 
-def test_every_unknown_name_is_told_with_the_nearest(experiment: Make) -> None:
+def test_every_unknown_name_is_reported_with_the_nearest_one(experiment: Make) -> None:
     with pytest.raises(ConfigError) as caught:
         train(experiment("train.freeze=[backbon, neck, head.levls, qqq]"))
     lines = str(caught.value).splitlines()
@@ -76,6 +76,6 @@ def test_every_unknown_name_is_told_with_the_nearest(experiment: Make) -> None:
     assert lines[2].endswith("found 'qqq'; known: backbone, head, neck")
 
 
-def test_freezing_everything_is_refused(experiment: Make) -> None:
+def test_freezing_every_parameter_is_rejected(experiment: Make) -> None:
     with pytest.raises(ConfigError, match=r"leaves no parameter to train"):
         train(experiment("train.freeze=[backbone, neck, head]"))

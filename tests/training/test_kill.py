@@ -1,4 +1,4 @@
-"""A run that SIGKILL ends at any moment and the same command takes up again ends in the bits of one left alone."""
+"""Runs that are killed at any moment and continued by the same command end with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.models.checkpoint import load_model_file, load_training_state
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import load_experiment
 
-# Everything that a resume has to bring back; a save every other step.
+# Settings with all state that a resume restores, and a save every other step.
 SETTINGS = (
     "model.width=0.125",
     "input.size=64",
@@ -59,7 +59,7 @@ def finish(words: list[str]) -> None:
 
 
 class Runs:
-    """Runs of one experiment, each in a project folder of its own."""
+    """Runs of one experiment, each in its own project folder."""
 
     def __init__(self, root: Path, data: Path) -> None:
         self._root = root
@@ -85,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Runs:
 
 
 def wait_for_a_save(process: subprocess.Popen[bytes], folder: Path, number: int) -> None:
-    """Returns while the file of a save is being written; the saves before it are let through."""
+    """Return while the file of save `number` is being written."""
     seen: set[str] = set()
     while process.poll() is None and len(seen) < number:
         seen |= {entry.name for entry in folder.glob(".*.tmp")}
@@ -93,10 +93,10 @@ def wait_for_a_save(process: subprocess.Popen[bytes], folder: Path, number: int)
 
 
 def kill(runs: Runs, number: int) -> str:
-    """Starts a run and kills it, odd numbers while a save is on its way, even ones at any moment; returns its name."""
+    """Start a run, kill it (odd numbers: during a save, even numbers: at a random moment) and return its name."""
     chance = random.Random(number)
     share, num_saves = chance.uniform(0.05, 0.95), chance.randint(1, 10)
-    for attempt in range(5):  # a run that was quicker than its kill is none: an earlier kill, in another folder
+    for attempt in range(5):  # if the run ends before its kill, try again earlier in another folder
         name = f"killed{number}_{attempt}"
         process = start(runs.words(name))
         if number % 2:
@@ -109,22 +109,22 @@ def kill(runs: Runs, number: int) -> str:
         if process.returncode == -signal.SIGKILL:
             return name
         assert process.returncode == 0, error.decode()
-    raise AssertionError("no run was alive when it was to be killed")
+    raise AssertionError("every run ended before it could be killed")
 
 
 @pytest.mark.parametrize("number", [0, 1, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(2, 20))])
-def test_a_killed_run_ends_in_the_same_bits(number: int, runs: Runs, assert_same: Callable[..., None]) -> None:
+def test_killed_run_resumes_to_the_same_bits(number: int, runs: Runs, assert_same: Callable[..., None]) -> None:
     name = kill(runs, number)
     words, weights = runs.words(name), runs.weights(name)
-    # Every file under its final name is whole, whenever the run ended.
+    # Every file under its final name is complete, whenever the run was killed.
     step = load_training_state(weights / "last.pt")["step"] if (weights / "last.pt").exists() else None
     leftovers = len(list(weights.glob(".*.tmp")))
-    print(f"kill {number}: last save at step {step}, {leftovers} saves on their way")
+    print(f"kill {number}: last save at step {step}, {leftovers} unfinished saves")
     if (weights / "best.safetensors").exists():
         load_model_file(weights / "best.safetensors")
     finish(words)
     projects = sorted(path.name for path in weights.parent.parent.iterdir())
-    assert projects == ["run.yaml", "train"]  # it went on in its own folder
+    assert projects == ["run.yaml", "train"]  # it continued in its own folder
     assert sorted(path.name for path in weights.iterdir()) == ["best.safetensors", "last.pt"]
     ours, theirs = (load_training_state(runs.weights(of) / "last.pt") for of in (name, "whole"))
     for key in ("step", "model", "ema", "ema_updates", "optimizer", "random", "best_ap", "metrics", "loss_sums"):
@@ -133,7 +133,7 @@ def test_a_killed_run_ends_in_the_same_bits(number: int, runs: Runs, assert_same
     assert_same(found.state, wanted.state)
 
 
-def test_a_run_killed_before_its_first_save_begins_anew_in_its_own_folder(tmp_path: Path, tiny_shapes: Path) -> None:
+def test_run_killed_before_its_first_save_restarts_in_its_folder(tmp_path: Path, tiny_shapes: Path) -> None:
     listed = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
     own = (
         f"data={{name: coco, train: {listed}}}",

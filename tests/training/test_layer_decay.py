@@ -1,4 +1,4 @@
-"""Learning rates by depth, against rates computed by hand."""
+"""Learning rates by depth, compared with rates computed by hand."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def rates_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, fl
     return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-def test_each_part_has_the_rate_of_its_depth() -> None:
+def test_learning_rate_of_each_part_depends_on_its_depth() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1))
     optimizer = build_optimizer(SGD.Config(lr=0.1, layer_decay=0.5), model)
     wanted = {"0.weight": 0.25, "0.bias": 0.25, "2.weight": 0.5, "2.bias": 0.5, "3.weight": 1.0, "3.bias": 1.0}
-    assert rates_of(optimizer, model) == wanted  # the activation has no parameters and is no depth of its own
+    assert rates_of(optimizer, model) == wanted  # the activation has no parameters and does not count as a depth
     decays = [(g["layer_rate"], g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups]
     assert decays == [
         (1.0, 0.1, 5e-4, 1),
@@ -38,7 +38,7 @@ def test_each_part_has_the_rate_of_its_depth() -> None:
     ]
 
 
-def test_a_step_moves_a_part_by_its_own_rate() -> None:
+def test_step_uses_the_learning_rate_of_each_part() -> None:
     model = nn.Sequential(*(nn.Conv2d(1, 1, 1, bias=False) for _ in range(3)))
     config = SGD.Config(lr=0.1, momentum=0.0, weight_decay=0.0, layer_decay=0.8)
     optimizer = build_optimizer(config, model)
@@ -50,7 +50,7 @@ def test_a_step_moves_a_part_by_its_own_rate() -> None:
     assert moved == pytest.approx([0.064, 0.08, 0.1], abs=1e-6)
 
 
-def test_the_parts_of_the_family_are_stem_stages_pooling_neck_and_head(experiment: Make) -> None:
+def test_parts_of_the_family_are_stem_stages_pooling_neck_and_head(experiment: Make) -> None:
     model = build_model(experiment(), 3)
     optimizer = build_optimizer(SGD.Config(layer_decay=0.5), model, model.parts_in_order())
     rates = rates_of(optimizer, model)
@@ -63,7 +63,7 @@ def test_the_parts_of_the_family_are_stem_stages_pooling_neck_and_head(experimen
 
 
 @pytest.mark.parametrize("experiment", ["darknet"], indirect=True)
-def test_the_parts_of_a_darknet_network_are_its_layers_with_weights(experiment: Make) -> None:
+def test_parts_of_a_darknet_network_are_its_layers_with_weights(experiment: Make) -> None:
     model = build_model(experiment(), 3)
     rates = rates_of(build_optimizer(SGD.Config(layer_decay=0.5), model, model.parts_in_order()), model)
     layers = sorted({int(name.split(".")[1]) for name in rates})
@@ -71,7 +71,7 @@ def test_the_parts_of_a_darknet_network_are_its_layers_with_weights(experiment: 
     assert rates == {name: 0.5 ** (len(layers) - 1 - layers.index(int(name.split(".")[1]))) for name in rates}
 
 
-def test_training_scales_every_rate_by_the_schedule(experiment: Make) -> None:
+def test_schedule_scales_every_learning_rate(experiment: Make) -> None:
     config = experiment(
         "optimizer={name: sgd, lr: 0.01, layer_decay: 0.5}", "schedule={name: constant, warmup_iterations: 0}",
         "train.iterations=2",
@@ -81,7 +81,7 @@ def test_training_scales_every_rate_by_the_schedule(experiment: Make) -> None:
     assert found == pytest.approx([0.01 * 0.5**depth for depth in range(8)], rel=1e-12)
 
 
-def test_one_rate_for_all_leaves_the_groups_as_they_were(experiment: Make) -> None:
+def test_default_layer_decay_adds_no_parameter_groups(experiment: Make) -> None:
     model = build_model(experiment(), 3)
     optimizer = build_optimizer(SGD.Config(), model, model.parts_in_order())
     assert len(optimizer.param_groups) == 2
@@ -89,6 +89,6 @@ def test_one_rate_for_all_leaves_the_groups_as_they_were(experiment: Make) -> No
 
 
 @pytest.mark.parametrize("layer_decay", [0.0, -0.5, 1.01])
-def test_a_factor_out_of_range_is_refused(layer_decay: float) -> None:
+def test_layer_decay_out_of_range_is_rejected(layer_decay: float) -> None:
     with pytest.raises(ValueError, match=r"0 < layer_decay <= 1"):
         SGD.Config(layer_decay=layer_decay)

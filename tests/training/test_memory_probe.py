@@ -21,7 +21,7 @@ NEEDS_PROC = pytest.mark.skipif(
 
 
 def fit(budget_bytes: int, monkeypatch: pytest.MonkeyPatch, **others: Any) -> FittedBatch:
-    """Fit a batch size with so many bytes free."""
+    """Fit a batch size with `budget_bytes` of free memory."""
     monkeypatch.setattr(memory_probe, "free_bytes", lambda device: budget_bytes)
     model = Yolo(Yolo.Config(width=0.125), 3)
     loss = TaskAlignedLoss(TaskAlignedLoss.Config(), model)
@@ -29,11 +29,11 @@ def fit(budget_bytes: int, monkeypatch: pytest.MonkeyPatch, **others: Any) -> Fi
     return fit_batch_size(probed, **{"share": 0.5, **others})
 
 
-# ---- the probe, with memory that is counted by hand
+# ---- the probe, with simulated memory
 
 
 class Memory:
-    """A device of 100 bytes held before, 40 more for a step and 10 for each of its images."""
+    """Device on which 100 bytes are in use, a step takes 40 more, and each of its images 10."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.peak, self.trained = 100, list[int]()
@@ -48,7 +48,7 @@ class Memory:
 
 def test_batch_size_follows_from_the_line_through_the_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch)
-    found = fit(1000, monkeypatch)  # half of it: 500 bytes, less 40, in tens: 46, a multiple of four
+    found = fit(1000, monkeypatch)  # (500 - 40) / 10 = 46, rounded down to a multiple of four
     assert found == FittedBatch(44, 10, 40, 500, (1, 2, 4, 8))
     assert memory.trained == [1, 1, 2, 2, 4, 4, 8, 8]
 
@@ -58,7 +58,7 @@ def test_waiting_batches_and_reserved_bytes_reduce_the_batch_size(monkeypatch: p
     image_bytes = 10 + 2 * 3 * 256 * 192
     found = fit(100 * image_bytes, monkeypatch, waiting_batches=2, reserved_bytes=80 * image_bytes)
     assert found.image_bytes == image_bytes
-    assert found.batch_size == 8  # ten images' worth, less the rest of a step
+    assert found.batch_size == 8  # memory of ten images, minus the fixed part of a step
 
 
 def test_batch_that_will_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +96,12 @@ def test_step_at_the_fitted_size_takes_about_the_predicted_memory(monkeypatch: p
     memory_probe._forget_peak(CPU)
     held_bytes = memory_probe._peak_bytes(CPU)
     whole(steppers[-1], found.batch_size)
-    taken_bytes = memory_probe._peak_bytes(CPU) - held_bytes  # weights and the optimiser's memory are held already
+    taken_bytes = memory_probe._peak_bytes(CPU) - held_bytes  # weights and optimiser state are allocated already
     assert 0.6 < taken_bytes / (found.batch_size * found.image_bytes) < 1.4
     assert found.batch_size * found.image_bytes + found.fixed_bytes <= found.budget_bytes
 
 
-# ---- what is free
+# ---- free memory
 
 
 def proc_of(folder: Path, cgroup: str) -> Path:
@@ -118,27 +118,25 @@ def limit(folder: Path, of: str, limit_name: str, limit_bytes: str, used_name: s
     (path / used_name).write_text(f"{used_bytes}\n")
 
 
-def test_the_system_says_what_is_free(tmp_path: Path) -> None:
+def test_free_memory_is_read_from_meminfo(tmp_path: Path) -> None:
     proc = proc_of(tmp_path, "0::/\n")
     assert free_bytes(CPU, proc, tmp_path / "cgroup") == 4000 * 1024
 
 
 @pytest.mark.parametrize(("own", "above", "wanted"), [("900000", "max", 600_000), ("max", "400000", 350_000)])
-def test_a_limit_of_the_control_group_or_of_one_above_it_counts(
-    own: str, above: str, wanted: int, tmp_path: Path
-) -> None:
+def test_limits_of_the_control_group_and_its_parents_apply(own: str, above: str, wanted: int, tmp_path: Path) -> None:
     proc = proc_of(tmp_path, "0::/jobs/this\n")
     limit(tmp_path, "jobs/this", "memory.max", own, "memory.current", 300_000)
     limit(tmp_path, "jobs", "memory.max", above, "memory.current", 50_000)
     assert free_bytes(CPU, proc, tmp_path / "cgroup") == wanted
 
 
-def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
+def test_control_groups_of_version_1_are_read(tmp_path: Path) -> None:
     proc = proc_of(tmp_path, "5:cpu:/\n4:memory:/this\n")
     limit(tmp_path, "memory/this", "memory.limit_in_bytes", "700000", "memory.usage_in_bytes", 600_000)
     assert free_bytes(CPU, proc, tmp_path / "cgroup") == 100_000
 
 
-def test_a_system_that_does_not_tell_is_named(tmp_path: Path) -> None:
+def test_unknown_free_memory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found no MemAvailable"):
         free_bytes(CPU, tmp_path, tmp_path)

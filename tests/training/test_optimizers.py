@@ -38,7 +38,7 @@ def step_with(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: lis
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_norms_and_biases_do_not_decay_and_weights_do(name: str) -> None:
+def test_weight_decay_applies_to_weights_but_not_to_norms_and_biases(name: str) -> None:
     model = network()
     config = find(OptimizerConfig, name).Config(lr=0.1, weight_decay=0.5)
     optimizer = build_optimizer(config, model)
@@ -48,12 +48,12 @@ def test_norms_and_biases_do_not_decay_and_weights_do(name: str) -> None:
     step_with(model, optimizer, [torch.zeros_like(p) for p in model.parameters()])
     for parameter in model.parameters():
         wanted = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
-        if name == "sgd" and parameter.ndim > 1:  # decay runs through Nesterov's momentum: (1 + momentum) of it
+        if name == "sgd" and parameter.ndim > 1:  # Nesterov's momentum multiplies the decay by (1 + momentum)
             wanted = 1 - 0.1 * 0.5 * (1 + config.momentum)
         assert parameter.detach().unique().tolist() == pytest.approx([wanted])
 
 
-def test_sgd_without_nesterov_is_the_update_of_darknet() -> None:
+def test_sgd_without_nesterov_equals_the_update_of_darknet() -> None:
     """u <- momentum * u + gradients - decay * B * w; w <- w + lr / B * u, with gradients summed over B images."""
     lr, momentum, decay, batch = 0.1, 0.9, 0.01, 8
     weight = nn.Conv2d(1, 1, 1, bias=False)
@@ -68,7 +68,7 @@ def test_sgd_without_nesterov_is_the_update_of_darknet() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_in_none(name: str) -> None:
+def test_groups_hold_each_trainable_parameter_once_and_no_frozen_one(name: str) -> None:
     model = network()
     model[0].weight.requires_grad_(False)
     optimizer = build_optimizer(find(OptimizerConfig, name).Config(), model)
@@ -77,7 +77,7 @@ def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_in_none(name:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_rate_of_the_config_is_that_of_every_group_and_can_be_scaled(name: str) -> None:
+def test_every_group_has_the_learning_rate_of_the_config(name: str) -> None:
     model = network()
     optimizer = build_optimizer(find(OptimizerConfig, name).Config(lr=0.25), model)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
@@ -89,7 +89,7 @@ def test_the_rate_of_the_config_is_that_of_every_group_and_can_be_scaled(name: s
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_goes_downhill(name: str) -> None:
+def test_steps_lower_the_loss(name: str) -> None:
     model = network()
     optimizer = build_optimizer(find(OptimizerConfig, name).Config(lr=1e-3, weight_decay=0.0), model)
     images = torch.randn(2, 4, 7, 7)
@@ -104,7 +104,7 @@ def test_a_step_goes_downhill(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_restored_state_goes_on_as_if_never_stopped(name: str) -> None:
+def test_restored_state_continues_to_the_same_bits(name: str) -> None:
     torch.manual_seed(1)
     gradients = [[torch.randn_like(p) for p in network().parameters()] for _ in range(8)]
     config = find(OptimizerConfig, name).Config()
@@ -140,7 +140,7 @@ def adamw_by_hand(config: Any, weight: float, gradients: list[float], decay: flo
 
 
 def sgd_by_hand(config: Any, weight: float, gradients: list[float], decay: float) -> float:
-    """Sutskever et al. 2013, in the form that looks ahead along the velocity."""
+    """Sutskever et al. 2013, Nesterov momentum."""
     velocity = 0.0
     for gradient in gradients:
         slope = gradient + decay * weight
@@ -159,7 +159,7 @@ def sgd_by_hand(config: Any, weight: float, gradients: list[float], decay: float
     ],
 )
 @pytest.mark.parametrize("num_steps", [1, 3])
-def test_steps_are_the_formula_worked_by_hand(
+def test_steps_equal_the_published_formula(
     config: OptimizerConfig, by_hand: Callable[..., float], num_steps: int
 ) -> None:
     model = network()
@@ -176,10 +176,10 @@ def test_steps_are_the_formula_worked_by_hand(
         assert parameter.detach().flatten().tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
 
 
-# ---- around an optimiser
+# ---- optimiser wrappers
 
 
-def test_centralised_gradients_have_no_mean_over_the_inputs_and_vectors_stay_as_they_are() -> None:
+def test_gradient_centralisation_removes_the_mean_of_matrices_but_not_of_vectors() -> None:
     model = network()
     optimizer = build_optimizer(SGD.Config(lr=1.0, momentum=0.0, weight_decay=0.0, centralise=True), model)
     before = [p.detach().clone() for p in model.parameters()]
@@ -194,8 +194,8 @@ def test_centralised_gradients_have_no_mean_over_the_inputs_and_vectors_stay_as_
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "radam"])
-def test_lookahead_goes_part_of_the_way_from_the_slow_weights_every_few_steps(name: str) -> None:
-    """Zhang et al. 2019, algorithm 1, worked with a plain optimiser that is set back by hand."""
+def test_lookahead_moves_the_slow_weights_by_its_share(name: str) -> None:
+    """Zhang et al. 2019, algorithm 1, compared with a plain optimiser whose weights are reset by hand."""
     config = find(OptimizerConfig, name).Config(lr=0.02)
     fast, model = network(), network()
     plain = build_optimizer(config, fast)
@@ -215,7 +215,7 @@ def test_lookahead_goes_part_of_the_way_from_the_slow_weights_every_few_steps(na
             assert torch.allclose(ours, wanted, atol=1e-6)
 
 
-def test_ranger_is_rectified_adam_with_both_around_it() -> None:
+def test_ranger_equals_radam_with_centralisation_and_lookahead() -> None:
     model, other = network(), network()
     ranger = build_optimizer(Ranger.Config(lr=0.01), model)
     made = build_optimizer(RAdam.Config(lr=0.01, beta1=0.95, centralise=True, lookahead=6), other)
@@ -228,7 +228,7 @@ def test_ranger_is_rectified_adam_with_both_around_it() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"lookahead": -1}, {"lookahead_share": 0.0}, {"lookahead_share": 1.5}])
-def test_a_lookahead_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
+def test_invalid_lookahead_is_rejected(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="lookahead >= 0 and 0 < lookahead_share <= 1"):
         AdamW.Config(**settings)
 
@@ -238,7 +238,7 @@ def test_a_lookahead_that_cannot_be_is_refused(settings: dict[str, float]) -> No
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("settings", [{"lr": 0.0}, {"lr": -1e-3}, {"weight_decay": -0.1}])
-def test_senseless_rates_are_refused_by_every_optimiser(name: str, settings: dict[str, float]) -> None:
+def test_invalid_learning_rate_or_weight_decay_is_rejected(name: str, settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="lr > 0 and weight_decay >= 0"):
         find(OptimizerConfig, name).Config(**settings)
 
@@ -252,6 +252,6 @@ def test_senseless_rates_are_refused_by_every_optimiser(name: str, settings: dic
         (SGD, {"momentum": -0.5}, "0 <= momentum < 1"),
     ],
 )
-def test_memories_that_never_fade_or_turn_are_refused(part: Any, settings: dict[str, float], message: str) -> None:
+def test_momentum_and_betas_out_of_range_are_rejected(part: Any, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         part.Config(**settings)

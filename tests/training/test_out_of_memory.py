@@ -31,7 +31,7 @@ def said_by(raise_it: Callable[[], object], batch_size: int = 16, accumulate: in
     return str(caught.value)
 
 
-def test_the_processors_own_refusal_names_batch_size_and_what_to_change() -> None:
+def test_failed_cpu_allocation_names_the_batch_size_and_a_remedy() -> None:
     text = said_by(impossible, accumulate=2)
     assert "the memory of cpu does not hold training step 7" in text
     assert "loader.batch_size=16, images of 320 x 640 px, train.accumulate=2" in text
@@ -39,7 +39,7 @@ def test_the_processors_own_refusal_names_batch_size_and_what_to_change() -> Non
     assert "start again with loader.batch_size=8 with train.accumulate=4, or a smaller input.size" in text
 
 
-def test_a_batch_of_one_image_is_not_to_be_halved() -> None:
+def test_batch_of_one_image_suggests_a_smaller_input_only() -> None:
     text = said_by(impossible, batch_size=1)
     assert "start again with a smaller input.size" in text
     assert "loader.batch_size=0" not in text
@@ -55,7 +55,7 @@ def test_a_batch_of_one_image_is_not_to_be_halved() -> None:
         MemoryError(),
     ],
 )
-def test_every_way_to_run_out_is_known(error: Exception) -> None:
+def test_every_out_of_memory_error_is_recognised(error: Exception) -> None:
     def raise_it() -> None:
         raise error
 
@@ -64,13 +64,13 @@ def test_every_way_to_run_out_is_known(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])
-def test_other_errors_pass_as_they_are(error: Exception) -> None:
+def test_other_errors_are_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, memory_in_words(0, (1, 3, 32, 32), 1, CPU):
         raise error
     assert caught.value is error
 
 
-def test_a_run_ends_with_the_words_and_keeps_its_last_save(
+def test_run_out_of_memory_ends_with_the_message_and_keeps_its_last_save(
     experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = Trainer._optimise

@@ -21,7 +21,7 @@ Make = Callable[..., DetectionConfig]
 
 @dataclass
 class Measured:
-    """What evaluation is made to find, one AP after the other."""
+    """AP of each evaluation in turn, set by the test."""
 
     aps: Iterator[float] = field(default_factory=lambda: iter(()))
 
@@ -32,7 +32,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 
     def ap(metrics: CocoMetrics) -> float:
         if id(metrics) not in known:
-            known[id(metrics)] = (next(found.aps), metrics)  # kept, so that no other takes its place
+            known[id(metrics)] = (next(found.aps), metrics)  # kept alive, so that its id is not reused
         return known[id(metrics)][0]
 
     known: dict[int, tuple[float, CocoMetrics]] = {}
@@ -52,14 +52,14 @@ SIX = ("train.iterations=6", "train.evaluations=6")
 @pytest.mark.parametrize(
     ("patience", "aps", "steps"),
     [
-        (2, [0.1, 0.3, 0.2, 0.3], [1, 2, 3, 4]),  # the same AP again is no better one
+        (2, [0.1, 0.3, 0.2, 0.3], [1, 2, 3, 4]),  # an equal AP is no improvement
         (2, [0.1, 0.05, 0.2, 0.1, 0.3, 0.2], [1, 2, 3, 4, 5, 6]),  # never two in a row
         (1, [0.1, 0.1], [1, 2]),
         (0, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1], [1, 2, 3, 4, 5, 6]),
-        (1, [float("nan")] * 6, [1, 2, 3, 4, 5, 6]),  # nothing to measure on says nothing
+        (1, [float("nan")] * 6, [1, 2, 3, 4, 5, 6]),  # an undefined AP does not count
     ],
 )
-def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
+def test_run_ends_after_patience_evaluations_without_improvement(
     patience: int, aps: list[float], steps: list[int], experiment: Make, measured: Measured
 ) -> None:
     measured.aps = iter(aps)
@@ -70,7 +70,7 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
     assert load_training_state(result.folder.last)["step"] == steps[-1]
 
 
-def test_a_resumed_run_counts_on_and_an_ended_one_stays_ended(experiment: Make, measured: Measured) -> None:
+def test_early_stopping_survives_a_resume(experiment: Make, measured: Measured) -> None:
     asked: list[int] = []
 
     def stops() -> bool:
@@ -90,7 +90,7 @@ def test_a_resumed_run_counts_on_and_an_ended_one_stays_ended(experiment: Make, 
     assert resumed.best == 0.3
 
 
-def test_the_command_says_that_a_run_ended_early(
+def test_command_reports_early_stopping(
     experiment: Make, measured: Measured, tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = f"{tmp_path}/run.yaml"
@@ -104,15 +104,15 @@ def test_the_command_says_that_a_run_ended_early(
     assert json.loads(capsys.readouterr().out)["ended_early_at_step"] == 2
 
 
-def test_a_negative_patience_is_refused(experiment: Make) -> None:
+def test_negative_patience_is_rejected(experiment: Make) -> None:
     with pytest.raises(ConfigError, match="patience"):
         experiment("train.patience=-1")
 
 
-def test_a_run_ends_early_in_every_process_when_it_does_in_one(
+def test_early_stopping_in_one_process_ends_all_processes(
     experiment: Make, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(World, "any", lambda self, flag: True)  # what the others say
+    monkeypatch.setattr(World, "any", lambda self, flag: True)  # the answer of the other processes
     measured.aps = iter([0.3])
     result = train(experiment(*SIX, "train.patience=5"))
     assert result.finished

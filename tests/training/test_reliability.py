@@ -1,4 +1,4 @@
-"""Rows 81 and 83 of the reliability matrix: bombs under a limit of memory, and a disk that fills up during a save."""
+"""Model files that expand in memory, and a disk that is full during a save."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.training.trainer import Trainer
 
 Make = Callable[..., DetectionConfig]
 
-# Every file is a few kilobytes, or a megabyte, and asks for at least half a gigabyte; reading gets a quarter of one.
+# Every file has at most a few megabytes but expands to at least half a gigabyte; reading may use a quarter of one.
 BOMBS = """
 import pathlib, resource, sys, zipfile
 import torch
@@ -57,12 +57,12 @@ for path in sorted(folder.iterdir()):
         try:
             load(path)
         except CheckpointError as error:
-            print(path.name, "refused", len(str(error)))
+            print(path.name, "rejected", len(str(error)))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory held is read from /proc")
-def test_bombs_are_refused_within_a_quarter_of_a_gigabyte(tmp_path: Path) -> None:
+def test_files_that_expand_are_rejected_within_a_quarter_of_a_gigabyte(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", BOMBS, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     refused = [line.split()[0] for line in done.stdout.splitlines()]
@@ -70,7 +70,7 @@ def test_bombs_are_refused_within_a_quarter_of_a_gigabyte(tmp_path: Path) -> Non
     assert refused == [name for name in names for _ in range(2)]
 
 
-def test_a_disk_that_fills_up_during_a_save_ends_the_run_with_1_and_room_lets_it_go_on(
+def test_full_disk_during_a_save_ends_the_run_which_can_be_continued(
     experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, fsync, is_full = Trainer._optimise, os.fsync, [False]

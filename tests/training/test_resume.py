@@ -17,7 +17,7 @@ from detector.workflows.train import open_run, train
 
 Make = Callable[..., DetectionConfig]
 Assert = Callable[..., None]
-# A test on both kinds of network.
+# Run a test on both kinds of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 
 
@@ -47,7 +47,7 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
     ],
     ids=["muon-bf16-workers", "adamw-accumulate", "sgd-evaluations", "repeats-and-scales"],
 )
-def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
+def test_stopped_run_resumes_to_the_same_bits(
     overrides: tuple[str, ...], experiment: Make, assert_same: Assert
 ) -> None:
     config = experiment("augment.mosaic=1.0", "train.ema_horizon=0.5", "augment.closing_share=0.2", *overrides)
@@ -63,7 +63,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
     assert resumed.folder.path == stopped.folder.path
 
     ours, theirs = load_training_state(resumed.folder.last), load_training_state(whole.folder.last)
-    assert ours.pop("elapsed_s") != theirs.pop("elapsed_s")  # the one thing that may differ
+    assert ours.pop("elapsed_s") != theirs.pop("elapsed_s")  # the only value that may differ
     assert ours.pop("config") == theirs.pop("config")
     assert ours["step"] == 6
     assert len(ours["optimizer"]["state"]) > 15
@@ -75,14 +75,14 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits(
 
 
 @BOTH
-def test_training_twice_gives_the_same_bits_and_another_seed_does_not(experiment: Make, assert_same: Assert) -> None:
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(experiment: Make, assert_same: Assert) -> None:
     results = [train(experiment("train.iterations=2", f"train.seed={seed}")) for seed in (0, 0, 1)]
     first, second, other = (load_training_state(result.folder.last)["model"] for result in results)
     assert_same(first, second)
     assert any((first[name] != tensor).any() for name, tensor in other.items())
 
 
-def test_what_changes_no_number_may_change_when_a_run_is_resumed(
+def test_settings_without_effect_on_numbers_may_change_on_resume(
     experiment: Make, assert_same: Assert, tmp_path: Path
 ) -> None:
     stopped = train(experiment(), should_stop=stop_after(2))
@@ -97,7 +97,7 @@ def test_what_changes_no_number_may_change_when_a_run_is_resumed(
 
 
 @BOTH
-def test_a_finished_run_that_is_resumed_stays_as_it_is(experiment: Make, assert_same: Assert) -> None:
+def test_resuming_a_finished_run_changes_nothing(experiment: Make, assert_same: Assert) -> None:
     whole = train(experiment("train.iterations=2"))
     before = load_training_state(whole.folder.last)
     config, folder, state = open_run(whole.folder.path)
@@ -107,10 +107,10 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(experiment: Make, assert_
     assert_same(after, before)
 
 
-def test_resuming_another_experiment_is_refused_with_every_difference(experiment: Make) -> None:
+def test_resuming_with_another_config_reports_every_difference(experiment: Make) -> None:
     stopped = train(experiment(), should_stop=stop_after(1))
     asked = experiment("model.width=0.25", "optimizer.lr=0.5", "augment.mosaic=0.0", "input.size=96")
-    with pytest.raises(CheckpointError, match=r"last\.pt: .* found 4 differences") as caught:
+    with pytest.raises(CheckpointError, match=r"last\.pt: .* got 4 differences") as caught:
         open_run(stopped.folder.path, asked)
     for difference in (
         "model.width: 0.25 here, 0.125 there",
@@ -121,7 +121,7 @@ def test_resuming_another_experiment_is_refused_with_every_difference(experiment
         assert difference in str(caught.value)
 
 
-def test_resuming_on_other_classes_is_refused(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_classes_is_rejected(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     stopped = train(experiment(data=data), should_stop=stop_after(1))
     before = stopped.folder.last.read_bytes()
@@ -139,7 +139,7 @@ def test_resuming_on_other_classes_is_refused(experiment: Make, tiny_shapes: Pat
     assert stopped.folder.last.read_bytes() == before
 
 
-def test_the_count_of_unreadable_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_number_of_skipped_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     (data / "images/train/000003.jpg").write_bytes(b"no image")
     config = experiment("train.evaluations=0", data=data)

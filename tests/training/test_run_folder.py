@@ -7,7 +7,7 @@ import pytest
 from detector.training.run_folder import RunFolder
 
 
-def test_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_run_gets_its_own_folder(tmp_path: Path) -> None:
     names = [RunFolder.create(tmp_path / "runs", "train").path.name for _ in range(3)]
     assert names == ["train", "train2", "train3"]
 
@@ -15,7 +15,7 @@ def test_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "left", [[], ["weights"], ["weights", "config.yaml", "train_batch0.jpg", "weights/.last.pt.0" + "a" * 31 + ".tmp"]]
 )
-def test_what_a_run_left_that_was_killed_before_its_first_save_is_taken_again(tmp_path: Path, left: list[str]) -> None:
+def test_folder_of_a_run_without_a_save_is_reused(tmp_path: Path, left: list[str]) -> None:
     for name in left:
         path = tmp_path / "train" / name
         path.mkdir(parents=True) if name == "weights" else path.write_text("x", encoding="utf-8")
@@ -27,7 +27,7 @@ def test_what_a_run_left_that_was_killed_before_its_first_save_is_taken_again(tm
 
 
 @pytest.mark.parametrize("left", ["weights/last.pt", "weights/best.safetensors", "photo.jpg"])
-def test_a_folder_with_a_save_or_of_something_else_is_left_alone(tmp_path: Path, left: str) -> None:
+def test_folder_with_a_save_or_foreign_files_is_not_reused(tmp_path: Path, left: str) -> None:
     path = tmp_path / "train" / left
     path.parent.mkdir(parents=True)
     path.write_text("x", encoding="utf-8")

@@ -20,7 +20,7 @@ MODULE = "torch.utils.tensorboard"
 
 @dataclass
 class Writer:
-    """Stands for torch's SummaryWriter: notes what it is told."""
+    """Substitute for torch's SummaryWriter that records its calls."""
 
     log_dir: str
     purge_step: int | None
@@ -41,7 +41,7 @@ class Writer:
 
 @pytest.fixture
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
-    """The writers that a run makes."""
+    """Return the list of writers that runs create."""
     made: list[Writer] = []
 
     def make(**settings: Any) -> Writer:
@@ -54,7 +54,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
     return made
 
 
-def test_the_scalars_are_those_of_the_results_file(experiment: Make, writers: list[Writer]) -> None:
+def test_scalars_equal_the_results_file(experiment: Make, writers: list[Writer]) -> None:
     folder = train(experiment("train.tensorboard=true")).folder
     (writer,) = writers
     assert (writer.log_dir, writer.purge_step, writer.closed) == (str(folder.path), None, True)
@@ -70,7 +70,7 @@ def test_the_scalars_are_those_of_the_results_file(experiment: Make, writers: li
     assert {"train/box_loss", "metrics/mAP50-95(B)", "lr/pg0"} <= {name for name, *_ in wanted}
 
 
-def test_a_run_that_goes_on_hides_the_steps_that_are_made_again(experiment: Make, writers: list[Writer]) -> None:
+def test_resumed_run_purges_the_steps_that_it_repeats(experiment: Make, writers: list[Writer]) -> None:
     stops = iter([False, False, False, True])
     config = experiment("train.tensorboard=true")
     folder = train(config, should_stop=lambda: next(stops)).folder
@@ -81,12 +81,12 @@ def test_a_run_that_goes_on_hides_the_steps_that_are_made_again(experiment: Make
     assert [{step for *_, step in writer.scalars} for writer in writers] == [{3}, {6}]
 
 
-def test_without_being_asked_nothing_is_written(experiment: Make, writers: list[Writer]) -> None:
+def test_nothing_is_logged_by_default(experiment: Make, writers: list[Writer]) -> None:
     train(experiment())
     assert writers == []
 
 
-def test_a_missing_package_is_said_before_a_run_folder_is_made(
+def test_missing_package_is_reported_before_a_run_folder_is_created(
     experiment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
@@ -96,7 +96,7 @@ def test_a_missing_package_is_said_before_a_run_folder_is_made(
     assert not config.train.project.exists()
 
 
-def test_a_number_that_is_none_is_left_out(
+def test_undefined_numbers_are_not_logged(
     experiment: Make, writers: list[Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = experiment("train.tensorboard=true", "train.evaluations=1")

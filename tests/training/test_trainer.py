@@ -35,7 +35,7 @@ from detector.training.trainer import Recipe, RunPlan, Trainer
 from detector.workflows.train import TrainingResult, train
 
 Make = Callable[..., DetectionConfig]
-# A test on both kinds of network.
+# Run a test on both kinds of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
 Assert = Callable[..., None]
 
@@ -64,7 +64,7 @@ def bare_trainer(
     folder: Path,
     loss: Callable[[Yolo], Callable[[tuple[Tensor, ...], Targets], LossParts]] | None = None,
 ) -> Trainer:
-    """A trainer without data or evaluation, to be given batches by hand."""
+    """Return a trainer without data or evaluation; tests pass batches to it."""
     torch.manual_seed(3)
     model = build_model(config, 6)
     assert isinstance(model, Yolo)
@@ -86,7 +86,7 @@ PLAIN_SGD = ("optimizer={name: sgd, lr: 0.1, momentum: 0, weight_decay: 0}", "sc
 
 
 class Counted:
-    """A loss whose parts are a mean over 1 at its first call, over 2 at its second, and so on."""
+    """Loss whose parts are means over 1 object in the first call, over 2 in the second, and so on."""
 
     def __init__(self, model: Yolo, config: DetectionConfig) -> None:
         self.loss, self.calls = registry.build(config.loss, model), 0
@@ -96,7 +96,7 @@ class Counted:
         return LossParts(self.loss(raw_maps, targets), torch.tensor(float(self.calls)))
 
 
-def test_accumulated_batches_make_the_mean_of_their_gradients_by_count(experiment: Make, tmp_path: Path) -> None:
+def test_accumulated_batches_give_the_mean_gradient_weighted_by_count(experiment: Make, tmp_path: Path) -> None:
     config = experiment(
         *PLAIN_SGD,
         "train.accumulate=2",
@@ -125,10 +125,10 @@ def test_accumulated_batches_make_the_mean_of_their_gradients_by_count(experimen
         step = (before[name].double() - parameter.detach().double()) / 0.1
         torch.testing.assert_close(step, mean, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
         largest = max(largest, float((gradients[0][name] - gradients[1][name]).abs().max()))
-    assert largest > 0.1  # the two batches do differ
+    assert largest > 0.1  # the two batches differ
 
 
-def test_the_gradient_is_clipped_to_its_norm(experiment: Make, tmp_path: Path) -> None:
+def test_gradient_is_clipped_to_the_maximum_norm(experiment: Make, tmp_path: Path) -> None:
     config = experiment(*PLAIN_SGD, "train.iterations=1", "train.clip_norm=0.5", "schedule.warmup_iterations=0")
     trainer = bare_trainer(config, tmp_path)
     before = torch.cat([p.detach().flatten().double() for p in trainer.model.parameters()])
@@ -138,7 +138,7 @@ def test_the_gradient_is_clipped_to_its_norm(experiment: Make, tmp_path: Path) -
 
 
 class Failing:
-    """A loss that is right until a given call, where one of its parts, or the gradient alone, is not finite."""
+    """Loss in which a part, or only the gradient, is not finite in a given call."""
 
     def __init__(self, model: Yolo, config: DetectionConfig, call: int, value: float | None) -> None:
         self.loss, self.call, self.value, self.calls = registry.build(config.loss, model), call, value, 0
@@ -154,7 +154,7 @@ class Failing:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None], ids=["nan", "inf", "gradient"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+def test_loss_that_is_not_finite_stops_training_before_the_weights_change(
     value: float | None, accumulate: int, experiment: Make, assert_same: Assert, tmp_path: Path
 ) -> None:
     config = experiment(f"train.accumulate={accumulate}")
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     assert caught.value.exit_code == 6
     assert_same({name: p.detach() for name, p in trainer.model.named_parameters()}, seen["model"])
     assert_same(dict(trainer.averaged.module.state_dict()), seen["ema"])
-    assert load_training_state(tmp_path / "bare/weights/last.pt")["step"] == 0  # the save of the start is the last
+    assert load_training_state(tmp_path / "bare/weights/last.pt")["step"] == 0  # saved before the first step
 
 
 # --- images that cannot be read --------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def damaged(tiny_shapes: Path, folder: Path, numbers: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_few_unreadable_images_are_skipped_counted_and_told_once(
+def test_unreadable_images_are_skipped_counted_and_reported_once(
     workers: int, experiment: Make, tiny_shapes: Path, tmp_path: Path
 ) -> None:
     data = damaged(tiny_shapes, tmp_path / "data", [3])
@@ -218,7 +218,7 @@ def test_too_many_unreadable_images_end_the_run(experiment: Make, tiny_shapes: P
         train(experiment("train.evaluations=0", data=data))
 
 
-# --- evaluations and what a run leaves behind ------------------------------------------------------------------------
+# --- evaluations and files of a run ----------------------------------------------------------------------------------
 
 
 def watched(config: DetectionConfig) -> tuple[TrainingResult, list[Event]]:
@@ -230,12 +230,12 @@ def watched(config: DetectionConfig) -> tuple[TrainingResult, list[Event]]:
     ("iterations", "evaluations", "expected"),
     [(6, 1, [6]), (6, 2, [3, 6]), (5, 2, [3, 5]), (3, 20, [1, 2, 3]), (4, 0, []), (7, 3, [3, 5, 7])],
 )
-def test_there_are_as_many_evaluations_as_asked_and_the_last_is_on_the_last_step(
+def test_evaluations_are_spread_evenly_and_end_with_the_last_step(
     iterations: int, evaluations: int, expected: list[int], experiment: Make, tmp_path: Path
 ) -> None:
     config = experiment(f"train.iterations={iterations}", f"train.evaluations={evaluations}")
     trainer = bare_trainer(config, tmp_path)
-    trainer._evaluate = lambda model: None  # type: ignore[assignment,return-value]  # asked only whether it is due
+    trainer._evaluate = lambda model: None  # type: ignore[assignment,return-value]  # only tested for being set
     due = []
     for step in range(1, iterations + 1):
         trainer.step = step
@@ -244,7 +244,7 @@ def test_there_are_as_many_evaluations_as_asked_and_the_last_is_on_the_last_step
     assert due == expected
 
 
-def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
+def test_run_writes_its_files(experiment: Make, tmp_path: Path) -> None:
     config = experiment()
     result, events = watched(config)
     folder = tmp_path / "runs/train"
@@ -254,7 +254,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
         sheet = read_image(folder / f"train_batch{number}.jpg")
         assert sheet.shape == (2 * 68, 2 * 68, 3)  # four canvases of 64 pixels with margins
 
-    assert isinstance(events[0], Noted)  # what was found in the annotation files
+    assert isinstance(events[0], Noted)  # problems in the annotation files
     (started,) = (event for event in events if isinstance(event, Started))
     assert (started.folder, started.num_steps, started.first_step) == (folder, 6, 0)
     assert (started.num_epochs, started.precision, started.device) == (2.0, "fp32", "cpu")
@@ -275,7 +275,7 @@ def test_a_run_leaves_its_files(experiment: Make, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_the_model_file_says_what_the_data_set_says(experiment: Make, tiny_shapes: Path) -> None:
+def test_model_file_has_the_classes_and_category_ids_of_the_data_set(experiment: Make, tiny_shapes: Path) -> None:
     config = experiment("train.iterations=1")
     result = train(config)
     content = json.loads((tiny_shapes / "annotations/train.json").read_text())
@@ -286,7 +286,7 @@ def test_the_model_file_says_what_the_data_set_says(experiment: Make, tiny_shape
 
 
 @BOTH
-def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experiment: Make, assert_same: Assert) -> None:
+def test_best_file_has_the_averaged_weights_of_the_best_evaluation(experiment: Make, assert_same: Assert) -> None:
     result = train(experiment("train.evaluations=1"))
     state, best = load_training_state(result.folder.last), load_model_file(result.folder.best)
     assert_same(best.state, state["ema"])
@@ -294,7 +294,7 @@ def test_the_best_file_holds_the_averaged_weights_of_the_best_evaluation(experim
     assert best.metrics["AP"] == result.best == state["best_ap"]
 
 
-def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: Path) -> None:
+def test_runs_with_the_same_name_get_separate_folders(experiment: Make, tmp_path: Path) -> None:
     config = experiment("train.iterations=1", "train.evaluations=0")
     folders = [train(config).folder.path for _ in range(3)]
     assert folders == [tmp_path / "runs" / name for name in ("train", "train2", "train3")]
@@ -303,7 +303,7 @@ def test_runs_of_one_name_get_folders_of_their_own(experiment: Make, tmp_path: P
 
 
 @BOTH
-def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, assert_same: Assert) -> None:
+def test_run_without_a_val_split_saves_its_last_weights_as_best(experiment: Make, assert_same: Assert) -> None:
     result, events = watched(experiment("data.val=null", "train.iterations=2"))
     assert (result.finished, result.metrics, result.best) == (True, None, -1.0)
     assert any(isinstance(event, Noted) and "no val split is configured" in event.text for event in events)
@@ -314,7 +314,7 @@ def test_a_run_without_a_val_split_hands_on_its_last_weights(experiment: Make, a
 
 
 @BOTH
-def test_a_val_split_without_objects_hands_on_the_latest_weights(
+def test_val_split_without_objects_saves_the_last_weights_as_best(
     experiment: Make, assert_same: Assert, tiny_shapes: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
@@ -327,7 +327,7 @@ def test_a_val_split_without_objects_hands_on_the_latest_weights(
     assert load_model_file(result.folder.best).metrics == {}
 
 
-def test_the_number_of_steps_follows_from_epochs_unless_it_is_given() -> None:
+def test_number_of_steps_follows_from_the_epochs_unless_given() -> None:
     assert TrainConfig(epochs=10, min_iterations=0).num_steps(num_images=100, batch_size=16) == 63  # 62.5
     assert TrainConfig(epochs=10, min_iterations=0, accumulate=2).num_steps(100, 16) == 32  # 31.25
     assert TrainConfig(epochs=10, min_iterations=100).num_steps(100, 16) == 100
@@ -347,13 +347,13 @@ def test_the_number_of_steps_follows_from_epochs_unless_it_is_given() -> None:
         {"seed": -1},
     ],
 )
-def test_an_impossible_training_is_refused(settings: dict[str, Any]) -> None:
+def test_invalid_training_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="train: expected"):
         TrainConfig(**settings)
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_model_overfits_eight_images(tmp_path: Path) -> None:
     draw_shapes(tmp_path / "shapes", num_train=8, num_val=1, image_size=160)
     split = f"{{annotations: {tmp_path}/shapes/annotations/train.json, images: {tmp_path}/shapes/images/train}}"
     plain = (

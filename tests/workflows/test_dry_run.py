@@ -18,7 +18,7 @@ from detector.workflows.train import train
 
 
 def experiment(data: Path, project: Path, *overrides: str) -> DetectionConfig:
-    """A run of tiny networks and images."""
+    """Return the experiment of a run with a tiny network and tiny images."""
     listed = ", ".join(
         f"{n}: {{annotations: {data}/annotations/{n}.json, images: {data}/images/{n}}}" for n in ("train", "val")
     )
@@ -40,7 +40,7 @@ def experiment(data: Path, project: Path, *overrides: str) -> DetectionConfig:
         ("train={epochs: 2, min_iterations: 0, evaluations: 1}",),
     ],
 )
-def test_a_run_does_what_its_plan_says(overrides: tuple[str, ...], tiny_shapes: Path, tmp_path: Path) -> None:
+def test_run_follows_its_plan(overrides: tuple[str, ...], tiny_shapes: Path, tmp_path: Path) -> None:
     config = experiment(tiny_shapes, tmp_path, *overrides, "schedule={name: linear, warmup_iterations: 2}")
     plan = plan_schedule(config)
     assert not list(tmp_path.iterdir())
@@ -53,12 +53,12 @@ def test_a_run_does_what_its_plan_says(overrides: tuple[str, ...], tiny_shapes: 
     result = train(config, report=watch)
     assert measured == list(plan.evaluations)
     assert list(plan.steps) == list(range(plan.num_steps))
-    if measured:  # the file has the rate of the step that each evaluation follows
+    if measured:  # the file has the rate of the step before each evaluation
         rates = [float(row["lr/pg0"]) for row in result.folder.results()]
         assert rates == [pytest.approx(plan.rates[step - 1], rel=1e-4) for step in measured]
 
 
-def test_a_plan_by_hand(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_plan_equals_values_computed_by_hand(tiny_shapes: Path, tmp_path: Path) -> None:
     config = experiment(
         tiny_shapes,
         tmp_path,
@@ -76,31 +76,31 @@ def test_a_plan_by_hand(tiny_shapes: Path, tmp_path: Path) -> None:
     assert plan.num_epochs == pytest.approx(100 * 2 * 4 / images)
 
 
-def test_of_a_long_run_some_steps_are_taken_and_both_ends(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_plan_of_a_long_run_is_sampled_and_includes_both_ends(tiny_shapes: Path, tmp_path: Path) -> None:
     plan = plan_schedule(experiment(tiny_shapes, tmp_path, "train.iterations=300000"))
     assert (plan.steps[0], plan.steps[-1], len(plan.steps)) == (0, 299999, 2001)
     assert len(plan.rates) == 2001
 
 
-def test_a_plan_without_validation_has_no_evaluations(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_plan_without_a_val_split_has_no_evaluations(tiny_shapes: Path, tmp_path: Path) -> None:
     assert plan_schedule(experiment(tiny_shapes, tmp_path, "data.val=null")).evaluations == []
 
 
-def test_a_plan_wants_a_data_set() -> None:
+def test_plan_without_a_data_set_is_an_error() -> None:
     with pytest.raises(DatasetError, match="no data set is configured"):
         plan_schedule(load_experiment("mish-n"))
 
 
-def test_evaluations_fall_on_different_steps() -> None:
+def test_evaluations_are_at_different_steps() -> None:
     assert evaluation_steps(10, 4) == [3, 5, 8, 10]
     assert evaluation_steps(3, 20) == [1, 2, 3]
     assert evaluation_steps(3, 0) == []
 
 
-# --- the rehearsal ---------------------------------------------------------------------------------------------------
+# --- the dry run -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rehearsal_tells_what_the_run_would_be_and_keeps_nothing(
+def test_dry_run_reports_the_run_and_keeps_no_files(
     tiny_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -124,7 +124,7 @@ def test_a_rehearsal_tells_what_the_run_would_be_and_keeps_nothing(
     assert found.val_image_s > 0
 
 
-def test_the_steps_are_timed_without_the_first(
+def test_first_step_is_excluded_from_the_step_time(
     tiny_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([0.0, 100.0, 102.0, 104.0, 106.0, *range(200, 300)])
@@ -136,19 +136,19 @@ def test_the_steps_are_timed_without_the_first(
 
     monkeypatch.setattr(dry_run, "time", Clock)
     found = rehearse(experiment(tiny_shapes, tmp_path))
-    assert (found.first_step_s, found.step_s) == (100, 2)  # it stops once more than five seconds are timed
+    assert (found.first_step_s, found.step_s) == (100, 2)  # timing stops after more than five seconds
     assert found.steps_s == 40 * 2
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
-def test_the_shortest_runs_can_be_rehearsed(num_steps: int, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_runs_of_one_and_two_steps_can_be_dry_run(num_steps: int, tiny_shapes: Path, tmp_path: Path) -> None:
     found = rehearse(experiment(tiny_shapes, tmp_path / "runs", f"train.iterations={num_steps}", "data.val=null"))
     assert not (tmp_path / "runs").exists()
     assert (found.num_steps, found.num_val_images, found.evaluated_at) == (num_steps, 0, [])
     assert found.step_s > 0
 
 
-def test_a_rehearsal_leaves_the_run_itself_as_it_would_have_been(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_dry_run_does_not_change_the_following_run(tiny_shapes: Path, tmp_path: Path) -> None:
     config = experiment(tiny_shapes, tmp_path, "train.iterations=2", "train.evaluations=1")
     alone = train(config)
     rehearse(config)

@@ -1,4 +1,4 @@
-"""Training that starts from given weights: every tensor that fits is kept, rows of classes go by the class's name."""
+"""Training from given weights: tensors of the same shape are copied, and rows of classes are copied by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detector.tasks.detection_model import build_model
 from detector.tasks.task import load_experiment
 from detector.workflows.train import load_matching, read_start, train
 
-TINY = Path(__file__).parent / "darknet" / "tiny.cfg"
+TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 EXPERIMENTS = {
     "mish-n": ("mish-n", ["model.width=0.125"]),
     "darknet": (str(TINY), []),
@@ -49,7 +49,7 @@ def file_of(model: DetectionModel, class_names: tuple[str, ...]) -> ModelFile:
 
 
 def rows_of(layout: ClassRows, tensor: Tensor, num_classes: int) -> tuple[Tensor, list[Tensor]]:
-    """The rows that belong to no class, and those of each class, by a loop over rows."""
+    """Return the rows without a class and the rows of each class, with a loop over rows."""
     before: list[Tensor] = []
     classes: list[list[Tensor]] = [[] for _ in range(num_classes)]
     for index, row in enumerate(tensor):
@@ -58,7 +58,7 @@ def rows_of(layout: ClassRows, tensor: Tensor, num_classes: int) -> tuple[Tensor
     return torch.stack(before) if before else torch.zeros(0), [torch.stack(rows) for rows in classes]
 
 
-def test_other_classes_keep_every_other_tensor_and_the_rows_of_known_names(config: DetectionConfig) -> None:
+def test_other_classes_copy_the_rows_of_known_names_and_all_other_tensors(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     taken = load_matching(model, file_of(start, OLD), NEW)
@@ -75,11 +75,11 @@ def test_other_classes_keep_every_other_tensor_and_the_rows_of_known_names(confi
         assert torch.equal(ours[1][0], theirs[1][1])  # dog
         assert torch.equal(ours[1][2], theirs[1][0])  # cat
         assert torch.equal(ours[1][1], random[1][1])  # emu is new
-        assert torch.equal(ours[1][3], random[1][3])  # and so is yak
+        assert torch.equal(ours[1][3], random[1][3])  # yak is new
     assert str(taken) == "every tensor was taken; classes taken by name: dog, cat; new: emu, yak"
 
 
-def test_the_same_classes_in_another_order_keep_their_rows(config: DetectionConfig) -> None:
+def test_classes_in_another_order_keep_their_rows(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     taken = load_matching(model, file_of(start, OLD), ("ant", "cat", "dog"))
     assert (taken.left, taken.new) == ((), ())
@@ -89,7 +89,7 @@ def test_the_same_classes_in_another_order_keep_their_rows(config: DetectionConf
 
 
 @pytest.mark.parametrize("names", [OLD, ("0", "1", "2")])
-def test_the_same_classes_or_numbers_for_names_take_everything(config: DetectionConfig, names: tuple[str, ...]) -> None:
+def test_same_classes_or_numbered_names_copy_every_tensor(config: DetectionConfig, names: tuple[str, ...]) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     taken = load_matching(model, file_of(start, names), OLD)
     assert (taken.left, taken.known, taken.new) == ((), (), ())
@@ -97,7 +97,7 @@ def test_the_same_classes_or_numbers_for_names_take_everything(config: Detection
     assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_numbers_for_names_and_another_count_keep_what_belongs_to_no_class(config: DetectionConfig) -> None:
+def test_numbered_names_with_another_count_copy_only_rows_without_a_class(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert load_matching(model, file_of(start, ("0", "1", "2")), NEW).left == ()
@@ -108,7 +108,7 @@ def test_numbers_for_names_and_another_count_keep_what_belongs_to_no_class(confi
         assert all(torch.equal(a, b) for a, b in zip(ours[1], random, strict=True))
 
 
-def test_tensors_that_do_not_fit_stay_as_they_were_and_are_named(config: DetectionConfig) -> None:
+def test_tensors_of_another_shape_are_not_copied_and_are_named(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     file = file_of(start, OLD)
     name = next(iter(file.state))
@@ -121,7 +121,7 @@ def test_tensors_that_do_not_fit_stay_as_they_were_and_are_named(config: Detecti
     assert all(torch.equal(model.state_dict()[n], tensor) for n, tensor in before.items())
 
 
-def test_numbers_are_no_names() -> None:
+def test_numbered_classes_count_as_unnamed() -> None:
     assert not is_named(("0", "1", "2"))
     assert is_named(("1", "2", "3"))
     assert is_named(("0", "one"))
@@ -130,7 +130,7 @@ def test_numbers_are_no_names() -> None:
 # ---- .weights as the start of training
 
 
-def test_partial_weights_start_a_network_with_other_classes(tiny_shapes: Path, tmp_path: Path) -> None:
+def test_partial_darknet_weights_start_a_network_with_other_classes(tiny_shapes: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     net = DarknetNet(DarknetNet.Config(CfgText.of_file(str(TINY))), 3)
     whole, partial = tmp_path / "tiny.weights", tmp_path / "tiny.conv.6"
@@ -160,7 +160,7 @@ def test_partial_weights_start_a_network_with_other_classes(tiny_shapes: Path, t
         read_start(partial, load_experiment(str(TINY)))
 
 
-def test_a_network_that_cannot_be_trained_is_refused_before_anything_is_written(
+def test_network_that_cannot_be_trained_is_rejected_before_anything_is_written(
     tiny_shapes: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "contrastive.cfg"

@@ -30,7 +30,7 @@ seeds: 2
 
 @pytest.fixture
 def small_study(tmp_path: Path) -> Path:
-    """A study of four combinations and two seeds, seconds long."""
+    """Write a study of four combinations and two seeds that takes seconds; return its path."""
     path = tmp_path / "small.yaml"
     path.write_text(STUDY, encoding="utf-8")
     return path

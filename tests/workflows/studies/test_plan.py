@@ -1,4 +1,4 @@
-"""Studies as they are written down, restricted and changed."""
+"""Plans of studies: files, `--only` and overrides."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from detector.workflows.studies.plan import find_study, load_study, runs_of
 SHIPPED = sorted(path.stem for path in (presets_dir() / "studies").glob("*.yaml"))
 
 
-def test_the_promised_studies_are_shipped():
+def test_documented_studies_are_shipped():
     assert {"depth", "classify", "detect", "optimiser", "attention"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_experiment_of_a_shipped_study_can_be_built(name):
+def test_every_experiment_of_a_shipped_study_loads(name):
     study = load_study(name)  # loads the experiment of every combination
-    assert study.seeds >= 5  # fewer show nothing
+    assert study.seeds >= 5  # fewer seeds give a descriptive report only
     assert len({run.key for run in runs_of(study)}) == len(runs_of(study))
 
 
-def test_runs_come_seed_by_seed_with_the_overrides_of_the_axes_last(small_study):
+def test_runs_are_ordered_by_seed_and_overrides_of_axes_come_last(small_study):
     runs = runs_of(load_study(str(small_study), ["train.clip_norm=5.0"]))
     assert [run.key for run in runs[:5]] == [
         "size=small,activation=relu,seed=0",
@@ -36,7 +36,7 @@ def test_runs_come_seed_by_seed_with_the_overrides_of_the_axes_last(small_study)
     assert runs[0].overrides[-3:] == ("train.clip_norm=5.0", "input.size=32", "model.activation=relu")
 
 
-def test_an_axis_keeps_the_values_asked_for_and_its_baseline(small_study):
+def test_only_keeps_the_given_values_and_the_baseline(small_study):
     study = load_study(str(small_study), only=["activation=mish", "size=large"], seeds=3)
     assert list(study.axes["activation"]) == ["relu", "mish"]
     assert list(study.axes["size"]) == ["large"]
@@ -52,20 +52,20 @@ def test_an_axis_keeps_the_values_asked_for_and_its_baseline(small_study):
         ("activation=", "AXIS=VALUE"),
     ],
 )
-def test_a_restriction_that_names_nothing_is_refused(small_study, only, told):
+def test_only_with_an_unknown_axis_or_value_is_rejected(small_study, only, told):
     with pytest.raises(ConfigError, match="--only") as error:
         load_study(str(small_study), only=[only])
     assert told in str(error.value)
 
 
 @pytest.mark.parametrize("override", ["model.activation=silu", "model.activation.beta=2", "model={width: 0.5}"])
-def test_an_override_that_an_axis_would_undo_is_refused(small_study, override):
+def test_override_of_a_key_of_an_axis_is_rejected(small_study, override):
     with pytest.raises(ConfigError, match="the axis activation sets that; use --only"):
         load_study(str(small_study), [override])
 
 
 @pytest.mark.parametrize("override", ["train.seed=3", "train.run_name=x", "train.project=/tmp"])
-def test_what_a_study_sets_itself_is_refused(small_study, override):
+def test_override_of_a_key_that_the_study_sets_is_rejected(small_study, override):
     with pytest.raises(ConfigError, match="a study sets that itself"):
         load_study(str(small_study), [override])
     text = small_study.read_text().replace("loader.batch_size=10", override)
@@ -93,14 +93,14 @@ def test_what_a_study_sets_itself_is_refused(small_study, override):
         ("seeds: 2", "environment: {mihs: {X: y}}", "environment: expected values of an axis, got mihs"),
     ],
 )
-def test_mistakes_in_a_study_are_told_with_their_file(small_study, old, new, told):
+def test_mistakes_in_a_study_are_reported_with_file_and_line(small_study, old, new, told):
     small_study.write_text(small_study.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=r"small\.yaml:\d+: ") as error:
         load_study(str(small_study))
     assert told in str(error.value)
 
 
-def test_mistakes_in_any_combination_are_told_at_once_and_each_once(small_study):
+def test_mistakes_in_all_combinations_are_reported_together_and_once(small_study):
     text = small_study.read_text().replace("model.activation=mish", "model.activation=mihs")
     small_study.write_text(text.replace("input.size=64", "input.size=sixty"))
     with pytest.raises(ConfigError) as error:
@@ -111,7 +111,7 @@ def test_mistakes_in_any_combination_are_told_at_once_and_each_once(small_study)
     assert re.search(r"small\.yaml:13: override 'input\.size=sixty': input\.size: expected", lines[1])
 
 
-def test_mistakes_in_the_study_itself_are_told_at_once(small_study):
+def test_mistakes_in_the_study_itself_are_reported_together(small_study):
     text = small_study.read_text().replace("compare: activation", "compare: activtion")
     text = text.replace("size: {small", '"s/ze": {small').replace("seeds: 2", "seeds: 0\nenvironment: {mihs: {A: b}}")
     small_study.write_text(text)
@@ -125,12 +125,12 @@ def test_mistakes_in_the_study_itself_are_told_at_once(small_study):
     assert found == ["letters, digits", "mihs", "'activtion'", "seeds >= 1"]
 
 
-def test_an_override_of_the_command_line_has_no_place_in_the_study(small_study):
+def test_wrong_override_of_the_command_line_is_reported_without_a_file(small_study):
     with pytest.raises(ConfigError, match=r"^override 'train\.clip_norm=x': "):
         load_study(str(small_study), ["train.clip_norm=x"])
 
 
-def test_a_study_finds_the_network_of_another_program_beside_itself(small_study):
+def test_cfg_beside_the_study_file_is_found(small_study):
     (small_study.parent / "mine.cfg").write_text((presets_dir() / "darknet" / "yolov4-tiny.cfg").read_text())
     small_study.write_text(
         "title: x\nexperiment: mine.cfg\ncompare: size\nbaseline: small\n"
@@ -139,13 +139,13 @@ def test_a_study_finds_the_network_of_another_program_beside_itself(small_study)
     assert load_study(str(small_study)).experiment == str(small_study.parent / "mine.cfg")
 
 
-def test_an_unknown_study_is_refused_with_the_nearest_name():
+def test_unknown_study_is_reported_with_the_nearest_name():
     with pytest.raises(ConfigError, match="did you mean 'depth'"):
         load_study("dept")
     assert find_study("depth") == find_study("depth.yaml")
 
 
-def test_a_study_finds_its_experiment_beside_itself(small_study):
+def test_experiment_beside_the_study_file_is_found(small_study):
     (small_study.parent / "mine.yaml").write_text("base: classify.yaml\nloader: {batch_size: 7}\n")
     small_study.write_text(small_study.read_text().replace("experiment: classify", "experiment: mine.yaml"))
     assert load_study(str(small_study)).experiment == str(small_study.parent / "mine.yaml")

@@ -1,5 +1,6 @@
-"""Runs in processes of their own: what ends, fails, diverges, is stopped, is shared out. The program here is a stand-in
-that ends as its settings say; `tests/cli/test_study.py` runs the real one.
+"""Runs of a study in separate processes: finished, failed, diverged, stopped and in shards.
+
+These tests start a substitute program that ends as its environment says; `tests/cli/test_study.py` starts the real one.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ with open(path, "w") as file:
 
 @pytest.fixture
 def study(tmp_path, small_study, monkeypatch):
-    """A study of one axis; its folder is `tmp_path / "out"`."""
+    """Load a study of one axis; its folder is `tmp_path / "out"`."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     monkeypatch.setattr(runner, "PROGRAM", (sys.executable, str(program)))
@@ -69,7 +70,7 @@ def trials(tmp_path) -> int:
     return sum(len(path.read_text()) // 2 for path in (tmp_path / "out" / "trials").iterdir())
 
 
-def test_runs_that_are_done_are_not_made_again_and_more_seeds_go_on(study, small_study, tmp_path):
+def test_finished_runs_are_not_repeated_and_seeds_can_be_added(study, small_study, tmp_path):
     assert {o.record.state for o in made(study, tmp_path).values()} == {"finished"}
     assert trials(tmp_path) == 4
     again = made(study, tmp_path)
@@ -80,7 +81,7 @@ def test_runs_that_are_done_are_not_made_again_and_more_seeds_go_on(study, small
     assert trials(tmp_path) == 6
 
 
-def test_a_run_that_fails_or_dies_ends_nothing_and_is_tried_again(study, tmp_path, monkeypatch):
+def test_failed_or_killed_run_does_not_stop_the_study_and_is_retried(study, tmp_path, monkeypatch):
     monkeypatch.setenv("FAILS", "relu0")
     monkeypatch.setenv("CRASHES", "mish0")
     found = made(study, tmp_path)
@@ -97,14 +98,14 @@ def test_a_run_that_fails_or_dies_ends_nothing_and_is_tried_again(study, tmp_pat
     assert trials(tmp_path) == 6
 
 
-def test_a_run_that_diverged_is_a_result_and_not_tried_again(study, tmp_path, monkeypatch):
+def test_diverged_run_is_a_result_and_is_not_retried(study, tmp_path, monkeypatch):
     monkeypatch.setenv("DIVERGES", "mish1")
     assert made(study, tmp_path)["mish1"].record.state == "diverged"
     assert "diverged at step 3" in (made(study, tmp_path)["mish1"].record.error or "")
     assert trials(tmp_path) == 4
 
 
-def test_a_study_that_is_stopped_lets_its_run_save_and_goes_on_with_it(study, tmp_path, monkeypatch):
+def test_stopped_study_lets_its_run_save_and_continues_it_later(study, tmp_path, monkeypatch):
     class ToldToStop(BaseException):
         pass
 
@@ -116,7 +117,7 @@ def test_a_study_that_is_stopped_lets_its_run_save_and_goes_on_with_it(study, tm
     before = signal.signal(signal.SIGALRM, stop)
     waiting = Path(f"{path}.hangs")
     pid = os.fork()
-    if pid == 0:  # tells this process to stop when the run hangs
+    if pid == 0:  # stops the test process once the run hangs
         for _ in range(1200):
             if waiting.exists():
                 os.kill(os.getppid(), signal.SIGALRM)
@@ -135,20 +136,20 @@ def test_a_study_that_is_stopped_lets_its_run_save_and_goes_on_with_it(study, tm
     assert trials(tmp_path) == 5
 
 
-def test_settings_that_differ_from_those_of_the_folder_are_refused_before_a_run(study, small_study, tmp_path):
+def test_other_settings_than_those_of_the_folder_are_rejected_before_any_run(study, small_study, tmp_path):
     made(study, tmp_path)
     with pytest.raises(ConfigError, match=r"got others: train\.clip_norm=5\.0"):
         made(load_study(str(small_study), ["train.clip_norm=5.0"], ["size=small"]), tmp_path)
     assert trials(tmp_path) == 4
 
 
-def test_a_run_is_told_of_the_users_parts_wherever_it_runs(study, tmp_path):
+def test_paths_of_imported_parts_are_absolute_in_the_record(study, tmp_path):
     outcomes: list[Outcome] = []
     make_runs(study, StudyFolder(tmp_path / "out"), Shard(0, 4), [Path("my_parts.py")], outcomes.append)
     assert outcomes[0].record.imports == (str(Path.cwd() / "my_parts.py"),)
 
 
-def test_a_run_that_another_command_is_making_is_left_to_it(study, tmp_path):
+def test_run_of_another_command_is_not_made_twice(study, tmp_path):
     folder, planned = StudyFolder(tmp_path / "out"), runs_of(study)[1]
     with open_log(folder, planned):
         with pytest.raises(
@@ -161,14 +162,14 @@ def test_a_run_that_another_command_is_making_is_left_to_it(study, tmp_path):
     assert trials(tmp_path) == 4
 
 
-def test_a_folder_that_cannot_be_written_is_told(study, tmp_path):
+def test_unwritable_folder_is_reported(study, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "logs").write_text("a file")
     with pytest.raises(SaveError, match=r"seed=0\.log cannot be written \(File exists\): check the disk"):
         made(study, tmp_path)
 
 
-def test_shards_share_every_run_out_once(study):
+def test_shards_cover_every_run_once(study):
     runs = runs_of(study)
     parts = [Shard.parse(f"{number}/3").of(runs) for number in (1, 2, 3)]
     assert sorted(run.key for part in parts for run in part) == sorted(run.key for run in runs)
@@ -176,12 +177,12 @@ def test_shards_share_every_run_out_once(study):
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/4", "1.0/3"])
-def test_a_shard_that_is_none_is_refused(text):
+def test_invalid_shard_is_rejected(text):
     with pytest.raises(ConfigError, match="--shard: expected I/N"):
         Shard.parse(text)
 
 
-def test_torchruns_processes_take_a_part_and_a_gpu_each_and_their_runs_know_nothing_of_it(study, tmp_path, monkeypatch):
+def test_torchrun_gives_each_process_a_shard_and_a_gpu(study, tmp_path, monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}.items():
         monkeypatch.setenv(name, value)
     shard = Shard.of_torchrun()

@@ -13,7 +13,7 @@ from detector.workflows.studies.records import RunRecord, StudyFolder, read_reco
 from detector.workflows.studies.runner import Shard
 from detector.workflows.studies.step_cost import make_cost_run, make_cost_runs
 
-# Answers as often as its environment says; the others take their time.
+# Program that answers as often as its environment says, with a pause before each answer.
 PROGRAM = """
 import os, sys, time
 for _ in range(int(os.environ["NUM_ANSWERS"])):
@@ -25,7 +25,7 @@ for _ in range(int(os.environ["NUM_ANSWERS"])):
 
 @pytest.fixture
 def study(small_study):
-    """A study of what two activations cost."""
+    """Load a study of the cost of two activations."""
     text = small_study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost")
     text = text.replace("train.iterations=4", "train.iterations=6")
     environment = "environment: {relu: {NUM_ANSWERS: '1'}, mish: {NUM_ANSWERS: '3'}}\n"
@@ -33,7 +33,7 @@ def study(small_study):
     return load_study(str(small_study), only=["size=small"], seeds=1)
 
 
-def test_steps_that_nobody_gives_turns_for_are_no_measurement(study, tmp_path, monkeypatch):
+def test_cost_run_without_all_of_its_turns_is_not_finished(study, tmp_path, monkeypatch):
     folder, planned = StudyFolder(tmp_path / "out"), runs_of(study)[0]
     path = folder.result_path(planned.key)
     folder.write(planned.key, RunRecord(planned.cell, 0, planned.experiment, planned.overrides))
@@ -42,13 +42,13 @@ def test_steps_that_nobody_gives_turns_for_are_no_measurement(study, tmp_path, m
     assert read_record(path).state == "begun"
     (folder.runs / path.stem / "weights").mkdir(parents=True)
     (folder.runs / path.stem / "weights" / "last.pt").write_bytes(b"of a run that was killed")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n" * 7))  # one a step, and one to end
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n" * 7))  # one for each step and one for the end
     assert make_cost_run(path, folder.runs)
     assert read_record(path).state == "finished"
     assert not any(folder.runs.iterdir())
 
 
-def test_a_process_that_dies_between_its_turns_is_a_run_that_failed(study, tmp_path, monkeypatch):
+def test_process_that_dies_between_turns_is_a_failed_run(study, tmp_path, monkeypatch):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     monkeypatch.setattr(runner, "PROGRAM", (sys.executable, str(program)))

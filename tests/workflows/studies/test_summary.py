@@ -1,4 +1,4 @@
-"""What a study says of its runs: numbers, tests, sentences, and reports that claim no more than those."""
+"""Summaries and reports of studies: numbers, tests and sentences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from detector.workflows.studies.summary import StudySummary, summarise
 
 @pytest.fixture
 def study(small_study) -> StudyConfig:
-    """Two sizes, two activations, six seeds."""
+    """Load a study of two sizes, two activations and six seeds."""
     return load_study(str(small_study), seeds=6)
 
 
 def write(study: StudyConfig, folder: StudyFolder, value_of, **settings) -> StudySummary:
-    """Writes a record of each run for which `value_of(cell, seed)` is no None, and sums up."""
+    """Write a record of each run for which `value_of(cell, seed)` is not None, and return the summary."""
     for planned in runs_of(study):
         value = value_of(planned.cell, planned.seed)
         if value is not None:
@@ -47,7 +47,7 @@ def noisy(cell, seed) -> float:
     return 0.5 + 0.2 * size + 0.1 * (size and activation) + float(NOISE[int(size), int(activation), seed])
 
 
-def test_numbers_of_a_combination_are_those_of_its_runs(study, tmp_path):
+def test_numbers_of_a_combination_are_computed_from_its_runs(study, tmp_path):
     summary = write(study, StudyFolder(tmp_path), noisy)
     cell = summary.cells[3]
     values = [noisy(cell.cell, seed) for seed in range(6)]
@@ -59,7 +59,7 @@ def test_numbers_of_a_combination_are_those_of_its_runs(study, tmp_path):
     assert summary.num("runs") == summary.num_planned == 24
 
 
-def test_values_are_compared_with_the_baseline_where_all_else_is_the_same(study, tmp_path):
+def test_values_are_compared_with_the_baseline_at_equal_other_settings(study, tmp_path):
     small, large = write(study, StudyFolder(tmp_path), noisy).comparisons
     assert (small.place, large.place) == ("size small", "size large")
     differences = [NOISE[0, 1, seed] - NOISE[0, 0, seed] for seed in range(6)]
@@ -69,7 +69,7 @@ def test_values_are_compared_with_the_baseline_where_all_else_is_the_same(study,
     assert large.effect.corrected_p == pytest.approx(2 * large.effect.p_value)
 
 
-def test_sentences_claim_what_the_test_supports_and_name_what_it_does_not(study, tmp_path):
+def test_sentences_state_supported_and_unsupported_differences(study, tmp_path):
     said = " ".join(write(study, StudyFolder(tmp_path), noisy).sentences())
     assert "At size large, mish has higher top1 than relu" in said
     assert "Not shown to differ from relu in top1: mish at size small." in said
@@ -77,7 +77,7 @@ def test_sentences_claim_what_the_test_supports_and_name_what_it_does_not(study,
     assert "among 2 comparisons is at most 5 %" in said
 
 
-def test_a_report_never_says_that_the_test_supports_equality(study, tmp_path):
+def test_report_does_not_claim_equality(study, tmp_path):
     summary = write(study, StudyFolder(tmp_path), noisy)
     write_report(summary, StudyFolder(tmp_path))
     rows = [
@@ -86,18 +86,18 @@ def test_a_report_never_says_that_the_test_supports_equality(study, tmp_path):
     assert [row.rsplit("|", 2)[1].strip() for row in rows] == ["nothing", "a higher value"]
 
 
-def test_the_comparisons_are_counted_in_the_singular_too(small_study, tmp_path):
+def test_single_comparison_is_counted_in_the_singular(small_study, tmp_path):
     study = load_study(str(small_study), only=["size=small"], seeds=6)
     said = " ".join(write(study, StudyFolder(tmp_path), noisy).sentences())
     assert "among 1 comparison is held" in said
 
 
-def test_a_lower_value_is_called_lower(study, tmp_path):
+def test_lower_value_is_called_lower(study, tmp_path):
     said = write(study, StudyFolder(tmp_path), lambda cell, seed: -noisy(cell, seed)).sentences()
     assert any("mish has lower top1 than relu" in sentence for sentence in said)
 
 
-def test_seeds_that_one_side_lacks_are_left_out_on_both(study, tmp_path):
+def test_seeds_missing_on_one_side_are_excluded_on_both(study, tmp_path):
     def lacking(cell, seed):
         return None if (cell["activation"], seed) == ("relu", 2) else noisy(cell, seed)
 
@@ -108,7 +108,7 @@ def test_seeds_that_one_side_lacks_are_left_out_on_both(study, tmp_path):
     assert summary.sentences()[0] == "22 of 24 runs are done; the results cover these only."
 
 
-def test_few_seeds_are_called_descriptive_and_claim_nothing(small_study, tmp_path):
+def test_report_with_few_seeds_is_descriptive_only(small_study, tmp_path):
     study = load_study(str(small_study), seeds=3)
     summary = write(study, StudyFolder(tmp_path), lambda cell, seed: noisy(cell, seed) + (cell["activation"] == "mish"))
     said = summary.sentences()
@@ -119,7 +119,7 @@ def test_few_seeds_are_called_descriptive_and_claim_nothing(small_study, tmp_pat
 
 
 @pytest.mark.parametrize("stands_for", [None, 0.1])
-def test_runs_that_diverged_count_as_told_or_are_left_out(study, tmp_path, stands_for):
+def test_diverged_runs_are_excluded_or_count_as_the_given_value(study, tmp_path, stands_for):
     def state(cell, seed):
         return "diverged" if (cell["activation"], seed) == ("mish", 0) else "finished"
 
@@ -134,7 +134,7 @@ def test_runs_that_diverged_count_as_told_or_are_left_out(study, tmp_path, stand
     assert summary.cells[1].best == pytest.approx(np.mean(best))
 
 
-def test_runs_that_failed_are_counted_named_and_left_out(study, tmp_path):
+def test_failed_runs_are_counted_named_and_excluded(study, tmp_path):
     def state(cell, seed):
         return "failed" if (cell["activation"], seed) == ("mish", 0) else "finished"
 
@@ -147,14 +147,14 @@ def test_runs_that_failed_are_counted_named_and_left_out(study, tmp_path):
     assert "\\| here" in (tmp_path / "report.md").read_text()
 
 
-def test_a_study_without_a_run_has_a_report(study, tmp_path):
+def test_study_without_runs_has_a_report(study, tmp_path):
     summary = summarise(study, StudyFolder(tmp_path))
     assert summary.sentences() == ["None of 24 runs is done yet."]
     assert write_report(summary, StudyFolder(tmp_path)).is_file()
     assert "NaN" not in (tmp_path / "summary.json").read_text()
 
 
-def test_the_page_needs_nothing_but_itself_and_the_markdown_its_charts(study, tmp_path):
+def test_page_is_self_contained_and_markdown_links_its_charts(study, tmp_path):
     summary = write(study, StudyFolder(tmp_path), noisy)
     page = write_report(summary, StudyFolder(tmp_path)).read_text()
     assert not re.search(r"(src|href)='(?!data:)", page)
@@ -172,8 +172,8 @@ def test_the_page_needs_nothing_but_itself_and_the_markdown_its_charts(study, tm
     assert numbers["comparisons"][1]["effect"]["is_claimed"] is True
 
 
-def test_of_studies_of_equal_runs_hardly_any_report_makes_a_claim(study, tmp_path):
-    """Through all of the program, from records to sentences; how often the test itself errs is counted elsewhere."""
+def test_studies_of_equal_runs_rarely_claim_a_difference(study, tmp_path):
+    """This covers the path from records to sentences; `test_effect_sizes.py` counts the errors of the test itself."""
     rng, claims = np.random.default_rng(11), 0
     for draw in range(15):
         values = rng.normal(0.5, 0.02, (4, 6))
@@ -185,5 +185,5 @@ def test_of_studies_of_equal_runs_hardly_any_report_makes_a_claim(study, tmp_pat
         said = sum(" has higher " in s or " has lower " in s for s in summary.sentences())
         assert said == claimed
         claims += bool(claimed)
-    assert claims <= 3  # of 15, at 5 %: more in one of 180 such tests
+    assert claims <= 3  # of 15, at 5 %; the probability of more is 1 in 180
     assert not math.isnan(summary.comparisons[0].effect.p_value)

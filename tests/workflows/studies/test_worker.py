@@ -17,7 +17,7 @@ from detector.workflows.studies.worker import make_run
 
 @pytest.fixture
 def begun(tmp_path, small_study):
-    """The folder, key and record of a run that is about to be made."""
+    """Return a function that writes the record of a run to be made and returns its folder and key."""
 
     def begin(name: str = "out", overrides: tuple[str, ...] = ()) -> tuple[StudyFolder, str]:
         folder, planned = StudyFolder(tmp_path / name), runs_of(load_study(str(small_study), overrides))[1]
@@ -33,7 +33,7 @@ def make(folder: StudyFolder, key: str, **settings) -> tuple[bool, dict]:
     return finished, json.loads(folder.result_path(key).read_text())
 
 
-def test_a_run_leaves_its_numbers_its_costs_and_no_weights(begun):
+def test_run_records_metrics_and_costs_and_keeps_no_weights(begun):
     folder, key = begun()
     finished, record = make(folder, key)
     assert finished
@@ -52,7 +52,7 @@ def test_a_run_leaves_its_numbers_its_costs_and_no_weights(begun):
     assert "seed: 1\n" in (folder.runs / key / "config.yaml").read_text()
 
 
-def test_an_interrupted_run_goes_on_to_the_numbers_of_one_left_alone(begun):
+def test_interrupted_run_resumes_to_the_same_metrics(begun):
     folder, key = begun()
     whole = make(folder, key, keep_weights=True)[1]
     assert (folder.runs / key / "weights" / "best.safetensors").is_file()
@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_to_the_numbers_of_one_left_alone(begun):
     assert record["evaluations"] == whole["evaluations"]
 
 
-def test_a_save_of_other_settings_is_started_anew(begun):
+def test_save_with_other_settings_is_restarted(begun):
     folder, key = begun()
     assert not make(folder, key, should_stop=lambda: True)[0]
     other, _ = begun("other", ("train.clip_norm=5.0",))
@@ -78,16 +78,16 @@ def test_a_save_of_other_settings_is_started_anew(begun):
     assert record["num_steps"] == 4
 
 
-def test_a_run_whose_record_was_deleted_is_made_anew(begun):
+def test_run_with_a_deleted_record_is_repeated(begun):
     folder, key = begun()
     whole = make(folder, key, keep_weights=True)[1]
-    begun()  # the record is there again, and empty
+    begun()  # writes the record again, without results
     finished, record = make(folder, key)
     assert finished
     assert record["evaluations"] == whole["evaluations"]
 
 
-def test_a_save_of_another_version_is_started_anew(begun, monkeypatch):
+def test_save_of_another_version_is_restarted(begun, monkeypatch):
     folder, key = begun()
     assert not make(folder, key, should_stop=lambda: True)[0]
 
@@ -98,13 +98,13 @@ def test_a_save_of_another_version_is_started_anew(begun, monkeypatch):
     assert make(folder, key)[0]
 
 
-def test_a_metric_that_is_not_measured_is_refused_with_those_that_are(begun):
+def test_unknown_metric_is_rejected_with_the_known_ones(begun):
     folder, key = begun()
     with pytest.raises(ConfigError, match=r"found 'AP'; these are there: top1"):
         make(folder, key, metric="AP")
 
 
-def test_a_run_that_is_never_measured_is_refused(begun):
+def test_run_without_evaluations_is_rejected(begun):
     folder, key = begun(overrides=("train.evaluations=0",))
     with pytest.raises(ConfigError, match="expected runs with evaluations"):
         make(folder, key)
