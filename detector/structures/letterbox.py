@@ -240,12 +240,14 @@ class Letterbox:
     def boxes_to_canvas(self, source_xyxy: Boxes) -> Boxes:
         """Convert boxes from pixels of the source image to pixels of the canvas."""
         scale, offset = self._scale_and_offset(source_xyxy)
-        return source_xyxy * scale + offset  # type: ignore[no-any-return]
+        canvas_xyxy: Boxes = source_xyxy * scale + offset
+        return canvas_xyxy
 
     def boxes_to_source(self, canvas_xyxy: Boxes) -> Boxes:
         """Convert boxes from pixels of the canvas to pixels of the source image; they are not clipped."""
         scale, offset = self._scale_and_offset(canvas_xyxy)
-        return (canvas_xyxy - offset) / scale  # type: ignore[no-any-return]
+        source_xyxy: Boxes = (canvas_xyxy - offset) / scale
+        return source_xyxy
 
     def matrix(self) -> npt.NDArray[np.float64]:
         """Return the map of `boxes_to_canvas` as a 3x3 matrix on continuous source coordinates (x, y, 1)."""

@@ -285,7 +285,7 @@ def test_choice_of_the_user_is_followed(
 
 def test_an_unknown_choice_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTOR_MISH", "fast")
-    with pytest.raises(KernelsUnavailableError, match="auto, native or fused, found 'fast'"):
+    with pytest.raises(KernelsUnavailableError, match="auto, native or fused, got 'fast'"):
         cuda.available(torch.device("cuda", 0))
 
 

@@ -37,7 +37,7 @@ def _probe(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[s
 def test_without_a_compiler_one_warning_says_why(tmp_path: Path) -> None:
     found = _probe(tmp_path, PATH=str(tmp_path), CXX="", DETECTOR_MISH="auto")
     assert found.stdout.splitlines()[0] == "False False"
-    assert found.stdout.splitlines()[1].startswith("1 Mish runs without its fused CPU kernels: no C++ compiler")
+    assert found.stdout.splitlines()[1].startswith("1 Mish runs without its fused CPU kernels: there is no C++ compiler")
 
 
 def test_a_compiler_that_fails_is_named_in_the_warning(tmp_path: Path) -> None:
