@@ -11,7 +11,6 @@ import functools
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ _INVALID_CONTEXT = 201
 
 
 @functools.cache
-def _driver() -> Any:
+def _driver() -> ctypes.CDLL:
     """Return the library of the driver, which torch has loaded already."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

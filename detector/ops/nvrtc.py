@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ OLDEST = (7, 5)  # the oldest compute capability that CUDA 13 compiles for
 
 
 @functools.cache
-def _nvrtc() -> Any:
+def _nvrtc() -> ModuleType:
     """Return the module of cuda-bindings.
 
     Raises:
@@ -38,10 +39,11 @@ def _nvrtc() -> Any:
         raise KernelsUnavailableError(
             f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings"
         ) from error
-    return nvrtc
+    module: ModuleType = nvrtc
+    return module
 
 
-def _call(name: str, *arguments: Any) -> Any:
+def _call(name: str, *arguments: object) -> Any:
     """Call a function of NVRTC and return its results without the status."""
     nvrtc = _nvrtc()
     try:

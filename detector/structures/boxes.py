@@ -59,6 +59,7 @@ def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
     return _like(boxes_xyxy, [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)])
 
 
-def area_xyxy(boxes_xyxy: Any) -> Any:
+def area_xyxy(boxes_xyxy: Boxes) -> Boxes:
     """Return the areas in square pixels, shape (...,); a negative width or height is multiplied as it is."""
-    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+    areas: Boxes = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+    return areas
