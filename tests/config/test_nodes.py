@@ -1,4 +1,4 @@
-"""YAML as nodes: parents, overrides, places, and what is refused before it means anything."""
+"""YAML as nodes: parents, overrides, places, and files that are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from detector.errors import ConfigError
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes a file into the working directory of the test; returns its path."""
+    """Return a function that writes a file into the working directory of the test and returns its path."""
     monkeypatch.chdir(tmp_path)
 
     def write_file(name: str, content: str | bytes) -> Path:

@@ -1,4 +1,4 @@
-"""Loading and launching, with a driver that writes down what it is asked for."""
+"""Loading and launching with a fake driver that records its calls."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Recorder:
 
 
 class Machine:
-    """GPUs that are not there: tensors on the CPU count as those of `index`."""
+    """Fake GPUs: tensors on the CPU count as tensors of the GPU `index`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver, self.current, self.capturing, self.guarded = Recorder(), -1, False, list[int]()
