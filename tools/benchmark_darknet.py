@@ -1,11 +1,11 @@
-"""Times a Darknet network's inference on this machine's CPU against OpenCV's DNN module, side by side, on one file.
+"""Benchmark of a Darknet network's inference on this machine's CPU against OpenCV's DNN module, with one file.
 
     python3 -m venv /tmp/opencv && /tmp/opencv/bin/pip install "opencv-python-headless==4.14.*"
     python tools/benchmark_darknet.py --opencv-python /tmp/opencv/bin/python --cfg cfg/darknet/yolov4-tiny.cfg
 
-OpenCV 5 has no Darknet importer, hence the second interpreter. Both programs read the same random weights, are given a
-float image already in memory and give their raw outputs; they take turns image by image, so that a change in the
-machine's speed hits both. Prints the median of each and the ratio.
+OpenCV 5 has no Darknet importer, hence the second interpreter. Both programs read the same random weights, get a float
+image that is in memory already and compute their raw outputs. They alternate image by image, so that a change in the
+speed of the machine affects both. Prints the median of each and the ratio.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from turns import take_turns
 if TYPE_CHECKING:
     from detector.darknet.network import DarknetNet
 
-# Runs in the other interpreter, which has OpenCV and NumPy and nothing of ours.
+# Runs in the other interpreter, which has OpenCV and NumPy but not this package.
 OPENCV_WORKER = """
 import sys, time
 import cv2, numpy as np
@@ -42,14 +42,14 @@ for _ in sys.stdin:
 
 
 def network(cfg: Path) -> DarknetNet:
-    """The network of a file of 80 classes, with random weights."""
+    """Return the network of a file of 80 classes, with random weights."""
     from detector.darknet.network import CfgText, DarknetNet
 
     return DarknetNet(DarknetNet.Config(CfgText.of_file(str(cfg))), 80)
 
 
 def worker(cfg: Path, weights: Path, precision: str) -> None:
-    """Runs one image for each line on stdin and answers with its milliseconds."""
+    """Run one image for each line on stdin and print its milliseconds."""
     import time
 
     import torch
@@ -70,7 +70,7 @@ def worker(cfg: Path, weights: Path, precision: str) -> None:
 
 
 def main() -> None:
-    """Writes random weights, runs the programs in turn and prints the table."""
+    """Write random weights, run the programs in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cfg", type=Path, default=Path("cfg/darknet/yolov4-tiny.cfg"))
     parser.add_argument("--opencv-python", help="an interpreter with OpenCV 4.14", required="--worker" not in sys.argv)

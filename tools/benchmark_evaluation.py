@@ -1,12 +1,12 @@
-"""How long scoring a large results file takes and how much memory: 5,000 images, 36,500 objects, 500,000 detections.
+"""Benchmark of scoring a large results file, time and memory: 5,000 images, 36,500 objects, 500,000 detections.
 
     python tools/benchmark_evaluation.py                     (reading and scoring by the fast back end)
-    python tools/benchmark_evaluation.py --compare           (pycocotools too, and whether every number is the same)
+    python tools/benchmark_evaluation.py --compare           (pycocotools too; checks that every number is the same)
     python tools/benchmark_evaluation.py --write FOLDER      (instances.json and results.json, for other programs)
 
-The set is drawn, the same from every seed: 80 classes of very different sizes, 7.3 objects an image, of which one per
-cent are crowds, 100 detections an image: up to three near every object, the rest anywhere. The measured process reads
-the two files and scores them, nothing else.
+The data are drawn, the same for the same seed: 80 classes of very different sizes, 7.3 objects per image, one per cent
+of them crowd regions, and 100 detections per image: up to three near every object, the others anywhere. The measured
+process only reads the two files and scores them.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ NUM_CLASSES, WIDTH, HEIGHT = 80, 640, 480
 
 
 def _boxes(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
-    """Boxes xywh inside the image: float64 (count, 4)."""
+    """Return boxes xywh inside the image: float64 (count, 4)."""
     sides = np.exp(rng.uniform(np.log(8), np.log(350), (count, 2)))
     return np.column_stack([rng.uniform(0, 1, (count, 2)) * ((WIDTH, HEIGHT) - sides), sides])
 
 
 def write_set(folder: Path, num_images: int, num_objects: int, num_detections: int, seed: int) -> None:
-    """Draws the set and writes `instances.json` and `results.json`."""
+    """Draw the data and write `instances.json` and `results.json`."""
     rng = np.random.default_rng(seed)
     class_shares = rng.dirichlet(np.full(NUM_CLASSES, 0.5))
     image_ids = np.sort(rng.choice(600_000, num_images, replace=False))
@@ -87,7 +87,7 @@ def write_set(folder: Path, num_images: int, num_objects: int, num_detections: i
 
 
 def measure(folder: Path, backends: list[str]) -> None:
-    """Reads and scores the two files, and prints what that takes."""
+    """Read and score the two files; print time and memory."""
     start_s = time.perf_counter()
     truth = GroundTruth.of_annotations(read_coco(folder / "instances.json", None))
     results, _ = read_results(folder / "results.json", truth)
@@ -112,7 +112,7 @@ def measure(folder: Path, backends: list[str]) -> None:
 
 
 def main() -> None:
-    """Parses the command line."""
+    """Run the benchmark that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--objects", type=int, default=36_500)
@@ -130,7 +130,7 @@ def main() -> None:
         folder = arguments.write or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         write_set(folder, arguments.images, arguments.objects, arguments.detections, arguments.seed)
-        if arguments.write is None:  # in a process of its own, whose memory the drawing is no part of
+        if arguments.write is None:  # in a process of its own, so that its memory excludes the drawing
             how = ["--compare"] if arguments.compare else ["--backend", arguments.backend]
             subprocess.run([sys.executable, __file__, "--read", str(folder), *how], check=True)
 

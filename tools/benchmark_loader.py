@@ -1,10 +1,10 @@
-"""Times the loader alone: this package's mosaic, affine, HSV and flip against the same steps of albumentations.
+"""Benchmark of the loader alone: mosaic, affine, HSV and flip of this package against those of albumentations.
 
     python tools/benchmark_loader.py data/bccd.yaml --workers 1 2 --epochs 20
 
-Both loaders give the same images to the same batches in the same order, from the same cache of decoded images, on one
-thread a process; they take turns epoch by epoch, so that a change in the machine's speed hits both. The first epoch of
-each fills the cache and is not counted. Prints images/s, the ratio and how much memory grew.
+Both loaders put the same images into the same batches in the same order, from the same cache of decoded images, with
+one thread per process. They alternate epoch by epoch, so that a change in the speed of the machine affects both. The
+first epoch of each fills the cache and is not counted. Prints images/s, the ratio and the growth of memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OURS, THEIRS = "this package", "albumentations"
 
 
 class AlbumentationsSamples(Dataset[Sample]):
-    """The recipe's defaults in albumentations' own transforms: Mosaic, Affine, HueSaturationValue, HorizontalFlip."""
+    """Return the default augmentation in albumentations: Mosaic, Affine, HueSaturationValue, HorizontalFlip."""
 
     def __init__(self, samples: TrainingSamples) -> None:
         import albumentations
@@ -60,7 +60,7 @@ class AlbumentationsSamples(Dataset[Sample]):
                 ),
                 albumentations.HueSaturationValue(
                     hue_shift_limit=recipe.hue * 180,
-                    sat_shift_limit=recipe.saturation * 128,  # it adds where the recipe multiplies
+                    sat_shift_limit=recipe.saturation * 128,  # albumentations adds, this package multiplies
                     val_shift_limit=recipe.value * 128,
                     p=1.0,
                 ),
@@ -93,7 +93,7 @@ class AlbumentationsSamples(Dataset[Sample]):
 
 
 class Epoch(Sampler[list[SampleKey]]):
-    """The batches of one epoch after another, each time it is gone through."""
+    """Sampler that yields the batches of the next epoch each time it is iterated over."""
 
     def __init__(self, num_images: int) -> None:
         self._num_images, self._num_batches, self._epoch = num_images, num_images // BATCH_SIZE, -1
@@ -109,11 +109,11 @@ class Epoch(Sampler[list[SampleKey]]):
 
 
 def loader_of(name: str, annotations: CocoAnnotations, workers: int) -> DataLoader[Batch]:
-    """One of the two loaders; its workers wait between epochs."""
+    """Return one of the two loaders; its workers wait between epochs."""
     samples = TrainingSamples(
         annotations, Canvas((SIZE, SIZE), 3, "letterbox"), AugmentConfig(), seed=0, cache_mb=CACHE_MB
     )
-    for index in range(len(samples)):  # decoded once, before the workers are forked: they share the pages
+    for index in range(len(samples)):  # decoded once before the workers are forked, so that they share the pages
         samples.source(index)
     chosen: Any = samples if name == OURS else AlbumentationsSamples(samples)
     sampler: Any = Epoch(len(samples))
@@ -121,7 +121,7 @@ def loader_of(name: str, annotations: CocoAnnotations, workers: int) -> DataLoad
 
 
 def resident_mb() -> float:
-    """Memory of this process and its workers in megabytes, pages they share counted once; Linux only, else 0."""
+    """Return the memory of this process and its workers in megabytes, shared pages counted once; 0 unless on Linux."""
     own = os.getpid()
     if not Path(f"/proc/{own}/smaps_rollup").is_file():
         return 0.0
@@ -131,7 +131,7 @@ def resident_mb() -> float:
 
 
 def main() -> None:
-    """Runs the two loaders in turn and prints the table."""
+    """Run the two loaders in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", help="a data set, as in data=...")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])

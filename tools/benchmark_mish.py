@@ -1,4 +1,4 @@
-"""Measures Mish and its fused relatives against torch's operators and torch.compile; writes Markdown tables.
+"""Benchmark of Mish and its fused variants against torch's operators and torch.compile; writes Markdown tables.
 
     PYTHONPATH=. python tools/benchmark_mish.py --sections copy,act,bn,infer --output docs/benchmarks/mish-h200.md
     PYTHONPATH=. python tools/benchmark_mish.py --sections stack,cpu --output docs/benchmarks/mish-h200.md
@@ -7,9 +7,9 @@ Needs torch and numpy only. The two calls take less than ten minutes each on a G
 in the file and leaves the others. Sections: copy (bandwidth of a copy), act (Mish), bn (batch norm + Mish in training),
 infer (bias + Mish in place), stack (a whole CSP-Darknet), cpu (the CPU kernels).
 
-Method: buffers rotate through more than 256 MB, so that no input lies in the cache; the GPU is kept busy until all is
-queued, so that no launch is waited for; medians. Percentages are of the copy's bandwidth, at the bytes an ideal
-implementation would move: each tensor read or written once per pass that needs it.
+Method: buffers rotate through more than 256 MB, so that no input is in the cache. The GPU is kept busy until everything
+is queued, so that it never waits for a launch. Times are medians. Percentages are relative to the bandwidth of a copy,
+for the bytes that an ideal implementation moves: each tensor is read or written once per pass that needs it.
 """
 
 from __future__ import annotations
@@ -53,35 +53,35 @@ LAST = torch.channels_last
 
 
 class TorchMish(Activation):
-    """torch's own Mish, as a comparison that no fused path recognises."""
+    """torch's own Mish, for comparison; no fused path recognises it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The operator itself."""
+        """Return Mish of x."""
         return F.mish(x)
 
 
 def composite(x: Tensor) -> Tensor:
-    """Mish of three operators, each of which rounds and saves its result."""
+    """Return Mish by three operators, each of which rounds and saves its result."""
     return x * torch.tanh(F.softplus(x))
 
 
 def chained(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """One after the other."""
+    """Return batch norm, then Mish, by one operator after the other."""
     return lambda x: second(first(x))
 
 
 def fused(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None) -> Tensor:
-    """Batch norm + Mish in one operation."""
+    """Return batch norm + Mish by one operation."""
     return norm_mish(x, norm, residual)
 
 
 def in_place(bias: Tensor, x: Tensor, residual: Tensor | None) -> Tensor:
-    """Bias + Mish in one operation."""
+    """Return bias + Mish by one operation."""
     return bias_mish_(x, bias, residual)
 
 
 def with_residual(function: Callable[[Tensor], Tensor]) -> Function:
-    """The function of x, plus a residual where one is given."""
+    """Return the function of x, plus a residual if there is one."""
 
     def added(x: Tensor, residual: Tensor | None) -> Tensor:
         y = function(x)
@@ -91,7 +91,7 @@ def with_residual(function: Callable[[Tensor], Tensor]) -> Function:
 
 
 def cases(bench: Bench) -> list[tuple[tuple[int, int, int, int], torch.dtype, torch.memory_format]]:
-    """Shapes in bfloat16 channels_last; the first two also in NCHW, float32 and float16."""
+    """Yield the shapes in bfloat16 channels_last, the first two also in NCHW, float32 and float16."""
     found = [(shape, torch.bfloat16, LAST) for shape in bench.shapes]
     found += [(shape, torch.bfloat16, PLANES) for shape in bench.shapes[:2]]
     return found + [(shape, dtype, LAST) for shape in bench.shapes[1:2] for dtype in (torch.float32, torch.float16)]
@@ -106,23 +106,23 @@ def measure_training(
     norm: nn.BatchNorm2d | None,
     passes: tuple[int, int],
 ) -> None:
-    """Times forward and backward of variants and checks their gradients; the first one, in float64, is right.
+    """Time forward and backward of variants and check their gradients against the first one in float64.
 
     Args:
         bench: the machine.
-        table: gets a row for each variant.
+        table: table that gets a row for each variant.
         case: the first cell of the rows.
         variants: functions of x and a residual; those whose name begins with compile are compiled.
-        make: fresh arguments.
-        norm: what the functions use besides, and whose gradients count.
-        passes: how often an ideal forward and backward moves a tensor of the size of x.
+        make: function that returns fresh arguments.
+        norm: batch norm that the functions use and whose gradients are checked too, or None.
+        passes: number of times that an ideal forward and backward moves a tensor of the size of x.
     """
     x, residual = make()
     own = [] if norm is None else list(norm.parameters())
     num_bytes = x.numel() * x.element_size()
     grad = torch.randn_like(x)
     wanted: tuple[Tensor, ...] = ()
-    if num_bytes < 64 * 2**20:  # float64 of the largest tensors is not worth its time
+    if num_bytes < 64 * 2**20:  # float64 takes too long for the largest tensors
         wide = x.double().requires_grad_()
         if norm is not None:
             norm.double()
@@ -146,7 +146,7 @@ def measure_training(
         del pulls
         memory = bench.memory(partial(run, x, residual), lambda y: torch.autograd.grad(y, [x, *own], grad))
         found = torch.autograd.grad(run(x, residual), [x, *own], grad)
-        pairs = () if name == "BN only" else zip(found, wanted, strict=False)  # which has gradients of its own
+        pairs = () if name == "BN only" else zip(found, wanted, strict=False)  # its gradients differ
         errors = [((f.double() - w).abs().max() / w.abs().max()).item() for f, w in pairs]
         cells = cells_of(bench, (forward, backward), [num_bytes * number for number in passes])
         table.add(
@@ -162,7 +162,7 @@ TRAINING_COLUMNS = ("fwd us", "GB/s", "% copy", "bwd us", "GB/s", "% copy", "sav
 
 
 def section_copy(bench: Bench) -> str:
-    """Bandwidth of a copy, reading and writing."""
+    """Measure the bandwidth of a copy, reading and writing."""
     table = Table("copy", "us", "GB/s")
     for num_bytes in (2**20,) if bench.smoke else (256 * 2**20, 2**30):
         source = [torch.ones(num_bytes // 4, device=bench.device) for _ in range(bench.sets_of(2 * num_bytes))]
@@ -173,7 +173,7 @@ def section_copy(bench: Bench) -> str:
 
 
 def section_act(bench: Bench) -> str:
-    """Mish alone, and what a call costs the processor that queues it."""
+    """Measure Mish alone, and the time of the processor that queues a call."""
     table = Table("tensor", "variant", *TRAINING_COLUMNS)
     formulas: dict[str, Callable[[Tensor], Tensor]] = {"F.mish": F.mish, "x * tanh(softplus(x))": composite}
     formulas |= {"compile(F.mish)": F.mish, "compile(one exp)": sigmoid_form, "ours": mish}
@@ -201,7 +201,7 @@ def section_act(bench: Bench) -> str:
 
 
 def section_bn(bench: Bench) -> str:
-    """Batch norm + Mish in training, without and with a shortcut."""
+    """Measure batch norm + Mish in training, without and with a shortcut."""
     table = Table("tensor", "variant", *TRAINING_COLUMNS)
     for shape, dtype, layout in cases(bench):
         norm = nn.BatchNorm2d(shape[1], device=bench.device)
@@ -219,7 +219,7 @@ def section_bn(bench: Bench) -> str:
 
 
 def section_infer(bench: Bench) -> str:
-    """Bias + Mish, without and with a shortcut, as a folded network has it."""
+    """Measure bias + Mish of a folded network, without and with a shortcut."""
     table = Table("tensor", "variant", "us", "GB/s", "% copy")
     for shape, dtype, layout in cases(bench):
         for shortcut in (False, True) if shape in bench.shapes[1:4] else (False,):
@@ -245,7 +245,7 @@ def section_infer(bench: Bench) -> str:
 
 
 def backbone(bench: Bench, activation: ActivationConfig | None, layout: torch.memory_format) -> CSPDarknet:
-    """A CSP-Darknet of width and depth 1; without an activation it has torch's Mish, which no fused path knows."""
+    """Return a CSP-Darknet of width and depth 1; without an activation it has torch's Mish, which is never fused."""
     size = 0.125 if bench.smoke else 1.0
     model = CSPDarknet(CSPDarknet.Config(), Scale(size, size, activation=activation or Mish.Config()), 3)
     if activation is None:
@@ -256,7 +256,7 @@ def backbone(bench: Bench, activation: ActivationConfig | None, layout: torch.me
 
 
 def section_stack(bench: Bench) -> str:
-    """A backbone: training step and folded inference."""
+    """Measure a backbone: training step and folded inference."""
     batch, side = (1, 64) if bench.smoke else (16, 608)
     table = Table("network", "train ms", "peak GiB", "of it convolutions %", f"infer {batch} ms", "infer 1, graph ms")
     half, full = torch.bfloat16, torch.float32
@@ -307,7 +307,7 @@ def section_stack(bench: Bench) -> str:
 
 
 def section_cpu(bench: Bench) -> str:
-    """The CPU kernels, with preallocated results, on one thread and on two."""
+    """Measure the CPU kernels, with preallocated results, on one thread and on two."""
     num = 2**16 if bench.smoke else 11_829_248  # 2 x 64 x 304 x 304
     table = Table("operation", "dtype", "threads", "torch ms", "SiLU ms", "ours ms", "torch / ours")
     kept, here = torch.get_num_threads(), Bench(torch.device("cpu"), 7, bench.smoke, False, bench.stops_at)
@@ -329,7 +329,7 @@ def section_cpu(bench: Bench) -> str:
                 partial(cpu.mish_forward_out, x, out),
             ],
             "backward": [
-                partial(operators.mish_backward, grad, x),  # torch has none that writes into a given tensor
+                partial(operators.mish_backward, grad, x),  # torch has no such operator that writes into a given tensor
                 partial(operators.silu_backward.grad_input, grad, x, grad_input=out),
                 partial(cpu.mish_backward_out, grad, x, out),
             ],
@@ -351,23 +351,23 @@ def section_cpu(bench: Bench) -> str:
 
 
 def main() -> None:
-    """Runs the sections and writes the file."""
+    """Run the sections and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="a Markdown file; its other sections stay")
+    parser.add_argument("--output", type=Path, help="a Markdown file; its other sections are kept")
     parser.add_argument("--rounds", type=int, default=30, help="measurements of each variant")
-    parser.add_argument("--seconds", type=float, default=540, help="after these no more variants are begun")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--seconds", type=float, default=540, help="no variant is started after this time")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to check that everything runs")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     options = parser.parse_args()
     names = options.sections.split(",")
     if unknown := sorted(set(names) - set(SECTIONS)):
-        parser.error(f"--sections takes {', '.join(SECTIONS)}; found {', '.join(unknown)}")
+        parser.error(f"--sections: expected some of {', '.join(SECTIONS)}, got {', '.join(unknown)}")
     stops_at = time.monotonic() + options.seconds
     device = torch.device(options.device)
     bench = Bench(device, options.rounds, options.smoke, not options.no_compile, stops_at)
-    torch._functorch.config.donated_buffer = False  # a backward is run many times
+    torch._functorch.config.donated_buffer = False  # the backward pass runs many times
     run = dict(
         zip(SECTIONS, (section_copy, section_act, section_bn, section_infer, section_stack, section_cpu), strict=True)
     )

@@ -1,9 +1,9 @@
-"""Times a training step of mish-n on this machine: fused kernels against torch's operators, side by side.
+"""Benchmark of a training step of mish-n on this machine: fused kernels against torch's operators.
 
     python tools/benchmark_step.py --size 320 --batch-size 16 --rounds 5
 
-Each variant is a process of its own; the processes take turns step by step, so that a change in the machine's speed
-hits all of them. Prints the median step of each variant and its ratio to the first.
+Each variant is a process of its own. The processes alternate step by step, so that a change in the speed of the machine
+affects all of them. Prints the median step of each variant and its ratio to the first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VARIANTS = {
 
 
 def worker(activation: str, precision: str, layout: str, size: int, batch_size: int) -> None:
-    """Runs one training step for each line on stdin and answers with its milliseconds."""
+    """Run one training step for each line on stdin and print its milliseconds."""
     import torch
     from steps import Step
 
@@ -51,7 +51,7 @@ def worker(activation: str, precision: str, layout: str, size: int, batch_size: 
 
 
 def main() -> None:
-    """Runs every variant in turn and prints the table."""
+    """Run every variant in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=16)

@@ -1,13 +1,13 @@
-"""What looking at an image in tiles gains: AP of a small detector on large images of small objects, look by look.
+"""Benchmark of prediction in tiles: AP of a small detector on large images of small objects, for each set of views.
 
-    python tools/benchmark_tiling.py                        (draws, trains for a few minutes, measures; prints Markdown)
+    python tools/benchmark_tiling.py                        (draws, trains for some minutes, evaluates; prints Markdown)
     python tools/benchmark_tiling.py --weights best.safetensors --sheets 8
-    python tools/benchmark_tiling.py --only "whole"          (the rows whose name begins so)
+    python tools/benchmark_tiling.py --only "whole"          (the rows whose name begins with "whole")
 
-The detector learns from the embedded data set as it is, 320 x 320 px, objects of 12 to 160 px. It is measured on sheets
-of 5 x 5 images of that kind which it never saw, drawn at 256 x 256 px, so that no tile of 320 px shows one by itself:
-1280 x 1280 px, objects of 12 to 128 px. A plain look reduces a sheet to the canvas that the detector was trained on;
-tiles show it at full size, part by part. Times are seconds of one processor core.
+The detector is trained on the embedded data set: images of 320 x 320 px with objects of 12 to 160 px. It is evaluated
+on sheets of 1280 x 1280 px with objects of 12 to 128 px. A sheet consists of 5 x 5 new images of the same kind, drawn
+at 256 x 256 px, so that no tile of 320 px shows a single image. Without tiles, a sheet is reduced to the canvas of
+training; tiles show it at full size, part by part. Times are seconds of one processor core.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 
 def draw_sheets(folder: Path, num_sheets: int, seed: int) -> CocoAnnotations:
-    """Draws the sheets: images `000001.png` ... and `sheets.json`."""
+    """Draw the sheets: images `000001.png` ... and `sheets.json`."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for sheet in range(num_sheets):
@@ -77,14 +77,14 @@ def draw_sheets(folder: Path, num_sheets: int, seed: int) -> CocoAnnotations:
 
 
 def trained(folder: Path, iterations: int) -> Path:
-    """A detector trained on the embedded data set, in a folder of its own."""
+    """Train a detector on the embedded data set, in a folder of its own; return its model file."""
     overrides = [f"train.iterations={iterations}", "train.evaluations=1", "loader.batch_size=8", "loader.workers=0"]
     overrides += [f"data.root={folder / 'shapes'}", f"train.project={folder / 'runs'}", "augment.mosaic=0.5"]
     return train(load_experiment("demo", overrides)).folder.best
 
 
 def measure(weights: Path, annotations: CocoAnnotations, overrides: tuple[str, ...]) -> tuple[dict[str, float], float]:
-    """The COCO numbers of a row, and its seconds of one core for each image."""
+    """Return the COCO metrics of a row and its seconds of one core per image."""
     loaded = load_model(weights, [*overrides, "evaluate.batch_size=4", "evaluate.max_detections=1000"])
     begun_s = time.process_time()
     metrics = evaluate_model(loaded, annotations).metrics
@@ -92,14 +92,16 @@ def measure(weights: Path, annotations: CocoAnnotations, overrides: tuple[str, .
 
 
 def main() -> None:
-    """Parses the command line and prints the table."""
+    """Print the table that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a detector of the six shapes; trains none")
-    parser.add_argument("--iterations", type=int, default=500, help="of training (default 500)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a trained detector of the six shapes, instead of training one"
+    )
+    parser.add_argument("--iterations", type=int, default=500, help="training steps (default 500)")
     parser.add_argument("--sheets", type=int, default=16, help="number of sheets (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sheets")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep data, run and sheets there")
-    parser.add_argument("--only", default="", metavar="NAME", help="rows whose name begins so")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sheets")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep data, run and sheets in this folder")
+    parser.add_argument("--only", default="", metavar="NAME", help="only rows whose name begins with NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,7 +110,7 @@ def main() -> None:
         annotations = draw_sheets(folder / "sheets", arguments.sheets, arguments.seed)
         weights = arguments.weights or trained(folder, arguments.iterations)
         print(f"{len(annotations)} sheets, {annotations.num_boxes} objects\n")
-        print("| looks | AP | AP50 | AP small | AP medium | AP large | s per image |\n|---|---|---|---|---|---|---|")
+        print("| views | AP | AP50 | AP small | AP medium | AP large | s per image |\n|---|---|---|---|---|---|---|")
         for name, overrides in ROWS.items():
             if name.startswith(arguments.only):
                 stats, image_s = measure(weights, annotations, overrides)

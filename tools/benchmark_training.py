@@ -1,11 +1,11 @@
-"""Times training end to end, loader and step together: what the loader costs, and what the kernels save.
+"""Benchmark of training end to end, loader and step together: the cost of the loader and the gain of the kernels.
 
     python tools/benchmark_training.py --data data/bccd.yaml --size 320 --rounds 5
 
-The variants take turns, each a process of its own, so that a change in the machine's speed hits all of them: the
-default path with the real loader, the same step on batches that lie in memory (`memory`), and nn.BatchNorm2d + F.mish
-in fp32 NCHW with the real loader (`plain`). A turn's first steps are not timed: they take what the loader has made
-while the others ran. Prints images/s and the ratios, and the processor time that the workers take for an image.
+The variants alternate, each a process of its own, so that a change in the speed of the machine affects all of them: the
+default path with the real loader, the same step on batches in memory (`memory`), and nn.BatchNorm2d + F.mish in fp32
+NCHW with the real loader (`plain`). The first steps of a turn are not timed, because their batches were made while the
+others ran. Prints images/s, the ratios and the processor time that the workers need per image.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 from turns import take_turns
 
 BATCH_SIZE = 16
-NUM_KEPT = 8  # batches in memory, gone through again and again
+NUM_KEPT = 8  # batches in memory, used again and again
 OURS, MEMORY, PLAIN = "default, real loader", "default, batches in memory", "fp32 NCHW F.mish, real loader"
-# Activation, precision, memory format and where batches come from; DETECTOR_MISH of each variant.
+# Activation, precision, memory format and source of the batches of each variant.
 VARIANTS = {
     OURS: ("mish", "bf16", "channels_last", "loader"),
     MEMORY: ("mish", "bf16", "channels_last", "memory"),
@@ -36,7 +36,7 @@ AGAINST = {"memory": MEMORY, "plain": PLAIN}
 
 
 def workers_s() -> float:
-    """Processor seconds that the child processes have taken; Linux only, else 0."""
+    """Return the processor seconds of the child processes; 0 unless on Linux."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     if not children.is_file():
         return 0.0
@@ -45,7 +45,7 @@ def workers_s() -> float:
 
 
 def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> None:
-    """Trains `steps` steps for each line on stdin and answers with the milliseconds of the later ones for a step."""
+    """Train `steps` timed steps for each line on stdin and print the milliseconds per step."""
     from steps import Step
 
     from detector.data.loader import BatchRange, LoaderConfig, StreamSampler, TrainingSamples, training_batches
@@ -66,7 +66,7 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
             [Batch.of([samples[key] for key in keys]) for keys in itertools.islice(sampler, NUM_KEPT)]
         )
     step = Step(activation, precision, layout, len(annotations.class_names))
-    num_made = 4 * options.workers  # by then, while the others had their turn
+    num_made = 4 * options.workers  # batches that the loader can have made while the others ran
     for _ in sys.stdin:
         for number, batch in enumerate(itertools.islice(batches, num_made + options.steps)):
             if number == num_made:
@@ -79,7 +79,7 @@ def worker(variant: tuple[str, str, str, str], options: argparse.Namespace) -> N
 
 
 def main() -> None:
-    """Runs every variant in turn and prints the table."""
+    """Run every variant in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", default="shapes", help="a data set, as in data=...")
     parser.add_argument("--size", type=int, default=320)

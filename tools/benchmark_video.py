@@ -1,14 +1,14 @@
-"""Times a video end to end: decode, detect, draw, encode, all at once, against the work of these stages one by one.
+"""Benchmark of a video end to end: decode, detect, draw and encode at once, against these stages one by one.
 
     python tools/benchmark_video.py best.safetensors --size 640x360 --frames 300 --rounds 3
     python tools/benchmark_video.py best.safetensors --soak 5000
 
-Two cores allow 2 / (core-seconds of all stages for a frame) frames a second. In each round every stage is run alone
-over the same frames, on one thread, and its processor time taken; then the pipeline runs, and the wall clock counts.
-Both take turns, so that a change in the machine's speed hits both. The second form runs the pipeline for long and says
-how memory and open files grew after the first fifth.
+Two cores allow 2 / (core-seconds of all stages per frame) frames per second. In each round, every stage runs alone over
+the same frames, on one thread, and its processor time is measured. Then the pipeline runs, and its wall time is
+measured. Both alternate, so that a change in the speed of the machine affects both. The second form runs the pipeline
+for long and prints how memory and open files grew after the first fifth.
 
-The source is drawn: discs that drift over a bright ground, as blood cells under a microscope.
+The source is drawn: discs that drift over a bright background, like blood cells under a microscope.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAGES = ("decode", "detect", "draw", "encode")
 
 
 def draw_video(path: Path, num_frames: int, size_wh: tuple[int, int], fps: float = 25.0, seed: int = 0) -> Path:
-    """A drawn video in MPEG-4 of a size (width, height), its discs in motion."""
+    """Draw a video in MPEG-4 of a size (width, height), with moving discs; return its path."""
     rng, (width, height) = np.random.default_rng(seed), size_wh
     num_discs = 16
     start_xy, step_xy = rng.uniform((0, 0), (width, height), (num_discs, 2)), rng.uniform(-1.5, 1.5, (num_discs, 2))
@@ -57,7 +57,7 @@ def draw_video(path: Path, num_frames: int, size_wh: tuple[int, int], fps: float
 
 
 def core_seconds(work: Callable[[], None]) -> float:
-    """The processor time that some work took, of all threads of this process."""
+    """Return the processor time of some work, of all threads of this process."""
     started_s = time.process_time()
     work()
     return time.process_time() - started_s
@@ -73,7 +73,7 @@ def written(pictures: PictureWriter, result: Result) -> Result:
 def stages_alone(
     predictor: Predictor, select: SelectConfig, video: Path, folder: Path, batch_size: int
 ) -> dict[str, float]:
-    """The core-seconds of each stage over all frames of a video, one stage after the other."""
+    """Return the core-seconds of each stage over all frames of a video, one stage after the other."""
     frames: list[ImageSource] = []
     results: list[Result] = []
     pictures = PictureWriter(folder)
@@ -108,7 +108,7 @@ def pipelined(
     batch_size: int,
     watch: Callable[[int], None] = lambda n: None,
 ) -> tuple[int, int, float, float]:
-    """Frames, detections, wall seconds and core-seconds of the pipeline; `watch` is told of the frames done."""
+    """Return frames, detections, wall seconds and core-seconds of the pipeline; call `watch` with the frames done."""
     pictures = PictureWriter(folder)
     num_frames = num_found = 0
     started_s, started_core_s = time.perf_counter(), time.process_time()
@@ -124,14 +124,14 @@ def pipelined(
 
 
 def resident_mb() -> float:
-    """Memory of this process in megabytes; Linux only."""
+    """Return the memory of this process in megabytes; Linux only."""
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
 def soak(
     predictor: Predictor, select: SelectConfig, video: Path, num_frames: int, folder: Path, batch_size: int
 ) -> None:
-    """Runs the pipeline over the same video again and again, and prints how memory and handles grew."""
+    """Run the pipeline over the same video again and again; print how memory and handles grew."""
     per_video = sum(1 for _ in video_frames(VideoSource(str(video), video)))
     sources = [VideoSource(str(video), video) for _ in range(-(-num_frames // per_video))]
     samples: list[tuple[int, float, int]] = []
@@ -146,7 +146,7 @@ def soak(
 
     done, _, wall_s, _ = pipelined(predictor, select, sources, folder, batch_size, watch)
     warm = [sample for sample in samples if sample[0] > done // 5]
-    # The peak of each end, so that where within a frame a sample fell does not matter.
+    # The peaks at both ends, so that the place of a sample within a frame does not matter.
     num = max(1, len(warm) // 5)
     first, last = (max(mb for _, mb, _ in part) for part in (warm[:num], warm[-num:]))
     handles = [num for _, _, num in warm]
@@ -157,16 +157,18 @@ def soak(
 
 
 def main() -> None:
-    """Draws the source, runs what is asked and prints it."""
+    """Draw the source, run the requested measurement and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--size", default="640x360", help="of the source, WIDTHxHEIGHT")
+    parser.add_argument("--size", default="640x360", help="size of the source, WIDTHxHEIGHT")
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=2, help="frames in a batch, alone and in the pipeline")
+    parser.add_argument(
+        "--batch", type=int, default=2, help="frames in a batch, in the stage alone and in the pipeline"
+    )
     parser.add_argument("--soak", type=int, metavar="N", help="frames to run for, instead of the table")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the videos here")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the videos in this folder")
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))
     loaded = load_model(options.weights)

@@ -1,13 +1,13 @@
-"""Holds Darknet networks of this package against OpenCV's own reader of Darknet files.
+"""Comparison of this package's Darknet networks with OpenCV's reader of Darknet files.
 
     python -m venv /tmp/opencv4
     /tmp/opencv4/bin/pip install "opencv-python-headless==4.14.*" numpy
     python tools/darknet_oracle.py --opencv /tmp/opencv4/bin/python --photo street.jpg yolov4-tiny yolov4
 
-OpenCV 5 dropped the reader, so OpenCV 4 lives in an environment of its own and runs there as a process of its own. Each
-network gets seeded random weights of realistic statistics, unless a trained model is given (.safetensors or .weights);
-its batch norms are folded for the comparison, because OpenCV's epsilon is another one. `--golden FOLDER` writes the
-numbers that guard the test suite.
+OpenCV 5 has no such reader, so OpenCV 4 is installed in a virtual environment of its own and runs as a process of its
+own. Each network gets seeded random weights of realistic statistics, unless a trained model is given (.safetensors or
+.weights). Its batch norms are folded for the comparison, because OpenCV uses another epsilon. `--golden FOLDER` writes
+the numbers that the test suite compares with.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHIPPED = (
     *("yolov7-tiny", "yolov7"),
 )
 FITS = ("stretch", "letterbox")
-SMALL_HW = (128, 192)  # what golden numbers are made at
-STATISTICS_HW = (384, 384)  # what the statistics of the weights are made at where the canvas is that of the .cfg
+SMALL_HW = (128, 192)  # canvas of the golden numbers
+STATISTICS_HW = (384, 384)  # canvas of the statistics of the weights when the canvas is that of the .cfg
 NUM_CANDIDATES = 100  # boxes before suppression, the best ones
 NMS_IOU = 0.45
 NUM_SAMPLES = 400  # golden values of each raw map
@@ -42,7 +42,7 @@ NUM_SAMPLES = 400  # golden values of each raw map
 
 
 def run_opencv(folder: Path) -> None:
-    """Runs net.cfg and net.weights on each input in a folder; leaves raw maps, boxes and what suppression keeps.
+    """Run net.cfg and net.weights on each input in a folder; write raw maps, boxes and the boxes that NMS keeps.
 
     The results are raw_i (cells, channels) and decoded_i (cells * anchors, 5 + classes) of head i, and `kept`: rows of
     label, score, x, y, width, height in parts of the canvas.
@@ -52,7 +52,7 @@ def run_opencv(folder: Path) -> None:
     net = cv2.dnn.readNetFromDarknet(  # type: ignore[attr-defined]  # of OpenCV 4 only
         str(folder / "net.cfg"), str(folder / "net.weights")
     )
-    net.enableWinograd(False)  # a fast way to convolve that loses a digit
+    net.enableWinograd(False)  # a faster convolution that loses a digit
     heads = [name for name in net.getLayerNames() if name.startswith("yolo_")]
     wanted = [name.replace("yolo", "permute") for name in heads] + heads
     for path in sorted(folder.glob("*.input.npz")):
@@ -78,7 +78,7 @@ def run_opencv(folder: Path) -> None:
 
 
 def synthetic_photo(image_hw: tuple[int, int] = (150, 110), seed: int = 0) -> npt.NDArray[np.uint8]:
-    """A picture of smooth colours and edges, uint8 (H, W, 3), the same everywhere."""
+    """Return a picture of smooth colours and edges, uint8 (H, W, 3), the same on every machine."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[: image_hw[0], : image_hw[1]]
     picture = np.zeros((*image_hw, 3))
@@ -94,7 +94,7 @@ def synthetic_photo(image_hw: tuple[int, int] = (150, 110), seed: int = 0) -> np
 
 
 def canvas_of(photo: npt.NDArray[np.uint8], canvas_hw: tuple[int, int], fit: str) -> npt.NDArray[np.float32]:
-    """A photo as the network's input, float32 (1, 3, H, W) in 0..1, by Darknet's arithmetic."""
+    """Return a photo as the network's input, float32 (1, 3, H, W) in 0..1, by Darknet's arithmetic."""
     from detector.structures.letterbox import Letterbox
 
     image_hw = (photo.shape[0], photo.shape[1])
@@ -105,10 +105,10 @@ def canvas_of(photo: npt.NDArray[np.uint8], canvas_hw: tuple[int, int], fit: str
 def realistic_network(
     name: str, photo: npt.NDArray[np.uint8], canvas_hw: tuple[int, int] = SMALL_HW, seed: int = 0
 ) -> Any:
-    """A `DarknetNet` in evaluation mode whose weights are random and whose activations have a trained network's size.
+    """Return a `DarknetNet` in evaluation mode with random weights and activations of the size of a trained network.
 
     Batch norms get the statistics of a photo, computed in float64, so that they are the same on every machine. Raw
-    values spread about 0, objectness and classes about a low probability.
+    values are spread about 0, objectness and class scores about a low probability.
     """
     import torch
 
@@ -137,7 +137,7 @@ def realistic_network(
         layer.conv.weight.data = normal(layer.conv.weight.shape, (2 / layer.conv.weight[0].numel()) ** 0.5)
         if isinstance(layer.norm, torch.nn.BatchNorm2d):
             layer.norm.weight.data = 1 + normal(layer.norm.weight.shape, 0.2)
-            # Most values pass a rectifier, or rounding would grow from layer to layer as in no trained network.
+            # Most values pass a rectifier; otherwise rounding errors would grow from layer to layer.
             layer.norm.bias.data = 1 + normal(layer.norm.bias.shape, 0.2)
             layer.norm.momentum = 1.0
         elif layer.conv.bias is not None:
@@ -157,7 +157,7 @@ def realistic_network(
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """How far apart the two are on one input; raw maps and boxes relative to their scale."""
+    """Differences of the two programs on one input; those of raw maps and boxes are relative to their scale."""
 
     raw: float
     decoded: float
@@ -167,13 +167,13 @@ class Compared:
 
     @property
     def agrees(self) -> bool:
-        """Within the bounds that are asked of the package."""
+        """True if the differences are within the bounds."""
         close = max(self.raw, self.decoded) <= 1e-4 and self.score <= 1e-3
         return close and self.num_boxes[0] == self.num_boxes[1] > 0 and self.min_iou > 0.99
 
 
 def ours_on(net: Any, blob: Array) -> tuple[list[Array], Array, Array]:
-    """Raw maps (cells, channels), boxes centre and size in parts of the canvas, and scores."""
+    """Return raw maps (cells, channels), boxes (centre and size in parts of the canvas) and scores."""
     import torch
 
     from detector.structures.boxes import xyxy_to_cxcywh
@@ -187,7 +187,7 @@ def ours_on(net: Any, blob: Array) -> tuple[list[Array], Array, Array]:
 
 
 def kept_by_us(boxes_cxcywh: Array, scores: Array, confidence: float) -> Array:
-    """Rows of label, score, x, y, width, height, as OpenCV's side leaves them."""
+    """Return rows of label, score, x, y, width, height in the format of OpenCV's side."""
     import torch
 
     from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
@@ -200,7 +200,7 @@ def kept_by_us(boxes_cxcywh: Array, scores: Array, confidence: float) -> Array:
 
 
 def same_boxes(ours: Array, theirs: Array) -> tuple[float, float]:
-    """The least overlap and the largest difference of scores of boxes paired by label and rank."""
+    """Return the least IoU and the largest score difference of boxes paired by label and overlap."""
     import torch
     from torchvision.ops import box_iou
 
@@ -219,12 +219,12 @@ def same_boxes(ours: Array, theirs: Array) -> tuple[float, float]:
 
 
 def relative(ours: Array, theirs: Array) -> float:
-    """The largest difference, relative to the largest value."""
+    """Return the largest difference relative to the largest value."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def write_case(folder: Path, net: Any, canvas_hw: tuple[int, int]) -> None:
-    """The folded network for OpenCV, at the size of the input, with scores below 0.2 kept."""
+    """Write the folded network for OpenCV, at the size of the input and with a low score threshold."""
     from detector.darknet.cfg_file import dump_cfg
 
     folded = net.folded()
@@ -237,7 +237,7 @@ def write_case(folder: Path, net: Any, canvas_hw: tuple[int, int]) -> None:
 def compare(
     name: str, photo: npt.NDArray[np.uint8], opencv: Path, canvas_hw: tuple[int, int] | None
 ) -> Iterator[tuple[str, Compared, dict[str, Array]]]:
-    """Each fit of a photo through a network by both; with what OpenCV found."""
+    """Yield the comparison of both programs for each fit of a photo, with OpenCV's results."""
     if name.endswith((".safetensors", ".weights")):
         from detector.errors import ConfigError
         from detector.models.contracts import DetectionModel
@@ -245,7 +245,7 @@ def compare(
 
         loaded = load_model(Path(name))
         if not isinstance(loaded.model, DetectionModel):
-            raise ConfigError(f"{name} is an export; give the model that it was made from")
+            raise ConfigError(f"{name}: expected a model, got an export; give the model that it was made from")
         net: Any = loaded.model.eval()
         size = canvas_hw or loaded.config.input.canvas_hw
     else:
@@ -259,7 +259,7 @@ def compare(
             blob = canvas_of(photo, size, fit)
             ours[fit] = ours_on(net, blob)
             best = np.sort(ours[fit][2].ravel())[-NUM_CANDIDATES - 1 :][:2]
-            confidence = float(best.mean())  # halfway between two scores, so that both sides keep the same
+            confidence = float(best.mean())  # halfway between two scores, so that both sides keep the same boxes
             np.savez(folder / f"{fit}.input.npz", blob=blob, confidence=confidence)
         subprocess.run([str(opencv), __file__, "--run-opencv", str(folder)], check=True)
         for fit in FITS:
@@ -281,12 +281,12 @@ def compare(
 
 
 def sampled(num_values: int) -> npt.NDArray[np.int64]:
-    """The places of a raw map that golden files keep."""
+    """Return the indices of the values of a raw map that golden files keep."""
     return np.random.default_rng(num_values).integers(0, num_values, NUM_SAMPLES)
 
 
 def golden(found: dict[str, dict[str, Array]]) -> dict[str, Array]:
-    """What a golden file keeps of OpenCV's results: some values of each raw map, and the boxes kept."""
+    """Return the content of a golden file: some values of each raw map and the boxes that NMS keeps, by OpenCV."""
     numbers: dict[str, Array] = {}
     for fit, theirs in found.items():
         for name, values in theirs.items():
@@ -298,7 +298,7 @@ def golden(found: dict[str, dict[str, Array]]) -> dict[str, Array]:
 
 
 def main() -> int:
-    """Compares; the exit code is 1 where a network disagrees."""
+    """Compare the networks; return 1 if one of them disagrees, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "networks", nargs="*", help=f".cfg files, shipped names or models (default: {' '.join(SHIPPED)})"

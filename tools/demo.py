@@ -1,4 +1,4 @@
-"""The whole path in a few minutes on two CPU cores: draw a data set, train on it, measure, detect, and say where.
+"""Demo in a few minutes on two CPU cores: draw a data set, train, evaluate, predict, and print where the results are.
 
 Run by `make demo`; needs no network once the package is installed.
 """
@@ -15,7 +15,7 @@ ROOT = Path("runs/demo")
 
 
 def step(title: str, *words: str) -> None:
-    """Runs one command as a user would type it, and stops the demo where it fails."""
+    """Run one command as a user types it; stop the demo if it fails."""
     print(f"\n== {title}\n$ detector {' '.join(words)}", flush=True)
     code = run(words)
     if code:
@@ -23,15 +23,17 @@ def step(title: str, *words: str) -> None:
 
 
 def main() -> None:
-    """Trains, evaluates and predicts."""
+    """Train, evaluate and predict."""
     started_s = time.monotonic()
     number = 1
     while (project := ROOT / str(number)).exists():
         number += 1
     best = str(project / "train/weights/best.safetensors")
     step("1 of 3: train", "train", "demo", f"train.project={project}")
-    step("2 of 3: measure on the validation images", "evaluate", best, "--save-dir", str(project / "evaluate"))
-    step("3 of 3: detect", "predict", best, "data/shapes/images/val/00001?.jpg", "--save-dir", str(project / "predict"))
+    step("2 of 3: evaluate on the validation images", "evaluate", best, "--save-dir", str(project / "evaluate"))
+    step(
+        "3 of 3: predict", "predict", best, "data/shapes/images/val/00001?.jpg", "--save-dir", str(project / "predict")
+    )
     pictures = sorted((project / "predict").glob("*.jpg"))
     print(f"\nDone in {(time.monotonic() - started_s) / 60:.1f} minutes.")
     print(f"Detections drawn: {len(pictures)} pictures such as {pictures[0]}")

@@ -1,4 +1,4 @@
-"""The same as `detector evaluate`."""
+"""Run `detector evaluate` from a source checkout."""
 
 import sys
 

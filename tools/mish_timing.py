@@ -1,4 +1,4 @@
-"""What `benchmark_mish.py` measures with: a clock for both kinds of device, tables, buffers."""
+"""Clock for CPU and GPU, tables and buffers of `benchmark_mish.py`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Function = Callable[..., Tensor]  # of x and a residual or None
 
 @dataclass
 class Bench:
-    """The machine that is measured, and how.
+    """Settings of a benchmark on one machine.
 
     Attributes:
-        device: where.
+        device: device that is measured.
         rounds: measurements of each variant.
-        smoke: tiny sizes, to see that everything runs.
-        compiles: whether torch.compile takes part.
-        stops_at: the time, of time.monotonic, after which no more variants are begun.
-        copy_bytes_s: bytes that a copy reads and writes in a second.
+        smoke: whether sizes are tiny, to check that everything runs.
+        compiles: whether torch.compile is measured too.
+        stops_at: the time, of time.monotonic, after which no variant is started.
+        copy_bytes_s: bytes per second that a copy reads and writes.
     """
 
     device: torch.device
@@ -48,16 +48,16 @@ class Bench:
         return SMOKE_SHAPES if self.smoke else SHAPES
 
     def sets_of(self, num_bytes: int) -> int:
-        """Number of sets of buffers of a size that do not fit the cache together."""
+        """Return the number of sets of buffers of a size that together exceed the cache."""
         return 2 if self.smoke else max(2, -(-COLD_BYTES // max(1, num_bytes)))
 
     def sync(self) -> None:
-        """Waits for the device."""
+        """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def seconds(self, calls: Sequence[Call]) -> float:
-        """Median time of one call; each call has buffers of its own, and they take turns."""
+        """Return the median time of one call; each call has buffers of its own, and they alternate."""
         for call in calls:
             call()
         self.sync()
@@ -70,7 +70,7 @@ class Bench:
                 times.append(time.perf_counter() - started)
             return statistics.median(times)
         events = [torch.cuda.Event(enable_timing=True) for _ in range(num_calls + 1)]  # type: ignore[no-untyped-call]  # torch's own
-        torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]  # 25 ms or so: the queue fills meanwhile
+        torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]  # about 25 ms, in which the queue fills
         events[0].record()
         for i in range(num_calls):
             calls[i % len(calls)]()
@@ -80,7 +80,7 @@ class Bench:
         return statistics.median(spans)
 
     def memory(self, forward: Callable[[], Tensor], backward: Callable[[Tensor], object]) -> tuple[float, float]:
-        """Bytes that forward keeps besides its result, and the peak of both over what was there before."""
+        """Return the bytes that forward keeps besides its result, and the peak of forward and backward."""
         if self.device.type != "cuda":
             return float("nan"), float("nan")
         self.sync()
@@ -92,7 +92,7 @@ class Bench:
         return float(saved), float(torch.cuda.max_memory_allocated(self.device) - before)
 
     def out_of_time(self) -> bool:
-        """Whether the rest must be left out."""
+        """Return true if no more variants may be started."""
         return time.monotonic() > self.stops_at
 
 
@@ -103,7 +103,7 @@ class Table:
         self.lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
 
     def add(self, *cells: object) -> None:
-        """Adds a row and shows it."""
+        """Add a row and print it."""
         self.lines.append(f"| {' | '.join(map(str, cells))} |")
         print(self.lines[-1], flush=True)
 
@@ -112,25 +112,25 @@ class Table:
 
 
 def random(bench: Bench, shape: Sequence[int], dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
-    """Normally distributed, standard deviation 2."""
+    """Return normally distributed values of standard deviation 2."""
     return (torch.randn(*shape, device=bench.device) * 2).to(dtype).contiguous(memory_format=layout)
 
 
 def arguments_of(
     bench: Bench, shape: Sequence[int], dtype: torch.dtype, layout: torch.memory_format, shortcut: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Both arguments of a variant: x, and a residual or None."""
+    """Return both arguments of a variant: x, and a residual or None."""
     x = random(bench, shape, dtype, layout)
     return x, random(bench, shape, dtype, layout) if shortcut else None
 
 
 def named(shape: Sequence[int], dtype: torch.dtype, layout: torch.memory_format) -> str:
-    """A case in words."""
+    """Return a case in words."""
     return f"{'x'.join(map(str, shape))} {str(dtype)[6:]}" + (" NCHW" if layout == PLANES else "")
 
 
 def cells_of(bench: Bench, spans: Sequence[float], ideal: Sequence[float]) -> list[str]:
-    """Times, and shares of the ideal bytes at the copy's bandwidth."""
+    """Return the cells of times and of their shares of the bandwidth of a copy, for the ideal bytes."""
     cells = []
     for seconds, num_bytes in zip(spans, ideal, strict=True):
         share = f"{100 * num_bytes / seconds / bench.copy_bytes_s:.0f}" if bench.copy_bytes_s else "-"
@@ -139,7 +139,7 @@ def cells_of(bench: Bench, spans: Sequence[float], ideal: Sequence[float]) -> li
 
 
 def prepared(bench: Bench, name: str, function: Function) -> Function | None:
-    """The variant as it is called, compiled where its name says so; None where it must be left out."""
+    """Return the function of a variant, compiled if its name begins with compile; None if it is left out."""
     if bench.out_of_time() or (name.startswith("compile") and not bench.compiles):
         return None
     torch._dynamo.reset()
@@ -147,7 +147,7 @@ def prepared(bench: Bench, name: str, function: Function) -> Function | None:
 
 
 def graphed(bench: Bench, call: Call, record: bool) -> Call:
-    """The call as a CUDA graph where one is wanted and can be had."""
+    """Return the call as a CUDA graph if one is requested and possible, else the call."""
     if not record or bench.device.type != "cuda":
         return call
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
@@ -161,7 +161,7 @@ def graphed(bench: Bench, call: Call, record: bool) -> Call:
 
 
 def convolution_share(step: Call) -> float:
-    """The part of the GPU's time that its convolutions take."""
+    """Return the share of the GPU's time that convolutions take."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
@@ -172,13 +172,13 @@ def convolution_share(step: Call) -> float:
 
 
 def machine(bench: Bench) -> str:
-    """What was measured on, in a line."""
+    """Return a line about the machine and the versions."""
     name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else platform.processor() or "CPU"
     return f"{name}, {platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def merged(existing: str, sections: dict[str, str], head: str, order: Sequence[str]) -> str:
-    """The text of a file in which some sections are new; they follow each other in the given order."""
+    """Return the text of a file with some sections replaced, all of them in the given order."""
     parts = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in existing.split("\n## ")[1:]}
     parts |= sections
     ordered = [name for name in order if name in parts]

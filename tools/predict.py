@@ -1,4 +1,4 @@
-"""The same as `detector predict`."""
+"""Run `detector predict` from a source checkout."""
 
 import sys
 

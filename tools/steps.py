@@ -23,7 +23,7 @@ LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 @registry.register("torch_mish")
 class TorchMish(nn.Module):
-    """torch's own Mish, as a comparison."""
+    """torch's own Mish, for comparison."""
 
     @dataclass(frozen=True)
     class Config(ActivationConfig):
@@ -33,21 +33,21 @@ class TorchMish(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mish of x."""
+        """Return Mish of x."""
         return F.mish(x)
 
 
 class Step:
-    """All that the trainer does to a batch, on the CPU."""
+    """Training step as the trainer makes it, on the CPU."""
 
     def __init__(self, activation: str, precision: str, layout: str, num_classes: int) -> None:
-        """A fresh mish-n of `num_classes` classes.
+        """Build a mish-n of `num_classes` classes with random weights.
 
         Args:
-            activation: a registered one; `torch_mish` keeps batch norm and activation apart.
+            activation: name of an activation; `torch_mish` keeps batch norm and activation apart.
             precision: fp32 or bf16.
             layout: a key of `LAYOUTS`.
-            num_classes: of the model.
+            num_classes: number of classes.
         """
         keep_freed_memory()
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ class Step:
         self._averaged = averaged_model(self._model, 100)
 
     def __call__(self, images: Tensor, targets: Targets) -> None:
-        """One optimiser step on uint8 images (B, 3, H, W)."""
+        """Make one optimiser step on uint8 images (B, 3, H, W)."""
         images = images.contiguous(memory_format=self.layout)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bf16):
             raw_maps = self._model(images)

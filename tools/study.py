@@ -1,4 +1,4 @@
-"""The same as `detector study`."""
+"""Run `detector study` from a source checkout."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The same as `detector train`."""
+"""Run `detector train` from a source checkout."""
 
 import sys
 

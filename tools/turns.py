@@ -1,4 +1,4 @@
-"""Times several programs side by side: they take turns, so that a change in the machine's speed hits all of them."""
+"""Timing of several programs that alternate, so that a change in the speed of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def take_turns(
     warmup: int,
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, list[float]]:
-    """The milliseconds of each program's turns.
+    """Return the milliseconds of each program's turns.
 
     Args:
-        commands: by name, programs that answer each line on stdin with the milliseconds that their work took.
-        rounds: turns of each that count.
-        warmup: turns before them that do not.
+        commands: by name, programs that do their work for each line on stdin and print its milliseconds.
+        rounds: counted turns of each program.
+        warmup: turns before them that are not counted.
         environments: by name, variables added to those of this process.
     """
     workers = {

@@ -100,7 +100,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._source, self._folder, self._depth = source, folder, 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Return the next node with the nodes below it."""
         event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         where = Where(self._source, event.start_mark.line + 1, self._folder)
@@ -297,7 +297,7 @@ def _relocated(node: Node, where: Where) -> Node:
     return Node(node.value, where)
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Return a value in words, for an error message."""
     if value is None:
         return "nothing"
@@ -313,7 +313,7 @@ def describe(value: Any) -> str:
     return f"{names.get(type(value), 'the ' + type(value).__name__)} {shown(value)}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a scalar as an error message shows it: text in quotes, long values cut."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from detector.errors import DatasetError
 
+Item: TypeAlias = "tuple[str, int, Any]"  # key, position, element
 _CHUNK_BYTES = 2**20
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _LONGEST_WORD = 16  # most characters by which a word or escape sequence can be cut at the end of a chunk
@@ -28,9 +29,7 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read_items(
-    path: Path, lists: Collection[str], on_duplicate: Callable[[str, str], None]
-) -> Iterator[tuple[str, int, Any]]:
+def read_items(path: Path, lists: Collection[str], on_duplicate: Callable[[str, str], None]) -> Iterator[Item]:
     """Yield the elements of some lists of the object in a JSON file, in the order of the file.
 
     Args:
@@ -73,7 +72,7 @@ class _Scanner:
         self._line, self._column = 1, 1  # of the first character of the window
         self._duplicates: list[str] = []
 
-    def items(self, lists: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+    def items(self, lists: Collection[str]) -> Iterator[Item]:
         self._grow()
         self._text = self._text.removeprefix("\ufeff")
         start = self._next()
@@ -107,7 +106,7 @@ class _Scanner:
         if self._next():
             raise self._error("Extra data", self._at)
 
-    def _elements(self, key: str) -> Iterator[tuple[str, int, Any]]:
+    def _elements(self, key: str) -> Iterator[Item]:
         self._at += 1
         if self._next() == "]":
             self._at += 1
@@ -166,7 +165,7 @@ class _Scanner:
             self._duplicates.clear()
         return value
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             seen: set[str] = set()

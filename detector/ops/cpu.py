@@ -1,8 +1,7 @@
 """The kernels on CPU tensors: float32 and bfloat16, channels_last and NCHW.
 
-The operators of `mish.py` and `norm_mish.py` stand on these functions and on those of `cuda.py`.
-Tensors given together have one shape; x decides dtype and memory format, the others are brought to it. Per-channel
-values are float32 (C,).
+The operators of `mish.py` and `norm_mish.py` call these functions and those of `cuda.py`. Tensors given together have
+one shape; the others are converted to the dtype and memory format of x. Per-channel values are float32 (C,).
 """
 
 from __future__ import annotations
@@ -17,31 +16,31 @@ supports = native.supports
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels run here; compiles them on the first call."""
+    """Return true if the kernels run here; compile them on the first call."""
     return native.available()
 
 
 def dense(x: Tensor) -> Tensor:
-    """The tensor itself where its elements fill one block of memory, else such a copy with its order of axes."""
+    """Return the tensor itself if its elements fill one block of memory, else a copy that does, in the same order."""
     if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(x):
         return x
     return torch.empty_like(x).copy_(x)
 
 
 def like(other: Tensor, x: Tensor) -> Tensor:
-    """`other` in the dtype and memory format of the dense tensor `x`."""
+    """Return `other` in the dtype and memory format of the dense tensor `x`."""
     if other.dtype == x.dtype and other.stride() == x.stride():
         return other
     return torch.empty_like(x).copy_(other)
 
 
 def image_format(x: Tensor) -> Tensor:
-    """(B, C, ...) in channels_last or contiguous, whichever it is already; contiguous otherwise."""
+    """Return (B, C, ...) unchanged if it is channels_last or contiguous, else a contiguous copy."""
     return x if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
 def _grid(x: Tensor) -> tuple[int, int, int]:
-    """Batch, channels and plane as the kernels count them."""
+    """Return batch, channels and plane as the kernels count them."""
     channels = x.shape[1]
     if x.is_contiguous():
         return x.shape[0], channels, x.numel() // (x.shape[0] * channels)
@@ -49,7 +48,7 @@ def _grid(x: Tensor) -> tuple[int, int, int]:
 
 
 def mish_forward(x: Tensor) -> Tensor:
-    """Mish of any shape."""
+    """Return Mish of a tensor of any shape."""
     x = dense(x)
     y = torch.empty_like(x)
     mish_forward_out(x, y)
@@ -57,12 +56,12 @@ def mish_forward(x: Tensor) -> Tensor:
 
 
 def mish_forward_out(x: Tensor, y: Tensor) -> None:
-    """Mish of a dense tensor into another of the same format."""
+    """Write Mish of a dense tensor into another of the same format."""
     call("mish_forward", x.dtype, x, y, x.numel())
 
 
 def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient grad * mish'(x)."""
+    """Return the gradient grad * mish'(x)."""
     x = dense(x)
     out = torch.empty_like(x)
     mish_backward_out(like(grad, x), x, out)
@@ -70,12 +69,12 @@ def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def mish_backward_out(grad: Tensor, x: Tensor, out: Tensor) -> None:
-    """The gradient grad * mish'(x) of dense tensors of one format."""
+    """Write the gradient grad * mish'(x) of dense tensors of one format into `out`."""
     call("mish_backward", x.dtype, grad, x, out, x.numel())
 
 
 def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """mish(z) + residual with z = scale (x - mean) + bias."""
+    """Return mish(z) + residual with z = scale (x - mean) + bias."""
     x = image_format(x)
     y = torch.empty_like(x)
     residual = None if residual is None else like(residual, x)
@@ -86,7 +85,7 @@ def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, resi
 def norm_mish_train(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """mish(batch norm(x)) + residual with the statistics of x; also their mean and biased variance."""
+    """Return mish(batch norm(x)) + residual with the statistics of x, then their mean and biased variance."""
     x = image_format(x)
     y = torch.empty_like(x)
     mean, variance = torch.empty_like(weight), torch.empty_like(weight)
@@ -98,7 +97,7 @@ def norm_mish_train(
 def norm_mish_train_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `norm_mish_train` with respect to x, weight and bias."""
+    """Return the gradients of `norm_mish_train` with respect to x, weight and bias."""
     x = image_format(x)
     out = torch.empty_like(x)
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
@@ -122,7 +121,7 @@ def norm_mish_train_backward(
 
 
 def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """mish(x + bias) + residual, in place of x, which is channels_last or contiguous."""
+    """Compute mish(x + bias) + residual in place of x, which is channels_last or contiguous; return x."""
     residual = None if residual is None else like(residual, x)
     call("bias_mish", x.dtype, x, bias, residual, *_grid(x))
     return x

@@ -1,12 +1,11 @@
 """The kernels on CUDA tensors: float32, float16 and bfloat16, channels_last and NCHW.
 
-The operators of `mish.py` and `norm_mish.py` stand on these functions and on those of `cpu.py`.
-Tensors given together have one shape; x decides dtype and memory format, the others are brought to it. Per-channel
-values are float32 (C,).
+The operators of `mish.py` and `norm_mish.py` call these functions and those of `cpu.py`. Tensors given together have
+one shape; the others are converted to the dtype and memory format of x. Per-channel values are float32 (C,).
 
 Kernels run on torch's current stream of the tensor's device. Those of a storage type are compiled (`nvrtc.py`) and
-loaded when they are first called on a device, which no CUDA graph can record: `warmup` does it beforehand. Sums are the
-same bits in every run on GPUs of one model.
+loaded when they are first called on a device. A CUDA graph cannot record that, so call `warmup` before recording. Sums
+are the same bits in every run on GPUs of one model.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from detector.ops import cuda_driver, native, nvrtc
 from detector.ops.cpu import dense, image_format, like
 from detector.ops.native import KernelsUnavailableError
 
-_PART_COLUMNS = 8  # channels of a block of the kernels that put parts together
+_PART_COLUMNS = 8  # channels of a block in the kernels that combine partial sums
 # The arguments of the kernels, in C's own alignment.
 _POINTERS, _PLAN, _FLAT, _PART = (struct.Struct(form) for form in ("11P", "6q13i", "3Pq", "6Pdq2i"))
 _EPSILON = struct.Struct("f")
 _INT_MAX = 2**31 - 1
 
 
-# ---- which path
+# ---- choice of the kernels
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on a GPU, float32, float16 or bfloat16, not empty."""
+    """Return true for tensors that the kernels accept: on a GPU, float32, float16 or bfloat16, not empty."""
     return x.is_cuda and x.dtype in nvrtc.STORAGE and x.numel() > 0
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on a GPU; compiles and loads on the first call. `DETECTOR_MISH` may say native or fused.
+    """Return true if the kernels run on a GPU; compile and load them first. `DETECTOR_MISH` can overrule it.
 
     Raises:
-        KernelsUnavailableError: `DETECTOR_MISH=fused` demands them and they cannot be had, or a CUDA graph is being
-            recorded before they were loaded.
+        KernelsUnavailableError: `DETECTOR_MISH=fused` requires them and they are not available, or a CUDA graph is
+            being recorded before they were loaded.
     """
     return _available(cuda_driver.current_device() if device.index is None else device.index)
 
@@ -67,10 +66,10 @@ def _available(index: int) -> bool:
 
 
 def warmup(device: torch.device | int | None = None) -> None:
-    """Compiles and loads every kernel on a GPU, by default the current one, so that a CUDA graph can record them.
+    """Compile and load every kernel on a GPU, by default the current one, so that a CUDA graph can record them.
 
     Raises:
-        KernelsUnavailableError: they cannot be had; the text says why.
+        KernelsUnavailableError: they are not available; the message says why.
     """
     index = device.index if isinstance(device, torch.device) else device
     index = cuda_driver.current_device() if index is None else index
@@ -79,12 +78,12 @@ def warmup(device: torch.device | int | None = None) -> None:
             cuda_driver.load(index, dtype)
 
 
-# ---- how the work is cut
+# ---- division of the work into blocks
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a kernel over channels is launched; `packed` is the part of its arguments that follows the pointers."""
+    """Launch of a kernel over channels; `packed` is the part of its arguments that follows the pointers."""
 
     kernel: str
     num_blocks: int
@@ -94,7 +93,7 @@ class _Cut:
 
 
 def _columns(num_owners: int) -> int:
-    """Owners that a block holds side by side: enough for whole lines of memory, few enough for long columns."""
+    """Return the owners that a block holds side by side: enough for whole memory lines, few enough for long columns."""
     divisors = [number for number in range(1, cuda_driver.THREADS + 1) if num_owners % number == 0]
     narrow = max(number for number in divisors if number <= 32)
     if narrow >= min(num_owners, 8):
@@ -127,9 +126,9 @@ def _cut(
     tile = lines * cells
     chunks = -(-extent // tile)
     owner_tiles = -(-owners // columns)
-    wanted = num_multiprocessors * resident * cuda_driver.THREADS // num_threads
+    num_resident = num_multiprocessors * resident * cuda_driver.THREADS // num_threads
     tiles = images * chunks
-    parts = min(tiles, max(1, wanted // owner_tiles))
+    parts = min(tiles, max(1, num_resident // owner_tiles))
     parts = -(-tiles // -(-tiles // parts))  # the fewest parts that take no more steps
     chunk_step = parts % chunks
     packed = _PLAN.pack(
@@ -158,7 +157,7 @@ def _cut(
 
 
 def _cut_of(name: str, x: Tensor, pointers: int) -> _Cut:
-    """How to launch on an image-format tensor; `pointers` has the bits of every address."""
+    """Return the launch for a tensor in image format; `pointers` has the bits of every address."""
     batch, channels = x.shape[:2]
     plane = x.numel() // (batch * channels)
     last = channels > 1 and (plane == 1 or not x.is_contiguous())
@@ -197,7 +196,7 @@ def _flat(name: str, x: Tensor, out: Tensor, grad: Tensor | None = None) -> None
 
 
 def mish_forward(x: Tensor) -> Tensor:
-    """Mish of any shape."""
+    """Return Mish of a tensor of any shape."""
     x = dense(x)
     y = torch.empty_like(x)
     if x.numel():
@@ -206,7 +205,7 @@ def mish_forward(x: Tensor) -> Tensor:
 
 
 def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The product grad * mish'(x)."""
+    """Return the product grad * mish'(x)."""
     x = dense(x)
     out = torch.empty_like(x)
     if x.numel():
@@ -216,7 +215,7 @@ def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Norm:
-    """Mean, scale and bias of each channel; with a variance the scale is scale / sqrt(variance + epsilon)."""
+    """Mean, scale and bias of each channel; with a variance, the scale is scale / sqrt(variance + epsilon)."""
 
     mean: Tensor
     scale: Tensor
@@ -225,13 +224,13 @@ class _Norm:
     epsilon: float = 0.0
 
     def addresses(self) -> tuple[int, int, int, int]:
-        """As they follow each other in the kernels' arguments."""
+        """Return the addresses in the order of the kernels' arguments."""
         variance = 0 if self.variance is None else self.variance.data_ptr()
         return self.mean.data_ptr(), self.scale.data_ptr(), variance, self.bias.data_ptr()
 
 
 def norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, float32; NaN where there are no values."""
+    """Return mean and biased variance of each channel, float32; NaN for empty channels."""
     x = image_format(x)
     channels = x.shape[1]
     if not x.numel():
@@ -253,7 +252,7 @@ def _put_together(name: str, x: Tensor, pointers: tuple[int, ...], epsilon: floa
 
 
 def norm_mish_forward(x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """mish(z) + residual with z = scale (x - mean) + bias."""
+    """Return mish(z) + residual with z = scale (x - mean) + bias."""
     return _norm_forward(x, _Norm(_values(mean), _values(scale), _values(bias)), residual)
 
 
@@ -271,13 +270,13 @@ def _norm_forward(x: Tensor, norm: _Norm, residual: Tensor | None) -> Tensor:
 
 
 def norm_mish_sums(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over each channel of g = grad * mish'(z) and of g (x - mean), float32."""
+    """Return the sums over each channel of g = grad * mish'(z) and of g (x - mean), float32."""
     sums = _norm_sums(grad, x, _Norm(_values(mean), _values(scale), _values(bias)))
     return sums[0], sums[1]
 
 
 def _norm_sums(grad: Tensor, x: Tensor, norm: _Norm) -> tuple[Tensor, ...]:
-    """The two sums; with a variance, the gradients of bias and weight, and constant and slope of the gradient of x."""
+    """Return the two sums; with a variance, gradients of bias and weight, then constant and slope of that of x."""
     x = image_format(x)
     channels, num_results = x.shape[1], 2 if norm.variance is None else 4
     if not x.numel():
@@ -297,7 +296,7 @@ def _norm_sums(grad: Tensor, x: Tensor, norm: _Norm) -> tuple[Tensor, ...]:
 def norm_mish_backward(
     grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, constant: Tensor, slope: Tensor
 ) -> Tensor:
-    """The product scale (g - constant - (x - mean) slope) with g = grad * mish'(z)."""
+    """Return the product scale (g - constant - (x - mean) slope) with g = grad * mish'(z)."""
     norm = _Norm(_values(mean), _values(scale), _values(bias))
     return _norm_backward(grad, x, norm, _values(constant), _values(slope))
 
@@ -317,7 +316,7 @@ def _norm_backward(grad: Tensor, x: Tensor, norm: _Norm, constant: Tensor, slope
 def norm_mish_train(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The whole of training: mish(batch norm of x) + residual, mean and biased variance, in three launches."""
+    """Return mish(batch norm of x) + residual, mean and biased variance, in three launches: a training step."""
     x = image_format(x)
     mean, variance = norm_statistics(x)
     y = _norm_forward(x, _Norm(mean, _values(weight), _values(bias), variance, epsilon), residual)
@@ -327,7 +326,7 @@ def norm_mish_train(
 def norm_mish_train_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias of `norm_mish_train`, in three launches."""
+    """Return the gradients of x, weight and bias of `norm_mish_train`, in three launches."""
     x = image_format(x)
     grad = like(grad, x)
     norm = _Norm(_values(mean), _values(weight), _values(bias), _values(variance), epsilon)
@@ -336,7 +335,7 @@ def norm_mish_train_backward(
 
 
 def bias_mish_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """mish(x + bias) + residual, in place of x."""
+    """Compute mish(x + bias) + residual in place of x; return x."""
     formatted = image_format(x)
     if not x.numel():
         return x

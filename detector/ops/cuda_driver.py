@@ -1,7 +1,7 @@
-"""Kernels on the GPUs of this machine: found in the driver, loaded once per device, launched on torch's stream.
+"""Loading and launching of kernels through the CUDA driver: loaded once per device, launched on torch's stream.
 
-A launch is one call of the driver through ctypes with one structure of arguments that stays in place, about two
-microseconds. Nothing here is touched before there is a CUDA tensor, and importing it needs no driver.
+A launch is one call of the driver through ctypes, with one structure of arguments that stays in place; it takes about
+two microseconds. Nothing here runs before there is a CUDA tensor, and importing the module needs no driver.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from torch import Tensor
 from detector.ops import nvrtc
 from detector.ops.native import KernelsUnavailableError
 
-THREADS = 256  # of a block, as in the kernels
+THREADS = 256  # in a block, as in the kernels
 FLAT_KERNELS = {"mish_forward": 4, "mish_backward": 2}  # cells of each input that a thread holds at once
-# The same, and how many blocks of 256 threads their registers allow on a multiprocessor.
+# The same, and the blocks of 256 threads that their registers allow on a multiprocessor.
 CHANNEL_KERNELS = {
     "norm_statistics": (4, 4),
     "norm_mish_sums": (2, 3),
@@ -41,13 +40,13 @@ _INVALID_CONTEXT = 201
 
 
 @functools.cache
-def _driver() -> Any:
-    """The driver's library, which torch has loaded already."""
+def _driver() -> ctypes.CDLL:
+    """Return the library of the driver, which torch has loaded already."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         launching, loading = library.cuLaunchKernel, library.cuLibraryLoadData
     except (OSError, AttributeError) as error:
-        raise KernelsUnavailableError(f"no NVIDIA driver for CUDA 12 or later was found: {error}") from error
+        raise KernelsUnavailableError(f"there is no NVIDIA driver for CUDA 12 or later: {error}") from error
     address, number = ctypes.c_void_p, ctypes.c_uint
     launching.argtypes = [address, *[number] * 7, address, address, address]
     loading.argtypes = [address, ctypes.c_char_p, address, address, number, address, address, number]
@@ -62,7 +61,7 @@ def _check(status: int, what: str, error: type[RuntimeError] = RuntimeError) -> 
 
 
 def _bind(index: int) -> None:
-    """Gives this thread the context that torch uses on a device; threads of the autograd engine may have none."""
+    """Set the context that torch uses on a device in this thread; threads of the autograd engine may have none."""
     context = ctypes.c_void_p()
     _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), index), "retaining the CUDA context")
     _check(_driver().cuCtxSetCurrent(context), "setting the CUDA context")
@@ -70,7 +69,7 @@ def _bind(index: int) -> None:
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU of this machine, and the handles of the kernels that are loaded on it."""
+    """A GPU of this machine with the handles of the kernels that are loaded on it."""
 
     capability: tuple[int, int]
     num_multiprocessors: int
@@ -79,7 +78,7 @@ class Device:
 
 @functools.cache
 def device_of(index: int) -> Device:
-    """The GPU with torch's index."""
+    """Return the GPU with torch's index."""
     properties = torch.cuda.get_device_properties(index)
     return Device((properties.major, properties.minor), properties.multi_processor_count)
 
@@ -89,12 +88,12 @@ def _stream(index: int) -> int:
 
 
 def current_device() -> int:
-    """The index of this thread's current device."""
+    """Return the index of this thread's current device."""
     return torch._C._cuda_getDevice()
 
 
 def capturing() -> bool:
-    """Whether a CUDA graph is being recorded on this thread's stream."""
+    """Return true while a CUDA graph is being recorded on this thread's stream."""
     return torch.cuda.is_current_stream_capturing()
 
 
@@ -103,7 +102,7 @@ _loading = threading.Lock()
 
 @functools.cache
 def _library(code: bytes) -> int:
-    """Loads machine code; such a library belongs to no context and serves every device of its architecture."""
+    """Load machine code as a library, which belongs to no context and serves every device of its architecture."""
     library = ctypes.c_void_p()
     status = _driver().cuLibraryLoadData(ctypes.byref(library), code, None, None, 0, None, None, 0)
     _check(status, "loading the compiled kernels", KernelsUnavailableError)
@@ -112,10 +111,10 @@ def _library(code: bytes) -> int:
 
 
 def load(index: int, dtype: torch.dtype) -> None:
-    """Loads every kernel of a storage type on a device.
+    """Load every kernel of a storage type on a device.
 
     Raises:
-        KernelsUnavailableError: they cannot be had, or a graph is being recorded.
+        KernelsUnavailableError: they are not available, or a graph is being recorded.
     """
     device = device_of(index)
     with _loading:
@@ -134,7 +133,7 @@ def load(index: int, dtype: torch.dtype) -> None:
                 kernel, function = ctypes.c_void_p(), ctypes.c_void_p()
                 status = driver.cuLibraryGetKernel(ctypes.byref(kernel), library, name.encode())
                 _check(status, f"finding {name}", KernelsUnavailableError)
-                # Loads it on this device now; with lazy loading the first launch would do so, within a graph perhaps.
+                # Loads the kernel now: with lazy loading, its first launch would, possibly while a graph is recorded.
                 status = driver.cuKernelGetFunction(ctypes.byref(function), kernel)
                 _check(status, f"loading {name}", KernelsUnavailableError)
                 assert kernel.value is not None  # for the type checker: a handle that was just written
@@ -142,7 +141,7 @@ def load(index: int, dtype: torch.dtype) -> None:
 
 
 class Frame(threading.local):
-    """The arguments of the launch that a thread is at: one structure, which the driver copies."""
+    """Arguments of the current launch of a thread: one structure, which the driver copies."""
 
     def __init__(self) -> None:
         self.content = bytearray(256)
@@ -155,7 +154,7 @@ frame = Frame()
 
 
 def launch(x: Tensor, name: str, num_blocks: int, num_threads: int = THREADS) -> None:
-    """Launches a kernel with the arguments in `frame`."""
+    """Launch a kernel with the arguments in `frame`."""
     index = x.get_device()
     device = device_of(index)
     kernel = device.kernels.get((name, x.dtype))

@@ -1,8 +1,8 @@
-"""The CPU kernels: compiled for this processor at the first op, kept on disk, called through ctypes.
+"""The CPU kernels: compiled for this processor at the first call, kept on disk, called through ctypes.
 
-The library is plain C++ that knows nothing of torch, so one second of compiling serves every torch and every Python. It
-shares torch's own OpenMP threads, whose library is already loaded under the same name. Where there is no compiler the
-ops use torch's operators, and one warning says why.
+The library is plain C++ without torch, so that one compilation of about a second serves every version of torch and
+Python. It shares torch's OpenMP threads, because their library is already loaded under the same name. Without a
+compiler the operations use torch's operators, and one warning says why.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class KernelsUnavailableError(RuntimeError):
-    """The kernels cannot be had on this machine; the text says why."""
+    """Error that says why the kernels are not available on this machine."""
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: `$XDG_CACHE_HOME/detector`, by default `~/.cache/detector`."""
+    """Return the folder of compiled kernels: `$XDG_CACHE_HOME/detector`, by default `~/.cache/detector`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector"
 
 
 def _processor() -> str:
-    """What the compiled code depends on besides the source: a cache folder may be shared between machines."""
+    """Return the features of the processor, which select the compiled code; machines may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -72,16 +72,16 @@ def _compile(compiler: str, library: Path) -> None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The loaded library.
+    """Return the loaded library, compiled first if it is not on disk.
 
     Raises:
-        KernelsUnavailableError: no compiler, or it fails.
+        KernelsUnavailableError: there is no compiler, or it fails.
     """
     if sys.platform != "linux":
-        raise KernelsUnavailableError(f"they are built on Linux only, this is {sys.platform}")
+        raise KernelsUnavailableError(f"they are built on Linux only, got {sys.platform}")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
-        raise KernelsUnavailableError("no C++ compiler was found; install g++ for faster training on the CPU")
+        raise KernelsUnavailableError("there is no C++ compiler; install g++ for faster training on the CPU")
     try:
         source = b"".join(path.read_bytes() for path in sorted(_SOURCES.iterdir()) if path.suffix in (".h", ".cpp"))
         key = hashlib.sha256(source + "\0".join((compiler, *_FLAGS, _processor())).encode()).hexdigest()[:16]
@@ -94,23 +94,23 @@ def _library() -> ctypes.CDLL:
 
 
 def choice() -> str:
-    """What the variable `DETECTOR_MISH` asks for: auto, native (no kernels) or fused (kernels, or an error).
+    """Return the value of the variable `DETECTOR_MISH`: auto, native (no kernels) or fused (kernels, or an error).
 
     Raises:
-        KernelsUnavailableError: it says something else.
+        KernelsUnavailableError: it has another value.
     """
     asked = os.environ.get("DETECTOR_MISH", "auto")
     if asked not in ("auto", "native", "fused"):
-        raise KernelsUnavailableError(f"DETECTOR_MISH wants auto, native or fused, found {asked!r}")
+        raise KernelsUnavailableError(f"DETECTOR_MISH: expected auto, native or fused, got {asked!r}")
     return asked
 
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernels run here; compiles them on the first call. `DETECTOR_MISH` may say native or fused.
+    """Return true if the kernels run here; compile them on the first call. `DETECTOR_MISH` can overrule it.
 
     Raises:
-        KernelsUnavailableError: `DETECTOR_MISH=fused` demands them and they cannot be had.
+        KernelsUnavailableError: `DETECTOR_MISH=fused` requires them and they are not available.
     """
     if choice() == "native":
         return False
@@ -125,7 +125,7 @@ def available() -> bool:
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on the CPU, float32 or bfloat16, not empty."""
+    """Return true for tensors that the kernels accept: on the CPU, float32 or bfloat16, not empty."""
     return x.device.type == "cpu" and x.dtype in _SUFFIXES and x.numel() > 0
 
 
@@ -138,17 +138,21 @@ _SIGNATURES = {
     "norm_mish_backward": "ppplllppppdpp",
     "bias_mish": "ppplll",
 }
-_C_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "d": ctypes.c_double}
+_C_TYPES: dict[str, type[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double]] = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_int64,
+    "d": ctypes.c_double,
+}
 
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    function = getattr(_library(), f"detector_{name}_{_SUFFIXES[dtype]}")
+    function = _library()[f"detector_{name}_{_SUFFIXES[dtype]}"]
     function.restype = None
     function.argtypes = [_C_TYPES[letter] for letter in _SIGNATURES[name]]
-    return function  # type: ignore[no-any-return]  # ctypes functions are untyped
+    return function
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
-    """Calls a kernel on the numbers and the addresses of the first elements of the tensors given."""
+    """Call a kernel with numbers and the addresses of the first elements of tensors."""
     _function(name, dtype)(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])

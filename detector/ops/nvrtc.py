@@ -1,8 +1,8 @@
 """The GPU kernels as machine code: compiled by NVRTC, NVIDIA's compiler library, which comes with torch; kept on disk.
 
-Neither a CUDA toolkit nor a C++ compiler nor a GPU is needed, and nothing is looked for in the environment. A file of
-the cache holds the code of one storage type for one architecture, behind a checksum: one that is cut short or changed
-is compiled again. Its name holds what it was made from, so it never goes stale.
+Compiling needs neither a CUDA toolkit nor a C++ compiler nor a GPU, and reads no environment variables. A cache file
+holds the code of one storage type for one architecture after its checksum; a truncated or changed file is compiled
+again. Its name is a function of sources, options and compiler version, so that it is never out of date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,11 +27,11 @@ OLDEST = (7, 5)  # the oldest compute capability that CUDA 13 compiles for
 
 
 @functools.cache
-def _nvrtc() -> Any:
-    """The module of cuda-bindings.
+def _nvrtc() -> ModuleType:
+    """Return the module of cuda-bindings.
 
     Raises:
-        KernelsUnavailableError: it or the compiler's library is not installed.
+        KernelsUnavailableError: cuda-bindings is not installed.
     """
     try:
         from cuda.bindings import nvrtc
@@ -38,15 +39,16 @@ def _nvrtc() -> Any:
         raise KernelsUnavailableError(
             f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings"
         ) from error
-    return nvrtc
+    module: ModuleType = nvrtc
+    return module
 
 
-def _call(name: str, *arguments: Any) -> Any:
-    """Calls a function of NVRTC and returns its results without the status."""
+def _call(name: str, *arguments: object) -> Any:
+    """Call a function of NVRTC and return its results without the status."""
     nvrtc = _nvrtc()
     try:
         status, *results = getattr(nvrtc, name)(*arguments)
-    except RuntimeError as error:  # cuda-bindings finds libnvrtc at its first call
+    except RuntimeError as error:  # cuda-bindings loads libnvrtc at its first call
         raise KernelsUnavailableError(f"NVRTC cannot be loaded: {error}") from error
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise KernelsUnavailableError(f"{name} of NVRTC failed with {status.name}")
@@ -55,7 +57,7 @@ def _call(name: str, *arguments: Any) -> Any:
 
 @functools.cache
 def version() -> tuple[int, int]:
-    """The version of NVRTC.
+    """Return the version of NVRTC.
 
     Raises:
         KernelsUnavailableError: there is none.
@@ -66,31 +68,31 @@ def version() -> tuple[int, int]:
 
 @functools.cache
 def target(capability: tuple[int, int]) -> str:
-    """What to compile for a GPU of a compute capability: `sm_90` is machine code, `compute_90` is portable code.
+    """Return the architecture to compile for: `sm_90` stands for machine code, `compute_90` for portable code.
 
-    Machine code also runs on GPUs of the same major and a higher minor number; for GPUs that are newer than the
-    compiler, the driver translates portable code when it is loaded.
+    Machine code also runs on GPUs of the same major and a higher minor number of the compute capability. For GPUs that
+    are newer than the compiler, the driver translates portable code when it is loaded.
 
     Raises:
         KernelsUnavailableError: the GPU is too old, or there is no NVRTC.
     """
-    wanted = 10 * capability[0] + capability[1]
+    number_of_gpu = 10 * capability[0] + capability[1]
     known = sorted(_call("nvrtcGetSupportedArchs"))
-    if wanted < 10 * OLDEST[0] + OLDEST[1] or wanted < known[0]:
-        raise KernelsUnavailableError(f"a compute capability of 7.5 or more is needed, this GPU has {capability}")
-    best = max(number for number in known if number <= wanted)
+    if number_of_gpu < 10 * OLDEST[0] + OLDEST[1] or number_of_gpu < known[0]:
+        raise KernelsUnavailableError(f"expected a GPU of compute capability 7.5 or more, got {capability}")
+    best = max(number for number in known if number <= number_of_gpu)
     return f"sm_{best}" if best // 10 == capability[0] else f"compute_{best}"
 
 
 def compiled(storage: str, architecture: str) -> bytes:
-    """Compiles the kernels.
+    """Return the compiled kernels.
 
     Args:
         storage: a value of `STORAGE`.
-        architecture: as `target` gives it.
+        architecture: a result of `target`.
 
     Raises:
-        KernelsUnavailableError: there is no NVRTC, or it fails; the text holds its last words.
+        KernelsUnavailableError: there is no NVRTC, or it fails; the message ends with its own.
     """
     source, header = ((_SOURCES / name).read_bytes() for name in (_SOURCE, _HEADER))
     program = _call("nvrtcCreateProgram", source, _SOURCE.encode(), 1, [header], [_HEADER.encode()])
@@ -121,7 +123,7 @@ def _options(storage: str, architecture: str) -> list[str]:
 
 
 def cached_file(storage: str, architecture: str) -> Path:
-    """Where the code is kept: the name holds sources, options and the version of NVRTC."""
+    """Return the cache file of the code; its name depends on sources, options and the version of NVRTC."""
     key = hashlib.sha256()
     for part in (*((_SOURCES / name).read_bytes() for name in (_SOURCE, _HEADER)), repr(version()).encode()):
         key.update(len(part).to_bytes(8, "little") + part)
@@ -130,7 +132,7 @@ def cached_file(storage: str, architecture: str) -> Path:
 
 
 def code(storage: str, capability: tuple[int, int]) -> bytes:
-    """The kernels for a GPU, from the cache or compiled now.
+    """Return the kernels for a GPU, from the cache or compiled now.
 
     Args:
         storage: a value of `STORAGE`.
@@ -141,13 +143,13 @@ def code(storage: str, capability: tuple[int, int]) -> bytes:
     """
     architecture = target(capability)
     file = cached_file(storage, architecture)
-    with contextlib.suppress(OSError):  # no file, or none that can be read: it is compiled
+    with contextlib.suppress(OSError):  # a missing or unreadable file is compiled
         kept = file.read_bytes()
         checksum, result = kept[:_CHECKSUM_BYTES], kept[_CHECKSUM_BYTES:]
         if checksum == hashlib.sha256(result).digest():
             return result
     result = compiled(storage, architecture)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at the next start, no more
+    with contextlib.suppress(OSError):  # without a cache, the next start only takes a second longer
         file.parent.mkdir(parents=True, exist_ok=True)
         content = hashlib.sha256(result).digest() + result
         write_whole(file, lambda stream: stream.write(content), durable=False)

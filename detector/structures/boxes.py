@@ -13,36 +13,39 @@ import numpy as np
 Boxes = TypeVar("Boxes", bound=Any)  # an array or a tensor; the result has the type of the argument
 
 
-def _like(boxes: Any, columns: list[Any]) -> Any:
-    if isinstance(boxes, np.ndarray):
-        return np.stack(columns, axis=-1)
-    import torch  # only where the caller already holds a tensor
+def _like(boxes: Boxes, columns: list[Any]) -> Boxes:
+    """Stack columns as boxes of the type of `boxes`."""
+    stack: Any = np.stack
+    if not isinstance(boxes, np.ndarray):
+        import torch  # the caller, who holds a tensor, has imported it already
 
-    return torch.stack(columns, dim=-1)
+        stack = torch.stack
+    stacked: Boxes = stack(columns, -1)
+    return stacked
 
 
 def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
     """Convert corner and size (COCO's format) to two corners."""
     x, y, w, h = (boxes_xywh[..., i] for i in range(4))
-    return _like(boxes_xywh, [x, y, x + w, y + h])  # type: ignore[no-any-return]
+    return _like(boxes_xywh, [x, y, x + w, y + h])
 
 
 def xyxy_to_xywh(boxes_xyxy: Boxes) -> Boxes:
     """Convert two corners to corner and size (COCO's format)."""
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
-    return _like(boxes_xyxy, [x1, y1, x2 - x1, y2 - y1])  # type: ignore[no-any-return]
+    return _like(boxes_xyxy, [x1, y1, x2 - x1, y2 - y1])
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Boxes) -> Boxes:
     """Convert centre and size to two corners."""
     cx, cy, w, h = (boxes_cxcywh[..., i] for i in range(4))
-    return _like(boxes_cxcywh, [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])  # type: ignore[no-any-return]
+    return _like(boxes_cxcywh, [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Boxes) -> Boxes:
     """Convert two corners to centre and size."""
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
-    return _like(boxes_xyxy, [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])  # type: ignore[no-any-return]
+    return _like(boxes_xyxy, [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
 
 
 def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
@@ -50,13 +53,13 @@ def clip_xyxy(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
     height, width = image_hw
     if isinstance(boxes_xyxy, np.ndarray):
         limits = np.array([width, height, width, height], boxes_xyxy.dtype)
-        return np.minimum(np.maximum(boxes_xyxy, 0), limits)  # type: ignore[no-any-return]
+        clipped: Boxes = np.minimum(np.maximum(boxes_xyxy, 0), limits)
+        return clipped
     x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
-    return _like(  # type: ignore[no-any-return]
-        boxes_xyxy, [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
-    )
+    return _like(boxes_xyxy, [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)])
 
 
-def area_xyxy(boxes_xyxy: Any) -> Any:
+def area_xyxy(boxes_xyxy: Boxes) -> Boxes:
     """Return the areas in square pixels, shape (...,); a negative width or height is multiplied as it is."""
-    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+    areas: Boxes = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+    return areas

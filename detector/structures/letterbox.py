@@ -118,7 +118,7 @@ class Arithmetic:
     """
 
     fits: dict[str, Callable[[tuple[int, int], tuple[int, int], bool], tuple[int, int]]]
-    resize: Callable[[Image, tuple[int, int]], Any]
+    resize: Callable[[Image, tuple[int, int]], Image | UnitImage]
     dtype: type[np.uint8] | type[np.float32]
     padding_value: float
     has_half_pixels: bool
@@ -222,15 +222,16 @@ class Letterbox:
             raise ValueError(f"Letterbox.apply: expected an image of {self.source_hw}, got {image.shape[:2]}")
         arithmetic = ARITHMETICS[self.arithmetic]
         (height, width), (top, left) = self.resized_hw, self.padding_top_left
+        resized: Image | UnitImage = image
         if arithmetic.dtype != image.dtype or image.shape[:2] != self.resized_hw:
-            image = arithmetic.resize(image, self.resized_hw)
+            resized = arithmetic.resize(image, self.resized_hw)
         if self.resized_hw == self.canvas_hw:
-            return np.ascontiguousarray(image)
+            return np.ascontiguousarray(resized)
         canvas = np.full((*self.canvas_hw, image.shape[2]), arithmetic.padding_value, dtype=arithmetic.dtype)
-        canvas[top : top + height, left : left + width] = image
+        canvas[top : top + height, left : left + width] = resized
         return canvas
 
-    def _scale_and_offset(self, boxes: Any) -> tuple[Any, Any]:
+    def _scale_and_offset(self, boxes: Boxes) -> tuple[Any, Any]:
         (scale_y, scale_x), (top, left) = self.scale_hw, self.offset_top_left
         scale, offset = (scale_x, scale_y, scale_x, scale_y), (left, top, left, top)
         if isinstance(boxes, np.ndarray):
@@ -240,12 +241,14 @@ class Letterbox:
     def boxes_to_canvas(self, source_xyxy: Boxes) -> Boxes:
         """Convert boxes from pixels of the source image to pixels of the canvas."""
         scale, offset = self._scale_and_offset(source_xyxy)
-        return source_xyxy * scale + offset  # type: ignore[no-any-return]
+        canvas_xyxy: Boxes = source_xyxy * scale + offset
+        return canvas_xyxy
 
     def boxes_to_source(self, canvas_xyxy: Boxes) -> Boxes:
         """Convert boxes from pixels of the canvas to pixels of the source image; they are not clipped."""
         scale, offset = self._scale_and_offset(canvas_xyxy)
-        return (canvas_xyxy - offset) / scale  # type: ignore[no-any-return]
+        source_xyxy: Boxes = (canvas_xyxy - offset) / scale
+        return source_xyxy
 
     def matrix(self) -> npt.NDArray[np.float64]:
         """Return the map of `boxes_to_canvas` as a 3x3 matrix on continuous source coordinates (x, y, 1)."""

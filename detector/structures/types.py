@@ -6,6 +6,7 @@ import html
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -257,7 +258,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: Any) -> Detections:
+    def __getitem__(self, index: slice | int | Sequence[int] | Tensor | npt.NDArray[np.generic]) -> Detections:
         """Return the detections chosen by a mask, a slice, an index or a list of indices.
 
         Raises:
@@ -327,7 +328,7 @@ class Detections:
         return f"<p>{len(self)} detections in {width} x {height} pixels{more}</p><table>{table}</table>"
 
 
-def _optional(package: str) -> Any:
+def _optional(package: str) -> ModuleType:
     """Import a package that is not a dependency.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The unpacker, on archives as they should be and as attackers make them."""
+"""Unpacking of valid, damaged and malicious archives."""
 
 from __future__ import annotations
 

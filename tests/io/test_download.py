@@ -1,4 +1,4 @@
-"""The downloader against a server in a thread that behaves as badly as servers do."""
+"""Downloads from a server in a thread that imitates the failures of real servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Each path is a kind of behaviour."""
+    """Server with a behaviour for each path."""
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("Range")))  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """A local server; plain http is allowed for the test's sake."""
+    """A local server; the tests allow plain http."""
     monkeypatch.setattr(download, "SCHEMES", ("https", "http"))
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.daemon_threads = True
@@ -141,7 +141,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def get(server: ThreadingHTTPServer, tmp_path: Path) -> Callable[..., Path]:
-    """Fetches what a behaviour gives into the test's folder."""
+    """Download the file of a behaviour into the folder of the test."""
 
     def fetched(behaviour: str, **settings: object) -> Path:
         target = tmp_path / "folder" / "file.weights"

@@ -18,7 +18,7 @@ LISTS = ("images", "annotations")
 
 @pytest.fixture(params=[1, 7, 64, 2**20])
 def chunk_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Windows of any width: values, words, characters and escapes are cut wherever they can be."""
+    """Windows of several widths, so that values, words, characters and escapes are cut at every place."""
     monkeypatch.setattr(json_stream, "_CHUNK_BYTES", request.param)
     return int(request.param)
 
@@ -134,7 +134,7 @@ def test_invalid_utf_8_is_refused_with_its_place(at: int, chunk_bytes: int, tmp_
 def test_an_error_early_in_a_large_file_does_not_read_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 100)
     path = tmp_path / "x.json"
-    path.write_bytes(b'{"images": [{"a" 1}, ' + b" " * 1000 + b"\xff")  # the byte that is no UTF-8 is never met
+    path.write_bytes(b'{"images": [{"a" 1}, ' + b" " * 1000 + b"\xff")  # the invalid byte is never reached
     assert "line 1, column 18: Expecting ':' delimiter" in refused(path)
 
 

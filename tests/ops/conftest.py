@@ -1,4 +1,4 @@
-"""The GPU's functions of `detector.ops.cuda` on CPU tensors: the real kernels and arguments, another machine below."""
+"""The functions of `detector.ops.cuda` on CPU tensors: the real kernels and arguments on an emulated GPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctype
 
 @pytest.fixture(scope="session")
 def machine_code() -> Callable[[str, str], bytes]:
-    """The kernels of a storage type as NVRTC compiles them for an architecture; skips where there is no NVRTC."""
+    """The kernels of a storage type as NVRTC compiles them for an architecture; skips the test without NVRTC."""
     try:
         nvrtc.version()
     except KernelsUnavailableError as error:
@@ -61,7 +61,7 @@ def machine_code() -> Callable[[str, str], bytes]:
 
 
 class Driver:
-    """The functions of NVIDIA's driver that the package calls, as they are when nothing fails."""
+    """The functions of NVIDIA's driver that the package calls, all of which succeed."""
 
     def __init__(self, emulation: Callable[[str], ctypes.CDLL]) -> None:
         self.emulation = emulation

@@ -98,7 +98,7 @@ def test_every_operation_agrees_with_float64(
     case, of = Case(shape, dtype), LAYOUTS[layout]
     wanted, x = case.reference(), of(case.x)
     assert torch.equal(x, case.x)
-    # The others come in another layout than x.
+    # The other tensors have another layout than x.
     grad, residual = LAYOUTS["channels_last"](case.grad), case.residual.contiguous()
     mean, variance = cuda.norm_statistics(x)
     assert torch.allclose(mean.double(), case.mean.double(), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the GPU's machine code is made of: wide accesses, few instructions, nothing spilled."""
+"""Machine code of the GPU kernels: wide accesses, few instructions, no spilled registers."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ FLOAT_EXTRA = 8
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_flat_kernel_takes_few_instructions_per_element(name: str, build: Build) -> None:
     storage, kernels = build
-    kernel = kernels[f"{name}_cells"]  # straight-line code: one 2^x per element, those that fill no cell included
+    kernel = kernels[f"{name}_cells"]  # straight-line code: one 2^x per element, including elements that fill no cell
     per_element = len(kernel.instructions) / kernel.count("MUFU.EX2")
     assert kernel.count("MUFU.RCP") == kernel.count("MUFU.EX2")
     assert per_element <= BUDGETS[name] + (FLOAT_EXTRA if storage == "float" else 0)

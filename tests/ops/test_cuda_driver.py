@@ -1,4 +1,4 @@
-"""Loading and launching, with a driver that writes down what it is asked for."""
+"""Loading and launching with a fake driver that records its calls."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Recorder:
 
 
 class Machine:
-    """GPUs that are not there: tensors on the CPU count as those of `index`."""
+    """Fake GPUs: tensors on the CPU count as tensors of the GPU `index`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver, self.current, self.capturing, self.guarded = Recorder(), -1, False, list[int]()
@@ -285,7 +285,7 @@ def test_choice_of_the_user_is_followed(
 
 def test_an_unknown_choice_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTOR_MISH", "fast")
-    with pytest.raises(KernelsUnavailableError, match="auto, native or fused, found 'fast'"):
+    with pytest.raises(KernelsUnavailableError, match="auto, native or fused, got 'fast'"):
         cuda.available(torch.device("cuda", 0))
 
 

@@ -1,4 +1,4 @@
-"""On a real GPU: `make gpu` runs these and whatever else is marked `gpu`."""
+"""Tests on a real GPU, which `make gpu` runs."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_current_stream_is_used() -> None:
         done = torch.cuda.Event()
         done.record()
     assert not done.query()
-    torch.cuda.default_stream().synchronize()  # what runs there waits for nothing
+    torch.cuda.default_stream().synchronize()  # work there does not wait
     stream.synchronize()
     assert torch.equal(y, cuda.mish_forward(x))
 

@@ -1,4 +1,4 @@
-"""Every 16-bit value through the GPU's formulas, with the hardware's approximate instructions at their worst."""
+"""The GPU's formulas for every 16-bit value, with the largest errors of the hardware's approximate instructions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gradient(x: Tensor) -> Tensor:
 
 
 def ulps(found: Tensor, wanted: Tensor) -> Tensor:
-    """The error of each normal result in units of the last place of the wanted one."""
+    """The error of each normal result in units of the last place of the reference."""
     info = torch.finfo(found.dtype)
     normal = wanted.abs() >= info.smallest_normal
     _, exponent = torch.frexp(wanted[normal])

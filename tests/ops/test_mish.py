@@ -11,7 +11,7 @@ from detector.ops import mish as module
 from detector.ops import native
 from detector.ops.mish import mish
 
-DENSE_NUM = 40_001  # elements that do not take torch's operator, no whole number of vectors or of slices
+DENSE_NUM = 40_001  # too many for torch's operator, not a whole number of vectors or of slices
 
 
 @pytest.fixture(params=["compiled", "sliced"])
@@ -35,7 +35,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor | Non
 
 
 def is_native(y: Tensor) -> bool:
-    """Whether torch's own operator made a tensor."""
+    """Return true if torch's own operator made a tensor."""
     return type(y.grad_fn).__name__.startswith("MishBackward")
 
 

@@ -27,7 +27,7 @@ extern "C" void evaluate(const float *x, float *y, int64_t num, int which) {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The formulas as a C++ program has them."""
+    """The results of the formulas in a C++ program."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++")

@@ -37,7 +37,9 @@ def _probe(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[s
 def test_without_a_compiler_one_warning_says_why(tmp_path: Path) -> None:
     found = _probe(tmp_path, PATH=str(tmp_path), CXX="", DETECTOR_MISH="auto")
     assert found.stdout.splitlines()[0] == "False False"
-    assert found.stdout.splitlines()[1].startswith("1 Mish runs without its fused CPU kernels: no C++ compiler")
+    assert found.stdout.splitlines()[1].startswith(
+        "1 Mish runs without its fused CPU kernels: there is no C++ compiler"
+    )
 
 
 def test_a_compiler_that_fails_is_named_in_the_warning(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "detector").iterdir()] == [library.name]
 
 
-# The same source on processors without AVX-512: eight lanes, and what the compiler makes of them.
+# The same source on processors without AVX-512: eight lanes, which the compiler splits as needed.
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the processors are x86's")
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

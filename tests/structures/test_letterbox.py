@@ -11,7 +11,7 @@ import torch
 from detector.structures.boxes import area_xyxy, clip_xyxy, cxcywh_to_xyxy, xywh_to_xyxy, xyxy_to_cxcywh, xyxy_to_xywh
 from detector.structures.letterbox import FITS, PADDING_VALUE, Letterbox
 
-# One box at a time, in Python's float64: what every function is held against.
+# The reference: one box at a time, in Python's float64.
 REFERENCES = {
     xywh_to_xyxy: lambda x, y, w, h: (x, y, x + w, y + h),
     xyxy_to_xywh: lambda a, b, c, d: (a, b, c - a, d - b),
@@ -160,11 +160,11 @@ def test_boxes_go_to_the_canvas_and_back():
 
 
 def test_boxes_survive_the_round_trip_in_float32():
-    # A canvas of a few pixels loses the source's pixels for want of float32 digits; detectors start at 64.
+    # On a canvas of a few pixels, float32 has too few digits for the pixels of the source; detectors start at 64.
     rng = np.random.default_rng(6)
     num_checked = 0
     for letterbox in random_letterboxes(2000):
-        if min(letterbox.scale_hw) < 0.1:  # one float32 step on the canvas is then many on the source
+        if min(letterbox.scale_hw) < 0.1:  # one float32 step on the canvas is many on the source
             continue
         num_checked += 1
         height, width = letterbox.source_hw
@@ -191,7 +191,7 @@ def test_the_matrix_is_the_same_map():
 
 
 def edges_of(plane: np.ndarray, dark: float, bright: float) -> tuple[float, float]:
-    """Where a bright run begins and ends along a line of pixels, from the brightness of its blurred borders."""
+    """Return the ends of a bright run along a line of pixels, from the brightness of its blurred borders."""
     share = (plane.astype(np.float64) - dark) / (bright - dark)
     middle = int(np.round((share * np.arange(len(share))).sum() / share.sum()))
     return middle - share[:middle].sum(), middle + share[middle:].sum()
@@ -199,7 +199,7 @@ def edges_of(plane: np.ndarray, dark: float, bright: float) -> tuple[float, floa
 
 @pytest.mark.parametrize("mode", sorted(FITS))
 def test_pixels_and_boxes_move_to_the_same_place(mode):
-    """A bright rectangle, applied, has its borders within a pixel of the mapped box."""
+    """The borders of a bright rectangle on the canvas lie within a pixel of the mapped box."""
     rng = np.random.default_rng(8)
     for _ in range(60):
         source_hw = tuple(int(v) for v in rng.integers(40, 500, 2))

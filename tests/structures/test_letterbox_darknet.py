@@ -1,4 +1,4 @@
-"""Darknet's image arithmetic: held against numbers of Darknet itself, a scalar twin in float32 and one in float64."""
+"""Darknet's image arithmetic against numbers of Darknet itself and scalar references in float32 and float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DARKNET_PIXELS = [
 
 
 def scalar_resize(image: np.ndarray, resized_hw: tuple[int, int]) -> np.ndarray:
-    """The specification read aloud: every operation on its own, rounded to float32; `image` float32 (H, W)."""
+    """Resize as the specification says, every operation rounded to float32; `image` float32 (H, W)."""
     f = np.float32
     (source_h, source_w), (height, width) = image.shape, resized_hw
     lines = np.zeros((source_h, width), f)
@@ -50,7 +50,7 @@ def scalar_resize(image: np.ndarray, resized_hw: tuple[int, int]) -> np.ndarray:
 
 
 def real_resize(image: np.ndarray, resized_hw: tuple[int, int]) -> np.ndarray:
-    """Corner-aligned bilinear interpolation in float64, `image` (H, W); without the fault of the last row."""
+    """Interpolate corner-aligned in float64, without the defect of the last row; `image` (H, W)."""
 
     def weights(num_source: int, num_resized: int) -> np.ndarray:
         positions = np.linspace(0, num_source - 1, num_resized)
@@ -60,7 +60,7 @@ def real_resize(image: np.ndarray, resized_hw: tuple[int, int]) -> np.ndarray:
 
 
 def is_dark(num_source: int, num_resized: int) -> bool:
-    """Whether the last row loses its light: a source white all over does not stay white."""
+    """Return true if the last row is darkened: a white source does not stay white."""
     white = np.full((num_source, 1, 1), 255, np.uint8)
     return bool(resize_darknet(white, (num_resized, 1))[-1, 0, 0] < 0.5)
 

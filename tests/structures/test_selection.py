@@ -21,7 +21,7 @@ def iou_of(a: list[float], b: list[float]) -> float:
 
 
 def select_by_loops(boxes, scores, config):
-    """Boxes, scores and labels kept, and how near the nearest decision came to the threshold."""
+    """Return the kept boxes, scores and labels, and the smallest distance of a decision to the threshold."""
     candidates = []
     for row, box in enumerate(boxes.tolist()):
         for label, score in enumerate(scores[row].tolist()):
@@ -40,7 +40,7 @@ def select_by_loops(boxes, scores, config):
 
 
 def random_boxes(rng, num, canvas=640.0):
-    """Boxes in clusters, some beyond the canvas, so that many overlap."""
+    """Return boxes in clusters, some beyond the canvas, so that many overlap."""
     centres = rng.uniform(-50, canvas + 50, (max(num // 4, 1), 2))[rng.integers(0, max(num // 4, 1), num)]
     sizes = rng.uniform(5, 150, (num, 2))
     corner = centres + rng.normal(0, 12, (num, 2)) - sizes / 2
@@ -78,7 +78,7 @@ def test_selection_is_greedy_suppression(num_classes, class_agnostic):
 
 
 def test_many_candidates_give_the_same_result_as_the_reference():
-    """More than a thousand candidates: a library may take another path, the result is the same."""
+    """With more than a thousand candidates a library may use another algorithm; the result must not change."""
     rng = np.random.default_rng(1)
     for class_agnostic in (False, True):
         boxes, scores = random_boxes(rng, 700), torch.from_numpy(rng.uniform(0, 1, (700, 3)).astype(np.float32))
@@ -89,7 +89,7 @@ def test_many_candidates_give_the_same_result_as_the_reference():
 
 
 def test_classes_do_not_suppress_each_other_at_any_position():
-    """Shifting each class by the largest coordinate alone would lay a box left of the canvas on one inside it."""
+    """Shifting each class by the largest coordinate would put a box left of the canvas on one inside it."""
     boxes = torch.tensor([[1.0, 1.0, 100.0, 100.0], [-100.0, -100.0, -1.0, -1.0], [50.0, 50.0, 100.0, 100.0]])
     scores = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.8, 0.0], [0.0, 0.0, 0.7]])
     found = select(boxes, scores, SelectConfig(confidence=0.5, iou=0.5))
@@ -97,7 +97,7 @@ def test_classes_do_not_suppress_each_other_at_any_position():
 
 
 def test_one_absurd_box_does_not_affect_the_others():
-    """Coordinates of 1e30 are finite; arithmetic that mixes them with the others would swallow those."""
+    """Coordinates of 1e30 are finite; arithmetic that mixes them with others would round those to nothing."""
     boxes = torch.tensor([[10.0, 10, 50, 50], [11, 10, 51, 50], [200, 200, 240, 240], [0, 0, 1e30, 1e30]])
     scores = torch.tensor([[0.0, 0.9], [0.0, 0.8], [0.0, 0.7], [0.6, 0.0]])
     found = select(boxes, scores, SelectConfig(confidence=0.5, iou=0.5))
@@ -214,7 +214,7 @@ def test_no_boxes_or_no_passing_scores_give_no_detections(num, num_classes):
 
 
 def test_boxes_without_area_are_kept_apart():
-    """Nothing over nothing is no overlap."""
+    """An IoU of 0 / 0 is not an overlap."""
     boxes = torch.tensor([[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0]])
     assert len(select(boxes, torch.tensor([[0.9], [0.8]]), SelectConfig())[0]) == 2
 

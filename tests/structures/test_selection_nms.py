@@ -33,7 +33,7 @@ def overlap_by_hand(a: list[float], b: list[float], beta: float) -> float:
 
 
 def kept_by_loops(boxes: Any, scores: Any, config: SelectConfig, beta: float) -> tuple[list[tuple[int, int]], float]:
-    """Row and label of what is kept, best first, and how near the nearest decision came to the threshold."""
+    """Return rows and labels of the kept boxes, best first, and the smallest distance to the threshold."""
     order = [(row, label) for row, label in np.ndindex(*scores.shape) if scores[row, label] >= config.confidence]
     order.sort(key=lambda entry: -float(scores[entry]))
     kept: list[tuple[int, int]] = []
@@ -127,7 +127,7 @@ def test_boxes_without_area_and_absurd_ones_suppress_nothing(kind: Any) -> None:
 
 
 def test_distances_count_relative_to_the_image() -> None:
-    """Half as wide an image makes a horizontal distance count double, also where the overlap stays the same."""
+    """In an image of half the width a horizontal distance counts double, even if the overlap is the same."""
     boxes = torch.tensor([[0.0, 0, 100, 40], [20, 0, 120, 40]])
     scores = torch.tensor([[0.9], [0.8]])
     for image_hw in ((1, 1), (100, 200), (100, 20), (900, 100)):
@@ -165,7 +165,7 @@ KIND_OF_KEY = {"default": "plain", "greedynms": "greedy", "diounms": "diou"}
 
 
 def test_number_of_detections_on_twelve_images_equals_that_of_darknet(darknet_folder: Path) -> None:
-    """Resizing, one convolution, the reading of the map and suppression together; nine settings."""
+    """Test resizing, one convolution, decoding and suppression together, with nine settings."""
     runs = json.loads((darknet_folder / "expected.json").read_text())
     values = torch.from_numpy(np.fromfile(darknet_folder / "m.weights", "<f4", offset=20))
     biases, weights = values[:24], values[24:].reshape(24, 3, 3, 3)
@@ -178,7 +178,7 @@ def test_number_of_detections_on_twelve_images_equals_that_of_darknet(darknet_fo
         level = AnchorLevel(
             3, anchors, (0, 1, 2), (8.0, 8.0), scale_x_y=float(keys["scale_x_y"]), new_coords=new_coords
         )
-        # Darknet compares scores above the threshold, `select` from it on: the next float32 is the same.
+        # Darknet keeps scores above the threshold, `select` also those at it, so the next float32 gives the same.
         config = SelectConfig(
             confidence=float(np.nextafter(np.float32(0.005), np.float32(1))),
             iou=0.45,

@@ -1,4 +1,4 @@
-"""The shapes that the structures check, and what they compute, against plain loops."""
+"""Shape checks of the structures, and their computations against plain loops."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_every_section_runs_and_a_second_call_keeps_the_first_ones(tmp_path: Pat
 def test_a_section_that_does_not_exist_is_refused_by_name() -> None:
     done = run("--sections", "act,speed")
     assert done.returncode == 2
-    assert "found speed" in done.stderr
+    assert "got speed" in done.stderr
 
 
 def test_end_of_time_is_noted_in_the_file(tmp_path: Path) -> None:

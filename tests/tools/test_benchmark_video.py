@@ -22,7 +22,7 @@ SOAK = re.compile(r"soak: (\d+) frames in .* ([+-][\d.]+) MB .* handles (\d+) to
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network that has learnt nothing."""
+    """A tiny network with random weights."""
     torch.manual_seed(0)
     config = load_detection("mish-n", ["model.width=0.125", "input.size=64", "device=cpu"])
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -79,8 +79,8 @@ def test_table_names_every_stage_and_a_short_soak_uses_constant_memory(
     found = SOAK.fullmatch(run("--size", "320x180", "--frames", "50", "--soak", "300"))
     assert found is not None
     assert int(found[1]) == 300
-    assert float(found[2]) < 8  # of 31 MB, if each frame were kept
-    assert int(found[4]) - int(found[3]) <= 2  # the file that is written comes and goes
+    assert float(found[2]) < 8  # it would be 31 MB if each frame were kept
+    assert int(found[4]) - int(found[3]) <= 2  # one for the video that is being written
 
 
 @pytest.mark.nightly

@@ -2,7 +2,7 @@
 //
 // Compiled on the user's machine for its processor. A tensor is (batch, channels, plane) in memory order: channels_last
 // is a plane of 1 and a batch of all its pixels. Sums run over a fixed partition and are combined in a fixed order in
-// double, so that a result does not depend on the number of threads.
+// double, so that results do not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -59,7 +59,7 @@ void flat(int64_t num, const Body &body) {
         each_vector(start, std::min(start + kChunk, num), body);
 }
 
-// How one value per channel meets the vectors of a tensor: in channels_last a row of `wide` elements, a whole number of
+// Layout of per-channel values beside the vectors of a tensor: in channels_last a row of `wide` elements, a whole number of
 // vectors, repeats the channels; in NCHW every vector belongs to one channel.
 struct Grid {
     int64_t batch, channels, plane, num, wide;
@@ -81,7 +81,7 @@ struct Grid {
     }
 };
 
-// body(i, c, count) for every vector, where c is its place among spread values.
+// body(i, c, count) for every vector, where c is its index among the per-channel values that were laid out.
 template <typename Body>
 void each(const Grid &grid, const Body &body) {
     if (grid.plane == 1) {
@@ -105,7 +105,7 @@ void each(const Grid &grid, const Body &body) {
     }
 }
 
-// Two sums per channel: term(i, c, count, first, second) gives what a vector adds; lanes from `count` on are dropped.
+// Two sums per channel: term(i, c, count, first, second) returns the terms of a vector; lanes from `count` on are dropped.
 template <typename Term>
 void sums(const Grid &grid, double *first, double *second, const Term &term) {
     constexpr int64_t kRows = 16;  // rows per trip through the accumulators
@@ -209,7 +209,7 @@ void norm_mish_train(const T *x, const T *residual, T *y, const Grid &grid, cons
     norm_mish_forward(x, residual, y, grid, mean, scale.data(), bias);
 }
 
-// The first pass sums g = grad * mish'(z) and g (x - mean) and leaves g in `out`; the second makes the gradient of it.
+// The first pass sums g = grad * mish'(z) and g (x - mean) and writes g to `out`; the second turns g into the gradient.
 template <typename T>
 void norm_mish_backward(const T *grad, const T *x, T *out, const Grid &grid, const float *weight, const float *bias,
                         const float *mean, const float *variance, double epsilon, float *grad_weight,

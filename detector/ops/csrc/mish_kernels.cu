@@ -1,11 +1,11 @@
 // GPU kernels: Mish, batch norm + Mish and bias + Mish, for the storage type that STORAGE names.
 //
-// Built by NVRTC on the user's machine, once for each storage type, without any header but mish_math.h. Arithmetic is
-// float32. A cell is what one load moves: 16 bytes, or one element where channels, plane or addresses are odd.
+// Built by NVRTC on the user's machine, once for each storage type, with no header but mish_math.h. Arithmetic is
+// float32. A cell is the data of one load: 16 bytes, or one element if channels, plane or addresses are odd.
 //
-// Kernels over channels see every layout as images of positions. In channels_last the owner of a cell is a group of
+// Kernels over channels treat every layout as images of positions. In channels_last the owner of a cell is a group of
 // neighbouring channels, and cells of one owner lie `pitch` cells apart; in NCHW it is one channel, whose planes are
-// cells in a row. A thread has one owner, so what belongs to the channel stays in its registers. The positions of all
+// cells in a row. A thread has one owner, so per-channel values stay in its registers. The positions of all
 // images are cut into tiles; part p of `parts` takes the tiles p, p + parts, ... . Sums run over the tiles of a thread,
 // then over the threads of a block as a tree, then over the parts in double: always in the same order, without atomics.
 #include "mish_math.h"
@@ -165,7 +165,7 @@ MISH_INLINE void flat(const FlatArguments &a) {
             store<T, width>(a.out, (first + u * MISH_THREADS) * bytes, v);
         }
     }
-    if (width > 1 && blockIdx.x == 0 && num * width + threadIdx.x < a.num) {  // what fills no cell
+    if (width > 1 && blockIdx.x == 0 && num * width + threadIdx.x < a.num) {  // elements that fill no cell
         const int64 i = num * width + threadIdx.x;
         float v[1], g[1];
         Cell<T, 1>::get(load<T, 1>(a.x, i * sizeof(T)), v);
@@ -191,8 +191,8 @@ struct Place {
     }
 };
 
-// A tile is `cells` positions of every line of a block. Walked in reverse, the tiles that the pass before has read or
-// written last come first: they may still lie in the cache. A step is an addition: `offset` and `left` follow.
+// A tile is `cells` positions of every line of a block. Reverse order begins with the tiles that the previous pass read
+// or wrote last, because they may still be in the cache. A step only adds to `offset` and `left`.
 template <bool reverse>
 struct Tiles {
     const Arguments &a;
@@ -224,7 +224,7 @@ struct Tiles {
     DEVICE int64 at(int u) const { return offset + u * a.cell_step; }
 };
 
-// What belongs to the channels of a thread: `lanes` of them, the first a multiple of `lanes`.
+// Values of the channels of a thread: `lanes` channels, the first a multiple of `lanes`.
 template <int lanes>
 MISH_INLINE void load_channels(const float *values, int owner, float (&v)[lanes]) {
     const float *p = values + owner * lanes;
@@ -279,7 +279,7 @@ MISH_INLINE void norm_statistics(const Arguments &a) {
     __shared__ Board<2, lanes> board;
     __shared__ float counts[MISH_THREADS];
     const Place p = Place::of(a);
-    // Sums of the differences to the thread's first value, lest a large mean cancels the variance.
+    // Sums of the differences to the thread's first value, so that a large mean does not cancel the variance.
     float shift[lanes], sum[lanes] = {}, squares[lanes] = {}, num = 0.0f;
 #pragma unroll
     for (int j = 0; j < lanes; ++j) shift[j] = 0.0f;
@@ -410,7 +410,7 @@ MISH_INLINE void norm_mish_sums(const Arguments &a) {
     for (int j = 0; j < lanes; ++j) first[j] = sum[j], second[j] = moment[j];
 }
 
-// ---- the parts together, in double
+// ---- combination of the parts, in double
 
 struct PartialArguments {
     const float *partial, *variance;
@@ -488,7 +488,7 @@ extern "C" __global__ void __launch_bounds__(MISH_THREADS) join_statistics(const
     }
 }
 
-// ---- what is done to every element of a channel
+// ---- operations on every element of a channel
 
 template <typename T, int width, int lanes, bool norm, bool residual>
 MISH_INLINE void channel_forward(const Arguments &a) {

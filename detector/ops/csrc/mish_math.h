@@ -6,8 +6,8 @@
 //   mish'(x)  = e w / d^2,  w = (x + 1) + e (x + 3/2) + e^2 + e^3 / 4   (Misra 2019, omega / 4 and delta / 2)
 //   mish''(x) = (e / d^2) (2 (e + 1) + x (1 + e - 3/2 e^2 - e^3) / d)
 // Above 20 the first two are x and 1 to the last bit of float32, so x is clamped there before the exponential.
-// NaN passes everything. At +inf: inf, 1, 0. At -inf: forward NaN as torch's operator has it (the limit is -0), while
-// the gradient is torch's NaN on the GPU and the limit -0 on the CPU; nothing finite gives a NaN or an infinity.
+// NaN gives NaN. At +inf: inf, 1, 0. At -inf: forward NaN like torch's operator (the limit is -0); the gradient is NaN
+// like torch's on the GPU and the limit -0 on the CPU. Finite values never give a NaN or an infinity.
 //
 // The GPU computes float32 tensors with expf, and 16-bit ones with the hardware's 2^x, whose relative error of 2^-22 is
 // far below a rounding to 16 bits. A build with MISH_EMULATED runs the GPU's formulas on a CPU, for tests: it defines
@@ -27,7 +27,7 @@
 #define MISH_INLINE static inline __attribute__((always_inline))
 #endif
 
-// ---- what the machine computes
+// ---- instructions of the machine
 
 #ifdef __CUDACC__
 MISH_INLINE float mish_fma(float a, float b, float c) { return fmaf(a, b, c); }
@@ -41,7 +41,7 @@ MISH_INLINE float ptx_reciprocal(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-MISH_INLINE float ptx_minimum(float x, float bound) {  // a NaN stays one, which fminf would swallow
+MISH_INLINE float ptx_minimum(float x, float bound) {  // keeps NaN, unlike fminf
 #if __CUDA_ARCH__ >= 800
     float y;
     asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(bound));
@@ -74,7 +74,7 @@ MISH_INLINE unsigned ptx_to_bfloat2(float low, float high) {
 #if __CUDA_ARCH__ >= 800
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
 #else
-    const unsigned l = __float_as_uint(low), h = __float_as_uint(high);  // round to nearest even; a NaN stays one
+    const unsigned l = __float_as_uint(low), h = __float_as_uint(high);  // round to nearest even; NaN stays NaN
     const unsigned l16 = low != low ? 0x7fffu : (l + 0x7fffu + ((l >> 16) & 1u)) >> 16;
     const unsigned h16 = high != high ? 0x7fffu : (h + 0x7fffu + ((h >> 16) & 1u)) >> 16;
     pair = l16 | h16 << 16;

@@ -1,4 +1,4 @@
-// Vectors of floats in the compiler's own notation, with the few instructions it has no notation for.
+// Vectors of floats in the notation of the compiler, with the few instructions that it has no notation for.
 //
 // One source serves AVX-512 (16 lanes), and AVX2, NEON and plain C++ (8 lanes, which the compiler splits as it must).
 #ifndef DETECTOR_VECTOR_H
@@ -41,7 +41,7 @@ VECTOR_INLINE Vector load(const BFloat16 *p) {
 
 VECTOR_INLINE void store(float *p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
-VECTOR_INLINE void store(BFloat16 *p, Vector v) {  // round to nearest even; a NaN stays one
+VECTOR_INLINE void store(BFloat16 *p, Vector v) {  // round to nearest even; NaN stays NaN
 #if defined(__AVX512BF16__)
     const __m256bh h = _mm512_cvtneps_pbh((__m512)v);  // results below 2^-126 become 0
 #else
@@ -52,7 +52,7 @@ VECTOR_INLINE void store(BFloat16 *p, Vector v) {  // round to nearest even; a N
     std::memcpy(p, &h, sizeof h);
 }
 
-// The first `count` elements only; what is missing is 0.
+// The first `count` elements only; the others are 0.
 template <typename T>
 VECTOR_INLINE Vector load(const T *p, int64_t count) {
     T all[kLanes] = {};
@@ -67,7 +67,7 @@ VECTOR_INLINE void store(T *p, Vector v, int64_t count) {
     std::memcpy(p, all, count * sizeof(T));
 }
 
-// Both bounds pass a NaN on.
+// Both bounds keep NaN.
 VECTOR_INLINE Vector at_most(Vector x, float bound) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)x);
