@@ -6,22 +6,31 @@ import csv
 import json
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from detector.config import registry
-from detector.config.schema import config_to_plain
-from detector.tasks.task import load_experiment
+from detector.config.schema import config_from_plain
+from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmentation import AugmentationConfig
+from detector.data.coco import read_coco
+from detector.data.loader import TrainingSamples
+from detector.models.contracts import ModelConfig
+from detector.models.necks import NeckConfig
+from detector.structures.canvas import Canvas
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ROOT / "tests" / "parts"
-# The folder of each kind, by its name in the listing; the example of a kind is `parts/toy_KIND.py`, registered as `toy`.
+# The folder of each kind, by the name in the listing. The example of a kind is `parts/toy_KIND.py`, named `toy`.
 FOLDERS = {
     "activation": "models/activations",
     "attention": "models",
@@ -81,7 +90,7 @@ data: {name: toy, num_images: 16}
 input: {size: 16}
 loader: {batch_size: 16}
 optimizer: {name: toy, lr: 0.02}
-schedule: toy
+schedule: {name: toy, flat: 40, warmup_iterations: 0}
 train: {iterations: 40, evaluations: 1, precision: fp32}
 device: cpu
 """
@@ -96,7 +105,7 @@ class Session:
     """The commands that used the parts.
 
     Attributes:
-        package: the folder of the package that ran.
+        package: the folder of the package that ran: that of this repository or its copy.
         folder: the folder of the runs.
         outputs: the text that each command printed.
     """
@@ -197,11 +206,16 @@ def test_each_part_is_listed(session: Session) -> None:
 
 
 def test_a_network_of_new_parts_is_trained_on_a_new_data_set(session: Session) -> None:
-    config = (session.folder / "detector/config.yaml").read_text(encoding="utf-8")
-    assert config.count("name: toy") == 9  # activation, attention, backbone, neck, head, loss, data, optimiser, ...
+    config = yaml.safe_load((session.folder / "detector/config.yaml").read_text(encoding="utf-8"))
+    model = config["model"]
+    parts = [model[kind] for kind in ("activation", "backbone", "neck", "head")]
+    parts += [model["backbone"]["attention"], *config["augment"]["extra"]]
+    parts += [config[section] for section in ("loss", "data", "optimizer", "schedule")]
+    assert [part["name"] for part in parts] == ["toy"] * 10
     rows = list(csv.DictReader((session.folder / "detector/results.csv").open(encoding="utf-8")))
-    assert {"train/box", "train/cls"} <= set(rows[-1])
-    assert math.isclose(float(rows[-1]["lr"]), 0.01 * (2 / 8) ** 0.5)
+    assert float(rows[-1]["train/box_loss"]) > 0
+    assert float(rows[-1]["train/cls_loss"]) > 0
+    assert math.isclose(float(rows[-1]["lr/pg0"]), 0.01 * (2 / 8) ** 0.5)
     assert session.document("train")["num_skipped"] == 0
 
 
@@ -230,3 +244,38 @@ def test_a_new_task_is_trained_evaluated_and_predicts(session: Session) -> None:
     assert trained["best_turns"] == measured["top1"] > 0.5
     assert [row["name"] for row in measured["classes"]] == ["0", "90", "180", "270"]
     assert len(session.outputs["predict task"].splitlines()) == 6
+
+
+# --- parts of a file given with --import, registered until the end of a test ----------------------------------------
+
+
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Imports the example of a kind."""
+    registry.every_kind()  # imports the shipped parts, so that they stay registered
+    monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
+    monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
+    monkeypatch.setattr(registry, "_imported_files", dict(registry._imported_files))
+    return lambda kind: registry.import_parts(example(kind))
+
+
+def test_a_file_that_is_imported_twice_runs_once(imported: Callable[[str], None]) -> None:
+    imported("neck")
+    neck = registry.find(NeckConfig, "toy")
+    imported("neck")
+    assert registry.find(NeckConfig, "toy") is neck
+
+
+def test_a_spawned_worker_knows_an_imported_augmentation(imported: Callable[[str], None], tiny_shapes: Path) -> None:
+    imported("augmentation")
+    augment = AugmentConfig(extra=(registry.find(AugmentationConfig, "toy").Config(),))
+    annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
+    samples = TrainingSamples(annotations, Canvas((64, 64), 3, "letterbox"), augment, seed=0, cache_mb=0)
+    code = "import pickle, sys; print(len(pickle.load(sys.stdin.buffer)))"  # as in a spawned process
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(samples), capture_output=True, check=False)
+    assert done.stdout.split() == [b"12"], done.stderr.decode()
+
+
+def test_a_section_alone_is_read_without_the_defaults_of_its_parts_for_other_sections() -> None:
+    config = config_from_plain(ModelConfig, {"name": "yolo", "head": {"name": "anchor"}}, "a test")
+    assert registry.name_of(config) == "yolo"

@@ -65,7 +65,7 @@ _PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
 _WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
 _READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
 _imported_folders: set[str] = set()
-_imported_files: set[Path] = set()
+_imported_files: dict[Path, None] = {}  # in the order of their import
 
 
 def _import_folders(folders: Iterable[str]) -> None:
@@ -227,7 +227,23 @@ def import_parts(path: Path) -> None:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # dataclasses look their module up
     specification.loader.exec_module(module)
-    _imported_files.add(path.resolve())
+    _imported_files[path.resolve()] = None
+
+
+class ImportedFiles:
+    """The files that this process imported with `import_parts`; a process that unpickles the object imports them too.
+
+    An object that holds parts and is sent to a spawned process keeps one as its first attribute, because the process
+    needs the classes of the parts before it can unpickle the parts.
+    """
+
+    def __init__(self) -> None:
+        self._paths = tuple(_imported_files)
+
+    def __setstate__(self, state: dict[str, tuple[Path, ...]]) -> None:
+        self.__dict__.update(state)
+        for path in self._paths:
+            import_parts(path)
 
 
 def nearest(name: str, known: Any) -> str:

@@ -53,7 +53,7 @@ class CellHead(Head):
             self.layers.append(layer)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return one raw map (B, 4 + classes, H, W) for each map: distances to left, top, right, bottom, then logits."""
+        """Return one raw map (B, 4 + classes, H, W) for each map: distances left, top, right, bottom, then logits."""
         return tuple(layer(x) for x, layer in zip(maps, self.layers, strict=True))
 
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from detector.config.registry import register
+from detector.data.classification_batches import ImageAugmentConfig
 from detector.data.classification_split import LabelledImages
 from detector.data.problems import num_accepted, num_skipped
 from detector.media.writers import write_text
@@ -32,7 +33,13 @@ class TurnTask(ClassificationTask):
 
     @dataclass(frozen=True)
     class Config(ClassificationConfig):
-        """Settings of classification, on a square canvas."""
+        """Settings of classification, on a square canvas.
+
+        Attributes:
+            augment: the augmentation of training images; without flips, which would change the turn of an image.
+        """
+
+        augment: ImageAugmentConfig = field(default_factory=lambda: ImageAugmentConfig(flip_horizontal=0.0))
 
         def __post_init__(self) -> None:
             height, width = self.input.canvas_hw
