@@ -65,6 +65,7 @@ _PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
 _WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
 _READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
 _imported_folders: set[str] = set()
+_imported_files: dict[Path, None] = {}  # in the order of their import
 
 
 def _import_folders(folders: Iterable[str]) -> None:
@@ -213,15 +214,36 @@ def build(config: PartConfig[Contract], *args: Any, **kwargs: Any) -> Contract:
 def import_parts(path: Path) -> None:
     """Run a Python file of the user's, so that a configuration can name the parts that it registers.
 
+    A file runs once in a process, because its names would be duplicates the second time.
+
     Raises:
         ConfigError: the file is missing or is not a Python file.
     """
+    if path.resolve() in _imported_files:
+        return
     specification = importlib.util.spec_from_file_location(f"detector_parts_{path.stem}", path)
     if not path.is_file() or specification is None or specification.loader is None:
         raise ConfigError(f"--import: expected a Python file with registered parts, got {str(path)!r}; check the path")
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # dataclasses look their module up
     specification.loader.exec_module(module)
+    _imported_files[path.resolve()] = None
+
+
+class ImportedFiles:
+    """The files that this process imported with `import_parts`; a process that unpickles the object imports them too.
+
+    An object that holds parts and is sent to a spawned process keeps one as its first attribute, because the process
+    needs the classes of the parts before it can unpickle the parts.
+    """
+
+    def __init__(self) -> None:
+        self._paths = tuple(_imported_files)
+
+    def __setstate__(self, state: dict[str, tuple[Path, ...]]) -> None:
+        self.__dict__.update(state)
+        for path in self._paths:
+            import_parts(path)
 
 
 def nearest(name: str, known: Any) -> str:

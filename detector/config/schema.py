@@ -203,7 +203,10 @@ def _schema_of(schema: Any, node: Node) -> Any:
 
 
 def _with_defaults_of_parts(schema: type, node: Node) -> Node:
-    """Return the given settings on top of the defaults that the selected parts have for the other sections."""
+    """Return the given settings on top of the defaults that the selected parts have for the other sections.
+
+    A schema without some of these sections, such as that of a network alone, leaves their defaults out.
+    """
     entries = node.value if isinstance(node.value, dict) else {}
     schema = _schema_of(schema, node)
     for field in dataclasses.fields(schema):
@@ -211,6 +214,7 @@ def _with_defaults_of_parts(schema: type, node: Node) -> Node:
             # Mistakes are reported when the whole config is built.
             part = _Builder().build(_hints(schema)[field.name], _named(entries[field.name], field.default), field.name)
             defaults = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
+            defaults = {name: settings for name, settings in defaults.items() if name in _hints(schema)}
             where = Where(f"the defaults of {field.name}", 0, Path.cwd())
             node = merge(Node(_nodes(defaults, where), where), node)
     return node

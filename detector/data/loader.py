@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detector.config.registry import ImportedFiles
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmenter import AugmentationRecipe, Source, greatest_zoom
 from detector.data.coco import CocoAnnotations
@@ -223,6 +224,7 @@ class TrainingSamples(Dataset[Sample]):
         """
         if disk_cache is not None:
             prepare_cache_folder(disk_cache, annotations)
+        self._imported = ImportedFiles()  # first, for the classes of augmentations in a spawned worker
         self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
         self._reduced_decode = reduced_decode
         self._cache = ImageCache(canvas.channels, cache_mb, disk_cache)
