@@ -52,14 +52,28 @@ def can_pack() -> bool:
     return bool(has_onednn) and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
+def can_pack_dtype(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN computes convolutions of this dtype on this processor; 16 bits need AVX-512 or AMX."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return True
+    check = "_is_mkldnn_bf16_supported" if dtype == torch.bfloat16 else "_is_mkldnn_fp16_supported"
+    return hasattr(torch.ops.mkldnn, check) and bool(getattr(torch.ops.mkldnn, check)())
+
+
+def _is_packable(conv: nn.Conv2d) -> bool:
+    is_plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return is_plain and can_pack_dtype(conv.weight.dtype)
+
+
 def pack(model: Model) -> Model:
     """Replace the convolutions of a model by packed ones and return the model; it runs without gradients, on the CPU.
 
-    Its outputs stay the same up to rounding. It can no longer be trained, saved or moved, so pack a copy.
+    Its outputs stay the same up to rounding. It can no longer be trained, saved or moved, so pack a copy. Convolutions
+    whose dtype oneDNN does not support on this processor stay as they are.
     """
     if can_pack():
         for parent in list(model.modules()):
             for name, child in parent.named_children():
-                if type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str):
+                if type(child) is nn.Conv2d and _is_packable(child):
                     setattr(parent, name, PackedConv2d(child))
     return model

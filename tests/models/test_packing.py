@@ -36,7 +36,16 @@ def test_a_packed_convolution_agrees_with_float64_on_images_of_every_size(name: 
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_convolution_of_an_unsupported_dtype_is_not_packed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "can_pack_dtype", lambda dtype: dtype == torch.float32)
+    model = pack(nn.Sequential(nn.Conv2d(4, 8, 3).to(dtype), nn.Conv2d(8, 8, 3)))
+    assert type(model[0]) is nn.Conv2d
+    assert isinstance(model[1], PackedConv2d) == packing.can_pack()
+
+
 @needs_packing
+@pytest.mark.skipif(not packing.can_pack_dtype(torch.bfloat16), reason="this processor has no bf16 convolutions")
 def test_a_packed_16_bit_convolution_takes_float32_images_and_biases() -> None:
     conv = nn.Conv2d(16, 24, 3, padding=1)
     half = copy.deepcopy(conv)
