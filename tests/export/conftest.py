@@ -13,8 +13,7 @@ from detector.config.schema import config_to_plain
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
 from detector.models.checkpoint import ModelFile, save_model
-from detector.tasks.detection_model import build_model, load_model
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import build_model, load_detection, load_model
 from detector.workflows.export import ExportReport, export_model
 
 pytest.importorskip("onnx")
@@ -29,7 +28,7 @@ TINY_CFG = Path(__file__).parent.parent / "darknet/tiny.cfg"
 def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, object]) -> Path:
     """Save a model file with random weights whose class logits and boxes differ from cell to cell."""
     torch.manual_seed(1)
-    config = load_experiment(name, overrides)
+    config = load_detection(name, overrides)
     model = build_model(config, len(NAMES))
     branches = getattr(getattr(model, "head", None), "class_branches", ())
     with torch.no_grad():

@@ -33,7 +33,7 @@ class Parts(nn.Module):
             self.parts.append(registry.build(registry.find(AttentionConfig, name).Config(), CHANNELS))
         self.parts.extend(DarknetActivation(name) for name in _OWN)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 module.running_mean.normal_()
         for name, parameter in self.named_parameters():
             if name.endswith("gamma"):

@@ -150,7 +150,7 @@ def test_selecting_file_rejects_a_wider_selection_and_raw_boxes(selecting_onnx):
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"confidence of at least 0.3, iou=0.45, max_detections of at most 20 only"):
         predictor.detect([picture], load_model(selecting_onnx).config.evaluate)
-    with pytest.raises(ConfigError, match="found a file that selects by itself"):
+    with pytest.raises(ConfigError, match="got a file that selects by itself"):
         predictor.raw_boxes([picture])
 
 

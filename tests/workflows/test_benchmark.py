@@ -14,8 +14,7 @@ from detector.cli import benchmark as command
 from detector.cli.main import run
 from detector.errors import ConfigError, DetectorError
 from detector.inference.runtime import TorchRuntime
-from detector.tasks.detection_model import build_model
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import build_model, load_detection
 from detector.workflows import benchmark as module
 from detector.workflows import export
 from detector.workflows.benchmark import (
@@ -37,7 +36,7 @@ def timing(backend: str, model: str = "mish-n", size: int | None = 64, batch_siz
 
 def test_reference_uses_torch_operators_on_a_copy_of_the_model() -> None:
     torch.manual_seed(0)
-    model = build_model(load_experiment("mish-n", ["input.size=64", "model.width=0.125"]), 3).eval()
+    model = build_model(load_detection("mish-n", ["input.size=64", "model.width=0.125"]), 3).eval()
     reference = ReferenceRuntime(model, torch.device("cpu"))
     norms = [part for part in reference._model.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()) > 10
