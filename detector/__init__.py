@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name, and with it torch, when it is first asked for."""
+    """Load a public name, and with it torch, on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'detector' has no attribute {name!r}")
     import importlib

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line and exits with its code."""
+    """Run the command line and exit with its code."""
     from detector.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

@@ -330,7 +330,7 @@ class Classifier:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Takes a model file (`.safetensors`, a run's `last.pt`) or a configuration to train from scratch.
+        """Load a model file (`.safetensors`, a run's `last.pt`), or a configuration to train from scratch.
 
         Args:
             model: path of a model file, path of a YAML configuration, or name of a preset such as `classify`.

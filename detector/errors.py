@@ -1,7 +1,7 @@
-"""The errors a user can cause, each with the exit code the command line gives it.
+"""The errors that a user can cause, each with the exit code of the command line.
 
-A message says who found what, what was wanted, what was found and what to do, in one sentence. Anything that is not a
-`DetectorError` is a defect of this package.
+A message says who complains, what was expected, what was given and what to do, in one sentence. An exception that is
+not a `DetectorError` is a defect of this package.
 """
 
 from __future__ import annotations

@@ -263,10 +263,10 @@ FIGURES = (
     Figure("circles", "folders that import each other", folder_circles, limit=0, target=0),
     Figure("floors", "exceptions in the floor table", floor_exceptions, limit=0, target=0),
     Figure("registering", "imports only to register a part", registering_imports, limit=0, target=0),
-    Figure("long", "functions over 60 lines", long_functions, limit=6, target=0),
+    Figure("long", "functions over 60 lines", long_functions, limit=4, target=0),
     Figure("wide", "functions over 8 parameters", wide_functions, limit=0, target=0),
-    Figure("docstrings", "docstrings that open with What, How, ...", question_docstrings, limit=1, target=0),
-    Figure("messages", 'texts with "wants ..., found ..."', translated_messages, limit=3, target=0),
+    Figure("docstrings", "docstrings that open with What, How, ...", question_docstrings, limit=0, target=0),
+    Figure("messages", 'texts with "wants ..., found ..."', translated_messages, limit=0, target=0),
     Figure("any", "uses of Any", any_types, limit=284, target=200),
     Figure("ignore", "type: ignore", type_ignores, limit=40, target=40),
     Figure("tasks", "questions for the task outside tasks/", task_branches, limit=0, target=0),
@@ -274,10 +274,10 @@ FIGURES = (
     Figure("help", "seconds of detector --help", help_seconds, limit=0.3, target=0.3),
     Figure("training", "files from JSON to loss", lambda root: traced(root)["training"], 34, 24, is_traced=True),
     Figure("prediction", "files from path to picture", lambda root: traced(root)["prediction"], 24, 16, is_traced=True),
-    Figure("lines", "lines of detector/", package_lines, limit=40622, target=37818),
+    Figure("lines", "lines of detector/", package_lines, limit=40700, target=37818),
     Figure("files", "files over 500 lines", long_files, limit=0, target=0),
     Figure("file-names", "files that share a name", repeated_file_names, limit=0, target=0),
-    Figure("class-names", "public classes that share a name", repeated_class_names, limit=8, target=0),
+    Figure("class-names", "public classes that share a name", repeated_class_names, limit=6, target=0),
 )
 
 

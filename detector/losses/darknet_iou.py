@@ -54,8 +54,8 @@ def overlap_of(first: Tensor, second: Tensor, kind: Overlap) -> Tensor:
     return iou - share - aspect.square() / (1 - iou + aspect + 1e-6)
 
 
-def _aspect_difference(predicted: Tensor, wanted: Tensor) -> Tensor:
-    return torch.atan(wanted[..., 2] / wanted[..., 3]) - torch.atan(predicted[..., 2] / predicted[..., 3])
+def _aspect_difference(predicted: Tensor, truth: Tensor) -> Tensor:
+    return torch.atan(truth[..., 2] / truth[..., 3]) - torch.atan(predicted[..., 2] / predicted[..., 3])
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _BoxPairs:
 
     Attributes:
         predicted: (P, 4), centre and size.
-        wanted: (P, 4), centre and size.
+        truth: (P, 4), centre and size of the ground truth.
         edges: left, top, right and bottom of the predicted boxes, (P,) each.
         other_edges: the same of the objects.
         shared_wh: width and height of the intersection, (P,) each, negative if the boxes are apart.
@@ -74,7 +74,7 @@ class _BoxPairs:
     """
 
     predicted: Tensor
-    wanted: Tensor
+    truth: Tensor
     edges: tuple[Tensor, Tensor, Tensor, Tensor]
     other_edges: tuple[Tensor, Tensor, Tensor, Tensor]
     shared_wh: tuple[Tensor, Tensor]
@@ -83,18 +83,18 @@ class _BoxPairs:
     union: Tensor
 
     @classmethod
-    def of(cls, predicted: Tensor, wanted: Tensor) -> _BoxPairs:
+    def of(cls, predicted: Tensor, truth: Tensor) -> _BoxPairs:
         """Return the pairs of boxes (P, 4) and (P, 4)."""
         left, top, right, bottom = edges = _edges(predicted)
-        other_left, other_top, other_right, other_bottom = other_edges = _edges(wanted)
+        other_left, other_top, other_right, other_bottom = other_edges = _edges(truth)
         shared_w = torch.minimum(right, other_right) - torch.maximum(left, other_left)
         shared_h = torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)
         hull_w = torch.maximum(right, other_right) - torch.minimum(left, other_left)
         hull_h = torch.maximum(bottom, other_bottom) - torch.minimum(top, other_top)
         intersection = shared_w * shared_h
-        union = predicted[..., 2] * predicted[..., 3] + wanted[..., 2] * wanted[..., 3] - intersection
+        union = predicted[..., 2] * predicted[..., 3] + truth[..., 2] * truth[..., 3] - intersection
         sides = (shared_w, shared_h), (hull_w, hull_h)
-        return cls(predicted, wanted, edges, other_edges, *sides, intersection, union)
+        return cls(predicted, truth, edges, other_edges, *sides, intersection, union)
 
     @property
     def apart(self) -> Tensor:
@@ -102,24 +102,24 @@ class _BoxPairs:
         return ((self.shared_wh[0] <= 0) | (self.shared_wh[1] <= 0))[..., None]
 
 
-def overlap_gradient(predicted: Tensor, wanted: Tensor, kind: Overlap) -> Tensor:
+def overlap_gradient(predicted: Tensor, truth: Tensor, kind: Overlap) -> Tensor:
     """Return the change that Darknet adds to x, y, w, h of a predicted box to increase its overlap with the object.
 
     Args:
         predicted: float (P, 4), centre and size relative to the canvas.
-        wanted: the same of the objects.
+        truth: the same for the ground truth.
         kind: the overlap.
 
     Returns:
         (P, 4), per x, y, w, h; not finite for degenerate boxes.
     """
-    pairs = _BoxPairs.of(predicted, wanted)
+    pairs = _BoxPairs.of(predicted, truth)
     gradient = _area_gradient(pairs, with_hull=kind == "giou")
     if kind in ("iou", "giou"):
         return gradient
     pull = _distance_gradient(pairs)
     if kind == "ciou":
-        angle = _aspect_difference(predicted, wanted)
+        angle = _aspect_difference(predicted, truth)
         aspect = 4 * angle.square() / math.pi**2
         weight = aspect / (1 - pairs.intersection / pairs.union + aspect + 1e-6) * (8 / math.pi**2) * angle
         zero = torch.zeros_like(weight)
@@ -169,8 +169,8 @@ def _distance_gradient(pairs: _BoxPairs) -> Tensor:
     (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = pairs.edges, pairs.other_edges
     hull_w, hull_h = pairs.hull_wh
     diagonal = hull_w.square() + hull_h.square()
-    offset_x = pairs.wanted[..., 0] - pairs.predicted[..., 0]
-    offset_y = pairs.wanted[..., 1] - pairs.predicted[..., 1]
+    offset_x = pairs.truth[..., 0] - pairs.predicted[..., 0]
+    offset_y = pairs.truth[..., 1] - pairs.predicted[..., 1]
     distance = offset_x.square() + offset_y.square()
     dtype = hull_w.dtype
     beyond_left, beyond_right = (left < other_left).to(dtype), (right > other_right).to(dtype)

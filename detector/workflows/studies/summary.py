@@ -127,7 +127,7 @@ def _known(value: Any) -> Any:
 
 
 def summarise(study: StudyConfig, folder: StudyFolder) -> StudySummary:
-    """What the runs of a study that are there have found.
+    """Summarise the finished runs of a study.
 
     Raises:
         DatasetError: a record cannot be read.
