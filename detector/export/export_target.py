@@ -1,18 +1,7 @@
 """The contract of export targets: a target writes a network to files of a runtime and opens such files again.
 
-A new target is one file with one registered class:
-
-    @register("mine")
-    class MyTarget(ExportTarget):
-        suffix = ".mine"
-
-        @dataclass(frozen=True)
-        class Config(ExportTargetConfig):
-            pass
-
-        def convert(self, job): ...
-
-        def open_file(self, path): ...
+A target is one file in this folder, or a file given with `--import`; `detector export --to NAME` uses it.
+CONTRIBUTING.md leads to an example.
 """
 
 from __future__ import annotations

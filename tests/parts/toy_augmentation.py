@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.config.registry import register
-from detector.data.augment.augmentation import Augmentation, AugmentationConfig, ImageObjects
+from detector.data.augment.augmentation import Augmentation, AugmentationConfig
 from detector.structures.letterbox import Image
+from detector.structures.types import ImageObjects
 
 
 @register("toy")
