@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = ", ".join(f"{key}={value}" for key, value in trait.settings.items())
         formula = trait.formula + (f"   ({settings})" if settings else "")
         print(f"{name:<{width}}{bounds:<20}{lowest_at:<12}{trait.smoothness:<8}{formula}")
-    print("C0: the slope jumps; C1: the second derivative does.")
+    print("C0: the slope is not continuous; C1: the second derivative is not continuous.")
     print("Choose one with model.activation=NAME model.activation.SETTING=VALUE")
     return 0
 

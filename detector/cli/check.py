@@ -29,12 +29,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--split", action="append", default=[], metavar="NAME", help="a split to check (default all; may be repeated)"
     )
     parser.add_argument(
-        "--config", default="base", metavar="CONFIG", help="configuration of the training (default base)"
+        "--config",
+        default="base",
+        metavar="CONFIG",
+        help="training configuration whose settings are checked (default base)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="do not decode images; read headers and compare files only"
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 3 on warnings too, not only on errors")
+    parser.add_argument("--strict", action="store_true", help="exit with 3 on warnings as well as errors")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page with pictures")
     parser.add_argument(

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="folders of detector evaluate or of training; the others are compared with the first",
     )
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="the COCO ground truth, if it was moved")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO ground truth, if the file was moved")
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="draws of the paired test (default 1000)"
     )

@@ -19,11 +19,11 @@ from detector.data.pascal_voc import read_voc
 from detector.errors import ConfigError, DatasetError
 
 _ACTIONS = {
-    "to-coco": "write COCO files from any of these, from Pascal VOC (its folder) or from a CSV file and its images",
+    "to-coco": "write COCO files from any supported data set, a Pascal VOC folder, or a CSV file and its images",
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
-    "split": "divide the images of one split, every class by the same shares",
-    "merge": "merge several data sets, classes matched by name",
+    "split": "divide the images of one split, each class in the same shares",
+    "merge": "merge several data sets, matching classes by name",
     "subset": "keep some classes or images",
     "remap": "rename, merge and leave out classes",
 }
@@ -49,8 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group",
         metavar="HOW",
-        help="split: keep images together that are in the same folder (folder), or whose names match a regular "
-        "expression with the same text, that of its first group if it has one",
+        help="split: keep images of a group in one split; the group is the folder (folder) or the text that a regular "
+        "expression matches in the file name (its first group, if it has one)",
     )
     parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep")
     parser.add_argument("--num", type=int, metavar="N", help="subset: draw this many images from each split")
@@ -90,7 +90,7 @@ def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]
     dataset = registry.build(config.data)
     names = dataset.split_names()
     if not names:
-        raise DatasetError(f"{words[0]}: has no split; give data.train.annotations and data.train.images")
+        raise DatasetError(f"{words[0]}: the data set has no split; give data.train.annotations and data.train.images")
     portions, notes = {}, []
     for name in names:
         annotations = dataset.split(name)
@@ -119,7 +119,9 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
     names = words[1:]
     if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
         if len(names) > 2:
-            raise ConfigError(f"expected a table and the folder of its images, got {', '.join(names)}")
+            raise ConfigError(
+                f"expected a table and the folder of its images, got {', '.join(names)}; leave the others out"
+            )
         table = Path(names[0])
         tables, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
     elif len(names) == 1 and Path(names[0]).is_dir():
@@ -150,7 +152,10 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     shares = _shares(arguments.shares)
     portions, notes = _read(words[1:], arguments.to)
     if arguments.from_split not in portions:
-        raise DatasetError(f"{words[1]}: has no split {arguments.from_split!r}, it has {', '.join(portions)}")
+        raise DatasetError(
+            f"{words[1]}: expected a split of {', '.join(portions)}, got {arguments.from_split!r}; "
+            "change --from-split"
+        )
     whole = portions[arguments.from_split]
     kept = {name: portion for name, portion in portions.items() if name not in (*shares, arguments.from_split)}
     lost = [name for name in portions if name in shares and name != arguments.from_split]
@@ -217,7 +222,7 @@ def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
 
 def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     if arguments.classes is None and arguments.num is None:
-        raise ConfigError("expected a choice of what to keep, got none; give --classes A,B or --num N")
+        raise ConfigError("expected classes or a number of images to keep, got neither; give --classes A,B or --num N")
     names = [name.strip() for name in arguments.classes.split(",") if name.strip()] if arguments.classes else []
     portions, notes = _read(words[1:], arguments.to)
     chosen = {}
@@ -246,7 +251,7 @@ def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes
         if lost:
-            notes.append(f"{name}: {lost} boxes of classes that are left out are removed")
+            notes.append(f"{name}: {lost} boxes of removed classes are left out")
     return _write(changed, arguments.to), notes
 
 

@@ -61,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="coco (default), voc, darknet, or a metric registered by a file given with --import",
     )
     parser.add_argument(
-        "--backend", choices=("auto", "pycocotools", "fast"), help="coco: pycocotools, or fast for the same bits sooner"
+        "--backend",
+        choices=("auto", "pycocotools", "fast"),
+        help="coco: pycocotools, or fast for a faster scorer with the same results",
     )
     parser.add_argument(
         "--limits", metavar="N,N", help="coco: AP for other numbers of detections per class and image, besides 100"
@@ -79,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for results (default runs/detect/val)")
     add_report_options(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 when images or boxes were skipped or warned of"
+        "--strict", action="store_true", help="exit with 5 if images or boxes were skipped or used with a warning"
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 

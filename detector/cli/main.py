@@ -18,23 +18,23 @@ from detector.errors import DetectorError
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
 COMMANDS = {
     "train": ("train", "train a detector on a COCO-format data set"),
-    "evaluate": ("evaluate", "measure a trained detector: the 12 COCO numbers and AP per class"),
+    "evaluate": ("evaluate", "evaluate a trained detector: the 12 COCO metrics and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
-    "compare": ("compare", "put measured runs side by side: numbers, a paired test, deviation over seeds"),
-    "study": ("study", "run an experiment over settings and seeds, say what differs and how sure that is"),
+    "compare": ("compare", "compare evaluated runs: metrics, a paired test, deviation over seeds"),
+    "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
-    "check": ("check", "look at a data set from every side: mistakes, copies, leaks, figures, suggestions"),
-    "dataset": ("dataset", "convert data sets, split, merge, subset, rename classes; sources stay as they are"),
-    "augment": ("augment", "draw what augmentation makes of a data set, each part by itself"),
+    "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
+    "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
+    "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
-    "benchmark": ("benchmark", "time back ends side by side: latency, throughput, memory"),
+    "benchmark": ("benchmark", "compare back ends: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),
-    "export": ("export", "write a model for ONNX Runtime, OpenVINO, TorchScript or torch.export, checked against it"),
+    "export": ("export", "export a model to ONNX, OpenVINO, TorchScript or torch.export, and compare the file with it"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
     "download": ("download", "fetch published Darknet weights or a data set, by name"),
-    "env": ("env", "show versions, devices and what may be wrong with this installation"),
+    "env": ("env", "show versions, devices and problems of this installation"),
 }
 EXIT_CODES = """exit codes: 0 done, 1 runtime error, 2 usage or configuration, 3 data, 4 model file, 5 done with skips
 under --strict, 6 training diverged, 130 and 143 stopped by a signal (state saved)"""
@@ -59,8 +59,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of all commands; only the modules of the chosen ones are imported, for their options."""
     common = _Parser(add_help=False)
-    common.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
-    common.add_argument("-v", "--verbose", action="store_true", help="say more")
+    common.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
+    common.add_argument("-v", "--verbose", action="store_true", help="print more messages")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument(
         "--import",
@@ -69,11 +69,11 @@ def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=Path,
-        help="run a Python file of yours that registers parts, so that a configuration can name them",
+        help="run a Python file that registers parts, so that a configuration can name them",
     )
     parser = _Parser(
         prog="detector",
-        description="Train, measure and use YOLO-style object detectors. COCO format in, honest numbers out.",
+        description="Train, evaluate and use YOLO-style object detectors on data sets in COCO format.",
         epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"detector {__version__}")
@@ -91,7 +91,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # that library asks a package index for news on import otherwise
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise that library asks a package index for updates on import
     parser = build_parser(argv)
     arguments = _parse(parser, argv)
     signal.signal(signal.SIGTERM, _stop)
@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
             for path in arguments.imports:
                 import_parts(path)
         code = int(module.run(arguments))
-        sys.stdout.flush()  # a reader that went away shows here, not after the last line of this program
+        sys.stdout.flush()  # a closed pipe raises here and not at exit
         return code
     except DetectorError as error:
         if arguments.debug:
@@ -113,8 +113,8 @@ def run(argv: Sequence[str]) -> int:
         return error.exit_code
     except Stopped as stopped:
         return stopped.exit_code
-    except BrokenPipeError:  # the reader of our output went away
-        sys.stdout = None  # nothing may be flushed to it at exit
+    except BrokenPipeError:  # the reader of the output closed the pipe
+        sys.stdout = None  # prevents flushing at exit
         return 1
 
 

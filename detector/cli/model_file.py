@@ -1,4 +1,4 @@
-"""Options that name a model, the same in every command that takes one."""
+"""Options that name a model, shared by all commands that take a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from detector.tasks.detection_model import LoadedModel, load_model
 
 
 def add_darknet_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for what a Darknet .weights file does not hold."""
+    """Add the options for data that a Darknet .weights file does not contain."""
     parser.add_argument(
         "--cfg", metavar="FILE", help="network of a .weights file (default: NAME.cfg beside it, or the shipped one)"
     )
     parser.add_argument(
-        "--names", type=Path, metavar="FILE", help="its class names, one a line (default: NAME.names beside it)"
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="class names of a .weights file, one per line (default: NAME.names beside it)",
     )
 
 
@@ -27,7 +30,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         dest="runtime_precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="number format of the network's arithmetic (default fp32); auto: the fastest that the device has natively",
+        help="number format of the network (default fp32); auto: the fastest that the device supports natively",
     )
 
 

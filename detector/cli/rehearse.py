@@ -67,7 +67,7 @@ def _text(found: Rehearsal) -> str:
         "time": f"about {duration(found.steps_s + found.evaluations_s)}: steps {duration(found.steps_s)}, "
         f"evaluations {duration(found.evaluations_s)}",
     }
-    return "\n".join([*(f"{name:<11} {text}" for name, text in lines.items()), "nothing of this was kept"])
+    return "\n".join([*(f"{name:<11} {text}" for name, text in lines.items()), "dry run: no files were kept"])
 
 
 def _images(number: int, num_boxes: int | None) -> str:

@@ -124,7 +124,7 @@ def test_subset_and_remap_select_and_rename_classes(source, tmp_path, capsys):
     mapped = split_of(tmp_path / "mapped/data.yaml")
     assert mapped.class_names == ("round", "angular", "crescent")
     assert mapped.category_ids == (3, 7, 90)
-    assert "boxes of classes that are left out are removed" in capsys.readouterr().err
+    assert "boxes of removed classes are left out" in capsys.readouterr().err
 
 
 def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
@@ -153,7 +153,7 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT"), 2, "already has a split val"),
-        (("split", "SOURCE", "--to", "OUT", "--from-split", "test"), 3, "has no split 'test', it has train, val"),
+        (("split", "SOURCE", "--to", "OUT", "--from-split", "test"), 3, "expected a split of train, val, got 'test'"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "("), 2, "--group: expected"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=0.5,test=0.5", "--group", "x"), 2, "does not match"),
         (("merge", "SOURCE", "--to", "OUT"), 2, "expected two data sets or more"),

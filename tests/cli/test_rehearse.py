@@ -43,7 +43,7 @@ def test_dry_run_prints_the_planned_run(
     text = capsys.readouterr().out
     for part in ("parameters, 6 classes", "6 images, ", "3 times, first after step 10", "30 steps of 6 images", "GiB"):
         assert part in text
-    assert text.endswith("nothing of this was kept\n")
+    assert text.endswith("dry run: no files were kept\n")
     assert not (tmp_path / "runs").exists()
     assert run([*words, "--json", "--plot-schedule", str(tmp_path / "plan.png")]) == 0
     found = json.loads(capsys.readouterr().out)

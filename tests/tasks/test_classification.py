@@ -176,7 +176,7 @@ def test_class_that_is_only_in_the_val_split_is_rejected(tmp_path: Path) -> None
         write_image(tmp_path / place / "x.png", np.zeros((32, 32, 3), np.uint8))
     config = load_experiment("classify", [f"data={{name: folders, root: {tmp_path}}}"])
     assert isinstance(config, ClassificationConfig)
-    with pytest.raises(DatasetError, match="found also c"):
+    with pytest.raises(DatasetError, match="got also c"):
         ClassificationTask(config, lambda event: None)
 
 

@@ -73,7 +73,7 @@ def test_every_unknown_name_is_reported_with_the_nearest_one(experiment: Make) -
     assert "train.freeze: expected names of modules or parameters of Yolo, got 'backbon'" in lines[0]
     assert "did you mean 'backbone'?" in lines[0]
     assert "'head.levls'" in lines[1]
-    assert lines[2].endswith("found 'qqq'; known: backbone, head, neck")
+    assert lines[2].endswith("got 'qqq'; known: backbone, head, neck")
 
 
 def test_freezing_every_parameter_is_rejected(experiment: Make) -> None:

@@ -138,5 +138,5 @@ def test_control_groups_of_version_1_are_read(tmp_path: Path) -> None:
 
 
 def test_unknown_free_memory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="found no MemAvailable"):
+    with pytest.raises(ConfigError, match="got no MemAvailable"):
         free_bytes(CPU, tmp_path, tmp_path)

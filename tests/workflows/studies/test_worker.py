@@ -100,7 +100,7 @@ def test_save_of_another_version_is_restarted(begun, monkeypatch):
 
 def test_unknown_metric_is_rejected_with_the_known_ones(begun):
     folder, key = begun()
-    with pytest.raises(ConfigError, match=r"found 'AP'; these are there: top1"):
+    with pytest.raises(ConfigError, match=r"metric: expected one of top1, .*, got 'AP'"):
         make(folder, key, metric="AP")
 
 
