@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from detector.config.registry import nearest
 from detector.config.schema import config_from_plain, config_to_plain
@@ -45,6 +45,9 @@ from detector.training.events import Report
 from detector.training.run_folder import results_folder
 from detector.workflows.export import ExportReport, export_model
 from detector.workflows.train import TrainingResult, train
+
+# A data-set description: a path or registered name, or a mapping; None for the configured one.
+DataGiven: TypeAlias = "str | Path | Mapping[str, object] | None"
 
 _CARRIED = (BEST, BEST_OVERALL)  # confidences that stand for thresholds in the model file
 _OF_FILES = ("formats", "crops", "pictures", "codec")  # options that have an effect on files only
@@ -234,7 +237,7 @@ class Detector:
             return OperatingPoint.of_file(self._model().file, "this model").applied(changed, str(asked))
         return changed
 
-    def evaluate(self, data: Any = None, split: str = "val", **settings: Any) -> Evaluation:
+    def evaluate(self, data: DataGiven = None, split: str = "val", **settings: object) -> Evaluation:
         """Evaluate the model on a split.
 
         Args:
@@ -249,7 +252,9 @@ class Detector:
         config = changed_config(self.config, data, settings, "Detector")
         return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
 
-    def train(self, data: Any = None, *, report: Report = lambda event: None, **settings: Any) -> TrainingResult:
+    def train(
+        self, data: DataGiven = None, *, report: Report = lambda event: None, **settings: object
+    ) -> TrainingResult:
         """Train from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
@@ -377,7 +382,7 @@ class Classifier:
                 raise MediaError(prediction.error)
         return found[0] if is_single else found
 
-    def evaluate(self, data: Any = None, split: str = "val", **settings: Any) -> ClassificationMetrics:
+    def evaluate(self, data: DataGiven = None, split: str = "val", **settings: object) -> ClassificationMetrics:
         """Measures the model on a split.
 
         Args:
@@ -392,7 +397,9 @@ class Classifier:
         config = changed_config(self.config, data, settings, "Classifier")
         return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, split))
 
-    def train(self, data: Any = None, *, report: Report = lambda event: None, **settings: Any) -> TrainingResult:
+    def train(
+        self, data: DataGiven = None, *, report: Report = lambda event: None, **settings: object
+    ) -> TrainingResult:
         """Trains, from the weights it has or from scratch, and takes on the best weights of the run.
 
         Args:

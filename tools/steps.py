@@ -51,9 +51,9 @@ class Step:
         """
         keep_freed_memory()
         torch.manual_seed(0)
-        part = registry.find(ActivationConfig, activation)
+        config_class = registry.find_config_class(ActivationConfig, activation)
         self.layout, self._is_bf16 = LAYOUTS[layout], precision == "bf16"
-        model = Yolo(Yolo.Config(activation=part.Config()), num_classes)
+        model = Yolo(Yolo.Config(activation=config_class()), num_classes)
         self._model = model.to(memory_format=self.layout)
         self._loss = TaskAlignedLoss(TaskAlignedLoss.Config(), self._model)
         self._optimizer = build_optimizer(Muon.Config(), self._model)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from detector.cli.progress import say
-from detector.config.registry import find, names
+from detector.config.registry import find_config_class, names
 from detector.media.activation_charts import draw_curves
 from detector.models.activations import ActivationConfig
 from detector.models.activations.activation_curves import measure, sample
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """List activations, draw them if requested, and return the exit code."""
     chosen = dict.fromkeys(arguments.words or names(ActivationConfig))
-    configs = {name: find(ActivationConfig, name).Config() for name in chosen}
+    configs = {name: find_config_class(ActivationConfig, name)() for name in chosen}
     if arguments.plot:
         places = torch.linspace(-5, 5, 2001, dtype=torch.float64)
         draw_curves({name: sample(config, places) for name, config in configs.items()}, arguments.plot)

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import as_plain
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(comparison: Comparison) -> dict[str, Any]:
+def _plain(comparison: Comparison) -> dict[str, object]:
     headline = comparison.runs[0].headline
     of_class = f"class_{headline.lower()}"
     return {

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from detector.cli.progress import TrainingProgress, say
 from detector.cli.report import add_report_options, check_report_options
 from detector.cli.views import add_view_options, require_effect, view_overrides
 from detector.config import registry
+from detector.config.registry import PartConfig
 from detector.config.schema import config_from_plain
 from detector.errors import ConfigError
 from detector.evaluation.confidence import Target
@@ -113,11 +114,11 @@ def _metric_config(arguments: argparse.Namespace) -> MetricConfig:
     Raises:
         ConfigError: there is no such metric, it does not have an option, or a value is out of range.
     """
-    config_class = registry.find(MetricConfig, arguments.metric).Config
+    config_class = registry.find_config_class(MetricConfig, arguments.metric)
     given = {name: getattr(arguments, name) for name in _METRIC_OPTIONS if getattr(arguments, name) is not None}
     for name in [name for name in given if name not in _field_names(config_class)]:
-        parts: dict[str, Any] = registry.parts_of(MetricConfig)
-        owners = [metric for metric, part in parts.items() if name in _field_names(part.Config)]
+        known = registry.config_classes(MetricConfig)
+        owners = [metric for metric, each in known.items() if name in _field_names(each)]
         option = name.replace("_", "-")
         raise ConfigError(f"--{option} belongs to --metric {' and '.join(owners)}, got {arguments.metric}")
     if "limits" in given:
@@ -126,7 +127,7 @@ def _metric_config(arguments: argparse.Namespace) -> MetricConfig:
     return config
 
 
-def _field_names(config_class: type[Any]) -> set[str]:
+def _field_names(config_class: type[PartConfig[object]]) -> set[str]:
     return {field.name for field in dataclasses.fields(config_class)}
 
 
@@ -187,7 +188,7 @@ class _ImageBar:
 
     def __init__(self, is_shown: bool) -> None:
         self._is_shown = is_shown
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> _ImageBar:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Any
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -32,7 +32,7 @@ class TrainingProgress:
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         """Set up a reporter: `quiet` shows nothing, `verbose` shows all notes instead of the first ten."""
         self._quiet, self._verbose = quiet, verbose
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm[NoReturn] | None = None
         self._last_line_s = -math.inf
         self._num_notes = 0
         self._first: tuple[int, float] | None = None  # step and time of the first line

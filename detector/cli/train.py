@@ -12,8 +12,10 @@ from detector.cli.progress import TrainingProgress, number, say
 from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
-from detector.tasks.task import load_experiment, task_of
-from detector.workflows.train import open_run, train
+from detector.models.checkpoint import TrainingState
+from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
+from detector.training.run_folder import RunFolder
+from detector.workflows.train import TrainingResult, open_run, train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train and return the exit code."""
+def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder, TrainingState] | None]:
+    """Return the experiment to train, and the folder and state of the run to resume, if any.
+
+    Raises:
+        ConfigError: the words and options do not name one experiment.
+        CheckpointError: the run cannot be resumed.
+    """
     names = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
     if len(names) > 1 or not (names or arguments.resume):
@@ -73,7 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         resume = (folder, state)
     if config is None:
         raise ConfigError("expected a configuration, got none; give a preset or file such as mish-n")
+    return config, resume
 
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and return the exit code."""
+    config, resume = _opened(arguments)
     if arguments.plot_schedule:
         plot_schedule(config, arguments.plot_schedule, arguments.quiet)
     if arguments.dry_run:
@@ -92,10 +104,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not result.finished:
         say(f"stopped and saved; continue with: detector train --resume {result.folder.path}", not result.is_main)
         return 128 + (caught[0] if caught else signal.SIGTERM)  # another process of the run may have received it
-    code = 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
-    if not result.is_main:
-        return code
-    metrics, headline = result.metrics, task_of(type(config)).headline
+    if result.is_main:
+        _report(result, task_of(type(config)).headline, arguments)
+    return 5 if arguments.strict and (result.num_skipped or result.num_warnings) else 0
+
+
+def _report(result: TrainingResult, headline: Headline, arguments: argparse.Namespace) -> None:
+    """Print the result of a finished run, for people or as JSON."""
+    metrics = result.metrics
     if arguments.json:
         summary = {
             "run": str(result.folder.path),
@@ -119,4 +135,3 @@ def run(arguments: argparse.Namespace) -> int:
             )
         best = number(result.best if result.best >= 0 else math.nan)
         print(f"best weights ({headline.label} {best}): {result.folder.best}")
-    return code

@@ -5,10 +5,11 @@ A configuration is plain data: no code, no environment variables, no anchors, no
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import yaml
 
@@ -36,11 +37,15 @@ class Where:
         return f"{self.source}:{self.line}" if self.line else self.source
 
 
+# YAML reads a text such as 2024-01-31 as a date, which every field refuses.
+NodeValue: TypeAlias = "bool | int | float | str | datetime.date | list[Node] | dict[str, Node] | None"
+
+
 @dataclass(frozen=True)
 class Node:
     """A value with its place: a mapping of nodes, a list of nodes or a scalar."""
 
-    value: Any
+    value: NodeValue
     where: Where
 
 
@@ -231,7 +236,7 @@ def _relative(path: Path) -> str:
 def merge(base: Node, over: Node) -> Node:
     """Merge one node on top of another, key by key; a section with another `name` replaces the whole section."""
     if isinstance(base.value, str) and isinstance(over.value, dict):
-        base = section_of(base)
+        base = section_of(base.value, base.where)
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     ours, theirs = over.value.get("name"), base.value.get("name")
@@ -243,7 +248,7 @@ def merge(base: Node, over: Node) -> Node:
     return Node(merged, over.where)
 
 
-def section_of(node: Node) -> Node:
+def section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for: that of the file it names, or a part by its registered name.
 
     A file of another program's format stands for the part that claims it and reads it by its key `file`.
@@ -251,17 +256,17 @@ def section_of(node: Node) -> Node:
     Raises:
         ConfigError: the named file cannot be read.
     """
-    is_config = node.value.endswith((".yaml", ".yml"))
-    if not is_config and not Path(node.value).suffix:
-        return Node({"name": node}, node.where)
+    is_config = text.endswith((".yaml", ".yml"))
+    if not is_config and not Path(text).suffix:
+        return Node({"name": Node(text, where)}, where)
     try:
-        path = find_config(node.value, relative_to=node.where.folder)
+        path = find_config(text, relative_to=where.folder)
         part = registry.claimant(path)
         if part is not None:
-            return Node({"name": Node(part, node.where), "file": Node(str(path.resolve()), node.where)}, node.where)
-        return read_nodes(path) if is_config else Node({"name": node}, node.where)
+            return Node({"name": Node(part, where), "file": Node(str(path.resolve()), where)}, where)
+        return read_nodes(path) if is_config else Node({"name": Node(text, where)}, where)
     except ConfigError as error:
-        raise ConfigError(f"{node.where}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def override_nodes(text: str) -> Node:
@@ -319,7 +324,7 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-def plain_of(node: Node) -> Any:
+def plain_of(node: Node) -> object:
     """Return a node without the places: mappings, lists and scalars."""
     if isinstance(node.value, dict):
         return {k: plain_of(v) for k, v in node.value.items()}

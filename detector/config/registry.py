@@ -28,16 +28,18 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import ClassVar, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
 from detector.errors import ConfigError
 
 Contract = TypeVar("Contract")
+Contract_co = TypeVar("Contract_co", covariant=True)
 Part = TypeVar("Part", bound=type)
+OwnConfig = TypeVar("OwnConfig", bound="PartConfig[object]")
 
 
 @dataclass(frozen=True)
-class PartConfig(Generic[Contract]):
+class PartConfig(Generic[Contract_co]):
     """Base class of every kind of part; `Contract` is the type of the parts.
 
     Attributes:
@@ -60,8 +62,10 @@ class FileReader:
         return False
 
 
-_PARTS: dict[type[PartConfig[Any]], dict[str, type]] = {}
-_PART_OF_CONFIG: dict[type[PartConfig[Any]], tuple[str, type]] = {}
+Kind: TypeAlias = "type[PartConfig[object]]"
+
+_PARTS: dict[Kind, dict[str, type]] = {}
+_PART_OF_CONFIG: dict[type[PartConfig[object]], tuple[str, type]] = {}
 _WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
 _READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
 _imported_folders: set[str] = set()
@@ -79,7 +83,7 @@ def _import_folders(folders: Iterable[str]) -> None:
             importlib.import_module(module.name)
 
 
-def kind_of(config_class: type) -> type[PartConfig[Any]]:
+def kind_of(config_class: type) -> Kind:
     """Return the kind that a config class belongs to: its ancestor just below `PartConfig`.
 
     Raises:
@@ -91,7 +95,7 @@ def kind_of(config_class: type) -> type[PartConfig[Any]]:
     raise TypeError(f"{config_class.__qualname__} belongs to no kind: derive it from a class derived from PartConfig")
 
 
-def is_kind(candidate: object) -> bool:
+def is_kind(candidate: object) -> TypeGuard[Kind]:
     """Return True if a class is a kind, so that a config field of that type is selected by `name`."""
     return isinstance(candidate, type) and PartConfig in candidate.__bases__
 
@@ -109,10 +113,10 @@ def register(name: str) -> Callable[[Part], Part]:
         # An inherited dataclass does not count: without its own decorator the fields of this class would be lost.
         if not (isinstance(config_class, type) and "__dataclass_fields__" in config_class.__dict__):
             raise TypeError(f"@register({name!r}): expected {part.__qualname__} to define a dataclass named Config")
-        if not config_class.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # set by @dataclass
+        if not config_class.__dict__["__dataclass_params__"].frozen:  # set by @dataclass
             raise TypeError(f"@register({name!r}): expected {part.__qualname__}.Config to be frozen")
         kind = kind_of(config_class)
-        config = cast("type[PartConfig[Any]]", config_class)
+        config = cast("type[PartConfig[object]]", config_class)
         if config in _PART_OF_CONFIG:
             raise ValueError(
                 f"@register({name!r}): {part.__qualname__}.Config already belongs to {_PART_OF_CONFIG[config][0]!r}"
@@ -127,23 +131,23 @@ def register(name: str) -> Callable[[Part], Part]:
     return add
 
 
-def parts_of(kind: type[PartConfig[Any]]) -> dict[str, type]:
+def parts_of(kind: Kind) -> dict[str, type]:
     """Return the parts of a kind by registered name, sorted by name."""
     _import_folders(kind.folders)
     return dict(sorted(_PARTS.get(kind, {}).items()))
 
 
-def names(kind: type[PartConfig[Any]]) -> list[str]:
+def names(kind: Kind) -> list[str]:
     """Return the registered names of a kind, sorted."""
     return list(parts_of(kind))
 
 
-def kinds() -> list[type[PartConfig[Any]]]:
+def kinds() -> list[Kind]:
     """Return every kind that has a part."""
     return list(_PARTS)
 
 
-def every_kind() -> list[type[PartConfig[Any]]]:
+def every_kind() -> list[Kind]:
     """Return every kind of the package that has a part, and those of the user's own files."""
     package = importlib.import_module("detector")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -152,12 +156,12 @@ def every_kind() -> list[type[PartConfig[Any]]]:
     return kinds()
 
 
-def label_of(kind: type[PartConfig[Any]]) -> str:
+def label_of(kind: Kind) -> str:
     """Return the name of a kind in words, such as `image set` for `ImageSetConfig`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removesuffix("Config")).lower()
 
 
-def find(kind: type[PartConfig[Any]], name: str) -> Any:
+def find(kind: type[PartConfig[Contract]], name: str) -> type[Contract]:
     """Return the class registered under a name.
 
     Raises:
@@ -166,7 +170,22 @@ def find(kind: type[PartConfig[Any]], name: str) -> Any:
     parts = parts_of(kind)
     if name not in parts:
         raise ConfigError(f"no {label_of(kind)} is named {name!r}{nearest(name, parts)}")
-    return parts[name]
+    return cast("type[Contract]", parts[name])
+
+
+def config_classes(kind: type[OwnConfig]) -> dict[str, type[OwnConfig]]:
+    """Return the config classes of the parts of a kind by registered name, sorted by name."""
+    return {name: part.__dict__["Config"] for name, part in parts_of(kind).items()}
+
+
+def find_config_class(kind: type[OwnConfig], name: str) -> type[OwnConfig]:
+    """Return the config class of the part that is registered under a name.
+
+    Raises:
+        ConfigError: no such name; the message gives the nearest one.
+    """
+    config_class: type[OwnConfig] = find(kind, name).__dict__["Config"]
+    return config_class
 
 
 def claimant(path: Path) -> str | None:
@@ -192,23 +211,24 @@ def _registered(config_class: type) -> tuple[str, type]:
     return _PART_OF_CONFIG[config_class]
 
 
-def name_of(config: PartConfig[Any]) -> str:
+def name_of(config: PartConfig[object]) -> str:
     """Return the registered name of the part that a config belongs to."""
     return _registered(type(config))[0]
 
 
-def part_of(config_class: type[PartConfig[Any]]) -> Any:
+def part_of(config_class: type[PartConfig[Contract]]) -> type[Contract]:
     """Return the class of the part that a config class belongs to."""
-    return _registered(config_class)[1]
+    return cast("type[Contract]", _registered(config_class)[1])
 
 
-def build(config: PartConfig[Contract], *args: Any, **kwargs: Any) -> Contract:
+def build(config: PartConfig[Contract], *args: object, **kwargs: object) -> Contract:
     """Return the part that a config belongs to, constructed from the config and the other arguments.
 
     Raises:
         TypeError: the config belongs to no registered part.
     """
-    return cast("Contract", part_of(type(config))(config, *args, **kwargs))
+    constructor: Callable[..., Contract] = part_of(type(config))
+    return constructor(config, *args, **kwargs)
 
 
 def import_parts(path: Path) -> None:
@@ -246,7 +266,7 @@ class ImportedFiles:
             import_parts(path)
 
 
-def nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if close:

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
 import yaml
@@ -25,6 +25,7 @@ from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
     Node,
+    NodeValue,
     Where,
     describe,
     find_config,
@@ -37,16 +38,19 @@ from detector.config.nodes import (
 )
 from detector.errors import ConfigError, DetectorError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Schema = TypeVar("Schema")
 
 
 @functools.cache
-def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
+def _adapter(hint: Any) -> pydantic.TypeAdapter[object]:
     return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
 
 
 @functools.cache
-def _hints(schema: type) -> dict[str, Any]:
+def _hints(schema: type) -> dict[str, object]:
     return typing.get_type_hints(schema)
 
 
@@ -59,14 +63,14 @@ class _Builder:
     def __init__(self) -> None:
         self.mistakes = Mistakes()
 
-    def build(self, hint: Any, node: Node, key: str) -> Any:
+    def build(self, hint: object, node: Node, key: str) -> object:
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType) and type(None) in arguments:
             if node.value is None:
                 return None
             rest = [a for a in arguments if a is not type(None)]
             return self.build(rest[0] if len(rest) == 1 else typing.Union[tuple(rest)], node, key)  # noqa: UP007 (dynamic)
-        if registry.is_kind(hint) or dataclasses.is_dataclass(hint):
+        if registry.is_kind(hint) or (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
             return self.section(hint, node, key)
         if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
             return self.sequence(arguments[0], node, key)
@@ -76,7 +80,7 @@ class _Builder:
             return self.path(node, key)
         return self.leaf(hint, node, key)
 
-    def section(self, schema: Any, node: Node, key: str) -> Any:
+    def section(self, schema: type[DataclassInstance], node: Node, key: str) -> object:
         if isinstance(node.value, str) and hasattr(schema, "of_file"):
             try:
                 return schema.of_file(node.value, node.where.folder)
@@ -85,7 +89,7 @@ class _Builder:
                 return _FAILED
         if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):
             try:
-                node = section_of(node)
+                node = section_of(node.value, node.where)
             except ConfigError as error:
                 self.mistakes.append(str(error))
                 return _FAILED
@@ -102,16 +106,16 @@ class _Builder:
                 self.mistakes.add(node.where, f"{key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
             try:
-                schema = registry.find(schema, name.value).Config
+                schema = registry.find_config_class(schema, name.value)
             except ConfigError as error:
                 self.mistakes.add(name.where, f"{key or schema.name_key}: {error}")
                 return _FAILED
         return self.fields(schema, entries, node, key)
 
-    def fields(self, schema: Any, entries: dict[str, Node], node: Node, key: str) -> Any:
+    def fields(self, schema: type[DataclassInstance], entries: dict[str, Node], node: Node, key: str) -> object:
         before = len(self.mistakes)
         fields = {f.name: f for f in dataclasses.fields(schema)}
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for name, child in entries.items():
             full = f"{key}.{name}" if key else name
             if name not in fields:
@@ -131,19 +135,19 @@ class _Builder:
                 self.mistakes.add(node.where, f"{key + ': ' if key else ''}{line}")
             return _FAILED
 
-    def sequence(self, hint: Any, node: Node, key: str) -> Any:
+    def sequence(self, hint: object, node: Node, key: str) -> object:
         if not isinstance(node.value, list):
             self.mistakes.add(node.where, f"{key}: expected a list, got {describe(node.value)}")
             return _FAILED
         return tuple(self.build(hint, item, f"{key}[{i}]") for i, item in enumerate(node.value))
 
-    def mapping(self, hint: Any, node: Node, key: str) -> Any:
+    def mapping(self, hint: object, node: Node, key: str) -> object:
         if not isinstance(node.value, dict):
             self.mistakes.add(node.where, f"{key}: expected a section of keys, got {describe(node.value)}")
             return _FAILED
         return {name: self.build(hint, child, f"{key}.{name}") for name, child in node.value.items()}
 
-    def path(self, node: Node, key: str) -> Any:
+    def path(self, node: Node, key: str) -> object:
         try:
             if isinstance(node.value, str) and node.value:
                 path = Path(node.value).expanduser()
@@ -154,7 +158,7 @@ class _Builder:
         self.mistakes.add(node.where, f"{key}: expected a path, got {describe(node.value)}{problem}")
         return _FAILED
 
-    def leaf(self, hint: Any, node: Node, key: str) -> Any:
+    def leaf(self, hint: object, node: Node, key: str) -> object:
         plain = plain_of(node)
         if isinstance(plain, float) and not math.isfinite(plain):
             self.mistakes.add(node.where, f"{key}: expected a finite number, got {plain}")
@@ -172,20 +176,20 @@ class _Builder:
         return _FAILED
 
 
-def _named(node: Node, default: Any) -> Node:
+def _named(node: Node, default: object) -> Node:
     """Return a section that names no part as settings of the default part."""
     if isinstance(node.value, dict) and "name" not in node.value and isinstance(default, registry.PartConfig):
         return Node({"name": Node(registry.name_of(default), node.where), **node.value}, node.where)
     return node
 
 
-def _hint(value: Any, wanted: Any) -> str:
-    if isinstance(value, str) and wanted in (float, int):
+def _hint(value: object, expected: object) -> str:
+    if isinstance(value, str) and expected in (float, int):
         try:
-            return f"; YAML reads it as text, write {float(value)!r}" if wanted is float else ""
+            return f"; YAML reads it as text, write {float(value)!r}" if expected is float else ""
         except ValueError:
             return ""
-    texts = wanted is str or str in typing.get_args(wanted)
+    texts = expected is str or str in typing.get_args(expected)
     if texts and not isinstance(value, (str, list, dict)) and value is not None:
         return "; put it in quotes"
     if isinstance(value, list) and any(isinstance(v, bool) for v in value):
@@ -193,13 +197,13 @@ def _hint(value: Any, wanted: Any) -> str:
     return ""
 
 
-def _schema_of(schema: Any, node: Node) -> Any:
+def _schema_of(schema: type[DataclassInstance], node: Node) -> type[DataclassInstance]:
     """Return the config class of a section: for a kind, that of the part that the section names, if it is known."""
     if not registry.is_kind(schema):
         return schema
     entries = node.value if isinstance(node.value, dict) else {}
     name = entries[schema.name_key].value if schema.name_key in entries else schema.default_name
-    return registry.find(schema, name).Config if name in registry.names(schema) else schema
+    return registry.config_classes(schema).get(name, schema) if isinstance(name, str) else schema
 
 
 def _with_defaults_of_parts(schema: type, node: Node) -> Node:
@@ -225,7 +229,9 @@ def _without_own_name(schema: type, node: Node) -> Node:
     if not issubclass(schema, registry.PartConfig) or registry.is_kind(schema) or not isinstance(node.value, dict):
         return node
     name = node.value.get(schema.name_key)
-    if name is None or registry.parts_of(registry.kind_of(schema)).get(name.value) is not registry.part_of(schema):
+    if name is None or not isinstance(name.value, str):
+        return node
+    if registry.parts_of(registry.kind_of(schema)).get(name.value) is not registry.part_of(schema):
         return node
     return Node({key: value for key, value in node.value.items() if key != schema.name_key}, node.where)
 
@@ -238,7 +244,7 @@ def _finish(schema: type[Schema], node: Node) -> Schema:
     return typing.cast(Schema, _with_absolute_paths(built))
 
 
-def _with_absolute_paths(built: Any) -> Any:
+def _with_absolute_paths(built: object) -> object:
     """Return a config with absolute paths, so that it means the same in every working directory once saved."""
     if isinstance(built, Path):
         return built.resolve()
@@ -266,7 +272,7 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
 
 
 def config_from_plain(
-    schema: type[Schema], plain: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+    schema: type[Schema], plain: Mapping[str, object], source: str, overrides: Sequence[str] = ()
 ) -> Schema:
     """Build a typed configuration from plain data, such as that of a checkpoint, with overrides on top.
 
@@ -278,35 +284,41 @@ def config_from_plain(
     return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
 
 
-def _nodes(plain: Any, where: Where) -> Any:
+def _nodes(plain: object, where: Where) -> NodeValue:
     if isinstance(plain, Mapping):
         return {str(k): Node(_nodes(v, where), where) for k, v in plain.items()}
     if isinstance(plain, (list, tuple)):
         return [Node(_nodes(v, where), where) for v in plain]
-    return str(plain) if isinstance(plain, Path) else plain
+    return str(plain) if isinstance(plain, Path) else typing.cast("NodeValue", plain)  # the field refuses other types
 
 
-def config_to_plain(config: Any) -> Any:
+def config_to_plain(config: DataclassInstance) -> dict[str, object]:
     """Return a configuration as plain data (mappings, lists, scalars) that `config_from_plain` accepts."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        plain = {f.name: config_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        if not isinstance(config, registry.PartConfig) or registry.name_of(config) == config.default_name:
-            return plain
-        return {config.name_key: registry.name_of(config), **plain}
-    if isinstance(config, Mapping):
-        return {k: config_to_plain(v) for k, v in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [config_to_plain(v) for v in config]
-    return str(config) if isinstance(config, Path) else config
+    plain = {f.name: _value_to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if not isinstance(config, registry.PartConfig) or registry.name_of(config) == config.default_name:
+        return plain
+    return {config.name_key: registry.name_of(config), **plain}
 
 
-def merged_plain(base: Any, over: Any) -> Any:
+def _value_to_plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_to_plain(value)
+    if isinstance(value, Mapping):
+        return {k: _value_to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_value_to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def merged_plain(base: dict[str, object], over: dict[str, object]) -> dict[str, object]:
     """Merge plain settings on top of others; a section that names another part replaces the section below it."""
-    if not (isinstance(base, dict) and isinstance(over, dict)) or over.get("name", base.get("name")) != base.get(
-        "name"
-    ):
+    if over.get("name", base.get("name")) != base.get("name"):
         return over
-    return {**base, **{key: merged_plain(base.get(key), value) for key, value in over.items()}}
+    merged = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        merged[key] = merged_plain(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 class _Dumper(yaml.SafeDumper):
@@ -322,12 +334,12 @@ def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _write_text)
 
 
-def config_to_yaml(config: Any) -> str:
+def config_to_yaml(config: DataclassInstance) -> str:
     """Return a configuration as YAML text that `load_config` reads back to an equal object."""
     return yaml.dump(config_to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
+def differences(ours: object, theirs: object, key: str = "") -> list[str]:
     """List the differences of two plain configurations, one line each: key, first value, second value."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         keys = dict.fromkeys([*ours, *theirs])

@@ -33,7 +33,7 @@ class Key:
     """
 
     attribute: str
-    type: Any
+    type: object
     default: Any
     constraints: Constraints
 
@@ -90,7 +90,7 @@ def _in_bounds(value: float, constraints: Constraints) -> float:
     return value
 
 
-def read_value(key: Key, text: str, warnings: list[str]) -> Any:
+def read_value(key: Key, text: str, warnings: list[str]) -> object:
     """Convert the text of a key to its typed value, and append remarks on the conversion to `warnings`.
 
     Raises:
@@ -108,7 +108,7 @@ def read_value(key: Key, text: str, warnings: list[str]) -> Any:
         if flag not in (0, 1):
             warnings.append("is read as 1")
         return bool(flag)
-    if key.type in (int, float):
+    if key.type is int or key.type is float:
         return key.type(_in_bounds(_number(text, key.type is int, warnings), key.constraints))
     if text.count(",") >= _MAX_ELEMENTS:
         raise UnreadableValueError(f"has more than {_MAX_ELEMENTS} elements")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, TypeGuard
 
 import cv2
 import numpy as np
@@ -17,11 +17,15 @@ from detector.errors import ConfigError
 from detector.structures.letterbox import Image
 from detector.structures.types import ImageObjects
 
+_Transform: TypeAlias = "Callable[..., Mapping[str, Image]]"
+
 
 class AlbumentationsChain(Augmentation):
     """Transforms of albumentations, built once and seeded before each call."""
 
-    def __init__(self, specifications: Sequence[Mapping[str, Any]], canvas_hw: tuple[int, int], channels: int) -> None:
+    def __init__(
+        self, specifications: Sequence[Mapping[str, object]], canvas_hw: tuple[int, int], channels: int
+    ) -> None:
         """Build the chain and try each transform on a canvas of height and width `canvas_hw`.
 
         Raises:
@@ -35,7 +39,7 @@ class AlbumentationsChain(Augmentation):
         for specification in specifications:
             arguments = dict(specification)
             name = str(arguments.pop("name", None))
-            transform: Any = getattr(albumentations, name, None)
+            transform = getattr(albumentations, name, None)
             if not _is_transform(transform, albumentations.BasicTransform):
                 known = [n for n, c in vars(albumentations).items() if _is_transform(c, albumentations.BasicTransform)]
                 raise ConfigError(f"augment.albumentations: no transform is named {name!r}{nearest(name, known)}")
@@ -67,11 +71,11 @@ class AlbumentationsChain(Augmentation):
         return image, ImageObjects(boxes, objects.labels[rows], objects.ignore[rows])
 
 
-def _is_transform(candidate: object, base: type) -> bool:
+def _is_transform(candidate: object, base: type) -> TypeGuard[Callable[..., _Transform]]:
     return isinstance(candidate, type) and issubclass(candidate, base)
 
 
-def _same_format(changed: Any, image: Image, who: str) -> Image:
+def _same_format(changed: Image, image: Image, who: str) -> Image:
     if changed.shape != image.shape or changed.dtype != image.dtype:
         raise ConfigError(
             f"augment.albumentations: {who} turns {image.dtype} {image.shape} into {changed.dtype} "
@@ -88,7 +92,7 @@ def _one_line(error: Exception | Warning) -> str:
     return " ".join(str(error).split())
 
 
-def _try(name: str, transform: Any, canvas: Image, refusals: tuple[type[Exception], ...]) -> None:
+def _try(name: str, transform: _Transform, canvas: Image, refusals: tuple[type[Exception], ...]) -> None:
     """Apply a transform that always acts, so that one that fails is refused before training, not during it."""
     try:
         with warnings.catch_warnings():

@@ -62,7 +62,7 @@ class _FullStrength(np.random.Generator):
         """Return the upper end of the range."""
         return high if size is None else np.full(size, high, np.float64)
 
-    def random(self, *arguments: Any, **options: Any) -> Any:
+    def random(self, *arguments: object, **options: object) -> Any:
         """Return 0, which is below every probability above 0."""
         return 0.0
 

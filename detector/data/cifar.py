@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class CifarSet(ImageSet):
             raise DatasetError(f"CIFAR has the splits train and val, got {name!r}; use one of them")
         from torchvision import datasets
 
-        read: Any = datasets.CIFAR10 if self.config.num_classes == 10 else datasets.CIFAR100
+        read = datasets.CIFAR10 if self.config.num_classes == 10 else datasets.CIFAR100
         try:
             images = read(str(self.config.root), train=name == "train", download=False)
         except (RuntimeError, OSError) as error:

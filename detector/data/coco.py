@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WIT
 from detector.data.problems import Findings, Problem, shown
 from detector.errors import DatasetError
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
+
+# Python's integers where an id takes more than 64 bits.
+ImageIds: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.object_]"
 
 # COCO files hold coordinates of two decimals, so a corner, which is the sum of two, may be off by this many pixels.
 _ROUNDING_PX = 0.01
@@ -91,7 +94,7 @@ class CocoAnnotations:
     images: Path | None
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    image_ids: npt.NDArray[Any]
+    image_ids: ImageIds
     file_names: Sequence[str]
     image_hw: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
@@ -290,7 +293,7 @@ def _areas(columns: _Columns, keep: npt.NDArray[np.bool_], findings: Findings) -
     return areas
 
 
-def _as_array(identifiers: list[int]) -> npt.NDArray[Any]:
+def _as_array(identifiers: list[int]) -> ImageIds:
     """Return identifiers as int64 where all fit, else as Python's integers."""
     fits = all(-(2**63) <= identifier < 2**63 for identifier in identifiers)
     return np.array(identifiers, dtype=np.int64 if fits else object)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +19,10 @@ _OF_IMAGES = ("id", "file_name", "height", "width")
 _OF_ROWS = ("image_id", "category_id", "bbox", "area", "iscrowd")
 _OF_CATEGORIES = ("id", "name")
 
-Entries = npt.NDArray[Any]  # of dictionaries
+Entries = npt.NDArray[np.object_]  # of dictionaries
 
 
-def entries(dictionaries: Sequence[dict[str, Any]]) -> Entries:
+def entries(dictionaries: Sequence[dict[str, object]]) -> Entries:
     """Return dictionaries as an array, which can be indexed by rows."""
     array = np.empty(len(dictionaries), dtype=object)
     array[:] = dictionaries
@@ -43,8 +42,8 @@ class Extras:
 
     images: Entries
     rows: Entries
-    categories: dict[int, dict[str, Any]] = field(default_factory=dict)
-    top: dict[str, Any] = field(default_factory=dict)
+    categories: dict[int, dict[str, object]] = field(default_factory=dict)
+    top: dict[str, object] = field(default_factory=dict)
 
 
 def no_extras(annotations: CocoAnnotations) -> Extras:
@@ -70,11 +69,11 @@ def read_extras(annotations: CocoAnnotations) -> Extras:
     )
 
 
-def _without(entry: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+def _without(entry: dict[str, object], keys: Sequence[str]) -> dict[str, object]:
     return {key: value for key, value in entry.items() if key not in keys}
 
 
-def _of_rows(annotations: CocoAnnotations, written: list[Any]) -> list[dict[str, Any]]:
+def _of_rows(annotations: CocoAnnotations, written: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """Return the other keys of each box, matched by image, category and numbers; equal boxes keep their order."""
     rows, kept = Rows(), []
     for position, entry in enumerate(written):
@@ -82,7 +81,7 @@ def _of_rows(annotations: CocoAnnotations, written: list[Any]) -> list[dict[str,
         rows.add(position, entry, Findings(""))  # the reader has already reported its faults
         kept += [_without(entry, _OF_ROWS)] * (len(rows) - before)
     image_ids, category_ids = list(rows.image_ids), list(rows.category_ids)
-    waiting: dict[tuple[Any, ...], list[int]] = {}
+    waiting: dict[tuple[int, int, tuple[float, ...]], list[int]] = {}
     for row in range(len(rows) - 1, -1, -1):  # backwards, so that pop() returns the first row first
         box = tuple(rows.boxes[4 * row : 4 * row + 4])
         key = (image_ids[rows.image_ranks[row]], category_ids[rows.category_ranks[row]], box)
@@ -92,7 +91,7 @@ def _of_rows(annotations: CocoAnnotations, written: list[Any]) -> list[dict[str,
     return [kept[waiting[image, annotations.category_ids[label], tuple(box)].pop()] for image, label, box in columns]
 
 
-def ground_truth_with(annotations: CocoAnnotations, extras: Extras) -> dict[str, Any]:
+def ground_truth_with(annotations: CocoAnnotations, extras: Extras) -> dict[str, object]:
     """Return the COCO dictionary of annotations with the other keys; annotation ids stay where all are unique."""
     truth = annotations.ground_truth()
     ids = [entry.get("id") for entry in extras.rows]

@@ -12,7 +12,6 @@ import reprlib
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ class ImageTable:
     file_names: list[str] = field(default_factory=list)
     sides: array[float] = field(default_factory=lambda: array("d"))
 
-    def add(self, position: int, entry: Any, allow_outside: bool, findings: Findings) -> None:
+    def add(self, position: int, entry: object, allow_outside: bool, findings: Findings) -> None:
         """Add the image at a position of the list in the file."""
         if not isinstance(entry, dict):
             findings.refuse(f"images[{position}] must be an object, got {reprlib.repr(entry)}")
@@ -100,7 +99,7 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
     def on_twice(key: str, place: str) -> None:
         findings.accept("key given twice in one object, the last is taken", f"{key} in {place}")
 
-    images, rows, categories = ImageTable(), Rows(), list[Any]()
+    images, rows, categories = ImageTable(), Rows(), list[object]()
     found: dict[str, bool] = {}
     for key, position, entry in read_items(path, _SECTIONS, on_twice):
         if position < 0:  # a section begins; a duplicate key starts it again
@@ -137,7 +136,7 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
     return CocoParts(images, rows, class_names, category_ids)
 
 
-def _read_categories(entries: list[Any], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _read_categories(entries: list[object], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return names and ids of the categories, sorted by id."""
     names: dict[int, str] = {}
     taken: set[str] = set()
@@ -171,7 +170,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _side(value: Any) -> float:
+def _side(value: object) -> float:
     """Return a number of pixels of at least one half; 0 for anything else."""
     number = number_of(value)
     return number if number is not None and 0.5 <= number <= _MAX_SIDE else 0.0

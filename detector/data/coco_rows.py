@@ -9,7 +9,6 @@ import math
 import re
 import reprlib
 from array import array
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,21 +26,22 @@ _NAN_BOX, _INFINITE_BOX = (math.nan,) * 4, (math.inf,) * 4
 CROWD, IGNORE, FROM_POLYGONS, FROM_RUNS, WITHOUT_BOX = 1, 2, 4, 8, 16
 
 
-def identifier_of(entry: dict[str, Any], key: str, section: str, position: int, findings: Findings) -> int | None:
+def identifier_of(entry: dict[str, object], key: str, section: str, position: int, findings: Findings) -> int | None:
     """Return a whole number, also from "10" and 10.0; None after refusing anything else."""
-    value: Any = entry.get(key)
+    value = entry.get(key)
     if type(value) is int:  # not isinstance: true is not an identifier
         return value
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT
-    if not is_whole and not (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value)):
-        fault = "is missing" if key not in entry else f"must be a whole number, got {reprlib.repr(value)}"
-        findings.refuse(f"{key} of {section}[{position}] {fault}")
-        return None
-    findings.accept("identifier written as text or with a decimal point", f"{key} of {section}[{position}]")
-    return int(value)
+    is_text = isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) is not None
+    if isinstance(value, (str, float)) and (is_whole or is_text):
+        findings.accept("identifier written as text or with a decimal point", f"{key} of {section}[{position}]")
+        return int(value)
+    fault = "is missing" if key not in entry else f"must be a whole number, got {reprlib.repr(value)}"
+    findings.refuse(f"{key} of {section}[{position}] {fault}")
+    return None
 
 
-def number_of(value: Any) -> float | None:
+def number_of(value: object) -> float | None:
     """Return a number, infinite where it is too large for a float; None for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -76,7 +76,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.flags)
 
-    def add(self, position: int, entry: Any, findings: Findings) -> None:
+    def add(self, position: int, entry: object, findings: Findings) -> None:
         """Add the annotation at a position of the list in the file."""
         if type(entry) is not dict:
             findings.refuse(f"annotations[{position}] must be an object, got {reprlib.repr(entry)}")
@@ -135,7 +135,7 @@ class Rows:
         return np.sort(np.concatenate([order[1:][is_repeated], np.array(large, dtype=np.int64)]))
 
 
-def _box_of_mask(mask: Any) -> tuple[tuple[float, ...], int]:
+def _box_of_mask(mask: object) -> tuple[tuple[float, ...], int]:
     """Return the box around a mask, and the flag of its source."""
     if isinstance(mask, dict):
         box, how = _box_around_runs(mask), FROM_RUNS
@@ -144,7 +144,7 @@ def _box_of_mask(mask: Any) -> tuple[tuple[float, ...], int]:
     return (_NAN_BOX, WITHOUT_BOX) if box is None else (box, how)
 
 
-def _box_around(polygons: Any) -> tuple[float, ...] | None:
+def _box_around(polygons: object) -> tuple[float, ...] | None:
     """Return x, y, width, height around polygons, lists of x1, y1, x2, y2, ...; None for anything else."""
     if not isinstance(polygons, list) or not polygons:
         return None
@@ -159,7 +159,7 @@ def _box_around(polygons: Any) -> tuple[float, ...] | None:
     return left, top, max(corners[0::2]) - left, max(corners[1::2]) - top
 
 
-def _box_around_runs(mask: dict[str, Any]) -> tuple[float, ...] | None:
+def _box_around_runs(mask: dict[str, object]) -> tuple[float, ...] | None:
     """Return x, y, width, height around a mask of run lengths, or None for anything else.
 
     Runs go column by column and begin with the background.

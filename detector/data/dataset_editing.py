@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -267,7 +266,7 @@ def _joined(portions: Sequence[Portion], id_of: Mapping[str, int], split: str, n
             f"{split}: image ids are used more than once: all {len(image_ids)} images are numbered again from 1"
         )
         image_ids = np.arange(1, len(image_ids) + 1)
-    labels, categories = [], dict[int, dict[str, Any]]()
+    labels, categories = [], dict[int, dict[str, object]]()
     for portion in portions:
         annotations = portion.annotations
         new_label = np.array([names.index(name) for name in annotations.class_names], dtype=np.int64)

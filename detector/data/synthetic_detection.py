@@ -28,7 +28,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -306,7 +306,15 @@ def draw_image(
     return scene.image, xyxy_to_xywh(boxes_xyxy), labels, scene.visible_share
 
 
-def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[str, Any]:
+class _Record(TypedDict):
+    """Record of a drawn data set: its generator, the version of that and the parameters."""
+
+    generator: str
+    version: int
+    parameters: dict[str, int]
+
+
+def _record(num_train: int, num_val: int, image_size: int, seed: int) -> _Record:
     parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
     for (name, value), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
         if value < least:
@@ -314,10 +322,10 @@ def _record(num_train: int, num_val: int, image_size: int, seed: int) -> dict[st
     return {"generator": GENERATOR_NAME, "version": GENERATOR_VERSION, "parameters": parameters}
 
 
-def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
+def _draw_split(folder: Path, split_name: str, record: _Record) -> None:
     (folder / "images" / split_name).mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     size, seed = record["parameters"]["image_size"], record["parameters"]["seed"]
     for index in range(record["parameters"][f"num_{split_name}"]):
         image_id, name = index + 1, f"{index + 1:06d}.jpg"
@@ -336,7 +344,7 @@ def _draw_split(folder: Path, split_name: str, record: dict[str, Any]) -> None:
     (folder / "annotations" / f"{split_name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _difference(root: Path, record: dict[str, Any]) -> str | None:
+def _difference(root: Path, record: _Record) -> str | None:
     """Return how a folder differs from the requested data set; None where it is the same."""
     try:
         written = json.loads((root / "shapes.json").read_text(encoding="utf-8"))

@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detector.config.nodes import MAX_FILE_BYTES, Node, describe, plain_of, read_foreign
 from detector.config.registry import register
@@ -113,8 +112,9 @@ def _splits(file: Path) -> dict[str, Node | None]:
 
 def _texts(node: Node) -> list[str]:
     given = plain_of(node)
-    texts: list[Any] = given if isinstance(given, list) else [given]
-    if not all(isinstance(text, str) and text for text in texts):
+    listed = given if isinstance(given, list) else [given]
+    texts = [text for text in listed if isinstance(text, str) and text]
+    if len(texts) < len(listed):
         raise DatasetError(f"{node.where}: expected a folder or a list of images, got {describe(node.value)}")
     return texts
 
@@ -149,12 +149,15 @@ def _images_of(root: Path, given: str, file: Path) -> Sequence[ListedImage]:
 
 def _class_names(file: Path, entries: dict[str, Node], findings: Findings) -> tuple[str, ...]:
     names, count = entries.get("names"), entries.get("nc")
-    if count is not None and (isinstance(count.value, bool) or not isinstance(count.value, int) or count.value < 1):
-        raise DatasetError(f"{count.where}: nc: expected the number of classes, got {describe(count.value)}")
+    num_classes = None
+    if count is not None:
+        if isinstance(count.value, bool) or not isinstance(count.value, int) or count.value < 1:
+            raise DatasetError(f"{count.where}: nc: expected the number of classes, got {describe(count.value)}")
+        num_classes = count.value
     if names is None or not names.value:
-        if count is None:
+        if num_classes is None:
             raise DatasetError(f"{file}: names no class; write names: and a list of names")
-        return checked_names([""] * count.value, str(file), findings)
+        return checked_names([""] * num_classes, str(file), findings)
     given: dict[str, Node] = (
         names.value
         if isinstance(names.value, dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class ClassificationMetrics:
         """Return the numbers of a row of `results.csv` by column."""
         return {f"metrics/{name}": value for name, value in self.stats.items()}
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the numbers as plain data for JSON; a number that does not exist is None."""
 
         def known(value: float) -> float | None:
@@ -96,7 +96,9 @@ class ClassificationMetrics:
 
 
 def classification_metrics(
-    logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64], class_names: Sequence[str]
+    logits: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    class_names: Sequence[str],
 ) -> ClassificationMetrics:
     """Return the numbers of classification scores.
 

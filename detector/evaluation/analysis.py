@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from detector.evaluation.coco_metrics import as_plain
-from detector.evaluation.confidence import Calibration, Counts, Target, Threshold, calibrate, choose_thresholds
+from detector.evaluation.confidence import Calibration, RankedScores, Target, Threshold, calibrate, choose_thresholds
 from detector.evaluation.confusion import confusion_matrix
 from detector.evaluation.error_split import ErrorSplit, split_errors
 from detector.evaluation.ranking import Integers, Ranking
@@ -60,11 +59,11 @@ class Analysis:
     missed: tuple[Mistake, ...]
     suspects: tuple[Mistake, ...]
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the analysis as plain data for JSON; a number that does not exist is None."""
         names = self.truth.class_names
         intervals, errors = self.intervals, self.errors
-        plain: dict[str, Any] = as_plain(
+        plain = as_plain(
             {
                 "intervals": {
                     **{name: dataclasses.asdict(interval) for name, interval in intervals.stats.items()},
@@ -101,7 +100,7 @@ class Analysis:
         return plain
 
 
-def _plain_threshold(threshold: Threshold | None) -> dict[str, Any] | None:
+def _plain_threshold(threshold: Threshold | None) -> dict[str, object] | None:
     return None if threshold is None else dataclasses.asdict(threshold)
 
 
@@ -127,7 +126,7 @@ def analyse(
     errors = split_errors(truth, results, ranking)
     overall, by_class = choose_thresholds(ranking, target)
     confidence = _WITHOUT_THRESHOLD if overall is None else overall.confidence
-    counts = Counts.of(ranking)
+    counts = RankedScores.of(ranking)
     return Analysis(
         truth=truth,
         results=results,

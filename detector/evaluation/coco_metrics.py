@@ -145,11 +145,9 @@ class CocoMetrics:
         """AP of each class by name."""
         return {row.name: row.ap for row in self.classes}
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the numbers as plain data for JSON; a number that does not exist is None."""
-        plain: dict[str, Any] = as_plain(
-            {"metric": "coco", **self.stats, **dataclasses.asdict(self), "class_ap": self.class_ap}
-        )
+        plain = as_plain({"metric": "coco", **self.stats, **dataclasses.asdict(self), "class_ap": self.class_ap})
         del plain["stats"]
         return plain
 
@@ -183,18 +181,22 @@ class CocoMetrics:
         return with_note("\n".join(lines))
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(numbers: Mapping[str, object]) -> dict[str, object]:
     """Return plain data for JSON: NaN becomes None."""
+    return {key: _plain_value(value) for key, value in numbers.items()}
+
+
+def _plain_value(value: object) -> object:
     if isinstance(value, dict):
-        return {key: as_plain(entry) for key, entry in value.items()}
+        return {key: _plain_value(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [as_plain(entry) for entry in value]
+        return [_plain_value(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def score_results(
     ground_truth: Mapping[str, Any] | GroundTruth,
-    results: Sequence[Mapping[str, Any]] | Results,
+    results: Sequence[Mapping[str, object]] | Results,
     *,
     backend: Backend = "auto",
     other_limits: Sequence[int] = (),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ _AT_50 = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
+class RankedScores:
     """Detections of one class or of several together, by falling score; N detections without the ignored ones.
 
     Attributes:
@@ -35,7 +34,7 @@ class Counts:
     num_objects: int
 
     @classmethod
-    def of(cls, ranking: Ranking, label: int | None = None) -> Counts:
+    def of(cls, ranking: Ranking, label: int | None = None) -> RankedScores:
         """Return the counts of a class, or of all classes together."""
         end = None if label is None else int(ranking.class_ends[label])
         begin = 0 if not label else int(ranking.class_ends[label - 1])
@@ -112,7 +111,7 @@ class Target:
         return "best F1" if self.value is None else f"{self.name} of at least {self.value:g}"
 
 
-def choose_threshold(counts: Counts, target: Target) -> Threshold | None:
+def choose_threshold(counts: RankedScores, target: Target) -> Threshold | None:
     """Return the best threshold for a target, the highest of equal ones; None without objects or detections."""
     if not counts.num_objects or not len(counts.scores):
         return None
@@ -161,12 +160,12 @@ class Calibration:
     excess: float
     lowest: float
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the calibration as plain data."""
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in vars(self).items()}
 
 
-def calibrate(counts: Counts, lowest: float = 0.0, num_bins: int = NUM_BINS) -> Calibration:
+def calibrate(counts: RankedScores, lowest: float = 0.0, num_bins: int = NUM_BINS) -> Calibration:
     """Compare scores with precision, of the detections with at least the lowest score and at most 1."""
     is_used = (counts.scores >= max(lowest, 0.0)) & (counts.scores <= 1)
     scores, is_right = counts.scores[is_used], counts.is_right[is_used].astype(np.float64)
@@ -188,6 +187,6 @@ def choose_thresholds(ranking: Ranking, target: Target) -> tuple[Threshold | Non
     """Return the threshold of all classes together, and the threshold of each class."""
     labels: Sequence[int] = range(len(ranking.class_ends))
     return (
-        choose_threshold(Counts.of(ranking), target),
-        tuple(choose_threshold(Counts.of(ranking, label), target) for label in labels),
+        choose_threshold(RankedScores.of(ranking), target),
+        tuple(choose_threshold(RankedScores.of(ranking, label), target) for label in labels),
     )

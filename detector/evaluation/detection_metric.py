@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from detector.config.registry import PartConfig
 from detector.data.coco import CocoAnnotations
@@ -32,7 +32,7 @@ class MetricConfig(PartConfig["DetectionMetric"]):
 class MetricNumbers(Protocol):
     """Numbers that a metric computed."""
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the numbers as plain data for JSON; the key `metric` names the metric."""
 
     def to_text(self) -> str:

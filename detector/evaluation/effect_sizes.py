@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +59,7 @@ class Effect:
         """True if the test supports a difference; false without a test."""
         return self.corrected_p <= SIGNIFICANCE  # False for NaN
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the effect as plain data for JSON; a number that does not exist is None."""
         numbers = {name: None if math.isnan(value) else value for name, value in vars(self).items()}
         return {**numbers, "is_claimed": self.is_claimed}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from detector.data.coco import CocoAnnotations
 from detector.data.problems import Findings
@@ -118,7 +117,7 @@ class SplitDetections:
     conditions: Conditions
     truth: GroundTruth = field(repr=False, compare=False)
     detections: Results = field(repr=False, compare=False)
-    results: list[dict[str, Any]] = field(repr=False)
+    results: list[dict[str, object]] = field(repr=False)
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
@@ -167,7 +166,7 @@ def detect_split(
     world = world or World()
     known = set(annotations.category_ids)
     sources = annotated_sources(annotations)[world.rank :: world.size]
-    own: list[tuple[int, list[dict[str, Any]], list[str], tuple[str, ...]]] = []
+    own: list[tuple[int, list[dict[str, object]], list[str], tuple[str, ...]]] = []
     for done, prediction in enumerate(predictor.stream(sources, config), start=1):
         records, errors = [], []
         if prediction.detections is None or prediction.source.image_id is None:

@@ -86,7 +86,7 @@ class OperatingPoint:
         return found
 
     @classmethod
-    def _read(cls, plain: Mapping[str, Any]) -> OperatingPoint | None:
+    def _read(cls, plain: Mapping[str, object]) -> OperatingPoint | None:
         overall, by_class = plain.get("overall"), plain.get("by_class")
         values: list[Any] = [overall, *by_class] if isinstance(by_class, (list, tuple)) else [None]
         if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
@@ -101,7 +101,7 @@ class OperatingPoint:
             ground_truth_sha256=str(plain.get("ground_truth_sha256", "")),
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the thresholds as plain data for a model file."""
         return dataclasses.asdict(self)
 

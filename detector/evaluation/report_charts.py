@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from detector.evaluation.analysis import Analysis
-from detector.evaluation.confidence import Counts
+from detector.evaluation.confidence import RankedScores
 from detector.evaluation.number_text import number_text
 from detector.evaluation.precision_recall import RECALLS
 from detector.evaluation.ranking import Floats, weighted_precision
@@ -84,8 +84,8 @@ def _precision_recall(analysis: Analysis) -> bytes:
 def _over_confidence(analysis: Analysis) -> Iterator[tuple[str, str, bytes]]:
     thresholds = np.linspace(0, 1, _NUM_CONFIDENCES)
     ranking = analysis.ranking
-    overall = Counts.of(ranking).at(thresholds)
-    by_class = [Counts.of(ranking, label).at(thresholds) for label in range(len(ranking.class_ends))]
+    overall = RankedScores.of(ranking).at(thresholds)
+    by_class = [RankedScores.of(ranking, label).at(thresholds) for label in range(len(ranking.class_ends))]
     best = analysis.overall
     for number, name in enumerate(("precision", "recall", "F1")):
         curves: dict[str, Floats] = {

@@ -46,7 +46,7 @@ def read_results(
     """
     findings = Findings(str(path))
 
-    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def as_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             findings.accept("duplicate key in one object, the last is used", reprlib.repr(entry))

@@ -75,12 +75,13 @@ class Comparison:
     seeds: tuple[tuple[tuple[str, ...], OverSeeds], ...]
 
 
-def recipe_sha256(config: Mapping[str, Any]) -> str:
+def recipe_sha256(config: Mapping[str, object]) -> str:
     """Return the hash of a plain configuration without the keys that may differ between runs of one recipe."""
     kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_RECIPE[""]}
     for section, keys in _NOT_OF_THE_RECIPE.items():
-        if section and isinstance(kept.get(section), Mapping):
-            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+        settings = kept.get(section)
+        if section and isinstance(settings, Mapping):
+            kept[section] = {key: value for key, value in settings.items() if key not in keys}
     augment = kept.get("augment")
     if isinstance(augment, Mapping) and not augment.get("extra"):  # as in the files of runs older than the key
         kept["augment"] = {key: value for key, value in augment.items() if key != "extra"}
@@ -146,7 +147,8 @@ def _trained(folder: Path) -> MeasuredRun:
     best = max(rows, key=judged)
     stats = {name: float(best.get(columns.get(name, ""), math.nan)) for name in names}
     config = folder / "config.yaml"
-    recipe = recipe_sha256(plain_of(read_nodes(config))) if config.is_file() else None
+    plain = plain_of(read_nodes(config)) if config.is_file() else None
+    recipe = recipe_sha256(plain) if isinstance(plain, dict) else None
     return MeasuredRun(str(folder), stats, recipe_sha256=recipe, headline=headline)
 
 

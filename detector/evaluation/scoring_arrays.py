@@ -127,7 +127,7 @@ class Results:
         """Return the number of detections."""
         return len(self.scores)
 
-    def to_records(self, truth: GroundTruth) -> list[dict[str, Any]]:
+    def to_records(self, truth: GroundTruth) -> list[dict[str, object]]:
         """Return the detections as COCO result records, with the ids of the ground truth; nothing is rounded."""
         columns = zip(
             self.image_ranks, self.category_ranks, self.boxes_xywh.tolist(), self.scores.tolist(), strict=True

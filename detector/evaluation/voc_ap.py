@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +61,9 @@ class VocMetrics:
     num_detections: int
     ground_truth_sha256: str = field(repr=False)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the numbers as plain data for JSON; a number that does not exist is None."""
-        plain: dict[str, Any] = as_plain({"metric": "voc", **dataclasses.asdict(self)})
-        return plain
+        return as_plain({"metric": "voc", **dataclasses.asdict(self)})
 
     def to_text(self) -> str:
         """Return Pascal VOC's mean AP and the AP of each class as text."""

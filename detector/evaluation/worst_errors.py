@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pycocotools import mask
@@ -51,7 +50,7 @@ class Mistake:
     overlap: float | None
     advice: str = ""
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the mistake as plain data, boxes as lists."""
         plain = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items() if key != "image"}
         return plain

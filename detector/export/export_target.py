@@ -162,5 +162,5 @@ def find_export_target(name: str) -> ExportTarget:
     Raises:
         ConfigError: no target has this name; the message gives the nearest one.
     """
-    config: ExportTargetConfig = registry.find(ExportTargetConfig, name).Config()
+    config: ExportTargetConfig = registry.find_config_class(ExportTargetConfig, name)()
     return registry.build(config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +98,7 @@ class Counts:
     lines: tuple[LineCount, ...]
     zones: tuple[ZoneCount, ...]
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the counts as plain data."""
         return {
             "lines": [
@@ -190,7 +189,7 @@ class TrackCounts:
             tuple(replace(c, present=c.present.copy(), distinct=c.distinct.copy()) for c in self.zones),
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the counts as plain data."""
         return self.so_far().to_plain()
 

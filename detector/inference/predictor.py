@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError, MediaError
 from detector.inference.counting import Counts
-from detector.inference.runtime import Runtime
+from detector.inference.runtime import Canvases, Runtime
 from detector.inference.views import Found, View, Views, ViewsConfig
 from detector.media.images import LoadedImage, as_png
 from detector.media.sources import ImageSource
@@ -156,7 +156,7 @@ class Predictor:
             found.append((view.boxes_to_source(boxes), of_boxes, labels))
         return found
 
-    def _boxes(self, canvases: Sequence[npt.NDArray[Any]]) -> tuple[Tensor, Tensor]:
+    def _boxes(self, canvases: Sequence[Canvases]) -> tuple[Tensor, Tensor]:
         """Return the boxes and scores of canvases of one size, up to a batch, and of blank ones that fill the batch."""
         batch = np.zeros((self.batch_size, *canvases[0].shape), canvases[0].dtype)
         for row, canvas in zip(batch, canvases, strict=False):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,11 @@ from detector.errors import ConfigError
 from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
 from detector.models.packing import pack
-from detector.models.precision import Precision, PrecisionName, keep_freed_memory
+from detector.models.precision import Precision, PrecisionName, keep_freed_memory, on_device
 from detector.structures.selection import SelectConfig
 
+# Canvases (..., H, W, C): uint8, or float32 in 0..1 as Darknet's arithmetic makes them.
+Canvases: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
 Network: TypeAlias = Callable[[Tensor], "tuple[Tensor, ...]"]  # images to raw maps
 
 
@@ -39,7 +42,7 @@ class Runtime(Protocol):
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
         """Raise a `ValueError` if a canvas size does not suit the network."""
 
-    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+    def boxes(self, canvases: Canvases) -> tuple[Tensor, Tensor]:
         """Return all boxes of a batch, before selection.
 
         Args:
@@ -94,7 +97,7 @@ class TorchRuntime:
             raise ConfigError(f"runtime.cuda_graph: expected a CUDA device, got {device}; leave it out")
         self._precision = Precision(config.precision, device)
         folded = fold(copy.deepcopy(model))
-        self.model = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self.model = on_device(folded, device)
         for part in self.model.modules():
             # Autocast would make this copy in every pass; biases stay in fp32 for the fused epilogue.
             if isinstance(part, nn.Conv2d):
@@ -116,7 +119,7 @@ class TorchRuntime:
         self.model.check_image_hw(image_hw)
 
     @torch.inference_mode()
-    def boxes(self, canvases: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+    def boxes(self, canvases: Canvases) -> tuple[Tensor, Tensor]:
         """Return all boxes of a batch, as `Runtime` defines it, on the device."""
         # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
         images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
@@ -136,7 +139,8 @@ class _Compiled:
         from torch._dynamo.exc import BackendCompilerFailed  # takes half a second to import
 
         try:
-            return self._compiled(images)  # type: ignore[no-any-return]  # untyped in torch
+            raw_maps: tuple[Tensor, ...] = self._compiled(images)
+            return raw_maps
         except BackendCompilerFailed as error:
             reason = " ".join(str(error.inner_exception).split())[:200]  # may hold a compiler's whole output
             raise ConfigError(

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ class View:
         rim_x, rim_y = self._rim_xy
         return x1 + left * rim_x, y1 + top * rim_y, x2 - right * rim_x, y2 - bottom * rim_y
 
-    def canvas(self, image: Image) -> npt.NDArray[Any]:
+    def canvas(self, image: Image) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
         """Return the region of a whole image, uint8 (H, W, C), on the canvas, as `Letterbox.apply` gives it."""
         x1, y1, x2, y2 = self.region_xyxy
         canvas = self.letterbox.apply(image[y1:y2, x1:x2])

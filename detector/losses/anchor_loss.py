@@ -10,7 +10,7 @@ Nesterov's look-ahead gives the update of Darknet. Darknet does not clip the nor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,19 +24,27 @@ from detector.models.contracts import DetectionModel
 from detector.structures.types import Targets
 
 
+class _Context(Protocol):
+    """Context that autograd passes from the forward to the backward function."""
+
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _PartsWithDeltas(torch.autograd.Function):
     """Autograd function of the three parts of a level's loss, with the deltas as their gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, raw_map: Tensor, parts: Tensor, objectness: Tensor, cell: Tensor, box: Tensor, classes: Tensor
+        ctx: _Context, raw_map: Tensor, parts: Tensor, objectness: Tensor, cell: Tensor, box: Tensor, classes: Tensor
     ) -> Tensor:
         """Return the parts (3,), box, objectness and classes, of a raw map with the given deltas."""
         ctx.save_for_backward(raw_map, objectness, cell, box, classes)
         return parts.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return -delta / B, each entry scaled by the gradient of its part."""
         raw_map, objectness, cell, box, classes = ctx.saved_tensors
         num_images, _, rows, columns = raw_map.shape

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -342,7 +342,7 @@ def _kind_of_text(head: bytes) -> str | None:
     return "not an image (text)" if is_text else None
 
 
-def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[Any] | None:
+def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) -> npt.NDArray[np.generic] | None:
     """Decode the pixels, (H, W) or (H, W, C) with red first, upright; return None for a damaged image."""
     if header.directory is not None and header.num_planes > 1 and channels == header.num_planes:
         is_colour = header.directory.number(tiff.PHOTOMETRIC, 0) == tiff.PHOTOMETRIC_RGB and channels in (3, 4)
@@ -367,7 +367,7 @@ def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) 
     return _upright(image, header.orientation)
 
 
-def _upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+def _upright(image: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np.generic]:
     transpose, flip_vertically, flip_horizontally = _ORIENTATIONS[orientation]
     if transpose:
         image = image.swapaxes(0, 1)

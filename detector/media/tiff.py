@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ def read_directory(file: BinaryIO) -> TiffDirectory:
     return TiffDirectory(values, order, has_more)
 
 
-def read_planes(encoded: bytes, directory: TiffDirectory) -> npt.NDArray[Any]:
+def read_planes(encoded: bytes, directory: TiffDirectory) -> npt.NDArray[np.generic]:
     """Read the pixels of a TIFF as its planes, uint8 or uint16 (H, W, planes), as stored and not composited.
 
     Strips are supported, interleaved or plane by plane, uncompressed or deflated.

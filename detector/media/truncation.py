@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +58,7 @@ def completed_jpeg(jpeg: bytes) -> bytes | None:
     return with_end if is_whole else None
 
 
-def _quietly_decoded(jpeg: bytes) -> npt.NDArray[Any] | None:
+def _quietly_decoded(jpeg: bytes) -> npt.NDArray[np.uint8] | None:
     """Decode a JPEG with Pillow, a dependency of torchvision, because OpenCV prints to stderr for such files."""
     from PIL.JpegImagePlugin import JpegImageFile
 

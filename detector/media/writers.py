@@ -178,7 +178,7 @@ class JsonWriter(Writer):
     """Writer of `predictions.json`: a list of records, one for each image."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.records = folder / "predictions.json", list[dict[str, Any]]()
+        self.path, self.records = folder / "predictions.json", list[dict[str, object]]()
 
     def add(self, found: Found, stem: str) -> None:
         """Add the record of an image."""
@@ -193,7 +193,7 @@ class CocoWriter(Writer):
     """Writer of `results.json`: COCO records with original ids, not rounded, for the listed categories."""
 
     def __init__(self, folder: Path, category_ids: Iterable[int]) -> None:
-        self.path, self.records = folder / "results.json", list[dict[str, Any]]()
+        self.path, self.records = folder / "results.json", list[dict[str, object]]()
         self._category_ids = frozenset(category_ids)
 
     def add(self, found: Found, stem: str) -> None:
@@ -229,7 +229,7 @@ class CsvWriter(Writer):
         self._columns = (*_CSV_COLUMNS, *more)
         write_text(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
 
-    def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
+    def _lines(self, rows: Sequence[Mapping[str, object]]) -> str:
         text = io.StringIO()
         csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue()

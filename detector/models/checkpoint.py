@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import safetensors.torch
 import torch
@@ -78,12 +78,39 @@ class ModelFile:
         operating_point: the thresholds that were chosen for it, plain data as in `OperatingPoint`, or nothing.
     """
 
-    config: dict[str, Any]
+    config: dict[str, object]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     state: dict[str, Tensor]
     metrics: dict[str, float] = field(default_factory=dict)
-    operating_point: dict[str, Any] = field(default_factory=dict)
+    operating_point: dict[str, object] = field(default_factory=dict)
+
+
+class RunIdentity(TypedDict):
+    """Configuration and classes of a run, plain data as in a `ModelFile`."""
+
+    config: dict[str, object]
+    class_names: list[str]
+    category_ids: list[int]
+
+
+class TrainingState(RunIdentity, total=False):
+    """Content of a training state, of which only the state dicts and the metrics are checked on loading."""
+
+    metrics: dict[str, float]
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    ema_updates: int
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    random: list[Tensor]
+    step: int
+    best_ap: float
+    num_worse: int
+    elapsed_s: float
+    loss_sums: dict[str, float]
+    num_summed: int
+    skipped: list[str]
 
 
 def save_model(path: Path, model_file: ModelFile) -> None:
@@ -129,7 +156,7 @@ def load_model_file(path: Path) -> ModelFile:
     return checked_model_file(document, state, str(path))
 
 
-def peek_config(path: Path) -> dict[str, Any]:
+def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
     try:
         if _is_archive(path):
@@ -162,7 +189,7 @@ def save_training_state(path: Path, state: Mapping[str, object]) -> None:
     write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
 
 
-def load_training_state(path: Path) -> dict[str, Any]:
+def load_training_state(path: Path) -> TrainingState:
     """Load a file of `save_training_state`, with `format_version` added; tensors are on the CPU.
 
     Raises:
@@ -178,7 +205,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     check_version(content, str(path))
-    state: dict[str, Any] = _plain(content, str(path))
+    state: TrainingState = _plain(content, str(path))
     _check_training_state(state, str(path))
     return state
 
@@ -325,7 +352,7 @@ def _plain(root: object, who: str, as_json: bool = False) -> Any:
     """Return a copy of plain data and dense tensors (shared); `as_json` turns tuples into lists and rejects tensors."""
     num_values = 0
 
-    def copy(value: object, where: str, depth: int) -> Any:
+    def copy(value: object, where: str, depth: int) -> object:
         nonlocal num_values
         num_values += 1
         if num_values > _MAX_VALUES or depth > _MAX_DEPTH:

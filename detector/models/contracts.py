@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ class TrainableModel(nn.Module, abc.ABC):
     may_skip_parameters: bool = False
 
     @abc.abstractmethod
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor) -> object:
         """Return the raw outputs of images (B, C, H, W): uint8, or float32 in 0..1 from Darknet's arithmetic."""
 
     def in_unit_range(self, images: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ class ModelConfig(PartConfig[DetectionModel]):
 
     folders = ("models", "darknet")
 
-    def experiment_defaults(self) -> dict[str, Any]:
+    def experiment_defaults(self) -> dict[str, object]:
         """Return plain settings of other sections of an experiment that hold for this model unless others are given."""
         return {}
 

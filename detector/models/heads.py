@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +57,7 @@ class HeadConfig(PartConfig[Head]):
         """Return plain settings of `evaluate` and `predict` that suit the head, such as `{"nms": "none"}`."""
         return {}
 
-    def experiment_defaults(self) -> dict[str, Any]:
+    def experiment_defaults(self) -> dict[str, object]:
         """Return `default_loss` and `default_selection` by the sections of an experiment that they belong to."""
         sections = {
             "loss": self.default_loss(),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import sys
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from detector.errors import ConfigError
 
+Module = TypeVar("Module", bound=nn.Module)
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -35,6 +37,12 @@ def choose_device(name: str) -> torch.device:
         number = torch.cuda.device_count()
         raise ConfigError(f"device {name!r}: torch has {number} CUDA devices here; use device=cpu or auto")
     return device
+
+
+def on_device(module: Module, device: torch.device) -> Module:
+    """Move a module to a device, with its weights in the memory format channels_last; return the module."""
+    moved: Module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+    return moved
 
 
 def has_native_bf16(device: torch.device) -> bool:

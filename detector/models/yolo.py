@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class Yolo(DetectionModel):
                     f"{(self.depth, self.width, self.max_channels)}"
                 )
 
-        def experiment_defaults(self) -> dict[str, Any]:
+        def experiment_defaults(self) -> dict[str, object]:
             """Return the loss and the selection that suit the head."""
             return self.head.experiment_defaults()
 

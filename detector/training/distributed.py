@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -76,7 +76,7 @@ class World:
         """Return the items of all processes, in the order of their ranks."""
         if self.size == 1:
             return items
-        lists: list[Any] = [None] * self.size
+        lists: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(lists, items)
         return [item for part in lists for item in part]
 

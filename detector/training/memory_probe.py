@@ -16,7 +16,7 @@ from detector.errors import ConfigError
 from detector.io.machine import kibibytes_of
 from detector.losses.loss import LossParts
 from detector.models.contracts import DetectionModel
-from detector.models.precision import Precision
+from detector.models.precision import Precision, on_device
 from detector.structures.types import Targets
 from detector.training.averaging import averaged_model
 from detector.training.optimizers import OptimizerConfig, build_optimizer
@@ -145,7 +145,7 @@ class _Stepper:
 
     def __init__(self, probed: ProbedTraining) -> None:
         self._probed = probed
-        self._model = probed.model.to(probed.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self._model = on_device(probed.model, probed.device)
         self._optimizer = build_optimizer(probed.optimizer, self._model, self._model.parts_in_order())
         self._averaged = averaged_model(self._model, 100)
 
@@ -170,7 +170,7 @@ class _Stepper:
         with precision.autocast():
             raw_maps = model(images.contiguous(memory_format=torch.channels_last))
         total = torch.stack(list(probed.loss(raw_maps, targets).values())).sum()
-        precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.autograd.backward(precision.scaler.scale(total))
         precision.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         precision.scaler.step(optimizer)

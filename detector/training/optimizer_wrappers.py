@@ -6,14 +6,12 @@ need no code for them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 
 @torch.no_grad()
-def centralise(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def centralise(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Subtract the mean over the inputs from the gradient of every weight, before a step (Yong et al. 2020, eq. 1)."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -38,14 +36,14 @@ class Lookahead:
         optimizer.register_step_post_hook(self._after)
 
     @torch.no_grad()
-    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and "slow" not in optimizer.state.get(parameter, {}):
                     self._start[parameter] = parameter.detach().clone()
 
     @torch.no_grad()
-    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         for parameter, slow in self._start.items():
             optimizer.state[parameter]["slow"] = slow
         self._start = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from detector.training.optimizer_wrappers import Lookahead, centralise
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(PartConfig[Any]):
+class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
     """The kind `optimiser`, built from its config and parameter groups; `lr` is the peak learning rate.
 
     Attributes:
@@ -190,7 +189,7 @@ class Muon(torch.optim.Optimizer):
         beta1: float = 0.9
         beta2: float = 0.999
 
-    def __init__(self, config: Config, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         defaults = {"lr": config.lr, "weight_decay": config.weight_decay}
         super().__init__(groups, defaults)
         self._config = config
@@ -270,13 +269,13 @@ def build_optimizer(
     rates: dict[nn.Parameter, float] = {}
     if config.layer_decay != 1:
         rates = layer_rates(list(model.children()) if parts is None else parts, config.layer_decay)
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for rate in sorted({rates.get(p, 1.0) for p in parameters}, reverse=True):
         own = [p for p in parameters if rates.get(p, 1.0) == rate]
         told = {} if config.layer_decay == 1 else {"layer_rate": rate, "lr": config.lr * rate}
         groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": config.weight_decay, **told})
         groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, **told})
-    optimizer: torch.optim.Optimizer = build(config, groups)
+    optimizer = build(config, groups)
     if config.centralise:
         optimizer.register_step_pre_hook(centralise)
     if config.lookahead:

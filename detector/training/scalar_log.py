@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 from detector.errors import ConfigError
 from detector.training.events import Evaluated, Event, Report, Started
@@ -13,25 +14,39 @@ from detector.training.run_folder import RunFolder
 _NO_SCALARS = ("epoch", "step", "time")
 
 
-def summary_writer() -> Any:
+class ScalarWriter(Protocol):
+    """Writer of TensorBoard's event files, as `torch.utils.tensorboard.SummaryWriter` is."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Add a number at a step."""
+
+    def flush(self) -> None:
+        """Write what has been added."""
+
+    def close(self) -> None:
+        """Write the rest and close the file."""
+
+
+def summary_writer() -> Callable[..., ScalarWriter]:
     """Return torch's class that writes TensorBoard's event files, which needs the package tensorboard.
 
     Raises:
         ConfigError: the package cannot be imported.
     """
     try:
-        return importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        writer: Callable[..., ScalarWriter] = importlib.import_module("torch.utils.tensorboard").SummaryWriter
     except ImportError as error:
         raise ConfigError(
             f"train.tensorboard: the package tensorboard cannot be imported ({error}); install it "
             f"with: pip install 'detector[log]', or leave train.tensorboard=false"
         ) from error
+    return writer
 
 
 class ScalarLog:
     """Reporter that writes each row of `results.csv` as scalars of the same names into the run folder."""
 
-    def __init__(self, folder: RunFolder, writer: Any, report: Report) -> None:
+    def __init__(self, folder: RunFolder, writer: Callable[..., ScalarWriter], report: Report) -> None:
         """Set up a log in `folder` that passes events on to `report` first.
 
         Args:
@@ -41,7 +56,7 @@ class ScalarLog:
         """
         self._folder, self._make, self._report = folder, writer, report
         self._first_step = 0
-        self._writer: Any = None
+        self._writer: ScalarWriter | None = None
 
     def __call__(self, event: Event) -> None:
         """Pass an event on; after an evaluation, write its row of the results."""

@@ -6,14 +6,18 @@ These depend on the share of the run that is done; Darknet's policies, in `darkn
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from detector.config.registry import PartConfig, build, register
 
+# From the progress after warm-up, 0..1, and the number of the update, 1.., to a factor on the peak learning rate.
+Schedule: TypeAlias = Callable[[float, int], float]
+
 
 @dataclass(frozen=True)
-class ScheduleConfig(PartConfig[Any]):
+class ScheduleConfig(PartConfig[Schedule]):
     """The kind `schedule`: from progress after warm-up, 0..1, and the number of the update, 1.., to a factor.
 
     The peak learning rate is multiplied by the factor.

@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.errors import CheckpointError, DatasetError, DivergenceError
 from detector.losses.loss import LossParts
-from detector.models.checkpoint import ModelFile, load_state, save_model, save_training_state
+from detector.models.checkpoint import (
+    ModelFile,
+    RunIdentity,
+    TrainingState,
+    load_state,
+    save_model,
+    save_training_state,
+)
 from detector.models.contracts import TrainableModel
-from detector.models.precision import Precision
+from detector.models.precision import Precision, on_device
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.training.averaging import averaged_model
@@ -62,7 +69,7 @@ class RunPlan:
     num_images: int
     batch_size: int
     device: torch.device
-    identity: Mapping[str, Any]
+    identity: RunIdentity
 
 
 class Trainer:
@@ -102,7 +109,7 @@ class Trainer:
         """
         config = recipe.train
         self._world = world or World()
-        self.model = model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub gap
+        self.model = on_device(model, plan.device)
         self._frozen = freeze(self.model, config.freeze)
         self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
         self.averaged = averaged_model(self.model, config.ema_horizon * plan.num_steps)
@@ -187,7 +194,7 @@ class Trainer:
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
                     total = total * parts.count
                     count += parts.count
-                self.precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+                torch.autograd.backward(self.precision.scaler.scale(total))
             for name, value in parts.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
             self._num_summed += 1
@@ -317,7 +324,7 @@ class Trainer:
         if self._evaluate is None or not self._config.evaluations:
             self._save_best()
 
-    def _state(self, random: list[Tensor]) -> dict[str, Any]:
+    def _state(self, random: list[Tensor]) -> TrainingState:
         return {
             **self._plan.identity,
             "model": self.model.state_dict(),
@@ -336,7 +343,7 @@ class Trainer:
             "skipped": sorted(self._skipped),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Restore a state that `save` wrote, so that the run continues as if it had not been interrupted.
 
         Raises:

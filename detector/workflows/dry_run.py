@@ -105,9 +105,47 @@ class Rehearsal:
     evaluations_s: float
     is_main: bool
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the measurements as plain data."""
         return {key: value for key, value in asdict(self).items() if key != "is_main"}
+
+
+class _Watch:
+    """Reporter that keeps the start of a run, passes its notes on and times its steps."""
+
+    def __init__(self, report: Report) -> None:
+        self.started: Started | None = None
+        self._report = report
+        self._begun_s = time.monotonic()
+        self._done_s: list[float] = []
+
+    def __call__(self, event: Event) -> None:
+        """Keep the first start, or pass a note on."""
+        if isinstance(event, Started):
+            self.started = self.started or event
+        elif isinstance(event, Noted):
+            self._report(event)
+
+    def is_enough(self) -> bool:
+        """Note the end of a step; return True when enough steps have been timed."""
+        done_s = self._done_s
+        done_s.append(time.monotonic())
+        return len(done_s) > 1 and (done_s[-1] - done_s[0] > _TIMED_S or len(done_s) > _MAX_TIMED_STEPS)
+
+    def end(self) -> None:
+        """Note the end of the run; a run of one step ends without a call of `is_enough`."""
+        self._done_s = self._done_s or [time.monotonic()]
+
+    @property
+    def first_step_s(self) -> float:
+        """Time until the end of the first step."""
+        return self._done_s[0] - self._begun_s
+
+    @property
+    def step_s(self) -> float:
+        """Mean time of the steps after the first, or the time of the first if there is no other."""
+        num_timed = len(self._done_s) - 1
+        return (self._done_s[-1] - self._done_s[0]) / num_timed if num_timed else self.first_step_s
 
 
 def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehearsal:
@@ -124,27 +162,14 @@ def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehears
         DetectorError: everything that training could raise up to there.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    started: list[Started] = []
-    begun_s = time.monotonic()
-    done_s: list[float] = []
-
-    def watch(event: Event) -> None:
-        if isinstance(event, Started):
-            started.append(event)
-        elif isinstance(event, Noted):
-            report(event)
-
-    def is_enough() -> bool:
-        done_s.append(time.monotonic())
-        return len(done_s) > 1 and (done_s[-1] - done_s[0] > _TIMED_S or len(done_s) > _MAX_TIMED_STEPS)
-
+    watch = _Watch(report)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory(prefix="detector-") as folder:
         steps_only: Any = replace(config.train, evaluations=0, project=Path(folder))  # the class of the task
-        result = train(replace(config, train=steps_only), report=watch, should_stop=is_enough)
-        done_s = done_s or [time.monotonic()]  # a run of one step ends without a call of should_stop
+        result = train(replace(config, train=steps_only), report=watch, should_stop=watch.is_enough)
+        watch.end()
         config = config.with_batch_size(result.batch_size)
         task = open_task(config, lambda event: None)
         model = task.model()
@@ -156,7 +181,6 @@ def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehears
     held_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes()
 
     num_steps = config.train.num_steps(task.num_images, task.batch_size * num_processes)
-    step_s = (done_s[-1] - done_s[0]) / (len(done_s) - 1) if len(done_s) > 1 else done_s[0] - begun_s
     val_image_s, evaluated_at = 0.0, []
     if task.has_val and result.is_main:
         evaluated_at = evaluation_steps(num_steps, config.train.evaluations)
@@ -170,16 +194,16 @@ def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehears
         num_val_objects=task.num_val_objects,
         evaluated_at=evaluated_at,
         num_steps=num_steps,
-        num_epochs=started[0].num_epochs if started else 0.0,
+        num_epochs=watch.started.num_epochs if watch.started else 0.0,
         images_per_step=task.batch_size * config.train.accumulate * num_processes,
         device=str(device),
-        precision=started[0].precision if started else "",
+        precision=watch.started.precision if watch.started else "",
         peak_bytes=held_bytes,
         largest_hw=largest_hw,
-        first_step_s=done_s[0] - begun_s,
-        step_s=step_s,
+        first_step_s=watch.first_step_s,
+        step_s=watch.step_s,
         val_image_s=val_image_s,
-        steps_s=num_steps * step_s,
+        steps_s=num_steps * watch.step_s,
         evaluations_s=len(evaluated_at) * task.num_val_images * val_image_s / num_processes,
         is_main=result.is_main,
     )

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,14 @@ from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet
 from detector.darknet.network import DarknetNet
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
-from detector.models.checkpoint import ModelFile, load_model_file, load_state, load_training_state
+from detector.models.checkpoint import (
+    ModelFile,
+    RunIdentity,
+    TrainingState,
+    load_model_file,
+    load_state,
+    load_training_state,
+)
 from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
 from detector.models.precision import choose_device, keep_freed_memory
@@ -56,7 +62,7 @@ class TrainingResult:
     batch_size: int = 0
 
 
-def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, RunFolder, dict[str, Any]]:
+def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, RunFolder, TrainingState]:
     """Return the experiment, folder and state of an interrupted run.
 
     Args:
@@ -86,7 +92,7 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
 def train(
     config: TaskConfig,
     *,
-    resume: tuple[RunFolder, dict[str, Any]] | None = None,
+    resume: tuple[RunFolder, TrainingState] | None = None,
     start: ModelFile | None = None,
     report: Report = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -121,7 +127,7 @@ def _say_nothing(event: object) -> None:
 def _train(
     config: TaskConfig,
     world: World,
-    resume: tuple[RunFolder, dict[str, Any]] | None,
+    resume: tuple[RunFolder, TrainingState] | None,
     start: ModelFile | None,
     report: Report,
     should_stop: Callable[[], bool],
@@ -138,19 +144,9 @@ def _train(
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
-    model: TrainableModel = task.model()
-    if config.train.sync_batch_norm:
-        model = with_shared_statistics(model, device)
-    for note in model.notes:
-        report(Noted(note))
-    if reasons := model.reasons_against_training():
-        raise ConfigError("\n".join(reasons))
-    if start is None and config.train.weights is not None and resume is None:
-        start = read_start(config.train.weights, config)
-    if start is not None:
-        report(Noted(f"starting from given weights; {load_matching(model, start, task.class_names)}"))
-
-    identity: dict[str, Any] = {
+    given = start or (config.train.weights if resume is None else None)
+    model = _prepared(task.model(), task.class_names, config, device, given, report)
+    identity: RunIdentity = {
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
@@ -190,13 +186,39 @@ def _train(
     )
 
 
+def _prepared(
+    model: TrainableModel,
+    class_names: Sequence[str],
+    config: TaskConfig,
+    device: torch.device,
+    start: ModelFile | Path | None,
+    report: Report,
+) -> TrainableModel:
+    """Return a new model as it is trained: with the tensors that fit of the weights to start from.
+
+    Raises:
+        ConfigError: the model cannot be trained.
+    """
+    if config.train.sync_batch_norm:
+        model = with_shared_statistics(model, device)
+    for note in model.notes:
+        report(Noted(note))
+    if reasons := model.reasons_against_training():
+        raise ConfigError("\n".join(reasons))
+    if isinstance(start, Path):  # read only now, because it may draw random numbers
+        start = read_start(start, config)
+    if start is not None:
+        report(Noted(f"starting from given weights; {load_matching(model, start, class_names)}"))
+    return model
+
+
 def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
     """Create the folder of a new run in process 0 and return it in every process."""
     project, name = config.train.project.resolve(), config.train.run_name
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
 
 
-def _require_same_classes(state: dict[str, Any], identity: dict[str, Any], last: Path) -> None:
+def _require_same_classes(state: TrainingState, identity: RunIdentity, last: Path) -> None:
     found = [
         f"{what}: {identity[what]!r} in the data set, {state[what]!r} in the run"
         for what in ("class_names", "category_ids")

@@ -9,7 +9,7 @@ import pytest
 
 from detector.data.problems import Findings
 from detector.errors import ConfigError
-from detector.evaluation.confidence import Counts, Target, calibrate, choose_threshold, choose_thresholds
+from detector.evaluation.confidence import RankedScores, Target, calibrate, choose_threshold, choose_thresholds
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth
@@ -17,8 +17,8 @@ from detector.evaluation.scoring_arrays import GroundTruth
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
-def counts(scores: list[float], right: list[int], num_objects: int) -> Counts:
-    return Counts(np.array(scores, np.float64), np.array(right, np.bool_), num_objects)
+def counts(scores: list[float], right: list[int], num_objects: int) -> RankedScores:
+    return RankedScores(np.array(scores, np.float64), np.array(right, np.bool_), num_objects)
 
 
 def ranking_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ranking:
@@ -107,7 +107,7 @@ def test_the_calibration_error_equals_a_sum_over_bins() -> None:
     rng = np.random.default_rng(0)
     scores = np.sort(np.concatenate([rng.random(500), [0.0, 0.1, 0.2, 0.3, 0.7, 1.0]]))[::-1]
     right = rng.random(len(scores)) < scores**2
-    found = calibrate(Counts(scores, right, 300))
+    found = calibrate(RankedScores(scores, right, 300))
     error, largest, total = 0.0, 0.0, 0
     for b in range(10):
         own = [(s, r) for s, r in zip(scores, right, strict=True) if min(int(s * 10 + 1e-9), 9) == b]
@@ -124,9 +124,9 @@ def test_the_calibration_error_equals_a_sum_over_bins() -> None:
 def test_calibrated_scores_have_almost_no_error_and_the_lowest_score_is_applied() -> None:
     rng = np.random.default_rng(1)
     scores = np.sort(rng.random(200_000))[::-1]
-    honest = calibrate(Counts(scores, rng.random(len(scores)) < scores, 1))
+    honest = calibrate(RankedScores(scores, rng.random(len(scores)) < scores, 1))
     assert honest.error < 0.005
-    upper = calibrate(Counts(scores, np.zeros(len(scores), np.bool_), 1), lowest=0.6)
+    upper = calibrate(RankedScores(scores, np.zeros(len(scores), np.bool_), 1), lowest=0.6)
     assert upper.counts[:6].sum() == 0
     assert upper.error == pytest.approx(0.8, abs=0.01)
     assert math.isnan(calibrate(counts([], [], 3)).error)

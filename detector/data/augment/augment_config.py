@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from detector.data.augment.augmentation import AugmentationConfig
 
@@ -60,7 +59,7 @@ class AugmentConfig:
     perspective: float = 0.0
     mixup: float = 0.0
     copy_paste: float = 0.0
-    albumentations: tuple[dict[str, Any], ...] = ()
+    albumentations: tuple[dict[str, object], ...] = ()
     extra: tuple[AugmentationConfig, ...] = ()
     hue: float = 0.015
     saturation: float = 0.7

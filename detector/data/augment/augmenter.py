@@ -51,7 +51,7 @@ def _canvas_steps(config: AugmentConfig, canvas: Canvas) -> tuple[Augmentation, 
 
 
 class AugmentationRecipe:
-    """AugmentationRecipe of training images: it makes them on one canvas from the sources of a data set."""
+    """Recipe of training images: it makes them on one canvas from the sources of a data set."""
 
     def __init__(self, config: AugmentConfig, canvas: Canvas, num_sources: int) -> None:
         """Prepare the steps.

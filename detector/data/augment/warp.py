@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -180,16 +179,16 @@ def _is_upright(matrix: Matrix) -> bool:
     return _is_affine(matrix) and bool(matrix[0, 1] == 0 and matrix[1, 0] == 0)
 
 
-def _corners(xyxy: npt.NDArray[Any]) -> Float64s:
+def _corners(xyxy: npt.NDArray[np.float32] | Float64s) -> Float64s:
     return xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float64)
 
 
-def transform_corners(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
+def transform_corners(xyxy: npt.NDArray[np.float32] | Float64s, matrix: Matrix) -> Float64s:
     """Return the four corners of boxes (N, 4) after an affine matrix: float64 (N, 4, 2)."""
     return np.asarray(_corners(xyxy) @ matrix[:2, :2].T + matrix[:2, 2])
 
 
-def _depths(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
+def _depths(xyxy: npt.NDArray[np.float32] | Float64s, matrix: Matrix) -> Float64s:
     """Return the divisor of each corner under a perspective, (N, 4); 0 or less where the corner is not visible."""
     return np.asarray(_corners(xyxy) @ matrix[2, :2] + matrix[2, 2])
 
@@ -201,7 +200,7 @@ def _project(points: Float64s, matrix: Matrix) -> Float64s:
     )
 
 
-def _project_corners(xyxy: npt.NDArray[Any], matrix: Matrix) -> Float64s:
+def _project_corners(xyxy: npt.NDArray[np.float32] | Float64s, matrix: Matrix) -> Float64s:
     return _project(_corners(xyxy), matrix)
 
 

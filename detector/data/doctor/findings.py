@@ -218,7 +218,7 @@ class Report:
         """Return True if there are no errors and, with `strict`, no warnings."""
         return not self.num("error") and not (strict and self.num("warning"))
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return everything except the pictures as plain data for JSON; the keys are fixed by `SCHEMA_VERSION`."""
         findings = []
         for finding in self.findings:

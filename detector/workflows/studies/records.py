@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from detector.config.schema import config_from_plain
 from detector.errors import ConfigError, DatasetError
@@ -25,7 +25,7 @@ State = Literal["begun", "finished", "diverged", "failed"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RunEvaluation:
     """One evaluation of a run.
 
     Attributes:
@@ -65,7 +65,7 @@ class RunRecord:
     overrides: tuple[str, ...]
     state: State = "begun"
     error: str | None = None
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: tuple[RunEvaluation, ...] = ()
     num_steps: int = 0
     num_epochs: float = 0.0
     step_s: float | None = None
@@ -159,7 +159,7 @@ def read_record(path: Path) -> RunRecord:
         DatasetError: it cannot be read.
     """
     try:
-        plain: Any = json.loads(path.read_text(encoding="utf-8"))
+        plain: object = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(plain, dict):
             raise ValueError("expected a mapping")
         return config_from_plain(RunRecord, plain, str(path))
@@ -172,6 +172,6 @@ def plain_stats(stats: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in stats.items() if math.isfinite(value)}
 
 
-def next_evaluations(so_far: Sequence[Evaluation], found: Evaluation) -> tuple[Evaluation, ...]:
+def next_evaluations(so_far: Sequence[RunEvaluation], found: RunEvaluation) -> tuple[RunEvaluation, ...]:
     """Append an evaluation to those of a run; drop those of later steps, left from before a resume."""
     return (*(evaluation for evaluation in so_far if evaluation.step < found.step), found)

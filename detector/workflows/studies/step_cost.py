@@ -24,7 +24,7 @@ from detector.io.machine import machine, peak_bytes
 from detector.tasks.task import load_experiment
 from detector.training.events import Event, Report, Started, StepDone
 from detector.workflows.studies.plan import PlannedRun, StudyConfig, runs_of
-from detector.workflows.studies.records import Evaluation, RunRecord, StudyFolder, read_record, write_record
+from detector.workflows.studies.records import RunEvaluation, RunRecord, StudyFolder, read_record, write_record
 from detector.workflows.studies.runner import (
     Outcome,
     Shard,
@@ -111,7 +111,7 @@ def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -
         replace(
             record,
             state="finished",
-            evaluations=(Evaluation(len(turns.times_ms), stats),),
+            evaluations=(RunEvaluation(len(turns.times_ms), stats),),
             num_steps=turns.started.num_steps,
             num_epochs=turns.started.num_epochs,
             step_s=median_ms / 1e3,

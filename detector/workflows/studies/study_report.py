@@ -12,7 +12,7 @@ from detector.io.atomic import write_atomically
 from detector.media.html import chart, page_of, table, text
 from detector.media.study_charts import ValuesOfCell, effect_chart, trend_chart, value_chart
 from detector.workflows.studies.records import StudyFolder
-from detector.workflows.studies.summary import CellSummary, Comparison, StudySummary
+from detector.workflows.studies.summary import CellComparison, CellSummary, StudySummary
 
 _EFFECT_HEADS = ("difference", "95 % interval", "effect size g", "pairs", "p", "corrected p", "the test supports")
 _HOW = (
@@ -60,7 +60,7 @@ def _p(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
-def _verdict(comparison: Comparison) -> str:
+def _verdict(comparison: CellComparison) -> str:
     effect = comparison.effect
     if effect.is_descriptive:
         return "nothing: descriptive only"
@@ -69,7 +69,7 @@ def _verdict(comparison: Comparison) -> str:
     return "a higher value" if effect.difference > 0 else "a lower value"
 
 
-def _effect_row(summary: StudySummary, comparison: Comparison) -> list[str]:
+def _effect_row(summary: StudySummary, comparison: CellComparison) -> list[str]:
     effect = comparison.effect
     span = f"{_number(effect.low, sign='+')} to {_number(effect.high, sign='+')}" if effect.num_pairs > 1 else "n/a"
     return [

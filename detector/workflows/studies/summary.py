@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from detector.config.schema import config_to_plain
 from detector.evaluation.effect_sizes import MIN_PAIRS, SIGNIFICANCE, Effect, corrected, interval, paired_effect
@@ -56,7 +55,7 @@ class CellSummary:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CellComparison:
     """A value of the compared axis against the baseline, at the same values of all other axes.
 
     Attributes:
@@ -91,7 +90,7 @@ class StudySummary:
 
     study: StudyConfig
     cells: tuple[CellSummary, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[CellComparison, ...]
     failures: tuple[tuple[str, str], ...]
     machines: tuple[str, ...]
 
@@ -108,7 +107,7 @@ class StudySummary:
         """Return the results as sentences that claim only what the test supports."""
         return list(_sentences(self))
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the summary as plain data for JSON; an undefined number is None."""
         cells = [{**vars(cell), "values": {str(seed): v for seed, v in cell.values.items()}} for cell in self.cells]
         comparisons = [{**vars(c), "effect": c.effect.to_plain()} for c in self.comparisons]
@@ -122,7 +121,7 @@ class StudySummary:
         }
 
 
-def _known(value: Any) -> Any:
+def _known(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -186,7 +185,7 @@ def _of(numbers: list[float], function: Callable[[list[float]], float]) -> float
     return float(function(numbers)) if numbers else math.nan
 
 
-def _comparisons(study: StudyConfig, cells: Mapping[tuple[str, ...], CellSummary]) -> Iterator[Comparison]:
+def _comparisons(study: StudyConfig, cells: Mapping[tuple[str, ...], CellSummary]) -> Iterator[CellComparison]:
     others = {axis: list(values) for axis, values in study.axes.items() if axis != study.compare}
     found: list[tuple[dict[str, str], str, Effect, int]] = []
     for combination in itertools.product(*others.values()):
@@ -204,7 +203,7 @@ def _comparisons(study: StudyConfig, cells: Mapping[tuple[str, ...], CellSummary
                 found.append((within, value, effect, study.seeds - len(pairs)))
     effects = corrected([effect for _, _, effect, _ in found])
     for (within, value, _, num_unpaired), effect in zip(found, effects, strict=True):
-        yield Comparison(within, value, effect, num_unpaired)
+        yield CellComparison(within, value, effect, num_unpaired)
 
 
 def _sentences(summary: StudySummary) -> Iterator[str]:

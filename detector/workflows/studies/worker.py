@@ -15,10 +15,12 @@ import torch
 from detector.config.registry import import_parts
 from detector.errors import CheckpointError, ConfigError
 from detector.io.machine import machine, peak_bytes
+from detector.models.checkpoint import TrainingState
 from detector.tasks.task import TaskConfig, load_experiment
 from detector.training.events import Evaluated, Event, Report, Started, StepDone
+from detector.training.run_folder import RunFolder
 from detector.workflows.studies.records import (
-    Evaluation,
+    RunEvaluation,
     RunRecord,
     next_evaluations,
     plain_stats,
@@ -59,7 +61,7 @@ class _Watch:
                 f"metric: expected one of {', '.join(event.metrics.stats)}, got {self._metric!r}; choose a metric of "
                 f"the evaluation"
             )
-        found = Evaluation(event.step, plain_stats(event.metrics.stats))
+        found = RunEvaluation(event.step, plain_stats(event.metrics.stats))
         evaluations = next_evaluations(self.record.evaluations, found)
         self.record = replace(self.record, evaluations=evaluations, total_s=event.elapsed_s)
         write_record(self._path, self.record)
@@ -102,16 +104,7 @@ def make_run(
     config = load_experiment(record.experiment, record.overrides)
     config = of_run(config, record, path, runs)
     folder = runs.resolve() / path.stem
-    resume = None
-    if (folder / "weights" / "last.pt").is_file():
-        try:
-            _, run_folder, state = open_run(folder, config)
-            known = {evaluation.step for evaluation in record.evaluations}
-            measured = [int(row["step"]) for row in run_folder.results()]
-            if all(step in known for step in measured if step <= state["step"]):  # the record is not older
-                resume = (run_folder, state)
-        except (CheckpointError, ConfigError):  # for example saved by another version: the run starts again
-            pass
+    resume = _interrupted(folder, config, record)
     if resume is None:
         record = replace(record, evaluations=())
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,21 +119,37 @@ def make_run(
     total_s = time.perf_counter() - begun_s
     if resume is not None:
         total_s = watch.record.total_s or total_s
-    on_gpu = watch.record.device.startswith("cuda")
-    write_record(
-        path,
-        replace(
-            watch.record,
-            state="finished",
-            step_s=watch.step_s,
-            total_s=total_s,
-            peak_bytes=torch.cuda.max_memory_reserved() if on_gpu else peak_bytes(),
-            machine=machine(),
-        ),
-    )
+    write_record(path, _finished(watch, total_s))
     if not keep_weights:
         shutil.rmtree(folder / "weights")
     return True
+
+
+def _interrupted(folder: Path, config: TaskConfig, record: RunRecord) -> tuple[RunFolder, TrainingState] | None:
+    """Return the folder and state to resume a run from, or None if it has to start again."""
+    if not (folder / "weights" / "last.pt").is_file():
+        return None
+    try:
+        _, run_folder, state = open_run(folder, config)
+        known = {evaluation.step for evaluation in record.evaluations}
+        measured = [int(row["step"]) for row in run_folder.results()]
+        is_older = any(step not in known for step in measured if step <= state["step"])
+        return None if is_older else (run_folder, state)
+    except (CheckpointError, ConfigError):  # for example saved by another version
+        return None
+
+
+def _finished(watch: _Watch, total_s: float) -> RunRecord:
+    """Return the record of a completed run."""
+    on_gpu = watch.record.device.startswith("cuda")
+    return replace(
+        watch.record,
+        state="finished",
+        step_s=watch.step_s,
+        total_s=total_s,
+        peak_bytes=torch.cuda.max_memory_reserved() if on_gpu else peak_bytes(),
+        machine=machine(),
+    )
 
 
 def of_run(config: TaskConfig, record: RunRecord, path: Path, runs: Path, **changes: Any) -> TaskConfig:

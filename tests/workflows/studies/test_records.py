@@ -10,9 +10,9 @@ import pytest
 
 from detector.errors import ConfigError, DatasetError
 from detector.workflows.studies.plan import load_study, runs_of
-from detector.workflows.studies.records import Evaluation, RunRecord, StudyFolder, next_evaluations, plain_stats
+from detector.workflows.studies.records import RunEvaluation, RunRecord, StudyFolder, next_evaluations, plain_stats
 
-EVALUATIONS = (Evaluation(2, {"top1": 0.75}), Evaluation(4, {"top1": 0.5, "top5": 0.9}))
+EVALUATIONS = (RunEvaluation(2, {"top1": 0.75}), RunEvaluation(4, {"top1": 0.5, "top5": 0.9}))
 
 
 def record_of(planned, **settings) -> RunRecord:
@@ -59,14 +59,14 @@ def test_metrics_come_from_the_final_or_the_best_evaluation(small_study):
 
 @pytest.mark.parametrize(("metric", "best"), [("entropy", 1.5), ("step_ms", 1.5), ("top1", 2.5)])
 def test_best_metric_is_the_lowest_if_lower_is_better(small_study, metric, best):
-    found = tuple(Evaluation(step, {metric: value}) for step, value in ((1, 2.5), (2, 1.5), (3, 2.0)))
+    found = tuple(RunEvaluation(step, {metric: value}) for step, value in ((1, 2.5), (2, 1.5), (3, 2.0)))
     planned = runs_of(load_study(str(small_study)))[0]
-    record = record_of(planned, evaluations=(*found, Evaluation(4, {})), state="finished")
+    record = record_of(planned, evaluations=(*found, RunEvaluation(4, {})), state="finished")
     assert record.number(metric, "best") == best
 
 
 def test_repeated_evaluation_replaces_the_old_one():
-    found = next_evaluations(EVALUATIONS, Evaluation(4, {"top1": 0.6}))
+    found = next_evaluations(EVALUATIONS, RunEvaluation(4, {"top1": 0.6}))
     assert [(e.step, e.stats["top1"]) for e in found] == [(2, 0.75), (4, 0.6)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detector.workflows.studies.plan import StudyConfig, load_study, runs_of
-from detector.workflows.studies.records import Evaluation, RunRecord, StudyFolder
+from detector.workflows.studies.records import RunEvaluation, RunRecord, StudyFolder
 from detector.workflows.studies.study_report import write_report
 from detector.workflows.studies.summary import StudySummary, summarise
 
@@ -28,7 +28,7 @@ def write(study: StudyConfig, folder: StudyFolder, value_of, **settings) -> Stud
         value = value_of(planned.cell, planned.seed)
         if value is not None:
             state = settings.get("state", lambda cell, seed: "finished")(planned.cell, planned.seed)
-            evaluations = (Evaluation(2, {"top1": value + 0.01}), Evaluation(4, {"top1": value}))
+            evaluations = (RunEvaluation(2, {"top1": value + 0.01}), RunEvaluation(4, {"top1": value}))
             record = RunRecord(
                 planned.cell, planned.seed, planned.experiment, planned.overrides, state=state,
                 error=None if state == "finished" else f"ended: <b>{state}</b> | here",
