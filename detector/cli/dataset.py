@@ -153,8 +153,7 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     portions, notes = _read(words[1:], arguments.to)
     if arguments.from_split not in portions:
         raise DatasetError(
-            f"{words[1]}: expected a split of {', '.join(portions)}, got {arguments.from_split!r}; "
-            "change --from-split"
+            f"{words[1]}: expected a split of {', '.join(portions)}, got {arguments.from_split!r}; change --from-split"
         )
     whole = portions[arguments.from_split]
     kept = {name: portion for name, portion in portions.items() if name not in (*shares, arguments.from_split)}
