@@ -148,7 +148,7 @@ def test_contrastive_network_runs_and_refuses_training(released_cfgs: Path, tmp_
     assert boxes.shape[1] == scores.shape[1] == 8 * 8 * 9
     assert net.reasons_against_training() == [
         "yolov4-tiny_contrastive.cfg:1: [net] contrastive=1 is not supported in training",
-        "yolov4-tiny_contrastive.cfg:447: [contrastive] is a loss on embeddings that is not supported in training",
+        "yolov4-tiny_contrastive.cfg:447: [contrastive] is a loss on embeddings, which is not supported in training",
     ]
     check_weights(net, "yolov4-tiny_contrastive", tmp_path)
 

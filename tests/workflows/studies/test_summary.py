@@ -89,7 +89,7 @@ def test_report_does_not_claim_equality(study, tmp_path):
 def test_single_comparison_is_counted_in_the_singular(small_study, tmp_path):
     study = load_study(str(small_study), only=["size=small"], seeds=6)
     said = " ".join(write(study, StudyFolder(tmp_path), noisy).sentences())
-    assert "among 1 comparison is held" in said
+    assert "among 1 comparison is at most" in said
 
 
 def test_lower_value_is_called_lower(study, tmp_path):
