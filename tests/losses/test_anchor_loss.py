@@ -210,7 +210,7 @@ def test_the_memory_format_of_the_map_does_not_change_the_gradient() -> None:
     level = level_of()
     raw = torch.randn(2, level.num_channels, 5, 6, generator=torch.Generator().manual_seed(5))
     gradient = gradient_of(loss_of(level), raw.to(memory_format=torch.channels_last), TWO_OBJECTS)
-    # With AVX2, torch's vectorised and scalar sigmoid differ in the last bit, and the memory format decides between them.
+    # With AVX2, torch's vectorised and scalar sigmoid differ in the last bit; the memory format selects one of them.
     torch.testing.assert_close(gradient, gradient_of(loss_of(level), raw, TWO_OBJECTS), rtol=2**-22, atol=0)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
