@@ -47,7 +47,7 @@ def test_only_keeps_the_given_values_and_the_baseline(small_study):
     ("only", "told"),
     [
         ("activation=mihs", "no value 'mihs'; did you mean 'mish'?"),
-        ("colour=red", "an axis out of size, activation"),
+        ("colour=red", "an axis of size, activation"),
         ("activation", "AXIS=VALUE"),
         ("activation=", "AXIS=VALUE"),
     ],
