@@ -139,7 +139,7 @@ def test_resuming_with_other_classes_is_rejected(experiment: Make, tiny_shapes: 
     assert stopped.folder.last.read_bytes() == before
 
 
-def test_number_of_skipped_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_number_of_unreadable_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     (data / "images/train/000003.jpg").write_bytes(b"no image")
     config = experiment("train.evaluations=0", data=data)
