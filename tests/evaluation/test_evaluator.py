@@ -123,6 +123,7 @@ def test_the_records_have_the_ids_and_boxes_of_the_annotation_file(split: CocoAn
 
 def test_the_numbers_follow_from_the_records(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64))
+    assert isinstance(predictor.runtime, TorchRuntime)
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
     model.answers[grey_of(0)][0].add_(9)  # badly placed boxes
@@ -141,6 +142,7 @@ def test_a_category_that_the_model_does_not_know_is_refused(split: CocoAnnotatio
 
 def test_categories_that_the_file_does_not_list_are_not_scored(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64), (1, *CATEGORY_IDS))
+    assert isinstance(predictor.runtime, TorchRuntime)
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
     for _, scores in model.answers.values():
