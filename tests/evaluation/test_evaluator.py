@@ -224,5 +224,5 @@ def test_the_scored_columns_are_returned_with_the_numbers(split: CocoAnnotations
 def test_a_batch_size_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"evaluate\.batch_size: expected at least 1, got 0"):
         EvaluateConfig(batch_size=0)
-    with pytest.raises(ValueError, match="confidence and iou want to be within"):
+    with pytest.raises(ValueError, match=r"confidence and iou: expected values within 0\.\.1, got 0\.001 and 2\.0"):
         EvaluateConfig(iou=2.0)
