@@ -48,9 +48,8 @@ def test_weight_decay_applies_to_weights_but_not_to_norms_and_biases(name: str) 
     step_with(model, optimizer, [torch.zeros_like(p) for p in model.parameters()])
     for parameter in model.parameters():
         wanted = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
-        if (
-            isinstance(config, SGD.Config) and parameter.ndim > 1
-        ):  # Nesterov's momentum multiplies the decay by (1 + momentum)
+        if isinstance(config, SGD.Config) and parameter.ndim > 1:
+            # Nesterov's momentum multiplies the decay by (1 + momentum).
             wanted = 1 - 0.1 * 0.5 * (1 + config.momentum)
         assert parameter.detach().unique().tolist() == pytest.approx([wanted])
 
