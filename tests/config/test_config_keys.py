@@ -39,7 +39,7 @@ def reachable(schema: type) -> set[type]:
         for classes in hints_of(current).values():
             for hint in classes:
                 if registry.is_kind(hint):
-                    waiting += [registry.find(hint, name).Config for name in registry.names(hint)]
+                    waiting += registry.config_classes(hint).values()
                 elif dataclasses.is_dataclass(hint):
                     waiting.append(hint)
     return {c for c in found if c.__module__.startswith("detector.")}
@@ -47,7 +47,7 @@ def reachable(schema: type) -> set[type]:
 
 def every_config() -> set[type]:
     """Return every config class that an experiment of any task may contain."""
-    return set().union(*(reachable(registry.find(TaskConfig, name).Config) for name in registry.names(TaskConfig)))
+    return set().union(*(reachable(config) for config in registry.config_classes(TaskConfig).values()))
 
 
 def attributes_read(path: Path) -> list[tuple[str, list[str]]]:

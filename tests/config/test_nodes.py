@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_mistake_in_a_parent_names_the_parent(write):
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-def nodes_of(plain: object) -> Node:
+def nodes_of(plain: Any) -> Node:
     where = Where("test", 0, Path("."))
     if isinstance(plain, dict):
         return Node({k: nodes_of(v) for k, v in plain.items()}, where)

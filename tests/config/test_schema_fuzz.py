@@ -11,7 +11,7 @@ import pytest
 from detector.config.nodes import presets_dir
 from detector.errors import ConfigError
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.task import load_experiment
+from detector.tasks.task import TaskConfig, load_experiment
 
 SEEDS = [path.read_bytes() for path in sorted(presets_dir().glob("*.yaml"))] + [
     b"data:\n  name: coco\n  train: {annotations: a.json, images: img}\n  val: {annotations: b.json, images: img}\n",
@@ -133,7 +133,7 @@ def mutated(random_: random.Random) -> bytes:
     return bytes(content)
 
 
-def outcome(name: str, *overrides: str) -> DetectionConfig | ConfigError:
+def outcome(name: str, *overrides: str) -> TaskConfig | ConfigError:
     """Return the configuration or the ConfigError of a file; other errors are raised."""
     try:
         return load_experiment(name, overrides)

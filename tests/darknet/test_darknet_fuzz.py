@@ -190,7 +190,7 @@ class Measured:
     def __exit__(self, *_: object) -> None:
         self.worst_seconds = max(self.worst_seconds, time.process_time() - self._begun)
         if self._count % 8 == 0:
-            _, peak_bytes = tracemalloc.get_traced_memory()
+            peak_bytes = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert peak_bytes < self._allowed_bytes
 

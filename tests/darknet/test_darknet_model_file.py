@@ -20,8 +20,7 @@ from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import CheckpointError, ConfigError, DarknetError, DatasetError, DetectorError
 from detector.models.checkpoint import load_model_file, save_model
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import load_model, with_category_ids_of
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection, load_model, with_category_ids_of
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
@@ -62,7 +61,8 @@ def test_model_of_a_weights_file_has_the_settings_of_its_cfg(weights: Path) -> N
     assert (loaded.config.input.fit, loaded.config.input.arithmetic) == ("stretch", "darknet")
     for select, iou in ((loaded.config.predict, 0.45), (loaded.config.evaluate, 0.6)):
         assert (select.nms, select.iou, select.nms_beta) == ("greedy", iou, 0.6)
-    assert int(loaded.model.seen) == 640  # type: ignore[arg-type]  # a buffer
+    assert isinstance(loaded.model, DarknetNet)
+    assert int(loaded.model.seen) == 640
     overridden = load_model(weights, ["input.size=96", "predict.nms=plain", "input.fit=letterbox"]).config
     assert (overridden.input.size, overridden.predict.nms, overridden.evaluate.nms) == (96, "plain", "greedy")
     assert overridden.input.arithmetic == "darknet"
@@ -74,9 +74,9 @@ def test_settings_of_a_cfg_apply_however_it_is_given(tmp_path: Path) -> None:
     path.write_text(text.replace("nms_kind=greedynms", "nms_kind=diounms\nbeta_nms=0.7"))
     (tmp_path / "mine.yaml").write_text("model: {name: darknet, cfg: boxed.cfg}\npredict: {iou: 0.5}\n")
     configs = [
-        load_experiment(str(path)),
-        load_experiment("mish-n", [f"model={{name: darknet, cfg: {path}}}"]),
-        load_experiment(str(tmp_path / "mine.yaml")),
+        load_detection(str(path)),
+        load_detection("mish-n", [f"model={{name: darknet, cfg: {path}}}"]),
+        load_detection(str(tmp_path / "mine.yaml")),
     ]
     for config in configs:
         assert config.input.size == (64, 96)
@@ -85,16 +85,16 @@ def test_settings_of_a_cfg_apply_however_it_is_given(tmp_path: Path) -> None:
         again = config_from_plain(DetectionConfig, config_to_plain(config), "again")
         assert again == config
     assert [config.predict.iou for config in configs] == [0.45, 0.45, 0.5]
-    assert load_experiment("yolov4-tiny.cfg").input.size == 416
-    assert load_experiment("mish-n").input.fit == "letterbox"  # other models are not affected
+    assert load_detection("yolov4-tiny.cfg").input.size == 416
+    assert load_detection("mish-n").input.fit == "letterbox"  # other models are not affected
 
 
 def test_missing_or_wrong_cfg_is_reported_with_its_location(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.cfg: 'yolov4-tinny': no such \.cfg; did you mean 'yolov4-tiny'"):
-        load_experiment("mish-n", ["model={name: darknet, cfg: yolov4-tinny}"])
+        load_detection("mish-n", ["model={name: darknet, cfg: yolov4-tinny}"])
     (tmp_path / "bad.cfg").write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[crnn]\n")
     with pytest.raises(DarknetError, match=r"bad\.cfg:5: \[crnn\] cannot be honoured"):
-        load_experiment(str(tmp_path / "bad.cfg"))
+        load_detection(str(tmp_path / "bad.cfg"))
 
 
 def test_weights_without_a_cfg_beside_them_use_the_shipped_one_of_that_name(weights: Path, tmp_path: Path) -> None:
@@ -155,6 +155,7 @@ def test_model_file_converted_to_weights_gives_the_same_outputs(fold: bool, weig
     again = load_model(target)
     assert (again.config.input.size, again.config.input.fit) == ((64, 96), "letterbox")
     assert again.file.class_names == loaded.file.class_names
+    assert isinstance(again.model, DarknetNet)
     with torch.no_grad():
         for ours, theirs in zip(loaded.model.eval()(images()), again.model.eval()(images()), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -170,8 +171,8 @@ def test_model_file_refuses_a_cfg_and_names(weights: Path, tmp_path: Path) -> No
 
 
 def test_recipe_of_the_cfg_is_used_if_asked_for() -> None:
-    plain = load_experiment(str(TINY))
-    asked = load_experiment(str(TINY), ["model.recipe=true", "train.clip_norm=10"])
+    plain = load_detection(str(TINY))
+    asked = load_detection(str(TINY), ["model.recipe=true", "train.clip_norm=10"])
     assert type(plain.optimizer) is not type(asked.optimizer)
     assert plain.train.iterations is None
     assert (asked.optimizer.lr, asked.loader.batch_size, asked.train.iterations) == (0.01, 4, 100)
@@ -182,14 +183,14 @@ def test_recipe_of_the_cfg_is_used_if_asked_for() -> None:
 
 def test_presets_of_darknet_networks_use_the_common_recipe() -> None:
     for name in ("yolov4-tiny", "yolov4"):
-        preset, bare = load_experiment(name), load_experiment(f"{name}.cfg")
+        preset, bare = load_detection(name), load_detection(f"{name}.cfg")
         assert (preset.model, preset.input, preset.loss, preset.predict) == (
             bare.model,
             bare.input,
             bare.loss,
             bare.predict,
         )
-        assert preset.optimizer == load_experiment("mish-n").optimizer
+        assert preset.optimizer == load_detection("mish-n").optimizer
 
 
 @pytest.mark.parametrize(

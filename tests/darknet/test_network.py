@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import detector.darknet.layers
-from detector.config.registry import build, find
+from detector.config.registry import build, find_config_class
 from detector.darknet.cfg_file import dump_cfg, parse_cfg
 from detector.darknet.layer_shapes import infer_shapes
 from detector.darknet.network import CfgText, DarknetNet
@@ -252,15 +252,14 @@ def test_weights_read_and_written_are_the_same_bytes(tiny: DarknetNet, tiny_cfg:
 
 def test_order_in_the_file_is_bias_scale_mean_variance_kernel(tmp_path: Path) -> None:
     net = net_of(NET + CONV.format(2, 1) + HEAD)
-    layer = net.layers[0]
-    parts = (layer.norm.bias, layer.norm.weight, layer.norm.running_mean, layer.norm.running_var)
-    for value, tensor in enumerate(parts, start=1):
-        tensor.data.fill_(value)
+    state = net.state_dict()
+    for value, name in enumerate(("bias", "weight", "running_mean", "running_var"), start=1):
+        state[f"layers.0.norm.{name}"].fill_(value)
     net.save_weights(tmp_path / "net.weights")
     values = np.frombuffer((tmp_path / "net.weights").read_bytes()[20:], "<f4")
     assert values[:8].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
-    assert np.array_equal(values[8:62], layer.conv.weight.detach().numpy().ravel())
-    assert np.array_equal(values[62:76], net.layers[1].conv.bias.detach().numpy())
+    assert np.array_equal(values[8:62], state["layers.0.conv.weight"].numpy().ravel())
+    assert np.array_equal(values[62:76], state["layers.1.conv.bias"].numpy())
 
 
 def test_partial_file_keeps_the_other_tensors_and_names_them(tiny: DarknetNet, tiny_cfg: Path, tmp_path: Path) -> None:
@@ -294,7 +293,7 @@ def test_shared_convolutions_are_stored_once(tmp_path: Path) -> None:
     net, other = randomised(net_of(text)).eval(), net_of(text).eval()
     net.save_weights(tmp_path / "net.weights")
     other.load_weights(tmp_path / "net.weights")
-    assert torch.equal(other.layers[2].conv.weight, net.layers[1].conv.weight)
+    assert torch.equal(other.get_parameter("layers.2.conv.weight"), net.get_parameter("layers.1.conv.weight"))
     with torch.no_grad():
         assert torch.equal(net(images())[0], other(images())[0])
         folded = net.folded()
@@ -323,7 +322,8 @@ def test_folded_network_gives_the_same_outputs_without_batch_norm(tiny: DarknetN
 
 def test_default_network_is_the_shipped_yolov4_tiny() -> None:
     with torch.device("meta"):
-        net = build(find(ModelConfig, "darknet").Config(), 80)
+        net = build(find_config_class(ModelConfig, "darknet")(), 80)
+    assert isinstance(net, DarknetNet)
     assert net.cfg.path == "yolov4-tiny.cfg"
     assert (
         sum(p.numel() for p in net.parameters()) + sum(b.numel() for n, b in net.named_buffers() if "running" in n)

@@ -48,7 +48,8 @@ def test_boxes_follow_a_listed_mirror_exactly(channels: int) -> None:
         image, objects, np.random.default_rng(0)
     )
     assert np.array_equal(flipped, image[:, ::-1])
-    assert np.allclose(found.xyxy, [[34, 12, 54, 40], [0, 0, 64, 48], [4, 1.25, 13.5, 2.5]], rtol=0, atol=1e-4)
+    mirrored = np.array([[34, 12, 54, 40], [0, 0, 64, 48], [4, 1.25, 13.5, 2.5]])
+    assert np.allclose(found.xyxy, mirrored, rtol=0, atol=1e-4)
     assert found.labels.tolist() == [0, 1, 2]
     assert found.ignore.tolist() == [False, True, False]
     assert found.labels.dtype == np.int64

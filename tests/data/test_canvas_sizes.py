@@ -17,8 +17,8 @@ from detector.structures.types import Batch
 CANVASES = ((32, 64), (64, 128), (96, 192))
 
 
-@pytest.fixture(scope="module")
-def annotations(tiny_shapes: Path) -> CocoAnnotations:
+@pytest.fixture(scope="module", name="annotations")
+def training_annotations(tiny_shapes: Path) -> CocoAnnotations:
     return read_coco(tiny_shapes / "annotations" / "train.json", tiny_shapes / "images" / "train")
 
 

@@ -345,7 +345,8 @@ def test_the_published_numbers_of_the_coco_authors_are_reproduced(tmp_path: Path
 
 def test_random_damage_gives_annotations_or_a_dataset_error(tmp_path: Path, document: dict[str, Any]) -> None:
     random = np.random.default_rng(2)
-    values = [None, True, -1, 0, 1.5, "x", "7", [], {}, [1], float("nan"), float("inf"), 10**30, "\0", "\ud800"]
+    values: list[Any] = [None, True, -1, 0, 1.5, "x", "7", [], {}, [1]]
+    values += [float("nan"), float("inf"), 10**30, "\0", "\ud800"]
     num_refused = 0
     for _ in range(400):
         damaged = copy.deepcopy(document)

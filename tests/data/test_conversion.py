@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,8 +13,7 @@ import pytest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, write_coco, yolo_to_coco
 from detector.errors import DatasetError
-from detector.tasks.detection_model import read_split
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection, read_split
 
 NUM_IMAGES = 12
 
@@ -27,7 +27,8 @@ def source(tmp_path: Path) -> Path:
     """A COCO set with original ids, nested folders, an empty image and odd numbers; images of several sizes."""
     rng = np.random.default_rng(0)
     root = tmp_path / "source"
-    images, rows = [], []
+    images: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for number in range(NUM_IMAGES):
         name = f"{'deep/er/' if number % 3 == 0 else ''}é {number}.jpg"
         height, width = int(rng.integers(20, 60)), int(rng.integers(20, 60))
@@ -49,7 +50,7 @@ def read(source: Path) -> CocoAnnotations:
 
 
 def again(conversion: Conversion, split: str = "train") -> CocoAnnotations:
-    return read_split(load_experiment("mish-n", [f"data={json.dumps(str(conversion.description))}"]), split)
+    return read_split(load_detection("mish-n", [f"data={json.dumps(str(conversion.description))}"]), split)
 
 
 def assert_same_objects(ours: CocoAnnotations, theirs: CocoAnnotations) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,8 @@ def write_large(path: Path, num_images: int, num_boxes: int, polygons: bool = Fa
         file.write('], "annotations": [')
         for i in range(num_boxes):
             x, y, w, h = (round(rng.uniform(2, 230), 2) for _ in range(4))
-            entry = {"id": i + 1, "image_id": 1000 + rng.randrange(num_images), "category_id": 1 + i % 80}
-            entry |= {"bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0}
+            entry: dict[str, Any] = {"id": i + 1, "image_id": 1000 + rng.randrange(num_images)}
+            entry |= {"category_id": 1 + i % 80, "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0}
             if polygons:
                 entry["segmentation"] = [[round(rng.uniform(2, 400), 2) for _ in range(40)]]
             file.write((", " if i else "") + json.dumps(entry))

@@ -49,8 +49,8 @@ PLAIN = AugmentConfig(mosaic=0, scale=0, translate=0, flip_horizontal=0, hue=0, 
 CANVAS_HW = (64, 96)
 
 
-@pytest.fixture(scope="module")
-def annotations(tiny_shapes: Path) -> CocoAnnotations:
+@pytest.fixture(scope="module", name="annotations")
+def training_annotations(tiny_shapes: Path) -> CocoAnnotations:
     return read_coco(tiny_shapes / "annotations" / "train.json", tiny_shapes / "images" / "train")
 
 

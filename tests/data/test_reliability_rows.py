@@ -170,7 +170,7 @@ ROWS: list[tuple[str, Change, str, str]] = [
     ("42 image", lambda d: [put("images", id=2**70)(d), put("annotations", image_id=2**70)(d)], "OK", ""),
     (
         "42 category",
-        lambda d: [d["categories"][1].update(id=2**70)] + [_to_large(a) for a in d["annotations"]],
+        lambda d: [d["categories"][1].update(id=2**70), every("annotations", _to_large)(d)],
         "OK",
         "",
     ),

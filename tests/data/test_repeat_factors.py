@@ -19,8 +19,8 @@ from detector.structures.types import Batch
 FACTORS = np.array([1.0, 2.5, 1.0, 4.0, 1.25])
 
 
-@pytest.fixture(scope="module")
-def annotations(tiny_shapes: Path) -> CocoAnnotations:
+@pytest.fixture(scope="module", name="annotations")
+def training_annotations(tiny_shapes: Path) -> CocoAnnotations:
     return read_coco(tiny_shapes / "annotations" / "train.json", tiny_shapes / "images" / "train")
 
 

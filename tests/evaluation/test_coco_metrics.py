@@ -13,12 +13,12 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.data.coco import read_coco
 from detector.errors import ConfigError
-from detector.evaluation.coco_metrics import STAT_NAMES, score_results
+from detector.evaluation.coco_metrics import STAT_NAMES, Backend, score_results
 
 Twin: TypeAlias = Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]
 SetOf: TypeAlias = Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]
 Reference: TypeAlias = Callable[[dict[str, Any], list[dict[str, Any]]], COCOeval]
-BACKENDS = ("pycocotools", "fast")
+BACKENDS: tuple[Backend, ...] = ("pycocotools", "fast")
 NUM_RANDOM_SETS = 30
 # AP and AR that COCO's own repository publishes for its example results on the first hundred images of val2014.
 PUBLISHED = [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564]
@@ -54,7 +54,7 @@ def result(box: list[float], score: float = 0.9, **changes: Any) -> dict[str, An
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(NUM_RANDOM_SETS))
 def test_the_twelve_numbers_equal_those_of_pycocotools(
-    seed: int, backend: Any, random_set: SetOf, by_pycocotools: Reference
+    seed: int, backend: Backend, random_set: SetOf, by_pycocotools: Reference
 ) -> None:
     truth, results = random_set(seed)
     expected = by_pycocotools(truth, results)
@@ -206,7 +206,7 @@ def crowded(num_boxes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_another_limit_is_labelled_and_does_not_change_ap(backend: Any) -> None:
+def test_another_limit_is_labelled_and_does_not_change_ap(backend: Backend) -> None:
     truth, results = crowded(80)
     plain = score_results(truth, results, backend=backend)
     found = score_results(truth, results, backend=backend, other_limits=(300, 10, 120))
@@ -225,7 +225,7 @@ def test_another_limit_is_labelled_and_does_not_change_ap(backend: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_low_limit_does_not_replace_the_limit_of_100(backend: Any) -> None:
+def test_a_low_limit_does_not_replace_the_limit_of_100(backend: Backend) -> None:
     truth, results = crowded(80)
     found = score_results(truth, results, backend=backend, other_limits=(20,))
     assert found.stats == score_results(truth, results).stats

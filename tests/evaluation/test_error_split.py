@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ A, B = 1, 2
 
 
 def set_of(
-    objects: list[tuple[int, int, list[float]]], detections: list[tuple[int, int, list[float], float]]
+    objects: Sequence[tuple[int, int, Sequence[float]]], detections: Sequence[tuple[int, int, Sequence[float], float]]
 ) -> Scored:
     """Objects (image, category, box) and detections (image, category, box, score)."""
-    images = sorted({image for image, *_ in [*objects, *detections]})
+    images = sorted({image for image, _, _ in objects} | {image for image, _, _, _ in detections})
     truth = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "height": 200, "width": 200} for i in images],
         "categories": [{"id": A, "name": "a"}, {"id": B, "name": "b"}],

@@ -123,6 +123,7 @@ def test_the_records_have_the_ids_and_boxes_of_the_annotation_file(split: CocoAn
 
 def test_the_numbers_follow_from_the_records(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64))
+    assert isinstance(predictor.runtime, TorchRuntime)
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
     model.answers[grey_of(0)][0].add_(9)  # badly placed boxes
@@ -141,6 +142,7 @@ def test_a_category_that_the_model_does_not_know_is_refused(split: CocoAnnotatio
 
 def test_categories_that_the_file_does_not_list_are_not_scored(split: CocoAnnotations) -> None:
     predictor = oracle(split, InputConfig(64), (1, *CATEGORY_IDS))
+    assert isinstance(predictor.runtime, TorchRuntime)
     model = predictor.runtime.model
     assert isinstance(model, Oracle)
     for _, scores in model.answers.values():
@@ -222,5 +224,5 @@ def test_the_scored_columns_are_returned_with_the_numbers(split: CocoAnnotations
 def test_a_batch_size_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"evaluate\.batch_size: expected at least 1, got 0"):
         EvaluateConfig(batch_size=0)
-    with pytest.raises(ValueError, match="confidence and iou want to be within"):
+    with pytest.raises(ValueError, match=r"confidence and iou: expected values within 0\.\.1, got 0\.001 and 2\.0"):
         EvaluateConfig(iou=2.0)

@@ -26,14 +26,16 @@ def ranking_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> Ranking:
 
 def resampled(truth: dict[str, Any], results: list[dict[str, Any]], weights: np.ndarray) -> Scored:
     """The set in which each image, by ascending id, is repeated by its weight, copies after one another."""
-    images, annotations, records = [], [], []
+    images: list[dict[str, Any]] = []
+    copies: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for image, weight in zip(sorted(truth["images"], key=lambda i: i["id"]), weights.tolist(), strict=True):
         for _ in range(weight):
             new = len(images) + 1
             images.append({**image, "id": new})
-            annotations += [{**a, "image_id": new} for a in truth["annotations"] if a["image_id"] == image["id"]]
+            copies += [{**a, "image_id": new} for a in truth["annotations"] if a["image_id"] == image["id"]]
             records += [{**r, "image_id": new} for r in results if r["image_id"] == image["id"]]
-    annotations = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
+    annotations = [{**a, "id": number} for number, a in enumerate(copies, start=1)]
     return {**truth, "images": images, "annotations": annotations}, records
 
 

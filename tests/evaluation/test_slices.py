@@ -54,7 +54,8 @@ def by_range(truth: dict[str, Any], results: list[dict[str, Any]], edges: list[f
     numbers = []
     for area in range(len(pairs)):
         known = [p[p > -1] for p in (precision[..., area], precision[0, ..., area])]
-        numbers.append(tuple(float(k.mean()) if len(k) else math.nan for k in known))
+        ap, ap50 = (float(k.mean()) if len(k) else math.nan for k in known)
+        numbers.append((ap, ap50))
     return numbers
 
 

@@ -49,13 +49,15 @@ def test_early_updates_look_back_over_half_of_the_steps() -> None:
     """The average looks back over min(horizon, t / 2) steps after t updates."""
     model = nn.Linear(1, 1, bias=False)
     averaged = averaged_model(model, 2.0)
-    moves = []
+    average = averaged.module
+    assert isinstance(average, nn.Linear)
+    moves: list[tuple[float, float]] = []
     for update in range(8):
         with torch.no_grad():
             model.weight.fill_(0.0 if update == 0 else 1.0)
             averaged.update_parameters(model)
             before = 0.0 if update == 0 else moves[-1][1]
-            moves.append(((averaged.module.weight.item() - before), averaged.module.weight.item()))
+            moves.append((average.weight.item() - before, average.weight.item()))
     remaining, value = [], 0.0
     for update in range(1, 8):
         value += (1 - value) / (1 + min(2.0, update / 2))
@@ -69,9 +71,9 @@ def test_counts_are_copied_not_averaged() -> None:
     model = network()
     averaged = averaged_model(model, 10.0)
     for count in (1, 2, 7):
-        model[1].num_batches_tracked.fill_(count)
+        model.get_buffer("1.num_batches_tracked").fill_(count)
         averaged.update_parameters(model)
-        tracked = averaged.module[1].num_batches_tracked
+        tracked = averaged.module.get_buffer("1.num_batches_tracked")
         assert tracked.item() == count
         assert tracked.dtype == torch.int64
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ import torch
 
 from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
-from detector.models.checkpoint import load_training_state
+from detector.evaluation.coco_metrics import CocoMetrics
+from detector.models.checkpoint import TrainingState, load_training_state
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import build_model
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import build_model, load_detection
 from detector.training.distributed import World, joined, with_shared_statistics
 
 Make = Callable[..., DetectionConfig]
@@ -61,7 +62,7 @@ def torchrun(
     )
 
 
-def last_state(project: Path, name: str = "train") -> dict[str, object]:
+def last_state(project: Path, name: str = "train") -> TrainingState:
     return load_training_state(project / name / "weights" / "last.pt")
 
 
@@ -74,6 +75,7 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: M
     done = torchrun(experiment(*ALIKE), tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)  # only one process prints the result
+    assert isinstance(alone.metrics, CocoMetrics)
     assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
     assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was evaluated once
     assert summary["metrics"]["num_detections"] == alone.metrics.num_detections
@@ -83,7 +85,7 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: M
     for name, tensor in wanted["model"].items():
         if "running" in name or not tensor.is_floating_point():
             continue  # running statistics come from the batches of one process
-        torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
+        torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=partial("{}: {}".format, name))
         moved = max(moved, float(tensor.abs().max()))
     assert moved > 0.1
 
@@ -179,7 +181,7 @@ def test_two_processes_train_thirty_steps_of_the_demo(tmp_path: Path) -> None:
     shapes = (f"data.root={tmp_path}/shapes", "data.num_train=16", "data.num_val=4", "data.image_size=64")
     small = ("input.size=64", "loader.batch_size=4", "evaluate.batch_size=4", "model.width=0.125", "device=cpu")
     length = ("train.iterations=30", "train.evaluations=1", f"train.project={tmp_path}/runs")
-    demo = load_experiment("demo", [*shapes, *small, *length, "loader.workers=0"])
+    demo = load_detection("demo", [*shapes, *small, *length, "loader.workers=0"])
     done = torchrun(demo, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["num_images"] == 4

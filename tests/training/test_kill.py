@@ -17,7 +17,7 @@ from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection
 
 # Settings with all state that a resume restores, and a save every other step.
 SETTINGS = (
@@ -73,7 +73,7 @@ class Runs:
 
     def words(self, name: str) -> list[str]:
         own = (f"data={{name: coco, {self._data}}}", f"train.project={self._root / name}")
-        return command(load_experiment("mish-n", [*SETTINGS, *own]), self._root / name)
+        return command(load_detection("mish-n", [*SETTINGS, *own]), self._root / name)
 
     def weights(self, name: str) -> Path:
         return self._root / name / "train" / "weights"
@@ -141,7 +141,7 @@ def test_run_killed_before_its_first_save_restarts_in_its_folder(tmp_path: Path,
         "loader.workers=0",
         "train.iterations=1",
     )
-    words = command(load_experiment("mish-n", [*SETTINGS, *own, "train.evaluations=0"]), tmp_path)
+    words = command(load_detection("mish-n", [*SETTINGS, *own, "train.evaluations=0"]), tmp_path)
     (tmp_path / "train" / "weights").mkdir(parents=True)
     (tmp_path / "train" / "config.yaml").write_text("seed", encoding="utf-8")
     assert run(words[3:]) == 0

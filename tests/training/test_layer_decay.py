@@ -39,14 +39,15 @@ def test_learning_rate_of_each_part_depends_on_its_depth() -> None:
 
 
 def test_step_uses_the_learning_rate_of_each_part() -> None:
-    model = nn.Sequential(*(nn.Conv2d(1, 1, 1, bias=False) for _ in range(3)))
+    layers = [nn.Conv2d(1, 1, 1, bias=False) for _ in range(3)]
+    model = nn.Sequential(*layers)
     config = SGD.Config(lr=0.1, momentum=0.0, weight_decay=0.0, layer_decay=0.8)
     optimizer = build_optimizer(config, model)
-    before = [layer.weight.item() for layer in model]
-    for layer in model:
+    before = [layer.weight.item() for layer in layers]
+    for layer in layers:
         layer.weight.grad = torch.ones_like(layer.weight)
     optimizer.step()
-    moved = [b - layer.weight.item() for b, layer in zip(before, model, strict=True)]
+    moved = [b - layer.weight.item() for b, layer in zip(before, layers, strict=True)]
     assert moved == pytest.approx([0.064, 0.08, 0.1], abs=1e-6)
 
 

@@ -88,9 +88,12 @@ def test_image_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_step_at_the_fitted_size_takes_about_the_predicted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     steppers: list[memory_probe._Stepper] = []
     whole = memory_probe._Stepper.step
-    monkeypatch.setattr(
-        memory_probe._Stepper, "step", lambda stepper, size: steppers.append(stepper) or whole(stepper, size)
-    )
+
+    def step(stepper: memory_probe._Stepper, batch_size: int) -> None:
+        steppers.append(stepper)
+        whole(stepper, batch_size)
+
+    monkeypatch.setattr(memory_probe._Stepper, "step", step)
     found = fit(600 * 2**20, monkeypatch)
     assert found.batch_size > 8  # more than was measured
     memory_probe._forget_peak(CPU)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import find, names
+from detector.config.registry import find_config_class, names
 from detector.training.optimizers import SGD, AdamW, OptimizerConfig, RAdam, Ranger, build_optimizer
 
 OPTIMIZERS = names(OptimizerConfig)
@@ -40,7 +40,7 @@ def step_with(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: lis
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_applies_to_weights_but_not_to_norms_and_biases(name: str) -> None:
     model = network()
-    config = find(OptimizerConfig, name).Config(lr=0.1, weight_decay=0.5)
+    config = find_config_class(OptimizerConfig, name)(lr=0.1, weight_decay=0.5)
     optimizer = build_optimizer(config, model)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +48,8 @@ def test_weight_decay_applies_to_weights_but_not_to_norms_and_biases(name: str) 
     step_with(model, optimizer, [torch.zeros_like(p) for p in model.parameters()])
     for parameter in model.parameters():
         wanted = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
-        if name == "sgd" and parameter.ndim > 1:  # Nesterov's momentum multiplies the decay by (1 + momentum)
+        if isinstance(config, SGD.Config) and parameter.ndim > 1:
+            # Nesterov's momentum multiplies the decay by (1 + momentum).
             wanted = 1 - 0.1 * 0.5 * (1 + config.momentum)
         assert parameter.detach().unique().tolist() == pytest.approx([wanted])
 
@@ -71,7 +72,7 @@ def test_sgd_without_nesterov_equals_the_update_of_darknet() -> None:
 def test_groups_hold_each_trainable_parameter_once_and_no_frozen_one(name: str) -> None:
     model = network()
     model[0].weight.requires_grad_(False)
-    optimizer = build_optimizer(find(OptimizerConfig, name).Config(), model)
+    optimizer = build_optimizer(find_config_class(OptimizerConfig, name)(), model)
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
@@ -79,7 +80,7 @@ def test_groups_hold_each_trainable_parameter_once_and_no_frozen_one(name: str) 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_group_has_the_learning_rate_of_the_config(name: str) -> None:
     model = network()
-    optimizer = build_optimizer(find(OptimizerConfig, name).Config(lr=0.25), model)
+    optimizer = build_optimizer(find_config_class(OptimizerConfig, name)(lr=0.25), model)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
     before = [p.detach().clone() for p in model.parameters()]
     for group in optimizer.param_groups:
@@ -91,7 +92,7 @@ def test_every_group_has_the_learning_rate_of_the_config(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_lower_the_loss(name: str) -> None:
     model = network()
-    optimizer = build_optimizer(find(OptimizerConfig, name).Config(lr=1e-3, weight_decay=0.0), model)
+    optimizer = build_optimizer(find_config_class(OptimizerConfig, name)(lr=1e-3, weight_decay=0.0), model)
     images = torch.randn(2, 4, 7, 7)
     losses = []
     for _ in range(6):
@@ -107,7 +108,7 @@ def test_steps_lower_the_loss(name: str) -> None:
 def test_restored_state_continues_to_the_same_bits(name: str) -> None:
     torch.manual_seed(1)
     gradients = [[torch.randn_like(p) for p in network().parameters()] for _ in range(8)]
-    config = find(OptimizerConfig, name).Config()
+    config = find_config_class(OptimizerConfig, name)()
     whole = network()
     optimizer = build_optimizer(config, whole)
     for step in range(8):
@@ -196,7 +197,7 @@ def test_gradient_centralisation_removes_the_mean_of_matrices_but_not_of_vectors
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "radam"])
 def test_lookahead_moves_the_slow_weights_by_its_share(name: str) -> None:
     """Zhang et al. 2019, algorithm 1, compared with a plain optimiser whose weights are reset by hand."""
-    config = find(OptimizerConfig, name).Config(lr=0.02)
+    config = find_config_class(OptimizerConfig, name)(lr=0.02)
     fast, model = network(), network()
     plain = build_optimizer(config, fast)
     optimizer = build_optimizer(replace(config, lookahead=3, lookahead_share=0.25), model)
@@ -228,7 +229,7 @@ def test_ranger_equals_radam_with_centralisation_and_lookahead() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"lookahead": -1}, {"lookahead_share": 0.0}, {"lookahead_share": 1.5}])
-def test_invalid_lookahead_is_rejected(settings: dict[str, float]) -> None:
+def test_invalid_lookahead_is_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lookahead >= 0 and 0 < lookahead_share <= 1"):
         AdamW.Config(**settings)
 
@@ -238,9 +239,9 @@ def test_invalid_lookahead_is_rejected(settings: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("settings", [{"lr": 0.0}, {"lr": -1e-3}, {"weight_decay": -0.1}])
-def test_invalid_learning_rate_or_weight_decay_is_rejected(name: str, settings: dict[str, float]) -> None:
+def test_invalid_learning_rate_or_weight_decay_is_rejected(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lr > 0 and weight_decay >= 0"):
-        find(OptimizerConfig, name).Config(**settings)
+        find_config_class(OptimizerConfig, name)(**settings)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.errors import DetectorError
 from detector.models.checkpoint import load_training_state
-from detector.structures.types import Batch
+from detector.structures.types import Batch, ClassBatch
 from detector.tasks.detection_config import DetectionConfig
 from detector.training.out_of_memory import memory_in_words
 from detector.training.trainer import Trainer
@@ -75,7 +75,7 @@ def test_run_out_of_memory_ends_with_the_message_and_keeps_its_last_save(
 ) -> None:
     whole = Trainer._optimise
 
-    def optimise(self: Trainer, group: list[Batch]) -> None:
+    def optimise(self: Trainer, group: list[Batch | ClassBatch]) -> None:
         if self.step == 4:
             impossible()
         whole(self, group)

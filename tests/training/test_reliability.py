@@ -14,7 +14,7 @@ import pytest
 from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_model_file, load_training_state
-from detector.structures.types import Batch
+from detector.structures.types import Batch, ClassBatch
 from detector.tasks.detection_config import DetectionConfig
 from detector.training.trainer import Trainer
 
@@ -75,7 +75,7 @@ def test_full_disk_during_a_save_ends_the_run_which_can_be_continued(
 ) -> None:
     whole, fsync, is_full = Trainer._optimise, os.fsync, [False]
 
-    def optimise(self: Trainer, group: list[Batch]) -> None:
+    def optimise(self: Trainer, group: list[Batch | ClassBatch]) -> None:
         whole(self, group)
         is_full[0] = self.step > 4
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from detector.config.registry import build, find, names
+from detector.config.registry import build, find_config_class, names
 from detector.darknet.darknet_schedules import (
     Exponential,
     IterationSteps,
@@ -41,7 +41,7 @@ RUNS = [1, 2, 7, 50, 1000]
 
 def darknet_rates(name: str, num_steps: int, **settings: Any) -> list[float]:
     """Return the factors of a run with a Darknet policy, by default without burn-in."""
-    config = find(ScheduleConfig, name).Config(**{"warmup_iterations": 0, "warmup_share": 1.0, **settings})
+    config = find_config_class(ScheduleConfig, name)(**{"warmup_iterations": 0, "warmup_share": 1.0, **settings})
     rate = LearningRate(config, num_steps)
     return [rate.factor(step) for step in range(num_steps)]
 
@@ -49,7 +49,7 @@ def darknet_rates(name: str, num_steps: int, **settings: Any) -> list[float]:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", RUNS)
 def test_factors_are_finite_and_in_0_to_1(name: str, num_steps: int) -> None:
-    rate = LearningRate(find(ScheduleConfig, name).Config(), num_steps)
+    rate = LearningRate(find_config_class(ScheduleConfig, name)(), num_steps)
     factors = [rate.factor(step) for step in range(num_steps)]
     assert all(math.isfinite(f) and 0 < f <= 1 for f in factors)
 
@@ -61,7 +61,7 @@ def test_factors_are_finite_and_in_0_to_1(name: str, num_steps: int) -> None:
 def test_warm_up_is_linear_and_at_most_a_fifth_of_the_run(
     name: str, warmup: int, num_steps: int, expected: int
 ) -> None:
-    rate = LearningRate(find(ScheduleConfig, name).Config(warmup_iterations=warmup), num_steps)
+    rate = LearningRate(find_config_class(ScheduleConfig, name)(warmup_iterations=warmup), num_steps)
     factors = [rate.factor(step) for step in range(expected)]
     assert factors == pytest.approx([(step + 1) / (expected + 1) for step in range(expected)])
     if name in BY_SHARE:
@@ -70,14 +70,14 @@ def test_warm_up_is_linear_and_at_most_a_fifth_of_the_run(
 
 @pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"random", "one_cycle"}))
 def test_factor_never_rises_after_warm_up(name: str) -> None:
-    rate = LearningRate(find(ScheduleConfig, name).Config(warmup_iterations=20), 300)
+    rate = LearningRate(find_config_class(ScheduleConfig, name)(warmup_iterations=20), 300)
     factors = [rate.factor(step) for step in range(20, 300)]
     assert factors == sorted(factors, reverse=True)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_factor_equals_the_schedule_at_the_progress_after_warm_up(name: str) -> None:
-    config = find(ScheduleConfig, name).Config(warmup_iterations=10)
+    config = find_config_class(ScheduleConfig, name)(warmup_iterations=10)
     rate, schedule = LearningRate(config, 111), build(config)
     for step in range(10, 111):
         assert rate.factor(step) == pytest.approx(schedule((step - 10) / 100, step + 1))
@@ -203,7 +203,7 @@ def test_invalid_settings_are_rejected(part: Any, settings: dict[str, Any], mess
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_negative_warm_up_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="warmup_iterations >= 0, got -5"):
-        find(ScheduleConfig, name).Config(warmup_iterations=-5)
+        find_config_class(ScheduleConfig, name)(warmup_iterations=-5)
 
 
 def test_flat_cosine_is_1_and_then_follows_half_a_cosine() -> None:
@@ -240,4 +240,4 @@ def test_power_falls_with_a_power_of_the_remaining_share() -> None:
 )
 def test_shares_out_of_range_are_rejected(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        find(ScheduleConfig, name).Config(**settings)
+        find_config_class(ScheduleConfig, name)(**settings)

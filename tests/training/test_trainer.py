@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from detector.errors import DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.losses.loss import LossParts
 from detector.media.images import read_image
-from detector.models.checkpoint import load_model_file, load_training_state
+from detector.models.checkpoint import RunIdentity, load_model_file, load_training_state
 from detector.models.yolo import Yolo
 from detector.structures.canvas import Canvas
 from detector.structures.types import Batch, Targets
@@ -68,7 +69,7 @@ def bare_trainer(
     torch.manual_seed(3)
     model = build_model(config, 6)
     assert isinstance(model, Yolo)
-    identity = {"config": config_to_plain(config), "class_names": list("abcdef"), "category_ids": list(range(6))}
+    identity = RunIdentity(config=config_to_plain(config), class_names=list("abcdef"), category_ids=list(range(6)))
     return Trainer(
         model,
         loss(model) if loss else registry.build(config.loss, model),
@@ -123,7 +124,7 @@ def test_accumulated_batches_give_the_mean_gradient_weighted_by_count(experiment
     for name, parameter in trainer.model.named_parameters():
         mean = (gradients[0][name] + 2 * gradients[1][name]) / 3
         step = (before[name].double() - parameter.detach().double()) / 0.1
-        torch.testing.assert_close(step, mean, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(step, mean, rtol=1e-3, atol=2e-5, msg=partial("{}: {}".format, name))
         largest = max(largest, float((gradients[0][name] - gradients[1][name]).abs().max()))
     assert largest > 0.1  # the two batches differ
 
@@ -143,8 +144,8 @@ class Failing:
     def __init__(self, model: Yolo, config: DetectionConfig, call: int, value: float | None) -> None:
         self.loss, self.call, self.value, self.calls = registry.build(config.loss, model), call, value, 0
 
-    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> dict[str, Tensor]:
-        parts: dict[str, Tensor] = self.loss(raw_maps, targets)
+    def __call__(self, raw_maps: tuple[Tensor, ...], targets: Targets) -> LossParts:
+        parts = self.loss(raw_maps, targets)
         self.calls += 1
         if self.calls == self.call:
             zero = raw_maps[0].sum() * 0
@@ -268,7 +269,7 @@ def test_run_writes_its_files(experiment: Make, tmp_path: Path) -> None:
     for row in table:
         assert all(math.isfinite(float(value)) for value in row.values())
         assert float(row["train/box_loss"]) > 0
-    assert result.metrics is not None
+    assert isinstance(result.metrics, CocoMetrics)
     assert float(table[-1]["metrics/mAP50-95(B)"]) == pytest.approx(result.metrics.ap, abs=1e-5)
     last_factor = registry.build(config.schedule)(1.0, 6)
     assert float(table[-1]["lr/pg0"]) == pytest.approx(config.optimizer.lr * last_factor, rel=1e-4)
@@ -321,7 +322,7 @@ def test_val_split_without_objects_saves_the_last_weights_as_best(
     path = data / "annotations/val.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
     result, _ = watched(experiment(data=data))
-    assert result.metrics is not None
+    assert isinstance(result.metrics, CocoMetrics)
     assert math.isnan(result.metrics.ap)
     assert_same(load_model_file(result.folder.best).state, load_training_state(result.folder.last)["ema"])
     assert load_model_file(result.folder.best).metrics == {}
@@ -373,7 +374,7 @@ def test_model_overfits_eight_images(tmp_path: Path) -> None:
         ],
     )
     metrics = train(config).metrics
-    assert metrics is not None
+    assert isinstance(metrics, CocoMetrics)
     assert (metrics.num_images, metrics.num_objects) == (8, 32)
     assert metrics.stats["AP50"] >= 0.98
     assert metrics.ap >= 0.80

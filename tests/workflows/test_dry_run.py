@@ -9,8 +9,7 @@ import torch
 
 from detector.errors import DatasetError
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import build_model
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import build_model, load_detection
 from detector.training.events import Evaluated, Event, Noted
 from detector.workflows import dry_run
 from detector.workflows.dry_run import evaluation_steps, plan_schedule, rehearse
@@ -24,7 +23,7 @@ def experiment(data: Path, project: Path, *overrides: str) -> DetectionConfig:
     )
     own = ["model.width=0.125", "input.size=64", "loader={workers: 0, batch_size: 4}", "augment.albumentations=[]"]
     own += ["evaluate.batch_size=4", "train.precision=fp32", "device=cpu", "train.iterations=40"]
-    return load_experiment("mish-n", [*own, f"data={{name: coco, {listed}}}", f"train.project={project}", *overrides])
+    return load_detection("mish-n", [*own, f"data={{name: coco, {listed}}}", f"train.project={project}", *overrides])
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ def test_plan_without_a_val_split_has_no_evaluations(tiny_shapes: Path, tmp_path
 
 def test_plan_without_a_data_set_is_an_error() -> None:
     with pytest.raises(DatasetError, match="no data set is configured"):
-        plan_schedule(load_experiment("mish-n"))
+        plan_schedule(load_detection("mish-n"))
 
 
 def test_evaluations_are_at_different_steps() -> None:

@@ -15,8 +15,7 @@ from detector.models.checkpoint import ModelFile
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import build_model
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import build_model, load_detection
 from detector.workflows.train import load_matching, read_start, train
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
@@ -31,7 +30,7 @@ OLD, NEW = ("cat", "dog", "ant"), ("dog", "emu", "cat", "yak")
 @pytest.fixture(params=EXPERIMENTS)
 def config(request: pytest.FixtureRequest) -> DetectionConfig:
     name, overrides = EXPERIMENTS[request.param]
-    return load_experiment(name, [*overrides, "input.size=64"])
+    return load_detection(name, [*overrides, "input.size=64"])
 
 
 def model_of(config: DetectionConfig, num_classes: int, seed: int) -> DetectionModel:
@@ -150,14 +149,14 @@ def test_partial_darknet_weights_start_a_network_with_other_classes(tiny_shapes:
         "device=cpu",
     ]
     told: list[object] = []
-    train(load_experiment(str(TINY), overrides), report=told.append)
+    train(load_detection(str(TINY), overrides), report=told.append)
     (started,) = (str(event) for event in told if "starting from given weights" in str(event))
     assert "tensors stay random: layers.6.conv.weight" in started
     with pytest.raises(ConfigError, match=r"train\.weights=.*tiny\.conv\.6: expected a model file, got Darknet's"):
-        read_start(partial, load_experiment("mish-n"))
+        read_start(partial, load_detection("mish-n"))
     partial.write_bytes(whole.read_bytes()[: 20 + sizes + 4])
     with pytest.raises(DarknetError, match="it ends in layer 6"):
-        read_start(partial, load_experiment(str(TINY)))
+        read_start(partial, load_detection(str(TINY)))
 
 
 def test_network_that_cannot_be_trained_is_rejected_before_anything_is_written(
@@ -166,7 +165,7 @@ def test_network_that_cannot_be_trained_is_rejected_before_anything_is_written(
     path = tmp_path / "contrastive.cfg"
     path.write_text(TINY.read_text("utf-8") + "[route]\nlayers=-1\n[contrastive]\nclasses=1\n".replace("-1", "13"))
     split = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
-    config = load_experiment(str(path), [f"data={{name: coco, train: {split}}}", f"train.project={tmp_path}/runs"])
+    config = load_detection(str(path), [f"data={{name: coco, train: {split}}}", f"train.project={tmp_path}/runs"])
     with pytest.raises(ConfigError, match=r"contrastive\.cfg:\d+: \[contrastive\] is a loss on embeddings"):
         train(config)
     assert not (tmp_path / "runs").exists()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
@@ -13,6 +15,6 @@ from detector.data.augment.augment_config import AugmentConfig
         {"shear": 90},
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"expected .*{next(iter(settings))}.*, got"):
         AugmentConfig(**settings)

@@ -90,6 +90,7 @@ def test_an_augmentation_of_one_file_shows_in_a_training_image(stripe: None, tin
 def test_extra_augmentations_are_saved_and_read_back(stripe: None, tmp_path: Path) -> None:
     config = load_detection("base", ["data=shapes", "augment.extra=[{name: stripe, width: 9}]"])
     plain = config_to_plain(config)
+    assert isinstance(plain["augment"], dict)
     assert plain["augment"]["extra"] == [{"name": "stripe", "width": 9, "flat": False}]
     assert config_from_plain(DetectionConfig, plain, "last.pt") == config
     (tmp_path / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
@@ -117,6 +118,7 @@ def test_an_unknown_extra_augmentation_is_refused_with_the_nearest_name(stripe: 
 def test_a_configuration_saved_before_the_key_existed_resumes_and_keeps_its_hash() -> None:
     config = load_detection("base", ["data=shapes"])
     saved = config_to_plain(config)
+    assert isinstance(saved["augment"], dict)
     assert saved["augment"].pop("extra") == []
     assert config_from_plain(DetectionConfig, saved, "last.pt") == config
     assert recipe_sha256(saved) == recipe_sha256(config_to_plain(config))
@@ -124,7 +126,8 @@ def test_a_configuration_saved_before_the_key_existed_resumes_and_keeps_its_hash
 
 def source(index: int) -> Source:
     rng = np.random.default_rng((9, index))
-    image = cv2.GaussianBlur(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8), (0, 0), 1.5)
+    noise = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    image = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.5), np.uint8)
     boxes = np.array([[5, 6, 40, 50], [30, 20, 80, 60]], np.float32)
     return image, ImageObjects(boxes, np.array([index, index + 1]), np.array([False, True]))
 

@@ -28,7 +28,8 @@ def source(index: int) -> Source:
     """Coloured noise with two objects."""
     rng = np.random.default_rng((99, index))
     height, width = SIZES[index]
-    image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 1.5)
+    noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.5), np.uint8)
     corners = rng.uniform(0, 0.5, (2, 2)) * [width, height]
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (2, 2)) * [width, height]], axis=1)
     return image, ImageObjects(boxes.astype(np.float32), np.array([2 * index, 2 * index + 1]), np.array([False, True]))
@@ -185,9 +186,12 @@ def compared(config: AugmentConfig) -> list[npt.NDArray[np.float64]]:
     def made(seed: int, chosen: int) -> tuple[Source, list[int]]:
         used: list[int] = []
         read = painted(4, chosen)
-        image = recipe(config, CANVAS).varied(
-            seed % NUM_SOURCES, lambda index: used.append(index) or read(index), np.random.default_rng(seed)
-        )
+
+        def noted(index: int) -> Source:
+            used.append(index)
+            return read(index)
+
+        image = recipe(config, CANVAS).varied(seed % NUM_SOURCES, noted, np.random.default_rng(seed))
         return image, used
 
     for seed in range(8):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ STILL = AugmentConfig(
 CANVAS_HW = (96, 128)
 
 
-def objects_of(boxes: list[list[float]]) -> ImageObjects:
+def objects_of(boxes: Sequence[Sequence[float]]) -> ImageObjects:
     num = len(boxes)
     return ImageObjects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
 

@@ -65,7 +65,7 @@ class Folder:
 
     def config(self) -> CocoDataset.Config:
         """Write the annotations; return the description of the data set."""
-        splits = {}
+        splits: dict[str, Any] = {}
         for split, images in self.images.items():
             file = self.root / f"{split}.json"
             categories = [{"id": i, "name": name} for i, name in self.classes.items()]
