@@ -15,7 +15,7 @@ from torch import Tensor, equal
 
 from detector.data.synthetic_detection import draw_shapes
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -106,7 +106,7 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
 
     def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
         own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
-        return load_experiment("mish-n", [*own, *overrides])
+        return load_detection("mish-n", [*own, *overrides])
 
     return make
 
