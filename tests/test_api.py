@@ -242,7 +242,7 @@ def test_evaluate_reports_wrong_arguments(weights: Path, tiny_shapes: Path, tmp_
     with pytest.raises(ConfigError, match="unknown key 'evalute'; did you mean 'evaluate'"):
         model.evaluate(evalute={"iou": 0.5})
     with pytest.raises(ConfigError, match="data: expected a section of keys"):
-        model.evaluate(3)
+        model.evaluate(3)  # type: ignore[arg-type]  # on purpose
 
 
 # --- train -----------------------------------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ def model(file: str) -> str:
 def detections(file: str, **settings: Any) -> list[list[dict[str, Any]]]:
     """Return the detections of a model file or export on each of the images."""
     found = Detector(model(file)).predict(images(), **settings)
+    assert isinstance(found, list)
     return [
         [
             {"name": name, "score": score, "box": box}
@@ -141,7 +142,9 @@ def detections(file: str, **settings: Any) -> list[list[dict[str, Any]]]:
 
 def probabilities(file: str) -> list[dict[str, float]]:
     """Return the probability of each class on each of the images."""
-    return [dict(found.top(10)) for found in Classifier(model(file)).predict(images())]
+    found = Classifier(model(file)).predict(images())
+    assert isinstance(found, list)
+    return [dict(each.top(10)) for each in found]
 
 
 def measured(file: str) -> dict[str, Any]:
@@ -190,7 +193,9 @@ def assert_close(found: Any, wanted: Any, tolerance: Mapping[str, float], where:
         for index, pair in enumerate(zip(found, wanted, strict=True)):
             assert_close(*pair, tolerance, f"{where}[{index}]")
     elif isinstance(wanted, float):
-        assert found == pytest.approx(wanted, **tolerance), f"{where}: expected {wanted}, got {found}"
+        assert found == pytest.approx(wanted, tolerance["rel"], tolerance["abs"]), (
+            f"{where}: expected {wanted}, got {found}"
+        )
     else:
         assert found == wanted, f"{where}: expected {wanted!r}, got {found!r}"
 

@@ -268,7 +268,7 @@ def test_a_file_that_is_imported_twice_runs_once(imported: Callable[[str], None]
 
 def test_a_spawned_worker_knows_an_imported_augmentation(imported: Callable[[str], None], tiny_shapes: Path) -> None:
     imported("augmentation")
-    augment = AugmentConfig(extra=(registry.find(AugmentationConfig, "toy").Config(),))
+    augment = AugmentConfig(extra=(registry.find_config_class(AugmentationConfig, "toy")(),))
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     samples = TrainingSamples(annotations, Canvas((64, 64), 3, "letterbox"), augment, seed=0, cache_mb=0)
     code = "import pickle, sys; print(len(pickle.load(sys.stdin.buffer)))"  # as in a spawned process

@@ -160,11 +160,10 @@ def test_model_without_a_cfg_cannot_be_converted_to_weights(tmp_path: Path, caps
 
     from detector.config.schema import config_to_plain
     from detector.models.checkpoint import ModelFile, save_model
-    from detector.tasks.detection_model import build_model
-    from detector.tasks.task import load_experiment
+    from detector.tasks.detection_model import build_model, load_detection
 
     torch.manual_seed(0)
-    config = load_experiment("mish-n", ["model.width=0.125"])
+    config = load_detection("mish-n", ["model.width=0.125"])
     state = build_model(config, 1).state_dict()
     save_model(tmp_path / "m.safetensors", ModelFile(config_to_plain(config), ("ball",), (1,), state))
     assert run(words("convert", tmp_path / "m.safetensors", tmp_path / "m.weights")) == 2

@@ -11,8 +11,7 @@ import pytest
 from detector.cli.main import run
 from detector.data.coco import read_coco
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
-from detector.tasks.detection_model import read_split
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection, read_split
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
@@ -40,7 +39,7 @@ def test_text_labels_give_the_metrics_of_the_same_objects_in_coco_format(
 ) -> None:
     weights, save = str(trained.weights), ["--save-dir", str(tmp_path / "results")]
     measured = printed(["evaluate", weights, f"data={converted.description}", *save], capsys)
-    config = load_experiment("mish-n", [f"data={converted.description}"])
+    config = load_detection("mish-n", [f"data={converted.description}"])
     as_coco = yolo_to_coco({name: read_split(config, name) for name in ("train", "val")}, tmp_path / "coco")
     again = printed(["evaluate", weights, f"data={as_coco.description}", *save], capsys)
     assert again.pop("ground_truth") != measured.pop("ground_truth")  # they differ in file and hash

@@ -10,8 +10,7 @@ import pytest
 
 from detector.cli.main import run
 from detector.data.coco import CocoAnnotations
-from detector.tasks.detection_model import read_split
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection, read_split
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def source(tiny_shapes: Path, tmp_path: Path) -> Path:
 
 
 def split_of(description: Path | str, name: str = "train") -> CocoAnnotations:
-    return read_split(load_experiment("base", [f"data={json.dumps(str(description))}"]), name)
+    return read_split(load_detection("base", [f"data={json.dumps(str(description))}"]), name)
 
 
 def called(*words: object) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from detector.cli.main import run
 from detector.data.coco import read_coco
-from detector.evaluation.coco_metrics import score_results
+from detector.evaluation.coco_metrics import Backend, score_results
 from detector.evaluation.darknet_map import darknet_map
 from detector.evaluation.results_file import read_results
 from detector.evaluation.scoring_arrays import GroundTruth
@@ -34,7 +34,7 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("backend", ["fast", "pycocotools"])
 def test_both_back_ends_score_a_model_and_conditions_are_reported(
-    backend: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    backend: Backend, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", str(trained.weights), trained.data, "--backend", backend, "--limits", "1,300"]
     text = printed([*words, "--save-dir", str(tmp_path)], capsys)
@@ -42,7 +42,7 @@ def test_both_back_ends_score_a_model_and_conditions_are_reported(
     annotations = read_coco(trained.annotations, None)
     truth = GroundTruth.of_annotations(annotations)
     results, _ = read_results(tmp_path / "results.json", truth)
-    expected = score_results(truth, results, backend=backend, other_limits=(300,))  # type: ignore[arg-type]  # a text
+    expected = score_results(truth, results, backend=backend, other_limits=(300,))
     plain = json.loads(json.dumps(expected.to_plain()))
     assert {key: document[key] for key in plain} == plain
     assert document["conditions"] == {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def test_stream_gives_counts_and_writes_files_into_save_dir(trained: Any, moving
     assert crossed == sorted(crossed)  # a record keeps the counts of its own frame
     stream = detector.stream(moving, save_dir=tmp_path / "out", formats=("csv",), **options)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()  # leaving early finishes the files
     assert {"predictions.csv", "moving.mot.csv", "counts.json", "moving.mp4"} == set(files_in(tmp_path / "out"))
     assert read_header(tmp_path / "out/moving.mp4").num_frames
@@ -177,5 +178,6 @@ def test_confidence_replaces_the_confidences_of_the_classes(trained: Any) -> Non
     detector = Detector(trained.weights)
     num_classes = len(detector.class_names)
     high = detector.predict(trained.images, class_confidence=(1.0,) * num_classes)
+    assert isinstance(high, list)
     assert sum(map(len, high)) == 0
     assert detector._select({"confidence": 0.5}, detector.config.predict).class_confidence is None

@@ -9,6 +9,7 @@ import pytest
 from detector import Detector
 from detector.cli.main import run
 from detector.models.checkpoint import load_model_file
+from detector.structures.types import Detections
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,8 @@ def test_prediction_with_stored_thresholds_agrees_with_the_report(
     assert file.operating_point["by_class"] == expected
     assert file.operating_point["overall"] == thresholds["overall"]["confidence"]
     assert load_model_file(trained.weights).operating_point == {}
+    overall_threshold = file.operating_point["overall"]
+    assert isinstance(overall_threshold, float)
 
     def scores(confidence: str, out: str) -> dict[str, list[float]]:
         words = [
@@ -65,7 +68,7 @@ def test_prediction_with_stored_thresholds_agrees_with_the_report(
     everything, best, overall = scores("0.001", "all"), scores("best", "best"), scores("best-overall", "overall")
     for name, threshold, promise in zip(file.class_names, expected, promised, strict=True):
         assert sorted(best[name]) == sorted(s for s in everything[name] if s >= threshold)
-        assert sorted(overall[name]) == sorted(s for s in everything[name] if s >= file.operating_point["overall"])
+        assert sorted(overall[name]) == sorted(s for s in everything[name] if s >= overall_threshold)
         if promise is not None:
             num_objects = next(
                 c["num_objects"]
@@ -80,7 +83,9 @@ def test_python_class_uses_the_stored_thresholds(stored: tuple[Path, Path], trai
     detector = Detector(stored[1])
     image = sorted(trained.images.iterdir())[0]
     found = detector.predict(image, confidence="best")
+    assert isinstance(found, Detections)
     thresholds = load_model_file(stored[1]).operating_point["by_class"]
+    assert isinstance(thresholds, list)
     assert all(score >= thresholds[label] - 1e-6 for score, label in zip(found.scores, found.labels, strict=True))
     assert len(detector.predict(image, confidence=0.0)) > len(found)
 

@@ -28,9 +28,9 @@ class Parts(nn.Module):
         self.names = [name for names in kinds.values() for name in names] + list(_OWN)
         self.parts = nn.ModuleList()
         for name in kinds[ActivationConfig]:
-            self.parts.append(registry.build(registry.find(ActivationConfig, name).Config()))
+            self.parts.append(registry.build(registry.find_config_class(ActivationConfig, name)()))
         for name in kinds[AttentionConfig]:
-            self.parts.append(registry.build(registry.find(AttentionConfig, name).Config(), CHANNELS))
+            self.parts.append(registry.build(registry.find_config_class(AttentionConfig, name)(), CHANNELS))
         self.parts.extend(DarknetActivation(name) for name in _OWN)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:

@@ -17,7 +17,9 @@ def iou_of(a: list[float], b: list[float]) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared) if shared else 0.0
 
 
-def fuse_by_steps(boxes, scores, labels, num_models, threshold):
+def fuse_by_steps(
+    boxes: list[list[float]], scores: list[float], labels: list[int], num_models: int, threshold: float
+) -> tuple[list[tuple[list[float], float, int]], float]:
     """Follow section 3.3, steps 1 to 6, for models that all see the whole image; also return the closest decision."""
     clusters: list[list[int]] = []
     fused: list[tuple[list[float], float, int]] = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,8 +83,9 @@ def test_track_that_changes_its_class_in_a_zone_is_counted_once() -> None:
     counts = TrackCounts(zones=[[(0, 0), (50, 0), (50, 100), (0, 100)]])
     for label in (0, 1):
         counts.add(standing_at((20, 50), label=label), ids(1))
-    assert counts.to_plain()["zones"][0]["present"] == {"bus": 1}
-    assert counts.to_plain()["zones"][0]["distinct"] == {"car": 1}
+    plain: dict[str, Any] = counts.to_plain()
+    assert plain["zones"][0]["present"] == {"bus": 1}
+    assert plain["zones"][0]["distinct"] == {"car": 1}
 
 
 def test_line_or_zone_outside_the_picture_is_refused() -> None:

@@ -158,7 +158,8 @@ def test_error_in_any_stage_ends_all_and_is_raised(where: str, draw_video: Calla
             return super().detect(images, select)
 
     def fail(result: Result) -> Result:
-        if where == "stage" and number(result.prediction.image) == 7:  # type: ignore[arg-type]  # there is one
+        assert result.prediction.image is not None
+        if where == "stage" and number(result.prediction.image) == 7:
             raise ZeroDivisionError(where)
         return result
 
@@ -180,7 +181,8 @@ def test_results_on_their_way_still_come_after_a_stop(draw_video: Callable[..., 
     with run(Bars(0.005), [video(draw_video())]) as results:
         got = []
         for result in results:
-            got.append(number(result.prediction.image))  # type: ignore[arg-type]  # there is one
+            assert result.prediction.image is not None
+            got.append(number(result.prediction.image))
             if len(got) == 5:
                 results.stop()
     assert got == list(range(len(got)))
@@ -258,6 +260,7 @@ def test_lost_source_gives_its_error_and_files_are_still_read(
 
 
 def test_impossible_settings_are_refused() -> None:
-    for settings in ({"stride": 0}, {"workers": -1}):
+    impossible: tuple[dict[str, Any], ...] = ({"stride": 0}, {"workers": -1})
+    for settings in impossible:
         with pytest.raises(ValueError, match="PipelineConfig: expected stride >= 1 and workers >= 0"):
             PipelineConfig(**settings)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import nn
 from detector.errors import ConfigError, MediaError
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
-from detector.media.sources import ImageSource, as_sources
+from detector.media.sources import ImageSource, as_sources, require_images
+from detector.models.heads import DecoupledHead
 from detector.models.yolo import Yolo
 from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
@@ -26,6 +27,14 @@ EVERYTHING = SelectConfig(confidence=0.0, max_detections=40)
 SIZES_HW = ((64, 64), (90, 41), (30, 200), (1, 1), (64, 96), (500, 3), (77, 77), (120, 64), (10, 12), (65, 63))
 
 
+def last_of(branch: nn.Module) -> nn.Conv2d:
+    """Return the last convolution of a branch of the head."""
+    assert isinstance(branch, nn.Sequential)
+    last = branch[-1]
+    assert isinstance(last, nn.Conv2d)
+    return last
+
+
 def network(channels: int = 3, num_classes: int = 3) -> Yolo:
     """Return a small network with random weights whose outputs depend on the image and differ between cells."""
     torch.manual_seed(0)
@@ -35,10 +44,13 @@ def network(channels: int = 3, num_classes: int = 3) -> Yolo:
             norm.momentum = 1.0  # one batch is enough to keep the signal alive
     with torch.no_grad():
         model.train()(torch.randint(0, 256, (4, channels, 64, 64), dtype=torch.uint8))
+        assert isinstance(model.head, DecoupledHead)
         for box_branch, class_branch in zip(model.head.box_branches, model.head.class_branches, strict=True):
-            box_branch[-1].weight.mul_(2)
-            class_branch[-1].weight.mul_(2)
-            class_branch[-1].bias.zero_()
+            last_of(box_branch).weight.mul_(2)
+            last = last_of(class_branch)
+            last.weight.mul_(2)
+            assert last.bias is not None
+            last.bias.zero_()
     return model
 
 
@@ -171,22 +183,23 @@ def test_sources_that_all_fail_give_records(tmp_path: Path) -> None:
 def test_stream_reads_only_a_few_images_ahead() -> None:
     asked: list[int] = []
 
-    def endless() -> object:
+    def endless() -> Iterator[ImageSource]:
         while True:
             asked.append(len(asked))
             yield ImageSource(str(asked[-1]), pixels=picture(asked[-1]))
 
-    stream = predictor(2).stream(endless(), EVERYTHING)  # type: ignore[arg-type]  # an iterator of sources
+    stream = predictor(2).stream(endless(), EVERYTHING)
     assert [next(stream).source.name for _ in range(3)] == ["0", "1", "2"]
     assert len(asked) < 20
-    stream.close()  # type: ignore[attr-defined]  # a generator
+    assert isinstance(stream, Generator)
+    stream.close()
 
 
 def test_grey_model_reads_grey_and_colour_files(tmp_path: Path) -> None:
     made = predictor(batch_size=2, channels=1)
     Image.fromarray(picture(1, channels=1)[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(picture(1)).save(tmp_path / "colour.png")
-    records = list(made.stream(as_sources(tmp_path)[0], EVERYTHING))
+    records = list(made.stream(require_images(as_sources(tmp_path)[0], "a test"), EVERYTHING))
     assert [r.image.shape for r in records if r.image is not None] == [(90, 41, 1), (90, 41, 1)]
     (from_pixels,) = made.detect([picture(1, channels=1)], EVERYTHING)
     assert bits(only_detections(records[1])) == bits(from_pixels)
@@ -212,6 +225,7 @@ def test_rotated_photograph_is_predicted_upright(orientation: int, turns: int, t
 
 def test_model_with_nan_outputs_detects_nothing() -> None:
     made = predictor(batch_size=1)
+    assert isinstance(made.runtime, TorchRuntime)
     with torch.no_grad():
         next(made.runtime.model.parameters()).fill_(float("nan"))
     (found,) = made.detect([picture(0)], EVERYTHING)
@@ -259,6 +273,7 @@ def test_darknet_arithmetic_gives_the_network_floats(fit: str) -> None:
     config = InputConfig(64, fit=fit, arithmetic="darknet")
     made = Predictor(TorchRuntime(model, torch.device("cpu")), config, "abc", (1, 2, 3), batch_size=2)
     made.detect([picture(1)], EVERYTHING)
+    assert isinstance(made.runtime, TorchRuntime)
     seen = made.runtime.model.seen
     assert isinstance(seen, torch.Tensor)
     wanted = Letterbox.fit((90, 41), (64, 64), fit, arithmetic="darknet").apply(picture(1))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from detector.inference.stage_queues import Channel, Inbox, Ordered
 from detector.media.sources import ImageSource
 
 
-def image(name: str, **settings: object) -> ImageSource:
-    return ImageSource(name, pixels=np.zeros((1, 1, 3), np.uint8), **settings)  # type: ignore[arg-type]  # any field
+def image(name: str, **settings: Any) -> ImageSource:
+    return ImageSource(name, pixels=np.zeros((1, 1, 3), np.uint8), **settings)
 
 
 def names(taken: tuple[int, list[ImageSource]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -26,10 +27,14 @@ SELECT = SelectConfig(confidence=0.3, iou=0.7)
 class Finder:
     """Runtime that detects bright rectangles on a canvas, exact to the pixel, with score 0.9."""
 
-    num_classes, notes, selection = 2, (), None
+    num_classes: int = 2
+    notes: tuple[str, ...] = ()
+    precision: str = "fp32"
+    selection: SelectConfig | None = None
 
     def __init__(self, batch_size: int = 4, most: int = 400) -> None:
-        self.batch_size, self.most, self.canvases = batch_size, most, []
+        self.batch_size, self.most = batch_size, most
+        self.canvases: list[tuple[int, ...]] = []
 
     def check_image_hw(self, image_hw: tuple[int, int]) -> None:
         if image_hw[0] % STRIDE or image_hw[1] % STRIDE:
@@ -199,7 +204,9 @@ def test_cut_box_that_the_next_tile_has_whole_is_dropped() -> None:
 @pytest.mark.parametrize("merge", ["nms", "fusion"])
 @pytest.mark.parametrize("settings", [{}, {"flip": True}, {"scales": (1.0, 2.0)}, {"flip": True, "scales": (0.5, 1)}])
 @pytest.mark.parametrize("whole", [False, True])
-def test_object_smaller_than_the_overlap_is_detected_once_anywhere(whole: bool, settings: dict, merge: str) -> None:
+def test_object_smaller_than_the_overlap_is_detected_once_anywhere(
+    whole: bool, settings: dict[str, Any], merge: Literal["nms", "fusion"]
+) -> None:
     rng = np.random.default_rng(1)
     made = predictor(ViewsConfig(tile=64, overlap=0.5, whole=whole, merge=merge, **settings))
     num_objects = 0

@@ -60,7 +60,7 @@ def total_of(parts: dict[str, Tensor]) -> Tensor:
 
 def gradient_of(loss: AnchorLoss, raw: Tensor, targets: Targets, scale: float = 1.0) -> Tensor:
     leaf = raw.clone().requires_grad_()
-    (total_of(loss((leaf,), targets)) * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    (total_of(loss((leaf,), targets)) * scale).backward()
     assert leaf.grad is not None
     return leaf.grad
 
@@ -129,6 +129,7 @@ def test_two_training_steps_of_a_convolution_equal_darknets(darknet_numbers: Pat
         numbers = {name: torch.from_numpy(file[name]) for name in file.files if name != "cfg"}
     values = torch.from_numpy(np.frombuffer(numbers["weights"].numpy().tobytes(), "<f4", offset=20 + 4 * 124).copy())
     convolution = torch.nn.Conv2d(4, 21, 1)
+    assert convolution.bias is not None
     convolution.load_state_dict({"bias": values[:21], "weight": values[21:].reshape(21, 4, 1, 1)})
     # learning_rate=0.01, momentum=0.9, decay=0.0005
     optimizer = build_optimizer(SGD.Config(lr=0.01, momentum=0.9, weight_decay=0.0005, nesterov=False), convolution)
@@ -145,7 +146,7 @@ def test_two_training_steps_of_a_convolution_equal_darknets(darknet_numbers: Pat
         raw.retain_grad()
         parts = loss((raw,), targets)
         assert total_of(parts).item() * 4 == pytest.approx(numbers[f"cost_layer2_{iteration}"].item(), rel=1e-6)
-        total_of(parts).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        total_of(parts).backward()
         assert (raw.grad.flatten() * 4 + numbers[f"ydelta_layer2_{iteration}"]).abs().max() <= 3e-6
         optimizer.step()
         optimizer.zero_grad()
@@ -176,7 +177,7 @@ def test_gradients_of_levels_are_summed_while_reported_parts_are_averaged() -> N
     assert {name: value.item() for name, value in pair.items()} == pytest.approx(
         {name: value.item() for name, value in alone.items()}
     )
-    total_of(pair).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    total_of(pair).backward()
     assert leaf.grad is not None
     assert torch.allclose(leaf.grad, 2 * gradient_of(loss_of(level), raw, TWO_OBJECTS), atol=1e-7)
 
@@ -187,7 +188,7 @@ def test_each_part_has_the_gradient_of_its_own_entries() -> None:
     whole = gradient_of(loss_of(level), raw, TWO_OBJECTS).reshape(2, 3, 7, 6, 6)
     for name, entries in (("box", slice(0, 4)), ("obj", slice(4, 5)), ("cls", slice(5, 7))):
         leaf = raw.clone().requires_grad_()
-        loss_of(level)((leaf,), TWO_OBJECTS)[name].backward()  # type: ignore[no-untyped-call]  # torch's
+        loss_of(level)((leaf,), TWO_OBJECTS)[name].backward()
         assert leaf.grad is not None
         found = leaf.grad.reshape(2, 3, 7, 6, 6)
         assert torch.equal(found[:, :, entries], whole[:, :, entries])

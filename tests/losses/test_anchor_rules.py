@@ -309,7 +309,7 @@ def taught_by_loss(case: Case) -> tuple[Array, dict[str, float]]:
     raw_map = torch.from_numpy(raw).float().requires_grad_()
     loss = AnchorLoss(AnchorLoss.Config(), SimpleNamespace(anchor_levels=(level,)))  # type: ignore[arg-type]  # the loss only uses the levels of a model
     parts = loss((raw_map,), targets)
-    torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.stack(list(parts.values())).sum().backward()
     assert raw_map.grad is not None
     deltas = -raw_map.grad.double().numpy() * len(raw)
     return deltas, {name: float(value.detach()) * len(raw) for name, value in parts.items()}

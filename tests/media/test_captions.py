@@ -21,7 +21,8 @@ def luminance(colour: tuple[int, int, int]) -> float:
 
 
 def test_ink_is_readable_on_every_background() -> None:
-    for ground in itertools.product(range(0, 256, 51), repeat=3):
+    levels = range(0, 256, 51)
+    for ground in itertools.product(levels, levels, levels):
         ink = readable_ink(ground)
         assert ink in ((0, 0, 0), (255, 255, 255))
         bright, dark = sorted((luminance(ink), luminance(ground)), reverse=True)

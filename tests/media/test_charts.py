@@ -11,7 +11,9 @@ from detector.media import charts
 
 def decoded(picture: bytes) -> np.ndarray:
     assert picture.startswith(b"\x89PNG")
-    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
 
 
 def colour_share(picture: bytes, colour: str) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,9 @@ def is_close(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.abs(pixels.astype(int) - colour).max(axis=-1) < 60
 
 
-def detections(boxes: list[list[float]], names: tuple[str, ...] = ("circle", "star"), labels: int = 0) -> Detections:
+def detections(
+    boxes: Sequence[Sequence[float]], names: tuple[str, ...] = ("circle", "star"), labels: int = 0
+) -> Detections:
     num = len(boxes)
     return Detections(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),

@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     ],
 )
 def test_header_has_the_size_of_the_upright_image(
-    form: str, options: dict[str, object], orientation: int, tmp_path: Path
+    form: str, options: dict[str, Any], orientation: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "image"
     path.write_bytes(encode(form, orientation=orientation, **options))

@@ -5,6 +5,7 @@ import struct
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,6 +150,7 @@ def test_exif_orientation_is_applied_exactly_once_to_four_planes(
 ) -> None:
     alpha = np.full((24, 40), 255, np.uint8) if form == "TIFF" else 255 - picture[:, :, 1] // 2
     rgba = np.dstack([picture, alpha])
+    options: dict[str, Any]
     options = {"tiffinfo": {ORIENTATION: orientation}} if form == "TIFF" else {"exif": exif(orientation)}
     options |= {"lossless": True, "exact": True} if form == "WEBP" else {}
     path = tmp_path / "turned"
@@ -265,7 +267,7 @@ def test_error_for_another_file_describes_it(tmp_path: Path, content: bytes, wor
 def test_truncated_image_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str, share: float, channels: int
 ) -> None:
-    options = {"progressive": True} if form.startswith("progressive") else {}
+    options: dict[str, Any] = {"progressive": True} if form.startswith("progressive") else {}
     whole = encode(noise(), form.split()[-1], **options)
     path = tmp_path / "half.img"
     path.write_bytes(whole[: int(len(whole) * share)])

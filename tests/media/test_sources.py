@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from detector.errors import MediaError
 from detector.media.images import write_image
-from detector.media.sources import ImageSource, VideoSource, as_sources, find_sources, require_images
+from detector.media.sources import ImageSource, Source, VideoSource, as_sources, find_sources, require_images
 
 
 def picture(seed: int = 0, height: int = 6, width: int = 9, channels: int = 3) -> np.ndarray:
@@ -30,8 +31,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def names(sources: list[ImageSource], root: Path) -> list[str]:
+def names(sources: Sequence[Source], root: Path) -> list[str]:
     return [str(source.path.relative_to(root)) for source in sources if source.path]
+
+
+def as_images(given: object) -> tuple[list[ImageSource], bool]:
+    """Return what `as_sources` returns for images only."""
+    sources, is_single = as_sources(given)
+    return require_images(sources, "a test"), is_single
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -39,14 +46,14 @@ def names(sources: list[ImageSource], root: Path) -> list[str]:
 
 def test_file_is_one_source_whatever_its_suffix(tree: Path) -> None:
     (tree / "b.png").rename(tree / "b.upload")
-    sources, is_single = as_sources(tree / "b.upload")
+    sources, is_single = as_images(tree / "b.upload")
     assert is_single
     assert [(s.name, s.path) for s in sources] == [(str(tree / "b.upload"), tree / "b.upload")]
     np.testing.assert_array_equal(sources[0].load(3).pixels, picture(0))
 
 
 def test_folder_gives_its_images_recursively_sorted_by_path(tree: Path) -> None:
-    sources, is_single = as_sources(str(tree))
+    sources, is_single = as_images(str(tree))
     assert not is_single
     assert names(sources, tree) == ["a.png", "b.png", "deep/a.png", "deep/er/c.PNG", "z é#%.png"]
     assert all(source.load(3).pixels.shape == (6, 9, 3) for source in sources)
@@ -66,7 +73,7 @@ def test_existing_file_with_a_glob_name_is_that_file(tree: Path) -> None:
 def test_list_file_keeps_its_order_and_is_relative_to_its_folder(tree: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text(f"\ufefftree/b.png\n\n  tree/z é#%.png  \r\n{tree}/a.png\ntree/none.png\n", encoding="utf-8")
-    sources, is_single = as_sources(listed)
+    sources, is_single = as_images(listed)
     assert not is_single
     assert names(sources, tree) == ["b.png", "z é#%.png", "a.png", "none.png"]
     np.testing.assert_array_equal(sources[0].load(3).pixels, picture(0))
@@ -102,7 +109,7 @@ def test_path_without_sources_is_an_error_that_names_it(name: str, message: str,
 
 
 def test_missing_file_in_a_list_fails_only_when_it_is_read(tree: Path) -> None:
-    sources, _ = as_sources([tree / "a.png", tree / "none.png", str(tree / "deep")])
+    sources, _ = as_images([tree / "a.png", tree / "none.png", str(tree / "deep")])
     assert names(sources, tree) == ["a.png", "none.png", "deep/a.png", "deep/er/c.PNG"]
     with pytest.raises(MediaError, match=r"none\.png cannot be read: there is no such file"):
         sources[1].load(3)
@@ -110,7 +117,7 @@ def test_missing_file_in_a_list_fails_only_when_it_is_read(tree: Path) -> None:
 
 def test_broken_link_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
-    (source,) = as_sources(tmp_path / "link.png")[0]
+    (source,) = as_images(tmp_path / "link.png")[0]
     with pytest.raises(MediaError, match=r"link\.png cannot be read"):
         source.load(3)
 
@@ -120,51 +127,51 @@ def test_broken_link_is_a_source_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_array_keeps_its_pixels() -> None:
     pixels = picture()
-    (source,), is_single = as_sources(pixels)
+    (source,), is_single = as_images(pixels)
     assert is_single
     assert (source.name, source.path) == ("0", None)
     np.testing.assert_array_equal(source.load(3).pixels, pixels)
     turned = pixels[:, ::-1]
-    (source,), _ = as_sources(turned)
+    (source,), _ = as_images(turned)
     np.testing.assert_array_equal(source.load(3).pixels, turned)
     assert source.load(3).pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("given", [picture(channels=1), picture(channels=1)[..., 0]])
 def test_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
-    (source,), _ = as_sources(given)
+    (source,), _ = as_images(given)
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
     with pytest.raises(MediaError, match="0: expected an image of 3 channels, got 1"):
         source.load(3)
 
 
 def test_tensor_is_channels_first() -> None:
-    (source,), is_single = as_sources(torch.from_numpy(picture()).permute(2, 0, 1))
+    (source,), is_single = as_images(torch.from_numpy(picture()).permute(2, 0, 1))
     assert is_single
     np.testing.assert_array_equal(source.load(3).pixels, picture())
-    (source,), _ = as_sources(torch.from_numpy(picture(channels=1)[..., 0]))
+    (source,), _ = as_images(torch.from_numpy(picture(channels=1)[..., 0]))
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
 def test_pil_image_is_rgb_or_grey() -> None:
-    (source,), is_single = as_sources(Image.fromarray(picture()))
+    (source,), is_single = as_images(Image.fromarray(picture()))
     assert is_single
     np.testing.assert_array_equal(source.load(3).pixels, picture())
-    (source,), _ = as_sources(Image.fromarray(picture(channels=1)[..., 0]))
+    (source,), _ = as_images(Image.fromarray(picture(channels=1)[..., 0]))
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "1", "CMYK", "I;16"])
 def test_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
     converted = Image.new("I;16", (9, 6)) if mode == "I;16" else Image.fromarray(picture()).convert(mode)
-    (source,), _ = as_sources(converted)
+    (source,), _ = as_images(converted)
     np.testing.assert_array_equal(source.load(3).pixels, np.asarray(converted.convert("RGB")))
 
 
 def test_list_of_mixed_kinds_numbers_those_without_a_path(tree: Path) -> None:
     given = [picture(1), tree / "a.png", Image.fromarray(picture(2)), torch.from_numpy(picture(3)).permute(2, 0, 1)]
     for several in (given, tuple(given), iter(given)):
-        sources, is_single = as_sources(several)
+        sources, is_single = as_images(several)
         assert not is_single
         assert [source.name for source in sources] == ["0", str(tree / "a.png"), "2", "3"]
         for source, seed in zip(sources, (1, 1, 2, 3), strict=True):  # a.png was drawn second

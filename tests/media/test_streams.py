@@ -59,7 +59,9 @@ def test_image_files_on_a_pipe_are_separated(pipe: Callable[[bytes], Any]) -> No
     frames = list(stdin_frames(STDIN, pipe(b"".join(FILES.values()))))
     assert [frame.encoded for frame in frames] == list(FILES.values())
     assert [(f.frame.index, f.frame.time_s) for f in frames if f.frame] == [(i, None) for i in range(len(FILES))]
-    wanted = cv2.cvtColor(cv2.imdecode(np.frombuffer(FILES["png"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(np.frombuffer(FILES["png"], np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    wanted = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(frames[1].load(3).pixels, wanted)
 
 

@@ -16,7 +16,9 @@ CELL, NOTHING = ValuesOfCell([0.4, 0.6], 0.5, 0.3, 0.7), ValuesOfCell([], math.n
 
 def columns_of(picture: bytes, colour: str) -> np.ndarray:
     """Return the columns of a PNG that have a colour, as shares of its width."""
-    pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None
+    pixels = decoded.astype(int)
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return np.flatnonzero((np.abs(pixels - wanted).max(axis=2) < 8).any(axis=0)) / pixels.shape[1]
 

@@ -4,6 +4,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def write(
     path: Path,
     image: npt.NDArray[np.generic],
     *,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     planar: bool = False,
     deflate: bool = False,
     predictor: bool = False,
@@ -110,7 +111,7 @@ def test_another_number_of_planes_is_refused_before_anything_is_decoded(tmp_path
         ({"t257": 2**31}, "pixels > limit"),
     ],
 )
-def test_unsupported_file_is_refused_with_the_reason(tags: dict[str, int], words: str, tmp_path: Path) -> None:
+def test_unsupported_file_is_refused_with_the_reason(tags: dict[str, Any], words: str, tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", picture(5, 8), **tags)
     with pytest.raises(MediaError, match=re.escape(words)):
         read_image(path, 5)

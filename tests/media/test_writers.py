@@ -154,6 +154,7 @@ def test_coco_results_are_read_back_exactly_without_unlisted_categories(tmp_path
 def test_csv_is_read_back_by_the_csv_reader(tmp_path: Path) -> None:
     found = found_on(str(tmp_path / "a b.jpg")), UNREAD, found_on(str(tmp_path / "empty ü.jpg"), [])
     for one in (found[0], found[2]):
+        assert one.image is not None
         write_image(Path(one.source.name), one.image)
     writer = CsvWriter(tmp_path)
     write_all(writer, *found)
@@ -220,6 +221,7 @@ def test_labels_are_read_back_by_the_label_reader(tmp_path: Path) -> None:
     assert (writer.path / "image2.txt").read_bytes() == b""
     assert (tmp_path / "out/classes.txt").read_text("utf-8").splitlines() == ["Zürich", "猫/犬", 'a, "b"']
     image = tmp_path / "images/image0.png"
+    assert found[0].image is not None
     write_image(image, found[0].image)
     listed, findings = [ListedImage(image, str(image))], Findings("labels")
     labels = TextLabels(lambda image: writer.path / f"{image.stem}.txt", NAMES)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -20,7 +22,7 @@ from detector.models.yolo import Yolo
 from detector.structures.selection import SelectConfig, select
 from detector.structures.types import Batch, Sample
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.task import load_experiment
+from detector.tasks.detection_model import load_detection
 from detector.training.optimizers import Muon, build_optimizer
 
 SMALL = replace(Yolo.Config(), depth=0.33, width=0.125)
@@ -29,6 +31,12 @@ SMALL = replace(Yolo.Config(), depth=0.33, width=0.125)
 def model_with(num_classes: int = 3, **settings: Any) -> Yolo:
     torch.manual_seed(0)
     return Yolo(replace(SMALL, head=AnchorHead.Config(**settings)), num_classes)
+
+
+def rgb(path: Path) -> npt.NDArray[np.uint8]:
+    pixels = cv2.imread(str(path))
+    assert pixels is not None
+    return np.asarray(pixels[..., ::-1], np.uint8)
 
 
 def test_levels_divide_the_anchors_from_the_finest_and_keep_the_training_settings() -> None:
@@ -75,7 +83,7 @@ def test_class_rows_follow_five_other_rows_for_each_anchor() -> None:
 
 
 def test_the_preset_is_an_anchor_experiment() -> None:
-    config = load_experiment("yolov4-csp-mish.yaml", ["model.head.training.objectness_smooth=true"])
+    config = load_detection("yolov4-csp-mish.yaml", ["model.head.training.objectness_smooth=true"])
     assert isinstance(config.model, Yolo.Config)
     assert isinstance(config.loss, AnchorLoss.Config)
     head = config.model.head
@@ -97,7 +105,7 @@ def test_eight_images_are_overfitted(tiny_shapes: Path) -> None:
     batch = Batch.of(
         [
             Sample(
-                cv2.imread(str(annotations.path(index)))[..., ::-1],
+                rgb(annotations.path(index)),
                 annotations.source_xyxy(index),
                 annotations.labels_of(index),
                 annotations.is_crowd_of(index),
@@ -113,7 +121,7 @@ def test_eight_images_are_overfitted(tiny_shapes: Path) -> None:
     for step in range(100):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.01 if step < 50 else 0.002
         parts = loss(model(batch.images), batch.targets)
-        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.stack(list(parts.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     with torch.inference_mode():

@@ -3,20 +3,24 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import build, find, names
+from detector.config.registry import build, find, find_config_class, names
 from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
 from detector.models.attention import AttentionConfig, SelfAttention, SpatialAttention, SqueezeExcite
 from detector.models.backbones import CSPDarknet
+from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
 from detector.models.yolo import Yolo
-from detector.tasks.task import load_experiment
+from detector.tasks.task import TaskConfig, load_experiment
 
 NAMES = [name for name in names(AttentionConfig) if find(AttentionConfig, name).__module__.startswith("detector.")]
 
@@ -48,6 +52,8 @@ def sigmoid(x: float) -> float:
 
 def squeeze_excite(module: SqueezeExcite, x: Tensor) -> Tensor:
     y = x.clone()
+    assert module.squeeze.bias is not None
+    assert module.excite.bias is not None
     for image in y:
         means = [channel.sum().item() / channel.numel() for channel in image]
         sums = pointwise(module.squeeze.weight, means)
@@ -61,6 +67,9 @@ def squeeze_excite(module: SqueezeExcite, x: Tensor) -> Tensor:
 def spatial_attention(module: SpatialAttention, x: Tensor) -> Tensor:
     y = x.clone()
     norm = module.gate.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     for image in y:
         for row in range(x.shape[2]):
             for column in range(x.shape[3]):
@@ -85,7 +94,7 @@ def self_attention(module: SelfAttention, x: Tensor) -> Tensor:
     return y
 
 
-REFERENCES = {
+REFERENCES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "squeeze_excite": squeeze_excite,
     "spatial_attention": spatial_attention,
     "self_attention": self_attention,
@@ -99,7 +108,7 @@ def test_every_attention_has_a_reference() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_attention_equals_its_formula_in_float64(name: str, memory_format: torch.memory_format) -> None:
-    module, x = make(find(AttentionConfig, name).Config(), 16), feature_map(2, 16, 3, 4)
+    module, x = make(find_config_class(AttentionConfig, name)(), 16), feature_map(2, 16, 3, 4)
     with torch.no_grad():
         found, wanted = module(x.to(memory_format=memory_format)), REFERENCES[name](module, x)
     assert found.shape == x.shape
@@ -109,13 +118,13 @@ def test_attention_equals_its_formula_in_float64(name: str, memory_format: torch
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_equal_finite_differences(name: str) -> None:
-    module, x = make(find(AttentionConfig, name).Config(), 8), feature_map(2, 8, 2, 3).requires_grad_()
+    module, x = make(find_config_class(AttentionConfig, name)(), 8), feature_map(2, 8, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(module, (x,))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_is_close_to_float64(name: str) -> None:
-    module, x = make(find(AttentionConfig, name).Config(), 64), feature_map(2, 64, 20, 20)
+    module, x = make(find_config_class(AttentionConfig, name)(), 64), feature_map(2, 64, 20, 20)
     with torch.no_grad():
         wanted, found = module(x), copy.deepcopy(module).float()(x.float())
     # Self-attention sums 8 products of sums of 64 terms and takes the exponential.
@@ -133,8 +142,10 @@ def test_untrained_self_attention_is_the_identity_and_learns_gamma_first() -> No
     x = torch.randn(2, 16, 5, 5)
     assert torch.equal(module(x), x)
     module(x).square().sum().backward()
+    assert module.gamma.grad is not None
     assert module.gamma.grad.item() != 0
     assert module.gamma.ndim == 1  # so that it has no weight decay
+    assert module.project.weight.grad is not None
     assert module.project.weight.grad.abs().sum() == 0
     module.gamma.data.fill_(0.1)
     module(x).square().sum().backward()
@@ -144,11 +155,10 @@ def test_untrained_self_attention_is_the_identity_and_learns_gamma_first() -> No
 # ---- in the backbone
 
 
-def tiny(attention: AttentionConfig | None, strides: tuple[int, ...] = (32,)) -> Yolo:
+def tiny(attention: AttentionConfig | None, strides: tuple[int, ...] = (32,)) -> DetectionModel:
     torch.manual_seed(0)
     backbone = CSPDarknet.Config(attention=attention, attention_strides=strides)
-    model: Yolo = build(replace(Yolo.Config(), width=0.125, backbone=backbone), 2)
-    return model
+    return build(replace(Yolo.Config(), width=0.125, backbone=backbone), 2)
 
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.manual_seed(1))
@@ -157,7 +167,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torc
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_network_with_attention_runs_forward_and_backward(name: str, precision: str) -> None:
-    model = tiny(find(AttentionConfig, name).Config(), (4, 8, 16, 32))
+    model = tiny(find_config_class(AttentionConfig, name)(), (4, 8, 16, 32))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         raw_maps = model(IMAGES)
     assert {m.dtype for m in raw_maps} == {torch.bfloat16 if precision == "bf16" else torch.float32}
@@ -169,7 +179,7 @@ def test_a_network_with_attention_runs_forward_and_backward(name: str, precision
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("strides", [(32,), (8, 16), (4, 8, 16, 32)])
 def test_attention_is_at_the_end_of_the_chosen_stages(name: str, strides: tuple[int, ...]) -> None:
-    model = tiny(find(AttentionConfig, name).Config(), strides)
+    model = tiny(find_config_class(AttentionConfig, name)(), strides)
     seen: list[Tensor] = []
     for module in model.modules():
         if type(module) is find(AttentionConfig, name):
@@ -181,7 +191,7 @@ def test_attention_is_at_the_end_of_the_chosen_stages(name: str, strides: tuple[
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_without_attention_fits_a_network_with_it(name: str) -> None:
-    plain, own = tiny(None), tiny(find(AttentionConfig, name).Config())
+    plain, own = tiny(None), tiny(find_config_class(AttentionConfig, name)())
     added = [key for key in own.state_dict() if key not in plain.state_dict()]
     assert added
     assert all(key.startswith("backbone.stages.3.2.") for key in added)
@@ -202,16 +212,22 @@ def test_folding_keeps_the_outputs_of_a_network_with_attention() -> None:
         assert (a - b).abs().max() <= 1e-9
 
 
-def test_the_configuration_chooses_attention_and_its_settings_and_switches_it_off(tmp_path) -> None:
+def backbone_of(config: TaskConfig) -> CSPDarknet.Config:
+    assert isinstance(config.model, Yolo.Config)
+    assert isinstance(config.model.backbone, CSPDarknet.Config)
+    return config.model.backbone
+
+
+def test_the_configuration_chooses_attention_and_its_settings_and_switches_it_off(tmp_path: Path) -> None:
     words = ["model.backbone.attention=squeeze_excite", "model.backbone.attention.reduction=4"]
     config = load_experiment("mish-n", [*words, "model.backbone.attention_strides=[8, 32]"])
-    assert config.model.backbone.attention == SqueezeExcite.Config(reduction=4)
-    assert config.model.backbone.attention_strides == (8, 32)
+    assert backbone_of(config).attention == SqueezeExcite.Config(reduction=4)
+    assert backbone_of(config).attention_strides == (8, 32)
     (tmp_path / "a.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     assert load_experiment(str(tmp_path / "a.yaml")) == config
     off = load_experiment(str(tmp_path / "a.yaml"), ["model.backbone.attention=null"])
-    assert off.model.backbone.attention is None
-    assert load_experiment("mish-n").model.backbone.attention is None
+    assert backbone_of(off).attention is None
+    assert backbone_of(load_experiment("mish-n")).attention is None
 
 
 @pytest.mark.parametrize(

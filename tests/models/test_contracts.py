@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import registry
-from detector.config.registry import find, names, register
+from detector.config.registry import Kind, find, names, register
 from detector.config.schema import config_from_plain, config_to_plain, load_config
 from detector.errors import ConfigError
 from detector.losses.anchor_loss import AnchorLoss
@@ -29,7 +29,7 @@ from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model
 from detector.tasks.task import load_experiment
 
-CONTRACTS = {
+CONTRACTS: dict[Kind, type] = {
     ActivationConfig: Activation,
     AttentionConfig: Attention,
     BackboneConfig: Backbone,
@@ -43,7 +43,7 @@ CONTRACTS = {
 
 
 @pytest.mark.parametrize("kind", CONTRACTS, ids=lambda kind: kind.__name__)
-def test_every_part_keeps_the_contract_of_its_kind(kind: type) -> None:
+def test_every_part_keeps_the_contract_of_its_kind(kind: Kind) -> None:
     assert names(kind)
     for name in names(kind):
         assert issubclass(find(kind, name), CONTRACTS[kind]), name
@@ -58,11 +58,11 @@ def test_a_part_that_lacks_an_abstract_method_is_not_built(contract: type) -> No
 # ---- the loss and the selection of a head
 
 
-@pytest.mark.parametrize(("head", "loss"), [("decoupled", TaskAlignedLoss), ("anchor", AnchorLoss)])
-def test_an_experiment_without_a_loss_takes_that_of_its_head(head: str, loss: type) -> None:
+@pytest.mark.parametrize(("head", "loss"), [("decoupled", TaskAlignedLoss.Config), ("anchor", AnchorLoss.Config)])
+def test_an_experiment_without_a_loss_takes_that_of_its_head(head: str, loss: type[LossConfig]) -> None:
     config = load_experiment("mish-n", [f"model.head={head}"])
     assert isinstance(config, DetectionConfig)
-    assert config.loss == loss.Config()  # type: ignore[attr-defined]  # a registered part
+    assert config.loss == loss()
 
 
 def test_settings_of_a_loss_without_a_name_belong_to_that_of_the_head() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import find, names
+from detector.config.registry import find_config_class, names
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.blocks import ConvNormAct
 from detector.models.folding import fold
@@ -18,6 +18,8 @@ def trained(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             for tensor in (module.weight, module.running_var):
                 nn.init.uniform_(tensor, 0.5, 2.0)
             for tensor in (module.bias, module.running_mean):
@@ -28,7 +30,7 @@ def trained(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name", names(ActivationConfig))
 def test_a_folded_block_equals_the_block_in_float64(name: str, layout: torch.memory_format) -> None:
-    block = trained(ConvNormAct(5, 12, 3, find(ActivationConfig, name).Config(), stride=2))
+    block = trained(ConvNormAct(5, 12, 3, find_config_class(ActivationConfig, name)(), stride=2))
     x = torch.randn(2, 5, 13, 11).contiguous(memory_format=layout)
     with torch.no_grad():
         wanted = copy.deepcopy(block).double()(x.double())
@@ -54,7 +56,7 @@ def test_a_folded_block_can_still_be_differentiated() -> None:
     block = fold(trained(ConvNormAct(3, 8, 3, Mish.Config())))
     x = torch.randn(1, 3, 8, 8, requires_grad=True)
     y: Tensor = block(x)
-    y.sum().backward()  # type: ignore[no-untyped-call]
+    y.sum().backward()
     assert x.grad is not None
 
 

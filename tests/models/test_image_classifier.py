@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import build, find, names
+from detector.config.registry import build, find_config_class, names
+from detector.config.schema import config_from_plain
 from detector.models.activations import ActivationConfig, ReLU
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import ConvNormAct
@@ -20,12 +21,12 @@ from detector.models.se_resnet import ResidualBlock, SEResNet18
 from detector.models.yolo import Yolo
 from detector.workflows.train import load_matching
 
-SMALL = {"plain": {"stride": 2}, "se_resnet18": {"stem": "small"}}
+SMALL: dict[str, dict[str, Any]] = {"plain": {"stride": 2}, "se_resnet18": {"stem": "small"}}
 
 
 def make(backbone: str, **settings: Any) -> ImageClassifier:
     torch.manual_seed(0)
-    part = find(BackboneConfig, backbone).Config(**{**SMALL.get(backbone, {}), **settings})
+    part = find_config_class(BackboneConfig, backbone)(**{**SMALL.get(backbone, {}), **settings})
     return ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
 
 
@@ -41,7 +42,7 @@ def test_every_backbone_works_in_a_classifier_of_small_images(backbone: str) -> 
     logits = model(images())
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
-    logits.logsumexp(1).sum().backward()  # type: ignore[no-untyped-call]
+    logits.logsumexp(1).sum().backward()
     unused = {name for name, p in model.named_parameters() if p.grad is None}
     assert unused == set()
 
@@ -67,7 +68,7 @@ def test_logits_are_a_linear_map_of_the_mean_over_places() -> None:
 
 @pytest.mark.parametrize("backbone", names(BackboneConfig))
 def test_a_detector_takes_the_weights_of_a_classifiers_backbone_by_name(backbone: str) -> None:
-    part = find(BackboneConfig, backbone).Config(**SMALL.get(backbone, {}))
+    part = find_config_class(BackboneConfig, backbone)(**SMALL.get(backbone, {}))
     classifier = ImageClassifier(ImageClassifier.Config(depth=0.33, width=0.125, backbone=part), 7)
     torch.manual_seed(5)
     detector = Yolo(replace(Yolo.Config(), width=0.125, backbone=part), 3)
@@ -121,7 +122,7 @@ def test_initial_weights_are_those_of_he_et_al_for_every_activation() -> None:
         torch.manual_seed(3)
         config = ImageClassifier.Config(
             backbone=Plain.Config(layers=9, channels=(64, 64, 64), norm="none", stride=1),
-            activation=find(ActivationConfig, name).Config(),
+            activation=find_config_class(ActivationConfig, name)(),
         )
         stacks.append(ImageClassifier(config, 3))
     kernels = [[m.weight for m in stack.modules() if isinstance(m, nn.Conv2d)] for stack in stacks]
@@ -129,7 +130,8 @@ def test_initial_weights_are_those_of_he_et_al_for_every_activation() -> None:
     for kernel in kernels[0][1:]:
         assert kernel.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
         assert abs(kernel.mean().item()) < 0.002
-    assert all(not m.bias.any() for m in stacks[0].backbone.modules() if isinstance(m, nn.Conv2d))
+    biases = [m.bias for m in stacks[0].backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert all(bias is not None and not bias.any() for bias in biases)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +145,12 @@ def test_an_invalid_plain_stack_is_refused(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["mish", "relu", "silu"])
 def test_a_block_without_norm_is_a_convolution_with_bias_and_its_activation(name: str) -> None:
     torch.manual_seed(0)
-    activation = find(ActivationConfig, name).Config()
+    activation = find_config_class(ActivationConfig, name)()
     block = ConvNormAct(5, 16, 3, activation, norm=False)
-    nn.init.normal_(block.conv.bias)  # type: ignore[arg-type]  # there is one
+    assert block.conv.bias is not None
+    nn.init.normal_(block.conv.bias)
     x = torch.randn(2, 5, 9, 7)
-    y = nn.functional.conv2d(x.double(), block.conv.weight.double(), block.conv.bias.double(), padding=1)  # type: ignore[union-attr]
+    y = nn.functional.conv2d(x.double(), block.conv.weight.double(), block.conv.bias.double(), padding=1)
     functions = {"mish": nn.functional.mish, "relu": nn.functional.relu, "silu": nn.functional.silu}
     wanted = functions[name](y)
     with torch.no_grad():
@@ -196,7 +199,7 @@ def test_a_block_is_the_activation_of_its_input_plus_its_residual() -> None:
 
 @pytest.mark.parametrize("name", names(ActivationConfig))
 def test_every_activation_works_in_the_plain_and_the_residual_backbone(name: str) -> None:
-    activation = find(ActivationConfig, name).Config()
+    activation = find_config_class(ActivationConfig, name)()
     for backbone in (SEResNet18.Config(stem="small"), Plain.Config(layers=6, stride=2, norm="none")):
         config = ImageClassifier.Config(depth=0.33, width=0.125, backbone=backbone, activation=activation)
         assert build(config, 2)(images()).shape == (2, 2)
@@ -204,7 +207,8 @@ def test_every_activation_works_in_the_plain_and_the_residual_backbone(name: str
 
 @pytest.mark.parametrize("name", names(ClassifierConfig))
 def test_a_size_that_is_not_a_multiple_of_the_stride_is_refused(name: str) -> None:
-    model = build(find(ClassifierConfig, name).Config(width=0.125, depth=0.33), 2)
+    config = config_from_plain(ClassifierConfig, {"name": name, "width": 0.125, "depth": 0.33}, "a test")
+    model = build(config, 2)
     with pytest.raises(ValueError, match="multiple of 32"):
         model(images(48))
 

@@ -82,7 +82,7 @@ def test_the_scaler_has_no_effect_for_other_formats() -> None:
     scaler = Precision("fp32", CPU).scaler
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.5)
-    scaler.scale((weight * 2).sum()).backward()  # type: ignore[no-untyped-call]
+    scaler.scale((weight * 2).sum()).backward()
     scaler.unscale_(optimizer)
     assert weight.grad is not None
     assert weight.grad.tolist() == [2.0] * 3

@@ -27,7 +27,7 @@ from detector.tasks.classification_model import (
 )
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_model
-from detector.tasks.task import load_experiment
+from detector.tasks.task import load_experiment, load_experiment_of
 from detector.training.events import Evaluated, Event, Noted
 from detector.workflows.dry_run import plan_schedule
 from detector.workflows.train import open_run, train
@@ -208,7 +208,8 @@ def test_loader_makes_a_batch_within_20_ms() -> None:
     """This is a tenth of a training step on one core, for a batch of 128."""
     import time
 
-    split = read_images(load_experiment("classify", ["data.num_train=256", "data.num_val=10"]), "train")  # type: ignore[arg-type]
+    config = load_experiment_of(ClassificationConfig, "classify", ["data.num_train=256", "data.num_val=10"])
+    split = read_images(config, "train")
     batches = training_batches(split, BatchConfig(128), ImageAugmentConfig(cutout=8, mixup=0.2), 0, start=0, stop=20)
     taken = []
     for _ in range(20):

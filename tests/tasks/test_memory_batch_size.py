@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_training_state
 from detector.tasks.detection_config import DetectionConfig
+from detector.tasks.detection_model import load_detection
 from detector.tasks.task import load_experiment
 from detector.training import memory_probe
 
@@ -22,7 +24,7 @@ def experiment(data: Path, folder: Path, *overrides: str) -> DetectionConfig:
         f"train.project={folder}/runs",
         *("model.width=0.125", "input.size=64", "loader.workers=0", "train.iterations=2", "device=cpu"),
     ]
-    return load_experiment("mish-n", [*own, *overrides])
+    return load_detection("mish-n", [*own, *overrides])
 
 
 def write(config: DetectionConfig, folder: Path) -> str:
@@ -44,7 +46,8 @@ def test_measured_batch_size_is_reported_saved_and_kept_on_resume(
     assert (written.loader.batch_size, written.loader.memory_share) == (12, 0.0)
     monkeypatch.setattr(memory_probe, "free_bytes", lambda device: 0)  # resuming measures nothing
     assert run(["train", path, "--continue", "--quiet"]) == 0
-    assert load_training_state(tmp_path / "runs/train/weights/last.pt")["config"]["loader"]["batch_size"] == 12
+    loader: Any = load_training_state(tmp_path / "runs/train/weights/last.pt")["config"]["loader"]  # plain data
+    assert loader["batch_size"] == 12
 
 
 def test_batch_size_and_dry_run_use_the_largest_canvas(

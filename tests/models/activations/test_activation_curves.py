@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.config.registry import find, name_of, names, register
+from detector.config.registry import find, find_config_class, name_of, names, register
 from detector.models.activations import (
     ELU,
     Activation,
@@ -52,7 +52,7 @@ TRAITS = {
 @pytest.mark.parametrize("name", TRAITS)
 def test_bounds_minimum_and_smoothness_are_measured(name: str) -> None:
     lower, upper, lowest_at, smoothness = TRAITS[name]
-    found = measure(find(ActivationConfig, name).Config())
+    found = measure(find_config_class(ActivationConfig, name)())
     assert found.smoothness == smoothness
     assert found.lower == pytest.approx(lower, abs=5e-6)
     assert found.upper == pytest.approx(upper, abs=5e-6)
@@ -64,7 +64,7 @@ def test_bounds_minimum_and_smoothness_are_measured(name: str) -> None:
 def test_the_documentation_states_an_existing_minimum(name: str) -> None:
     part = find(ActivationConfig, name)
     stated = re.search(r"minimum is (-\d+\.\d{5})(?: / beta)? at x = (-\d+\.\d{5})", inspect.getdoc(part) or "")
-    found = measure(part.Config())
+    found = measure(find_config_class(ActivationConfig, name)())
     assert (stated is None) == (found.lowest_at is None)
     if stated is not None:
         assert [f"{found.lower:.5f}", f"{found.lowest_at:.5f}"] == [stated[1], stated[2]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import build, find, name_of, names
+from detector.config.registry import build, find, find_config_class, name_of, names
 from detector.errors import ConfigError
 from detector.models.activations import ELU, GELU, ActivationConfig, LeakyReLU, Maxout, PReLU, Swish
 from detector.models.blocks import ConvNormAct
@@ -76,8 +76,7 @@ KINKS = torch.tensor([-3, -2, -1, -0.0, 0.0, 3, 6], dtype=torch.float64)
 
 
 def default(name: str) -> ActivationConfig:
-    config: ActivationConfig = find(ActivationConfig, name).Config()
-    return config
+    return find_config_class(ActivationConfig, name)()
 
 
 def make(name: str) -> nn.Module:
@@ -235,18 +234,23 @@ def test_swish_approaches_half_the_identity_and_relu_at_extreme_beta() -> None:
 def test_a_fixed_swish_has_no_parameter_and_a_learned_one_has_a_gradient() -> None:
     assert list(build(Swish.Config(beta=2.0)).parameters()) == []
     learned = build(Swish.Config(beta=2.0, learned=True)).double()
+    assert isinstance(learned, Swish)
+    assert isinstance(learned.beta, nn.Parameter)
     x = torch.randn(50, dtype=torch.float64, generator=torch.manual_seed(0), requires_grad=True)
     assert torch.equal(learned(x), build(Swish.Config(beta=2.0))(x))
     assert torch.autograd.gradcheck(lambda x, beta: x * torch.sigmoid(beta * x), (x, learned.beta))
     learned(x).sum().backward()
     gates = [sigmoid(2 * v) for v in x.tolist()]
     wanted = sum(v * v * gate * (1 - gate) for v, gate in zip(x.tolist(), gates, strict=True))
+    assert learned.beta.grad is not None
     assert learned.beta.grad.item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_gradient_of_the_prelu_slope_is_the_sum_of_negative_inputs() -> None:
     prelu = build(PReLU.Config())
+    assert isinstance(prelu, PReLU)
     prelu(torch.tensor([[-3.0, 5.0], [-0.5, 0.0]])).sum().backward()
+    assert prelu.slope.grad is not None
     assert prelu.slope.grad.item() == -3.5
 
 
@@ -282,6 +286,7 @@ def test_maxout_is_the_largest_of_its_pieces_at_each_place(pieces: int) -> None:
     y = build(Maxout.Config(pieces=pieces))(x)
     assert y.shape == (2, 4, 3, 5)
     y.sum().backward()
+    assert x.grad is not None
     for image, channel, row, column in torch.cartesian_prod(*(torch.arange(n) for n in y.shape)).tolist():
         choices = [x[image, piece * 4 + channel, row, column].item() for piece in range(pieces)]
         assert y[image, channel, row, column].item() == max(choices)
@@ -292,6 +297,7 @@ def test_maxout_is_the_largest_of_its_pieces_at_each_place(pieces: int) -> None:
 def test_equal_pieces_of_maxout_share_the_gradient_and_nan_passes() -> None:
     x = torch.ones(1, 2, requires_grad=True)
     build(Maxout.Config())(x).sum().backward()
+    assert x.grad is not None
     assert x.grad.tolist() == [[0.5, 0.5]]
     assert build(Maxout.Config())(torch.tensor([[math.nan, 1.0]])).isnan().all()
 
@@ -299,6 +305,7 @@ def test_equal_pieces_of_maxout_share_the_gradient_and_nan_passes() -> None:
 @pytest.mark.parametrize("groups", [1, 8])
 def test_the_convolution_before_maxout_has_channels_for_all_pieces(groups: int) -> None:
     block = ConvNormAct(8, 16, 3, Maxout.Config(pieces=3), groups=groups)
+    assert isinstance(block.norm, nn.BatchNorm2d)
     assert block.conv.out_channels == block.norm.num_features == 48
     assert block(torch.randn(2, 8, 6, 6)).shape == (2, 16, 6, 6)
 
@@ -327,7 +334,7 @@ def test_a_network_runs_forward_and_backward(config: ActivationConfig, precision
     sum(m.float().square().mean() for m in raw_maps).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
-    learned = [g for name, g in gradients.items() if ".activation." in name]
+    learned = [g for name, g in gradients.items() if ".activation." in name and g is not None]
     assert bool(learned) == (name_of(config) == "prelu" or getattr(config, "learned", False))
     assert all(g.abs().sum() > 0 for g in learned)
 
@@ -337,8 +344,11 @@ def test_a_network_runs_forward_and_backward(config: ActivationConfig, precision
 def test_folding_the_norm_keeps_the_outputs(config: ActivationConfig, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     block = ConvNormAct(8, 16, 3, config).to(dtype)
+    norm = block.norm
+    assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
-        for tensor in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert tensor is not None
             tensor.uniform_(0.2, 0.9)
         x, residual = torch.randn(2, 8, 6, 5, dtype=dtype), torch.randn(2, 16, 6, 5, dtype=dtype)
         wanted = block.eval()(x, residual)
