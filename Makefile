@@ -28,8 +28,9 @@ lint: $(READY)  ## check rules and format with ruff
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m ruff format --check .
 
-types: $(READY)  ## check types with mypy
+types: $(READY)  ## check types with mypy, strictly apart from the tests
 	$(PYTHON_BIN) -m mypy
+	$(PYTHON_BIN) -m mypy --implicit-reexport tests
 
 format: $(READY)  ## rewrite the source in the project's format
 	$(PYTHON_BIN) -m ruff check --fix .
