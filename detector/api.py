@@ -362,7 +362,7 @@ class Classifier:
         return self._loaded
 
     def predict(self, source: object) -> ClassPrediction | list[ClassPrediction]:
-        """Says of which class images are.
+        """Classify images.
 
         Args:
             source: an image path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL image; a
@@ -383,7 +383,7 @@ class Classifier:
         return found[0] if is_single else found
 
     def evaluate(self, data: DataGiven = None, split: str = "val", **settings: object) -> ClassificationMetrics:
-        """Measures the model on a split.
+        """Evaluate the model on a split.
 
         Args:
             data: a description of the images (a mapping, or a registered name), or None for the one it learned from.
@@ -400,7 +400,7 @@ class Classifier:
     def train(
         self, data: DataGiven = None, *, report: Report = lambda event: None, **settings: object
     ) -> TrainingResult:
-        """Trains, from the weights it has or from scratch, and takes on the best weights of the run.
+        """Train, from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
             data: a description of the images, or None for the configured one.
