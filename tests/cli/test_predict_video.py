@@ -60,7 +60,7 @@ def test_video_options_are_refused_for_images_only(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = sorted(trained.images.iterdir())[0]
-    assert predict(trained, image, "--stride", "2", "--codec", "nonsense", "--show", to=tmp_path / "out") == 2
+    assert predict(trained, image, "--stride", "2", "--codec", "MJPG", "--show", to=tmp_path / "out") == 2
     assert "--stride, --codec, --show: for videos and streams, got images only; leave it out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
