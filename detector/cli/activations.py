@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
 
 import torch
 
@@ -14,13 +13,6 @@ from detector.config.registry import find_config_class, names
 from detector.media.activation_charts import draw_curves
 from detector.models.activations import ActivationConfig
 from detector.models.activations.activation_curves import measure, sample
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("words", nargs="*", metavar="NAME", help="activations, the highlighted one first (default all)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them with their first two derivatives")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

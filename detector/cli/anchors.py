@@ -6,27 +6,9 @@ import argparse
 import json
 
 from detector.cli.progress import TrainingProgress, say
-from detector.data.anchor_kmeans import METRICS, RECALL_IOU, canvas_sizes, find_anchors
+from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
 from detector.errors import ConfigError
 from detector.tasks.detection_model import load_detection, read_split
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="DATA key=value",
-        help="a data set (COCO description, data.yaml or .data file), then overrides such as input.fit=stretch",
-    )
-    parser.add_argument("--num", type=int, default=9, help="number of anchors (default 9)")
-    parser.add_argument(
-        "--size", type=int, nargs="+", default=[416], help="the canvas: its side, or height and width (default 416)"
-    )
-    parser.add_argument("--metric", choices=METRICS, default="iou", help="distance of the clusters (default iou)")
-    parser.add_argument("--split", default="train", help="train, val or test (default train)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random starts (default 0)")
-    parser.add_argument("--json", action="store_true", help="print the anchors and figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,32 +13,6 @@ from detector.io.machine import machine
 from detector.workflows.benchmark import BenchmarkConfig, Timing, benchmark, default_backends
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="MODEL key=value",
-        help="model files, exports, or presets with random weights; then overrides such as device=cpu",
-    )
-    parser.add_argument("--sizes", metavar="N,N", help="sides of the canvas in pixels (default: the model's own)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in a call (default 1)")
-    parser.add_argument(
-        "--backends",
-        metavar="A,B",
-        help="reference, torch-fp32, torch-bf16, torch-fp16, torch-compile, torch-bf16-compile, torch-bf16-graph, "
-        "torch-fp16-graph, or a target of detector export such as onnx (default: the first two, and torch-bf16 where "
-        "it is native)",
-    )
-    parser.add_argument(
-        "--turns", type=int, default=20, metavar="N", help="turns of each back end, with 3 calls each (default 20)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    form.add_argument("--json", action="store_true", help="print every call as JSON")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Time back ends side by side; return the exit code."""
     overrides = [word for word in arguments.words if "=" in word]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from detector.cli.data_words import DATA_HELP, configured
+from detector.cli.data_words import configured
 from detector.cli.progress import say
 from detector.data.doctor.doctor_page import draw_offender, page
 from detector.data.doctor.doctor_text import report_text
@@ -20,29 +20,6 @@ from detector.media.images import write_image
 from detector.structures.canvas import Canvas
 
 _EXIT_CODE = 3  # the exit code of data errors
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("words", nargs="*", metavar="DATA key=value", help=f"{DATA_HELP}; then overrides")
-    parser.add_argument(
-        "--split", action="append", default=[], metavar="NAME", help="a split to check (default all; may be repeated)"
-    )
-    parser.add_argument(
-        "--config",
-        default="base",
-        metavar="CONFIG",
-        help="training configuration whose settings are checked (default base)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="do not decode images; read headers and compare files only"
-    )
-    parser.add_argument("--strict", action="store_true", help="exit with 3 on warnings as well as errors")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page with pictures")
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write the page, JSON, text and pictures to a folder"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,31 +6,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from detector.cli.model_file import add_darknet_options, load
+from detector.cli.model_file import load
 from detector.config.schema import config_to_plain
 from detector.darknet.darknet_model_file import save_darknet_files
 from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
 from detector.export.export_runtime import ExportRuntime
 from detector.models.checkpoint import save_model
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="SOURCE TARGET key=value",
-        help="NAME.weights (with its .cfg) to NAME.safetensors, or a Darknet model to NAME.weights, NAME.cfg and "
-        "NAME.names; then overrides such as input.size=608",
-    )
-    add_darknet_options(parser)
-    parser.add_argument(
-        "--fold",
-        action="store_true",
-        help="fold batch norm into the .weights, for programs with another epsilon such as OpenCV",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(arguments: argparse.Namespace) -> int:

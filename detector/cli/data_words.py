@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from detector.cli.dataset_options import DATA_HELP
 from detector.data.coco import read_coco
 from detector.errors import ConfigError
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
 
-DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
 # Usual folders of the images of a COCO file, relative to the folder of the file.
 _USUAL_FOLDERS = ("images", "../images", ".", "..")
 

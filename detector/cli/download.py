@@ -14,16 +14,6 @@ from detector.workflows import catalog
 from detector.workflows.catalog import Published, PublishedWeights
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words", nargs="*", metavar="NAME", help="name of the weights or data set (default: list all names)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="where to put it (default weights/FILE or data/NAME)"
-    )
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Download an entry of the catalogue, or list all entries; return the exit code."""
     if not arguments.words:

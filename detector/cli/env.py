@@ -26,11 +26,6 @@ PACKAGES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("--json", action="store_true", help="print the versions and devices as JSON")
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from detector.cli.model_file import add_darknet_options, add_runtime_options, runtime_overrides
+from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_unsupported
 from detector.cli.progress import TrainingProgress, say
-from detector.cli.report import add_report_options, check_report_options
-from detector.cli.views import add_view_options, require_effect, view_overrides
+from detector.cli.report import check_report_options
+from detector.cli.views import require_effect, view_overrides
 from detector.config import registry
 from detector.config.registry import PartConfig
 from detector.config.schema import config_from_plain
@@ -35,56 +35,6 @@ from detector.workflows.evaluate import (
 )
 
 _METRIC_OPTIONS = ("backend", "limits", "points", "match_iou")  # fields of the config of a metric that has them
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WEIGHTS key=value",
-        help="a model file, then overrides such as data=my.yaml evaluate.iou=0.6",
-    )
-    add_darknet_options(parser)
-    add_runtime_options(parser)
-    parser.add_argument("--split", default="val", help="train, val or test (default val)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file instead of a model")
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="with --results: the COCO ground truth")
-    parser.add_argument(
-        "--ignore-unknown",
-        action="store_true",
-        help="with --results: skip and count results of images or categories that the ground truth does not list",
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        default="coco",
-        help="coco (default), voc, darknet, or a metric registered by a file given with --import",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "pycocotools", "fast"),
-        help="coco: pycocotools, or fast for a faster scorer with the same results",
-    )
-    parser.add_argument(
-        "--limits", metavar="N,N", help="coco: AP for other numbers of detections per class and image, besides 100"
-    )
-    parser.add_argument(
-        "--points",
-        type=int,
-        metavar="N",
-        help="recall levels of the AP, 0 for the area under the curve; voc: 11 or 0; darknet: 0, 11, 101",
-    )
-    parser.add_argument(
-        "--match-iou", type=float, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
-    )
-    add_view_options(parser)
-    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for results (default runs/detect/val)")
-    add_report_options(parser)
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 if images or boxes were skipped or used with a warning"
-    )
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,57 +7,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from detector.cli.model_file import add_darknet_options, load
+from detector.cli.model_file import load
 from detector.cli.progress import say
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
 from detector.workflows.export import ExportReport, export_model
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WEIGHTS key=value",
-        help="a model file, then overrides such as input.size=320 predict.confidence=0.4",
-    )
-    add_darknet_options(parser)
-    # No choices: a target may come from a file of --import, which runs after the options are parsed.
-    parser.add_argument(
-        "--to",
-        metavar="TARGET",
-        required=True,
-        help="the runtime to write for: onnx, openvino, torchscript, pt2, or one of --import",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: beside WEIGHTS, under its name)")
-    parser.add_argument(
-        "--nms", action="store_true", help="put score filter and suppression, as predict has them, into the file"
-    )
-    parser.add_argument("--dynamic", action="store_true", help="accept canvases of any size (the batch is always free)")
-    parser.add_argument("--raw-maps", action="store_true", help="output the raw maps too")
-    parser.add_argument(
-        "--opset", type=int, default=18, metavar="N", help="onnx, openvino: version of the operators (default 18)"
-    )
-    parser.add_argument(
-        "--mish-form", choices=("mish", "softplus", "sigmoid"), help="how Mish is written (default: the fastest)"
-    )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default fp32")
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FOLDER",
-        help="int8: images to take the ranges of activations from (default: the train split)",
-    )
-    parser.add_argument(
-        "--check-images",
-        type=Path,
-        metavar="FOLDER",
-        help="images to compare the export with its model on (default: the val split, else drawn ones)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument("--json", action="store_true", help="print the differences from the model as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

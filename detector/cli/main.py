@@ -81,7 +81,7 @@ def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, parents=[common], epilog=EXIT_CODES)
         if name in chosen:
-            importlib.import_module(f"detector.cli.{module}").configure(command)
+            importlib.import_module(f"detector.cli.{module}_options").configure(command)
     return parser
 
 

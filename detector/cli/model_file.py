@@ -11,29 +11,6 @@ from detector.cli.views import require_effect
 from detector.tasks.detection_model import LoadedModel, load_model
 
 
-def add_darknet_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for data that a Darknet .weights file does not contain."""
-    parser.add_argument(
-        "--cfg", metavar="FILE", help="network of a .weights file (default: NAME.cfg beside it, or the shipped one)"
-    )
-    parser.add_argument(
-        "--names",
-        type=Path,
-        metavar="FILE",
-        help="class names of a .weights file, one per line (default: NAME.names beside it)",
-    )
-
-
-def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options on how the network runs."""
-    parser.add_argument(
-        "--precision",
-        dest="runtime_precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="number format of the network (default fp32); auto: the fastest that the device supports natively",
-    )
-
-
 def runtime_overrides(arguments: argparse.Namespace) -> list[str]:
     """Return the options on how the network runs, as overrides of the experiment."""
     precision = getattr(arguments, "runtime_precision", None)

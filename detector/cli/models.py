@@ -9,13 +9,6 @@ from detector.errors import ConfigError
 from detector.tasks.detection_model import measure_presets
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("--size", type=int, default=640, help="side of the input in pixels (default 640)")
-    parser.add_argument("--num-classes", type=int, default=80, help="classes of the head (default 80)")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """List the model presets and return the exit code."""
     if arguments.num_classes < 1:

@@ -9,12 +9,6 @@ from detector.config import registry
 from detector.errors import ConfigError
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("words", nargs="*", metavar="KIND", help="kinds to list, such as backbone (default all)")
-    parser.add_argument("--json", action="store_true", help="print the names as JSON")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """List the registered parts of each kind and return the exit code."""
     kinds = {registry.label_of(kind): kind for kind in registry.every_kind()}

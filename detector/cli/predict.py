@@ -9,68 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.cli.model_file import add_darknet_options, add_runtime_options, runtime_overrides
+from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_unsupported
-from detector.cli.predict_tracks import add_track_options
-from detector.cli.predict_video import VideoProgress, add_video_options, refuse_video_options, run_video
+from detector.cli.predict_video import VideoProgress, refuse_video_options, run_video
 from detector.cli.progress import say
 from detector.cli.show import Window
-from detector.cli.views import add_view_options, require_effect, view_overrides
+from detector.cli.views import require_effect, view_overrides
 from detector.errors import ConfigError, MediaError
-from detector.evaluation.operating_point import BEST, BEST_OVERALL
 from detector.inference.prediction_run import PredictionOptions
 from detector.media.writers import require_format
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
 from detector.workflows.predict import predict_file
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WEIGHTS SOURCE key=value",
-        help="a model file; images, videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
-    )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
-    add_darknet_options(parser)
-    add_runtime_options(parser)
-    parser.add_argument(
-        "--confidence",
-        type=_confidence,
-        metavar="0..1|best",
-        help="lowest score kept; best: the model's own thresholds, one for each class; best-overall: its one for all",
-    )
-    parser.add_argument(
-        "--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box is dropped"
-    )
-    parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
-    parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
-    parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
-    add_view_options(parser)
-    parser.add_argument(
-        "--format",
-        action="append",
-        metavar="A,B",
-        help="json (default), jsonl (videos), csv, txt (the YOLO family's labels); coco: a results file, with the "
-        "thresholds of evaluate and nothing rounded, without pictures",
-    )
-    parser.add_argument("--crops", action="store_true", help="write each detection as a picture of its own")
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="COCO file with the images and their ids; SOURCE is its folder",
-    )
-    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder of results (default runs/detect/predict)")
-    parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 when there were skipped images or boxes, or warnings"
-    )
-    parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
-    add_video_options(parser)
-    add_track_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -146,16 +96,6 @@ def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> Predictio
         lines=tuple(arguments.line),
         zones=tuple(arguments.zone),
     )
-
-
-def _confidence(text: str) -> float | str:
-    """Return a number or one of two words; argparse refuses anything else."""
-    if text in (BEST, BEST_OVERALL):
-        return text
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a number of 0..1, best or best-overall, got {text!r}") from error
 
 
 def _selection(arguments: argparse.Namespace) -> dict[str, Any]:

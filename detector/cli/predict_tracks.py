@@ -2,55 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
 
-from detector.inference.counting import Counts, line_of, zone_of
-
-
-def add_track_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for objects that are tracked."""
-    group = parser.add_argument_group("objects followed through videos (ByteTrack)")
-    group.add_argument(
-        "--track", action="store_true", help='number objects ("car 7") in pictures and records, write STEM.mot.csv'
-    )
-    group.add_argument(
-        "--line",
-        type=_line,
-        action="append",
-        default=[],
-        metavar="X1,Y1,X2,Y2",
-        help="count objects over a line, in pixels, each way; means --track; may be repeated",
-    )
-    group.add_argument(
-        "--zone",
-        type=_zone,
-        action="append",
-        default=[],
-        metavar="X1,Y1,X2,Y2,X3,Y3,...",
-        help="count objects in a polygon, in pixels; means --track; may be repeated",
-    )
-
-
-def _numbers(text: str, check: Callable[[Sequence[float]], object]) -> tuple[float, ...]:
-    try:
-        values = tuple(float(word) for word in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from error
-    try:
-        check(values)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return values
-
-
-def _line(text: str) -> tuple[float, ...]:
-    return _numbers(text, line_of)
-
-
-def _zone(text: str) -> tuple[float, ...]:
-    return _numbers(text, zone_of)
+from detector.inference.counting import Counts
 
 
 def counts_text(name: str, counts: Counts) -> list[str]:

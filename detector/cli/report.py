@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from detector.errors import ConfigError
 from detector.evaluation.confidence import Target
-
-
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write a page on the errors and the uncertainty of the numbers"
-    )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="with --results and --report: images to draw")
-    parser.add_argument(
-        "--store-thresholds",
-        type=Path,
-        metavar="FILE.safetensors",
-        help="write the model to this file with its best thresholds, for predict --confidence best",
-    )
-    parser.add_argument(
-        "--threshold-for", metavar="TARGET", help="target of the thresholds: f1 (default), precision=P, recall=R"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="with --store-thresholds: replace an existing file")
 
 
 def check_report_options(arguments: argparse.Namespace, has_report: bool) -> None:

@@ -1,0 +1,71 @@
+"""Options of `detector predict`; importing them loads no library."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detector.cli.model_file_options import add_darknet_options, add_runtime_options
+from detector.cli.predict_tracks_options import add_track_options
+from detector.cli.predict_video_options import add_video_options
+from detector.cli.views_options import add_view_options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WEIGHTS SOURCE key=value",
+        help="a model file; images, videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
+    add_darknet_options(parser)
+    add_runtime_options(parser)
+    parser.add_argument(
+        "--confidence",
+        type=_confidence,
+        metavar="0..1|best",
+        help="lowest score kept; best: the model's own thresholds, one for each class; best-overall: its one for all",
+    )
+    parser.add_argument(
+        "--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box is dropped"
+    )
+    parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
+    parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
+    parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
+    add_view_options(parser)
+    parser.add_argument(
+        "--format",
+        action="append",
+        metavar="A,B",
+        help="json (default), jsonl (videos), csv, txt (the YOLO family's labels); coco: a results file, with the "
+        "thresholds of evaluate and nothing rounded, without pictures",
+    )
+    parser.add_argument("--crops", action="store_true", help="write each detection as a picture of its own")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="COCO file with the images and their ids; SOURCE is its folder",
+    )
+    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder of results (default runs/detect/predict)")
+    parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 5 when there were skipped images or boxes, or warnings"
+    )
+    parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
+    add_video_options(parser)
+    add_track_options(parser)
+
+
+def _confidence(text: str) -> float | str:
+    """Return a number or one of two words; argparse refuses anything else."""
+    from detector.evaluation.operating_point import BEST, BEST_OVERALL  # loads torch, which the help does not need
+
+    if text in (BEST, BEST_OVERALL):
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number of 0..1, best or best-overall, got {text!r}") from error
