@@ -63,8 +63,8 @@ def _print_images(
     with records:
         for prediction in records:
             if formats != ["coco"]:
-                line = records.to_line(prediction)
-                print(json.dumps(records.to_record(prediction)) if arguments.json else line)
+                as_json = arguments.json
+                print(json.dumps(records.to_record(prediction)) if as_json else records.to_line(prediction))
     summary = records.summary
     if arguments.json and formats == ["coco"]:
         print(summary.paths[0].read_text("utf-8"))

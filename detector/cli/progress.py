@@ -9,15 +9,11 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from detector.evaluation.number_text import number_text
 from detector.training.events import Evaluated, Event, Noted, Started, StepDone
 
 _SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # metrics shown during training
 _LINE_EVERY_S = 15.0  # a pipe gets a line at this interval instead of a bar
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Format a metric, or n/a if it is undefined."""
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def say(text: str, quiet: bool = False) -> None:
@@ -92,6 +88,6 @@ class TrainingProgress:
 
 
 def _evaluated_line(event: Evaluated) -> str:
-    shown = [f"{name} {number(value)}" for name, value in event.metrics.stats.items() if name in _SHOWN_STATS]
+    shown = [f"{name} {number_text(value)}" for name, value in event.metrics.stats.items() if name in _SHOWN_STATS]
     best = " (best so far)" if event.is_best else ""
     return f"step {event.step}: {' '.join(shown)}{best} after {event.elapsed_s:.0f} s"

@@ -7,10 +7,11 @@ import json
 import math
 import signal
 
-from detector.cli.progress import TrainingProgress, number, say
+from detector.cli.progress import TrainingProgress, say
 from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
 from detector.errors import ConfigError
+from detector.evaluation.number_text import number_text
 from detector.models.checkpoint import TrainingState
 from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
 from detector.training.run_folder import RunFolder
@@ -100,5 +101,5 @@ def _report(result: TrainingResult, headline: Headline, arguments: argparse.Name
                 f"ended early at step {result.ended_at}: {headline.label} had stopped rising (train.patience)",
                 arguments.quiet,
             )
-        best = number(result.best if result.best >= 0 else math.nan)
+        best = number_text(result.best if result.best >= 0 else math.nan)
         print(f"best weights ({headline.label} {best}): {result.folder.best}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -89,12 +88,7 @@ class ClassificationRun:
         self._is_stopped = True
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The file of results."""
-        return (self._path,)
-
-    @property
     def summary(self) -> PredictionSummary:
         """Result of the run so far."""
         num_read = len(self._records) - len(self._errors)
-        return PredictionSummary(num_read, self._num_warnings, tuple(self._errors), self.paths)
+        return PredictionSummary(num_read, self._num_warnings, tuple(self._errors), (self._path,))
