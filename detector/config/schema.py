@@ -103,7 +103,8 @@ class _Builder:
                 name = Node(schema.default_name, node.where)
             if name is None or not isinstance(name.value, str):
                 known = ", ".join(registry.names(schema))
-                self.mistakes.add(node.where, f"{key}: expected a {schema.name_key}, one of {known}")
+                where = node.where if name is None else name.where
+                self.mistakes.add(where, f"{key or schema.name_key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
             try:
                 schema = registry.find_config_class(schema, name.value)

@@ -59,6 +59,9 @@ def test_key_task_selects_the_task(tmp_path: Path) -> None:
     path.write_text("task: classfy\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"mine\.yaml:1: task: no task is named .*did you mean 'classify'"):
         load_experiment(str(path))
+    path.write_text("data: drawn\ntask: [classify]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:2: task: expected a task, one of classify, detect"):
+        load_experiment(str(path))
     path.write_text("task: classify\nloss: {name: task_aligned}\naugment: {mosaic: 1.0}\n", encoding="utf-8")
     with pytest.raises(
         ConfigError, match=r"mine\.yaml:2: .*cross_entropy[^\n]*\n[^\n]*mine\.yaml:3: .*augment\.mosaic"
