@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, equal
 
+from detector.config import registry
 from detector.data.synthetic_detection import draw_shapes
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
@@ -41,6 +42,17 @@ def data_folder() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("DETECTOR_TEST_DATA names no folder")
     return Path(named)
+
+
+@pytest.fixture(autouse=True)
+def _imported_parts_are_forgotten() -> Iterator[None]:
+    """Forget, after a test, the files that it imported and their parts, which another test or its workers would see."""
+    yield
+    registry._imported_files.clear()
+    for kind in list(registry._PARTS):
+        for name, part in list(registry._PARTS[kind].items()):
+            if part.__module__.startswith("detector_parts_"):
+                del registry._PARTS[kind][name]
 
 
 @pytest.fixture

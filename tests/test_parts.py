@@ -255,7 +255,6 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     registry.every_kind()  # imports the shipped parts, so that they stay registered
     monkeypatch.setattr(registry, "_PARTS", {kind: dict(parts) for kind, parts in registry._PARTS.items()})
     monkeypatch.setattr(registry, "_PART_OF_CONFIG", dict(registry._PART_OF_CONFIG))
-    monkeypatch.setattr(registry, "_imported_files", dict(registry._imported_files))
     return lambda kind: registry.import_parts(example(kind))
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detector.config import registry
 from detector.data.coco import CocoAnnotations, read_coco
 
 NUM_IMAGES = 40  # enough for one fault to stay below the share that may be skipped
@@ -43,15 +42,6 @@ def png(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(bytes((width + 1) * height)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-@pytest.fixture
-def imported_parts_are_forgotten() -> Iterator[None]:
-    """Removes from the registry, after a test, the parts of files that it imported."""
-    yield
-    for parts in registry._PARTS.values():
-        for name in [name for name, part in parts.items() if part.__module__.startswith("detector_parts_")]:
-            del parts[name]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_dataset_without_splits_cannot_be_constructed() -> None:
         Incomplete()  # type: ignore[abstract]  # that is what is tested
 
 
-def test_a_reader_is_one_file(imported_parts_are_forgotten: None, tiny_shapes: Path, tmp_path: Path) -> None:
+def test_a_reader_is_one_file(tiny_shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "toy_reader.py").write_text(TOY_READER, encoding="utf-8")
     import_parts(tmp_path / "toy_reader.py")
     description = tmp_path / "pets.toy"

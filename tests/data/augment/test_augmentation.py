@@ -57,7 +57,7 @@ class Stripe(Augmentation):
 
 
 @pytest.fixture
-def stripe(imported_parts_are_forgotten: None, tmp_path: Path) -> None:
+def stripe(tmp_path: Path) -> None:
     """Registers a toy augmentation of one file for the time of a test."""
     (tmp_path / "stripe.py").write_text(TOY_AUGMENTATION, encoding="utf-8")
     import_parts(tmp_path / "stripe.py")
