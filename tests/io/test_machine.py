@@ -25,7 +25,7 @@ def test_peak_memory_includes_freed_memory() -> None:
     peak, before_bytes = peak_bytes(), resident_bytes()
     assert peak is not None
     assert before_bytes is not None
-    # Memory that the process returns meanwhile lowers the new peak, so 256 MiB are added to what would reach the old one.
+    # Memory that the process returns meanwhile lowers the new peak, so 256 MiB are added to reach the old one.
     held = np.ones(max(0, peak - before_bytes) + 2**28, np.uint8)
     held_bytes = resident_bytes()
     del held
