@@ -18,7 +18,8 @@ from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import Contents, Encode, ExportJob, ExportTarget, ExportTargetConfig, FileVariant
 from detector.export.graph import INPUT, DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
-from detector.export.torch_archive import check_pt2
+from detector.export.torch_archive import read_pt2
+from detector.io.zip_entries import pack
 
 _ENTRY = f"{DOCUMENT_KEY}.json"
 _MAX_SIDE = 16_384  # pixels; torch.export needs a bound
@@ -52,11 +53,11 @@ class Pt2Target(ExportTarget):
             CheckpointError: the file is missing, damaged, from another program, or contains more than tensors and
                 operators on tensors.
         """
-        check_pt2(path)
+        archive = pack(read_pt2(path))
         entries = {_ENTRY: ""}
         try:
             with quietly():
-                program = torch.export.load(path, extra_files=entries)
+                program = torch.export.load(archive, extra_files=entries)
                 # Python expressions for a check that `Description.check_image_hw` makes too.
                 program._guards_code = []
                 module = program.module(check_guards=False)

@@ -1,8 +1,7 @@
-"""Checks of torch archives before torch opens them."""
+"""Checks of torch archives, which torch then opens in a copy made of the checked entries."""
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import pickletools
@@ -10,10 +9,11 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from detector.errors import CheckpointError
+from detector.io.zip_entries import pack, read_entries
 
 _NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ValueError,
@@ -39,83 +39,76 @@ _ENTRIES = re.compile(
 _LARGEST_PROGRAM = 64 << 20  # bytes of the unpacked text of a program, which TorchScript compresses
 
 
-def check_archive(path: Path, *, may_compress: bool = False) -> list[str]:
-    """Return the names of the entries of an archive as torch writes it.
+def read_archive(path: Path, *, may_compress: bool = False) -> dict[str, bytes]:
+    """Return the entries of an archive as torch writes it, each checked against its CRC-32.
 
     Args:
         path: the archive.
         may_compress: whether entries may be compressed, as TorchScript does with the text of a program.
 
     Raises:
-        CheckpointError: it is no archive, is damaged, or unpacks to more bytes than such an archive holds.
+        CheckpointError: it is no archive, is damaged, has data outside its entries, or unpacks to more bytes than such
+            an archive holds.
     """
     try:
         if not path.is_file():
             what = "is not a regular file" if path.exists() else "does not exist"
             raise CheckpointError(f"{path} {what}; give a file that `detector export` wrote")
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            unpacked = sum(entry.file_size for entry in entries)
-            methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if may_compress else (zipfile.ZIP_STORED,)
-            is_plain = all(entry.compress_type in methods for entry in entries)
-            if not is_plain or unpacked > path.stat().st_size + (_LARGEST_PROGRAM if may_compress else 0):
-                raise CheckpointError(
-                    f"{path} unpacks to {unpacked} bytes, which no export does; export the model again"
-                )
-            if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
-                raise CheckpointError(f"{path} is damaged; export the model again")
-            return [entry.filename for entry in entries]
+        return read_entries(
+            path.read_bytes(), may_compress=may_compress, max_extra_bytes=_LARGEST_PROGRAM if may_compress else 0
+        )
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is damaged or no export ({error}); export the model again") from error
     except _ERRORS as error:
         raise CheckpointError(f"{path} is damaged or no export; export the model again") from error
 
 
-def check_pt2(path: Path) -> None:
-    """Reject a file of `torch.export` that contains more than tensors and operators on tensors.
+def read_pt2(path: Path) -> dict[str, bytes]:
+    """Return the entries of a file of `torch.export` that contains only tensors and operators on tensors.
 
     Raises:
         CheckpointError: it contains more, or is damaged.
     """
-    for name in check_archive(path):
+    entries = read_archive(path)
+    for name in entries:
         if _ENTRIES.fullmatch(name) is None:
             raise CheckpointError(
                 f"{path} contains {name[:80]!r}, which no export does; give a file of `detector export`"
             )
     try:
-        with zipfile.ZipFile(path) as archive:
-            reasons = list(_reasons(archive))
+        inputs = {name: read_entries(entries[name]) for name in entries if name.endswith("sample_inputs/model.pt")}
+        reasons = [*_reasons(entries), *(reason for inner in inputs.values() for reason in _named_in(inner))]
     except _ERRORS as error:
         raise CheckpointError(f"{path} is damaged; export the model again") from error
     if reasons:
         raise CheckpointError(
             f"{path} asks for code ({reasons[0][:80]}) and was not loaded; give a file of `detector export`"
         )
+    return entries | {name: pack(inner).getvalue() for name, inner in inputs.items()}
 
 
-def _reasons(archive: zipfile.ZipFile) -> Iterator[str]:
-    """Yield the parts of a file that could run code."""
-    for name in archive.namelist():
+def _reasons(entries: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield the parts of a file that could run code, without its example input."""
+    for name, content in entries.items():
         if name.endswith("config.json"):
-            config = json.loads(archive.read(name))
+            config = json.loads(content)
             if any(entry["use_pickle"] is not False for entry in config["config"].values()):
                 yield f"{name} is pickled"
-        elif name.endswith("sample_inputs/model.pt"):
-            yield from _named_in(archive.read(name))
         elif name.endswith("models/model.json"):
-            program = json.loads(archive.read(name))
+            program = json.loads(content)
             for text in program["range_constraints"]:
                 if _EXPRESSION.fullmatch(text) is None:
                     yield text
             yield from _foreign(program["graph_module"])
 
 
-def _named_in(content: bytes) -> Iterator[str]:
+def _named_in(entries: Mapping[str, bytes]) -> Iterator[str]:
     """Yield the Python objects, other than a tensor's, that the pickle of the example input names."""
-    with zipfile.ZipFile(io.BytesIO(content)) as inner:
-        for entry in inner.infolist():
-            if entry.filename.endswith("data.pkl"):
-                opcodes = pickletools.genops(inner.read(entry))
-                named = {str(arg or code.name) for code, arg, _ in opcodes if code.name in _NAMING_OPCODES}
-                yield from sorted(named - _SAMPLE_GLOBALS)
+    for name, content in entries.items():
+        if name.endswith(".pkl"):
+            opcodes = pickletools.genops(content)
+            named = {str(arg or code.name) for code, arg, _ in opcodes if code.name in _NAMING_OPCODES}
+            yield from sorted(named - _SAMPLE_GLOBALS)
 
 
 def _foreign(value: object) -> Iterator[str]:

@@ -17,7 +17,8 @@ from detector.export.export_target import Contents, Encode, ExportJob, ExportTar
 from detector.export.graph import DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.pt2 import quietly
-from detector.export.torch_archive import check_archive
+from detector.export.torch_archive import read_archive
+from detector.io.zip_entries import pack
 
 _ENTRY = f"{DOCUMENT_KEY}.json"
 
@@ -48,12 +49,12 @@ class TorchScriptTarget(ExportTarget):
         Raises:
             CheckpointError: the file is missing, damaged or from another program.
         """
-        check_archive(path, may_compress=True)
+        archive = pack(read_archive(path, may_compress=True))
         entries: dict[str, str | bytes] = {_ENTRY: ""}  # torch fills in the bytes of the entry
         try:
             with quietly():
                 script: Callable[[Tensor], tuple[Tensor, ...]] = torch.jit.load(  # type: ignore[no-untyped-call]
-                    path, map_location="cpu", _extra_files=entries
+                    archive, map_location="cpu", _extra_files=entries
                 )
             content = entries[_ENTRY]
             text = content.decode() if isinstance(content, bytes) else content

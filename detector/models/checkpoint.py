@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from detector.errors import CheckpointError
 from detector.io.atomic import write_atomically
+from detector.io.zip_entries import pack, read_entries
 
 FORMAT_VERSION = 1
 
@@ -57,7 +58,7 @@ _NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
 # Errors that zipfile, pickletools and torch.load are known to raise on damaged or malicious files.
 _ARCHIVE_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError),
+    *(zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError),
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
 )
 
@@ -185,7 +186,7 @@ def save_training_state(path: Path, state: Mapping[str, object]) -> None:
     who = f"the training state for {path}"
     content = _plain({**state, "format_version": FORMAT_VERSION}, who)
     _check_training_state(content, who)
-    # Protocol 2 names every class in a GLOBAL opcode, which `_check_archive` searches for.
+    # Protocol 2 names every class in a GLOBAL opcode, which `_checked_archive` searches for.
     write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
 
 
@@ -198,10 +199,9 @@ def load_training_state(path: Path) -> TrainingState:
     if not _is_archive(path):
         raise CheckpointError(f"{path} is a model without its training state: to resume, give the run's last.pt")
     try:
-        with path.open("rb") as file:
-            _check_archive(path, file)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(_checked_archive(path), map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} {_DAMAGED} ({error})") from error
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     check_version(content, str(path))
@@ -274,24 +274,18 @@ def _what_it_is(head: bytes) -> str:
     return f"is {'text' if is_text else f'of an unknown kind (it starts with {head[:8]!r})'}: give {_EXPECTED}"
 
 
-def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Reject an archive that `torch.save` would not have written, before anything in it is unpickled."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        unpacked = sum(entry.file_size for entry in entries)
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or unpacked > path.stat().st_size:
-            raise CheckpointError(f"{path} unpacks to {unpacked} bytes, as no file of training does: give {_EXPECTED}")
-        # torch reads an entry marked as a folder (by one bit of its attributes) as weights, from uninitialised memory.
-        if archive.testzip() is not None or any(entry.external_attr & 0x10 for entry in entries):
-            raise CheckpointError(f"{path} {_DAMAGED}")
-        pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        if not pickles:
-            raise CheckpointError(f"{path} is a zip archive of something else: give {_EXPECTED}")
-        opcodes = (opcode for entry in pickles for opcode in pickletools.genops(archive.read(entry)))
-        named = {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
+def _checked_archive(path: Path) -> BinaryIO:
+    """Return the archive of a training state, made of its checked entries; reject what `torch.save` does not write."""
+    entries = read_entries(path.read_bytes())
+    pickles = [content for name, content in entries.items() if name.endswith(".pkl")]
+    if not pickles:
+        raise CheckpointError(f"{path} is a zip archive of something else: give {_EXPECTED}")
+    opcodes = (opcode for content in pickles for opcode in pickletools.genops(content))
+    named = {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
     foreign = named - _ALLOWED_GLOBALS
     if foreign:
         raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_EXPECTED}")
+    return pack(entries)
 
 
 def check_version(content: object, who: str) -> None:

@@ -18,7 +18,7 @@ from detector.errors import CheckpointError, ConfigError, DetectorError
 from detector.export.export_target import export_targets
 from detector.export.metadata import Description
 from detector.export.pt2 import quietly
-from detector.export.torch_archive import check_pt2
+from detector.export.torch_archive import read_pt2
 from detector.export.writer import open_export
 from detector.models.checkpoint import ModelFile
 from detector.tasks.detection_model import load_model
@@ -176,7 +176,7 @@ def rewritten(path: Path, name: str, change: dict[str, str]) -> None:
 )
 def test_program_that_asks_for_code_is_rejected_before_torch_reads_it(name, change, exported, tmp_path):
     path = copied(exported("pt2").exported.files, tmp_path)
-    check_pt2(path)
+    read_pt2(path)
     rewritten(path, name, change)
     assert "asks for code" in refusal(path)
 
