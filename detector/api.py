@@ -65,9 +65,8 @@ class Detector:
         """Open a model file, an export or a configuration to train from scratch.
 
         Args:
-            model: path of a model file (`.safetensors`, a run's `last.pt`, `.weights` with its .cfg beside it) or of an
-                export (`.onnx`, `.xml`, `.torchscript`, `.pt2`), path of a YAML configuration or .cfg, or name of a
-                preset such as `mish-n`.
+            model: path of a model file (`.safetensors`, `.weights` with its .cfg beside it), of an export (`.onnx`,
+                `.xml`, `.torchscript`, `.pt2`), of a YAML configuration or .cfg, or name of a preset such as `mish-n`.
 
         Raises:
             CheckpointError: the model file cannot be read.
@@ -335,7 +334,7 @@ class Classifier:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Load a model file (`.safetensors`, a run's `last.pt`), or a configuration to train from scratch.
+        """Load a model file (`.safetensors`, a run's `last.safetensors`), or a configuration to train from scratch.
 
         Args:
             model: path of a model file, path of a YAML configuration, or name of a preset such as `classify`.

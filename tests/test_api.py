@@ -207,7 +207,7 @@ def test_missing_model_is_rejected(name: str, error: type[DetectorError], messag
 
 def test_training_state_is_a_model(weights: Path, images: Path) -> None:
     path = images / "000001.jpg"
-    last = Detector(weights.with_name("last.pt"))
+    last = Detector(weights.with_name("last.safetensors"))
     assert last.class_names == Detector(weights).class_names
     assert bits(single(last.predict(path))) == bits(single(Detector(weights).predict(path)))
 

@@ -42,7 +42,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder,
     resume, run = None, arguments.resume
     if config is not None and arguments.go_on:
         own = config.train.project.resolve() / config.train.run_name
-        run = own if (own / "weights" / "last.pt").is_file() else None
+        run = own if RunFolder(own).saved_state else None
     if run:
         config, folder, state = open_run(run, config)
         resume = (folder, state)

@@ -1,9 +1,10 @@
 """Model files and training states: the two kinds of file that a training run writes, and the checks on reading them.
 
-`best.safetensors` is a model to distribute: its tensors and one JSON document (configuration, class names, category
-ids, metrics) under a SHA-256. `last.pt` is a whole training state to resume from: tensors and plain data in an archive
-of `torch.save`. Loading either runs no code: a `.pt` is searched for unexpected names before it is unpickled, and is
-then unpickled with `weights_only=True` as well. Every save is atomic: a file under its final name is always complete.
+`best.safetensors` is a model to distribute, `last.safetensors` a whole training state to resume from: tensors and one
+JSON document (configuration, class names, category ids, metrics) under a SHA-256. Older versions
+wrote the training state as an archive of `torch.save` (`last.pt`). Loading runs no code: an archive is searched for
+unexpected names, and a copy made of the checked entries is unpickled with `weights_only=True`. Every save is atomic: a
+file under its final name is always complete.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from torch import Tensor, nn
 from detector.errors import CheckpointError
 from detector.io.atomic import write_atomically
 from detector.io.zip_entries import pack, read_entries
+from detector.models.tensor_tree import flatten, unflatten
 
 FORMAT_VERSION = 1
 
-_DOCUMENT_KEY, _DIGEST_KEY = "detector", "sha256"  # entries of a safetensors header's metadata
+# Entries of a safetensors header's metadata: the document of a model or of a training state, and its digest.
+_DOCUMENT_KEY, _STATE_KEY, _DIGEST_KEY = "detector", "detector_training", "sha256"
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 _NUM_NAMES_SHOWN = 5
 
@@ -136,8 +139,23 @@ def load_model_file(path: Path) -> ModelFile:
         CheckpointError: the file is neither, is damaged, is not finite, or is of another project or a newer version.
     """
     if _is_archive(path):
-        training_state = load_training_state(path)
-        return checked_model_file(training_state, training_state["ema"], str(path))
+        return _of_training_state(_load_archive(path), path)
+    key, text, state = _read_safetensors(path)
+    if key == _STATE_KEY:
+        return _of_training_state(_training_state(text, state, path), path)
+    return checked_model_file(json.loads(text), state, str(path))
+
+
+def _of_training_state(state: TrainingState, path: Path) -> ModelFile:
+    return checked_model_file(state, state["ema"], str(path))
+
+
+def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
+    """Return the key and text of the JSON document in a file of this project, and its tensors, which it vouches for.
+
+    Raises:
+        CheckpointError: the file is damaged, or is of another project or a newer version.
+    """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -145,26 +163,30 @@ def load_model_file(path: Path) -> ModelFile:
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
-    if _DOCUMENT_KEY not in metadata or _DIGEST_KEY not in metadata:
+    key = _STATE_KEY if _STATE_KEY in metadata else _DOCUMENT_KEY
+    if key not in metadata or _DIGEST_KEY not in metadata:
         raise CheckpointError(f"{path} does not describe its model, like files of another project: give {_EXPECTED}")
+    text = metadata[key]
     try:
-        document = json.loads(metadata[_DOCUMENT_KEY])
+        document = json.loads(text) if key == _DOCUMENT_KEY else unflatten(text, dict(state))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} {_DAMAGED} (its description is not JSON)") from error
     check_version(document, str(path))  # first of all: a newer version may compute another digest
-    if _digest(metadata[_DOCUMENT_KEY], state) != metadata[_DIGEST_KEY]:
+    if _digest(text, state) != metadata[_DIGEST_KEY]:
         raise CheckpointError(f"{path} {_DAMAGED} (its content does not match its SHA-256)")
-    return checked_model_file(document, state, str(path))
+    return key, text, state
 
 
 def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
     try:
         if _is_archive(path):
-            document: object = load_training_state(path)
+            document: object = _load_archive(path)
         else:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                document = json.loads((file.metadata() or {}).get(_DOCUMENT_KEY, "{}"))
+                metadata = file.metadata() or {}
+            is_state = _STATE_KEY in metadata
+            document = load_training_state(path) if is_state else json.loads(metadata.get(_DOCUMENT_KEY, "{}"))
     except (CheckpointError, SafetensorError, OSError, ValueError, RuntimeError):
         return {}
     config = document.get("config") if isinstance(document, dict) else None
@@ -172,10 +194,10 @@ def peek_config(path: Path) -> dict[str, object]:
 
 
 def save_training_state(path: Path, state: Mapping[str, object]) -> None:
-    """Write a training state, atomically; missing folders are created.
+    """Write a training state (safetensors), atomically; missing folders are created.
 
     Args:
-        path: the file, by convention `last.pt`.
+        path: the file, by convention `last.safetensors`.
         state: `config`, `class_names`, `category_ids` and `metrics` as in `ModelFile`, the state dicts `model` and
             `ema`, and everything else that resuming needs, as dicts, lists, tuples, text, numbers, None and dense
             tensors.
@@ -186,8 +208,9 @@ def save_training_state(path: Path, state: Mapping[str, object]) -> None:
     who = f"the training state for {path}"
     content = _plain({**state, "format_version": FORMAT_VERSION}, who)
     _check_training_state(content, who)
-    # Protocol 2 names every class in a GLOBAL opcode, which `_checked_archive` searches for.
-    write_atomically(path, lambda file: torch.save(content, file, pickle_protocol=2))
+    document, tensors = flatten(content)
+    encoded = safetensors.torch.save(tensors, {_STATE_KEY: document, _DIGEST_KEY: _digest(document, tensors)})
+    write_atomically(path, lambda file: file.write(encoded))
 
 
 def load_training_state(path: Path) -> TrainingState:
@@ -196,8 +219,16 @@ def load_training_state(path: Path) -> TrainingState:
     Raises:
         CheckpointError: the file is of another kind, is damaged, or is of another project or a newer version.
     """
-    if not _is_archive(path):
-        raise CheckpointError(f"{path} is a model without its training state: to resume, give the run's last.pt")
+    if _is_archive(path):
+        return _load_archive(path)
+    key, text, tensors = _read_safetensors(path)
+    if key != _STATE_KEY:
+        raise CheckpointError(f"{path} is a model without its training state: to resume, give the run's folder")
+    return _training_state(text, tensors, path)
+
+
+def _load_archive(path: Path) -> TrainingState:
+    """Load a training state of an older version, an archive of `torch.save`."""
     try:
         content = torch.load(_checked_archive(path), map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
@@ -205,6 +236,14 @@ def load_training_state(path: Path) -> TrainingState:
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     check_version(content, str(path))
+    return _checked_training_state(content, path)
+
+
+def _training_state(document: str, tensors: dict[str, Tensor], path: Path) -> TrainingState:
+    return _checked_training_state(unflatten(document, tensors), path)
+
+
+def _checked_training_state(content: object, path: Path) -> TrainingState:
     state: TrainingState = _plain(content, str(path))
     _check_training_state(state, str(path))
     return state

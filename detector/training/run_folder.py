@@ -21,12 +21,14 @@ class RunFolder:
         path: the folder.
         best: file of the best averaged weights.
         last: file of the whole training state, to resume from.
+        superseded: file of the training state of an older version, removed when `last` is written.
     """
 
     def __init__(self, path: Path) -> None:
         """Open an existing folder and remove leftovers of interrupted saves."""
         self.path = path
-        self.best, self.last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
+        self.best, self.last = path / "weights" / "best.safetensors", path / "weights" / "last.safetensors"
+        self.superseded = path / "weights" / "last.pt"
         self._results = path / "results.csv"
         if self.last.parent.is_dir():
             sweep_temporary(self.last.parent)
@@ -62,6 +64,11 @@ class RunFolder:
                 raise DetectorError(f"{path}: the run folder cannot be made, {error.strerror}") from error
             return cls(path)
         raise DetectorError(f"{project}: ten thousand runs are named {name!r}; choose another train.run_name")
+
+    @property
+    def saved_state(self) -> Path | None:
+        """The file of the training state, or None before the first save."""
+        return next((file for file in (self.last, self.superseded) if file.is_file()), None)
 
     def write_config(self, yaml_text: str) -> None:
         """Write the resolved configuration."""

@@ -316,11 +316,15 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write the whole state to `weights/last.pt`; without evaluations the averaged weights count as the best."""
+        """Write the whole state to `weights/last.safetensors`.
+
+        Without evaluations the averaged weights count as the best.
+        """
         self._skipped = set(self._world.gathered(sorted(self._skipped)))
         random = self._world.gathered([torch.get_rng_state()])
         if self._world.is_main:
             save_training_state(self._folder.last, self._state(random))
+            self._folder.superseded.unlink(missing_ok=True)
         if self._evaluate is None or not self._config.evaluations:
             self._save_best()
 

@@ -66,7 +66,7 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
     """Return the experiment, folder and state of an interrupted run.
 
     Args:
-        run: the run folder, or its `weights/last.pt`.
+        run: the run folder, or its `weights/last.safetensors`.
         asked: an experiment that must agree with that of the run, so that the same command can be given again.
             Settings that change no number may differ and are taken from it: the device, the workers, caches and
             timeout of the loader, and the timeout between processes.
@@ -74,7 +74,7 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
     Raises:
         CheckpointError: there is no state to resume, or `asked` differs; every difference is listed.
     """
-    last = run / "weights" / "last.pt" if run.is_dir() else run
+    last = _state_file(run)
     state = load_training_state(last)
     config = config_from_plain(TaskConfig, state["config"], str(last))
     if asked is not None:
@@ -87,6 +87,14 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
                 f"{'; '.join(found)}; drop them or start a new run"
             )
     return config, RunFolder(last.parent.parent), state
+
+
+def _state_file(run: Path) -> Path:
+    """Return the training state of a run folder; `last.pt`, which older versions wrote, may have been replaced."""
+    folder = RunFolder(run if run.is_dir() else run.parent.parent)
+    if run.is_dir() or (run == folder.superseded and not run.exists()):
+        return folder.saved_state or folder.last
+    return run
 
 
 def train(

@@ -101,7 +101,13 @@ def test_trained_model_can_be_evaluated_and_used_for_prediction(
     assert summary["weights"] == str(folder / "weights/best.safetensors")
     assert summary["num_skipped"] == 0
     assert summary["metrics"]["num_images"] == 6
-    for name in ("config.yaml", "results.csv", "train_batch0.jpg", "weights/best.safetensors", "weights/last.pt"):
+    for name in (
+        "config.yaml",
+        "results.csv",
+        "train_batch0.jpg",
+        "weights/best.safetensors",
+        "weights/last.safetensors",
+    ):
         assert (folder / name).stat().st_size > 0
     measured = printed(["evaluate", summary["weights"]], capsys)
     assert measured["AP"] == summary["best_ap"]
@@ -111,7 +117,7 @@ def test_trained_model_can_be_evaluated_and_used_for_prediction(
     images.mkdir()
     for name in ("000001.jpg", "000002.jpg"):
         shutil.copy(tiny_shapes / "images/val" / name, images / name)
-    assert run(["predict", str(folder / "weights/last.pt"), str(images), "--confidence", "0"]) == 0
+    assert run(["predict", str(folder / "weights/last.safetensors"), str(images), "--confidence", "0"]) == 0
     records = json.loads((tmp_path / "runs/detect/predict/predictions.json").read_text())
     assert [Path(record["source"]).name for record in records] == ["000001.jpg", "000002.jpg"]
     assert all(record["detections"] for record in records)
@@ -178,10 +184,10 @@ def test_signal_saves_the_run_which_can_be_resumed(
     run_folder = tmp_path / "runs/train"
     assert f"stopped and saved; continue with: detector train --resume {run_folder}" in told
     assert "Traceback" not in told
-    stopped_at = load_training_state(run_folder / "weights/last.pt")["step"]
+    stopped_at = load_training_state(run_folder / "weights/last.safetensors")["step"]
     assert 0 < stopped_at < 20
     assert run(["train", "--resume", str(run_folder), "--quiet"]) == 0
-    assert load_training_state(run_folder / "weights/last.pt")["step"] == 20
+    assert load_training_state(run_folder / "weights/last.safetensors")["step"] == 20
     assert (run_folder / "weights/best.safetensors").is_file()
     assert not (tmp_path / "runs/train2").exists()
 
@@ -209,7 +215,7 @@ def test_run_in_the_default_folder_can_be_resumed(
     monkeypatch.chdir(tmp_path)
     words = ["train", *(w for w in tiny_words if "project" not in w), "train.iterations=1", "--quiet"]
     assert run(words) == 0
-    assert (tmp_path / "runs/detect/train/weights/last.pt").is_file()
+    assert (tmp_path / "runs/detect/train/weights/last.safetensors").is_file()
     assert run([*words, "--resume", "runs/detect/train"]) == 0
 
 

@@ -93,8 +93,8 @@ def best(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def last(tmp_path: Path) -> Path:
-    save_training_state(tmp_path / "weights" / "last.pt", training_state())
-    return tmp_path / "weights" / "last.pt"
+    save_training_state(tmp_path / "weights" / "last.safetensors", training_state())
+    return tmp_path / "weights" / "last.safetensors"
 
 
 def test_a_model_file_is_loaded_bit_for_bit(best: Path) -> None:
@@ -128,6 +128,14 @@ def test_a_training_state_is_loaded_bit_for_bit_and_resumes_an_optimizer(last: P
     assert same(optimizer.state_dict(), saved["optimizer"])
 
 
+def test_a_training_state_of_an_older_version_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    torch.save({**training_state(), "format_version": FORMAT_VERSION}, tmp_path / "last.pt", pickle_protocol=2)
+    loaded: dict[str, Any] = dict(load_training_state(tmp_path / "last.pt"))
+    assert loaded.pop("format_version") == FORMAT_VERSION
+    assert same(loaded, training_state())
+    assert same(vars(load_model_file(tmp_path / "last.pt")), vars(model_file(state=training_state()["ema"])))
+
+
 def test_the_model_of_a_training_state_is_its_ema(last: Path) -> None:
     assert same(vars(load_model_file(last)), vars(model_file(state=training_state()["ema"])))
 
@@ -148,8 +156,8 @@ def test_loading_neither_warns_nor_prints(best: Path, last: Path, capfd: pytest.
 def test_subclasses_of_plain_types_are_saved_as_plain_types(tmp_path: Path) -> None:
     class Seconds(float): ...
 
-    save_training_state(tmp_path / "last.pt", training_state(version=torch.__version__, wall_s=Seconds(2.5)))
-    loaded: dict[str, Any] = dict(load_training_state(tmp_path / "last.pt"))
+    save_training_state(tmp_path / "last.safetensors", training_state(version=torch.__version__, wall_s=Seconds(2.5)))
+    loaded: dict[str, Any] = dict(load_training_state(tmp_path / "last.safetensors"))
     assert (type(loaded["version"]), type(loaded["wall_s"]), loaded["wall_s"]) == (str, float, 2.5)
 
 
@@ -167,14 +175,14 @@ BAD_FIELDS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", BAD_FIELDS, ids=str)
 def test_a_description_that_cannot_be_loaded_again_is_not_saved(changes: dict[str, Any], tmp_path: Path) -> None:
     refusal(lambda path: save_model(path, model_file(**changes)), tmp_path / "best.safetensors")
-    refusal(lambda path: save_training_state(path, training_state(**changes)), tmp_path / "last.pt")
+    refusal(lambda path: save_training_state(path, training_state(**changes)), tmp_path / "last.safetensors")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [Path("x"), {1, 2}, b"x", torch.device("cpu"), torch.eye(2).to_sparse(), lambda: 0])
 def test_a_value_that_is_not_plain_is_not_saved_and_its_place_is_named(value: object, tmp_path: Path) -> None:
     state = training_state(loader=[{"sampler": value}])
-    assert "['loader'][0]['sampler']" in refusal(lambda p: save_training_state(p, state), tmp_path / "last.pt")
+    assert "['loader'][0]['sampler']" in refusal(lambda p: save_training_state(p, state), tmp_path / "last.safetensors")
     assert not any(tmp_path.iterdir())
 
 
@@ -184,19 +192,19 @@ def test_a_weight_that_is_not_finite_is_not_saved(value: float, dtype: torch.dty
     state = {"fine": torch.ones(3), "0.bias": torch.tensor([1.0, value], dtype=dtype)}
     for key in ("model", "ema"):
         save = partial(save_training_state, state=training_state(**{key: state}))
-        assert "0.bias" in refusal(save, tmp_path / "last.pt")
+        assert "0.bias" in refusal(save, tmp_path / "last.safetensors")
     assert "0.bias" in refusal(lambda p: save_model(p, model_file(state=state)), tmp_path / "best.safetensors")
     assert not any(tmp_path.iterdir())
 
 
 def saves(path: Path) -> None:
-    if path.suffix == ".pt":
+    if path.stem == "last":
         save_training_state(path, training_state())
     else:
         save_model(path, model_file())
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
 @pytest.mark.parametrize("failing", ["fsync", "replace", "limit"])
 def test_a_full_disk_keeps_the_earlier_file_and_leaves_no_temporary_file(
     name: str, failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -227,7 +235,7 @@ def test_a_save_into_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_killed_save_keeps_the_earlier_file_and_leaves_a_temporary_file(tmp_path: Path) -> None:
-    saves(tmp_path / "last.pt")
+    saves(tmp_path / "last.safetensors")
     script = (
         "import os, sys, pathlib, torch; from detector.models import checkpoint;"
         "os.fsync = lambda _: os._exit(9);"
@@ -235,12 +243,14 @@ def test_a_killed_save_keeps_the_earlier_file_and_leaves_a_temporary_file(tmp_pa
         "state = dict(config={}, class_names=[], category_ids=[], model=weights, ema=weights);"
         "checkpoint.save_training_state(pathlib.Path(sys.argv[1]), state)"
     )
-    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "last.pt")], check=False).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "last.safetensors")], check=False).returncode == 9
+    )
     (tmp_path / "mine.tmp").touch()
     assert len(list(tmp_path.iterdir())) == 3
-    assert load_training_state(tmp_path / "last.pt")["step"] == 7
+    assert load_training_state(tmp_path / "last.safetensors")["step"] == 7
     sweep_temporary(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last.pt", "mine.tmp"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last.safetensors", "mine.tmp"]
     sweep_temporary(tmp_path / "missing")
 
 

@@ -49,8 +49,18 @@ def best(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def last(tmp_path: Path) -> Path:
-    save_training_state(tmp_path / "weights" / "last.pt", training_state())
-    return tmp_path / "weights" / "last.pt"
+    save_training_state(tmp_path / "weights" / "last.safetensors", training_state())
+    return tmp_path / "weights" / "last.safetensors"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Write a training state as older versions did."""
+    path = tmp_path / "weights" / "last.pt"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        torch.save({**training_state(), "format_version": 1}, file, pickle_protocol=2)
+    return path
 
 
 def same(left: ModelFile, right: ModelFile) -> bool:
@@ -104,7 +114,7 @@ def rewritten(
 def test_a_file_of_another_kind_is_refused_with_its_kind(
     load: Callable[[Path], object], content: bytes, expected: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "last.pt"
+    path = tmp_path / "last.safetensors"
     path.write_bytes(content)
     assert expected in refusal(load, path)
 
@@ -125,8 +135,8 @@ def test_a_model_file_is_refused_for_resuming(best: Path) -> None:
 # ---- damaged files
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
-def test_a_file_cut_anywhere_is_refused(name: str, best: Path, last: Path) -> None:
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "last.pt"])
+def test_a_file_cut_anywhere_is_refused(name: str, best: Path, last: Path, archive: Path) -> None:
     path = best.with_name(name)
     content = path.read_bytes()
     for length in [*range(1, 64), *range(64, len(content), 97), len(content) - 1]:
@@ -134,9 +144,9 @@ def test_a_file_cut_anywhere_is_refused(name: str, best: Path, last: Path) -> No
         refusal(load_model_file, path)
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "last.pt"])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, best: Path, last: Path) -> None:
+def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, best: Path, last: Path, archive: Path) -> None:
     path, generator = best.with_name(name), random.Random(0)
     content, intact = path.read_bytes(), load_model_file(path)
     num_refused = 0
@@ -153,19 +163,19 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, best: Path, last
     assert num_refused == 500 or (name == "last.pt" and num_refused > 200)
 
 
-def test_weights_marked_as_a_folder_are_refused(last: Path) -> None:
-    content = bytearray(last.read_bytes())
-    with zipfile.ZipFile(last) as archive:
-        directory = archive.start_dir
+def test_weights_marked_as_a_folder_are_refused(archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as opened:
+        directory = opened.start_dir
     attributes = content.index(b"data/0", directory) - len("archive/") - 8  # 8 bytes before the name in the directory
     content[attributes] |= 0x10
-    last.write_bytes(content)
-    assert zipfile.ZipFile(last).getinfo("archive/data/0").external_attr == 0x10
-    assert "is truncated or damaged" in refusal(load_model_file, last)
+    archive.write_bytes(content)
+    assert zipfile.ZipFile(archive).getinfo("archive/data/0").external_attr == 0x10
+    assert "is truncated or damaged" in refusal(load_model_file, archive)
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "last.pt"])
-def test_a_flipped_bit_of_a_weight_is_always_refused(name: str, best: Path, last: Path) -> None:
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "last.pt"])
+def test_a_flipped_bit_of_a_weight_is_always_refused(name: str, best: Path, last: Path, archive: Path) -> None:
     path = best.with_name(name)
     weight = struct.pack("<f", 2.5)
     content = bytearray(path.read_bytes())
@@ -177,8 +187,8 @@ def test_a_flipped_bit_of_a_weight_is_always_refused(name: str, best: Path, last
 # ---- malicious archives
 
 
-def test_compressed_archives_are_refused_before_they_are_unpacked(last: Path, tmp_path: Path) -> None:
-    squeezed = rewritten(last, tmp_path / "squeezed.pt", lambda _, content: content, zipfile.ZIP_DEFLATED)
+def test_compressed_archives_are_refused_before_they_are_unpacked(archive: Path, tmp_path: Path) -> None:
+    squeezed = rewritten(archive, tmp_path / "squeezed.pt", lambda _, content: content, zipfile.ZIP_DEFLATED)
     assert "unpacks to" in refusal(load_training_state, squeezed)
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("b/data/0", "w") as entry:
@@ -228,7 +238,7 @@ def test_a_payload_is_refused_and_not_run(options: dict[str, Any], expected: str
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_corrupt_pickles_in_a_valid_archive_are_refused_or_harmless(last: Path, tmp_path: Path) -> None:
+def test_corrupt_pickles_in_a_valid_archive_are_refused_or_harmless(archive: Path, tmp_path: Path) -> None:
     generator = random.Random(0)
     num_refused = 0
 
@@ -241,7 +251,7 @@ def test_corrupt_pickles_in_a_valid_archive_are_refused_or_harmless(last: Path, 
         return bytes(garbled)
 
     for _ in range(200):
-        path = rewritten(last, tmp_path / "garbled.pt", garble)
+        path = rewritten(archive, tmp_path / "garbled.pt", garble)
         try:
             load_model_file(path)
         except CheckpointError:
@@ -272,7 +282,7 @@ def test_lists_that_contain_one_another_are_refused(tmp_path: Path, monkeypatch:
         torch.save({**training_state(), "format_version": 1, "config": {"a": value}}, tmp_path / "last.pt")
         assert "values or" in refusal(load_model_file, tmp_path / "last.pt")
         with pytest.raises(CheckpointError, match="values or"):
-            save_training_state(tmp_path / "last.pt", training_state(config={"a": value}))
+            save_training_state(tmp_path / "last.safetensors", training_state(config={"a": value}))
 
 
 # ---- files of other projects and other versions
@@ -293,6 +303,29 @@ def with_document(path: Path, document: str | None) -> Path:
     metadata = {"format": "pt"} if document is None else {"detector": document, "sha256": "0" * 64}
     safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata)
     return path
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"tensor": "missing", "order": [0]}',
+        '{"tensor": "a", "order": [1]}',
+        '{"tensor": "a", "order": 0}',
+        '{"mapping": [["a", 1]], "b": 2}',
+        '{"mapping": [[null, 1]]}',
+        '{"mapping": [1]}',
+        '{"set": [1]}',
+        '{"mapping": [["format_version", 1], ["config", {"mapping": []}]]}',  # does not name the tensor
+    ],
+)
+def test_training_state_with_a_corrupt_document_is_refused(document: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(2)}, path, {"detector_training": document, "sha256": "0" * 64})
+    assert "is truncated or damaged" in refusal(load_training_state, path)
+    assert "is truncated or damaged" in refusal(load_model_file, path)
 
 
 def test_safetensors_of_another_project_or_with_a_corrupt_description_are_refused(tmp_path: Path) -> None:

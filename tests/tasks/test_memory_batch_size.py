@@ -46,7 +46,9 @@ def test_measured_batch_size_is_reported_saved_and_kept_on_resume(
     assert (written.loader.batch_size, written.loader.memory_share) == (12, 0.0)
     monkeypatch.setattr(memory_probe, "free_bytes", lambda device: 0)  # resuming measures nothing
     assert run(["train", path, "--continue", "--quiet"]) == 0
-    loader: Any = load_training_state(tmp_path / "runs/train/weights/last.pt")["config"]["loader"]  # plain data
+    loader: Any = load_training_state(tmp_path / "runs/train/weights/last.safetensors")["config"][
+        "loader"
+    ]  # plain data
     assert loader["batch_size"] == 12
 
 

@@ -63,7 +63,7 @@ def torchrun(
 
 
 def last_state(project: Path, name: str = "train") -> TrainingState:
-    return load_training_state(project / name / "weights" / "last.pt")
+    return load_training_state(project / name / "weights" / "last.safetensors")
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -117,7 +117,9 @@ def test_killed_run_resumes_to_the_same_bits(number: int, runs: Runs, assert_sam
     name = kill(runs, number)
     words, weights = runs.words(name), runs.weights(name)
     # Every file under its final name is complete, whenever the run was killed.
-    step = load_training_state(weights / "last.pt")["step"] if (weights / "last.pt").exists() else None
+    step = (
+        load_training_state(weights / "last.safetensors")["step"] if (weights / "last.safetensors").exists() else None
+    )
     leftovers = len(list(weights.glob(".*.tmp")))
     print(f"kill {number}: last save at step {step}, {leftovers} unfinished saves")
     if (weights / "best.safetensors").exists():
@@ -125,8 +127,8 @@ def test_killed_run_resumes_to_the_same_bits(number: int, runs: Runs, assert_sam
     finish(words)
     projects = sorted(path.name for path in weights.parent.parent.iterdir())
     assert projects == ["run.yaml", "train"]  # it continued in its own folder
-    assert sorted(path.name for path in weights.iterdir()) == ["best.safetensors", "last.pt"]
-    ours, theirs = (load_training_state(runs.weights(of) / "last.pt") for of in (name, "whole"))
+    assert sorted(path.name for path in weights.iterdir()) == ["best.safetensors", "last.safetensors"]
+    ours, theirs = (load_training_state(runs.weights(of) / "last.safetensors") for of in (name, "whole"))
     for key in ("step", "model", "ema", "ema_updates", "optimizer", "random", "best_ap", "metrics", "loss_sums"):
         assert_same(ours[key], theirs[key], key)
     found, wanted = (load_model_file(runs.weights(of) / "best.safetensors") for of in (name, "whole"))
@@ -146,4 +148,4 @@ def test_run_killed_before_its_first_save_restarts_in_its_folder(tmp_path: Path,
     (tmp_path / "train" / "config.yaml").write_text("seed", encoding="utf-8")
     assert run(words[3:]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml", "train"]
-    assert load_training_state(tmp_path / "train" / "weights" / "last.pt")["step"] == 1
+    assert load_training_state(tmp_path / "train" / "weights" / "last.safetensors")["step"] == 1

@@ -87,7 +87,7 @@ def test_run_out_of_memory_ends_with_the_message_and_keeps_its_last_save(
     error = capsys.readouterr().err
     assert "detector train: the memory of cpu does not hold training step 4 (loader.batch_size=4, " in error
     assert "Traceback" not in error
-    assert load_training_state(tmp_path / "runs/train/weights/last.pt")["step"] == 3
+    assert load_training_state(tmp_path / "runs/train/weights/last.safetensors")["step"] == 3
     monkeypatch.setattr(Trainer, "_optimise", whole)
     assert run(["train", str(path), "--continue", "--quiet"]) == 0
-    assert load_training_state(tmp_path / "runs/train/weights/last.pt")["step"] == 6
+    assert load_training_state(tmp_path / "runs/train/weights/last.safetensors")["step"] == 6

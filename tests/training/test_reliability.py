@@ -92,9 +92,9 @@ def test_full_disk_during_a_save_ends_the_run_which_can_be_continued(
     error = capsys.readouterr().err
     assert "is not saved (No space left on device), an old one is whole: check the disk" in error
     assert "Traceback" not in error
-    assert load_training_state(weights / "last.pt")["step"] == 3
+    assert load_training_state(weights / "last.safetensors")["step"] == 3
     assert load_model_file(weights / "best.safetensors").state
-    assert sorted(entry.name for entry in weights.iterdir()) == ["best.safetensors", "last.pt"]
+    assert sorted(entry.name for entry in weights.iterdir()) == ["best.safetensors", "last.safetensors"]
     monkeypatch.undo()
     assert run(["train", str(path), "--continue", "--quiet"]) == 0
-    assert load_training_state(weights / "last.pt")["step"] == 6
+    assert load_training_state(weights / "last.safetensors")["step"] == 6

@@ -13,7 +13,12 @@ def test_each_run_gets_its_own_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "left", [[], ["weights"], ["weights", "config.yaml", "train_batch0.jpg", "weights/.last.pt.0" + "a" * 31 + ".tmp"]]
+    "left",
+    [
+        [],
+        ["weights"],
+        ["weights", "config.yaml", "train_batch0.jpg", "weights/.last.safetensors.0" + "a" * 31 + ".tmp"],
+    ],
 )
 def test_folder_of_a_run_without_a_save_is_reused(tmp_path: Path, left: list[str]) -> None:
     for name in left:
@@ -26,7 +31,7 @@ def test_folder_of_a_run_without_a_save_is_reused(tmp_path: Path, left: list[str
     assert RunFolder.create(tmp_path, "train").path == tmp_path / "train2"
 
 
-@pytest.mark.parametrize("left", ["weights/last.pt", "weights/best.safetensors", "photo.jpg"])
+@pytest.mark.parametrize("left", ["weights/last.safetensors", "weights/best.safetensors", "photo.jpg"])
 def test_folder_with_a_save_or_foreign_files_is_not_reused(tmp_path: Path, left: str) -> None:
     path = tmp_path / "train" / left
     path.parent.mkdir(parents=True)

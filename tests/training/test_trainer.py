@@ -185,7 +185,7 @@ def test_loss_that_is_not_finite_stops_training_before_the_weights_change(
     assert caught.value.exit_code == 6
     assert_same({name: p.detach() for name, p in trainer.model.named_parameters()}, seen["model"])
     assert_same(dict(trainer.averaged.module.state_dict()), seen["ema"])
-    assert load_training_state(tmp_path / "bare/weights/last.pt")["step"] == 0  # saved before the first step
+    assert load_training_state(tmp_path / "bare/weights/last.safetensors")["step"] == 0  # saved before the first step
 
 
 # --- images that cannot be read --------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def make_run(
 
 def _interrupted(folder: Path, config: TaskConfig, record: RunRecord) -> tuple[RunFolder, TrainingState] | None:
     """Return the folder and state to resume a run from, or None if it has to start again."""
-    if not (folder / "weights" / "last.pt").is_file():
+    if RunFolder(folder).saved_state is None:
         return None
     try:
         _, run_folder, state = open_run(folder, config)

@@ -92,7 +92,7 @@ def test_extra_augmentations_are_saved_and_read_back(stripe: None, tmp_path: Pat
     plain = config_to_plain(config)
     assert isinstance(plain["augment"], dict)
     assert plain["augment"]["extra"] == [{"name": "stripe", "width": 9, "flat": False}]
-    assert config_from_plain(DetectionConfig, plain, "last.pt") == config
+    assert config_from_plain(DetectionConfig, plain, "last.safetensors") == config
     (tmp_path / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     assert load_config(DetectionConfig, str(tmp_path / "config.yaml")) == config
 
@@ -120,7 +120,7 @@ def test_a_configuration_saved_before_the_key_existed_resumes_and_keeps_its_hash
     saved = config_to_plain(config)
     assert isinstance(saved["augment"], dict)
     assert saved["augment"].pop("extra") == []
-    assert config_from_plain(DetectionConfig, saved, "last.pt") == config
+    assert config_from_plain(DetectionConfig, saved, "last.safetensors") == config
     assert recipe_sha256(saved) == recipe_sha256(config_to_plain(config))
 
 

@@ -41,7 +41,7 @@ def test_cost_run_without_all_of_its_turns_is_not_finished(study, tmp_path, monk
     assert not make_cost_run(path, folder.runs)
     assert read_record(path).state == "begun"
     (folder.runs / path.stem / "weights").mkdir(parents=True)
-    (folder.runs / path.stem / "weights" / "last.pt").write_bytes(b"of a run that was killed")
+    (folder.runs / path.stem / "weights" / "last.safetensors").write_bytes(b"of a run that was killed")
     monkeypatch.setattr(sys, "stdin", io.StringIO("go\n" * 7))  # one for each step and one for the end
     assert make_cost_run(path, folder.runs)
     assert read_record(path).state == "finished"
