@@ -92,6 +92,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise that library asks a package index for updates on import
+    os.environ["PYTHONSAFEPATH"] = "1"  # otherwise child processes import modules from the working folder
     parser = build_parser(argv)
     arguments = _parse(parser, argv)
     signal.signal(signal.SIGTERM, _stop)

@@ -24,6 +24,7 @@ from detector.data.augment.augmenter import AugmentationRecipe, Source, greatest
 from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.errors import DatasetError, DetectorError, MediaError
+from detector.io.child_process import safe_path
 from detector.media.images import size_warning
 from detector.structures.boxes import clip_xyxy
 from detector.structures.canvas import Canvas
@@ -359,7 +360,9 @@ def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: L
             died, or sent nothing for `timeout_s`.
     """
     try:
-        yield from training_loader(samples, sampler, config)
+        with safe_path():
+            batches = iter(training_loader(samples, sampler, config))
+        yield from batches
     except DetectorError as error:
         raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
     except RuntimeError as error:

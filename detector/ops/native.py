@@ -7,12 +7,14 @@ compiler the operations use torch's operators, and one warning says why.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -44,8 +46,36 @@ class KernelsUnavailableError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels: `$XDG_CACHE_HOME/detector`, by default `~/.cache/detector`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector"
+    """Return the folder of compiled kernels: `$XDG_CACHE_HOME/detector`, by default `~/.cache/detector`.
+
+    If other users can write there, or it cannot be made, a warning says so, and the folder is a private temporary one
+    of this process: whoever writes a library there decides what this process executes.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_private(folder):
+            return folder
+        reason = f"it is writable by others; run chmod go-w {folder}, or remove it if another user owns it"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    return _temporary_folder(f"the folder of compiled kernels {folder} is not used: {reason}")
+
+
+@functools.cache
+def _temporary_folder(warning: str) -> Path:
+    warnings.warn(warning, RuntimeWarning, stacklevel=3)
+    folder = Path(tempfile.mkdtemp(prefix="detector-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def is_private(path: Path) -> bool:
+    """Return true for a file or folder, not a link, that only this user can write."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return False
+    return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _processor() -> str:
@@ -58,7 +88,6 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
         command = [compiler, *_FLAGS, str(_SOURCES / "cpu_kernels.cpp"), "-o", str(built)]
@@ -67,7 +96,20 @@ def _compile(compiler: str, library: Path) -> None:
             raise KernelsUnavailableError(
                 f"{compiler} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
             )
+        content = built.read_bytes()
+        with built.open("ab") as file:  # a loader ignores what follows the last section of a library
+            file.write(hashlib.sha256(content).digest())
+        built.chmod(0o700)
         os.replace(built, library)  # another process may have built the same file meanwhile
+
+
+def _is_intact(library: Path) -> bool:
+    """Return true for a library that `_compile` wrote and nobody else can have changed since."""
+    try:
+        content = library.read_bytes()
+        return is_private(library) and hashlib.sha256(content[:-32]).digest() == content[-32:]
+    except OSError:
+        return False
 
 
 @functools.cache
@@ -86,7 +128,7 @@ def _library() -> ctypes.CDLL:
         source = b"".join(path.read_bytes() for path in sorted(_SOURCES.iterdir()) if path.suffix in (".h", ".cpp"))
         key = hashlib.sha256(source + "\0".join((compiler, *_FLAGS, _processor())).encode()).hexdigest()[:16]
         library = cache_folder() / f"cpu_kernels-{key}.so"
-        if not library.exists():
+        if not _is_intact(library):
             _compile(compiler, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from detector.io.files import write_whole
-from detector.ops.native import KernelsUnavailableError, cache_folder
+from detector.ops.native import KernelsUnavailableError, cache_folder, is_private
 
 _SOURCES = Path(__file__).parent / "csrc"
 _SOURCE, _HEADER = "mish_kernels.cu", "mish_math.h"
@@ -146,11 +146,10 @@ def code(storage: str, capability: tuple[int, int]) -> bytes:
     with contextlib.suppress(OSError):  # a missing or unreadable file is compiled
         kept = file.read_bytes()
         checksum, result = kept[:_CHECKSUM_BYTES], kept[_CHECKSUM_BYTES:]
-        if checksum == hashlib.sha256(result).digest():
+        if is_private(file) and checksum == hashlib.sha256(result).digest():
             return result
     result = compiled(storage, architecture)
     with contextlib.suppress(OSError):  # without a cache, the next start only takes a second longer
-        file.parent.mkdir(parents=True, exist_ok=True)
         content = hashlib.sha256(result).digest() + result
         write_whole(file, lambda stream: stream.write(content), durable=False)
     return result

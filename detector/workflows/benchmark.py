@@ -32,6 +32,7 @@ from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import export_targets
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import RuntimeConfig
+from detector.io.child_process import safe_path
 from detector.io.machine import peak_bytes, resident_bytes
 from detector.models.activations import Mish
 from detector.models.blocks import ConvNormAct
@@ -278,7 +279,8 @@ def _worker(timing: Timing, config: BenchmarkConfig) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, timing, config), daemon=True)
-    process.start()
+    with safe_path():
+        process.start()
     theirs.close()
     try:
         yield ours

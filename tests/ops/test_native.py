@@ -1,8 +1,11 @@
 import ctypes
+import hashlib
 import os
 import platform
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,33 @@ def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path) -> None:
     assert _probe(tmp_path).stdout.splitlines()[0] == "True True"
     assert library.stat().st_mtime_ns == written
     assert [p.name for p in (tmp_path / "detector").iterdir()] == [library.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+@pytest.mark.parametrize("loosened", ["folder", "library", "content", "link"])
+def test_a_library_that_others_could_have_written_is_not_loaded(loosened: str, tmp_path: Path) -> None:
+    if _probe(tmp_path).stdout.splitlines()[0] != "True True":
+        pytest.skip("no C++ compiler here")
+    folder = tmp_path / "detector"
+    (library,) = folder.glob("*.so")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    foreign = b"not a library"  # loading it fails, so that a process that still works has not loaded it
+    if loosened == "folder":
+        library.write_bytes(foreign + hashlib.sha256(foreign).digest())
+        folder.chmod(0o770)
+    elif loosened == "library":
+        library.write_bytes(foreign + hashlib.sha256(foreign).digest())
+        library.chmod(0o722)
+    elif loosened == "content":
+        library.write_bytes(foreign)
+    else:
+        (tmp_path / "planted.so").write_bytes(foreign + hashlib.sha256(foreign).digest())
+        library.unlink()
+        library.symlink_to(tmp_path / "planted.so")
+    found = _probe(tmp_path).stdout.splitlines()
+    assert found[0] == "True True"
+    assert ("is not used: it is writable by others" in found[1]) == (loosened == "folder")
+    assert not list(Path(tempfile.gettempdir()).glob("detector-kernels-*"))
 
 
 # The same source on processors without AVX-512: eight lanes, which the compiler splits as needed.

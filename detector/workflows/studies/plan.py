@@ -18,6 +18,15 @@ from detector.tasks.task import load_experiment
 
 _OWN_KEYS = ("train.seed", "train.project", "train.run_name")
 COSTS = ("step_ms", "peak_mb")  # the metrics of a study of costs
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+)
+_VARIABLE = re.compile("|".join((r"DETECTOR_[A-Z0-9_]+", *_VARIABLES)))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -35,7 +44,8 @@ class StudyConfig:
         seeds: runs of each combination, with the seeds 0, 1, ...
         measure: `training` compares evaluations; `cost` compares the time and memory of steps, made in turns, with the
             metrics step_ms and peak_mb (in units of 2^20 bytes).
-        environment: environment variables of the processes, by value of an axis.
+        environment: environment variables of the processes, by value of an axis: DETECTOR_* and those for threads and
+            instruction sets. Others could start programs.
         metric: the metric that is tested, such as AP or top1.
         judged: the evaluation that counts, the final one or the best one of the run.
         diverged: the value that a diverged run counts as, or null to leave its pairs out.
@@ -72,6 +82,12 @@ def _mistakes_of(study: StudyConfig) -> Iterator[str]:
         yield "an axis: expected another name than seed, which identifies runs; rename it"
     if stray := set(study.environment) - set(names):
         yield f"environment: expected values of an axis, got {', '.join(sorted(stray))}"
+    variables = {variable for given in study.environment.values() for variable in given}
+    if bad := sorted(name for name in variables if not _VARIABLE.fullmatch(name)):
+        yield (
+            f"environment: expected variables of detector or of its threads, got {', '.join(bad)}; allowed are "
+            f"DETECTOR_*, {', '.join(_VARIABLES)}"
+        )
     if study.compare not in study.axes:
         yield f"compare: expected the name of an axis, got {study.compare!r}{_nearest(study.compare, study.axes)}"
     elif study.baseline not in (values := study.axes[study.compare]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,11 @@ from typing import BinaryIO
 from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError, DivergenceError, SaveError
 from detector.io.atomic import write_atomically
+from detector.io.child_process import detector_program
 from detector.workflows.studies.plan import PlannedRun, StudyConfig, runs_of
 from detector.workflows.studies.records import RunRecord, State, StudyFolder, read_record
 
-PROGRAM = (sys.executable, "-m", "detector")  # the command of a single run
+PROGRAM = detector_program()  # the command of a single run
 _MAX_ERROR = 2000  # characters of a log that a record keeps
 # Variables of torchrun, removed because a run of a study is a single process.
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")

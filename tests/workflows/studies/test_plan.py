@@ -90,7 +90,24 @@ def test_override_of_a_key_that_the_study_sets_is_rejected(small_study, override
         ("input.size=64", "model.activation=silu", "got model.activation on size and on activation"),
         ("seeds: 2", "measure: cost", "metric of a study of costs: expected step_ms or peak_mb, got 'top1'"),
         ("experiment: classify", "experiment: clasify", "did you mean 'classify'"),
-        ("seeds: 2", "environment: {mihs: {X: y}}", "environment: expected values of an axis, got mihs"),
+        ("seeds: 2", "environment: {mihs: {DETECTOR_X: y}}", "environment: expected values of an axis, got mihs"),
+        *(
+            (
+                "seeds: 2",
+                f"environment: {{mish: {{{name}: x}}}}",
+                f"variables of detector or of its threads, got {name};",
+            )
+            for name in (
+                "PYTHONWARNINGS",
+                "BROWSER",
+                "PYTHONPATH",
+                "LD_PRELOAD",
+                "CXX",
+                "PATH",
+                "XDG_CACHE_HOME",
+                "omp",
+            )
+        ),
     ],
 )
 def test_mistakes_in_a_study_are_reported_with_file_and_line(small_study, old, new, told):
@@ -113,7 +130,9 @@ def test_mistakes_in_all_combinations_are_reported_together_and_once(small_study
 
 def test_mistakes_in_the_study_itself_are_reported_together(small_study):
     text = small_study.read_text().replace("compare: activation", "compare: activtion")
-    text = text.replace("size: {small", '"s/ze": {small').replace("seeds: 2", "seeds: 0\nenvironment: {mihs: {A: b}}")
+    text = text.replace("size: {small", '"s/ze": {small').replace(
+        "seeds: 2", "seeds: 0\nenvironment: {mihs: {DETECTOR_A: b}}"
+    )
     small_study.write_text(text)
     with pytest.raises(ConfigError) as error:
         load_study(str(small_study))

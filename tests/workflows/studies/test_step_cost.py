@@ -16,7 +16,7 @@ from detector.workflows.studies.step_cost import make_cost_run, make_cost_runs
 # Program that answers as often as its environment says, with a pause before each answer.
 PROGRAM = """
 import os, sys, time
-for _ in range(int(os.environ["NUM_ANSWERS"])):
+for _ in range(int(os.environ["DETECTOR_NUM_ANSWERS"])):
     sys.stdin.readline()
     time.sleep(0.3)
     print(1.0, flush=True)
@@ -28,7 +28,7 @@ def study(small_study):
     """Load a study of the cost of two activations."""
     text = small_study.read_text().replace("metric: top1", "metric: step_ms\nmeasure: cost")
     text = text.replace("train.iterations=4", "train.iterations=6")
-    environment = "environment: {relu: {NUM_ANSWERS: '1'}, mish: {NUM_ANSWERS: '3'}}\n"
+    environment = "environment: {relu: {DETECTOR_NUM_ANSWERS: '1'}, mish: {DETECTOR_NUM_ANSWERS: '3'}}\n"
     small_study.write_text(text + environment)
     return load_study(str(small_study), only=["size=small"], seeds=1)
 
