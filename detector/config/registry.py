@@ -46,11 +46,13 @@ class PartConfig(Generic[Contract_co]):
         folders: the folders of the package that hold parts of the kind, such as `models`; subfolders are not searched.
         name_key: the key that selects a part by its registered name in YAML.
         default_name: the part selected when the key is absent, which is then not written either, or None.
+        fallback_name: the part selected when the key is absent, whose name is always written, or None.
     """
 
     folders: ClassVar[tuple[str, ...]] = ()
     name_key: ClassVar[str] = "name"
     default_name: ClassVar[str | None] = None
+    fallback_name: ClassVar[str | None] = None
 
 
 class FileReader:
@@ -154,6 +156,11 @@ def every_kind() -> list[Kind]:
         if not module.name.startswith(_WITHOUT_PARTS):
             importlib.import_module(module.name)
     return kinds()
+
+
+def unnamed_part(kind: Kind) -> str | None:
+    """Return the name of the part that a section of a kind stands for when it names none, or None."""
+    return kind.default_name or kind.fallback_name
 
 
 def label_of(kind: Kind) -> str:

@@ -99,8 +99,8 @@ class _Builder:
         entries = dict(node.value)
         if registry.is_kind(schema):
             name = entries.pop(schema.name_key, None)
-            if name is None and schema.default_name is not None:
-                name = Node(schema.default_name, node.where)
+            if name is None and (unnamed := registry.unnamed_part(schema)) is not None:
+                name = Node(unnamed, node.where)
             if name is None or not isinstance(name.value, str):
                 known = ", ".join(registry.names(schema))
                 where = node.where if name is None else name.where
@@ -116,11 +116,12 @@ class _Builder:
     def fields(self, schema: type[DataclassInstance], entries: dict[str, Node], node: Node, key: str) -> object:
         before = len(self.mistakes)
         fields = {f.name: f for f in dataclasses.fields(schema)}
+        known = [*fields, *([schema.name_key] if issubclass(schema, registry.PartConfig) else [])]
         values: dict[str, object] = {}
         for name, child in entries.items():
             full = f"{key}.{name}" if key else name
             if name not in fields:
-                self.mistakes.add(child.where, f"unknown key {shown(full)}{registry.nearest(name, fields)}")
+                self.mistakes.add(child.where, f"unknown key {shown(full)}{registry.nearest(name, known)}")
             else:
                 values[name] = self.build(_hints(schema)[name], _named(child, fields[name].default), full)
         for name, entry in fields.items():
@@ -203,7 +204,7 @@ def _schema_of(schema: type[DataclassInstance], node: Node) -> type[DataclassIns
     if not registry.is_kind(schema):
         return schema
     entries = node.value if isinstance(node.value, dict) else {}
-    name = entries[schema.name_key].value if schema.name_key in entries else schema.default_name
+    name = entries[schema.name_key].value if schema.name_key in entries else registry.unnamed_part(schema)
     return registry.config_classes(schema).get(name, schema) if isinstance(name, str) else schema
 
 
