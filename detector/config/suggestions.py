@@ -230,6 +230,8 @@ def unknown_key(path: str, known: Iterable[str], elsewhere: Iterable[str] | None
         return f"; it is a key of another part or task; known: {', '.join(sorted(listed))}"
     meant = FOREIGN_KEYS.get(word) or (FOREIGN_KEYS_AT_THE_TOP.get(word) if "." not in path else None)
     if meant:
+        section = f"{path.rpartition('.')[0]}."
+        meant = next((each for each in meant.split(" or ") if each.startswith(section)), meant)
         return f"; {meant}" if meant.startswith(("a run ", "the data set ")) else f"; here it is {meant}"
     if same := _shortest(each for each in paths if each.rpartition(".")[2] == word):
         return did_you_mean(same)
