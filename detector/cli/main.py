@@ -30,6 +30,7 @@ COMMANDS = {
     "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
+    "config": ("config", "print the configuration keys: type, default, range, meaning, source"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "benchmark": ("benchmark", "compare back ends: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),

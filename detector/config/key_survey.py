@@ -166,11 +166,7 @@ def _range(schema: type[DataclassInstance], name: str, value_type: ValueType) ->
         return ""
 
     def accepts(value: float) -> bool:
-        try:
-            dataclasses.replace(default, **{name: value})
-        except (TypeError, ValueError):
-            return False
-        return True
+        return _replaced(default, **{name: value}) is not None
 
     current = getattr(default, name)
     inside = current if isinstance(current, (int, float)) and not isinstance(current, bool) else 1
@@ -197,12 +193,18 @@ def _bounding_key(default: DataclassInstance, name: str, bound: float) -> str | 
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
         if field.name != name and isinstance(value, (int, float)) and not isinstance(value, bool) and value == bound:
-            try:
-                smaller = dataclasses.replace(default, **{field.name: type(value)(value / 2)})
-                dataclasses.replace(smaller, **{name: bound})
-            except (TypeError, ValueError):
+            smaller = _replaced(default, **{field.name: type(value)(value / 2)})
+            if smaller and _replaced(default, **{name: bound}) and not _replaced(smaller, **{name: bound}):
                 return field.name
     return None
+
+
+def _replaced(config: DataclassInstance, **values: object) -> DataclassInstance | None:
+    """Return a config with other values, or None if it refuses them."""
+    try:
+        return dataclasses.replace(config, **values)
+    except (TypeError, ValueError):
+        return None
 
 
 def _either(value_type: ValueType) -> list[object]:
