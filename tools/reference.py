@@ -1,6 +1,6 @@
-"""Write the table of configuration keys and the pages of their reference, which the code and its docstrings contain.
+"""Write the table of configuration keys and the pages of their reference, from the code and its docstrings.
 
-PYTHONPATH=. python tools/reference.py    # after a key, its default or its docstring has changed
+Run `make reference` after a key, its default or its docstring has changed.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
             for entry in entries(table)
             if not chosen or any(f"{entry.path}.".startswith(f"{word}.") for word in chosen)
         ]
-        print(
-            json.dumps([{"path": e.path, "of": e.owner, "source": e.section.source, **asdict(e.key)} for e in listed])
-        )
+        rows = [{"path": e.path, "of": e.owners, "source": e.section.source, **asdict(e.key)} for e in listed]
+        print(json.dumps(rows))
     else:
         print("\n\n".join(texts) if texts else all_keys_text(table, width))
     return 0

@@ -133,7 +133,7 @@ class _Check:
             return [self._table.sections[section] for section in known.values()]
         if named is None:
             usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed
-            if len(keys) > 1 or path in self._open_sections or (usual is None and not self._is_whole):
+            if len(keys) > 1 or path in self._open_sections or not self._is_whole:
                 return [self._table.sections[section] for section in sorted(known.values(), key=lambda s: s != usual)]
             named = Node(usual, node.where)
         if not isinstance(named.value, str):

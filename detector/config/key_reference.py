@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, ValueType, type_in_words
 from detector.config.suggestions import unknown_key
@@ -22,30 +22,32 @@ class Entry:
         path: its dotted path.
         key: its properties.
         section: the section that defines it.
-        owner: the part or task that the section belongs to, such as `muon` or `classify`.
+        owners: the parts or tasks that have the key with these properties, such as `muon` or `classify`.
     """
 
     path: str
     key: Key
     section: Section
-    owner: str
+    owners: tuple[str, ...]
 
 
 def entries(table: KeyTable) -> list[Entry]:
-    """Return every key of every part and task, section by section; equal keys of several tasks once."""
-    found: dict[tuple[str, str, str], Entry] = {}
+    """Return every key of every part and task, section by section; equal keys of several of them once."""
+    found: dict[tuple[str, str], Entry] = {}
 
     def below(section: Section, above: str, owner: str) -> None:
         for name, key in section.keys.items():
-            entry = Entry(f"{above}{name}", key, section, owner)
-            found.setdefault((entry.path, section.source, str(key)), entry)
+            path = f"{above}{name}"
+            entry = found.setdefault((path, str(key)), Entry(path, key, section, ()))
+            if owner not in entry.owners:
+                found[path, str(key)] = replace(entry, owners=(*entry.owners, owner))
             for part, inner in _choices(table, key.value_type):
-                below(inner, f"{above}{name}.", part or owner)
+                below(inner, f"{path}.", part or owner)
 
-    for task, section_id in table.kinds[ROOT_KIND].parts.items():
+    for task, section_id in sorted(table.kinds[ROOT_KIND].parts.items(), reverse=True):
         below(table.sections[section_id], "", task)
     order = {name: number for number, name in enumerate(top_sections(table))}
-    return sorted(found.values(), key=lambda entry: (order[entry.path.partition(".")[0]], entry.path, entry.owner))
+    return sorted(found.values(), key=lambda entry: (order[entry.path.partition(".")[0]], entry.path, entry.owners))
 
 
 def top_sections(table: KeyTable) -> list[str]:
@@ -105,7 +107,7 @@ def _rows(table: KeyTable, listed: Sequence[Entry], width: int) -> list[str]:
     several = {entry.path for entry in listed if sum(other.path == entry.path for other in listed) > 1}
     cells = []
     for entry in listed:
-        owner = f" ({entry.owner})" if entry.path in several else ""
+        owner = f" ({', '.join(entry.owners)})" if entry.path in several else ""
         key = entry.key
         cells.append((f"{entry.path}{owner}", _type(table, key), shown_default(key), key.range or "-", key.meaning))
     most = (44, 28, 20, 14)
@@ -124,7 +126,7 @@ def _cut(text: str, width: int) -> str:
 def _block(table: KeyTable, entry: Entry) -> Iterator[str]:
     """Yield the lines on one key."""
     key = entry.key
-    yield f"{entry.path} ({_TASKS.get(entry.owner, entry.owner)})"
+    yield f"{entry.path} ({', '.join(_TASKS.get(owner, owner) for owner in entry.owners)})"
     yield f"  type     {_type(table, key)}"
     yield f"  default  {shown_default(key)}"
     if key.range:
@@ -137,7 +139,7 @@ def _block(table: KeyTable, entry: Entry) -> Iterator[str]:
 
 def _type(table: KeyTable, key: Key) -> str:
     if key.kind:
-        return f"name of a {table.kinds[key.kind].label}" + (" or nothing" if key.is_optional else "")
+        return table.kinds[key.kind].label + (" or nothing" if key.is_optional else "")
     return type_in_words(key.value_type)
 
 
@@ -160,13 +162,10 @@ _MADE = "<!-- Made by `make reference` from the code; do not edit. -->"
 def pages(table: KeyTable) -> dict[str, str]:
     """Return the pages of the reference by file name: an index, and a page for each section of an experiment."""
     roots = {task: table.sections[section] for task, section in table.kinds[ROOT_KIND].parts.items()}
-    names = [
-        name
-        for name in top_sections(table)
-        if any(_choices(table, r.keys[name].value_type) for r in roots.values() if name in r.keys)
-    ]
+    keys = {name: [root.keys[name] for root in roots.values() if name in root.keys] for name in top_sections(table)}
+    names = [name for name, each in keys.items() if any(_choices(table, key.value_type) for key in each)]
     made = {f"{name}.md": _page(table, name, roots) for name in names}
-    plain = [name for name in top_sections(table) if name not in names]
+    plain = [name for name in keys if name not in names]
     return {"README.md": _index(table, names, plain, roots), **made}
 
 
@@ -176,10 +175,10 @@ def _index(table: KeyTable, names: Sequence[str], plain: Sequence[str], roots: d
         "",
         "# Reference of all keys",
         "",
-        "An experiment is a YAML file, and every key can be changed on the command line: "
+        "An experiment is a YAML file, and every key can be changed on the command line:",
         "`detector train mish-n train.epochs=50`. `detector config` prints this reference, `detector config train` a",
-        "section and `detector config train.epochs` a key. A section with several parts selects one by `name`; the",
-        "name alone is enough: `optimizer=sgd`. Ranges are measured with the other keys at their defaults.",
+        "section and `detector config train.epochs` a key. A section with several parts selects one by `name`; its",
+        "name alone is enough: `optimizer=sgd`. A range holds while the other keys have their defaults.",
         "",
         "| section | meaning | page |",
         "|---|---|---|",
@@ -222,11 +221,12 @@ def _choice_lines(table: KeyTable, path: str, key: Key, level: int, seen: set[st
         lines += [_selection(kind, path, key), ""]
     for part, section in _choices(table, key.value_type):
         heading = f"`{path}={part}`" if part else f"`{path}`"
-        if part or level > 2:
+        if part or level > 3:
             lines += [f"{'#' * min(level, 6)} {heading}", ""]
         lines += [f"{section.meaning} Source: `{section.source}`.", ""]
         if section.keys:
-            lines += [*_table_head(), *(_table_row(table, f"{path}.{n}", each) for n, each in section.keys.items()), ""]
+            rows = [_table_row(table, f"{path}.{name}", each) for name, each in section.keys.items()]
+            lines += [*_table_head(), *rows, ""]
         for name, each in section.keys.items():
             lines += _choice_lines(table, f"{path}.{name}", each, level + 1, seen)
     return lines

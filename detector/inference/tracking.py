@@ -161,7 +161,8 @@ def _overlaps(tracks_xyxy: Float64s, xyxy: Float64s) -> Float64s:
     high = np.minimum(tracks_xyxy[:, None, 2:], xyxy[None, :, 2:])
     shared = (high - low).clip(min=0).prod(axis=2)
     union = area_xyxy(tracks_xyxy)[:, None] + area_xyxy(xyxy) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    overlaps: Float64s = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlaps
 
 
 class Tracker:

@@ -36,7 +36,7 @@ def _operator() -> Callable[[Tensor, Tensor, float], Tensor]:
     for path in (Path(folder) / name for folder in folders for name in names):
         if path.is_file():
             try:
-                torch.ops.load_library(path)
+                torch.ops.load_library(path)  # type: ignore[no-untyped-call]  # torch has no types for it
                 operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
                 return operator
             except (OSError, AttributeError):  # the import below says what is wrong with the installation
