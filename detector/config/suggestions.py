@@ -203,7 +203,8 @@ def preset_hint(name: str, presets: Iterable[str]) -> str:
     """Return the end of an error message about a preset; a model of another family leads to the one of its size."""
     listed = list(presets)
     sized = _SIZED_MODEL.match(name)
-    if sized and (meant := f"mish-{sized[1].lower()}") in listed:
+    is_known = any(_normalised(each) == _normalised(name) for each in listed)
+    if sized and not is_known and (meant := f"mish-{sized[1].lower()}") in listed:
         return f"; the preset of that size is {meant!r} here"
     stem, dot, suffix = name.rpartition(".")
     if close := near_names(stem if dot else name, listed):
@@ -233,10 +234,10 @@ def unknown_key(path: str, known: Iterable[str], elsewhere: Iterable[str] | None
         section = f"{path.rpartition('.')[0]}."
         meant = next((each for each in meant.split(" or ") if each.startswith(section)), meant)
         return f"; {meant}" if meant.startswith(("a run ", "the data set ")) else f"; here it is {meant}"
-    if same := _shortest(each for each in paths if each.rpartition(".")[2] == word):
-        return did_you_mean(same)
     if close := near_names(name, listed):
         return did_you_mean(close)
+    if same := _shortest(each for each in paths if each.rpartition(".")[2] == word):
+        return did_you_mean(same)
     spelled = near_names(name, {each.rpartition(".")[2] for each in paths})
     if near := _shortest(each for each in paths if each.rpartition(".")[2] in spelled):
         return did_you_mean(near)
