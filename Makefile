@@ -6,11 +6,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test nightly gpu lint types format wheel clean
+.PHONY: help demo test nightly gpu lint types format wheel reference clean
 
 help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## train on drawn shapes for a few minutes, evaluate and draw the detections
 	$(PYTHON_BIN) tools/demo.py
@@ -35,6 +35,9 @@ types: $(READY)  ## check types with mypy, strictly apart from the tests
 format: $(READY)  ## rewrite the source in the project's format
 	$(PYTHON_BIN) -m ruff check --fix .
 	$(PYTHON_BIN) -m ruff format .
+
+reference: $(READY)  ## write docs/reference/ and the table of keys again, after a key has changed
+	PYTHONPATH=. $(PYTHON_BIN) tools/reference.py
 
 wheel: $(READY)  ## build the wheel into dist/
 	$(PYTHON_BIN) -m build --wheel

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from detector.config.registry import nearest
 from detector.config.schema import config_from_plain, config_to_plain
+from detector.config.suggestions import nearest
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation

@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 
+from detector.cli.data_words import configured
 from detector.cli.progress import TrainingProgress, say
+from detector.cli.usage import data_words
 from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
 from detector.errors import ConfigError
-from detector.tasks.detection_model import load_detection, read_split
+from detector.tasks.detection_model import read_split
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute anchors and print them in the format of a Darknet .cfg; return the exit code."""
-    names = [word for word in arguments.words if "=" not in word]
-    if len(names) != 1:
-        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give data.yaml")
     if arguments.num < 1 or min(arguments.size) < 1 or len(arguments.size) > 2:
         raise ConfigError(
             f"expected --num of at least 1 and --size of one or two numbers of at least 1, got {arguments.num} and "
             f"{', '.join(map(str, arguments.size))}"
         )
-    overrides = [f"data={json.dumps(names[0])}", *(word for word in arguments.words if "=" in word)]
-    config = load_detection("base", overrides)
+    _, config = configured(data_words(arguments, arguments.words))
     annotations = read_split(config, arguments.split, TrainingProgress(arguments.quiet, arguments.verbose))
     canvas_hw = (arguments.size[0], arguments.size[-1])
     sizes = canvas_sizes(annotations, canvas_hw, config.input.fit, config.input.arithmetic)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from detector.cli.common_options import add_data
+from detector.cli.usage import check_data_words
+
+EXAMPLES = (
+    "detector anchors data.yaml --num 9 --size 416",
+    "detector anchors instances.json images --num 6 --size 320 640",
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
@@ -13,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DATA key=value",
         help="a data set (COCO description, data.yaml or .data file), then overrides such as input.fit=stretch",
     )
+    add_data(parser)
     parser.add_argument("--num", type=int, default=9, help="number of anchors (default 9)")
     parser.add_argument(
         "--size", type=int, nargs="+", default=[416], help="the canvas: its side, or height and width (default 416)"
@@ -21,3 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="train, val or test (default train)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random starts (default 0)")
     parser.add_argument("--json", action="store_true", help="print the anchors and figures as JSON")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject a command line without one data set, and unknown keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    check_data_words(arguments, arguments.words)

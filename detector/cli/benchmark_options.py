@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from detector.cli.usage import check_keys, split_words
+
+EXAMPLES = (
+    "detector benchmark best.safetensors best.onnx",
+    "detector benchmark mish-n mish-s --sizes 320,640 device=cpu --markdown",
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
@@ -29,3 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print every call as JSON")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject unknown keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    check_keys(arguments, split_words(arguments)[1])

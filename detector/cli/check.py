@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from detector.cli.data_words import configured
 from detector.cli.progress import say
+from detector.cli.usage import data_words
 from detector.data.doctor.doctor_page import draw_offender, page
 from detector.data.doctor.doctor_text import report_text
 from detector.data.doctor.examination import examine, read_splits
@@ -24,7 +25,7 @@ _EXIT_CODE = 3  # the exit code of data errors
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a data set; return the exit code."""
-    name, config = configured(arguments.words, arguments.config)
+    name, config = configured(data_words(arguments, arguments.words), arguments.config)
     assert config.data is not None  # `configured` names one
     splits, refusals = read_splits(config.data, tuple(dict.fromkeys(arguments.split)))
     show = sys.stderr.isatty() and not arguments.quiet
@@ -46,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         _write(arguments.html, page(report).encode("utf-8"))
         say(f"page: {arguments.html}", arguments.quiet)
-    if arguments.output is not None:
-        _write_folder(arguments.output, report)
-        say(f"report: {arguments.output}", arguments.quiet)
+    if arguments.out is not None:
+        _write_folder(arguments.out, report)
+        say(f"report: {arguments.out}", arguments.quiet)
     print(json.dumps(report.to_plain()) if arguments.json else report_text(report))
     return 0 if report.is_clean(arguments.strict) else _EXIT_CODE
 

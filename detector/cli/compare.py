@@ -8,7 +8,6 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import as_plain
 from detector.evaluation.number_text import columns, number_text
 from detector.evaluation.resampling import PairedTest
@@ -19,13 +18,6 @@ _MAX_CLASSES = 40
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare runs; return the exit code."""
-    if len(arguments.words) < 2 or len(set(arguments.words)) < len(arguments.words):
-        raise ConfigError(f"expected at least two different runs, got {arguments.words}; give their folders")
-    if arguments.resamples < 1 or arguments.seed < 0:
-        raise ConfigError(
-            f"expected --resamples of at least 1 and --seed of at least 0, got {arguments.resamples} and "
-            f"{arguments.seed}; correct them"
-        )
     runs = [read_run(Path(word)) for word in arguments.words]
     comparison = compare(runs, arguments.annotations, num_resamples=arguments.resamples, seed=arguments.seed)
     print(json.dumps(as_plain(_plain(comparison))) if arguments.json else _text(comparison))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detector.cli.model_file import load
+from detector.cli.usage import split_words
 from detector.config.schema import config_to_plain
 from detector.darknet.darknet_model_file import save_darknet_files
 from detector.darknet.network import DarknetNet
@@ -17,12 +18,8 @@ from detector.models.checkpoint import save_model
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert a model file; return the exit code."""
-    words = [word for word in arguments.words if "=" not in word]
-    if len(words) != 2:
-        raise ConfigError(
-            f"expected a SOURCE and a TARGET, got {', '.join(words) or 'none'}; give yolov4.weights yolov4.safetensors"
-        )
-    source, target = map(Path, words)
+    names, overrides = split_words(arguments)
+    source, target = Path(names[0]), arguments.out or Path(names[1])
     suffixes = {".safetensors": (".safetensors",), ".weights": (".weights", ".cfg", ".names")}.get(target.suffix)
     if suffixes is None:
         raise ConfigError(f"{target}: expected a target NAME.safetensors or NAME.weights; rename it")
@@ -34,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if there and not arguments.overwrite:
         raise ConfigError(f"{', '.join(there)}: already exists; choose another TARGET or give --overwrite")
 
-    loaded = load(arguments, source, [word for word in arguments.words if "=" in word])
+    loaded = load(arguments, source, overrides)
     if isinstance(loaded.model, ExportRuntime):
         raise ConfigError(f"{source}: an export cannot be converted; give the model file it came from")
     if target.suffix == ".safetensors":

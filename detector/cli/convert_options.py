@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from detector.cli.common_options import add_out
 from detector.cli.model_file_options import add_darknet_options
+from detector.cli.usage import check_keys, split_words
+from detector.errors import ConfigError
+
+EXAMPLES = (
+    "detector convert yolov4.weights yolov4.safetensors",
+    "detector convert runs/detect/train/weights/best.safetensors best.weights",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +25,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "NAME.names; then overrides such as input.size=608",
     )
     add_darknet_options(parser)
+    add_out(parser, "the TARGET (default: the second word)", "FILE")
     parser.add_argument(
         "--fold",
         action="store_true",
         help="fold batch norm into the .weights, for programs with another epsilon such as OpenCV",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject a command line without one source and one target, and unknown keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    names, overrides = split_words(arguments)
+    if len(names) + (arguments.out is not None) != 2:
+        raise ConfigError(
+            f"expected a SOURCE and a TARGET, got {', '.join(names) or 'none'}; give yolov4.weights yolov4.safetensors"
+        )
+    check_keys(arguments, overrides)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.cli.dataset_options import DATA_HELP
+from detector.cli.usage import DATA_HELP, names_data
 from detector.data.coco import read_coco
 from detector.errors import ConfigError
 from detector.tasks.detection_config import DetectionConfig
@@ -30,8 +30,11 @@ def configured(words: Sequence[str], config_name: str = "base") -> tuple[str, De
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
-    if not names or len(names) > 1 + is_coco:
+    if len(names) > 1 + is_coco or (not names and not names_data(overrides)):
         raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
+    if not names:
+        label = next(word for word in overrides if names_data([word]))
+        return label.removeprefix("data=").strip('"'), load_detection(config_name, overrides)
     if is_coco:
         images = Path(names[1]) if len(names) > 1 else images_beside(Path(names[0]))
         split = {"annotations": str(Path(names[0]).resolve()), "images": str(images.resolve())}

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from detector.cli.data_words import configured
-from detector.cli.dataset_options import _ACTIONS, _SHARES
+from detector.cli.dataset_options import _SHARES
 from detector.cli.progress import say
+from detector.cli.usage import data_words
 from detector.config import registry
 from detector.config.nodes import read_foreign
 from detector.data.coco_extras import read_extras
@@ -22,12 +23,7 @@ from detector.errors import ConfigError, DatasetError
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert or edit a data set; return the exit code."""
-    words = list(arguments.words)
-    if not words or words[0] not in _ACTIONS:
-        raise ConfigError(f"expected an action, one of {', '.join(_ACTIONS)}; got {words[0] if words else 'none'}")
-    if arguments.to is None:
-        raise ConfigError("expected a folder for the result, got none; give --to FOLDER")
-
+    words = [arguments.words[0], *data_words(arguments, arguments.words[1:])]
     actions: dict[str, Callable[[list[str], argparse.Namespace], tuple[Conversion, list[str]]]] = {
         "to-coco": _to_coco,
         "to-yolo": _to_text,
@@ -88,30 +84,30 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
     elif len(names) == 1 and Path(names[0]).is_dir():
         tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult)
     else:
-        portions, notes = _read(names, arguments.to)
-        return _write(portions, arguments.to), notes
+        portions, notes = _read(names, arguments.out)
+        return _write(portions, arguments.out), notes
     portions = {name: Portion(annotations, extras) for name, (annotations, extras) in tables.items()}
     for name, portion in portions.items():
         notes += [f"{name}: {problem}" for problem in portion.annotations.problems if problem.outcome != "noted"]
-    _require_apart(portions, arguments.to)
-    return _write(portions, arguments.to), notes
+    _require_apart(portions, arguments.out)
+    return _write(portions, arguments.out), notes
 
 
 def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    portions, notes = _read(words[1:], arguments.to)
+    portions, notes = _read(words[1:], arguments.out)
     splits = {name: portion.annotations for name, portion in portions.items()}
     for name, portion in portions.items():
         keys = sorted({key for other in (*portion.extras.rows, *portion.extras.images) for key in other} - {"id"})
         if keys:
             notes.append(f"{name}: text labels cannot hold {', '.join(keys)}, which is left out")
     if words[0] == "to-darknet":
-        return coco_to_darknet(splits, arguments.to, link=arguments.link), notes
-    return coco_to_yolo(splits, arguments.to, link=arguments.link), notes
+        return coco_to_darknet(splits, arguments.out, link=arguments.link), notes
+    return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     shares = _shares(arguments.shares)
-    portions, notes = _read(words[1:], arguments.to)
+    portions, notes = _read(words[1:], arguments.out)
     if arguments.from_split not in portions:
         raise DatasetError(
             f"{words[1]}: expected a split of {', '.join(portions)}, got {arguments.from_split!r}; change --from-split"
@@ -127,7 +123,7 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     notes += [
         f"{name}: {len(part.annotations)} images, {part.annotations.num_boxes} boxes" for name, part in parts.items()
     ]
-    return _write({**parts, **kept}, arguments.to), notes
+    return _write({**parts, **kept}, arguments.out), notes
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -173,18 +169,18 @@ def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     data_sets: list[dict[str, Portion]] = []
     notes: list[str] = []
     for word in words[1:]:
-        portions, own_notes = _read([word], arguments.to)
+        portions, own_notes = _read([word], arguments.out)
         notes += [f"{word}: {note}" for note in own_notes]
         data_sets.append(portions)
     merged, changed = merge(data_sets)
-    return _write(merged, arguments.to), [*notes, *changed]
+    return _write(merged, arguments.out), [*notes, *changed]
 
 
 def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     if arguments.classes is None and arguments.num is None:
         raise ConfigError("expected classes or a number of images to keep, got neither; give --classes A,B or --num N")
     names = [name.strip() for name in arguments.classes.split(",") if name.strip()] if arguments.classes else []
-    portions, notes = _read(words[1:], arguments.to)
+    portions, notes = _read(words[1:], arguments.out)
     chosen = {}
     for name, portion in portions.items():
         kept = subset(
@@ -195,7 +191,7 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
         notes.append(
             f"{name}: {len(kept.annotations)} of {len(portion.annotations)} images, {num_boxes} of {num_before} boxes"
         )
-    return _write(chosen, arguments.to), notes
+    return _write(chosen, arguments.out), notes
 
 
 def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
@@ -206,13 +202,13 @@ def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
         raise ConfigError(
             "expected a mapping, got none; give words old=new (old= leaves a class out) or --map FILE.yaml"
         )
-    portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.to)
+    portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.out)
     changed = {name: remap_classes(portion, mapping) for name, portion in portions.items()}
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes
         if lost:
             notes.append(f"{name}: {lost} boxes of removed classes are left out")
-    return _write(changed, arguments.to), notes
+    return _write(changed, arguments.out), notes
 
 
 def _mapping(path: Path) -> dict[str, str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
+from detector.cli.common_options import add_data, add_out
+from detector.cli.usage import DATA_HELP, check_data_words
+from detector.config.suggestions import nearest
+from detector.errors import ConfigError
+
 _ACTIONS = {
     "to-coco": "write COCO files from any supported data set, a Pascal VOC folder, or a CSV file and its images",
     "to-yolo": "write text labels, images and a data.yaml",
@@ -19,12 +23,19 @@ _ACTIONS = {
 
 _SHARES = "train=0.8,val=0.2"
 
+EXAMPLES = (
+    "detector dataset to-coco VOC_FOLDER --out data/mine",
+    "detector dataset split data.yaml --shares train=0.8,val=0.2 --out data/parts",
+    "detector dataset remap data.yaml van=car truck=car --out data/cars",
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     actions = "; ".join(f"{name}: {text}" for name, text in _ACTIONS.items())
     parser.add_argument("words", nargs="*", metavar="ACTION DATA", help=f"{actions}. DATA is {DATA_HELP}")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder of the result, new or empty")
+    add_data(parser)
+    add_out(parser, "folder of the result, new or empty (no default)", aliases=("--to",))
     parser.add_argument("--link", action="store_true", help="to-yolo, to-darknet: link images instead of copying them")
     parser.add_argument(
         "--difficult",
@@ -40,10 +51,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--group",
         metavar="HOW",
         help="split: keep images of a group in one split; the group is the folder (folder) or the text that a regular "
-        "expression matches in the file name (its first group, if it has one)",
+        "expression matches in the file name (its first group, if it has one) (default: each image alone)",
     )
-    parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep")
-    parser.add_argument("--num", type=int, metavar="N", help="subset: draw this many images from each split")
+    parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep (default: all)")
+    parser.add_argument("--num", type=int, metavar="N", help="subset: draw N images from each split (default: all)")
     parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
-    parser.add_argument("--map", type=Path, metavar="FILE", help="remap: a YAML file of old: new; or words old=new")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="remap: YAML of old: new (default: words old=new)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject a command line without an action, a data set and a folder for the result.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    words = arguments.words
+    if not words or words[0] not in _ACTIONS:
+        hint = nearest(words[0], _ACTIONS) if words else ""
+        raise ConfigError(
+            f"expected an action, one of {', '.join(_ACTIONS)}; got {words[0] if words else 'none'}"
+            + (hint if "did you mean" in hint else "")
+        )
+    if arguments.out is None:
+        raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
+    if words[0] in ("to-yolo", "to-darknet", "split", "subset"):
+        check_data_words(arguments, words[1:])

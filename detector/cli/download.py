@@ -9,7 +9,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from detector.cli.progress import say
-from detector.errors import ConfigError
 from detector.workflows import catalog
 from detector.workflows.catalog import Published, PublishedWeights
 
@@ -20,8 +19,6 @@ def run(arguments: argparse.Namespace) -> int:
         for entry in catalog.published().values():
             print(_line(entry))
         return 0
-    if len(arguments.words) > 1:
-        raise ConfigError(f"expected one name, got {', '.join(arguments.words)}; download one after the other")
     entry = catalog.find_published(arguments.words[0])
     say(f"{entry.name}: {entry.page}", arguments.quiet)
     say(f"licence: {entry.licence}", arguments.quiet)
@@ -32,11 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(num_done - bar.n)
 
         if isinstance(entry, PublishedWeights):
-            target = arguments.output or Path("weights") / entry.file_name
+            target = arguments.out or Path("weights") / entry.file_name
             target = target / entry.file_name if target.is_dir() else target
             catalog.fetch_weights(entry, target, progress)
         else:
-            target = arguments.output or Path("data") / entry.name
+            target = arguments.out or Path("data") / entry.name
             catalog.fetch_data_set(entry, target, progress)
     print(target)
     return 0

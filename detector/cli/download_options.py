@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from detector.cli.common_options import add_out
+from detector.errors import ConfigError
+
+EXAMPLES = (
+    "detector download",
+    "detector download yolov4-tiny",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +18,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words", nargs="*", metavar="NAME", help="name of the weights or data set (default: list all names)"
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="where to put it (default weights/FILE or data/NAME)"
-    )
+    add_out(parser, "where to put it (default weights/FILE or data/NAME)", "PATH", aliases=("--output",))
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject several names.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    if len(arguments.words) > 1:
+        raise ConfigError(f"expected one name, got {', '.join(arguments.words)}; download one after the other")

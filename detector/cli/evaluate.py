@@ -17,6 +17,7 @@ from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_unsupported
 from detector.cli.progress import TrainingProgress, say
 from detector.cli.report import check_report_options
+from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
 from detector.config import registry
 from detector.config.registry import PartConfig
@@ -41,15 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate a model or a results file; return the exit code."""
     config = _metric_config(arguments)
     check_report_options(arguments, registry.build(config).has_report)
-    if arguments.ignore_unknown and not arguments.results:
-        raise ConfigError("--ignore-unknown belongs to --results; leave it out")
     if arguments.results:
         outcome = _score_file(arguments, config)
     else:
-        names = [word for word in arguments.words if "=" not in word]
-        overrides = [word for word in arguments.words if "=" in word]
-        if len(names) != 1:
-            raise ConfigError(f"expected one model file, got {', '.join(names) or 'none'}; give best.safetensors")
+        names, overrides = split_words(arguments)
         outcome = _measure_model(arguments, config, Path(names[0]), overrides)
     if arguments.json:
         print(json.dumps(outcome.document))
@@ -93,12 +89,10 @@ def _target(arguments: argparse.Namespace) -> Target:
 
 
 def _score_file(arguments: argparse.Namespace, config: MetricConfig) -> EvaluationOutcome:
-    if arguments.annotations is None or arguments.words:
-        raise ConfigError("--results needs --annotations FILE and takes no model; give these two files only")
     request = ResultsRequest(
         metric=config,
         title=str(arguments.results),
-        save_dir=arguments.save_dir,
+        save_dir=arguments.out,
         report=arguments.report,
         target=_target(arguments),
         results=arguments.results,
@@ -117,7 +111,7 @@ def _measure_model(
     request = ModelRequest(
         metric=config,
         title=str(weights),
-        save_dir=arguments.save_dir,
+        save_dir=arguments.out,
         report=arguments.report,
         target=_target(arguments),
         weights=weights,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detector.cli.model_file import load
 from detector.cli.progress import say
+from detector.cli.usage import split_words
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
@@ -17,16 +18,14 @@ from detector.workflows.export import ExportReport, export_model
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a model; return the exit code."""
-    names = [word for word in arguments.words if "=" not in word]
-    if len(names) != 1:
-        raise ConfigError(f"expected one model file, got {', '.join(names) or 'none'}; give best.safetensors")
+    names, overrides = split_words(arguments)
     settings = _settings(arguments)
     target = find_export_target(settings.target)
     path = arguments.out or Path(names[0]).with_suffix(target.suffix)
     for file in target.files_of(path):
         if file.exists() and not arguments.overwrite:
             raise ConfigError(f"{file}: already exists; choose another --out or give --overwrite")
-    loaded = load(arguments, Path(names[0]), [word for word in arguments.words if "=" in word])
+    loaded = load(arguments, Path(names[0]), overrides)
     report = export_model(
         loaded, path, settings, check_images=arguments.check_images, calibration=arguments.calibration
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detector.cli.common_options import add_data, add_out
 from detector.cli.model_file_options import add_darknet_options
+from detector.cli.usage import check_model_words
+
+EXAMPLES = (
+    "detector export runs/detect/train --to onnx --nms",
+    "detector export best.safetensors --to openvino --precision int8 --out best.xml",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the runtime to write for: onnx, openvino, torchscript, pt2, or one of --import",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: beside WEIGHTS, under its name)")
+    add_out(parser, "the file (default: beside WEIGHTS, under its name)", "FILE")
+    add_data(parser)
     parser.add_argument(
         "--nms", action="store_true", help="put score filter and suppression, as predict has them, into the file"
     )
@@ -36,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mish-form", choices=("mish", "softplus", "sigmoid"), help="how Mish is written (default: the fastest)"
     )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default fp32")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="number format (default fp32)"
+    )
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -51,3 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--json", action="store_true", help="print the differences from the model as JSON")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject a command line without one model file, and unknown keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    check_model_words(arguments)

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import NoReturn
 
 from detector import __version__
+from detector.config.key_table import key_table
+from detector.config.suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import DetectorError
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
@@ -28,6 +30,7 @@ COMMANDS = {
     "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
+    "config": ("config", "print the configuration keys: type, default, range, meaning, source"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "benchmark": ("benchmark", "compare back ends: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),
@@ -35,6 +38,31 @@ COMMANDS = {
     "anchors": ("anchors", "find anchors for a data set by k-means"),
     "download": ("download", "fetch published Darknet weights or a data set, by name"),
     "env": ("env", "show versions, devices and problems of this installation"),
+}
+EXAMPLES = (
+    "detector train mish-n data=data.yaml",
+    "detector evaluate runs/detect/train",
+    "detector predict runs/detect/train photos/",
+)
+_WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
+# Commands of other programs, and those with their meaning here.
+_FOREIGN_COMMANDS = {
+    "detect": "predict",
+    "infer": "predict",
+    "track": "predict WEIGHTS SOURCE --track",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "validate": "evaluate",
+    "map": "evaluate --metric darknet",
+    "tune": "study",
+    "settings": "config",
+    "cfg": "config",
+    "info": "env",
+    "checks": "env",
+    "version": "--version",
+    "help": "--help",
+    "resume": "train --resume RUN",
+    "calc_anchors": "anchors",
 }
 EXIT_CODES = """exit codes: 0 done, 1 runtime error, 2 usage or configuration, 3 data, 4 model file, 5 done with skips
 under --strict, 6 training diverged, 130 and 143 stopped by a signal (state saved)"""
@@ -74,15 +102,23 @@ def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="detector",
         description="Train, evaluate and use YOLO-style object detectors on data sets in COCO format.",
-        epilog=EXIT_CODES,
+        epilog=f"{_examples(EXAMPLES)}{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"detector {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, parents=[common], epilog=EXIT_CODES)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
         if name in chosen:
-            importlib.import_module(f"detector.cli.{module}_options").configure(command)
+            options = importlib.import_module(f"detector.cli.{module}_options")
+            options.configure(command)
+            command.epilog = f"{_examples(options.EXAMPLES)}{EXIT_CODES}"
     return parser
+
+
+def _examples(lines: Sequence[str]) -> str:
+    return "\n".join(["examples:", *(f"  {line}" for line in lines), "", ""])
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -94,11 +130,19 @@ def run(argv: Sequence[str]) -> int:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise that library asks a package index for updates on import
     os.environ["PYTHONSAFEPATH"] = "1"  # otherwise child processes import modules from the working folder
     parser = build_parser(argv)
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        meant = _FOREIGN_COMMANDS.get(argv[0])
+        hint = f"; here it is detector {meant}" if meant else nearest(argv[0], COMMANDS)
+        parser.error(f"no command is named {argv[0]!r}{hint}")
     arguments = _parse(parser, argv)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    module = importlib.import_module(f"detector.cli.{COMMANDS[arguments.command][0]}")
+    name = f"detector.cli.{COMMANDS[arguments.command][0]}"
     try:
+        options = importlib.import_module(f"{name}_options")
+        if hasattr(options, "check"):
+            options.check(arguments)  # answers mistakes before torch is loaded
+        module = importlib.import_module(name)
         if arguments.imports:
             from detector.config.registry import import_parts
 
@@ -127,7 +171,30 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
     if unknown or not hasattr(arguments, "words"):
         if rest:
             parser.prog = f"detector {arguments.command}"
-            parser.error(f"unknown argument {(unknown or rest)[0]!r}")
+            parser.error(f"unknown argument {(unknown or rest)[0]!r}{_option_hint(parser, arguments, unknown)}")
         return arguments
     arguments.words = [*arguments.words, *words]
     return arguments
+
+
+def _option_hint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, unknown: Sequence[str]) -> str:
+    """Return the end of the message for an option that a command does not have."""
+    if not unknown:
+        return ""
+    option = unknown[0].partition("=")[0]
+    if close := near_names(option, options_of(parser, arguments.command)):
+        return did_you_mean(close)
+    if arguments.command not in _WITH_OVERRIDES:
+        return ""
+    paths, key = key_table().paths(), option.lstrip("-").replace("-", "_")
+    if key in paths:
+        return f"; write {key}=VALUE"
+    hint = unknown_key(key, (), paths)
+    return "" if "known:" in hint else f"{hint}=VALUE" if hint.startswith("; here it is ") and "=" not in hint else hint
+
+
+def options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """Return the options of a command, except hidden ones."""
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    actions = subparsers.choices[command]._actions
+    return [option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings]

@@ -14,8 +14,9 @@ from detector.cli.options import refuse_unsupported
 from detector.cli.predict_video import VideoProgress, refuse_video_options, run_video
 from detector.cli.progress import say
 from detector.cli.show import Window
+from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
-from detector.errors import ConfigError, MediaError
+from detector.errors import MediaError
 from detector.inference.prediction_run import PredictionOptions
 from detector.media.writers import require_format
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
@@ -25,13 +26,10 @@ from detector.workflows.predict import predict_file
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
-    words = [w for w in arguments.words if "=" not in w or "://" in w.partition("=")[0] or Path(w).exists()]
-    overrides = [word for word in arguments.words if word not in words]
+    words, overrides = split_words(arguments)
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
     formats = _formats(arguments.format)
-    if len(words) < 2:
-        raise ConfigError(f"expected a model file and a source, got {words}; give best.safetensors IMAGES")
     weights = Path(words[0])
     task = task_of_file(weights)
     refuse_unsupported(arguments, task.predict_options, task.product)
@@ -84,7 +82,7 @@ def _formats(given: Sequence[str] | None) -> list[str]:
 
 def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> PredictionOptions:
     return PredictionOptions(
-        save_dir=arguments.save_dir,
+        save_dir=arguments.out,
         formats=tuple(formats),
         crops=arguments.crops,
         pictures=not arguments.no_pictures,

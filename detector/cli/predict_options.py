@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detector.cli.common_options import add_out
 from detector.cli.model_file_options import add_darknet_options, add_runtime_options
 from detector.cli.predict_tracks_options import add_track_options
 from detector.cli.predict_video_options import add_video_options
+from detector.cli.usage import check_keys, split_words
 from detector.cli.views_options import add_view_options
+from detector.errors import ConfigError
+
+# BEST and BEST_OVERALL of evaluation/operating_point.py, which loads torch.
+_WORDS_FOR_CONFIDENCE = ("best", "best-overall")
+EXAMPLES = (
+    "detector predict runs/detect/train photos/",
+    "detector predict best.safetensors clip.mp4 --track --out results",
+    "detector predict best.safetensors image.jpg --confidence 0.4 --classes person,car --format csv",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,20 +30,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS SOURCE key=value",
         help="a model file; images, videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file, instead of the first word")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file (default: the first word)")
     add_darknet_options(parser)
     add_runtime_options(parser)
     parser.add_argument(
         "--confidence",
         type=_confidence,
         metavar="0..1|best",
-        help="lowest score kept; best: the model's own thresholds, one for each class; best-overall: its one for all",
+        help="lowest score kept; best: the model's own thresholds, one for each class; best-overall: its one "
+        "for all (default: predict.confidence, 0.25)",
     )
     parser.add_argument(
-        "--iou", type=float, metavar="0..1", help="overlap above which the lower-scoring box is dropped"
+        "--iou",
+        type=float,
+        metavar="0..1",
+        help="overlap above which the lower-scoring box is dropped (default: predict.iou, 0.7)",
     )
-    parser.add_argument("--max-detections", type=int, metavar="N", help="most detections per image")
-    parser.add_argument("--classes", metavar="A,B", help="keep these classes only, by name or index")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="most detections per image (default: predict.max_detections, 300)",
+    )
+    parser.add_argument("--classes", metavar="A,B", help="keep these classes, by name or index (default: all)")
     parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
     add_view_options(parser)
     parser.add_argument(
@@ -47,9 +67,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO file with the images and their ids; SOURCE is its folder",
+        help="COCO file with the images and their ids; SOURCE is its folder (default: images without ids)",
     )
-    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder of results (default runs/detect/predict)")
+    add_out(parser, "folder of results (default runs/detect/predict)", aliases=("--save-dir",))
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
     parser.add_argument(
         "--strict", action="store_true", help="exit with 5 when there were skipped images or boxes, or warnings"
@@ -61,11 +81,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _confidence(text: str) -> float | str:
     """Return a number or one of two words; argparse refuses anything else."""
-    from detector.evaluation.operating_point import BEST, BEST_OVERALL  # loads torch, which the help does not need
-
-    if text in (BEST, BEST_OVERALL):
+    if text in _WORDS_FOR_CONFIDENCE:
         return text
     try:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected a number of 0..1, best or best-overall, got {text!r}") from error
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject a command line without a model file and a source, and unknown keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    names, overrides = split_words(arguments)
+    if len(names) + (arguments.weights is not None) < 2:
+        raise ConfigError(f"expected a model file and a source, got {names}; give best.safetensors IMAGES")
+    check_keys(arguments, overrides)

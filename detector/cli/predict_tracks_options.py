@@ -18,7 +18,7 @@ def add_track_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2",
-        help="count objects over a line, in pixels, each way; means --track; may be repeated",
+        help="count objects over a line, in pixels, each way; means --track; may be repeated (default: none)",
     )
     group.add_argument(
         "--zone",
@@ -26,7 +26,7 @@ def add_track_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2,X3,Y3,...",
-        help="count objects in a polygon, in pixels; means --track; may be repeated",
+        help="count objects in a polygon, in pixels; means --track; may be repeated (default: none)",
     )
 
 

@@ -9,10 +9,14 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for sources with frames."""
     group = parser.add_argument_group("videos, cameras (camera:0), streams (rtsp://, http://) and images on stdin (-)")
     group.add_argument("--allow-url", action="store_true", help="open sources that are addresses")
-    group.add_argument("--stride", type=_positive, default=1, metavar="N", help="look at every Nth frame")
+    group.add_argument("--stride", type=_positive, default=1, metavar="N", help="look at every Nth frame (default 1)")
     group.add_argument("--every-frame", action="store_true", help="let live sources wait instead of dropping frames")
     group.add_argument(
-        "--max-reconnect", type=_natural, default=5, metavar="N", help="attempts in a row to reach a lost live source"
+        "--max-reconnect",
+        type=_natural,
+        default=5,
+        metavar="N",
+        help="attempts in a row to reach a lost live source (default 5)",
     )
     group.add_argument(
         "--codec", default="mp4v", metavar="NAME", help="of annotated videos: mp4v (default), avc1, MJPG or VP90"

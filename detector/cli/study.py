@@ -10,8 +10,8 @@ from pathlib import Path
 from detector.cli.progress import TrainingProgress, say
 from detector.cli.rehearse import duration
 from detector.cli.signals import noted_signals
+from detector.cli.usage import split_words
 from detector.config.schema import load_config
-from detector.errors import ConfigError
 from detector.workflows.studies.plan import StudyConfig, find_study, load_study, runs_of
 from detector.workflows.studies.records import StudyFolder
 from detector.workflows.studies.runner import Outcome, Shard, make_runs
@@ -23,12 +23,7 @@ from detector.workflows.studies.worker import make_run
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the missing runs, report the results and return the exit code."""
-    names = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
-    if len(names) != 1:
-        raise ConfigError(f"expected one study, got {', '.join(names) or 'none'}; give one such as depth")
-    if arguments.report_only and (arguments.dry_run or arguments.shard):
-        raise ConfigError("--report-only: expected neither --dry-run nor --shard, got one of them; leave it out")
+    names, overrides = split_words(arguments)
     if arguments.run:
         return _run_one(arguments, names[0])
 

@@ -10,6 +10,7 @@ import signal
 from detector.cli.progress import TrainingProgress, say
 from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
+from detector.cli.train_options import experiment_words
 from detector.errors import ConfigError
 from detector.evaluation.number_text import number_text
 from detector.models.checkpoint import TrainingState
@@ -22,22 +23,10 @@ def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder,
     """Return the experiment to train, and the folder and state of the run to resume, if any.
 
     Raises:
-        ConfigError: the words and options do not name one experiment.
+        ConfigError: a value of the experiment is wrong.
         CheckpointError: the run cannot be resumed.
     """
-    names = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
-    if len(names) > 1 or not (names or arguments.resume):
-        raise ConfigError(
-            f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
-        )
-    if overrides and not names:
-        raise ConfigError(
-            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the command"
-        )
-    if arguments.dry_run and arguments.resume:
-        raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
-
+    names, overrides = experiment_words(arguments)
     config = load_experiment(names[0], overrides) if names else None
     resume, run = None, arguments.resume
     if config is not None and arguments.go_on:

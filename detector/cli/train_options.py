@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+
+from detector.cli.common_options import add_data, add_out
+from detector.cli.usage import check_keys, split_words
+from detector.errors import ConfigError
+
+EXAMPLES = (
+    "detector train mish-n data=data.yaml train.epochs=50",
+    "detector train mish-n data.train.annotations=train.json data.train.images=images",
+    "detector train --resume runs/detect/train",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -12,9 +23,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="CONFIG key=value",
-        help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50",
+        help="a YAML file or preset (mish-n, demo, ...), then overrides such as data=my.yaml train.epochs=50; "
+        "detector config lists all keys",
     )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run, given by its folder")
+    add_data(parser)
+    add_out(parser, "the run folder (default: train.project/train.run_name, such as runs/detect/train)")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue an interrupted run, given by its folder (default: a new run)",
+    )
     parser.add_argument(
         "--continue",
         dest="go_on",
@@ -25,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--plot-schedule",
         type=Path,
         metavar="FILE.png",
-        help="draw the learning rate of the whole run without training",
+        help="draw the learning rate of the whole run without training (default: no picture)",
     )
     parser.add_argument(
         "--dry-run",
@@ -36,3 +55,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="exit with 5 if images or boxes were skipped or used with a warning"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def experiment_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the names and the overrides of the experiment; `--out` sets the parent and the name of the run folder."""
+    names, overrides = split_words(arguments)
+    if arguments.out is not None:
+        out = arguments.out.absolute()
+        overrides += [f"train.project={json.dumps(str(out.parent))}", f"train.run_name={json.dumps(out.name)}"]
+    return names, overrides
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reject words and options that do not name one experiment.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    names, overrides = experiment_words(arguments)
+    if len(names) > 1 or not (names or arguments.resume):
+        raise ConfigError(
+            f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
+        )
+    if overrides and not names:
+        raise ConfigError(
+            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the command"
+        )
+    if arguments.dry_run and arguments.resume:
+        raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
+    if names:
+        check_keys(arguments, overrides, names[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
+from detector.config.suggestions import preset_hint
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -92,7 +94,7 @@ def find_config(name: str, relative_to: Path | None = None) -> Path:
     if os.path.isfile(preset) and Path(name).name == name:
         return preset
     known = [p.stem for p in presets_dir().glob("*.yaml")]
-    raise ConfigError(f"no configuration file or preset is named {shown(name)}{registry.nearest(name, known)}")
+    raise ConfigError(f"no configuration file or preset is named {shown(name)}{preset_hint(name, known)}")
 
 
 # --- YAML to nodes -----------------------------------------------------------------------------------------------
@@ -187,8 +189,13 @@ def read_foreign(path: Path) -> dict[str, Node]:
     return node.value
 
 
-def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
+def read_nodes(path: Path, chain: tuple[Path, ...] = (), section: SectionReader | None = None) -> Node:
     """Return a file as nodes, merged on top of its `base:` parents.
+
+    Args:
+        path: the file.
+        chain: the files that lead to it as parents.
+        section: as in `merge`.
 
     Raises:
         ConfigError: the file cannot be read, is not plain YAML, or its parents form a circle.
@@ -208,7 +215,7 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = ()) -> Node:
         parent = find_config(base.value, relative_to=path.parent)
     except ConfigError as error:
         raise ConfigError(f"{base.where}: base: {error}") from error
-    return merge(read_nodes(parent, (*chain, path)), node)
+    return merge(read_nodes(parent, (*chain, path), section), node, section)
 
 
 def _text_of(path: Path) -> str:
@@ -233,10 +240,19 @@ def _relative(path: Path) -> str:
         return str(path)
 
 
-def merge(base: Node, over: Node) -> Node:
-    """Merge one node on top of another, key by key; a section with another `name` replaces the whole section."""
+SectionReader: TypeAlias = "Callable[[str, Where], Node]"
+
+
+def merge(base: Node, over: Node, section: SectionReader | None = None) -> Node:
+    """Merge one node on top of another, key by key; a section with another `name` replaces the whole section.
+
+    Args:
+        base: the lower node.
+        over: the upper node.
+        section: returns the section that a text stands for; None for `section_of`.
+    """
     if isinstance(base.value, str) and isinstance(over.value, dict):
-        base = section_of(base.value, base.where)
+        base = (section or section_of)(base.value, base.where)
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     ours, theirs = over.value.get("name"), base.value.get("name")
@@ -244,7 +260,7 @@ def merge(base: Node, over: Node) -> Node:
         return over
     merged = dict(base.value)
     for key, node in over.value.items():
-        merged[key] = merge(merged[key], node) if key in merged else node
+        merged[key] = merge(merged[key], node, section) if key in merged else node
     return Node(merged, over.where)
 
 

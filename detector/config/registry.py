@@ -19,7 +19,6 @@ new part is one new file. `build(config, ...)` returns the part that a config be
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
+from detector.config.suggestions import unknown_name
 from detector.errors import ConfigError
 
 Contract = TypeVar("Contract")
@@ -46,11 +46,13 @@ class PartConfig(Generic[Contract_co]):
         folders: the folders of the package that hold parts of the kind, such as `models`; subfolders are not searched.
         name_key: the key that selects a part by its registered name in YAML.
         default_name: the part selected when the key is absent, which is then not written either, or None.
+        fallback_name: the part selected when the key is absent, whose name is always written, or None.
     """
 
     folders: ClassVar[tuple[str, ...]] = ()
     name_key: ClassVar[str] = "name"
     default_name: ClassVar[str | None] = None
+    fallback_name: ClassVar[str | None] = None
 
 
 class FileReader:
@@ -156,6 +158,11 @@ def every_kind() -> list[Kind]:
     return kinds()
 
 
+def unnamed_part(kind: Kind) -> str | None:
+    """Return the name of the part that a section of a kind stands for when it names none, or None."""
+    return kind.default_name or kind.fallback_name
+
+
 def label_of(kind: Kind) -> str:
     """Return the name of a kind in words, such as `image set` for `ImageSetConfig`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removesuffix("Config")).lower()
@@ -169,7 +176,7 @@ def find(kind: type[PartConfig[Contract]], name: str) -> type[Contract]:
     """
     parts = parts_of(kind)
     if name not in parts:
-        raise ConfigError(f"no {label_of(kind)} is named {name!r}{nearest(name, parts)}")
+        raise ConfigError(unknown_name(label_of(kind), name, parts))
     return cast("type[Contract]", parts[name])
 
 
@@ -264,11 +271,3 @@ class ImportedFiles:
         self.__dict__.update(state)
         for path in self._paths:
             import_parts(path)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest known name, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known)) or 'none'}"

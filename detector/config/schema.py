@@ -21,6 +21,7 @@ import pydantic
 import yaml
 
 from detector.config import registry
+from detector.config.key_table import ROOT_KIND, key_table
 from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -36,6 +37,7 @@ from detector.config.nodes import (
     section_of,
     shown,
 )
+from detector.config.suggestions import unknown_key, value_hint
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def _adapter(hint: Any) -> pydantic.TypeAdapter[object]:
 
 
 @functools.cache
-def _hints(schema: type) -> dict[str, object]:
+def type_hints(schema: type) -> dict[str, object]:
+    """Return the types of the keys of a config class."""
     return typing.get_type_hints(schema)
 
 
@@ -60,8 +63,9 @@ _FAILED = object()
 class _Builder:
     """Builder of typed objects from nodes that collects all mistakes."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_experiment: bool = False) -> None:
         self.mistakes = Mistakes()
+        self._is_experiment = is_experiment
 
     def build(self, hint: object, node: Node, key: str) -> object:
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -99,8 +103,8 @@ class _Builder:
         entries = dict(node.value)
         if registry.is_kind(schema):
             name = entries.pop(schema.name_key, None)
-            if name is None and schema.default_name is not None:
-                name = Node(schema.default_name, node.where)
+            if name is None and (unnamed := registry.unnamed_part(schema)) is not None:
+                name = Node(unnamed, node.where)
             if name is None or not isinstance(name.value, str):
                 known = ", ".join(registry.names(schema))
                 where = node.where if name is None else name.where
@@ -116,13 +120,15 @@ class _Builder:
     def fields(self, schema: type[DataclassInstance], entries: dict[str, Node], node: Node, key: str) -> object:
         before = len(self.mistakes)
         fields = {f.name: f for f in dataclasses.fields(schema)}
+        known = [*fields, *([schema.name_key] if issubclass(schema, registry.PartConfig) else [])]
         values: dict[str, object] = {}
         for name, child in entries.items():
             full = f"{key}.{name}" if key else name
             if name not in fields:
-                self.mistakes.add(child.where, f"unknown key {shown(full)}{registry.nearest(name, fields)}")
+                elsewhere = key_table().paths() if self._is_experiment else None
+                self.mistakes.add(child.where, f"unknown key {shown(full)}{unknown_key(full, known, elsewhere)}")
             else:
-                values[name] = self.build(_hints(schema)[name], _named(child, fields[name].default), full)
+                values[name] = self.build(type_hints(schema)[name], _named(child, fields[name].default), full)
         for name, entry in fields.items():
             required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
             if required and name not in entries:
@@ -173,7 +179,10 @@ class _Builder:
             expected = "a plain value"
         except pydantic.ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-        self.mistakes.add(node.where, f"{key}: expected {expected}, got {describe(plain)}{_hint(plain, hint)}")
+        names = {each.__name__ for each in (hint, *typing.get_args(hint)) if isinstance(each, type)}
+        self.mistakes.add(
+            node.where, f"{key}: expected {expected}, got {describe(plain)}{value_hint(key, plain, names)}"
+        )
         return _FAILED
 
 
@@ -184,26 +193,12 @@ def _named(node: Node, default: object) -> Node:
     return node
 
 
-def _hint(value: object, expected: object) -> str:
-    if isinstance(value, str) and expected in (float, int):
-        try:
-            return f"; YAML reads it as text, write {float(value)!r}" if expected is float else ""
-        except ValueError:
-            return ""
-    texts = expected is str or str in typing.get_args(expected)
-    if texts and not isinstance(value, (str, list, dict)) and value is not None:
-        return "; put it in quotes"
-    if isinstance(value, list) and any(isinstance(v, bool) for v in value):
-        return "; YAML reads on, off, yes and no as bools, put them in quotes"
-    return ""
-
-
 def _schema_of(schema: type[DataclassInstance], node: Node) -> type[DataclassInstance]:
     """Return the config class of a section: for a kind, that of the part that the section names, if it is known."""
     if not registry.is_kind(schema):
         return schema
     entries = node.value if isinstance(node.value, dict) else {}
-    name = entries[schema.name_key].value if schema.name_key in entries else schema.default_name
+    name = entries[schema.name_key].value if schema.name_key in entries else registry.unnamed_part(schema)
     return registry.config_classes(schema).get(name, schema) if isinstance(name, str) else schema
 
 
@@ -215,11 +210,12 @@ def _with_defaults_of_parts(schema: type, node: Node) -> Node:
     entries = node.value if isinstance(node.value, dict) else {}
     schema = _schema_of(schema, node)
     for field in dataclasses.fields(schema):
-        if field.name in entries and registry.is_kind(_hints(schema)[field.name]):
+        if field.name in entries and registry.is_kind(type_hints(schema)[field.name]):
             # Mistakes are reported when the whole config is built.
-            part = _Builder().build(_hints(schema)[field.name], _named(entries[field.name], field.default), field.name)
+            given = _named(entries[field.name], field.default)
+            part = _Builder().build(type_hints(schema)[field.name], given, field.name)
             defaults = part.experiment_defaults() if hasattr(part, "experiment_defaults") else {}
-            defaults = {name: settings for name, settings in defaults.items() if name in _hints(schema)}
+            defaults = {name: settings for name, settings in defaults.items() if name in type_hints(schema)}
             where = Where(f"the defaults of {field.name}", 0, Path.cwd())
             node = merge(Node(_nodes(defaults, where), where), node)
     return node
@@ -238,7 +234,8 @@ def _without_own_name(schema: type, node: Node) -> Node:
 
 
 def _finish(schema: type[Schema], node: Node) -> Schema:
-    builder = _Builder()
+    is_experiment = issubclass(schema, registry.PartConfig) and registry.kind_of(schema).__name__ == ROOT_KIND
+    builder = _Builder(is_experiment)
     node = _without_own_name(schema, node)
     built = builder.build(schema, _with_defaults_of_parts(schema, node), "")
     builder.mistakes.raise_any()

@@ -85,9 +85,10 @@ class ImageSet(FileReader, ABC):
 
 @dataclass(frozen=True)
 class ImageSetConfig(PartConfig[ImageSet]):
-    """The kind `image set`: base class of the settings of every classification data set."""
+    """The kind `image set`: base class of the settings of every classification data set; folders are the default."""
 
     folders = ("data",)
+    fallback_name = "folders"
 
 
 def fit_all(images: npt.NDArray[np.uint8], canvas: Canvas) -> npt.NDArray[np.uint8]:

@@ -36,9 +36,10 @@ class Dataset(FileReader, ABC):
 
 @dataclass(frozen=True)
 class DatasetConfig(PartConfig[Dataset]):
-    """The kind `data set`: base class of the settings of every detection data set."""
+    """The kind `data set`: base class of the settings of every detection data set; COCO is the default format."""
 
     folders = ("data",)
+    fallback_name = "coco"
 
 
 def required_file(file: Path | None, what: str) -> Path:

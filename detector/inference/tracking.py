@@ -12,13 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from scipy.optimize import linear_sum_assignment
-from torchvision.ops import box_iou
 
 from detector.inference.predictor import Prediction
 from detector.media.sources import VideoSource
-from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detector.structures.boxes import area_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.selection import SelectConfig
 from detector.structures.types import Detections
 
@@ -150,10 +147,22 @@ def assign(overlaps: Float64s, lowest: float) -> tuple[Integers, Integers]:
     Returns:
         Rows and columns, int64 (K,) each.
     """
+    from scipy.optimize import linear_sum_assignment  # its import takes long, and few predictions track objects
+
     gains = np.maximum(overlaps - lowest, 0)
     rows, columns = linear_sum_assignment(gains, maximize=True)
     is_pair = gains[rows, columns] > 0
     return rows[is_pair], columns[is_pair]
+
+
+def _overlaps(tracks_xyxy: Float64s, xyxy: Float64s) -> Float64s:
+    """Return the IoU of boxes (T, 4) and (N, 4), float64 (T, N); 0 where neither box has an area."""
+    low = np.maximum(tracks_xyxy[:, None, :2], xyxy[None, :, :2])
+    high = np.minimum(tracks_xyxy[:, None, 2:], xyxy[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(axis=2)
+    union = area_xyxy(tracks_xyxy)[:, None] + area_xyxy(xyxy) - shared
+    overlaps: Float64s = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlaps
 
 
 class Tracker:
@@ -235,7 +244,7 @@ class Tracker:
     def _associate(self, xyxy: Float64s, labels: Integers, certain: Mask, uncertain: Mask) -> Integers:
         """Return the index of the detection of each track, int64 (T,), or -1."""
         tracks_xyxy = cxcywh_to_xyxy(self._filters.places)
-        overlaps = np.nan_to_num(box_iou(torch.from_numpy(tracks_xyxy), torch.from_numpy(xyxy)).numpy())  # 0/0: points
+        overlaps = _overlaps(tracks_xyxy, xyxy)
         if not self._config.class_agnostic:
             overlaps[self._labels[:, None] != labels] = 0
         found, is_free = np.full(len(self._ids), -1, np.int64), np.ones(len(xyxy), np.bool_)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss
 
 from detector.config.registry import register
 from detector.errors import ConfigError
@@ -107,6 +106,8 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
 
         logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
         predicted_xyxy = boxes_of_distributions(logits, points_xy, strides)
+        from torchvision.ops import complete_box_iou_loss  # its import takes longer than that of torch
+
         box = (complete_box_iou_loss(predicted_xyxy, boxes, reduction="none") * quality).sum()
         distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]
         distribution = distribution_focal_loss(logits, distances).mean(1) * quality

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from detector.errors import ConfigError
+from detector.structures.compiled_nms import nms
 
 # Candidates beyond this number are never kept in practice, and the time of suppression is quadratic in their number.
 MAX_CANDIDATES = 30_000

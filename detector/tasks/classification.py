@@ -42,8 +42,8 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
     """A classifier on images of one class each."""
 
     Config = ClassificationConfig
-    evaluate_options = frozenset({"save_dir", "split"})
-    predict_options = frozenset({"save_dir"})
+    evaluate_options = frozenset({"out", "data", "split"})
+    predict_options = frozenset({"out"})
     product = "classifier"
     headline = Headline("top-1 accuracy", "best_top1")
 

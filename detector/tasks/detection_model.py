@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from detector.config import registry
 from detector.config.nodes import presets_dir
@@ -194,6 +193,8 @@ def measure_presets(size: int, num_classes: int) -> list[ModelSize]:
     Raises:
         ConfigError: the size does not suit a model.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which nothing else here needs
+
     measured = []
     for path in presets_dir().glob("*.yaml"):
         config = load_experiment(str(path), [f"input.size={size}"])

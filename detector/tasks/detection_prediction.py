@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detector.config.registry import nearest
+from detector.config.suggestions import nearest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import ConfigError

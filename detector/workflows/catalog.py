@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.config.nodes import presets_dir
-from detector.config.registry import nearest
 from detector.config.schema import load_config
+from detector.config.suggestions import nearest
 from detector.darknet.cfg_file import read_cfg
 from detector.darknet.weights_file import WeightsHeader, read_weights
 from detector.errors import DetectorError
@@ -162,7 +162,7 @@ def fetch_data_set(
         DetectorError: the folder exists, or as `detector.io.download.fetch` and `detector.io.archive.unpack`.
     """
     if folder.exists():
-        raise DetectorError(f"{folder} exists; remove it, or name another place with --output")
+        raise DetectorError(f"{folder} exists; remove it, or name another place with --out")
     part = folder.with_name(f"{folder.name}.part")
     archives = [(archive, part / "archives" / archive.url.rpartition("/")[2]) for archive in entry.archives]
     num_before = 0

@@ -82,6 +82,7 @@ DATA_ERRORS = [
         ["train", "mish-n", "data={name: coco, train: {annotations: none.json, images: .}}"],
         "none.json",
     ),
+    (["train", "mish-n", "data.train.annotations=none.json", "data.train.images=."], "none.json"),
     (["evaluate", "--results", "none.json", "--annotations", "none.json"], "none.json cannot be read"),
     (["train", "mish-n", "data=shapes", "data.num_train=0"], "shapes: expected num_train of at least 1, got 0"),
 ]

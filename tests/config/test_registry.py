@@ -18,9 +18,9 @@ from detector.config.registry import (
     kinds,
     name_of,
     names,
-    nearest,
     register,
 )
+from detector.config.suggestions import nearest
 from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig
 from detector.tasks.detection_model import build_model

@@ -12,9 +12,11 @@ import yaml
 
 from detector.config.nodes import presets_dir
 from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences, load_config
+from detector.data.coco_dataset import SplitConfig
 from detector.errors import ConfigError
 from detector.models.activations import LeakyReLU
 from detector.models.yolo import Yolo
+from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import load_experiment
 from detector.training.optimizers import SGD, AdamW
@@ -281,7 +283,8 @@ def test_section_without_a_name_changes_the_default_part(load):
         ("optimizer: {name: sdg}", r"optimizer: no .* is named 'sdg'; did you mean 'sgd'\?"),
         ("optimizer: adamww", r"optimizer: no .* is named 'adamww'; did you mean 'adamw'\?"),
         ("optimizer: {name: [sgd]}", r"optimizer: expected a name, one of adamw, .*sgd"),
-        ("data: {train: 3}", "data: expected a name, one of coco, .*shapes"),
+        ("data: {train: 3}", "data.train: expected a section of keys, got the number 3"),
+        ("data: {nmae: yolo}", "unknown key 'data.nmae'; did you mean 'name'"),
         ("optimizer: {name: sgd, beta1: 0.9}", "unknown key 'optimizer.beta1'; .*momentum"),
         ("optimizer: 3", "optimizer: expected a section of keys, got the number 3"),
         ("model: null", "model: expected a section of keys, got nothing"),
@@ -292,6 +295,28 @@ def test_section_without_a_name_changes_the_default_part(load):
 def test_wrong_part_is_reported_with_the_known_ones(load, text, message):
     with pytest.raises(ConfigError, match=rf"^a\.yaml:1: {message}"):
         load(text, schema=DetectionConfig)
+
+
+@pytest.mark.parametrize(
+    ("schema", "overrides", "section"),
+    [
+        (DetectionConfig, ["data.train.annotations=a.json", "data.train.images=img"], "coco"),
+        (DetectionConfig, ["data.file=a.yaml", "data.name=yolo"], "yolo"),
+        (ClassificationConfig, ["data.root=img"], "folders"),
+    ],
+)
+def test_data_without_a_name_has_the_usual_format_whose_name_is_saved(schema, overrides, section):
+    config = config_from_plain(schema, {}, "a test", overrides)
+    plain = config_to_plain(config)
+    assert config_from_plain(schema, plain, "a saved run") == config
+    assert isinstance(plain["data"], dict)
+    assert plain["data"]["name"] == section
+
+
+def test_data_file_without_a_name_is_in_coco_format(load, tmp_path):
+    (tmp_path / "data.yaml").write_text("train: {annotations: a.json, images: img}")
+    data = load("data: data.yaml", schema=DetectionConfig).data
+    assert data.train == SplitConfig(tmp_path / "a.json", tmp_path / "img")
 
 
 def test_number_that_yaml_reads_as_text_is_reported_with_a_remedy(load):

@@ -1,0 +1,92 @@
+"""Words of a command line, and their check before torch is loaded; importing this loads no library but PyYAML."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.config.key_check import check_experiment, check_overrides
+from detector.errors import ConfigError
+
+DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
+
+
+def is_override(word: str) -> bool:
+    """Tell whether a word is an override `key=value`, and not an address or an existing file."""
+    return "=" in word and "://" not in word.partition("=")[0] and not Path(word).exists()
+
+
+def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the names and the overrides of a command line; `--data` is an override."""
+    names = [word for word in arguments.words if not is_override(word)]
+    overrides = [word for word in arguments.words if is_override(word)]
+    if getattr(arguments, "data", None) is not None:
+        overrides.append(f"data={json.dumps(arguments.data)}")
+    return names, overrides
+
+
+def require_one(names: Sequence[str], what: str, example: str) -> str:
+    """Return the only name.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    if len(names) != 1:
+        raise ConfigError(f"expected one {what}, got {', '.join(names) or 'none'}; give {example}")
+    return names[0]
+
+
+def check_keys(arguments: argparse.Namespace, overrides: Sequence[str], config_name: str | None = None) -> None:
+    """Check the overrides of an experiment as far as possible without the parts; those of `--import` are not known.
+
+    Args:
+        arguments: the command line.
+        overrides: the overrides.
+        config_name: the configuration that they change; None for that of a model file.
+
+    Raises:
+        ConfigError: every mistake found.
+    """
+    if arguments.imports:
+        return
+    if config_name is None:
+        check_overrides(overrides)
+    else:
+        check_experiment(config_name, overrides)
+
+
+def check_model_words(arguments: argparse.Namespace) -> None:
+    """Require one model file, and overrides with keys that an experiment may have.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    names, overrides = split_words(arguments)
+    require_one(names, "model file", "best.safetensors")
+    check_keys(arguments, overrides)
+
+
+def data_words(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
+    """Return the words about a data set; the value of `--data` counts as one."""
+    return [*words, *([f"data={json.dumps(arguments.data)}"] if arguments.data is not None else [])]
+
+
+def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config_name: str = "base") -> None:
+    """Require a data set, given as words or as `data=`, and overrides with known keys.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    given = data_words(arguments, words)
+    names, overrides = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+    is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
+    if len(names) > 1 + is_coco or (not names and not names_data(overrides)):
+        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
+    check_keys(arguments, overrides, config_name)
+
+
+def names_data(overrides: Sequence[str]) -> bool:
+    """Tell whether overrides give a data set."""
+    return any(override.startswith(("data=", "data.")) for override in overrides)

@@ -1,0 +1,207 @@
+"""Check of an experiment against the table of keys, which needs no part to be imported and so no torch.
+
+It finds unknown keys, unknown parts, missing keys and plain values of a wrong type, in the words of `schema`. What the
+table cannot decide, such as ranges and files of other formats, is left to `schema`, which checks everything.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, alternatives, key_table
+from detector.config.nodes import (
+    Mistakes,
+    Node,
+    Where,
+    describe,
+    find_config,
+    merge,
+    override_nodes,
+    plain_of,
+    read_nodes,
+    shown,
+)
+from detector.config.suggestions import unknown_key, unknown_name, value_hint
+from detector.errors import ConfigError
+
+_ROOT = Key({"kind": ROOT_KIND}, None, False, "", "")
+_UNREAD = "\0"  # the name of a part that a file selects which is not read here
+_EXPECTED = {
+    "int": "a valid integer",
+    "float": "a valid number",
+    "bool": "a valid boolean",
+    "str": "a valid string",
+    "path": "a path",
+}
+
+
+def check_experiment(name: str, overrides: Sequence[str]) -> None:
+    """Check a configuration file, preset or `.cfg` with overrides on top.
+
+    Raises:
+        ConfigError: every mistake found, each with file and line.
+    """
+    if name.endswith(".cfg"):
+        where = Where(name, 0, Path.cwd())
+        node = Node({"model": Node({"name": Node("darknet", where)}, where)}, where)
+    else:
+        node = read_nodes(find_config(name), section=_section_of)
+    _check(node, overrides, is_whole=True)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Check overrides of an experiment that is not known, such as that of a model file.
+
+    Raises:
+        ConfigError: every mistake found.
+    """
+    where = Where("overrides", 0, Path.cwd())
+    _check(Node({}, where), overrides, is_whole=False)
+
+
+def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
+    given = (override_nodes(override) for override in overrides)
+    node = functools.reduce(lambda below, over: merge(below, over, _section_of), given, node)
+    check = _Check(key_table(), is_whole)
+    check.value((_ROOT,), node, "")
+    check.mistakes.raise_any()
+
+
+def _section_of(text: str, where: Where) -> Node:
+    """Return the section that a text stands for; that of a file is not read."""
+    if not Path(text).suffix:
+        return Node({"name": Node(text, where)}, where)
+    try:
+        find_config(text, relative_to=where.folder)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Node({"name": Node(_UNREAD, where)}, where)
+
+
+class _Check:
+    """Walk over the nodes of an experiment beside the table of keys.
+
+    Several keys or sections at once stand for an unknown choice among them: only a mistake in all of them counts.
+    """
+
+    def __init__(self, table: KeyTable, is_whole: bool) -> None:
+        self.mistakes = Mistakes()
+        self._table = table
+        self._paths = table.paths()
+        self._is_whole = is_whole  # a section without a name belongs to the default part
+        self._open_sections: set[str] = set()
+
+    def value(self, keys: Sequence[Key], node: Node, path: str) -> None:
+        """Check the value of a key."""
+        if len({str(key.value_type) for key in keys}) > 1 and not all(key.kind or key.section for key in keys):
+            return
+        if keys[0].kind or keys[0].section:
+            if node.value is not None or not any(key.is_optional for key in keys):
+                self._section(keys, node, path)
+        else:
+            self._leaf(keys[0], node, path)
+
+    def _section(self, keys: Sequence[Key], node: Node, path: str) -> None:
+        kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
+        sections = [section for key in keys for section in self._table.candidates(key.value_type)]
+        if isinstance(node.value, str) and any(section.reads_file for section in sections):
+            return
+        if isinstance(node.value, str) and (kinds or node.value.endswith((".yaml", ".yml"))):
+            try:
+                node = _section_of(node.value, node.where)
+            except ConfigError as error:
+                self.mistakes.append(str(error))
+                return
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{path}: expected a section of keys, got {describe(node.value)}")
+        elif not kinds:
+            self._keys(sections, node, path)
+        elif (chosen := self._chosen(keys, kinds, node, path)) is not None:
+            self._keys(chosen, node, path, kinds[0].name_key)
+
+    def _chosen(
+        self, keys: Sequence[Key], kinds: Sequence[KindOfPart], node: Node, path: str
+    ) -> Sequence[Section] | None:
+        """Return the sections of the parts that a node may select, the usual one first, or None after a mistake."""
+        assert isinstance(node.value, dict)
+        kind = kinds[0]
+        known = {name: section for each in kinds for name, section in each.parts.items()}
+        named = node.value.get(kind.name_key)
+        if named is not None and named.value == _UNREAD:
+            return [self._table.sections[section] for section in known.values()]
+        if named is None:
+            usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed
+            if len(keys) > 1 or path in self._open_sections or not self._is_whole:
+                return [self._table.sections[section] for section in sorted(known.values(), key=lambda s: s != usual)]
+            named = Node(usual, node.where)
+        if not isinstance(named.value, str):
+            names = ", ".join(sorted(kind.parts))
+            self.mistakes.add(named.where, f"{path or kind.name_key}: expected a {kind.name_key}, one of {names}")
+            return None
+        if named.value not in known:
+            message = unknown_name(kind.label, named.value, known)
+            self.mistakes.add(named.where, f"{path or kind.name_key}: {message}")
+            return None
+        parts = [each.parts[named.value] for each in kinds if named.value in each.parts]
+        return [self._table.sections[part] for part in parts]
+
+    def _keys(self, sections: Sequence[Section], node: Node, path: str, name_key: str = "") -> None:
+        """Check the keys of a node that is one of some sections."""
+        assert isinstance(node.value, dict)
+        if not path:
+            self._open_sections = self._sections_that_parts_choose(sections, node.value)
+        for name, child in node.value.items():
+            full = f"{path}.{name}" if path else name
+            keys = [section.keys[name] for section in sections if name in section.keys]
+            if keys:
+                self.value([key for number, key in enumerate(keys) if key not in keys[:number]], child, full)
+            elif name != name_key:
+                known = [*sections[0].keys, *([name_key] if name_key else [])]
+                self.mistakes.add(child.where, f"unknown key {shown(full)}{unknown_key(full, known, self._paths)}")
+        for name, key in sections[0].keys.items() if len(sections) == 1 else ():
+            if key.is_required and name not in node.value:
+                full = f"{path}.{name}" if path else name
+                self.mistakes.add(node.where, f"key {full!r} is missing; add it")
+
+    def _sections_that_parts_choose(self, roots: Sequence[Section], entries: dict[str, Node]) -> set[str]:
+        """Return the sections of an experiment whose part is chosen by the defaults of another part."""
+        chosen: set[str] = set()
+        for root in roots:
+            for name, key in root.keys.items():
+                kind = self._table.kinds.get(key.kind)
+                if kind is None:
+                    continue
+                given = entries.get(name)
+                if given is not None and isinstance(given.value, dict):
+                    given = given.value.get(kind.name_key)
+                part = key.default if given is None and self._is_whole else given and given.value
+                names = [part] if isinstance(part, str) and part in kind.parts else kind.parts
+                chosen.update(*(self._table.sections[kind.parts[each]].chooses for each in names))
+        return chosen
+
+    def _leaf(self, key: Key, node: Node, path: str) -> None:
+        """Check a plain value of a simple type; lists and alternatives are left to `schema`."""
+        plain, types = plain_of(node), [each for each in alternatives(key.value_type) if each != "null"]
+        if len(types) > 1 or (plain is None and key.is_optional):
+            return
+        value_type = types[0]
+        if isinstance(value_type, dict):
+            choices = value_type.get("choices")
+            if not isinstance(choices, list) or plain in choices:
+                return
+            *first, last = map(repr, choices)
+            expected, names = f"{', '.join(first)} or {last}", set[str]()
+        elif value_type in _EXPECTED and not _is_of(value_type, plain):
+            expected, names = _EXPECTED[value_type], {value_type} - {"path"}
+        else:
+            return
+        hint = value_hint(path, plain, names)
+        self.mistakes.add(node.where, f"{path}: expected {expected}, got {describe(plain)}{hint}")
+
+
+def _is_of(value_type: str, plain: object) -> bool:
+    if value_type in ("int", "float"):
+        return isinstance(plain, int if value_type == "int" else (int, float)) and not isinstance(plain, bool)
+    return isinstance(plain, bool if value_type == "bool" else str)
