@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
 from detector.errors import ConfigError
 from detector.tasks.detection_model import load_detection, read_split
+from detector.workflows.training_progress import TrainingProgress
 
 
 def run(arguments: argparse.Namespace) -> int:
