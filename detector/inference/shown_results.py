@@ -90,7 +90,7 @@ class ImageDetections(Detections, ShownResult):
     """Detections of one image that know where the image is, so that they can be drawn on it.
 
     results = Detector("best.safetensors").predict("street.jpg")
-    for box in results:
+    for box in results.boxes:
         print(box.name, box.score, box.x1, box.y1, box.x2, box.y2)
     results.save("out.jpg")
 

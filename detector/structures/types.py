@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -255,7 +255,7 @@ class Detection:
 
 @dataclass(frozen=True, repr=False)
 class Detections:
-    """The detections of one image; an iteration gives each as a `Detection`, the highest score first.
+    """The detections of one image, the highest score first; an iteration or index gives parts of the same type.
 
     Attributes:
         source_xyxy: float32 (N, 4), pixels of the original image, inside it.
@@ -296,12 +296,6 @@ class Detections:
         more = ", ..." if len(self) > _MAX_LISTED else ""
         return f"{type(self).__name__}({len(self)} in {width} x {height} pixels: {listed or 'nothing'}{more})"
 
-    def __iter__(self) -> Iterator[Detection]:
-        """Yield each detection."""
-        rows = zip(self.labels.tolist(), self.scores.tolist(), self.source_xyxy.tolist(), strict=True)
-        for label, score, (x1, y1, x2, y2) in rows:
-            yield Detection(self.class_names[label], label, self.category_ids[label], score, x1, y1, x2, y2)
-
     def __getitem__(self, index: slice | int | Sequence[int] | Tensor | npt.NDArray[np.generic]) -> Self:
         """Return the detections chosen by a mask, a slice, an index or a list of indices.
 
@@ -312,6 +306,15 @@ class Detections:
             index = torch.as_tensor(index).reshape(-1)  # one index gives a list of one detection
             index = index if len(index) else index.long()  # torch reads an empty list as floats
         return replace(self, source_xyxy=self.source_xyxy[index], scores=self.scores[index], labels=self.labels[index])
+
+    @property
+    def boxes(self) -> list[Detection]:
+        """Each detection as plain values."""
+        rows = zip(self.labels.tolist(), self.scores.tolist(), self.source_xyxy.tolist(), strict=True)
+        return [
+            Detection(self.class_names[label], label, self.category_ids[label], score, *corners)
+            for label, score, corners in rows
+        ]
 
     @property
     def names(self) -> list[str]:

@@ -47,6 +47,7 @@ def stored(picture: Image.Image, format: str, orientation: int) -> bytes:
     """Return a file of a picture with an EXIF orientation."""
     exif, file = Image.Exif(), BytesIO()
     exif[0x0112] = orientation
+    picture = Image.fromarray(DEEP) if picture.mode == "I" else picture  # only some versions of Pillow write the mode
     picture.save(file, format, exif=exif, **({"quality": 100, "subsampling": 0} if format == "JPEG" else {}))
     return file.getvalue()
 
