@@ -82,7 +82,8 @@ def test_name_that_the_terminal_cannot_encode_is_escaped(
     trained: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
+    terminal = io.TextIOWrapper(raw, encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
     code = run(["predict", str(trained.weights), str(pictures), "--no-pictures", "--save-dir", str(tmp_path)])
     monkeypatch.undo()
     assert code == 0
