@@ -75,6 +75,12 @@ def bits(found: Detections) -> tuple[bytes, ...]:
     return tuple(t.numpy().tobytes() for t in (found.source_xyxy, found.scores, found.labels))
 
 
+def decoded(png: bytes | None) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(png or b"", np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture
+
+
 # --- input -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +188,8 @@ def test_classes_are_given_by_name_or_index(weights: Path, image: Path) -> None:
     model = Detector(weights)
     everything: dict[str, Any] = {"confidence": 0.0, "max_detections": 1000}
     expected = bits(single(model.predict(image, classes=[0, 3], **everything)))
-    for classes in (["circle", "star"], ("star", 0), ["0", "3"], np.array([0, 3]), torch.tensor([3, 0])):
+    ways: tuple[Any, ...] = (["circle", "star"], ("star", 0), ["0", "3"], np.array([0, 3]), torch.tensor([3, 0]))
+    for classes in ways:
         assert bits(single(model.predict(image, classes=classes, **everything))) == expected
     assert set(single(model.predict(image, classes="star", **everything)).names) == {"star"}
     assert set(single(model.predict(image, classes=3, **everything)).names) == {"star"}
@@ -207,7 +214,7 @@ def test_results_are_drawn_saved_and_described(weights: Path, image: Path, tmp_p
     np.testing.assert_array_equal(found[:0].plot(), found.image)
     np.testing.assert_array_equal(read_image(found.save(tmp_path / "out.png")), picture)
     assert found.save(str(tmp_path / "out.png")) == tmp_path / "out.png"
-    assert cv2.imdecode(np.frombuffer(found._repr_png_() or b"", np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
+    assert decoded(found._repr_png_()).shape == (64, 64, 3)
     page = found._repr_html_()
     assert page.startswith('<img src="data:image/png;base64,')
     assert "<th>name</th>" in page
@@ -229,8 +236,7 @@ def test_results_are_drawn_saved_and_described(weights: Path, image: Path, tmp_p
 def test_large_picture_is_reduced_for_a_notebook(weights: Path, image: Path) -> None:
     large = np.kron(read_image(image), np.ones((40, 21, 1), np.uint8))
     found = single(Detector(weights).predict(large, **LOOSE))
-    shown = cv2.imdecode(np.frombuffer(found._repr_png_() or b"", np.uint8), cv2.IMREAD_COLOR)
-    assert shown.shape == (1280, 672, 3)
+    assert decoded(found._repr_png_()).shape == (1280, 672, 3)
     assert found.plot().shape == (2560, 1344, 3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -295,6 +295,10 @@ class Detections:
         )
         more = ", ..." if len(self) > _MAX_LISTED else ""
         return f"{type(self).__name__}({len(self)} in {width} x {height} pixels: {listed or 'nothing'}{more})"
+
+    def __iter__(self) -> Iterator[Self]:
+        """Yield the detections one by one, each as one of this type that holds it alone; `boxes` has plain values."""
+        return (self[row : row + 1] for row in range(len(self)))
 
     def __getitem__(self, index: slice | int | Sequence[int] | Tensor | npt.NDArray[np.generic]) -> Self:
         """Return the detections chosen by a mask, a slice, an index or a list of indices.

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import pytest
 
 from detector.cli.main import run
@@ -108,8 +107,8 @@ def test_command_that_only_prints_fails_without_stdout(
 def test_frames_are_read_to_their_end_when_nobody_reads_their_records(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, encoded = cv2.imencode(".jpg", cv2.imread(str(sorted(trained.images.iterdir())[0])))
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(encoded.tobytes() * 3)))
+    encoded = sorted(trained.images.iterdir())[0].read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(encoded * 3)))
     monkeypatch.setattr(sys, "stdout", STREAMS["closed pipe"]())
     code = run(["predict", str(trained.weights), "-", "--json", "--no-pictures", "--save-dir", str(tmp_path)])
     monkeypatch.undo()
