@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from detector.config.schema import config_from_plain, config_to_plain
+import torch
+
+from detector.config.registry import ImportedFiles
+from detector.config.schema import config_from_plain
 from detector.config.suggestions import nearest
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation
-from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.export.export_config import ExportSettings, export_suffixes, target_of
 from detector.export.export_runtime import ExportRuntime
-from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, PredictionSummary
+from detector.inference.prediction_run import OnPicture, PredictionRun, PredictionSummary
 from detector.inference.predictor import Prediction, Predictor, only_detections
+from detector.inference.shown_results import ImageDetections
 from detector.inference.views import ViewsConfig
-from detector.media.sources import VideoSource, as_sources, require_images, require_videos
+from detector.media.memory_images import ChannelOrder, require_channel_order
+from detector.media.sources import (
+    Source,
+    VideoSource,
+    as_sources,
+    each_source,
+    is_endless,
+    require_images,
+    require_videos,
+)
 from detector.structures.selection import SelectConfig
-from detector.structures.types import Detections
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.classification_model import (
     ClassPrediction,
@@ -38,18 +49,23 @@ from detector.tasks.detection_model import (
     load_detection,
     load_model,
     read_split,
+    with_views,
 )
-from detector.tasks.detection_prediction import find_inputs, open_run, selection_of
-from detector.tasks.task import changed_config, load_experiment_of
+from detector.tasks.detection_prediction import find_inputs, open_run, select_boxes, selection_of
+from detector.tasks.task import changed_config, load_experiment_of, with_device
 from detector.training.events import Report
 from detector.training.run_folder import results_folder
+from detector.workflows import keywords
 from detector.workflows.export import ExportReport, export_model
 from detector.workflows.train import TrainingResult, train
+from detector.workflows.training_progress import shown_progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # A data-set description: a path or registered name, or a mapping; None for the configured one.
 DataGiven: TypeAlias = "str | Path | Mapping[str, object] | None"
 
-_CARRIED = (BEST, BEST_OVERALL)  # confidences that stand for thresholds in the model file
 _OF_FILES = ("formats", "crops", "pictures", "codec")  # options that have an effect on files only
 
 
@@ -61,24 +77,53 @@ class Detector:
     print(detections.names, detections.scores, detections.source_xyxy)
     """
 
-    def __init__(self, model: str | Path) -> None:
+    def __init__(self, model: str | Path, *, device: str | torch.device | None = None) -> None:
         """Open a model file, an export or a configuration to train from scratch.
 
         Args:
             model: path of a model file (`.safetensors`, `.weights` with its .cfg beside it), of an export (`.onnx`,
                 `.xml`, `.torchscript`, `.pt2`), of a YAML configuration or .cfg, or name of a preset such as `mish-n`.
+            device: cpu, cuda, cuda:N, mps or auto, for training, evaluation and prediction; None for the model's own.
 
         Raises:
             CheckpointError: the model file cannot be read.
-            ConfigError: there is no such configuration.
+            ConfigError: there is no such configuration or device.
         """
         self._predictors: dict[tuple[int, ViewsConfig], Predictor] = {}
         self._loaded: LoadedModel | None = None
+        self._device = None if device is None else str(device)
         if Path(model).suffix in (".safetensors", ".pt", ".weights") or target_of(Path(model)) is not None:
-            self._loaded = load_model(Path(model))
-            self.config: DetectionConfig = self._loaded.config
+            self._take(Path(model))
         else:
-            self.config = load_detection(str(model))
+            self.config: DetectionConfig = with_device(load_detection(str(model)), self._device)
+
+    def _take(self, weights: Path) -> None:
+        """Load a model file and forget what was made of the model before."""
+        loaded = load_model(weights)
+        self._loaded = dataclasses.replace(loaded, config=with_device(loaded.config, self._device))
+        self._weights, self.config, self._predictors = weights.absolute(), self._loaded.config, {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the detector for `pickle` and `copy`, without the networks that were made ready to run.
+
+        An export is opened again from its file.
+        """
+        loaded = self._loaded
+        is_export = loaded is not None and isinstance(loaded.model, ExportRuntime)
+        # The files of own parts come first: their classes must exist before objects of them are restored.
+        own = {"_imported": ImportedFiles(), **self.__dict__, "_predictors": {}}
+        return {**own, "_loaded": None if is_export else loaded, "_reopened": is_export}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        is_export = state.pop("_reopened")
+        del state["_imported"]
+        self.__dict__.update(state)
+        if is_export:
+            self._loaded = dataclasses.replace(load_model(self._weights), config=self.config)
+
+    def __repr__(self) -> str:
+        what = "no weights" if self._loaded is None else f"{str(self._weights)!r}, {len(self.class_names)} classes"
+        return f"Detector({what})"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,14 +135,8 @@ class Detector:
             raise CheckpointError("this detector has no weights yet; train it, or open a model file")
         return self._loaded
 
-    def _viewed(self, views: Mapping[str, object] | None) -> LoadedModel:
-        """Return the model with other views of each image, if any are given."""
-        loaded = self._model()
-        if views is None and loaded.config.views == self.config.views:
-            return loaded
-        plain = {**config_to_plain(self.config.views), **(views or {})}
-        asked = config_from_plain(ViewsConfig, plain, "views")
-        return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, views=asked))
+    def _viewed(self, views: keywords.Section | None) -> LoadedModel:
+        return with_views(self._model(), self.config.views, views)
 
     def _predictor(self, loaded: LoadedModel, batch_size: int) -> Predictor:
         key = batch_size, loaded.config.views
@@ -105,58 +144,77 @@ class Detector:
             self._predictors[key] = build_predictor(loaded, batch_size)
         return self._predictors[key]
 
+    @keywords.with_keywords(keywords.SelectionKeywords)
     def predict(
-        self, source: object, *, views: Mapping[str, object] | None = None, **settings: object
-    ) -> Detections | list[Detections]:
+        self,
+        source: object,
+        *,
+        views: keywords.Section | None = None,
+        channel_order: ChannelOrder = "rgb",
+        allow_url: bool = False,
+        **settings: Unpack[keywords.SelectionKeywords],
+    ) -> ImageDetections | list[ImageDetections]:
         """Detect objects and return them; `run` writes them to files.
 
+        Arrays and tensors are RGB by default. `cv2.imread` and `cv2.VideoCapture` give BGR: pass
+        `channel_order="bgr"` with their arrays. With the wrong order nothing fails, but detections get worse.
+
         Args:
-            source: an image or video path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL
-                image; a tensor uint8 (C, H, W); or a list of these.
+            source: an image or video path, folder, glob or list file; an array uint8 (H, W, C) or (H, W), whose 16-bit
+                or boolean values are converted as those of files; a PIL image, turned upright by its EXIF orientation;
+                a tensor uint8 (C, H, W); the bytes of an image file; the address of a picture; or a list of these.
             views: keys of `ViewsConfig`, such as `{"tile": 640, "flip": True}`: several views of each image.
+            channel_order: the order of the colours of arrays and tensors, `rgb` or `bgr`; all others know their own.
+            allow_url: whether an address may be opened.
             **settings: keys of `SelectConfig`, such as confidence, iou, max_detections, classes, class_agnostic;
-                `confidence="best"` takes the thresholds that the model carries.
+                `confidence="best"` takes the thresholds that the model carries, and `classes=["person"]` keeps classes
+                by name or index.
 
         Returns:
-            One `Detections` for a single image, else a list, in order: one for each image and each frame of a video.
+            One `ImageDetections` for a single image, else a list, in order: one for each image and each frame of a
+            video.
 
         Raises:
             MediaError: an image cannot be read; `stream` gives a record for it instead.
-            ConfigError: a camera or network stream, which `stream` takes.
+            ConfigError: a camera or network stream, which `stream` takes, or a setting is wrong.
         """
-        sources, is_single = as_sources(source)
+        select = self._select(settings)
+        sources, is_single = as_sources(source, allow_url, channel_order)
         live = [s.name for s in sources if isinstance(s, VideoSource) and s.is_live]
         if live:
             raise ConfigError(f"{live[0]} has no end that predict could wait for; use stream")
-        select = self._select(settings, self.config.predict)
-        with PredictionRun(self._predictor(self._viewed(views), 1), sources, select) as records:
-            found = [only_detections(record) for record in records]
+        predictor = self._predictor(self._viewed(views), 1)
+        with PredictionRun(predictor, sources, select) as records:
+            channels = predictor.input.channels
+            found = [ImageDetections.of(only_detections(record), record.source, channels) for record in records]
         return found[0] if is_single else found
 
+    @keywords.with_keywords(keywords.RunKeywords)
     def stream(
         self,
         source: object,
         *,
         batch_size: int = 1,
-        stride: int = 1,
+        views: keywords.Section | None = None,
+        channel_order: ChannelOrder = "rgb",
         allow_url: bool = False,
-        track: bool = False,
-        views: Mapping[str, object] | None = None,
-        **settings: object,
+        **settings: Unpack[keywords.RunKeywords],
     ) -> Iterator[Prediction]:
         """Detect objects one image or frame after the other.
 
         Args:
             source: what `predict` takes, and `camera:0`, an address such as `rtsp://camera.lan/1`, or `-` for images
-                on stdin; `Prediction.source.frame` gives the frame of a video and its time.
+                on stdin; `Prediction.source.frame` gives the frame of a video and its time. A generator may have no
+                end: an item is taken when the record of the one before it has been (with `batch_size` above 1, when a
+                batch is full), and records are written like those of frames.
             batch_size: images that go through the network at once.
-            stride: look at every `stride`-th frame of a video.
-            allow_url: whether an address may be opened.
-            track: whether objects are followed from frame to frame (videos only): `Prediction.track_ids` has a number
-                for each, and detections without a track are left out.
             views: as `predict` takes them.
-            **settings: as `predict` takes them, and keys of `PredictionOptions`, such as lines and zones, whose counts
-                are in `Prediction.counts`; with `save_dir`, files are written as by `run`.
+            channel_order: as `predict` takes it.
+            allow_url: whether an address may be opened.
+            **settings: as `predict` takes them, and keys of `PredictionOptions`: `stride=3` looks at every third frame
+                of a video; `track=True` follows objects from frame to frame (videos only), so that
+                `Prediction.track_ids` has a number for each, and detections without a track are left out; lines and
+                zones give `Prediction.counts`; with `save_dir`, files are written as by `run`.
 
         Returns:
             One record per image or frame, with its error where it cannot be read.
@@ -164,40 +222,45 @@ class Detector:
         Raises:
             ConfigError: an image is to be tracked, an address is not allowed, or a key is unknown or has no effect.
         """
-        sources, _ = as_sources(source, allow_url)
-        if settings.get("save_dir") is None and (idle := [name for name in _OF_FILES if name in settings]):
+        options, selection = keywords.split_keywords(settings, "Detector.stream")
+        if options.save_dir is None and (idle := [name for name in _OF_FILES if name in settings]):
             raise ConfigError(f"Detector.stream: {', '.join(idle)}: no files are written without save_dir; give it")
-        options, settings = _split({**settings, "stride": stride, "track": track}, "Detector.stream")
-        select, predictor = (
-            self._select(settings, self.config.predict),
-            self._predictor(self._viewed(views), batch_size),
-        )
-        if options.has_tracks:
-            require_videos(sources)
+        select, predictor = self._select(selection), self._predictor(self._viewed(views), batch_size)
+        sources: Sequence[Source] | Iterator[Source]
+        if is_endless(source):
+            require_channel_order(channel_order)
+            sources = each_source(source, allow_url, channel_order)
+        else:
+            sources, _ = as_sources(source, allow_url, channel_order)
+            if options.has_tracks:
+                require_videos(sources)
         if options.save_dir is not None:
             options = dataclasses.replace(options, save_dir=results_folder(options.save_dir, "predict"))
         return PredictionRun(predictor, sources, select, options).records()
 
+    @keywords.with_keywords(keywords.RunKeywords)
     def run(
         self,
         source: object,
         *,
-        allow_url: bool = False,
         annotations: str | Path | None = None,
-        views: Mapping[str, object] | None = None,
+        views: keywords.Section | None = None,
+        channel_order: ChannelOrder = "rgb",
+        allow_url: bool = False,
         on_picture: OnPicture | None = None,
         report: Callable[[str], None] = lambda text: None,
-        **options: object,
+        **options: Unpack[keywords.RunKeywords],
     ) -> PredictionSummary:
         """Detect objects and write the same files as `detector predict`, with options of the same names.
 
         detector.run("street.mp4", save_dir="out", formats=("csv", "jsonl"), track=True, lines=[(0, 400, 1280, 400)])
 
         Args:
-            source: what `stream` takes.
-            allow_url: whether an address may be opened.
+            source: what `stream` takes; a generator is read to its end first.
             annotations: COCO file with the images and their ids; `source` is their folder.
             views: as `predict` takes them.
+            channel_order: as `predict` takes it.
+            allow_url: whether an address may be opened.
             on_picture: called with each annotated picture, uint8 (H, W, 3), RGB; false ends the run.
             report: called with each warning and each skipped image, a sentence.
             **options: keys of `PredictionOptions`: save_dir (by default a new folder runs/detect/predict), formats,
@@ -211,32 +274,28 @@ class Detector:
             MediaError: nothing could be read, or a file cannot be written.
             ConfigError: a key is unknown, or an option does not suit the sources.
         """
-        asked, settings = _split(options, "Detector.run")
+        asked, selection = keywords.split_keywords(options, "Detector.run")
         loaded = self._viewed(views)
         known = None if annotations is None else Path(annotations)
-        inputs = find_inputs(source, allow_url=allow_url, annotations=known, formats=asked.formats)
+        inputs = find_inputs(
+            source, allow_url=allow_url, annotations=known, formats=asked.formats, channel_order=channel_order
+        )
         build = self._predictor if annotations is None else build_predictor  # an annotation file changes category ids
-        select = self._select(settings, selection_of(loaded, asked.formats))
+        select = select_boxes(selection_of(loaded, asked.formats), loaded.file, selection, "this model")
         with open_run(loaded, inputs, select, asked, build=build, on_picture=on_picture, report=report) as records:
             for _ in records:
                 pass
         records.summary.require_read()
         return records.summary
 
-    def _select(self, settings: Mapping[str, object], config: SelectConfig) -> SelectConfig:
-        """Return a selection with other settings; `confidence` may be `best` or `best-overall`."""
-        if not settings:
-            return config
-        asked = settings.get("confidence")
-        given = {key: value for key, value in settings.items() if key != "confidence" or value not in _CARRIED}
-        if "confidence" in given:  # one threshold takes the place of the thresholds of the classes
-            given = {"class_confidence": None, **given}
-        changed = config_from_plain(type(config), {**config_to_plain(config), **given}, "predict")
-        if asked in _CARRIED:
-            return OperatingPoint.of_file(self._model().file, "this model").applied(changed, str(asked))
-        return changed
+    def _select(self, settings: Mapping[str, object]) -> SelectConfig:
+        """Return the selection of prediction with other settings."""
+        return select_boxes(self.config.predict, self._model().file, settings, "this model")
 
-    def evaluate(self, data: DataGiven = None, split: str = "val", **settings: object) -> Evaluation:
+    @keywords.with_keywords(keywords.DetectionKeywords)
+    def evaluate(
+        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.DetectionKeywords]
+    ) -> Evaluation:
         """Evaluate the model on a split.
 
         Args:
@@ -251,14 +310,25 @@ class Detector:
         config = changed_config(self.config, data, settings, "Detector")
         return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
 
+    @keywords.with_keywords(keywords.DetectionKeywords)
     def train(
-        self, data: DataGiven = None, *, report: Report = lambda event: None, **settings: object
+        self,
+        data: DataGiven = None,
+        *,
+        report: Report | None = None,
+        progress: bool | None = None,
+        **settings: Unpack[keywords.DetectionKeywords],
     ) -> TrainingResult:
         """Train from the present weights or from scratch, and take over the best weights of the run.
+
+        With `loader.workers` above 0 and processes that start by spawn or forkserver (Windows, macOS, and Python 3.14
+        everywhere), a script must call this below `if __name__ == "__main__":`.
 
         Args:
             data: a data-set description (path of a YAML file, or a mapping), or None for the configured one.
             report: called with every event.
+            progress: whether a bar and the results of evaluations are shown on stderr or in the notebook; None shows
+                them in a terminal or notebook, unless `report` is given.
             **settings: sections of the experiment, such as `train={"epochs": 50}`, `input={"size": 320}`.
 
         Raises:
@@ -271,18 +341,19 @@ class Detector:
                 "an export cannot be trained; train the model file it was made from, and export again"
             )
         config = changed_config(self.config, data, settings, "Detector")
-        result = train(config, start=self._loaded.file if self._loaded else None, report=report)
-        self._loaded = load_model(result.folder.best)
-        self.config, self._predictors = self._loaded.config, {}
+        with shown_progress(report, progress) as told:
+            result = train(config, start=self._loaded.file if self._loaded else None, report=told)
+        self._take(result.folder.best)
         return result
 
+    @keywords.with_keywords(keywords.ExportKeywords)
     def export(
         self,
         path: str | Path,
         *,
         check_images: str | Path | None = None,
         calibration: str | Path | None = None,
-        **settings: Any,
+        **settings: Unpack[keywords.ExportKeywords],
     ) -> ExportReport:
         """Write the model for another runtime, and compare the export with the model first.
 
@@ -303,26 +374,10 @@ class Detector:
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
         others = {key: value for key, value in settings.items() if key not in own}
         config = changed_config(self.config, None, others, "Detector")
-        asked = {key: value for key, value in settings.items() if key in own}
+        asked = {"target": target, **{key: value for key, value in settings.items() if key in own}}
         images = (None if given is None else Path(given) for given in (check_images, calibration))
         changed = LoadedModel(config, loaded.model, loaded.file)
-        return export_model(changed, Path(path), ExportSettings(target, **asked), *images)
-
-
-def _split(given: Mapping[str, object], who: str) -> tuple[PredictionOptions, dict[str, object]]:
-    """Split keywords into the options of a prediction run and the settings of a selection.
-
-    Raises:
-        ConfigError: a key is neither, or an option is wrong.
-    """
-    own = {f.name for f in dataclasses.fields(PredictionOptions)}
-    known = own | {f.name for f in dataclasses.fields(SelectConfig)}
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{who}: unknown key {key!r}{nearest(key, known)}")
-    options = {key: value for key, value in given.items() if key in own}
-    settings = {key: value for key, value in given.items() if key not in own}
-    return config_from_plain(PredictionOptions, options, who), settings
+        return export_model(changed, Path(path), config_from_plain(ExportSettings, asked, "Detector.export"), *images)
 
 
 class Classifier:
@@ -333,22 +388,29 @@ class Classifier:
     print(prediction.top(3))
     """
 
-    def __init__(self, model: str | Path) -> None:
+    def __init__(self, model: str | Path, *, device: str | torch.device | None = None) -> None:
         """Load a model file (`.safetensors`, a run's `last.safetensors`), or a configuration to train from scratch.
 
         Args:
             model: path of a model file, path of a YAML configuration, or name of a preset such as `classify`.
+            device: cpu, cuda, cuda:N, mps or auto, for training, evaluation and prediction; None for the model's own.
 
         Raises:
             CheckpointError: the model file cannot be read or is of a detector.
-            ConfigError: there is no such configuration, or it is one of detection.
+            ConfigError: there is no such configuration or device, or the configuration is one of detection.
         """
         self._loaded: LoadedClassifier | None = None
+        self._device = None if device is None else str(device)
         if Path(model).suffix in (".safetensors", ".pt"):
-            self._loaded = load_classifier(Path(model))
-            self.config: ClassificationConfig = self._loaded.config
+            self._take(Path(model))
             return
-        self.config = load_experiment_of(ClassificationConfig, str(model))
+        config = load_experiment_of(ClassificationConfig, str(model))
+        self.config: ClassificationConfig = with_device(config, self._device)
+
+    def _take(self, weights: Path) -> None:
+        loaded = load_classifier(weights)
+        self._loaded = dataclasses.replace(loaded, config=with_device(loaded.config, self._device))
+        self.config = self._loaded.config
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -360,12 +422,15 @@ class Classifier:
             raise CheckpointError("this classifier has no weights yet; train it, or open a model file")
         return self._loaded
 
-    def predict(self, source: object) -> ClassPrediction | list[ClassPrediction]:
+    def predict(
+        self, source: object, *, channel_order: ChannelOrder = "rgb", allow_url: bool = False
+    ) -> ClassPrediction | list[ClassPrediction]:
         """Classify images.
 
         Args:
-            source: an image path, folder, glob or list file; an array uint8 (H, W, C) in RGB order; a PIL image; a
-                tensor uint8 (C, H, W); or a list of these.
+            source: what `Detector.predict` takes, without videos.
+            channel_order: as `Detector.predict` takes it.
+            allow_url: whether an address may be opened.
 
         Returns:
             One record for a single image, else a list, in order.
@@ -373,7 +438,7 @@ class Classifier:
         Raises:
             MediaError: an image cannot be read, or the source is a video.
         """
-        sources, is_single = as_sources(source)
+        sources, is_single = as_sources(source, allow_url, channel_order)
         images = require_images(sources, "a classifier")
         found = list(classify(self._model(), images, batch_size=min(32, len(images)) or 1))
         for prediction in found:
@@ -381,7 +446,10 @@ class Classifier:
                 raise MediaError(prediction.error)
         return found[0] if is_single else found
 
-    def evaluate(self, data: DataGiven = None, split: str = "val", **settings: object) -> ClassificationMetrics:
+    @keywords.with_keywords(keywords.ClassificationKeywords)
+    def evaluate(
+        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.ClassificationKeywords]
+    ) -> ClassificationMetrics:
         """Evaluate the model on a split.
 
         Args:
@@ -396,14 +464,21 @@ class Classifier:
         config = changed_config(self.config, data, settings, "Classifier")
         return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, split))
 
+    @keywords.with_keywords(keywords.ClassificationKeywords)
     def train(
-        self, data: DataGiven = None, *, report: Report = lambda event: None, **settings: object
+        self,
+        data: DataGiven = None,
+        *,
+        report: Report | None = None,
+        progress: bool | None = None,
+        **settings: Unpack[keywords.ClassificationKeywords],
     ) -> TrainingResult:
         """Train, from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
             data: a description of the images, or None for the configured one.
-            report: told of every event.
+            report: called with every event.
+            progress: as `Detector.train` takes it.
             **settings: sections of the experiment, such as `train={"epochs": 5}`.
 
         Raises:
@@ -411,7 +486,7 @@ class Classifier:
             DivergenceError: a loss or gradient is not finite.
         """
         config = changed_config(self.config, data, settings, "Classifier")
-        result = train(config, start=self._loaded.file if self._loaded else None, report=report)
-        self._loaded = load_classifier(result.folder.best)
-        self.config = self._loaded.config
+        with shown_progress(report, progress) as told:
+            result = train(config, start=self._loaded.file if self._loaded else None, report=told)
+        self._take(result.folder.best)
         return result

@@ -12,6 +12,7 @@ from PIL import Image
 import detector
 from detector import Detections, Detector, DetectorError
 from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
+from detector.inference.shown_results import ImageDetections
 from detector.media.images import read_image
 from detector.models.checkpoint import load_model_file
 from detector.training.events import Event, StepDone
@@ -56,12 +57,12 @@ def bits(found: Detections) -> tuple[object, ...]:
     return (*(t.numpy().tobytes() for t in (found.source_xyxy, found.scores, found.labels)), found.image_hw)
 
 
-def single(found: Detections | list[Detections]) -> Detections:
+def single(found: ImageDetections | list[ImageDetections]) -> Detections:
     assert isinstance(found, Detections)
     return found
 
 
-def several(found: Detections | list[Detections]) -> list[Detections]:
+def several(found: ImageDetections | list[ImageDetections]) -> list[ImageDetections]:
     assert isinstance(found, list)
     return found
 
@@ -136,9 +137,11 @@ def test_settings_filter_the_detections(weights: Path, images: Path) -> None:
         ({"conf": 0.5}, "unknown key 'conf'"),
         ({"confidence": 2.0}, "confidence and iou: expected values within 0..1, got 2.0"),
         ({"confidence": "high"}, "confidence: expected a valid number, got the text 'high'"),
-        ({"classes": ["circle"]}, "classes"),
-        ({"classes": [6]}, "classes"),
-        ({"classes": [-1]}, "classes"),
+        ({"classes": ["circel"]}, "classes: expected a class of the model, got 'circel'; did you mean 'circle'?"),
+        ({"classes": [6]}, "classes: expected a class of the model, got 6; it has 0 to 5"),
+        ({"classes": [-1]}, "classes: expected a class of the model, got -1"),
+        ({"classes": [True]}, "classes: expected a class of the model, got True"),
+        ({"classes": 1.5}, "classes: expected a class of the model, got 1.5"),
         ({"max_detections": 0}, "max_detections: expected at least 1"),
     ],
 )
@@ -240,7 +243,7 @@ def test_evaluate_reports_wrong_arguments(weights: Path, tiny_shapes: Path, tmp_
     with pytest.raises(ConfigError, match=r"unknown key 'evaluate\.io'; did you mean 'iou'"):
         model.evaluate(evaluate={"io": 0.5})
     with pytest.raises(ConfigError, match="unknown key 'evalute'; did you mean 'evaluate'"):
-        model.evaluate(evalute={"iou": 0.5})
+        model.evaluate(evalute={"iou": 0.5})  # type: ignore[call-arg]  # on purpose
     with pytest.raises(ConfigError, match="data: expected a section of keys"):
         model.evaluate(3)  # type: ignore[arg-type]  # on purpose
 

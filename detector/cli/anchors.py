@@ -6,11 +6,12 @@ import argparse
 import json
 
 from detector.cli.data_words import configured
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.cli.usage import data_words
 from detector.data.anchor_kmeans import RECALL_IOU, canvas_sizes, find_anchors
 from detector.errors import ConfigError
 from detector.tasks.detection_model import read_split
+from detector.workflows.training_progress import TrainingProgress
 
 
 def run(arguments: argparse.Namespace) -> int:

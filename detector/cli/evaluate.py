@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_unsupported
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.cli.report import check_report_options
 from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
@@ -34,6 +34,7 @@ from detector.workflows.evaluate import (
     evaluate_file,
     evaluate_results,
 )
+from detector.workflows.training_progress import TrainingProgress
 
 _METRIC_OPTIONS = ("backend", "limits", "points", "match_iou")  # fields of the config of a metric that has them
 

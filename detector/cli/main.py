@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from detector import __version__
 from detector.config.key_table import key_table
 from detector.config.suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import DetectorError
+from detector.io.guarded_stream import GuardedStream
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
 COMMANDS = {
@@ -125,8 +126,44 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+# Commands whose result is what they print. All others write files, which lost text does not make incomplete.
+_PRINTING = frozenset(("compare", "check", "models", "parts", "activations", "benchmark", "anchors", "env"))
+
+
 def run(argv: Sequence[str]) -> int:
-    """Run a command line and return its exit code."""
+    """Run a command line and return its exit code.
+
+    What cannot be printed, because the reader of a pipe has gone, a disk is full or an encoding lacks characters, never
+    ends the work.
+    """
+    output, own = GuardedStream(sys.stdout), (sys.stdout, sys.stderr)
+    sys.stdout, sys.stderr = cast("TextIO", output), cast("TextIO", GuardedStream(sys.stderr))
+    try:
+        code = _run(argv)
+        output.flush()  # a closed pipe is noticed here and not at exit
+        if output.failure is not None:
+            code = _end_without_output(argv[0], output.failure, code)
+        return code
+    finally:
+        sys.stdout, sys.stderr = own
+        if output.failure is not None:
+            sys.stdout = None  # prevents flushing at exit
+
+
+def _end_without_output(command: str, failure: Exception, code: int) -> int:
+    """Say that text was lost, unless its reader did not want it; return the exit code."""
+    is_lost = command in _PRINTING
+    if not isinstance(failure, BrokenPipeError):
+        ending = "run the command again" if is_lost else "the files are complete"
+        print(f"detector {command}: the output cannot be printed ({_reason(failure)}); {ending}", file=sys.stderr)
+    return code or int(is_lost)
+
+
+def _reason(failure: Exception) -> str:
+    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure)
+
+
+def _run(argv: Sequence[str]) -> int:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise that library asks a package index for updates on import
     os.environ["PYTHONSAFEPATH"] = "1"  # otherwise child processes import modules from the working folder
     parser = build_parser(argv)
@@ -148,9 +185,7 @@ def run(argv: Sequence[str]) -> int:
 
             for path in arguments.imports:
                 import_parts(path)
-        code = int(module.run(arguments))
-        sys.stdout.flush()  # a closed pipe raises here and not at exit
-        return code
+        return int(module.run(arguments))
     except DetectorError as error:
         if arguments.debug:
             raise
@@ -158,9 +193,6 @@ def run(argv: Sequence[str]) -> int:
         return error.exit_code
     except Stopped as stopped:
         return stopped.exit_code
-    except BrokenPipeError:  # the reader of the output closed the pipe
-        sys.stdout = None  # prevents flushing at exit
-        return 1
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from detector.cli.show import Window
 from detector.errors import StreamError
 from detector.inference.prediction_run import PredictionSummary, SourceSummary
 from detector.inference.predictor import Prediction
+from detector.io.guarded_stream import has_failed
 from detector.tasks.requests import TaskRun
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line at intervals instead of a bar
@@ -56,6 +57,9 @@ def run_video(arguments: argparse.Namespace, records: TaskRun, progress: VideoPr
             if arguments.json:
                 print(json.dumps(records.to_record(prediction)))
             progress.update(prediction)
+            frame = prediction.source.frame
+            if frame is not None and frame.video.is_live and has_failed(sys.stdout):
+                records.stop()  # nobody reads what has no end otherwise
     return _ended(arguments, records.summary, stopped)
 
 

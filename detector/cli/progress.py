@@ -1,93 +1,11 @@
-"""Training events on a terminal, in a pipe, or not at all."""
+"""Lines for people, on stderr."""
 
 from __future__ import annotations
 
-import math
 import sys
-import time
-from typing import NoReturn
-
-from tqdm import tqdm
-
-from detector.evaluation.number_text import number_text
-from detector.training.events import Evaluated, Event, Noted, Started, StepDone
-
-_SHOWN_STATS = ("AP", "AP50", "AP75", "top1", "top5", "entropy")  # metrics shown during training
-_LINE_EVERY_S = 15.0  # a pipe gets a line at this interval instead of a bar
 
 
 def say(text: str, quiet: bool = False) -> None:
     """Print a line on stderr."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
-
-
-class TrainingProgress:
-    """Reporter that shows training events."""
-
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        """Set up a reporter: `quiet` shows nothing, `verbose` shows all notes instead of the first ten."""
-        self._quiet, self._verbose = quiet, verbose
-        self._bar: tqdm[NoReturn] | None = None
-        self._last_line_s = -math.inf
-        self._num_notes = 0
-        self._first: tuple[int, float] | None = None  # step and time of the first line
-
-    def __call__(self, event: Event) -> None:
-        """Show an event."""
-        if self._quiet:
-            return
-        if isinstance(event, Started):
-            self._start(event)
-        elif isinstance(event, StepDone):
-            self._step(event)
-        elif isinstance(event, Evaluated):
-            self._write(_evaluated_line(event))
-        elif isinstance(event, Noted):
-            self._num_notes += 1
-            if self._verbose or self._num_notes <= 10:
-                self._write(event.text)
-            elif self._num_notes == 11:
-                self._write("more notes are not shown; see them with -v")
-
-    def close(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _start(self, event: Started) -> None:
-        where = f"{event.device}, {event.precision}"
-        again = f", resumed at step {event.first_step}" if event.first_step else ""
-        say(f"training {event.num_steps} steps ({event.num_epochs:.1f} epochs) on {where}{again}; run {event.folder}")
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=event.num_steps, initial=event.first_step, unit="step", dynamic_ncols=True)
-
-    def _step(self, event: StepDone) -> None:
-        losses = " ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{losses} {event.images_per_s:.1f} images/s", refresh=False)
-            self._bar.update(event.step - self._bar.n)
-        elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
-            self._last_line_s = time.monotonic()
-            left_s = (event.num_steps - event.step) * self._seconds_per_step(event)
-            left = f" about {left_s / 60:.1f} min left" if left_s else ""
-            say(f"step {event.step}/{event.num_steps} {losses} {event.images_per_s:.1f} images/s{left}")
-
-    def _seconds_per_step(self, event: StepDone) -> float:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (event.step, now)
-        steps = event.step - self._first[0]
-        return (now - self._first[1]) / steps if steps else 0.0
-
-    def _write(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            say(text)
-
-
-def _evaluated_line(event: Evaluated) -> str:
-    shown = [f"{name} {number_text(value)}" for name, value in event.metrics.stats.items() if name in _SHOWN_STATS]
-    best = " (best so far)" if event.is_best else ""
-    return f"step {event.step}: {' '.join(shown)}{best} after {event.elapsed_s:.0f} s"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.errors import ConfigError, DetectorError
 from detector.media.run_charts import schedule_chart
 from detector.tasks.task import TaskConfig
 from detector.workflows.dry_run import Rehearsal, plan_schedule, rehearse
+from detector.workflows.training_progress import TrainingProgress
 
 
 def plot_schedule(config: TaskConfig, path: Path, quiet: bool) -> None:

@@ -7,7 +7,7 @@ import json
 import signal
 from pathlib import Path
 
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.cli.rehearse import duration
 from detector.cli.signals import noted_signals
 from detector.cli.usage import split_words
@@ -19,6 +19,7 @@ from detector.workflows.studies.step_cost import make_cost_run, make_cost_runs
 from detector.workflows.studies.study_report import write_report
 from detector.workflows.studies.summary import StudySummary, summarise
 from detector.workflows.studies.worker import make_run
+from detector.workflows.training_progress import TrainingProgress
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import signal
 
-from detector.cli.progress import TrainingProgress, say
+from detector.cli.progress import say
 from detector.cli.rehearse import dry_run, plot_schedule
 from detector.cli.signals import noted_signals
 from detector.cli.train_options import experiment_words
@@ -17,6 +17,7 @@ from detector.models.checkpoint import TrainingState
 from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
 from detector.training.run_folder import RunFolder
 from detector.workflows.train import TrainingResult, open_run, train
+from detector.workflows.training_progress import TrainingProgress
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder, TrainingState] | None]:

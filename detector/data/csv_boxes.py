@@ -25,7 +25,7 @@ _MAX_BYTES = 2**31
 _DELIMITERS = ",;\t"
 _NAMES: dict[str, tuple[str, ...]] = {
     "image": ("filename", "file", "imagename", "imagepath", "filepath", "path", "image", "imageid", "img"),
-    "class": ("class", "classname", "label", "labelname", "category", "categoryname", "name"),
+    "class": ("class", "classname", "name", "label", "labelname", "category", "categoryname"),
     "x1": ("xmin", "x1", "left", "bboxxmin"),
     "y1": ("ymin", "y1", "top", "bboxymin"),
     "x2": ("xmax", "x2", "right", "bboxxmax"),

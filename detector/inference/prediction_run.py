@@ -18,8 +18,8 @@ from detector.inference.counting import Counts, TrackCounts, line_of, zone_of
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result, Stage
 from detector.inference.predictor import Prediction, Predictor
 from detector.inference.views import ViewsConfig
-from detector.media.sources import ImageSource, Source, VideoSource, require_videos
-from detector.media.streams import ReconnectConfig
+from detector.media.sources import ImageSource, Source, VideoSource, require_videos, videos_only
+from detector.media.streams import ReconnectConfig, frames_of_each
 from detector.media.video_writer import DEFAULT_CODEC, require_codec
 from detector.media.writers import (
     CropWriter,
@@ -224,7 +224,7 @@ class PredictionRun:
     def __init__(
         self,
         predictor: Predictor,
-        sources: Sequence[Source],
+        sources: Sequence[Source] | Iterator[Source],
         select: SelectConfig,
         options: PredictionOptions = PredictionOptions(),
         *,
@@ -237,7 +237,8 @@ class PredictionRun:
 
         Args:
             predictor: the model.
-            sources: images, videos and streams.
+            sources: images, videos and streams. From an iterator each is taken when the one before it is done: it may
+                have no end, so its records are written like those of frames.
             select: which of the model's boxes are kept.
             options: what is written, and how videos are gone through.
             category_ids: category ids that COCO records may have; those of the predictor without it.
@@ -249,8 +250,11 @@ class PredictionRun:
             ConfigError: objects of an image are to be followed.
             MediaError: a folder holds files already, or the disk refuses.
         """
-        self.has_frames = not all(isinstance(source, ImageSource) for source in sources)
-        self._predictor, self._sources, self._options = predictor, sources, options
+        self._arriving = sources if isinstance(sources, Iterator) else None
+        self._sources: Sequence[Source] = () if isinstance(sources, Iterator) else sources
+        is_endless = self._arriving is not None
+        self.has_frames = is_endless or not all(isinstance(source, ImageSource) for source in self._sources)
+        self._predictor, self._options = predictor, options
         self._on_picture, self._report, self._num_input_faults = on_picture, report, num_input_faults
         self._select, self._stages = select, list[Stage]()
         self._lines, self._zones = [line_of(line) for line in options.lines], [zone_of(zone) for zone in options.zones]
@@ -271,6 +275,8 @@ class PredictionRun:
         from detector.inference.tracking import TrackConfig, VideoTracks  # loads SciPy's optimisers
 
         require_videos(self._sources)
+        if self._arriving is not None:
+            self._arriving = videos_only(self._arriving)
         config = TrackConfig.of(self._select)
         tracks = VideoTracks(config)
         if self._predictor.runtime.selection is None:
@@ -282,6 +288,8 @@ class PredictionRun:
     def _open_files(self, category_ids: Sequence[int]) -> None:
         """Open the writers and add the stages that draw, count and write pictures."""
         options, paths = self._options, [source.path for source in self._sources if source.path]
+        if self._arriving is not None and options.save_dir is not None:
+            paths = list(options.save_dir.glob("*"))  # any of them may be a source that is still to come
         self._writers: list[Writer] = []
         self._names: FileNames | None = None
         if options.save_dir is not None:
@@ -307,7 +315,7 @@ class PredictionRun:
             self._stages.append(self._write_picture)
 
     def __enter__(self) -> PredictionRun:
-        if self.has_frames:
+        if self.has_frames and self._arriving is None:
             options = self._options
             reconnect = ReconnectConfig(options.max_reconnect)
             config = PipelineConfig(options.stride, latest_only=not options.every_frame, reconnect=reconnect)
@@ -398,8 +406,9 @@ class PredictionRun:
         if self._pipeline is not None:
             yield from self._pipeline
             return
-        images = [source for source in self._sources if isinstance(source, ImageSource)]
-        for prediction in self._predictor.stream(images, self._select):
+        given, reconnect = self._arriving or self._sources, ReconnectConfig(self._options.max_reconnect)
+        images = frames_of_each(given, self._predictor.input.channels, self._options.stride, reconnect)
+        for prediction in self._predictor.stream(images, self._select, reads_ahead=self._arriving is None):
             result = Result(prediction)
             for stage in self._stages:
                 result = stage(result)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import Tensor
 from detector.errors import ConfigError, MediaError
 from detector.inference.counting import Counts
 from detector.inference.runtime import Canvases, Runtime
+from detector.inference.shown_results import ShownResult, drawn
 from detector.inference.views import Found, View, Views, ViewsConfig
-from detector.media.images import LoadedImage, as_png
+from detector.media.images import LoadedImage
+from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource
 from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Image, Letterbox
@@ -31,7 +34,7 @@ _NUM_FILLED = 4
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(ShownResult):
     """Record of one image or frame.
 
     Attributes:
@@ -52,13 +55,14 @@ class Prediction:
     track_ids: npt.NDArray[np.int64] | None = None
     counts: Counts | None = None
 
-    def _repr_png_(self) -> bytes | None:
-        """Return the image with its detections for a notebook."""
-        from detector.media.drawing import draw_detections  # loads fonts, which prediction does not need
-
+    def plot(self, *, channel_order: ChannelOrder = "rgb") -> Image:
+        """Return the image with its detections or tracks, as `ShownResult.plot` says."""
         if self.image is None or self.detections is None:
-            return None
-        return as_png(draw_detections(self.image, self.detections, self.track_ids))
+            raise MediaError(self.error or f"{self.source.name}: no image")
+        return drawn(self.image, self.detections, channel_order, self.track_ids)
+
+    def _image_file(self) -> Path | None:
+        return None if self.source.frame is not None else self.source.path
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,19 @@ class Predictor:
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"Predictor: expected 1 to {self.batch_size} images, got {len(images)}")
 
-    def stream(self, sources: Iterable[ImageSource], config: SelectConfig) -> Iterator[Prediction]:
-        """Yield one record per source, in order; that of a source that cannot be read has an error."""
-        for source, image, error, detections in self._stream(sources, partial(self.detect, config=config)):
+    def stream(
+        self, sources: Iterable[ImageSource], config: SelectConfig, *, reads_ahead: bool = True
+    ) -> Iterator[Prediction]:
+        """Yield one record per source, in order; that of a source that cannot be read has an error.
+
+        Args:
+            sources: the images.
+            config: settings of the selection.
+            reads_ahead: whether sources behind a full batch are taken and read while the network is busy; false for
+                sources that arrive at their own pace.
+        """
+        found = self._stream(sources, partial(self.detect, config=config), reads_ahead)
+        for source, image, error, detections in found:
             if image is None or detections is None:
                 yield Prediction(source, None, error)
             else:
@@ -211,12 +225,16 @@ class Predictor:
             yield source, raw, error
 
     def _stream(
-        self, sources: Iterable[ImageSource], answer: Callable[[Sequence[Image]], Sequence[_Answer]]
+        self,
+        sources: Iterable[ImageSource],
+        answer: Callable[[Sequence[Image]], Sequence[_Answer]],
+        reads_ahead: bool = True,
     ) -> Iterator[tuple[ImageSource, LoadedImage | None, str | None, _Answer | None]]:
         pending: list[_Read] = []
-        for read in self._read_ahead(sources):
+        for read in self._read_ahead(sources, reads_ahead):
             pending.append(read)
-            if self._is_enough([image.pixels for _, image, _ in pending if image is not None]):
+            images = [image.pixels for _, image, _ in pending if image is not None]
+            if len(pending) >= self.batch_size if not reads_ahead else self._is_enough(images):
                 yield from self._answered(pending, answer)
                 pending = []
         yield from self._answered(pending, answer)
@@ -237,10 +255,11 @@ class Predictor:
         for source, image, error in pending:
             yield source, image, error, None if image is None else next(answers)
 
-    def _read_ahead(self, sources: Iterable[ImageSource]) -> Iterator[_Read]:
+    def _read_ahead(self, sources: Iterable[ImageSource], reads_ahead: bool) -> Iterator[_Read]:
         queue: deque[tuple[ImageSource, Future[LoadedImage]]] = deque()
         # Images in tiles are large and keep the network busy for a long time.
         most = 2 * self.batch_size if self.views.tile is None else _NUM_READERS
+        most = most if reads_ahead else 0
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for source in sources:
                 queue.append((source, pool.submit(source.load, self.input.channels)))

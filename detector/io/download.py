@@ -6,15 +6,16 @@ settings of the environment are ignored. A file of another length than the publi
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
 import os
 import shutil
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from detector.errors import DetectorError
 from detector.io.files import put_in_place
@@ -96,12 +97,28 @@ def _require_space(folder: Path, num_bytes: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _answer(url: str, num_done: int, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
-    """Yield the response to a request for a file from byte `num_done` on, after following redirects."""
+def answer(
+    url: str, num_done: int = 0, timeout_s: float = TIMEOUT_S, schemes: Sequence[str] | None = None
+) -> Iterator[http.client.HTTPResponse]:
+    """Yield the response to a request for a file, after following redirects.
+
+    Args:
+        url: address of the file; a name and password in it are sent to its own host only.
+        num_done: first byte that is asked for.
+        timeout_s: seconds that the server may stay silent.
+        schemes: schemes of the address and of redirects, `SCHEMES` by default.
+
+    Raises:
+        DetectorError: another scheme, or too many redirects.
+        OSError: the server cannot be reached.
+        http.client.HTTPException: it does not speak HTTP.
+        ValueError: the text is no address.
+    """
+    schemes = schemes or SCHEMES
     for _ in range(MAX_REDIRECTS + 1):
         parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or not parts.hostname:
-            raise DetectorError(f"{url} is refused: expected an address of {' or '.join(SCHEMES)}")
+        if parts.scheme not in schemes or not parts.hostname:
+            raise DetectorError(f"{url} is refused: expected an address of {' or '.join(schemes)}")
         if parts.scheme == "https":
             context = ssl.create_default_context()
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -111,6 +128,9 @@ def _answer(url: str, num_done: int, timeout_s: float) -> Iterator[http.client.H
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
         with contextlib.closing(connection):
             headers = {"Accept-Encoding": "identity", "User-Agent": "detector"}
+            if parts.username is not None:
+                secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+                headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"  # RFC 7617
             if num_done:
                 headers["Range"] = f"bytes={num_done}-"
             connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", None, headers)
@@ -126,7 +146,7 @@ def _receive(
     url: str, part: Path, num_done: int, num_bytes: int, progress: Callable[[int], None], timeout_s: float
 ) -> None:
     """Append the missing bytes to the partial file."""
-    with _answer(url, num_done, timeout_s) as response:
+    with answer(url, num_done, timeout_s) as response:
         if num_done and response.status == _UNSATISFIABLE:
             part.unlink()
             return _receive(url, part, 0, num_bytes, progress, timeout_s)

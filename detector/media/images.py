@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -53,6 +53,8 @@ _ORIENTATIONS: dict[int, tuple[bool, bool, bool]] = {
     8: (True, True, False),
 }
 
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 # OpenCV's flag for decoding at a fraction of the size; together with IMREAD_COLOR_RGB it decodes in colour.
 _REDUCED_FLAGS = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
@@ -291,6 +293,40 @@ def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:
         raise MediaError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
 
 
+def with_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8] | None:
+    """Return pixels in memory with another number of channels, as `load_image` does for files.
+
+    Args:
+        pixels: uint8 (H, W, C): grey, grey and alpha, RGB or RGBA for C of 1 to 4.
+        channels: the number of channels to return: 3 for RGB or 1 for grey, any other only if C is equal.
+
+    Returns:
+        uint8 (H, W, channels): grey is repeated, colours become grey, alpha is dropped; None if there is no such way.
+    """
+    num_given = pixels.shape[2]
+    if num_given == channels:
+        return pixels
+    if channels not in (1, 3) or num_given > 4:
+        return None
+    colours = pixels[..., : 1 if num_given < 3 else 3]
+    if colours.shape[2] == channels:
+        return np.ascontiguousarray(colours)
+    if channels == 3:
+        return np.repeat(colours, 3, axis=2)
+    grey = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGB2GRAY)
+    return np.asarray(grey, np.uint8)[..., None]
+
+
+def within_side(image: npt.NDArray[np.uint8], max_side_px: int) -> npt.NDArray[np.uint8]:
+    """Return an image (H, W, C) whose longer side has at most so many pixels, reduced if it has more."""
+    height, width = image.shape[:2]
+    scale = max_side_px / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def as_png(image_rgb: npt.NDArray[np.uint8]) -> bytes:
     """Encode an image, uint8 (H, W, 3), RGB, as the bytes of a PNG file."""
     return bytes(cv2.imencode(".png", np.ascontiguousarray(image_rgb[:, :, ::-1]))[1])
@@ -347,7 +383,7 @@ def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) 
     if header.directory is not None and header.num_planes > 1 and channels == header.num_planes:
         is_colour = header.directory.number(tiff.PHOTOMETRIC, 0) == tiff.PHOTOMETRIC_RGB and channels in (3, 4)
         if not is_colour:
-            return _upright(tiff.read_planes(encoded, header.directory), header.orientation)
+            return upright(tiff.read_planes(encoded, header.directory), header.orientation)
     buffer = np.frombuffer(encoded, dtype=np.uint8)
     if channels in (1, 3):
         flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
@@ -364,10 +400,11 @@ def _decode(encoded: bytes, header: ImageHeader, channels: int, reduction: int) 
             image = image[:, :, [0, 3] if is_grey else [2, 1, 0, 3][: image.shape[2]]]
     if image is None or header.format == "TIFF":  # OpenCV's TIFF decoder turns the image upright whatever the flags
         return image
-    return _upright(image, header.orientation)
+    return upright(image, header.orientation)
 
 
-def _upright(image: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np.generic]:
+def upright(image: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:
+    """Return an image (H, W) or (H, W, C) turned upright by its EXIF orientation, 1..8."""
     transpose, flip_vertically, flip_horizontally = _ORIENTATIONS[orientation]
     if transpose:
         image = image.swapaxes(0, 1)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TypeAlias, TypeGuard
 
 from detector.errors import ConfigError, MediaError
-from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image
+from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
+from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
+from detector.media.web_images import WEB_SCHEMES, fetch_picture, kind_of_content
 from detector.structures.letterbox import Image
 
 # Suffixes, in lower case, of video files. Not .ts, which is TypeScript as often.
@@ -23,8 +23,9 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts")
 )
 # FFmpeg has many more, some of which read files; cameras and web servers use these.
-URL_SCHEMES = ("http", "https", "rtsp", "rtsps")
+URL_SCHEMES = (*WEB_SCHEMES, "rtsp", "rtsps")
 STDIN = "-"
+_BYTES = (bytes, bytearray, memoryview)
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 
@@ -84,6 +85,7 @@ class ImageSource:
         pixels: the image itself, uint8 (H, W, C), RGB if C is 3, or None.
         listed_hw: height and width according to the annotation file, or None.
         encoded: the bytes of its file if they are in memory and `pixels` is None.
+        url: its address on a web server, from which it is loaded, or None.
         frame: its position in the video, or None.
         warnings: oddities of the video up to here, a sentence each.
         error: the reason why there is nothing to read, or None.
@@ -95,6 +97,7 @@ class ImageSource:
     pixels: Image | None = None
     listed_hw: tuple[int, int] | None = None
     encoded: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)  # it may hold a password
     frame: FrameOrigin | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -103,8 +106,8 @@ class ImageSource:
         """Return the image with `channels` planes and its oddities.
 
         Raises:
-            MediaError: the file cannot be read or does not have the listed size, or the pixels have another number of
-                channels.
+            MediaError: the file cannot be read or does not have the listed size, or the pixels in memory have a number
+                of channels that cannot be converted.
         """
         if self.error is not None:
             raise MediaError(self.error)
@@ -112,14 +115,17 @@ class ImageSource:
             if self.encoded is not None:
                 name = self.name if self.frame is None else f"{self.name} image {self.frame.index}"
                 return load_encoded(name, self.encoded, channels)
+            if self.url is not None:
+                return load_encoded(self.name, fetch_picture(self.url, self.name), channels)
             if self.path is None:
                 raise MediaError(f"{self.name}: no path and no pixels to read")
             return load_image(self.path, channels, self.listed_hw)
-        if self.pixels.shape[2] != channels:
+        pixels = with_channels(self.pixels, channels)
+        if pixels is None:
             raise MediaError(
                 f"{self.name}: expected an image of {channels} channels, got {self.pixels.shape[2]}; convert it"
             )
-        return LoadedImage(self.pixels, (self.pixels.shape[0], self.pixels.shape[1]), self.warnings)
+        return LoadedImage(pixels, (pixels.shape[0], pixels.shape[1]), self.warnings)
 
 
 Source: TypeAlias = "ImageSource | VideoSource"
@@ -199,25 +205,70 @@ def _listed(path: Path, allow_url: bool) -> list[Source]:
     return [_stream(w, allow_url) or _file(path.parent / w) for w in words]
 
 
-def as_sources(given: object, allow_url: bool = False) -> tuple[list[Source], bool]:
+def as_sources(
+    given: object, allow_url: bool = False, channel_order: ChannelOrder = "rgb"
+) -> tuple[list[Source], bool]:
     """Return the sources of anything that the Python interface takes, and true if it is a single image.
 
+    An address of a web server is asked for the type of its content, unless it names a video: a picture is an image, all
+    else a stream.
+
     Args:
-        given: a path or word as `find_sources` takes it, an array uint8 (H, W, C) or (H, W) in RGB order, a PIL image,
-            a tensor uint8 (C, H, W), or a sequence of these, in which a missing file fails only when it is read.
+        given: a path or word as `find_sources` takes it, pixels as `pixels_of` takes them, the bytes of an image file,
+            or an iterable of these, in which a missing file fails only when it is read.
         allow_url: true if the network may be used for an address.
+        channel_order: the order of the colours of arrays and tensors.
 
     Raises:
         MediaError: something else, or nothing behind a path.
+        ConfigError: an address that is not allowed, or another order.
+    """
+    require_channel_order(channel_order)
+    if isinstance(given, (str, Path)):
+        found = [_told(source) for source in find_sources(given, allow_url)]
+        (first, *others) = found
+        is_single = isinstance(first, ImageSource) and not others and (first.url or first.path) in (given, Path(given))
+        return found, is_single
+    if _is_collection(given):
+        return list(each_source(given, allow_url, channel_order)), False
+    return list(_one(given, "0", allow_url, channel_order)), True
+
+
+def each_source(
+    given: Iterable[object], allow_url: bool = False, channel_order: ChannelOrder = "rgb"
+) -> Iterator[Source]:
+    """Yield the sources of the items of an iterable, each when it is asked for, as `as_sources` does.
+
+    Raises:
+        MediaError: an item is neither a path nor an image.
         ConfigError: an address that is not allowed.
     """
-    if isinstance(given, (str, Path)):
-        found = find_sources(given, allow_url)
-        return found, isinstance(found[0], ImageSource) and len(found) == 1 and found[0].path == Path(given)
-    if isinstance(given, Iterable) and not hasattr(given, "shape") and not hasattr(given, "convert"):
-        items = list(given)
-        return [s for i, item in enumerate(items) for s in _one(item, str(i), allow_url)], False
-    return list(_one(given, "0", allow_url)), True
+    for number, item in enumerate(given):
+        yield from map(_told, _one(item, str(number), allow_url, channel_order))
+
+
+def is_endless(given: object) -> TypeGuard[Iterable[object]]:
+    """Return true for an iterable without a length, such as a generator, which may have no end."""
+    return _is_collection(given) and not isinstance(given, Sized)
+
+
+def _is_collection(given: object) -> TypeGuard[Iterable[object]]:
+    is_image = hasattr(given, "shape") or hasattr(given, "convert") or isinstance(given, (str, Path, *_BYTES))
+    return isinstance(given, Iterable) and not is_image
+
+
+def _told(source: Source) -> Source:
+    """Return a source on a web server as an image if the server names an image as its content."""
+    if not isinstance(source, VideoSource) or source.url is None or not source.is_live:
+        return source
+    parts = _URL.fullmatch(source.url)
+    if parts is None or parts["scheme"].lower() not in WEB_SCHEMES:
+        return source
+    kind = kind_of_content(source.url)
+    names_image = Path(parts["path"]).suffix.lower() in IMAGE_SUFFIXES
+    # Without an answer, the name decides who explains it: a picture fails at once, a stream is tried again.
+    is_picture = kind == "image" or (kind is None and names_image)
+    return ImageSource(source.name, url=source.url) if is_picture else source
 
 
 def require_images(sources: Sequence[Source], who: str) -> list[ImageSource]:
@@ -248,7 +299,18 @@ def require_videos(sources: Sequence[Source]) -> None:
         raise ConfigError(f"expected videos to track objects in, got the image {images[0]}; give videos only")
 
 
-def _one(given: object, name: str, allow_url: bool) -> Sequence[Source]:
+def videos_only(sources: Iterable[Source]) -> Iterator[Source]:
+    """Yield sources, and reject one without frames when it comes.
+
+    Raises:
+        ConfigError: a source is an image.
+    """
+    for source in sources:
+        require_videos([source])
+        yield source
+
+
+def _one(given: object, name: str, allow_url: bool, channel_order: ChannelOrder) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:
             return find_sources(given, allow_url)
@@ -256,23 +318,7 @@ def _one(given: object, name: str, allow_url: bool) -> Sequence[Source]:
             if glob.has_magic(str(given)) or Path(given).exists():
                 raise
             return [_file(Path(given))]  # fails when it is read, and the others do not
-    return [ImageSource(name, pixels=_pixels(given, name))]
-
-
-def _pixels(given: Any, name: str) -> Image:
-    if hasattr(given, "convert"):  # a PIL image, which need not be installed
-        given = np.asarray(given if given.mode in ("RGB", "L") else given.convert("RGB"))
-    is_tensor = hasattr(given, "detach")
-    if not isinstance(given, np.ndarray) and not is_tensor:
-        raise MediaError(f"image {name}: expected a path, array, PIL image or tensor, got {type(given).__name__}")
-    # Before any conversion: NumPy has no counterpart of some of torch's dtypes.
-    dtype, shape = str(given.dtype).removeprefix("torch."), tuple(given.shape)
-    if dtype != "uint8" or len(shape) not in (2, 3) or 0 in shape:
-        raise MediaError(
-            f"image {name}: expected uint8 pixels of shape (H, W, C), or a tensor (C, H, W), got {dtype} {shape}; "
-            "scale to 0..255 and convert"
-        )
-    if is_tensor:
-        given = given.detach().cpu().numpy()
-        given = given.transpose(1, 2, 0) if given.ndim == 3 else given
-    return np.ascontiguousarray(given[..., None] if given.ndim == 2 else given)
+    if isinstance(given, _BYTES):
+        return [ImageSource(name, encoded=bytes(given))]
+    pixels, warnings = pixels_of(given, name, channel_order)
+    return [ImageSource(name, pixels=pixels, warnings=warnings)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -274,3 +274,12 @@ def frames_of(
     except MediaError as error:
         origin = FrameOrigin(source, num_frames, None, DEFAULT_FPS)
         yield ImageSource(source.name, source.path, frame=origin, error=str(error))
+
+
+def frames_of_each(
+    sources: Iterable[Source], channels: int, stride: int = 1, reconnect: ReconnectConfig = ReconnectConfig()
+) -> Generator[ImageSource, None, None]:
+    """Yield the images of sources, one source after the other; each is taken when the one before it has ended."""
+    for source in sources:
+        with closing(frames_of(source, channels, stride=stride, reconnect=reconnect)) as frames:
+            yield from frames

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -31,9 +32,11 @@ from detector.media.sources import ImageSource, VideoSource
 from detector.media.video_writer import DEFAULT_CODEC, VideoWriter, require_codec
 from detector.structures.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from detector.structures.letterbox import Image
-from detector.structures.types import Detections
+from detector.structures.types import Detection, Detections
 
-_CSV_COLUMNS = ("image", "width", "height", "class", "category_id", "score", "xmin", "ymin", "xmax", "ymax")
+# The names of a box are the fields of `Detection`, everywhere.
+_CSV_COLUMNS = ("image", "width", "height", *(field.name for field in dataclasses.fields(Detection)))
+_OLD_CSV_COLUMNS = ("class", "xmin", "ymin", "xmax", "ymax")  # up to version 0.1; removed after 0.2
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
 _CSV_TRACK_COLUMNS = ("track_id",)
 _MAX_STREAM_STEM = 80
@@ -139,7 +142,10 @@ class Writer(abc.ABC):
 
 
 def record_of(found: Found) -> dict[str, Any]:
-    """Return the results of an image as plain data; scores are rounded to 5 digits, pixels to 2."""
+    """Return the results of an image as plain data; scores are rounded to 5 digits, pixels to 2.
+
+    A box has the fields of `Detection`. Up to version 0.2 it also has the names that it had in 0.1: class and box_xyxy.
+    """
     source, detections, record = found.source, found.detections, dict[str, Any]()
     record["source"] = source.name
     if detections is None:
@@ -149,28 +155,26 @@ def record_of(found: Found) -> dict[str, Any]:
         record |= {"frame": source.frame.index, "time_s": None if time_s is None else round(time_s, 6)}
     if found.warnings:
         record["warnings"] = list(found.warnings)
-    rows = zip(
-        detections.names,
-        detections.labels.tolist(),
-        detections.scores.tolist(),
-        detections.source_xyxy.tolist(),
-        [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in found.track_ids.tolist()],
-        strict=True,
-    )
+    tracks = [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in found.track_ids.tolist()]
     return {
         **record,
         "height": detections.image_hw[0],
         "width": detections.image_hw[1],
-        "detections": [
-            {
-                "class": name,
-                "category_id": detections.category_ids[label],
-                "score": round(score, 5),
-                "box_xyxy": [round(v, 2) for v in box],
-                **track,
-            }
-            for name, label, score, box, track in rows
-        ],
+        "detections": [{**_fields_of(box), **track} for box, track in zip(detections.boxes, tracks, strict=True)],
+    }
+
+
+def _fields_of(box: Detection) -> dict[str, object]:
+    """Return the fields of a box, rounded, and its old names."""
+    corners = [round(side, 2) for side in (box.x1, box.y1, box.x2, box.y2)]
+    return {
+        "name": box.name,
+        "label": box.label,
+        "category_id": box.category_id,
+        "score": round(box.score, 5),
+        **dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
+        "class": box.name,
+        "box_xyxy": corners,
     }
 
 
@@ -226,7 +230,7 @@ class CsvWriter(Writer):
         """Begin a table, with columns for frames and tracks on request; images that cannot be read have no line."""
         self.path = folder / "predictions.csv"
         more = (_CSV_FRAME_COLUMNS if has_frames else ()) + (_CSV_TRACK_COLUMNS if has_tracks else ())
-        self._columns = (*_CSV_COLUMNS, *more)
+        self._columns = (*_CSV_COLUMNS, *more, *_OLD_CSV_COLUMNS)
         write_text(self.path, self._lines([dict(zip(self._columns, self._columns, strict=True))]))
 
     def _lines(self, rows: Sequence[Mapping[str, object]]) -> str:

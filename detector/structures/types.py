@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ from detector.errors import DetectorError
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.letterbox import Image, Letterbox
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _MAX_SHOWN = 20  # rows in a notebook
+_MAX_LISTED = 8  # detections in a line of text
 
 
 def _check(who: str, what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -225,8 +229,33 @@ class ClassBatch:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """One detected object, with the field names of JSON and CSV records and of `Detections.to_pandas`.
+
+    Attributes:
+        name: class name.
+        label: 0-based class index.
+        category_id: category id in the annotation file the model learned from.
+        score: 0..1.
+        x1: left side, pixels of the original image.
+        y1: upper side.
+        x2: right side.
+        y2: lower side.
+    """
+
+    name: str
+    label: int
+    category_id: int
+    score: float
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True, repr=False)
 class Detections:
-    """The detections of one image.
+    """The detections of one image, the highest score first; an iteration or index gives parts of the same type.
 
     Attributes:
         source_xyxy: float32 (N, 4), pixels of the original image, inside it.
@@ -258,7 +287,20 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: slice | int | Sequence[int] | Tensor | npt.NDArray[np.generic]) -> Detections:
+    def __repr__(self) -> str:
+        height, width = self.image_hw
+        listed = ", ".join(
+            f"{name} {score:.2f}"
+            for name, score in zip(self.names[:_MAX_LISTED], self.scores[:_MAX_LISTED].tolist(), strict=True)
+        )
+        more = ", ..." if len(self) > _MAX_LISTED else ""
+        return f"{type(self).__name__}({len(self)} in {width} x {height} pixels: {listed or 'nothing'}{more})"
+
+    def __iter__(self) -> Iterator[Self]:
+        """Yield the detections one by one, each as one of this type that holds it alone; `boxes` has plain values."""
+        return (self[row : row + 1] for row in range(len(self)))
+
+    def __getitem__(self, index: slice | int | Sequence[int] | Tensor | npt.NDArray[np.generic]) -> Self:
         """Return the detections chosen by a mask, a slice, an index or a list of indices.
 
         Raises:
@@ -268,6 +310,15 @@ class Detections:
             index = torch.as_tensor(index).reshape(-1)  # one index gives a list of one detection
             index = index if len(index) else index.long()  # torch reads an empty list as floats
         return replace(self, source_xyxy=self.source_xyxy[index], scores=self.scores[index], labels=self.labels[index])
+
+    @property
+    def boxes(self) -> list[Detection]:
+        """Each detection as plain values."""
+        rows = zip(self.labels.tolist(), self.scores.tolist(), self.source_xyxy.tolist(), strict=True)
+        return [
+            Detection(self.class_names[label], label, self.category_ids[label], score, *corners)
+            for label, score, corners in rows
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -302,8 +353,8 @@ class Detections:
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with a row for each detection; the package `pandas` must be installed.
 
-        The columns are x1, y1, x2, y2 (float32, pixels of the original image), score (float32), label (int64),
-        category_id and name. `pandas` is not a dependency of this package.
+        The columns are those of `Detection`: x1, y1, x2, y2 (float32, pixels of the original image), score (float32),
+        label (int64), category_id and name. `pandas` is not a dependency of this package.
 
         Raises:
             DetectorError: the package is not installed.
@@ -321,7 +372,7 @@ class Detections:
                 self.names[:_MAX_SHOWN], self.scores.tolist(), self.source_xyxy.tolist(), strict=False
             )
         ]
-        heads = "".join(f"<th>{head}</th>" for head in ("class", "score", "x1", "y1", "x2", "y2"))
+        heads = "".join(f"<th>{head}</th>" for head in ("name", "score", "x1", "y1", "x2", "y2"))
         height, width = self.image_hw
         more = f", the best {_MAX_SHOWN}" if len(self) > _MAX_SHOWN else ""
         table = "".join(f"<tr>{row}</tr>" for row in (heads, *rows))

@@ -71,7 +71,11 @@ class ClassificationRun:
         """Return a record as plain data, as `predictions.json` has it."""
         if prediction.error is not None:
             return {"source": prediction.source, "error": prediction.error, "classes": []}
-        classes = [{"class": name, "probability": round(share, 6)} for name, share in prediction.top(_NUM_SHOWN)]
+        classes = [
+            # class: the old name of the field, up to version 0.2
+            {"name": name, "probability": round(share, 6), "class": name}
+            for name, share in prediction.top(_NUM_SHOWN)
+        ]
         warnings = {"warnings": list(prediction.warnings)} if prediction.warnings else {}
         return {"source": prediction.source, **warnings, "classes": classes}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from detector.config import registry
 from detector.config.nodes import presets_dir
+from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError, DatasetError
@@ -21,6 +22,7 @@ from detector.export.export_runtime import ExportRuntime
 from detector.export.writer import open_export
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import Runtime, TorchRuntime
+from detector.inference.views import ViewsConfig
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.class_rows import is_named
 from detector.models.contracts import DetectionModel
@@ -98,6 +100,23 @@ def load_model(
     model = build_model(config, len(file.class_names))
     load_state(model, file.state, str(weights))
     return LoadedModel(config, model, file)
+
+
+def with_views(loaded: LoadedModel, own: ViewsConfig, views: Mapping[str, object] | None) -> LoadedModel:
+    """Return a model with other views of each image.
+
+    Args:
+        loaded: the model.
+        own: the views that the keys change.
+        views: keys of `ViewsConfig`, or None for `own`.
+
+    Raises:
+        ConfigError: a key is unknown or wrong.
+    """
+    if views is None and loaded.config.views == own:
+        return loaded
+    asked = config_from_plain(ViewsConfig, {**config_to_plain(own), **(views or {})}, "views")
+    return replace(loaded, config=replace(loaded.config, views=asked))
 
 
 def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:

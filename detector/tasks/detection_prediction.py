@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import SupportsIndex
 
+from detector.config.schema import config_from_plain, config_to_plain
 from detector.config.suggestions import nearest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import ConfigError
 from detector.evaluation.evaluator import annotated_sources
-from detector.evaluation.operating_point import OperatingPoint
+from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, Report, batch_size_for
 from detector.inference.predictor import Predictor
+from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
+from detector.models.checkpoint import ModelFile
 from detector.models.precision import choose_device
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, with_category_ids_of
@@ -48,7 +51,12 @@ class PredictionInputs:
 
 
 def find_inputs(
-    given: object, *, allow_url: bool = False, annotations: Path | None = None, formats: Sequence[str] = ()
+    given: object,
+    *,
+    allow_url: bool = False,
+    annotations: Path | None = None,
+    formats: Sequence[str] = (),
+    channel_order: ChannelOrder = "rgb",
 ) -> PredictionInputs:
     """Return the sources of a run.
 
@@ -57,6 +65,7 @@ def find_inputs(
         allow_url: whether the network may be used for an address.
         annotations: a COCO file with the images and their ids, or None.
         formats: the formats of the run; `coco` requires annotations.
+        channel_order: the order of the colours of arrays and tensors.
 
     Raises:
         ConfigError: annotations are missing, or they come with several sources.
@@ -69,7 +78,7 @@ def find_inputs(
                 "the format coco takes each image's id from an annotation file; give --annotations FILE (in Python: "
                 "annotations=FILE)"
             )
-        return PredictionInputs(as_sources(given, allow_url)[0])
+        return PredictionInputs(as_sources(given, allow_url, channel_order)[0])
     if not isinstance(given, (str, Path)):
         raise ConfigError(f"expected one source with annotations, the folder of their images, got {given!r:.200}")
     read = read_coco(annotations, Path(given), require_annotations=False)
@@ -129,38 +138,52 @@ def open_run(
     )
 
 
-def select_boxes(loaded: LoadedModel, settings: Mapping[str, Any], formats: Sequence[str], who: str) -> SelectConfig:
-    """Return the selection of boxes of a model with other settings.
+def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, object], who: str) -> SelectConfig:
+    """Return a selection of boxes with other settings, for the command line and Python alike.
 
     Args:
-        loaded: the model.
-        settings: keys of `SelectConfig`; `confidence` may be `best` or `best-overall`, and `classes` may be names.
-        formats: the formats of the run, which decide between the selections of evaluation and of prediction.
+        config: the selection that the settings change.
+        file: the model, for its class names and thresholds.
+        settings: keys of `SelectConfig`; `confidence` may be `best` or `best-overall`, which take the thresholds that
+            the model carries, and a class may be given by its name.
         who: name of the model for messages.
 
     Raises:
         ConfigError: a setting is wrong, or the model carries no thresholds.
     """
-    config, given, file = selection_of(loaded, formats), dict(settings), loaded.file
-    confidence = given.get("confidence")
-    if isinstance(confidence, str):
-        config = OperatingPoint.of_file(file, who).applied(config, given.pop("confidence"))
-    elif confidence is not None:
-        given["class_confidence"] = None  # one threshold takes the place of those of the classes
-    if "classes" in given:
-        given["classes"] = tuple(_class_index(word, file.class_names) for word in given["classes"])
-    try:
-        return replace(config, **given)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    if not settings:
+        return config
+    given, confidence = dict(settings), settings.get("confidence")
+    carried = confidence if isinstance(confidence, str) and confidence in (BEST, BEST_OVERALL) else None
+    if carried is not None:
+        del given["confidence"]
+    elif "confidence" in given:  # one threshold takes the place of those of the classes
+        given = {"class_confidence": None, **given}
+    if given.get("classes") is not None:
+        given["classes"] = _class_indices(given["classes"], file.class_names)
+    changed = config_from_plain(type(config), {**config_to_plain(config), **given}, "predict")
+    return changed if carried is None else OperatingPoint.of_file(file, who).applied(changed, carried)
 
 
-def _class_index(word: str, class_names: Sequence[str]) -> int:
-    if word in class_names:
+def _class_indices(given: object, class_names: Sequence[str]) -> list[int]:
+    """Return the indices of classes that are given by name or index, one or several.
+
+    Raises:
+        ConfigError: the model has no such class.
+    """
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    return [_class_index(word, class_names) for word in several]
+
+
+def _class_index(word: object, class_names: Sequence[str]) -> int:
+    if isinstance(word, str) and word in class_names:
         return class_names.index(word)
-    if word.isdecimal() and int(word) < len(class_names):
-        return int(word)
-    raise ConfigError(f"--classes: expected a class of the model, got {word!r}{nearest(word, class_names)}")
+    if isinstance(word, str) and word.isdecimal():
+        word = int(word)
+    if isinstance(word, SupportsIndex) and not isinstance(word, bool) and 0 <= word.__index__() < len(class_names):
+        return word.__index__()
+    known = nearest(word, class_names) if isinstance(word, str) else f"; it has 0 to {len(class_names) - 1}"
+    raise ConfigError(f"classes: expected a class of the model, got {word!r}{known}")
 
 
 def predict_with_detector(
@@ -186,6 +209,7 @@ def predict_with_detector(
         require_videos(inputs.sources)
     for problem in inputs.annotations.problems if inputs.annotations else ():
         observer.note(f"{request.annotations}: {problem}")
-    select = select_boxes(loaded, request.selection, options.formats, str(request.weights))
+    own = selection_of(loaded, options.formats)
+    select = select_boxes(own, loaded.file, request.selection, str(request.weights))
     request.check_frames(inputs.has_frames)
     return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note)

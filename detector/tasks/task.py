@@ -18,6 +18,7 @@ from detector.errors import CheckpointError, ConfigError
 from detector.inference.prediction_run import OnPicture
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
+from detector.models.precision import choose_device
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
@@ -264,6 +265,18 @@ def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: 
     if not isinstance(changed, type(config)):
         raise ConfigError(f"{who}: expected settings of the task at hand, got another task; leave the key task out")
     return changed
+
+
+def with_device(config: Config, device: str | None) -> Config:
+    """Return an experiment on a device, or unchanged for None.
+
+    Raises:
+        ConfigError: the machine has no such device.
+    """
+    if device is None:
+        return config
+    choose_device(device)
+    return replace(config, device=device)
 
 
 def build_checked(model: PartConfig[Model], num_classes: int, canvas: InputConfig) -> Model:

@@ -180,4 +180,4 @@ def test_confidence_replaces_the_confidences_of_the_classes(trained: Any) -> Non
     high = detector.predict(trained.images, class_confidence=(1.0,) * num_classes)
     assert isinstance(high, list)
     assert sum(map(len, high)) == 0
-    assert detector._select({"confidence": 0.5}, detector.config.predict).class_confidence is None
+    assert detector._select({"confidence": 0.5}).class_confidence is None

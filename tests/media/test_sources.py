@@ -141,8 +141,9 @@ def test_array_keeps_its_pixels() -> None:
 def test_grey_array_has_one_channel_with_or_without_an_axis(given: np.ndarray) -> None:
     (source,), _ = as_images(given)
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
-    with pytest.raises(MediaError, match="0: expected an image of 3 channels, got 1"):
-        source.load(3)
+    np.testing.assert_array_equal(source.load(3).pixels, picture(channels=1).repeat(3, axis=2))  # as grey files
+    with pytest.raises(MediaError, match="0: expected an image of 4 channels, got 1"):
+        source.load(4)
 
 
 def test_tensor_is_channels_first() -> None:
@@ -161,13 +162,6 @@ def test_pil_image_is_rgb_or_grey() -> None:
     np.testing.assert_array_equal(source.load(1).pixels, picture(channels=1))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "1", "CMYK", "I;16"])
-def test_pil_image_of_another_mode_becomes_rgb(mode: str) -> None:
-    converted = Image.new("I;16", (9, 6)) if mode == "I;16" else Image.fromarray(picture()).convert(mode)
-    (source,), _ = as_images(converted)
-    np.testing.assert_array_equal(source.load(3).pixels, np.asarray(converted.convert("RGB")))
-
-
 def test_list_of_mixed_kinds_numbers_those_without_a_path(tree: Path) -> None:
     given = [picture(1), tree / "a.png", Image.fromarray(picture(2)), torch.from_numpy(picture(3)).permute(2, 0, 1)]
     for several in (given, tuple(given), iter(given)):
@@ -183,7 +177,7 @@ def test_list_of_mixed_kinds_numbers_those_without_a_path(tree: Path) -> None:
     ("given", "got"),
     [
         (picture().astype(np.float32) / 255, r"got float32 \(6, 9, 3\)"),
-        (picture().astype(np.uint16), r"got uint16 \(6, 9, 3\)"),
+        (picture().astype(np.int32), r"got int32 \(6, 9, 3\)"),
         (picture()[None], r"got uint8 \(1, 6, 9, 3\)"),
         (picture()[0, :, 0], r"got uint8 \(9,\)"),
         (np.zeros((0, 9, 3), np.uint8), r"got uint8 \(0, 9, 3\)"),

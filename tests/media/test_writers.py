@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ from detector.media.writers import (
     TxtWriter,
     record_of,
 )
-from detector.structures.types import Detections
+from detector.structures.types import Detection, Detections
 
 NAMES, IDS = ("Zürich", "猫/犬", 'a, "b"\n'), (7, 3, 90)
 HW = (60, 80)
@@ -70,11 +71,15 @@ def test_record_has_every_detection_in_order_or_an_error() -> None:
     record = record_of(found_on("a/b.jpg"))
     assert list(record) == ["source", "height", "width", "detections"]
     assert (record["source"], record["height"], record["width"]) == ("a/b.jpg", 60, 80)
+    corners = [10.25, 5.5, 40.12, 50.06]
     assert record["detections"][0] == {
-        "class": "Zürich",
+        "name": "Zürich",
+        "label": 0,
         "category_id": 7,
         "score": 0.9,
-        "box_xyxy": [10.25, 5.5, 40.12, 50.06],
+        **dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
+        "class": "Zürich",  # the names of version 0.1
+        "box_xyxy": corners,
     }
     assert record_of(UNREAD) == {"source": "gone.jpg", "error": UNREAD.error, "detections": []}
 
@@ -86,6 +91,28 @@ def test_record_of_a_frame_has_its_number_and_time() -> None:
     record = record_of(Prediction(source, one.detections, None, one.image, ("odd",)))
     assert list(record)[:4] == ["source", "frame", "time_s", "warnings"]
     assert (record["frame"], record["time_s"], record["warnings"]) == (12, 0.48, ["odd"])
+
+
+def test_names_of_a_box_are_the_same_in_python_json_csv_and_pandas(tmp_path: Path) -> None:
+    found = found_on("a.jpg")
+    assert found.detections is not None
+    fields = [field.name for field in dataclasses.fields(Detection)]
+    (box, *_) = found.detections.boxes
+    record = record_of(found)["detections"][0]
+    assert list(record)[: len(fields)] == fields
+    writer = CsvWriter(tmp_path)
+    write_all(writer, found)
+    with writer.path.open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert list(row)[3 : 3 + len(fields)] == fields
+    for name in fields:
+        value = getattr(box, name)
+        assert str(record[name]) == row[name]
+        assert record[name] == (pytest.approx(value, abs=0.0051) if isinstance(value, float) else value)
+    old = [row["class"], *(row[side] for side in ("xmin", "ymin", "xmax", "ymax"))]  # names of version 0.1
+    assert old == [row["name"], *(row[side] for side in ("x1", "y1", "x2", "y2"))]
+    table = pytest.importorskip("pandas") and found.detections.to_pandas()
+    assert set(table.columns) == set(fields)
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------

@@ -310,3 +310,17 @@ def test_class_name_is_escaped_in_a_notebook():
     assert "<b>" not in shown
     assert "<i>" not in shown
     assert "&lt;" in shown
+
+
+def test_boxes_have_plain_values_and_repr_is_one_line():
+    found = some_detections(3)
+    assert [(box.name, box.label, box.score) for box in found.boxes] == list(
+        zip(found.names, found.labels.tolist(), found.scores.tolist(), strict=True)
+    )
+    assert [[box.x1, box.y1, box.x2, box.y2] for box in found.boxes] == found.source_xyxy.tolist()
+    assert [box.category_id for box in found.boxes] == [found.category_ids[i] for i in found.labels.tolist()]
+    height, width = found.image_hw
+    listed = ", ".join(f"{box.name} {box.score:.2f}" for box in found.boxes)
+    assert repr(found) == f"Detections(3 in {width} x {height} pixels: {listed})"
+    assert repr(found[:0]) == f"Detections(0 in {width} x {height} pixels: nothing)"
+    assert repr(some_detections(12)).endswith(", ...)")
