@@ -18,7 +18,7 @@ from detector.inference.predictor import Predictor
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
 from detector.models.precision import choose_device
 from detector.structures.selection import SelectConfig
-from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, with_category_ids_of
+from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, matched
 from detector.tasks.requests import Observer, PredictionRequest
 from detector.training.run_folder import results_folder
 
@@ -111,7 +111,7 @@ def open_run(
     if options.has_tracks:
         require_videos(sources)
     if annotations is not None:
-        loaded = with_category_ids_of(loaded, annotations)
+        loaded, annotations = matched(loaded, annotations, report)
     if "coco" in options.formats:
         batch_size = loaded.config.evaluate.batch_size
     else:
