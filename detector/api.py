@@ -19,7 +19,7 @@ from detector.inference.prediction_run import OnPicture, PredictionOptions, Pred
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.views import ViewsConfig
 from detector.media.sources import VideoSource, as_sources, require_images, require_videos
-from detector.structures.selection import SelectConfig
+from detector.structures.selection import SelectConfig, with_one_limit
 from detector.structures.types import Detections
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.classification_model import (
@@ -228,6 +228,8 @@ class Detector:
         """Return a selection with other settings; `confidence` may be `best` or `best-overall`."""
         if not settings:
             return config
+        if "max_detections" in settings:
+            config = with_one_limit(config)
         asked = settings.get("confidence")
         given = {key: value for key, value in settings.items() if key != "confidence" or value not in _CARRIED}
         if "confidence" in given:  # one threshold takes the place of the thresholds of the classes

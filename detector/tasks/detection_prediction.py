@@ -17,7 +17,7 @@ from detector.inference.prediction_run import OnPicture, PredictionOptions, Pred
 from detector.inference.predictor import Predictor
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
 from detector.models.precision import choose_device
-from detector.structures.selection import SelectConfig
+from detector.structures.selection import SelectConfig, with_one_limit
 from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, matched
 from detector.tasks.requests import Observer, PredictionRequest
 from detector.training.run_folder import results_folder
@@ -147,6 +147,8 @@ def select_boxes(loaded: LoadedModel, settings: Mapping[str, Any], formats: Sequ
         config = OperatingPoint.of_file(file, who).applied(config, given.pop("confidence"))
     elif confidence is not None:
         given["class_confidence"] = None  # one threshold takes the place of those of the classes
+    if "max_detections" in given:
+        config = with_one_limit(config)
     if "classes" in given:
         given["classes"] = tuple(_class_index(word, file.class_names) for word in given["classes"])
     try:

@@ -56,8 +56,8 @@ def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSumma
             sides[row].append(by_label[label])
     medians = [float(np.median(all_of)) if len(all_of := np.concatenate(s)) else 0.0 for s in sides]
     return tuple(
-        ClassSummary(shown(name), identifier, *of_class, round(median, 2))
-        for (name, identifier), *of_class, median in zip(listed, objects, images, medians, strict=True)
+        ClassSummary(shown(name), identifier, num_objects, num_images, round(median, 2))
+        for (name, identifier), num_objects, num_images, median in zip(listed, objects, images, medians, strict=True)
     )
 
 
