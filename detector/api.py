@@ -11,7 +11,6 @@ import torch
 
 from detector.config.registry import ImportedFiles
 from detector.config.schema import config_from_plain
-from detector.config.suggestions import nearest
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation

@@ -22,9 +22,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a data set (COCO description, data.yaml or .data file), then overrides such as input.fit=stretch",
     )
     add_data(parser)
+    parser.add_argument(
+        "--cfg",
+        metavar="FILE.cfg",
+        help="the network that the anchors are for: its canvas, and whether it stretches images (letter_box); without "
+        "it and input.fit=, anchors for both fits are printed",
+    )
     parser.add_argument("--num", type=int, default=9, help="number of anchors (default 9)")
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[416], help="the canvas: its side, or height and width (default 416)"
+        "--size",
+        type=int,
+        nargs="+",
+        help="the canvas: its side, or height and width (default that of --cfg, or 416)",
     )
     parser.add_argument("--metric", choices=("iou", "euclidean"), default="iou", help="cluster distance (default iou)")
     parser.add_argument("--split", default="train", help="train, val or test (default train)")

@@ -42,6 +42,11 @@ class Anchors:
     recall: float
     num_boxes: int
 
+    def to_plain(self) -> dict[str, object]:
+        """Return the anchors and their figures as plain data."""
+        figures = {"average_iou": self.average_iou, "recall": self.recall, "num_boxes": self.num_boxes}
+        return {"anchors": self.wh.tolist(), **figures}
+
 
 def canvas_sizes(annotations: CocoAnnotations, canvas_hw: tuple[int, int], fit: str, arithmetic: str) -> Sizes:
     """Return width and height of every object on the canvas, float64 (N, 2); crowd regions are left out.

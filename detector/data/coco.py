@@ -17,7 +17,8 @@ import numpy.typing as npt
 from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
 from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX
 from detector.data.problems import Findings, Problem, shown
-from detector.errors import DatasetError
+from detector.errors import DatasetError, MediaError
+from detector.media.images import image_hw as read_image_hw
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
 # Python's integers where an id takes more than 64 bits.
@@ -133,9 +134,14 @@ class CocoAnnotations:
         position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
 
-    def source_xyxy(self, index: int) -> npt.NDArray[np.float32]:
-        """Return the boxes of an image: float32 (n, 4), source pixels, clipped to the image where its size is known."""
-        height, width = self.image_hw[index].tolist()
+    def source_xyxy(self, index: int, image_hw: tuple[int, int] | None = None) -> npt.NDArray[np.float32]:
+        """Return the boxes of an image: float32 (n, 4), source pixels, clipped to the image where its size is known.
+
+        Args:
+            index: the image.
+            image_hw: height and width of the decoded image, upright; by default those of `image_hw`.
+        """
+        height, width = image_hw or self.image_hw[index].tolist()
         source_xyxy = xywh_to_xyxy(self.boxes_xywh[self._rows(index)])
         if height and width:
             source_xyxy = clip_xyxy(source_xyxy, (height, width))
@@ -208,6 +214,7 @@ def read_coco(
     columns = _Columns(parts)
     keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)
     findings.raise_refusals()
+    _exchange_sides(columns, keep, image_hw, images, findings)
     keep, hint = _usable_rows(columns, keep, image_hw, findings)
     areas = _areas(columns, keep, findings)
     num_boxes = np.bincount(columns.image_index[keep], minlength=len(is_present))
@@ -241,6 +248,7 @@ class _Columns:
 
     Attributes:
         rows: the annotations as read.
+        file_names: the name of each image of the file.
         image_index: int64 (A,), position of the image in the file; -1 where the file does not list it.
         labels: int64 (A,), position of the category, by id; -1 where the file does not list it.
         flags: int8 (A,), bits of `detector.data.coco_rows`.
@@ -248,7 +256,7 @@ class _Columns:
     """
 
     def __init__(self, parts: CocoParts) -> None:
-        self.rows, self._file_names = parts.rows, parts.images.file_names
+        self.rows, self.file_names = parts.rows, parts.images.file_names
         rows, label_of = parts.rows, {identifier: label for label, identifier in enumerate(parts.category_ids)}
         self.image_index = _indices(rows.image_ids, parts.images.index_of)[np.array(rows.image_ranks, dtype=np.int64)]
         self.labels = _indices(rows.category_ids, label_of)[np.array(rows.category_ranks, dtype=np.int64)]
@@ -257,7 +265,7 @@ class _Columns:
 
     def place_of(self, row: int) -> str:
         """Return a row as a message names it."""
-        return f"{self.rows.name(row)} of {self._file_names[self.image_index[row]]}"
+        return f"{self.rows.name(row)} of {self.file_names[self.image_index[row]]}"
 
 
 def _usable_rows(
@@ -282,6 +290,42 @@ def _usable_rows(
     hint = other_format(boxes_xywh, sizes_hw, place_of_kept, findings)
     keep[kept] = usable_boxes(boxes_xywh, sizes_hw, place_of_kept, findings)
     return keep, hint
+
+
+def _exchange_sides(
+    columns: _Columns,
+    keep: npt.NDArray[np.bool_],
+    image_hw: npt.NDArray[np.int64],
+    folder: Path | None,
+    findings: Findings,
+) -> None:
+    """Exchange height and width in `image_hw` of images that were listed with the size before EXIF turns them upright.
+
+    Boxes belong to the upright image. A box beyond the listed size is the reason to look at the header of the file;
+    without a folder of images, all boxes of the image must be within the exchanged size.
+    """
+    rows = np.flatnonzero(keep & np.isfinite(columns.boxes_xywh).all(axis=1))
+    image_index = columns.image_index[rows]
+    ends = columns.boxes_xywh[rows, :2] + columns.boxes_xywh[rows, 2:]
+    width_height = image_hw[image_index][:, ::-1]
+    is_beyond = (ends > width_height + _ROUNDING_PX).any(axis=1) & (width_height > 0).all(axis=1)
+    is_beyond_exchanged = (ends > width_height[:, ::-1] + _ROUNDING_PX).any(axis=1)
+    unfit = set(image_index[is_beyond_exchanged].tolist())
+    exchanged = []
+    for index in np.unique(image_index[is_beyond]).tolist():
+        listed_hw = (int(image_hw[index, 0]), int(image_hw[index, 1]))
+        if folder is None:
+            is_exchanged = index not in unfit
+        else:
+            try:
+                is_exchanged = read_image_hw(folder / columns.file_names[index]) == listed_hw[::-1] != listed_hw
+            except MediaError:  # reported when the image is read
+                continue
+        if is_exchanged:
+            image_hw[index] = listed_hw[::-1]
+            exchanged.append(index)
+    kind = "image listed with the size before it is turned upright"
+    findings.count(kind, "accepted", np.array(exchanged, np.int64), lambda index: columns.file_names[index])
 
 
 def _areas(columns: _Columns, keep: npt.NDArray[np.bool_], findings: Findings) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from detector.config.registry import register
 from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
+from detector.io.folders import files_below
 from detector.media.images import IMAGE_SUFFIXES, load_image
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Image, Letterbox
@@ -142,10 +143,7 @@ def _listed(root: Path, findings: Findings) -> tuple[tuple[str, ...], list[tuple
         folders = [entry for entry in entries if entry.is_dir()]
         files = list[tuple[Path, int]]()
         for label, folder in enumerate(folders):
-            inside = sorted(folder.rglob("*"))
-            own = [path for path in inside if _is_image(path)]
-            for link in (path for path in inside if path.is_symlink() and path.is_dir()):
-                findings.skip("link to a folder in the folder of a class", link.relative_to(root).as_posix())
+            own = [path for path in files_below(folder) if _is_image(path)]
             if not own:
                 findings.accept("class without images", folder.name)
             files += [(path, label) for path in own]

@@ -26,7 +26,6 @@ from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.errors import DatasetError, DetectorError, MediaError
 from detector.io.child_process import safe_path
 from detector.media.images import size_warning
-from detector.structures.boxes import clip_xyxy
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch, ImageObjects, Sample
@@ -295,7 +294,7 @@ class TrainingSamples(Dataset[Sample]):
         )
 
     def _read(self, index: int, zoom: float, warned: list[str], canvas_hw: tuple[int, int]) -> Source:
-        path, source_xyxy = self.annotations.path(index), self.annotations.source_xyxy(index)
+        path = self.annotations.path(index)
         height, width = self.annotations.image_hw[index].tolist()
         reduction = _reduction((height, width), canvas_hw, self._canvas.fit, zoom)
         image = self._cache.read(path, reduction, warned)
@@ -306,7 +305,7 @@ class TrainingSamples(Dataset[Sample]):
         warning = size_warning(path, image_hw, (height, width))
         if warning is not None:
             warned.append(warning)
-            source_xyxy = clip_xyxy(source_xyxy, image_hw)
+        source_xyxy = self.annotations.source_xyxy(index, image_hw)
         # A block of pixels became one pixel, so coordinates shrink by a power of two, which divides without rounding.
         labels, is_crowd = self.annotations.labels_of(index), self.annotations.is_crowd_of(index)
         return image, ImageObjects(source_xyxy / np.float32(reduction), labels, is_crowd)

@@ -21,6 +21,7 @@ from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings
 from detector.data.txt_labels import ListedImage, TextLabels, checked_names, read_image_list, read_txt_labels
 from detector.errors import ConfigError, DatasetError
+from detector.io.folders import files_below
 from detector.media.images import IMAGE_SUFFIXES
 
 _EXPECTED = "a data.yaml in the format of the YOLO family"
@@ -136,7 +137,7 @@ def _images_of(root: Path, given: str, file: Path) -> Sequence[ListedImage]:
     tried = [root / given, file.parent / given, *([root / given[3:]] if given.startswith("../") else [])]
     for path in tried:
         if path.is_dir():
-            paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+            paths = [p for p in files_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
             if not paths:
                 raise DatasetError(f"{file}: expected images in {path}, got none; check its paths")
             return [ListedImage(p, str(p)) for p in paths]

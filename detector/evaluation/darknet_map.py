@@ -321,7 +321,7 @@ def darknet_results(
     empty = np.zeros(0, np.int64)
     results = Results(np.concatenate([empty, *images]), np.concatenate([empty, *labels]), columns[:, :4], columns[:, 4])
     conditions = Conditions.of(predictor, config)
-    return SplitDetections(conditions, truth, results, results.to_records(truth), tuple(skipped))
+    return SplitDetections(conditions, truth, results, tuple(skipped))
 
 
 def _of_image(

@@ -6,6 +6,7 @@ A source is only named here; `detector.media.video` and `detector.media.streams`
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
 from detector.errors import ConfigError, MediaError
+from detector.io.folders import files_below
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
 from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
 from detector.media.web_images import WEB_SCHEMES, fetch_picture, kind_of_content
@@ -134,9 +136,9 @@ Source: TypeAlias = "ImageSource | VideoSource"
 def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     """Return the sources that a word names: a file, folder, glob, `.txt` list, camera, URL or stdin.
 
-    A folder or glob gives its images and videos sorted by name. A relative path in a list file starts from the folder
-    of that file; a line may also be a camera or URL. A camera is `camera:0`, or `0` if no file has that name; stdin is
-    `-`.
+    A folder or glob gives its images and videos sorted by name; links to folders are followed. A relative path in a
+    list file starts from the folder of that file; a line may also be a camera or URL. A camera is `camera:0`, or `0` if
+    no file has that name; stdin is `-`.
 
     Args:
         source: the word.
@@ -150,7 +152,7 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
     if path.is_dir():
-        found: list[Source] = [_file(p) for p in _files_of(path.rglob("*"))]
+        found: list[Source] = [_file(p) for p in _files_of(files_below(path))]
         expected = "an image or video"
     elif path.is_file() or path.is_symlink():
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
@@ -193,7 +195,11 @@ def _file(path: Path) -> Source:
 
 def _files_of(paths: Iterable[Path]) -> list[Path]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    return sorted(p for p in paths if p.suffix.lower() in suffixes and not p.is_dir())
+    found: dict[tuple[str, str], Path] = {}
+    for path in sorted(paths, key=lambda p: (len(p.parts), p)):  # a glob goes around a loop of links many times
+        if path.suffix.lower() in suffixes and not path.is_dir():
+            found.setdefault((os.path.realpath(path.parent), path.name), path)
+    return sorted(found.values())
 
 
 def _listed(path: Path, allow_url: bool) -> list[Source]:

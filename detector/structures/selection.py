@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -59,6 +59,11 @@ class SelectConfig:
             raise ValueError(f"classes: expected indices of at least 0, got {min(self.classes)}")
         if not self.nms_beta > 0:
             raise ValueError(f"nms_beta: expected a value above 0, got {self.nms_beta}")
+
+    @property
+    def min_per_class(self) -> int:
+        """Number of detections of each class that are kept beyond `max_detections`, best first; 0 in prediction."""
+        return 0
 
 
 def select(
@@ -122,7 +127,7 @@ def select_labelled(
         xyxy: float32 (K, 4), any frame, finite.
         scores: float32 (K,), finite.
         labels: int64 (K,).
-        config: settings of suppression and the number of boxes to keep.
+        config: settings of suppression and the numbers of boxes to keep.
         image_hw: as in `select`.
 
     Returns:
@@ -131,7 +136,7 @@ def select_labelled(
     # A stable sort keeps the order of equal scores the same on every run.
     order = scores.sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
     if config.nms == "none":
-        return order[: config.max_detections]
+        return order[_is_within(labels[order], config)]
     boxes = xyxy[order]
     if config.nms == "plain":
         measured = boxes
@@ -139,7 +144,25 @@ def select_labelled(
         height, width = image_hw
         measured = boxes / boxes.new_tensor([width, height, width, height])
     kept = _suppress(measured, scores[order], None if config.class_agnostic else labels[order], config)
-    return order[kept[: config.max_detections]]
+    kept = order[kept]
+    return kept[_is_within(labels[kept], config)]
+
+
+def _is_within(labels: Tensor, config: SelectConfig) -> Tensor:
+    """Return which boxes (K,), best first, are among the best of the image or of their class: bool (K,)."""
+    is_kept = torch.arange(len(labels), device=labels.device) < config.max_detections
+    if config.min_per_class and not is_kept.all():
+        by_class = labels.sort(stable=True)
+        starts = torch.searchsorted(by_class.values, by_class.values)
+        turns = torch.empty_like(labels)
+        turns[by_class.indices] = torch.arange(len(labels), device=labels.device) - starts
+        is_kept |= turns < config.min_per_class
+    return is_kept
+
+
+def with_one_limit(config: SelectConfig) -> SelectConfig:
+    """Return a selection that keeps `max_detections` boxes and no more, for a number that the user asks for."""
+    return SelectConfig(**{field.name: getattr(config, field.name) for field in fields(SelectConfig)})
 
 
 def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
@@ -214,7 +237,8 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: Sele
             chosen = nms(boxes[members], scores[members], config.iou)
         else:
             beta = _GREEDY_BETA if config.nms == "greedy" else config.nms_beta
-            chosen = _distance_nms(boxes[members], config.iou, beta, config.max_detections)
+            most = max(config.max_detections, config.min_per_class)
+            chosen = _distance_nms(boxes[members], config.iou, beta, most)
         kept.append(members[chosen])
     return torch.cat(kept).sort().values
 

@@ -12,9 +12,12 @@ import torch
 from detector.config import registry
 from detector.config.registry import register
 from detector.data.canvas_sizes import training_canvases
+from detector.data.class_matching import match_classes
+from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import stated_cost
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
+from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluator import annotated_sources, evaluate
 from detector.inference.prediction_run import OnPicture
@@ -49,16 +52,25 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
     headline = Headline("AP", "best_ap")
 
     def __init__(self, config: DetectionConfig, report: Report) -> None:
-        """Read the splits; report what was skipped in their files.
+        """Read the splits and match the classes of `val` with those of `train`; report what was skipped and left out.
 
         Raises:
-            DatasetError: a split cannot be used.
+            DatasetError: a split cannot be used, `train` has no object, or no category of `val` is a class of `train`.
         """
         self._config = config
         self._annotations = read_split(config, "train", report)
         self.has_val = config.has_val
-        self._val = read_split(config, "val", report) if self.has_val else None
+        _require_objects(self._annotations)
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
+        self._val, self._val_ids = None, self.category_ids
+        if self.has_val:
+            val = read_split(config, "val", report)
+            match = match_classes(self.class_names, self.category_ids, val, "the training split")
+            for text in match.notes:
+                report(Noted(text))
+            self._val, self._val_ids = match.matched_part(val), match.category_ids
+            if not (~self._val.is_crowd).any():
+                report(Noted(f"{val.annotations}: has no object to measure AP on, the last weights count as the best"))
         self.num_images, self.batch_size = len(self._annotations), config.loader.batch_size
         self.num_objects = self._annotations.num_boxes
         self.num_val_images = len(self._val) if self._val is not None else 0
@@ -91,7 +103,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
 
     def _predictor(self, model: DetectionModel, device: torch.device) -> Predictor:
         config, runtime = self._config, TorchRuntime(model, device)
-        names, ids = self.class_names, self.category_ids
+        names, ids = self.class_names, self._val_ids
         return Predictor(runtime, config.input, names, ids, batch_size=config.evaluate.batch_size, views=config.views)
 
     def measure(self, model: DetectionModel, device: torch.device, world: World) -> CocoMetrics:
@@ -162,6 +174,21 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         """Draw validation images with their predictions."""
         if self._pictures and self._val is not None:
             self._pictures.draw_predictions(self._predictor(model, device), self._val, self._config.predict)
+
+
+def _require_objects(annotations: CocoAnnotations) -> None:
+    """Refuse a training split in which nothing can be learnt.
+
+    Raises:
+        DatasetError: it has no object, or crowd regions only.
+    """
+    if (~annotations.is_crowd).any():
+        return
+    found = f"{annotations.num_boxes} crowd regions, which are ignored" if annotations.num_boxes else "no annotation"
+    raise DatasetError(
+        f"{annotations.annotations}: expected objects to train on, got {len(annotations)} images with {found}; check "
+        f"that annotations and images belong together"
+    )
 
 
 def _draw_first_batches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from detector.evaluation.run_comparison import recipe_sha256
 from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.export.export_runtime import ExportRuntime
 from detector.models.checkpoint import save_model
-from detector.tasks.detection_model import LoadedModel, load_model, measure_model, read_split, with_category_ids_of
+from detector.tasks.detection_model import LoadedModel, load_model, matched, measure_model, read_split
 from detector.tasks.requests import SILENT, EvaluationOutcome, EvaluationRequest, ModelRequest, Observer, ResultsRequest
 from detector.training.run_folder import results_folder
 
@@ -104,11 +104,12 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
     """
     metric = registry.build(request.metric)
     overrides = [*request.overrides, *metric.overrides()]
-    loaded = load_model(request.weights, overrides, cfg=request.cfg, names=request.names)
-    request.check_views(loaded.config.views)
-    for text in loaded.model.notes:
+    opened = load_model(request.weights, overrides, cfg=request.cfg, names=request.names)
+    request.check_views(opened.config.views)
+    for text in opened.model.notes:
         observer.note(text)
-    annotations = read_split(loaded.config, request.split, observer.report)
+    annotations = read_split(opened.config, request.split, observer.report)
+    loaded, annotations = matched(opened, annotations, observer.note)
     folder = results_folder(request.save_dir or request.report, "val")
     num_images = len(annotations)
     numbers, found = measure_model(loaded, annotations, metric, lambda done: observer.on_image(done, num_images))
@@ -128,7 +129,7 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
     )
     outcome = _written(request, measured, recipe_sha256(loaded.file.config), observer.note)
     if request.thresholds is not None:
-        point = _store_thresholds(request.thresholds, loaded, request.target, measured)
+        point = _store_thresholds(request.thresholds, opened, loaded.file.category_ids, request.target, measured)
         observer.note(f"threshold for {point.target}: {point.overall:.3f}; {request.thresholds}")
     return outcome
 
@@ -190,13 +191,14 @@ def _write_report(
     note(f"{intervals.level:.0%} intervals over images: {stats}\nreport: {page}")
 
 
-def _store_thresholds(path: Path, loaded: LoadedModel, target: Target, measured: _Measured) -> OperatingPoint:
-    """Write the model with its best thresholds to a file."""
+def _store_thresholds(
+    path: Path, loaded: LoadedModel, split_ids: Sequence[int], target: Target, measured: _Measured
+) -> OperatingPoint:
+    """Write the model with its best thresholds to a file; `split_ids` are the category ids of its classes."""
     if isinstance(loaded.model, ExportRuntime):
         raise ConfigError("--store-thresholds: expected a model file, got an export; give the model file it came from")
-    category_ids = with_category_ids_of(loaded, measured.annotations).file.category_ids
     ranking = Ranking.of(measured.truth, measured.detections)
-    point = OperatingPoint.chosen(measured.truth, ranking, target, category_ids)
+    point = OperatingPoint.chosen(measured.truth, ranking, target, split_ids)
     save_model(path, replace(loaded.file, config=config_to_plain(loaded.config), operating_point=point.to_plain()))
     return point
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from detector.config import registry
 from detector.config.nodes import presets_dir
 from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import find_cfg_of, is_darknet_weights, load_darknet_file
+from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.detection_metric import DetectionMetric, MetricNumbers
@@ -24,7 +25,6 @@ from detector.inference.predictor import Predictor
 from detector.inference.runtime import Runtime, TorchRuntime
 from detector.inference.views import ViewsConfig
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
-from detector.models.class_rows import is_named
 from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
 from detector.tasks.detection_config import DetectionConfig
@@ -150,37 +150,39 @@ def read_split(config: DetectionConfig, split: str, report: Report = lambda even
     return annotations
 
 
-def with_category_ids_of(loaded: LoadedModel, annotations: CocoAnnotations) -> LoadedModel:
-    """Return the model with the category ids that an annotation file gives to classes of the same names.
+def matched(
+    loaded: LoadedModel, annotations: CocoAnnotations, note: Callable[[str], None]
+) -> tuple[LoadedModel, CocoAnnotations]:
+    """Return the model with the category ids of an annotation file, and the part of the file that it can be scored on.
 
-    A model without class names takes the categories of the file in their order, if there are as many. If the file has
-    names that the model lacks, or a duplicate name, the model keeps its own ids.
+    Args:
+        loaded: the model.
+        annotations: the file; `match_classes` matches its categories with the classes of the model.
+        note: called with each line about classes that were not matched by an equal name.
 
     Raises:
-        DatasetError: the model has no class names and another number of classes.
+        DatasetError: no category matches a class of the model.
     """
-    names, ids = loaded.file.class_names, annotations.category_ids
-    if not is_named(names):
-        if len(names) != len(ids):
-            raise DatasetError(
-                f"{annotations.annotations}: the model has {len(names)} classes without names, the file {len(ids)} "
-                f"categories; name the classes with --names"
-            )
-        found = tuple(ids)
-    elif set(annotations.class_names) <= set(names) and len(set(annotations.class_names)) == len(ids):
-        id_of = dict(zip(annotations.class_names, ids, strict=True))
-        unused = itertools.count(max(ids, default=0) + 1)
-        found = tuple(id_of[name] if name in id_of else next(unused) for name in names)
-    else:
-        return loaded
-    return replace(loaded, file=replace(loaded.file, category_ids=found))
+    match = match_classes(loaded.file.class_names, loaded.file.category_ids, annotations)
+    for text in match.notes:
+        note(text)
+    file = replace(loaded.file, category_ids=match.category_ids)
+    return replace(loaded, file=file), match.matched_part(annotations)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)  # names the line that asked for the evaluation
 
 
 def evaluate_model(
     loaded: LoadedModel, annotations: CocoAnnotations, on_image: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
-    """Evaluate a loaded model on a split."""
-    loaded = with_category_ids_of(loaded, annotations)
+    """Evaluate a loaded model on a split, on the categories that match its classes; warn of the others.
+
+    Raises:
+        DatasetError: no category matches a class of the model.
+    """
+    loaded, annotations = matched(loaded, annotations, _warn)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
     return evaluate(predictor, annotations, loaded.config.evaluate, on_image)
 
@@ -191,8 +193,17 @@ def measure_model(
     metric: DetectionMetric,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> tuple[MetricNumbers, SplitDetections]:
-    """Return the numbers of a loaded model on a split by a metric, and the detections that the metric scored."""
-    loaded = with_category_ids_of(loaded, annotations)
+    """Return the numbers of a model by a metric, and the detections that were scored; both as `matched` returns them.
+
+    Args:
+        loaded: the model, with the category ids of the split.
+        annotations: the split.
+        metric: the metric.
+        on_image: called after each image with the number of images done.
+
+    Raises:
+        DatasetError: the split has a category that the model does not know.
+    """
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
     return metric.measure(predictor, annotations, loaded.config.evaluate, on_image)
 

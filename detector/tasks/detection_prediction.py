@@ -20,8 +20,8 @@ from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
 from detector.models.checkpoint import ModelFile
 from detector.models.precision import choose_device
-from detector.structures.selection import SelectConfig
-from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, with_category_ids_of
+from detector.structures.selection import SelectConfig, with_one_limit
+from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, matched
 from detector.tasks.requests import Observer, PredictionRequest
 from detector.training.run_folder import results_folder
 
@@ -120,7 +120,7 @@ def open_run(
     if options.has_tracks:
         require_videos(sources)
     if annotations is not None:
-        loaded = with_category_ids_of(loaded, annotations)
+        loaded, annotations = matched(loaded, annotations, report)
     if "coco" in options.formats:
         batch_size = loaded.config.evaluate.batch_size
     else:
@@ -153,6 +153,8 @@ def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, o
     """
     if not settings:
         return config
+    if "max_detections" in settings:
+        config = with_one_limit(config)
     given, confidence = dict(settings), settings.get("confidence")
     carried = confidence if isinstance(confidence, str) and confidence in (BEST, BEST_OVERALL) else None
     if carried is not None:

@@ -56,12 +56,13 @@ def test_both_back_ends_score_a_model_and_conditions_are_reported(
         "arithmetic": "opencv",
         "views": None,
         "precision": "fp32",
+        "min_per_class": 300,
     }
     sha256 = hashlib.sha256(trained.annotations.read_bytes()).hexdigest()
     assert document["ground_truth"] == {"file": str(trained.annotations), "sha256": sha256}
     for wanted in (
         f"ground truth {trained.annotations}, sha256 {sha256}",
-        "confidence 0.001, suppression plain above IoU 0.7, at most 300 per image; "
+        "confidence 0.001, suppression plain above IoU 0.7, at most 300 per image or 300 per class; "
         "input 64 x 64, letterbox, resized as by opencv",
         f"{expected.num_images} images, {expected.num_objects} objects ({expected.num_by_size['small']} small",
         f"{expected.num_detections} detections",

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +15,10 @@ from detector.darknet.darknet_model_file import (
     save_darknet_files,
 )
 from detector.darknet.network import CfgText, DarknetNet
-from detector.errors import CheckpointError, ConfigError, DarknetError, DatasetError, DetectorError
+from detector.errors import CheckpointError, ConfigError, DarknetError, DetectorError
 from detector.models.checkpoint import load_model_file, save_model
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import load_detection, load_model, with_category_ids_of
+from detector.tasks.detection_model import load_detection, load_model
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
@@ -191,29 +189,3 @@ def test_presets_of_darknet_networks_use_the_common_recipe() -> None:
             bare.predict,
         )
         assert preset.optimizer == load_detection("mish-n").optimizer
-
-
-@pytest.mark.parametrize(
-    ("listed", "wanted"),
-    [
-        ({"star": 7, "ball": 3, "box": 5}, (3, 5, 7)),
-        ({"star": 7}, (8, 9, 7)),  # classes that the file does not have get ids that it does not use
-        ({"star": 7, "moon": 8}, (0, 1, 2)),
-        ({}, (1, 2, 3)),
-    ],
-)
-def test_category_ids_are_matched_by_class_name(listed: dict[str, int], wanted: tuple[int, ...], weights: Path) -> None:
-    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
-    annotations: Any = SimpleNamespace(class_names=tuple(listed), category_ids=tuple(listed.values()), annotations="a")
-    assert with_category_ids_of(load_model(weights), annotations).file.category_ids == wanted
-
-
-def test_duplicate_names_and_numbers_are_not_matched_by_name(weights: Path) -> None:
-    twice: Any = SimpleNamespace(class_names=("0", "0", "1"), category_ids=(4, 5, 6), annotations="twice.json")
-    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (4, 5, 6)  # matched by their order
-    few: Any = SimpleNamespace(class_names=("a", "b"), category_ids=(4, 5), annotations="few.json")
-    with pytest.raises(DatasetError, match=r"few\.json: the model has 3 classes without names, the file 2 categories"):
-        with_category_ids_of(load_model(weights), few)
-    weights.with_suffix(".names").write_text("ball\nbox\nstar\n")
-    twice.class_names = ("ball", "ball", "box")
-    assert with_category_ids_of(load_model(weights), twice).file.category_ids == (0, 1, 2)

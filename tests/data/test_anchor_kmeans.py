@@ -12,6 +12,7 @@ from detector.cli.main import run
 from detector.data.anchor_kmeans import canvas_sizes, centred_iou, find_anchors, measure_anchors
 from detector.data.coco import read_coco
 from detector.errors import DatasetError
+from detector.media.images import write_image
 
 # Six kinds of boxes, as far apart as anchors are.
 CENTRES = np.array([[12, 16], [36, 30], [28, 75], [110, 60], [142, 190], [300, 350]])
@@ -139,6 +140,50 @@ def test_the_command_prints_the_format_of_a_cfg(tiny_shapes, capsys):
     assert 0.5 < plain["average_iou"] <= 1
     assert run([*words, "--size", "64", "128", "--metric", "euclidean", "input.fit=stretch"]) == 0
     assert "anchors = " in capsys.readouterr().out
+
+
+def wide_boxes(folder: Path) -> Path:
+    """Boxes of three shapes in images of 200 x 100 pixels, and a YAML file that names them."""
+    boxes = [[5, 5, 40, 10], [10, 10, 20, 40], [30, 20, 90, 60]]
+    path = coco(folder, [{"image_id": 0, "bbox": box} for box in boxes])
+    for number in range(2):
+        write_image(folder / f"{number}.jpg", np.zeros((100, 200, 3), np.uint8))
+    description = folder / "set.yaml"
+    description.write_text(f"name: coco\ntrain: {{annotations: {path}, images: {folder}}}\n")
+    return description
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--cfg", "{cfg}", "--num", "3"], {"stretch": [[6, 26], [13, 6], [29, 38]]}),
+        (["--cfg", "{boxed}", "--num", "3"], {"letterbox": [[6, 13], [13, 3], [29, 19]]}),
+        (["input.fit=stretch", "--num", "3", "--size", "64"], {"stretch": [[6, 26], [13, 6], [29, 38]]}),
+        (["--num", "3", "--size", "64"], {"letterbox": [[6, 13], [13, 3], [29, 19]], "stretch": [[6, 26], [13, 6]]}),
+    ],
+)
+def test_anchors_follow_the_network_or_are_given_for_both_fits(words, wanted, tmp_path, capsys):
+    network = "[net]\nwidth=64\nheight=64\nchannels=3\n{}[convolutional]\nfilters=18\nsize=1\nstride=32\nactivation="
+    network += "linear\n[yolo]\nmask=0,1,2\nanchors=1,1, 2,2, 3,3\nclasses=1\nnum=3\n"
+    for name, key in (("cfg", ""), ("boxed", "letter_box=1\n")):
+        (tmp_path / f"{name}.cfg").write_text(network.format(key))
+    words = [word.format(cfg=tmp_path / "cfg.cfg", boxed=tmp_path / "boxed.cfg") for word in words]
+    assert run(["anchors", str(wide_boxes(tmp_path)), *words, "-q", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    first = plain["fit"]
+    found = {first: plain, **{fit: plain[fit] for fit in ("stretch",) if fit in plain}}
+    assert set(found) == set(wanted)
+    for fit, pairs in wanted.items():
+        assert sorted(found[fit]["anchors"])[: len(pairs)] == sorted(pairs)
+        # The claimed overlap is the one that a network with this fit has.
+        sizes = canvas_sizes(read_coco(tmp_path / "a.json", None), (64, 64), fit, "opencv")
+        real = measure_anchors(np.array(found[fit]["anchors"]), sizes)
+        assert found[fit]["average_iou"] == pytest.approx(real.average_iou, abs=1e-12)
+    assert run(["anchors", str(wide_boxes(tmp_path)), *words, "-q"]) == 0
+    comments = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert [("stretch images" in line, "letterbox images" in line) for line in comments] == [
+        (fit == "stretch", fit == "letterbox") for fit in wanted
+    ]
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b"], ["coco", "--num", "0"], ["coco", "--size", "1", "2", "3"]])

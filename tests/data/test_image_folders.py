@@ -85,19 +85,6 @@ def test_names_of_any_script_are_classes_and_invalid_bytes_are_escaped(tmp_path:
     assert np.bincount(found.labels).tolist() == [2, 2]
 
 
-def test_a_link_to_a_folder_is_a_class_but_is_not_followed_within_a_class(tmp_path: Path) -> None:
-    fill(tmp_path / "elsewhere", 4)
-    (tmp_path / "root" / "red").mkdir(parents=True)
-    (tmp_path / "root" / "blue").symlink_to(tmp_path / "elsewhere" / "blue")
-    (tmp_path / "root" / "red" / "more").symlink_to(tmp_path / "elsewhere" / "red")
-    (tmp_path / "elsewhere" / "red" / "00.png").rename(tmp_path / "root" / "red" / "00.png")
-    found = read(tmp_path / "root", val_share=0.0)
-    assert np.bincount(found.labels).tolist() == [4, 1]
-    assert [str(problem) for problem in found.problems] == [
-        "1 x link to a folder in the folder of a class, skipped (red/more)"
-    ]
-
-
 def test_images_of_any_size_are_fitted_to_the_canvas(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     write_image(tmp_path / "red" / "wide.jpg", np.zeros((20, 60, 3), np.uint8))

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
 from detector.data.doctor.findings import NUM_EXAMPLES, ClassSummary, Finding, Severity, plural
 from detector.data.problems import shown
+from detector.errors import DatasetError
 
 FEW_OBJECTS = 10
 # Ratios of the most to the least frequent class; it is 1,300 in COCO, 10,000 in LVIS and 20 in VOC.
@@ -23,14 +25,22 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 
 def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSummary, ...]:
-    """Return the figures of every class, in the order of the first split; other splits are matched by category id."""
-    ids: dict[int, str] = {}  # in the order of the first split, then those of other splits
-    for split in splits.values():
-        for identifier, name in zip(split.category_ids, split.class_names, strict=True):
-            ids.setdefault(identifier, name)
-    objects: dict[int, dict[str, int]] = {identifier: {} for identifier in ids}
-    images: dict[int, dict[str, int]] = {identifier: {} for identifier in ids}
-    sides: dict[int, list[npt.NDArray[np.float64]]] = {identifier: [] for identifier in ids}
+    """Return the figures of every class, in the order of the first split.
+
+    Categories of other splits are matched with them as evaluation does; those that match none come last.
+    """
+    listed: list[tuple[str, int]] = []  # in the order of the first split, then those of other splits
+    rows: dict[str, list[int]] = {}  # the position in `listed` of each category of a split
+    for name, split in splits.items():
+        own = list(zip(split.class_names, split.category_ids, strict=True))
+        class_of = _classes_of(splits, name) if listed else [None] * len(own)
+        rows[name] = []
+        for category, position in zip(own, class_of, strict=True):
+            rows[name].append(len(listed) if position is None else position)
+            listed += [category] if position is None else []
+    objects: list[dict[str, int]] = [{} for _ in listed]
+    images: list[dict[str, int]] = [{} for _ in listed]
+    sides: list[list[npt.NDArray[np.float64]]] = [[] for _ in listed]
     for name, split in splits.items():
         is_object = ~split.is_crowd
         labels = split.labels[is_object]
@@ -40,12 +50,29 @@ def summarise_classes(splits: Mapping[str, CocoAnnotations]) -> tuple[ClassSumma
         pairs = np.unique(np.stack([labels, image], axis=1), axis=0)
         num_images = np.bincount(pairs[:, 0], minlength=len(split.category_ids))
         by_label = np.split(side[np.argsort(labels, kind="stable")], np.cumsum(num_objects)[:-1])
-        for label, identifier in enumerate(split.category_ids):
-            objects[identifier][name] = int(num_objects[label])
-            images[identifier][name] = int(num_images[label])
-            sides[identifier].append(by_label[label])
-    medians = {i: float(np.median(all_of)) if len(all_of := np.concatenate(s)) else 0.0 for i, s in sides.items()}
-    return tuple(ClassSummary(shown(ids[i]), i, objects[i], images[i], round(medians[i], 2)) for i in ids)
+        for label, row in enumerate(rows[name]):
+            objects[row][name] = int(num_objects[label])
+            images[row][name] = int(num_images[label])
+            sides[row].append(by_label[label])
+    medians = [float(np.median(all_of)) if len(all_of := np.concatenate(s)) else 0.0 for s in sides]
+    return tuple(
+        ClassSummary(shown(name), identifier, num_objects, num_images, round(median, 2))
+        for (name, identifier), num_objects, num_images, median in zip(listed, objects, images, medians, strict=True)
+    )
+
+
+def _classes_of(splits: Mapping[str, CocoAnnotations], name: str) -> list[int | None]:
+    """Return the class of the first split that each category of a split is, as evaluation matches them, or None."""
+    first_name = next(iter(splits))
+    first, class_of = splits[first_name], list[int | None]([None] * len(splits[name].class_names))
+    try:
+        of_class = match_classes(first.class_names, first.category_ids, splits[name], first_name).of_class
+    except DatasetError:  # none is a class of the first split
+        return class_of
+    for index, label in enumerate(of_class):
+        if label is not None:
+            class_of[label] = index
+    return class_of
 
 
 def check_classes(
@@ -74,17 +101,23 @@ def _differing(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
     """Find splits with other classes than the first split."""
     findings = []
     first_name = next(iter(splits), "")
-    for name, split in splits.items():
-        known = dict(zip(splits[first_name].category_ids, splits[first_name].class_names, strict=True))
-        named = list(zip(split.category_ids, split.class_names, strict=True))
-        new = [f"{i} ({n})" for i, n in named if i not in known]
+    for name, split in list(splits.items())[1:]:
+        first, class_of = splits[first_name], _classes_of(splits, name)
+        named = list(zip(split.category_ids, split.class_names, class_of, strict=True))
+        new = [f"{i} ({n})" for i, n, known in named if known is None]
         if new:
-            title = f"{name} has {plural(len(new), 'category id')} that {first_name} does not have"
-            findings.append(_finding("class-ids-differ", "error", title, new, len(named), name))
-        renamed = [f"{i}: {known[i]} in {first_name}, {n} in {name}" for i, n in named if known.get(i, n) != n]
-        if renamed:
-            title = f"{first_name} and {name} have different names for {plural(len(renamed), 'category id')}"
-            findings.append(_finding("class-names-differ", "error", title, renamed, len(named), name))
+            title = f"{name} has {plural(len(new), 'category', 'categories')} that are no class of {first_name}"
+            severity: Severity = "warning" if len(new) < len(named) else "error"
+            findings.append(_finding("class-names-differ", severity, title, new, len(named), name))
+        matched = [(i, n, first.category_ids[k], first.class_names[k]) for i, n, k in named if k is not None]
+        other = [f"{known} in {first_name}, {n} in {name}" for _, n, _, known in matched if n != known]
+        if other:
+            title = f"{first_name} and {name} have another spelling of {plural(len(other), 'class', 'classes')}"
+            findings.append(_finding("class-names-matched", "note", title, other, len(named), name))
+        moved = [f"{n}: {known} in {first_name}, {i} in {name}" for i, n, known, _ in matched if i != known]
+        if moved:
+            title = f"{first_name} and {name} have other category ids for {plural(len(moved), 'class', 'classes')}"
+            findings.append(_finding("class-ids-differ", "note", title, moved, len(named), name))
     return findings
 
 
@@ -100,7 +133,8 @@ def _unused(splits: Mapping[str, CocoAnnotations], classes: Sequence[ClassSummar
         title = f"{plural(len(unused), 'class has', 'classes have')} no object in any split"
         findings.append(_finding("class-unused", "warning", title, unused, len(classes)))
     for name in splits if "train" in splits else ():
-        unseen = [c.name for c in classes if c.num_objects.get(name, 0) and not c.num_objects.get("train", 0)]
+        # A category that train does not list is left out of the evaluation.
+        unseen = [c.name for c in classes if c.num_objects.get(name, 0) and c.num_objects.get("train") == 0]
         if unseen:
             title = f"{plural(len(unseen), 'class', 'classes')} of {name} without an object in train"
             findings.append(_finding("class-not-in-train", "warning", title, unseen, len(classes), name))

@@ -24,8 +24,9 @@ ADVICE: dict[str, str] = {
     "reader-skipped": "They are left out. Correct the file or the folder, or accept the loss.",
     "reader-accepted": "They are used as the message says.",
     "reader-noted": "Nothing needs to be done.",
-    "class-ids-differ": "Give all splits the same categories: evaluation refuses unknown ones.",
-    "class-names-differ": "Predictions would be scored as other classes: correct one of the files.",
+    "class-ids-differ": "Training and evaluation match classes by name. Other programs may compare the ids.",
+    "class-names-differ": "Evaluation leaves them out with their objects: correct their names, or add them to train.",
+    "class-names-matched": "They are taken as the same classes. Other programs may compare the names.",
     "class-off-by-one": "If the labels count classes from 1, each is read as the next class: subtract 1. If the first "
     "class is an empty parent that an export added, remove it (detector dataset remap).",
     "class-unused": "Remove them (detector dataset remap), or find out why they have no objects.",

@@ -122,16 +122,35 @@ def rewritten(folder, **names):
     return examine("test", splits, refusals=refusals)
 
 
-def test_different_class_names_in_splits_are_an_error(folder):
-    finding = only(rewritten(folder, val={1: "dog", 2: "cat"}), "class-names-differ")
-    assert finding.severity == "error"
-    assert finding.examples == ("1: cat in train, dog in val", "2: dog in train, cat in val")
+@pytest.mark.parametrize(
+    ("train", "val", "code", "severity", "example"),
+    [
+        ({1: "cat", 2: "dog"}, {1: "dog", 2: "cat"}, "class-ids-differ", "note", "dog: 2 in train, 1 in val"),
+        ({1: "cat", 2: "tv"}, {1: "cat", 2: "TVmonitor"}, "class-names-matched", "note", "tv in train, TVmonitor in v"),
+        ({1: "cat", 2: "dog"}, {1: "cat", 2: "bird"}, "class-names-differ", "warning", "2 (bird)"),
+        ({1: "cat", 2: "dog"}, {1: "car", 2: "bus"}, "class-names-differ", "error", "1 (car)"),
+    ],
+)
+def test_classes_of_splits_are_compared_as_evaluation_matches_them(folder, train, val, code, severity, example):
+    report = rewritten(folder, train=train, val=val)
+    (finding,) = [f for f in report.findings if f.code in ("class-ids-differ", "class-names-matched", code)]
+    assert (finding.code, finding.severity) == (code, severity)
+    assert finding.examples[0].startswith(example)
 
 
-def test_split_with_other_categories_is_an_error(folder):
+def test_objects_of_a_class_are_counted_by_name(folder):
+    for index, box in enumerate(folder.boxes["val"]):
+        box["category_id"] = 1 + (index % 4 == 0)  # 3 of category 2, 9 of category 1
+    report = rewritten(folder, val={1: "dog", 2: "cat"})
+    counts = {entry.name: (entry.category_id, entry.num_objects) for entry in report.classes}
+    assert counts == {"cat": (1, {"train": 12, "val": 3}), "dog": (2, {"train": 12, "val": 9})}
+
+
+def test_category_that_train_lacks_is_a_class_of_its_own(folder):
     report = rewritten(folder, val={1: "cat", 2: "dog", 9: "bird"})
     assert [(f.code, f.severity) for f in report.findings] == [
-        ("class-ids-differ", "error"),
+        ("class-names-differ", "warning"),
         ("class-unused", "warning"),
     ]
     assert report.findings[0].examples == ("9 (bird)",)
+    assert [entry.name for entry in report.classes] == ["cat", "dog", "bird"]

@@ -1,0 +1,42 @@
+"""Files of a folder and of all folders below it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and below it, sorted; links to folders are followed.
+
+    A folder is listed once, however many links lead to it. A link to a folder that contains the link, or the folder
+    given, is not followed. Folders that cannot be read are left out, as by `Path.rglob`.
+    """
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    root, listed = os.path.realpath(folder), set[str]()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        own = os.path.realpath(parent)
+        if own in listed:
+            folders.clear()
+            continue
+        listed.add(own)
+        folders[:] = sorted(name for name in folders if _is_followed(os.path.join(parent, name), own, root))
+        for name in names:
+            yield Path(parent, name)
+
+
+def _is_followed(path: str, parent: str, root: str) -> bool:
+    """Return false for a link to a folder that is listed anyway, or that contains the link or the root."""
+    if not os.path.islink(path):
+        return True
+    target = os.path.realpath(path)
+    return not (_is_within(target, root) or _is_within(root, target) or _is_within(parent, target))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    """Return whether a real path is a folder or below it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
