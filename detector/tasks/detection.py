@@ -123,18 +123,21 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             ConfigError: a listed transform or the cache folder cannot be used.
         """
         config, annotations = self._config, self._annotations
+        threshold = config.loader.repeat_factor
+        factors = repeat_factors(annotations, threshold)[1] if threshold else None
         samples = TrainingSamples(
             annotations,
             Canvas(config.input.canvas_hw, config.input.channels, config.input.fit),
             config.augment,
             config.train.seed,
             config.loader.cache_mb,
+            factors=factors,
             disk_cache=config.loader.disk_cache,
             reduced_decode=config.loader.reduced_decode,
         )
         if config.loader.disk_cache is not None:
             report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
-        num_batches, repeat_factor = num_steps * config.train.accumulate, config.loader.repeat_factor
+        num_batches = num_steps * config.train.accumulate
         sampler = StreamSampler(
             len(annotations),
             config.loader.batch_size,
@@ -146,7 +149,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
                 rank=world.rank,
                 world_size=world.size,
             ),
-            factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
+            factors=factors,
             canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
         )
         if first_step == 0 and world.is_main:

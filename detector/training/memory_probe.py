@@ -169,8 +169,7 @@ class _Stepper:
         model.train()
         with precision.autocast():
             raw_maps = model(images.contiguous(memory_format=torch.channels_last))
-        total = torch.stack(list(probed.loss(raw_maps, targets).values())).sum()
-        torch.autograd.backward(precision.scaler.scale(total))
+        torch.autograd.backward(precision.scaler.scale(probed.loss(raw_maps, targets).total()))
         precision.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         precision.scaler.step(optimizer)

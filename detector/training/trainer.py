@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.errors import CheckpointError, DatasetError, DivergenceError
-from detector.losses.loss import LossParts
+from detector.losses.loss import LossParts, divisor_of
 from detector.models.checkpoint import (
     ModelFile,
     RunIdentity,
@@ -190,9 +190,9 @@ class Trainer:
                     raw = self._network(images)
                 parts = self._loss(raw, batch.targets.to(self._plan.device))
                 self._require_finite(parts, group)
-                total = torch.stack(list(parts.values())).sum()
+                total = parts.total()
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
-                    total = total * parts.count
+                    total = parts.total_of_batch()
                     count += parts.count
                 torch.autograd.backward(self.precision.scaler.scale(total))
             for name, value in parts.items():
@@ -200,7 +200,7 @@ class Trainer:
             self._num_summed += 1
         self.precision.scaler.unscale_(self.optimizer)
         if shares > 1:  # DistributedDataParallel averages the gradients
-            mean = self._world.size / self._world.total(count)
+            mean = self._world.size / divisor_of(self._world.total(count))
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= mean
