@@ -140,7 +140,8 @@ def train(name, world, accumulate):
         moved = max(float((p.detach() - b).abs().max()) for p, b in zip(model.parameters(), before))
         torch.save({"state": model.state_dict(), "moved": moved}, f"{folder}/{name}.pt")
 
-for name, size, accumulate in (("one_batch", 1, 1), ("four_parts", 1, 4), ("two_processes", 2, 1), ("four_processes", 4, 1)):
+runs = ("one_batch", 1, 1), ("four_parts", 1, 4), ("two_processes", 2, 1), ("four_processes", 4, 1)
+for name, size, accumulate in runs:
     children = []
     for rank in range(size):
         children.append(os.fork())
