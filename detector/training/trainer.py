@@ -28,6 +28,7 @@ from detector.models.precision import Precision, on_device
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.training.averaging import averaged_model
+from detector.training.batch_norm import batch_norm_in_words
 from detector.training.distributed import World
 from detector.training.events import Evaluated, Noted, Report, Started, StepDone
 from detector.training.freezing import freeze
@@ -186,7 +187,7 @@ class Trainer:
         for number, batch in enumerate(group, start=1):
             images = batch.images.to(self._plan.device, non_blocking=True, memory_format=torch.channels_last)
             with self._world.alone(self._network, active=number < len(group)):
-                with self.precision.autocast():
+                with self.precision.autocast(), batch_norm_in_words(len(images), (images.shape[2], images.shape[3])):
                     raw = self._network(images)
                 parts = self._loss(raw, batch.targets.to(self._plan.device))
                 self._require_finite(parts, group)
