@@ -67,7 +67,8 @@ class LoaderConfig:
             decoded at that size. It changes pixels slightly (they are averaged first) and never changes boxes.
         repeat_factor: a class in less than this share of the images is rare, and its images are repeated by the square
             root of the ratio (the threshold t of Gupta et al. 2019, LVIS, section 4.2); 0 shows every image once per
-            epoch. The number of steps stays the same: rare classes take the place of frequent ones.
+            epoch. Partners of mosaic, mixup and copy-paste are drawn in the same proportions. The number of steps stays
+            the same: rare classes take the place of frequent ones.
         timeout_s: seconds to wait for a batch before a worker is considered to hang.
         memory_share: share of the free memory of the device that a training step may take, 0..1: batch_size is then
             measured before the run starts, reported, and written into the run's configuration. It changes results, as
@@ -205,6 +206,7 @@ class TrainingSamples(Dataset[Sample]):
         seed: int,
         cache_mb: int,
         *,
+        factors: npt.NDArray[np.float64] | None = None,
         disk_cache: Path | None = None,
         reduced_decode: bool = False,
     ) -> None:
@@ -216,6 +218,7 @@ class TrainingSamples(Dataset[Sample]):
             augment: how images are varied.
             seed: the seed of the run.
             cache_mb: as in `LoaderConfig`.
+            factors: float64 (N,), the repeat factor of each image as in `StreamSampler`, by which partners are drawn.
             disk_cache: as in `LoaderConfig`.
             reduced_decode: as in `LoaderConfig`.
 
@@ -226,7 +229,7 @@ class TrainingSamples(Dataset[Sample]):
             prepare_cache_folder(disk_cache, annotations)
         self._imported = ImportedFiles()  # first, for the classes of augmentations in a spawned worker
         self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
-        self._reduced_decode = reduced_decode
+        self._factors, self._reduced_decode = factors, reduced_decode
         self._cache = ImageCache(canvas.channels, cache_mb, disk_cache)
         self._recipes: dict[tuple[int, int], tuple[AugmentationRecipe, float]] = {}
         self._recipe_of(canvas.canvas_hw)
@@ -237,9 +240,8 @@ class TrainingSamples(Dataset[Sample]):
     def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[AugmentationRecipe, float]:
         """Return the recipe of a canvas size and the greatest zoom that decoding may rely on."""
         if canvas_hw not in self._recipes:
-            recipe = AugmentationRecipe(
-                self._augment, replace(self._canvas, canvas_hw=canvas_hw), len(self.annotations)
-            )
+            canvas = replace(self._canvas, canvas_hw=canvas_hw)
+            recipe = AugmentationRecipe(self._augment, canvas, len(self.annotations), self._factors)
             zoom = greatest_zoom(self._augment, canvas_hw) if self._reduced_decode else math.inf
             self._recipes[canvas_hw] = recipe, zoom
         return self._recipes[canvas_hw]

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from detector.losses.darknet_iou import overlap_gradient, overlap_of
 from detector.models.anchor_levels import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
+from detector.structures.boxes import covered_areas, cxcywh_to_xyxy
 
 _LIKELY_CLASS = 0.25  # a free cell is compared with objects only if one of its classes has a higher probability
-_CROWD_SHARE = 0.5  # a predicted box counts as inside a crowd region if more than this share of its area is
+_CROWD_SHARE = 0.5  # a predicted box counts as inside crowd regions if more than this share of its area is
+_MAX_COMPARED = 2**21  # pairs of a cell and an object whose overlap is taken at once, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -206,20 +208,24 @@ def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Matche
     image = cell // (len(compares) // num_images)
     if not len(cell):
         return _Matches(cell, image, image, predictions.cxcywh.new_zeros(0))
-    overlap = overlap_of(predictions.cxcywh[cell, None], objects.cxcywh[image], "iou")
-    overlap = overlap.masked_fill_(~objects.valid[image], 0.0)
-    best = overlap.max(dim=1)
-    return _Matches(cell, image, best.indices, best.values)
+    parts = []
+    num_rows = max(1, _MAX_COMPARED // objects.valid.shape[1])
+    for cells, images in zip(cell.split(num_rows), image.split(num_rows), strict=True):
+        overlap = overlap_of(predictions.cxcywh[cells, None], objects.cxcywh[images], "iou")
+        parts.append(overlap.masked_fill_(~objects.valid[images], 0.0).max(dim=1))
+    best, index = (torch.cat(values) for values in zip(*parts, strict=True))
+    return _Matches(cell, image, index, best)
 
 
 def _in_crowds(predictions: _Predictions, objects: RelativeObjects) -> Tensor:
-    """Return which predicted boxes lie mostly in a crowd region of their image: bool (N,)."""
-    boxes = predictions.cxcywh.view(len(predictions.raw), -1, 1, 4)
-    half = boxes[..., 2:] / 2
-    low = torch.maximum(boxes[..., :2] - half, objects.crowd_xyxy[:, None, :, :2])
-    high = torch.minimum(boxes[..., :2] + half, objects.crowd_xyxy[:, None, :, 2:])
-    inside = (high - low).clamp_(min=0).prod(dim=-1) > _CROWD_SHARE * boxes[..., 2:].prod(dim=-1)
-    return (inside & objects.crowd_valid[:, None]).any(dim=2).flatten()
+    """Return which predicted boxes lie mostly in the union of the crowd regions of their image: bool (N,)."""
+    boxes = cxcywh_to_xyxy(predictions.cxcywh).view(len(predictions.raw), -1, 4)
+    areas = predictions.cxcywh[:, 2:].prod(dim=1).view(boxes.shape[:2])
+    inside = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    for image in objects.crowd_valid.any(dim=1).nonzero().flatten().tolist():
+        covered = covered_areas(boxes[image], objects.crowd_xyxy[image, objects.crowd_valid[image]])
+        inside[image] = covered > _CROWD_SHARE * areas[image]
+    return inside.flatten()
 
 
 def _add_near_cells(

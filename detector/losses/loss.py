@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from detector.config.registry import PartConfig
@@ -20,13 +21,27 @@ class LossParts(dict[str, Tensor]):
     """Weighted parts of a loss by name, each a scalar float32; training minimises their sum.
 
     Attributes:
-        count: the number that the parts are a mean over, a scalar float32 of at least 1. The batches of one step, in
-            one process or in several, are averaged with it as weight, so that they give the same step as one batch.
+        count: the number that the parts are a mean over, a scalar float32 of at least 0; below 1, the parts are sums.
+            The batches of one step, in one process or in several, are averaged with it as weight, so that they give
+            the same step as one batch.
     """
 
     def __init__(self, parts: Mapping[str, Tensor], count: Tensor) -> None:
         super().__init__(parts)
         self.count = count
+
+    def total(self) -> Tensor:
+        """Return the sum of the parts, a scalar."""
+        return torch.stack(list(self.values())).sum()
+
+    def total_of_batch(self) -> Tensor:
+        """Return the same not as a mean but as a sum over the batch, which can be added to that of other batches."""
+        return self.total() * divisor_of(self.count)
+
+
+def divisor_of(count: Tensor) -> Tensor:
+    """Return the divisor of sums over a count, at least 1, so that a step with few objects is not enlarged."""
+    return count.clamp(min=1.0)
 
 
 class Loss(abc.ABC, Generic[Outputs, GroundTruth]):

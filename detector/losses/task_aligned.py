@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detector.config.registry import register
 from detector.errors import ConfigError
-from detector.losses.loss import Loss, LossConfig, LossParts
+from detector.losses.loss import Loss, LossConfig, LossParts, divisor_of
 from detector.losses.task_aligned_assignment import Alignment, PaddedObjects, assign_task_aligned, cells_in_crowds
 from detector.models.contracts import DetectionModel
 from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
@@ -93,7 +93,8 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
         )
         image, cell, quality = positive.image_index, positive.cell_index, positive.quality
         boxes = objects.canvas_xyxy[image, positive.object_index]
-        normaliser = quality.sum().clamp(min=1.0)
+        count = quality.sum()
+        normaliser = divisor_of(count)
 
         class_target = torch.zeros_like(dense.class_logits)
         class_target[image, cell, objects.labels[image, positive.object_index]] = quality
@@ -116,7 +117,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             "cls": config.classes * entropy.sum() / normaliser,
             "dfl": config.distribution * distribution.sum() / normaliser,
         }
-        return LossParts(parts, normaliser)
+        return LossParts(parts, count)
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from detector.structures.boxes import area_xyxy
+from detector.structures.boxes import area_xyxy, covered_areas
+
+# Pairs of an object and a cell that are compared at once, which bounds the memory: 16 images of 1280 x 1280 px, one of
+# them with 2,000 objects, have a thousand million pairs if every image is padded to the fullest.
+_MAX_COMPARED = 2**21
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> Tensor:
-    """Return which cell centres lie in which boxes: bool (B, M, A) for points (A, 2) and boxes (B, M, 4).
+    """Return which cell centres lie in which boxes: bool (..., A) for points (A, 2) and boxes (..., 4).
 
     A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object contains
     a cell centre.
@@ -95,7 +99,7 @@ def assign_task_aligned(
 
     Each object takes its `num_candidates` best cells among those whose centre it contains. A cell that several objects
     take goes to the one that its box overlaps most. An object that loses all its cells, a small one on a large one,
-    gets its best cell back where the winner keeps another; without it, the object would never be trained on.
+    gets its best cell back whose winner keeps another; without it, the object would never be trained on.
 
     Args:
         scores: float32 (B, A, classes), 0..1.
@@ -106,19 +110,38 @@ def assign_task_aligned(
         alignment: settings of the alignment and the number of cells of an object.
     """
     num_images, num_objects = objects.valid.shape
-    num_cells = len(points_xy)
-    inside = cells_in_boxes(points_xy, strides, objects.canvas_xyxy) & objects.valid[..., None]
-    image, target, cell = inside.nonzero(as_tuple=True)  # the pairs that can match, far fewer than B * M * A
-    overlap = pairwise_iou(canvas_xyxy[image, cell], objects.canvas_xyxy[image, target])
-    aligned = scores[image, cell, objects.labels[image, target]].pow(alignment.alpha) * overlap.pow(alignment.beta)
-
-    dense = scores.new_full((num_images, num_objects, num_cells), -1.0)
-    dense[image, target, cell] = aligned
-    best, chosen_cell = dense.topk(min(alignment.num_candidates, num_cells), dim=-1)
-    taken = best >= 0  # cells outside the object have -1
-    is_candidate = torch.zeros_like(inside).scatter_(2, chosen_cell, taken)[image, target, cell]
-    pairs = _Pairs(image, target, cell, overlap, aligned, num_objects, num_cells)[is_candidate]
+    image, target = objects.valid.nonzero(as_tuple=True)
+    num_rows = max(1, _MAX_COMPARED // len(points_xy))
+    parts = [
+        _candidates(scores, canvas_xyxy, points_xy, strides, objects, alignment, rows)
+        for rows in zip(image.split(num_rows), target.split(num_rows), strict=True)
+    ]
+    pairs = _Pairs(*map(torch.cat, zip(*parts, strict=True)), num_objects, len(points_xy))
     return _with_quality(pairs[_winners(pairs, num_images)], num_images)
+
+
+def _candidates(
+    scores: Tensor,
+    canvas_xyxy: Tensor,
+    points_xy: Tensor,
+    strides: Tensor,
+    objects: PaddedObjects,
+    alignment: Alignment,
+    chosen: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the best cells of some objects, `chosen` by image (R,) and column (R,), as the tensors of `_Pairs`."""
+    image, target = chosen
+    object_xyxy, labels = objects.canvas_xyxy[image, target], objects.labels[image, target]
+    inside = cells_in_boxes(points_xy, strides, object_xyxy)
+    row, cell = inside.nonzero(as_tuple=True)
+    overlap = pairwise_iou(canvas_xyxy[image[row], cell], object_xyxy[row])
+    aligned = scores[image[row], cell, labels[row]].pow(alignment.alpha) * overlap.pow(alignment.beta)
+    dense = scores.new_full(inside.shape, -1.0)
+    dense[row, cell] = aligned
+    best, best_cell = dense.topk(min(alignment.num_candidates, len(points_xy)), dim=-1)
+    taken = best >= 0  # cells outside the object have -1
+    keep = torch.zeros_like(inside).scatter_(1, best_cell, taken)[row, cell]
+    return image[row[keep]], target[row[keep]], cell[keep], overlap[keep], aligned[keep]
 
 
 @dataclass(frozen=True)
@@ -194,24 +217,30 @@ def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
 def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
     """Return the pairs that match once objects without a cell have got their best one back, bool (P,).
 
+    Every object asks for its best cell whose owner has another one. An owner gives one cell, to the first object that
+    asks, before its cells are counted again, so that it keeps its last cell.
+
     Args:
         wins: bool (P,), the pairs that match so far.
         pairs: the pairs.
         owner: int64 (P,), the object in the image that owns the cell of the pair.
     """
     row, owner_row, place, alignment = pairs.row, pairs.image * pairs.num_objects + owner, pairs.place, pairs.alignment
-    size = int(row.max()) + 1 if len(row) else 0
-    num_won = torch.zeros(size, device=row.device).index_add_(0, row, wins.float())
-    asks = (num_won[row] == 0) & (num_won[owner_row] > 1)
-    if not asks.any():
-        return wins
-    peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row[asks], alignment[asks], "amax")
-    asks &= alignment == peak[row]
-    asks &= place == _lowest(place, row, asks)  # the first of cells that are equally good
-    asks &= row == _lowest(row, place, asks)  # the first of the objects that ask for a cell
-    given = torch.zeros(int(place.max()) + 1, dtype=torch.bool, device=place.device)
-    given[place[asks]] = True
-    return (wins & ~given[place]) | asks
+    size, num_places = (int(values.max()) + 1 if len(values) else 0 for values in (row, place))
+    while True:
+        num_won = torch.zeros(size, device=row.device).index_add_(0, row, wins.float())
+        asks = (num_won[row] == 0) & (num_won[owner_row] > 1) & (alignment > 0)
+        if not asks.any():
+            return wins
+        peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row[asks], alignment[asks], "amax")
+        asks &= alignment == peak[row]
+        asks &= place == _lowest(place, row, asks)  # the first of cells that are equally good
+        asks &= row == _lowest(row, owner_row, asks)
+        taker = torch.full((num_places,), -1, device=place.device)
+        taker[place[asks]] = row[asks]
+        is_given = taker[place] >= 0
+        wins = (wins & ~is_given) | asks
+        owner_row = torch.where(is_given, taker[place], owner_row)
 
 
 def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
@@ -221,10 +250,10 @@ def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:
-    """Return the cells with more than half of their square inside a crowd region: bool (B, A)."""
+    """Return the cells with more than half of their square inside the union of the crowd regions: bool (B, A)."""
     half = strides[:, None] / 2
     cells_xyxy = torch.cat([points_xy - half, points_xy + half], dim=1)
-    low = torch.maximum(cells_xyxy[:, :2], crowd_xyxy[:, :, None, :2])
-    high = torch.minimum(cells_xyxy[:, 2:], crowd_xyxy[:, :, None, 2:])
-    share = (high - low).clamp(min=0).prod(-1) / strides.square()
-    return ((share > 0.5) & valid[..., None]).any(dim=1)
+    inside = torch.zeros(len(valid), len(points_xy), dtype=torch.bool, device=points_xy.device)
+    for image in valid.any(dim=1).nonzero().flatten().tolist():
+        inside[image] = covered_areas(cells_xyxy, crowd_xyxy[image, valid[image]]) > 0.5 * strides.square()
+    return inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class TrainableModel(nn.Module, abc.ABC):
         max_stride: both sides of an image must be divisible by it.
         notes: remarks on its description, a sentence each.
         may_skip_parameters: whether a training step may leave parameters without a gradient.
+        longest_side_px: longest side of an object that the outputs can express, canvas pixels.
     """
 
     num_classes: int
@@ -31,6 +33,7 @@ class TrainableModel(nn.Module, abc.ABC):
     max_stride: int
     notes: tuple[str, ...] = ()
     may_skip_parameters: bool = False
+    longest_side_px: float = math.inf
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> object:
@@ -106,6 +109,18 @@ class ModelConfig(PartConfig[DetectionModel]):
     def experiment_defaults(self) -> dict[str, object]:
         """Return plain settings of other sections of an experiment that hold for this model unless others are given."""
         return {}
+
+    def for_canvas(self, longest_px: float) -> ModelConfig:
+        """Return the config with the settings that are left to the canvas chosen for it; by default there are none.
+
+        Args:
+            longest_px: longest side of the canvases of training, pixels.
+        """
+        return self
+
+    def with_choices_of(self, chosen: ModelConfig) -> ModelConfig:
+        """Return the config with the settings that are left to the canvas as another config has them."""
+        return self
 
 
 def unfolded(module: nn.Module) -> list[nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,11 @@ class Head(nn.Module, abc.ABC):
 
     Attributes:
         anchor_levels: the meaning of each raw map where the head is anchor-based, else empty.
+        longest_side_px: longest side of an object that the head can express, canvas pixels.
     """
 
     anchor_levels: tuple[AnchorLevel, ...] = ()
+    longest_side_px: float = math.inf
 
     @abc.abstractmethod
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -56,6 +58,19 @@ class HeadConfig(PartConfig[Head]):
     def default_selection(self) -> dict[str, object]:
         """Return plain settings of `evaluate` and `predict` that suit the head, such as `{"nms": "none"}`."""
         return {}
+
+    def for_canvas(self, longest_px: float, stride: int) -> HeadConfig:
+        """Return the config with the settings that are left to the canvas chosen for it; by default there are none.
+
+        Args:
+            longest_px: longest side of the canvases of training, pixels.
+            stride: largest stride of the maps, pixels.
+        """
+        return self
+
+    def with_choices_of(self, chosen: HeadConfig) -> HeadConfig:
+        """Return the config with the settings that are left to the canvas as another config has them."""
+        return self
 
     def experiment_defaults(self) -> dict[str, object]:
         """Return `default_loss` and `default_selection` by the sections of an experiment that they belong to."""
@@ -101,6 +116,20 @@ def boxes_of_distributions(distribution_logits: Tensor, points_xy: Tensor, strid
     return torch.cat([points_xy - distances[..., :2], points_xy + distances[..., 2:]], dim=-1)
 
 
+_LEAST_BINS = 16
+_END = 0.01  # share of a bin before the last one up to which a distance is trained
+
+
+def bins_for(longest_px: float, stride: int) -> int:
+    """Return the bins with which a cell next to the middle of an object can express its sides.
+
+    Args:
+        longest_px: longest side of the object, pixels; its middle is at most half a stride from a cell centre.
+        stride: stride of the cell, pixels.
+    """
+    return max(_LEAST_BINS, math.ceil(longest_px / 2 / stride + 0.5 + _END) + 1)
+
+
 class DenseHead(Head):
     """An anchor-free head that predicts distance distributions and classes in every cell."""
 
@@ -122,37 +151,57 @@ class DecoupledHead(DenseHead):
         """Settings of the head.
 
         Attributes:
-            bins: bins of a distance distribution; the longest distance is (bins - 1) strides.
+            bins: bins of a distance distribution; the longest distance is (bins - 1) strides. None is 16, or as many
+                as the largest canvas of training needs.
+            box_channels: least channels of the branch for boxes; None is 4 * bins.
             objects_per_image: expected objects in an image of 640 x 640, which sets the prior of the class bias.
         """
 
-        bins: int = 16
+        bins: int | None = None
+        box_channels: int | None = None
         objects_per_image: float = 5.0
 
         def __post_init__(self) -> None:
-            if self.bins < 2 or self.objects_per_image <= 0:
+            if (self.bins is not None and self.bins < 2) or self.objects_per_image <= 0:
                 raise ValueError(
                     "the decoupled head: expected bins >= 2 and objects_per_image > 0, got "
                     f"{self.bins} and {self.objects_per_image}"
                 )
+            if self.box_channels is not None and self.box_channels < 1:
+                raise ValueError(f"the decoupled head: expected box_channels >= 1, got {self.box_channels}")
 
         def default_loss(self) -> dict[str, object]:
             """Return the loss `task_aligned`."""
             return {"name": "task_aligned"}
 
+        def for_canvas(self, longest_px: float, stride: int) -> DecoupledHead.Config:
+            """Return the config with a number of bins; the branches keep their width, so that weights fit them."""
+            if self.bins is not None:
+                return self
+            bins = bins_for(longest_px, stride)
+            channels = self.box_channels if bins == _LEAST_BINS else self.box_channels or 4 * _LEAST_BINS
+            return replace(self, bins=bins, box_channels=channels)
+
+        def with_choices_of(self, chosen: HeadConfig) -> DecoupledHead.Config:
+            """Return the config with the bins and the width of another one, unless it has bins of its own."""
+            if self.bins is not None or not isinstance(chosen, DecoupledHead.Config):
+                return self
+            return replace(self, bins=chosen.bins, box_channels=chosen.box_channels)
+
     def __init__(
         self, config: Config, scale: Scale, in_channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int
     ) -> None:
         super().__init__()
-        self.bins, self.num_classes, self.strides = config.bins, num_classes, strides
+        self.bins, self.num_classes, self.strides = config.bins or _LEAST_BINS, num_classes, strides
+        self.longest_side_px = 2 * max(strides) * (self.bins - 1 - _END - 0.5)
         activation = scale.activation
-        box_width = max(in_channels[0] // 2, 4 * config.bins)
+        box_width = max(in_channels[0] // 2, config.box_channels or 4 * self.bins)
         class_width = max(in_channels[0], min(num_classes, 96))
         self.box_branches = nn.ModuleList(
             nn.Sequential(
                 ConvNormAct(channels, box_width, 3, activation),
                 ConvNormAct(box_width, box_width, 3, activation),
-                nn.Conv2d(box_width, 4 * config.bins, 1),
+                nn.Conv2d(box_width, 4 * self.bins, 1),
             )
             for channels in in_channels
         )

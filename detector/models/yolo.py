@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from detector.config.registry import build, register
@@ -53,6 +54,19 @@ class Yolo(DetectionModel):
             """Return the loss and the selection that suit the head."""
             return self.head.experiment_defaults()
 
+        def for_canvas(self, longest_px: float) -> Yolo.Config:
+            """Return the config with the settings of the head that are left to the canvas."""
+            scale = Scale(self.depth, self.width, self.max_channels, self.activation)
+            with torch.device("meta"):
+                stride = max(build(self.backbone, scale, 3).strides)
+            return replace(self, head=self.head.for_canvas(longest_px, stride))
+
+        def with_choices_of(self, chosen: ModelConfig) -> Yolo.Config:
+            """Return the config with the settings of the head that are left to the canvas as another one has them."""
+            if not isinstance(chosen, Yolo.Config):
+                return self
+            return replace(self, head=self.head.with_choices_of(chosen.head))
+
     def __init__(self, config: Config, num_classes: int, image_channels: int = 3) -> None:
         super().__init__()
         if num_classes < 1 or image_channels < 1:
@@ -63,7 +77,7 @@ class Yolo(DetectionModel):
         self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
         self.num_classes, self.image_channels = num_classes, image_channels
         self.max_stride = max(self.backbone.strides)
-        self.anchor_levels = self.head.anchor_levels
+        self.anchor_levels, self.longest_side_px = self.head.anchor_levels, self.head.longest_side_px
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return raw maps (B, channels of the head, H / stride, W / stride), one for each stride of the backbone."""

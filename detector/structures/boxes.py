@@ -63,3 +63,22 @@ def area_xyxy(boxes_xyxy: Boxes) -> Boxes:
     """Return the areas in square pixels, shape (...,); a negative width or height is multiplied as it is."""
     areas: Boxes = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
     return areas
+
+
+def covered_areas(boxes_xyxy: Boxes, regions_xyxy: Boxes) -> Boxes:
+    """Return the area of each box (N, 4) that lies under the union of regions (C, 4), shape (N,); for tensors.
+
+    The sides of the regions cut the plane into rectangles, each of which is wholly under a region or under none.
+    """
+    import torch  # the caller, who holds a tensor, has imported it already
+
+    lengths, covers = [], []
+    for axis in (0, 1):
+        cuts = regions_xyxy[:, axis::2].flatten().unique()
+        first, last = cuts[:-1], cuts[1:]
+        low = torch.maximum(boxes_xyxy[:, axis, None], first)
+        lengths.append((torch.minimum(boxes_xyxy[:, axis + 2, None], last) - low).clamp(min=0))
+        covers.append(((regions_xyxy[:, axis, None] <= first) & (last <= regions_xyxy[:, axis + 2, None])).float())
+    is_covered = (covers[0].T @ covers[1] > 0).to(boxes_xyxy.dtype)
+    areas: Boxes = ((lengths[0] @ is_covered) * lengths[1]).sum(dim=1)
+    return areas

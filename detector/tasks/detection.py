@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from detector.config import registry
@@ -135,18 +136,21 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             ConfigError: a listed transform or the cache folder cannot be used.
         """
         config, annotations = self._config, self._annotations
+        threshold = config.loader.repeat_factor
+        factors = repeat_factors(annotations, threshold)[1] if threshold else None
         samples = TrainingSamples(
             annotations,
             Canvas(config.input.canvas_hw, config.input.channels, config.input.fit),
             config.augment,
             config.train.seed,
             config.loader.cache_mb,
+            factors=factors,
             disk_cache=config.loader.disk_cache,
             reduced_decode=config.loader.reduced_decode,
         )
         if config.loader.disk_cache is not None:
             report(Noted(stated_cost(annotations, config.input.channels, config.loader.disk_cache)))
-        num_batches, repeat_factor = num_steps * config.train.accumulate, config.loader.repeat_factor
+        num_batches = num_steps * config.train.accumulate
         sampler = StreamSampler(
             len(annotations),
             config.loader.batch_size,
@@ -158,10 +162,12 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
                 rank=world.rank,
                 world_size=world.size,
             ),
-            factors=repeat_factors(annotations, repeat_factor)[1] if repeat_factor else None,
+            factors=factors,
             canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
         )
         if first_step == 0 and world.is_main:
+            for note in _notes_on_objects(model, annotations, config):
+                report(Noted(note))
             _draw_first_batches(samples, sampler, annotations.class_names, folder)
         return training_batches(samples, sampler, config.loader)
 
@@ -197,3 +203,28 @@ def _draw_first_batches(
     for number, keys in zip(range(NUM_DRAWN_BATCHES), sampler, strict=False):
         picture = draw_batch([samples[key] for key in keys[:16]], class_names)
         write_image(folder.path / f"train_batch{number}.jpg", picture)
+
+
+def _notes_on_objects(model: DetectionModel, annotations: CocoAnnotations, config: DetectionConfig) -> Iterator[str]:
+    """Yield a note on objects that a model with anchors cannot express, and on objects that its loss leaves out."""
+    levels = model.anchor_levels
+    if not levels:
+        return
+    # A size is at most four times that of the anchor if it is a square (new_coords), else it has no bound.
+    sides = [4 * max(level.anchors_wh[n]) if level.new_coords else np.inf for level in levels for n in level.mask]
+    if max(sides) < max(config.input.canvas_hw):
+        yield (
+            f"the anchors of the model express sides of up to {max(sides):.0f} px, the canvas has "
+            f"{max(config.input.canvas_hw)} px: larger objects cannot be detected; add a larger anchor"
+        )
+    most = min(level.training.max_truths for level in levels)
+    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[~annotations.is_crowd]
+    num_objects = np.bincount(image, minlength=len(annotations))
+    fullest, num_over = int(num_objects.max(initial=0)), int((num_objects > most).sum())
+    has_mosaic = config.augment.mosaic > 0
+    if num_over or (has_mosaic and 2 * fullest > most):  # a mosaic shows about as many objects as two images
+        yield (
+            f"loss: anchor: only the first {most} objects of a training image are trained on: {num_over} images have "
+            f"more, the fullest {fullest}{', and a mosaic joins several' if has_mosaic else ''}; raise max in the "
+            f"[yolo] sections, or model.head.training.max_truths"
+        )

@@ -73,6 +73,18 @@ class DetectionConfig(TaskConfig):
         free = {key: getattr(asked.loader, key) for key in _FREE_LOADER_KEYS}
         return replace(config, loader=replace(config.loader, **free))
 
+    def for_canvas(self) -> DetectionConfig:
+        """Return the config with the settings of the model that are left to the canvas chosen for the largest one."""
+        longest_px = max(self.input.canvas_hw) * (1 + self.input.multi_scale)
+        return replace(self, model=self.model.for_canvas(longest_px))
+
+    def with_choices_of(self, run: TaskConfig) -> DetectionConfig:
+        """Return the config with the batch size and the settings of the model that an interrupted run chose."""
+        if not isinstance(run, DetectionConfig):
+            return self
+        chosen = self.with_batch_size(run.loader.batch_size)
+        return replace(chosen, model=chosen.model.with_choices_of(run.model))
+
     def with_batch_size(self, batch_size: int) -> DetectionConfig:
         """Return the config with a measured batch size where it asks for a share of the memory, else unchanged."""
         if not self.loader.memory_share:

@@ -17,7 +17,7 @@ from detector.training.distributed import World
 from detector.training.events import Noted, Report
 from detector.training.memory_probe import MAX_BATCH_SIZE, ProbedTraining, fit_batch_size
 
-_MAX_OBJECTS = 200  # boxes of a probed image; a mosaic holds about as many as two images
+_IMAGES_IN_ONE = 2  # a mosaic holds about as many boxes as two images
 
 
 def with_batch_size(config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
@@ -52,7 +52,7 @@ def with_batch_size(config: DetectionConfig, world: World, report: Report) -> De
             Precision(config.train.precision, device),
             device,
             canvas_hw=(height, width),
-            objects_per_image=int(np.clip(2 * np.diff(annotations.offsets).max(initial=1), 1, _MAX_OBJECTS)),
+            objects_per_image=_IMAGES_IN_ONE * int(np.diff(annotations.offsets).max(initial=1)),
         ),
         share=loader.memory_share / num_sharing,
         waiting_batches=loader.workers * PREFETCHED if on_cpu else 0,

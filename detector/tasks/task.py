@@ -81,6 +81,21 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         """Return this config of an interrupted run with the settings of `asked` that change no number."""
         return replace(self, device=asked.device, train=replace(self.train, timeout_s=asked.train.timeout_s))
 
+    def for_canvas(self: Config) -> Config:
+        """Return the config with the settings of the model that are left to the canvas chosen for it."""
+        return self
+
+    def with_choices_of(self: Config, run: TaskConfig) -> Config:
+        """Return the config with what an interrupted run chose where it leaves the choice to the run."""
+        return self
+
+    def for_fine_tuning(self: Config) -> Config:
+        """Return the config of a run that starts from given weights, whose learning rate is bounded."""
+        bound = self.optimizer.fine_tuning_lr
+        if bound is None or self.optimizer.lr <= bound:
+            return self
+        return replace(self, optimizer=replace(self.optimizer, lr=bound))
+
     def with_batch_size(self: Config, batch_size: int) -> Config:
         """Return the config with a measured batch size where it asks for a share of the memory, else unchanged."""
         return self

@@ -19,6 +19,7 @@ from detector.models.contracts import DetectionModel
 from detector.models.precision import Precision, on_device
 from detector.structures.types import Targets
 from detector.training.averaging import averaged_model
+from detector.training.batch_norm import is_refusal
 from detector.training.optimizers import OptimizerConfig, build_optimizer
 
 MAX_BATCH_SIZE = 256  # larger batches leave a run too few steps
@@ -169,8 +170,7 @@ class _Stepper:
         model.train()
         with precision.autocast():
             raw_maps = model(images.contiguous(memory_format=torch.channels_last))
-        total = torch.stack(list(probed.loss(raw_maps, targets).values())).sum()
-        torch.autograd.backward(precision.scaler.scale(total))
+        torch.autograd.backward(precision.scaler.scale(probed.loss(raw_maps, targets).total()))
         precision.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         precision.scaler.step(optimizer)
@@ -186,8 +186,13 @@ def _measure_peaks(stepper: _Stepper, budget_bytes: int, device: torch.device) -
     for batch_size in _PROBED:
         if peaks and max(peaks.values()) + image_bytes * batch_size > budget_bytes:
             break
-        for _ in range(2):  # the first step allocates the optimiser's state
-            stepper.step(batch_size)
+        try:
+            for _ in range(2):  # the first step allocates the optimiser's state
+                stepper.step(batch_size)
+        except ValueError as error:
+            if not is_refusal(error):
+                raise
+            continue  # one image is too small for batch norm, two are enough
         peaks[batch_size] = _peak_bytes(device)
         if len(peaks) > 1:
             image_bytes = max(1, (peaks[batch_size] - peaks[batch_size // 2]) // (batch_size - batch_size // 2))

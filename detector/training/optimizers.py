@@ -13,6 +13,10 @@ from detector.config.registry import PartConfig, build, register
 from detector.models.precision import has_native_bf16
 from detector.training.optimizer_wrappers import Lookahead, centralise
 
+# Of optimisers whose updates have the size of the learning rate whatever the gradient: a higher rate destroys trained
+# weights in its first steps.
+FINE_TUNING_LR = 1e-3
+
 
 @dataclass(frozen=True)
 class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
@@ -26,6 +30,7 @@ class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
         lookahead_share: share of the way to the fast weights that the slow weights move.
         layer_decay: factor on the learning rate from each part of the network to the one before it, counted from the
             head (Clark et al. 2020, ELECTRA, "layerwise learning rate decay"); 1 gives all parts the same rate.
+        fine_tuning_lr: largest peak learning rate of a run that starts from given weights; None has no bound.
     """
 
     folders = ("training",)
@@ -36,6 +41,7 @@ class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
     lookahead: int = 0
     lookahead_share: float = 0.5
     layer_decay: float = 1.0
+    fine_tuning_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.lookahead < 0 or not 0 < self.lookahead_share <= 1:
@@ -45,6 +51,8 @@ class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"an optimiser: expected 0 < layer_decay <= 1, got {self.layer_decay}")
+        if self.fine_tuning_lr is not None and self.fine_tuning_lr <= 0:
+            raise ValueError(f"an optimiser: expected fine_tuning_lr > 0, got {self.fine_tuning_lr}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(
                 f"an optimiser: expected lr > 0 and weight_decay >= 0, got {self.lr} and {self.weight_decay}"
@@ -61,6 +69,7 @@ class AdamConfig(OptimizerConfig):
     """
 
     weight_decay: float = 0.05
+    fine_tuning_lr: float | None = FINE_TUNING_LR
     beta1: float = 0.9
     beta2: float = 0.999
 
@@ -185,6 +194,7 @@ class Muon(torch.optim.Optimizer):
 
         lr: float = 6e-3
         weight_decay: float = 0.05
+        fine_tuning_lr: float | None = FINE_TUNING_LR
         momentum: float = 0.95
         beta1: float = 0.9
         beta2: float = 0.999

@@ -29,6 +29,7 @@ class TrainConfig:
             without the fused batch norm + Mish.
         timeout_s: seconds that a process waits for another one before the run ends with an error.
         weights: a model file to start from, or None for random weights.
+        weights_partial: whether to start also from weights that fit less than a tenth of the model's parameters.
         freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
         tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.
         project: parent of the run folders.
@@ -48,6 +49,7 @@ class TrainConfig:
     sync_batch_norm: bool = False
     timeout_s: float = 600.0
     weights: Path | None = None
+    weights_partial: bool = False
     freeze: tuple[str, ...] = ()
     tensorboard: bool = False
     project: Path = Path("runs/detect")

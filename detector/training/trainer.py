@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.errors import CheckpointError, DatasetError, DivergenceError
-from detector.losses.loss import LossParts
+from detector.losses.loss import LossParts, divisor_of
 from detector.models.checkpoint import (
     ModelFile,
     RunIdentity,
@@ -28,6 +28,7 @@ from detector.models.precision import Precision, on_device
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.training.averaging import averaged_model
+from detector.training.batch_norm import batch_norm_in_words
 from detector.training.distributed import World
 from detector.training.events import Evaluated, Noted, Report, Started, StepDone
 from detector.training.freezing import freeze
@@ -186,13 +187,13 @@ class Trainer:
         for number, batch in enumerate(group, start=1):
             images = batch.images.to(self._plan.device, non_blocking=True, memory_format=torch.channels_last)
             with self._world.alone(self._network, active=number < len(group)):
-                with self.precision.autocast():
+                with self.precision.autocast(), batch_norm_in_words(len(images), (images.shape[2], images.shape[3])):
                     raw = self._network(images)
                 parts = self._loss(raw, batch.targets.to(self._plan.device))
                 self._require_finite(parts, group)
-                total = torch.stack(list(parts.values())).sum()
+                total = parts.total()
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
-                    total = total * parts.count
+                    total = parts.total_of_batch()
                     count += parts.count
                 torch.autograd.backward(self.precision.scaler.scale(total))
             for name, value in parts.items():
@@ -200,7 +201,7 @@ class Trainer:
             self._num_summed += 1
         self.precision.scaler.unscale_(self.optimizer)
         if shares > 1:  # DistributedDataParallel averages the gradients
-            mean = self._world.size / self._world.total(count)
+            mean = self._world.size / divisor_of(self._world.total(count))
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= mean

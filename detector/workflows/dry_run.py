@@ -38,6 +38,7 @@ def plan_schedule(config: TaskConfig) -> SchedulePlan:
         DatasetError: the data set cannot be used.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    config = config.for_fine_tuning() if config.train.weights is not None else config
     task = open_task(config, lambda event: None)
     train_config, batch_size = config.train, task.batch_size * num_processes
     num_steps = train_config.num_steps(task.num_images, batch_size)
@@ -162,6 +163,7 @@ def rehearse(config: TaskConfig, report: Report = lambda event: None) -> Rehears
         DetectorError: everything that training could raise up to there.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    config = config.for_canvas()
     watch = _Watch(report)
     device = choose_device(config.device)
     if device.type == "cuda":

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences
-from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
-from detector.darknet.network import DarknetNet
+from detector.data.canvas_sizes import training_canvases
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
 from detector.models.checkpoint import (
@@ -23,16 +21,17 @@ from detector.models.checkpoint import (
     load_state,
     load_training_state,
 )
-from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
 from detector.models.precision import choose_device, keep_freed_memory
 from detector.structures.metrics import Metrics
 from detector.tasks.task import TaskConfig, open_task, task_of
+from detector.training.batch_norm import require_values
 from detector.training.distributed import World, joined, with_shared_statistics
 from detector.training.events import Noted, Report
 from detector.training.run_folder import RunFolder
 from detector.training.scalar_log import ScalarLog, summary_writer
 from detector.training.trainer import Recipe, RunPlan, Trainer
+from detector.workflows.starting_weights import load_matching, read_start
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,9 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
     config = config_from_plain(TaskConfig, state["config"], str(last))
     if asked is not None:
         config = config.resumed_as(asked)
-        asked = asked.with_batch_size(config.loader.batch_size)  # the one measured when the run began stays
+        asked = asked.with_choices_of(config)  # such as the batch size measured when the run began
+        if asked.train.weights is not None and asked.optimizer.lr != config.optimizer.lr:
+            asked = asked.for_fine_tuning()
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
@@ -124,8 +125,27 @@ def train(
     """
     with joined(config.train.timeout_s) as world:
         told = report if world.is_main else _say_nothing
+        if resume is None:
+            config = _chosen(config, start is not None or config.train.weights is not None, told)
         config = task_of(type(config)).choose_batch_size(config, world, told)
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
+
+
+def _chosen(config: TaskConfig, is_fine_tuning: bool, report: Report) -> TaskConfig:
+    """Return the experiment of a new run with the settings that are left to the run; report a lower learning rate."""
+    config = config.for_canvas()
+    if not is_fine_tuning:
+        return config
+    tuned, warmup = config.for_fine_tuning(), config.schedule.warmup_iterations
+    if tuned is not config:
+        report(
+            Noted(
+                f"fine-tuning: optimizer.lr={config.optimizer.lr:g} is lowered to {tuned.optimizer.lr:g} "
+                f"(optimizer.fine_tuning_lr) after a warm-up of up to {warmup} steps (schedule.warmup_iterations), "
+                f"because the run starts from given weights; optimizer.fine_tuning_lr=null keeps the rate"
+            )
+        )
+    return tuned
 
 
 def _say_nothing(event: object) -> None:
@@ -153,7 +173,10 @@ def _train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
-    model = _prepared(task.model(), task.class_names, config, device, given, report)
+    model = task.model()
+    if resume is None:
+        _require_expressible(model, config)
+    model = _prepared(model, task.class_names, config, device, given, report)
     identity: RunIdentity = {
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
@@ -194,6 +217,22 @@ def _train(
     )
 
 
+def _require_expressible(model: TrainableModel, config: TaskConfig) -> None:
+    """Reject a model that cannot express an object as large as the largest canvas.
+
+    Raises:
+        ConfigError: the canvas is too large for it.
+    """
+    canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
+    height, width = canvases[-1] if canvases else config.input.canvas_hw
+    if max(height, width) > model.longest_side_px:
+        raise ConfigError(
+            f"model.head: expected a head that can express objects as large as the largest canvas, {height} x {width} "
+            f"px, got one for sides of up to {model.longest_side_px:.0f} px; leave model.head.bins out, so that it "
+            f"follows the canvas, or lower input.size or input.multi_scale"
+        )
+
+
 def _prepared(
     model: TrainableModel,
     class_names: Sequence[str],
@@ -205,7 +244,7 @@ def _prepared(
     """Return a new model as it is trained: with the tensors that fit of the weights to start from.
 
     Raises:
-        ConfigError: the model cannot be trained.
+        ConfigError: the model cannot be trained, or nearly nothing of the weights fits.
     """
     if config.train.sync_batch_norm:
         model = with_shared_statistics(model, device)
@@ -213,10 +252,18 @@ def _prepared(
         report(Noted(note))
     if reasons := model.reasons_against_training():
         raise ConfigError("\n".join(reasons))
+    canvases = training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride)
+    require_values(
+        model, model.max_stride, config.loader.batch_size, canvases[0] if canvases else config.input.canvas_hw
+    )
+    named = start if isinstance(start, Path) else None
     if isinstance(start, Path):  # read only now, because it may draw random numbers
         start = read_start(start, config)
     if start is not None:
-        report(Noted(f"starting from given weights; {load_matching(model, start, class_names)}"))
+        taken = load_matching(model, start, class_names)
+        if not config.train.weights_partial:
+            taken.require_enough("the weights to start from" if named is None else f"train.weights={named}")
+        report(Noted(f"starting from given weights; {taken}"))
     return model
 
 
@@ -236,74 +283,3 @@ def _require_same_classes(state: TrainingState, identity: RunIdentity, last: Pat
         raise CheckpointError(
             f"{last}: expected the classes that the run began with, got {'; '.join(found)}; start a new run"
         )
-
-
-@dataclass(frozen=True)
-class Taken:
-    """The tensors that a model took from a model file.
-
-    Attributes:
-        left: the tensors that did not change.
-        known: the classes that both have, if class rows were copied by name.
-        new: the classes whose rows did not change.
-    """
-
-    left: tuple[str, ...]
-    known: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.left[:5]) + (f" and {len(self.left) - 5} more" if len(self.left) > 5 else "")
-        tensors = f"{len(self.left)} tensors stay random: {shown}" if self.left else "every tensor was taken"
-        if not (self.known or self.new):
-            return tensors
-        return (
-            f"{tensors}; classes taken by name: {', '.join(self.known) or 'none'}; new: {', '.join(self.new) or 'none'}"
-        )
-
-
-def read_start(weights: Path, config: TaskConfig) -> ModelFile:
-    """Read a file to start training from: a model file, or .weights, whole or partial, of the experiment's network.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-        DarknetError: the .weights file cannot be read, or is of another network.
-        ConfigError: the file is Darknet's and the model of the experiment is not.
-    """
-    if not is_darknet_weights(weights):
-        return load_model_file(weights)
-    if not isinstance(config.model, DarknetNet.Config):
-        raise ConfigError(
-            f"train.weights={weights}: expected a model file, got Darknet's .weights for another kind of model; "
-            f"choose model={{name: darknet, cfg: FILE.cfg}}"
-        )
-    return load_darknet_file(weights, config.model.cfg, partial=True)
-
-
-def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
-    """Copy the tensors of a model file whose names and shapes fit, with class rows matched by class name.
-
-    If the classes differ, every other tensor is copied, and classes that both have keep their rows. If one side has no
-    class names, all rows are copied if there are as many classes, else only rows that belong to no class.
-    """
-    own, rows = model.state_dict(), model.class_rows()
-    by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)
-    index = {name: i for i, name in enumerate(file.class_names)} if by_name else {}
-    fitting: dict[str, Tensor] = {}
-    for name, tensor in file.state.items():
-        if name not in own or tensor.shape[1:] != own[name].shape[1:]:
-            continue
-        remaps = name in rows and (by_name or len(class_names) != len(file.class_names))
-        if remaps and len(tensor) == rows[name].num_rows(len(file.class_names)):
-            fitting[name] = rows[name].remapped(own[name], tensor, [index.get(c) for c in class_names])
-        elif not remaps and tensor.shape == own[name].shape:
-            fitting[name] = tensor
-    model.load_state_dict(fitting, strict=False)
-    left = tuple(name for name in own if name not in fitting)
-    if not by_name:
-        return Taken(left)
-    return Taken(
-        left,
-        tuple(name for name in class_names if name in index),
-        tuple(name for name in class_names if name not in index),
-    )

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
+from detector.data.augment.augmenter import AugmentationRecipe, Source
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.data.repeat_factors import repeat_factors
 from detector.structures.canvas import Canvas
-from detector.structures.types import Batch
+from detector.structures.types import Batch, ImageObjects
 
 FACTORS = np.array([1.0, 2.5, 1.0, 4.0, 1.25])
 
@@ -118,6 +119,30 @@ def test_repetitions_of_an_image_are_augmented_differently(annotations: CocoAnno
     wanted = [samples[key].image for key in keys_of(sampler) if key.image_index == 5]
     for ours, theirs in zip(shown, wanted, strict=True):
         assert np.array_equal(ours, theirs.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [{"mosaic": 1.0}, {"mosaic": 1.0, "mosaic_nine": 1.0}, {"mosaic": 0.0, "mixup": 1.0}, {"copy_paste": 1.0}],
+    ids=["mosaic", "mosaic_nine", "mixup", "copy_paste"],
+)
+@pytest.mark.parametrize("factors", [FACTORS, None])
+def test_sources_of_training_images_are_shown_as_often_as_their_factors_say(steps: Any, factors: Any) -> None:
+    recipe = AugmentationRecipe(AugmentConfig(**steps), Canvas((8, 8), 3, "letterbox"), len(FACTORS), factors)
+    shown: Counter[int] = Counter()
+
+    def read(index: int) -> Source:
+        shown[index] += 1
+        return np.zeros((8, 8, 3), np.uint8), ImageObjects(np.zeros((0, 4), np.float32), *np.zeros((2, 0), np.int64))
+
+    for key in keys_of(sampler_of(300, factors=factors)):
+        recipe.varied(key.image_index, read, np.random.default_rng((key.epoch, key.image_index, key.copy)))
+    weights = np.ones(5) if factors is None else FACTORS
+    share = weights / weights.sum()
+    number = sum(shown.values())
+    assert number > 1200
+    # Five standard deviations of independent draws; the images of the sampler itself vary less.
+    assert [shown[i] / number for i in range(5)] == pytest.approx(share, abs=5 * math.sqrt(0.25 / number))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
+from detector.losses import anchor_deltas
 from detector.losses.anchor_loss import AnchorLoss
 from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.anchor_levels import AnchorLevel, AnchorTraining, activate
@@ -255,6 +256,27 @@ def test_a_cell_in_a_crowd_region_is_not_background_but_objects_there_are_assign
     assert objectness[:, 2:].flatten().tolist() == [-0.5] * 8
     without = gradient_of(loss_of(level), raw, targets_of((0, (6, 6, 16, 20), 1), num_images=1)).reshape(3, 7, 4, 4)
     assert (without[0, 4, :, 0] > 0).all()
+
+
+@pytest.mark.parametrize(("second", "is_background"), [((13.0, 0, 32, 32), False), ((14.0, 0, 32, 32), True)])
+def test_box_half_inside_each_of_two_crowd_regions_is_not_background(
+    second: tuple[float, float, float, float], is_background: bool
+) -> None:
+    level = level_of(training={"ignore_thresh": 0.99})
+    raw = torch.zeros(1, level.num_channels, 4, 4)  # boxes of 10 x 14 about the cells: 7 to 17 in the second column
+    boxes = torch.tensor([[0.0, 0, 9, 32], second])
+    crowds = Targets(boxes, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([True, True]), 1)
+    objectness = -gradient_of(loss_of(level), raw, crowds).reshape(3, 7, 4, 4)[0, 4]
+    assert objectness[1, 1].item() == (-0.5 if is_background else 0.0)
+
+
+@pytest.mark.parametrize("compared", [1, 40, 10**9])
+def test_deltas_are_independent_of_the_pairs_compared_at_once(compared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = level_of(training={"ignore_thresh": 0.3, "truth_thresh": 0.6})
+    raw = torch.randn(2, level.num_channels, 6, 6, generator=torch.Generator().manual_seed(2))
+    wanted = gradient_of(loss_of(level), raw, TWO_OBJECTS)
+    monkeypatch.setattr(anchor_deltas, "_MAX_COMPARED", compared)
+    assert torch.equal(gradient_of(loss_of(level), raw, TWO_OBJECTS), wanted)
 
 
 @pytest.mark.parametrize("iou_loss", ["mse", "iou", "giou", "diou", "ciou"])

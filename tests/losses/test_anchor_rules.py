@@ -163,10 +163,8 @@ class Rules:
             if match > t.ignore_thresh:
                 d = max(d, on * (match - obj)) if t.objectness_smooth else 0.0
             x1, y1, x2, y2 = sides(box)
-            for cx1, cy1, cx2, cy2 in crowds:
-                inside = max(min(x2, cx2) - max(x1, cx1), 0) * max(min(y2, cy2) - max(y1, cy1), 0)
-                if inside > CROWD_SHARE * box[2] * box[3] and d < 0:
-                    d = 0.0
+            if union_inside((x1, y1, x2, y2), crowds) > CROWD_SHARE * box[2] * box[3] and d < 0:
+                d = 0.0
             self.delta[b, n, 4, j, i] = d
             if best > t.truth_thresh:
                 truth, label = truths[overlaps.index(best)]
@@ -230,6 +228,19 @@ def activated_by_hand(raw: Array, level: AnchorLevel) -> Array:
 Case = tuple[AnchorLevel, Array, list[list[tuple[Box, int]]], list[list[Box]]]
 
 
+def union_inside(box: Box, regions: list[Box]) -> float:
+    """Return the area of a box that lies under regions, a region under earlier ones counting once."""
+    if not regions:
+        return 0.0
+    (x1, y1, x2, y2), (cx1, cy1, cx2, cy2) = box, regions[0]
+    low_x, low_y, high_x, high_y = max(x1, cx1), max(y1, cy1), min(x2, cx2), min(y2, cy2)
+    if high_x <= low_x or high_y <= low_y:
+        return union_inside(box, regions[1:])
+    common: Box = (low_x, low_y, high_x, high_y)
+    area = (high_x - low_x) * (high_y - low_y)
+    return area + union_inside(box, regions[1:]) - union_inside(common, regions[1:])
+
+
 def random_case(seed: int, crowded: bool = False) -> Case:
     """Return a level with random settings, raw values and objects, several of them in one cell."""
     rng = np.random.default_rng(seed)
@@ -285,7 +296,7 @@ def random_case(seed: int, crowded: bool = False) -> Case:
         truths.append(objects)
     crowds: list[list[Box]] = [[], []]
     if crowded:
-        crowds = [[(0.0, 0.0, 0.6, 0.7)], [(0.3, 0.2, 1.0, 1.0), (0.0, 0.0, 0.2, 1.0)]]
+        crowds = [[(0.0, 0.0, 0.6, 0.7)], [(0.3, 0.2, 1.0, 1.0), (0.0, 0.0, 0.35, 1.0)]]
     return level, raw, truths, crowds
 
 

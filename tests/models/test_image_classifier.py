@@ -19,7 +19,7 @@ from detector.models.image_classifier import ImageClassifier
 from detector.models.plain_cnn import Plain
 from detector.models.se_resnet import ResidualBlock, SEResNet18
 from detector.models.yolo import Yolo
-from detector.workflows.train import load_matching
+from detector.workflows.starting_weights import load_matching
 
 SMALL: dict[str, dict[str, Any]] = {"plain": {"stride": 2}, "se_resnet18": {"stem": "small"}}
 

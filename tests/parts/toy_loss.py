@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config.registry import register
-from detector.losses.loss import Loss, LossConfig, LossParts
+from detector.losses.loss import Loss, LossConfig, LossParts, divisor_of
 from detector.models.contracts import DetectionModel
 from detector.structures.types import Targets
 
@@ -49,9 +49,9 @@ class NearestBoxLoss(Loss[tuple[Tensor, ...], Targets]):
             nearest = distances.argmin(dim=1)
             expected = torch.zeros_like(scores)
             expected[image, nearest, label] = 1.0
-            count = is_object.sum().float().clamp(min=1.0)
+            count = is_object.sum().float()
             parts = {
-                "box": self.config.box * distances.gather(1, nearest[:, None]).sum() / count,
-                "cls": F.binary_cross_entropy(scores, expected, reduction="sum") / count,
+                "box": self.config.box * distances.gather(1, nearest[:, None]).sum() / divisor_of(count),
+                "cls": F.binary_cross_entropy(scores, expected, reduction="sum") / divisor_of(count),
             }
             return LossParts(parts, count)

@@ -90,6 +90,94 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: M
     assert moved > 0.1
 
 
+# Batches of four images: many objects, none, one of less than a pixel, none; split among processes and micro-batches.
+# The processes are forked after the imports, which take most of the time. Batch norm is frozen, because its statistics
+# cover one micro-batch.
+PARTS_OF_A_STEP = """
+import os, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from detector.config import registry
+from detector.config.schema import config_to_plain
+from detector.structures.types import Batch, Targets
+from detector.tasks.detection_model import build_model, load_detection
+from detector.training.distributed import World
+from detector.training.run_folder import RunFolder
+from detector.training.trainer import Recipe, RunPlan, Trainer
+
+folder, *overrides = sys.argv[1:]
+torch.set_num_threads(1)
+
+def batch_of(step, images):
+    draw = torch.Generator().manual_seed(step)
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    corner = torch.rand(5, 2, generator=draw) * 16
+    corners = torch.cat([corner, corner + 4 + torch.rand(5, 2, generator=draw) * 12], dim=1)
+    objects = [corners, corners[:0], torch.tensor([[9.0, 9.0, 9.5, 9.5]]), corners[:0]]
+    boxes = torch.cat([objects[image] for image in images])
+    index = torch.cat([torch.full((len(objects[image]),), n) for n, image in enumerate(images)])
+    labels = torch.cat([torch.arange(len(objects[image])) % 3 for image in images])
+    crowd = torch.zeros(len(boxes), dtype=torch.bool)
+    return Batch(pixels[images], Targets(boxes, labels, index, crowd, len(images)), tuple(images))
+
+def train(name, world, accumulate):
+    size = 4 // (world.size * accumulate)
+    config = load_detection("mish-n", [*overrides, f"train.accumulate={accumulate}", f"loader.batch_size={size}"])
+    torch.manual_seed(3)
+    model = build_model(config, 3).double()  # with float32 weights, rounding alone exceeds the tolerance
+    norms = [n for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    config = load_detection("mish-n", [*overrides, f"train.accumulate={accumulate}", f"train.freeze={norms}"])
+    identity = {"config": config_to_plain(config), "class_names": list("abc"), "category_ids": [0, 1, 2]}
+    plan = RunPlan(config.train.num_steps(4, 4), 4, size, torch.device("cpu"), identity)
+    recipe = Recipe(config.train, config.optimizer, config.schedule)
+    run = RunFolder.create(Path(folder), f"{name}{world.rank}")
+    loss = registry.build(config.loss, model)
+    trainer = Trainer(model, loss, recipe, plan, run, evaluate=None, report=lambda event: None, world=world)
+    before = [p.detach().clone() for p in model.parameters()]
+    parts = [list(range(first, first + size)) for first in range(0, 4, size)][world.rank :: world.size]
+    trainer.run(batch_of(step, images) for step in range(plan.num_steps) for images in parts)
+    if world.is_main:
+        moved = max(float((p.detach() - b).abs().max()) for p, b in zip(model.parameters(), before))
+        torch.save({"state": model.state_dict(), "moved": moved}, f"{folder}/{name}.pt")
+
+runs = ("one_batch", 1, 1), ("four_parts", 1, 4), ("two_processes", 2, 1), ("four_processes", 4, 1)
+for name, size, accumulate in runs:
+    children = []
+    for rank in range(size):
+        children.append(os.fork())
+        if not children[-1]:
+            if size > 1:
+                dist.init_process_group("gloo", init_method=f"file://{folder}/{name}.store", rank=rank, world_size=size)
+            train(name, World(rank, size, rank), accumulate)
+            if size > 1:
+                dist.destroy_process_group()
+            sys.stdout.flush()
+            os._exit(0)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert not any(codes), (name, codes)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork processes")
+def test_processes_and_micro_batches_without_objects_equal_one_batch(tmp_path: Path) -> None:
+    small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "model.head.bins=4"]
+    common = ["input.size=32", "train.precision=fp32", "device=cpu", *ALIKE]
+    command = [sys.executable, "-c", PARTS_OF_A_STEP, str(tmp_path), *common, *small]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
+    wanted = found.pop("one_batch")
+    assert wanted["moved"] > 0.01
+    assert sorted(found) == ["four_parts", "four_processes", "two_processes"]
+    for name, given in found.items():
+        for tensor, value in wanted["state"].items():
+            if not value.is_floating_point():
+                continue  # each process counts its own images
+            message = partial("{} of {}: {}".format, tensor, name)
+            torch.testing.assert_close(given["state"][tensor], value, rtol=0, atol=1e-6, msg=message)
+
+
 def test_stopped_run_of_two_processes_resumes_to_the_same_bits(
     experiment: Make, tmp_path: Path, assert_same: Callable[..., None]
 ) -> None:

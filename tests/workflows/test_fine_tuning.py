@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from detector.config import registry
 from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import ConfigError, DarknetError
-from detector.models.checkpoint import ModelFile
+from detector.models.checkpoint import ModelFile, load_training_state, save_training_state
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
-from detector.workflows.train import load_matching, read_start, train
+from detector.tasks.task import load_experiment
+from detector.workflows.starting_weights import load_matching, read_start
+from detector.workflows.train import open_run, train
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 EXPERIMENTS = {
@@ -57,6 +61,19 @@ def rows_of(layout: ClassRows, tensor: Tensor, num_classes: int) -> tuple[Tensor
     return torch.stack(before) if before else torch.zeros(0), [torch.stack(rows) for rows in classes]
 
 
+def share_taken(model: DetectionModel, known: tuple[str, ...], names: tuple[str, ...]) -> float:
+    """Return the share of the parameters that are no rows of classes, or of known ones, with a loop over rows."""
+    layouts, taken, total = model.class_rows(), 0, 0
+    for name, parameter in model.named_parameters():
+        total += parameter.numel()
+        if name not in layouts:
+            taken += parameter.numel()
+            continue
+        before, classes = rows_of(layouts[name], parameter.detach(), len(names))
+        taken += before.numel() + sum(r.numel() for c, r in zip(names, classes, strict=True) if c in known)
+    return taken / total
+
+
 def test_other_classes_copy_the_rows_of_known_names_and_all_other_tensors(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -75,7 +92,10 @@ def test_other_classes_copy_the_rows_of_known_names_and_all_other_tensors(config
         assert torch.equal(ours[1][2], theirs[1][0])  # cat
         assert torch.equal(ours[1][1], random[1][1])  # emu is new
         assert torch.equal(ours[1][3], random[1][3])  # yak is new
-    assert str(taken) == "every tensor was taken; classes taken by name: dog, cat; new: emu, yak"
+    num = len(model.state_dict())
+    assert str(taken).startswith(f"{num} of {num} tensors were taken, ")
+    assert str(taken).endswith(" of the parameters; classes taken by name: dog, cat; new: emu, yak")
+    assert taken.share == pytest.approx(share_taken(model, ("dog", "cat"), NEW), rel=1e-12)
 
 
 def test_classes_in_another_order_keep_their_rows(config: DetectionConfig) -> None:
@@ -92,14 +112,22 @@ def test_same_classes_or_numbered_names_copy_every_tensor(config: DetectionConfi
     start, model = model_of(config, 3, seed=0), model_of(config, 3, seed=1)
     taken = load_matching(model, file_of(start, names), OLD)
     assert (taken.left, taken.known, taken.new) == ((), (), ())
-    assert str(taken) == "every tensor was taken"
+    num = len(model.state_dict())
+    assert str(taken) == f"{num} of {num} tensors were taken, 100 % of the parameters"
     assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_numbered_names_with_another_count_copy_only_rows_without_a_class(config: DetectionConfig) -> None:
     start, model = model_of(config, 3, seed=0), model_of(config, 4, seed=1)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert load_matching(model, file_of(start, ("0", "1", "2")), NEW).left == ()
+    taken = load_matching(model, file_of(start, ("0", "1", "2")), NEW)
+    assert (taken.left, taken.num_unnamed) == ((), 4)
+    assert taken.share == pytest.approx(share_taken(model, (), NEW), rel=1e-12)
+    assert "every tensor" not in str(taken)
+    assert "100 %" not in str(taken)
+    assert str(taken).endswith(
+        "; the rows of all 4 classes stay random, because one side has no class names and another number of classes"
+    )
     for name, layout in model.class_rows().items():
         ours, theirs = rows_of(layout, model.state_dict()[name], 4), rows_of(layout, start.state_dict()[name], 3)
         assert torch.equal(ours[0], theirs[0])
@@ -116,7 +144,9 @@ def test_tensors_of_another_shape_are_not_copied_and_are_named(config: Detection
     before = {n: model.state_dict()[n].clone() for n in (name, other)}
     taken = load_matching(model, replace(file, state=state), ("dog", "cat", "ant"))
     assert set(taken.left) == {name, other}
-    assert str(taken).startswith("2 tensors stay random: ")
+    num = len(model.state_dict())
+    assert f"{num - 2} of {num} tensors were taken, " in str(taken)
+    assert "; 2 tensors stay random: " in str(taken)
     assert all(torch.equal(model.state_dict()[n], tensor) for n, tensor in before.items())
 
 
@@ -124,6 +154,101 @@ def test_numbered_classes_count_as_unnamed() -> None:
     assert not is_named(("0", "1", "2"))
     assert is_named(("1", "2", "3"))
     assert is_named(("0", "one"))
+
+
+# ---- weights of which little fits
+
+
+def experiment_of(root: Path, project: Path, *overrides: str) -> DetectionConfig:
+    """Return a run of one step of mish-n on drawn images."""
+    split = f"{{annotations: {root}/annotations/train.json, images: {root}/images/train}}"
+    own = [
+        f"data={{name: coco, train: {split}}}",
+        f"train={{iterations: 1, evaluations: 0, precision: fp32, project: {project}}}",
+        "loader={workers: 0, batch_size: 2}",
+        "augment.albumentations=[]",
+        "device=cpu",
+        "model.width=0.125",
+        "input.size=64",
+    ]
+    return load_detection("mish-n", [*own, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("start", "is_partial", "expected"),
+    [
+        ("classifier of mish-n", False, "162 of 390 tensors were taken, 36.2 % of the parameters; 228 tensors"),
+        ("classifier of another backbone", False, None),
+        ("classifier of another backbone", True, "of 390 tensors were taken, "),
+        ("nothing", False, None),
+    ],
+)
+def test_weights_that_fit_less_than_a_tenth_are_refused_unless_allowed(
+    start: str, is_partial: bool, expected: str | None, tiny_shapes: Path, tmp_path: Path
+) -> None:
+    preset = "classify-se-resnet18" if "another" in start else "classify"
+    classify = load_experiment(preset, ["model.width=0.125"])
+    state = {} if start == "nothing" else registry.build(classify.model, 10, 3).state_dict()
+    file = ModelFile({}, tuple("abcdefghij"), tuple(range(10)), dict(state))
+    config = experiment_of(tiny_shapes, tmp_path / "runs", f"train.weights_partial={str(is_partial).lower()}")
+    told: list[object] = []
+    if expected is None:
+        with pytest.raises(ConfigError, match=r"at least 10 % of the parameters, got fewer: \d+ of 390 tensors"):
+            train(config, start=file, report=told.append)
+        assert not (tmp_path / "runs").exists()
+        return
+    train(config, start=file, report=told.append)
+    (started,) = (str(event) for event in told if "starting from given weights" in str(event))
+    assert expected in started
+    assert "classes taken by name" not in started  # a classifier has no rows of a detector
+
+
+# ---- the learning rate of fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"),
+    [
+        ("{name: muon, lr: 0.006}", 0.001),
+        ("{name: muon, lr: 0.0004}", 0.0004),
+        ("{name: muon, lr: 0.006, fine_tuning_lr: 0.002}", 0.002),
+        ("{name: muon, lr: 0.006, fine_tuning_lr: null}", 0.006),
+        ("{name: adamw, lr: 0.01}", 0.001),
+        ("{name: ranger, lr: 0.01}", 0.001),
+        ("{name: sgd, lr: 0.01}", 0.01),  # the size of its updates is that of the gradient
+    ],
+)
+def test_run_that_starts_from_weights_has_a_bounded_learning_rate(
+    optimizer: str, lr: float, tiny_shapes: Path, tmp_path: Path
+) -> None:
+    config = experiment_of(tiny_shapes, tmp_path / "runs", f"optimizer={optimizer}")
+    whole = train(replace(config, train=replace(config.train, run_name="scratch")))
+    scratch, _, _ = open_run(whole.folder.path)
+    assert scratch.optimizer.lr == config.optimizer.lr
+    tuned = replace(config, train=replace(config.train, weights=whole.folder.best))
+    told: list[object] = []
+    result = train(tuned, report=told.append)
+    notes = [str(event) for event in told if "fine-tuning: optimizer.lr" in str(event)]
+    assert len(notes) == (lr != config.optimizer.lr)
+    assert all(
+        f"is lowered to {lr:g} (optimizer.fine_tuning_lr) after a warm-up of up to 100 steps" in n for n in notes
+    )
+    resumed, _, _ = open_run(result.folder.path, tuned)  # the same command continues the run
+    assert resumed.optimizer.lr == lr
+
+
+def test_fine_tuning_run_that_began_before_the_bound_existed_is_continued(tiny_shapes: Path, tmp_path: Path) -> None:
+    config = experiment_of(tiny_shapes, tmp_path / "runs")
+    start = train(replace(config, train=replace(config.train, run_name="scratch"))).folder.best
+    free = experiment_of(tiny_shapes, tmp_path / "runs", f"train.weights={start}", "optimizer.fine_tuning_lr=null")
+    result = train(free)
+    last = result.folder.last
+    state = load_training_state(last)
+    saved: Any = state["config"]
+    assert saved["optimizer"].pop("fine_tuning_lr", None) is None  # the key was unknown
+    save_training_state(last, state)
+    asked = experiment_of(tiny_shapes, tmp_path / "runs", f"train.weights={start}")
+    assert open_run(result.folder.path, asked)[0].optimizer.lr == 0.006
 
 
 # ---- .weights as the start of training
@@ -152,6 +277,7 @@ def test_partial_darknet_weights_start_a_network_with_other_classes(tiny_shapes:
     train(load_detection(str(TINY), overrides), report=told.append)
     (started,) = (str(event) for event in told if "starting from given weights" in str(event))
     assert "tensors stay random: layers.6.conv.weight" in started
+    assert "18 of 41 tensors were taken, " in started
     with pytest.raises(ConfigError, match=r"train\.weights=.*tiny\.conv\.6: expected a model file, got Darknet's"):
         read_start(partial, load_detection("mish-n"))
     partial.write_bytes(whole.read_bytes()[: 20 + sizes + 4])

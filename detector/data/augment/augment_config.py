@@ -15,8 +15,8 @@ class AugmentConfig:
     """Settings of augmentation; a probability of 0 or a range of 0 switches a step off.
 
     The steps act in the order of the attributes, except that all geometry up to `perspective` is composed into one warp
-    of each source image. Boxes follow the pixels exactly, and a box is dropped only where less than a tenth of it is
-    left.
+    of each source image. Boxes follow the pixels exactly. An object is dropped only where the border of the canvas
+    leaves less than a tenth of it, or less than 2 pixels of a side; a crowd region stays while any of it is visible.
 
     Attributes:
         mosaic: probability of joining four images around a point.

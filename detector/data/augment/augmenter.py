@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from detector.config import registry
 from detector.data.albumentations_chain import AlbumentationsChain
@@ -53,19 +54,28 @@ def _canvas_steps(config: AugmentConfig, canvas: Canvas) -> tuple[Augmentation, 
 class AugmentationRecipe:
     """Recipe of training images: it makes them on one canvas from the sources of a data set."""
 
-    def __init__(self, config: AugmentConfig, canvas: Canvas, num_sources: int) -> None:
+    def __init__(
+        self,
+        config: AugmentConfig,
+        canvas: Canvas,
+        num_sources: int,
+        factors: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         """Prepare the steps.
 
         Args:
             config: which steps act, and how much.
             canvas: the canvas of every image.
             num_sources: number of images in the data set, from which partners are drawn.
+            factors: float64 (N,), the repeat factor of each image, in proportion to which it is drawn as a partner;
+                None draws all images alike.
 
         Raises:
             ConfigError: a listed transform cannot be used.
         """
         self._config, self._canvas, self._canvas_hw = config, canvas, canvas.canvas_hw
         self._num_sources = num_sources
+        self._upper = None if factors is None else np.cumsum(factors)
         self._steps = _canvas_steps(config, canvas)
 
     def varied(self, index: int, read: Read, rng: np.random.Generator) -> Source:
@@ -110,7 +120,10 @@ class AugmentationRecipe:
         return random_hsv(own, self._config, rng), objects, letterbox
 
     def _partner(self, rng: np.random.Generator) -> int:
-        return int(rng.integers(self._num_sources))
+        if self._upper is None:
+            return int(rng.integers(self._num_sources))
+        place = int(np.searchsorted(self._upper, rng.random() * self._upper[-1], side="right"))
+        return min(place, self._num_sources - 1)  # the product may round up to the last bound
 
     def _warped(self, index: int, read: Read, rng: np.random.Generator) -> Source:
         """Return one image or a mosaic, each source warped once from its own pixels onto the canvas."""

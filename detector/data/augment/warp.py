@@ -21,9 +21,11 @@ from detector.structures.types import ImageObjects
 Matrix = npt.NDArray[np.float64]  # 3x3, on continuous coordinates (x, y, 1)
 Float64s = npt.NDArray[np.float64]
 
-# An object is kept if this share of its area and this many pixels of each side stay on the canvas.
+# An object that the border cuts is kept if this share of its area and this many pixels of each side stay visible. A
+# whole object is kept however small it is, because evaluation counts it too.
 MIN_VISIBLE_SHARE = 0.10
 MIN_SIDE_PX = 2.0
+_ROUNDING_PX = 1e-3  # by which a box that touches the border may exceed it
 
 
 def blank_canvas(canvas_hw: tuple[int, int], channels: int) -> Image:
@@ -205,7 +207,11 @@ def _project_corners(xyxy: npt.NDArray[np.float32] | Float64s, matrix: Matrix) -
 
 
 def transform_objects(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[int, int]) -> ImageObjects:
-    """Return objects after a matrix, as upright boxes of their visible parts; drop objects that are mostly outside."""
+    """Return objects after a matrix, as upright boxes of their visible parts.
+
+    Objects that are mostly outside are dropped, ignored regions only without a visible part: the rest of them would
+    count as background.
+    """
     if not _is_upright(matrix):
         return _transform_turned(objects, matrix, canvas_hw)
     scale, shift = matrix[[0, 1, 0, 1], [0, 1, 0, 1]], matrix[[0, 1, 0, 1], 2]
@@ -214,12 +220,16 @@ def transform_objects(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[in
     whole = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
     clipped = clip_xyxy(whole, canvas_hw)
     visible = area_xyxy(clipped) > MIN_VISIBLE_SHARE * area_xyxy(whole)
-    return _visible_objects(objects, clipped, visible)
+    return _visible_objects(objects, clipped, visible, (np.abs(clipped - whole) < _ROUNDING_PX).all(axis=1))
 
 
-def _visible_objects(objects: ImageObjects, clipped: Float64s, visible: npt.NDArray[np.bool_]) -> ImageObjects:
+def _visible_objects(
+    objects: ImageObjects, clipped: Float64s, visible: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]
+) -> ImageObjects:
+    """Return the objects to keep, from their visible parts, which of them are large enough and which are uncut."""
     sides = clipped[:, 2:] - clipped[:, :2]
-    keep = visible & (sides >= MIN_SIDE_PX).all(axis=1)
+    keep = whole | objects.ignore | (visible & (sides >= MIN_SIDE_PX).all(axis=1))
+    keep &= (sides > 0).all(axis=1)
     return ImageObjects(clipped.astype(np.float32), objects.labels, objects.ignore)[keep]
 
 
@@ -243,12 +253,12 @@ def _transform_turned(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[in
     for row in np.flatnonzero(~whole & ~outside).tolist():
         box = objects.xyxy[row].astype(np.float64)
         polygon = _cut(source_border, box)
-        visible[row] = _area(polygon) > MIN_VISIBLE_SHARE * area_xyxy(box)
+        visible[row] = _area(polygon) > (0 if objects.ignore[row] else MIN_VISIBLE_SHARE * area_xyxy(box))
         if visible[row]:
             points = _project(polygon, matrix)
             bounds[row] = *points.min(axis=0), *points.max(axis=0)
     bounds[~visible] = 0
-    return _visible_objects(objects, clip_xyxy(bounds, canvas_hw), visible)
+    return _visible_objects(objects, clip_xyxy(bounds, canvas_hw), visible, whole)
 
 
 def _cut(polygon: Float64s, box_xyxy: Float64s) -> Float64s:

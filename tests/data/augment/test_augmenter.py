@@ -55,7 +55,9 @@ def plain_warp(canvas: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8], matr
         canvas[top:bottom, left:right] = cv2.warpAffine(image, moved[:2], size_wh, region, 1, borderMode=transparent)
 
 
-def plain_boxes(boxes: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def plain_boxes(
+    boxes: npt.NDArray[np.float32], ignore: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Boxes after a zoom, a mirror and a shift, clipped, and NaN where they are to be dropped."""
     xs = boxes[:, [0, 2]] * matrix[0, 0] + matrix[0, 2]
     ys = boxes[:, [1, 3]] * matrix[1, 1] + matrix[1, 2]
@@ -64,6 +66,7 @@ def plain_boxes(boxes: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64])
     clipped = np.clip(whole, 0, limit)
     sides, sides_whole = clipped[:, 2:] - clipped[:, :2], whole[:, 2:] - whole[:, :2]
     kept = (sides.prod(axis=1) > 0.1 * sides_whole.prod(axis=1)) & (sides >= 2).all(axis=1)
+    kept |= (clipped == whole).all(axis=1) | (ignore & (sides > 0).all(axis=1))
     return np.where(kept[:, None], clipped, np.nan)
 
 
@@ -97,7 +100,7 @@ def plain_default(index: int, config: AugmentConfig, rng: np.random.Generator) -
         place = np.array([[fit, 0, left], [0, fit, top], [0, 0, 1]])
         spread = np.array([[mirror * zoom, 0, shift[0] * width], [0, zoom, shift[1] * height], [0, 0, 1]])
         plain_warp(canvas, image, spread @ place)
-        found = plain_boxes(objects.xyxy, spread @ place)
+        found = plain_boxes(objects.xyxy, objects.ignore, spread @ place)
         boxes += [box for box in found.tolist() if not math.isnan(box[0])]
         labels += [label for label, box in zip(objects.labels.tolist(), found, strict=True) if not np.isnan(box[0])]
     return plain_hsv(canvas, config, rng.uniform(-1, 1, 3)), np.array(boxes).reshape(-1, 4), labels

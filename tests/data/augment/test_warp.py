@@ -33,9 +33,9 @@ STILL = AugmentConfig(
 CANVAS_HW = (96, 128)
 
 
-def objects_of(boxes: Sequence[Sequence[float]]) -> ImageObjects:
+def objects_of(boxes: Sequence[Sequence[float]], ignore: bool = False) -> ImageObjects:
     num = len(boxes)
-    return ImageObjects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.arange(num) % 2 == 1)
+    return ImageObjects(np.array(boxes, np.float32).reshape(-1, 4), np.arange(num), np.full(num, ignore))
 
 
 def noise(image_hw: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -187,23 +187,40 @@ def test_boxes_are_clipped_to_the_canvas() -> None:
     assert found.xyxy.dtype == np.float32
 
 
+TURN = np.array([[0, -1, 96], [1, 0, 0], [0, 0, 1.0]])  # by a quarter of a circle; (x, y) goes to (96 - y, x)
+
+
 @pytest.mark.parametrize(
-    ("box", "is_kept"),
+    ("box", "object_is_kept", "crowd_is_kept"),
     [
-        ([-80, 10, 20, 60], True),  # a fifth is left
-        ([-91, 10, 9, 60], False),  # 9 % of the area is left
-        ([-89, 10, 11, 60], True),  # 11 %
-        ([10, 10, 11.9, 60], False),  # narrower than MIN_SIDE_PX
-        ([10, 10, 12, 60], True),
-        ([10, 10, 60, 11.9], False),
-        ([200, 10, 260, 60], False),  # wholly outside
+        ([-80, 10, 20, 60], True, True),  # a fifth is left
+        ([-91, 10, 9, 60], False, True),  # 9 % of the area is left
+        ([-89, 10, 11, 60], True, True),  # 11 %
+        ([-10, 10, 1.9, 60], False, True),  # cut to less than MIN_SIDE_PX
+        ([-10, 10, 2, 60], True, True),
+        ([10, -9, 60, 1.9], False, True),
+        ([-9, 10, 0.01, 60], False, True),
+        ([10, 10, 11.9, 60], True, True),  # narrower, but whole
+        ([10, 10, 60, 10.4], True, True),
+        ([0, 0, 0.5, 0.5], True, True),  # whole in a corner
+        ([200, 10, 260, 60], False, False),  # wholly outside
+        ([-50, 10, 0, 60], False, False),  # touches the border
     ],
 )
-def test_objects_mostly_outside_are_dropped_with_their_labels_and_flags(box: list[float], is_kept: bool) -> None:
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("matrix", [np.eye(3), TURN], ids=["upright", "turned"])
+def test_objects_cut_to_slivers_are_dropped_and_crowds_stay_while_visible(
+    box: list[float], object_is_kept: bool, crowd_is_kept: bool, ignore: bool, matrix: Matrix
+) -> None:
     assert (MIN_VISIBLE_SHARE, MIN_SIDE_PX) == (0.1, 2.0)
-    found = transform_objects(objects_of([[1, 1, 20, 20], box, [30, 30, 50, 50]]), np.eye(3), CANVAS_HW)
+    if matrix is TURN:
+        box = [box[1], 96 - box[2], box[3], 96 - box[0]]  # what TURN moves to the box
+    given = objects_of([[1, 1, 20, 20], box, [30, 30, 50, 50]])
+    given = replace(given, ignore=np.array([False, ignore, True]))
+    found = transform_objects(given, matrix, CANVAS_HW)
+    is_kept = crowd_is_kept if ignore else object_is_kept
     assert found.labels.tolist() == ([0, 1, 2] if is_kept else [0, 2])
-    assert found.ignore.tolist() == ([False, True, False] if is_kept else [False, False])
+    assert found.ignore.tolist() == ([False, ignore, True] if is_kept else [False, True])
     assert len(found.xyxy) == len(found.labels)
 
 
@@ -243,6 +260,11 @@ def test_a_turned_box_bounds_what_is_left_of_it_on_the_canvas(seed: int) -> None
             assert share > MIN_VISIBLE_SHARE - 0.01
         elif share > MIN_VISIBLE_SHARE + 0.01:  # then it must be a sliver
             assert np.ptp(cloud, axis=0).min() < MIN_SIDE_PX
+    crowds = transform_objects(objects_of(boxes.tolist(), ignore=True), matrix, CANVAS_HW)
+    for label, box in enumerate(boxes.tolist()):
+        cloud, share = cloud_on_canvas(box, matrix)
+        assert label in crowds.labels or share < 0.01
+        assert share > 0 or label not in crowds.labels or np.ptp(crowds.xyxy[crowds.labels == label]) < 2
 
 
 def test_a_corner_that_is_cut_off_no_longer_widens_a_turned_box() -> None:
