@@ -44,6 +44,7 @@ FLOORS = (
 FENCES = {
     "albumentations": ("data/albumentations_chain.py",),
     "pycocotools": ("data/coco", "evaluation/"),
+    "av": ("media/",),
     "cv2": ("structures/letterbox.py", "data/", "media/", "cli/show.py"),
     "pydantic": ("config/schema.py",),
     "yaml": ("config/nodes.py", "config/schema.py"),
