@@ -62,15 +62,16 @@ def open_file(path: Path, name: str) -> PyAvReader | None:
         container = av.open(path.open("rb"), "r")
     except _FAILURES:
         return None
-    return _opened(container, name)
+    return _opened(container, name, is_live=False)
 
 
-def open_address(address: str, name: str) -> PyAvReader | None:
+def open_address(address: str, name: str, is_live: bool) -> PyAvReader | None:
     """Open an address; return None if it does not answer with a video.
 
     Args:
         address: the address with its scheme.
         name: the address without password, for reports.
+        is_live: true if frames must not wait for later ones.
 
     Raises:
         MediaError: there is no decoder for the video.
@@ -79,16 +80,16 @@ def open_address(address: str, name: str) -> PyAvReader | None:
         container = av.open(address, "r", timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S))
     except _FAILURES:
         return None
-    return _opened(container, name)
+    return _opened(container, name, is_live)
 
 
-def _opened(container: InputContainer, name: str) -> PyAvReader | None:
+def _opened(container: InputContainer, name: str, is_live: bool) -> PyAvReader | None:
     stream = container.streams.best("video")
     if stream is None:
         container.close()
         return None
     try:
-        return PyAvReader(container, container.streams.video[_place(container, stream.index)], name)
+        return PyAvReader(container, container.streams.video[_place(container, stream.index)], name, is_live)
     except MediaError:
         container.close()
         raise
@@ -101,13 +102,14 @@ def _place(container: InputContainer, index: int) -> int:
 class PyAvReader(FrameReader):
     """Reader of a container that is open. Interlaced frames are deinterlaced, one frame for each."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, name: str) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, name: str, is_live: bool) -> None:
         """Read the header.
 
         Args:
             container: an open container.
             stream: its video stream.
             name: of the video, for reports.
+            is_live: true if frames must not wait for later ones.
 
         Raises:
             MediaError: there is no decoder for the codec.
@@ -115,7 +117,8 @@ class PyAvReader(FrameReader):
         if stream.codec_context is None:
             raise MediaError(f"{name} cannot be read: there is no decoder for its codec; convert the video")
         self.name, self._container, self._stream = name, container, stream
-        stream.codec_context.thread_type = "SLICE"  # threads over whole frames would hold back frames of live sources
+        # Threads over whole frames are faster, but hold back frames, for which live sources must not wait.
+        stream.codec_context.thread_type = "SLICE" if is_live else "AUTO"
         self._unit_s = float(stream.time_base or Fraction(1, 1))
         self._start_s = (stream.start_time or 0) * self._unit_s
         self._duration_s, self._num_partial = self._find_duration_s(), 0

@@ -166,7 +166,7 @@ def open_stream(source: VideoSource) -> FrameReader | None:
     if has_pyav():
         from detector.media import pyav_reader
 
-        return pyav_reader.open_address(address, source.name)
+        return pyav_reader.open_address(address, source.name, source.is_live)
     require_progressive(address, source.name)
     capture = open_capture(address)
     if not capture.isOpened():
