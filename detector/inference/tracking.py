@@ -282,7 +282,6 @@ class VideoTracks:
             if not frame.video.is_live:  # files come one after another: the last one is complete
                 self._trackers = {key: kept for key, kept in self._trackers.items() if kept[0].is_live}
             self._trackers[id(frame.video)] = frame.video, Tracker(self._config)
-        time_s = frame.index / frame.fps if frame.time_s is None else frame.time_s
-        track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, time_s)
+        track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, frame.moment_s)
         is_tracked = track_ids >= 0
         return replace(prediction, detections=prediction.detections[is_tracked], track_ids=track_ids[is_tracked])
