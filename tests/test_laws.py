@@ -51,7 +51,7 @@ FENCES = {
     "tqdm": ("cli/",),
     "argparse": ("cli/",),
     "PIL": ("media/truncation.py",),
-    "scipy": ("evaluation/effect_sizes.py", "inference/tracking.py"),
+    "scipy": ("evaluation/effect_sizes.py", "evaluation/track_scores.py", "inference/tracking.py"),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
