@@ -437,7 +437,7 @@ class PredictionRun:
             return result
         new = frame.video, TrackCounts(self._lines, self._zones)
         counts = self._counts.setdefault(id(frame.video), new)[1]
-        counts.add(prediction.detections, prediction.track_ids)
+        counts.add(prediction.detections, prediction.track_ids, frame.moment_s)
         counted = counts.so_far()
         picture = None if result.picture is None else _draw_counts(result.picture, counted)
         return Result(replace(prediction, counts=counted), picture)

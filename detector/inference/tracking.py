@@ -3,6 +3,11 @@
 Zhang et al. 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", algorithm 1: a Kalman filter
 predicts the position of each object; certain detections are assigned to objects first, then uncertain ones, which a
 detector would drop, to the remaining objects, so that a partly hidden object keeps its identity.
+
+Two stages follow, for what is left: pairs of different classes that overlap much, because a detector may change its mind
+about the class; and pairs of enlarged boxes, because small or fast objects do not overlap from frame to frame (Yang et
+al. 2023, "Hard to Track Objects with Irregular Motions and Similar Appearances? Make It Easier by Buffering the
+Matching Space").
 """
 
 from __future__ import annotations
@@ -44,6 +49,9 @@ class TrackConfig:
         match: overlap, 0..1, that the predicted box of a track and a certain detection must exceed to match.
         match_low: the same for an uncertain detection and tracks that were seen in the previous frame.
         match_new: the same for a certain detection and tracks that were seen once.
+        match_class: the same for a detection of another class; 1 to keep classes apart.
+        match_near: the same for boxes that are enlarged by `enlarge`, certain detections only.
+        enlarge: share of its width and height by which a box is enlarged on each side; 0 to leave this stage out.
         buffer_s: seconds for which a track that is not seen is kept: 30 frames at 30 frames per second.
         class_agnostic: whether a track may have detections of different classes.
     """
@@ -55,15 +63,21 @@ class TrackConfig:
     match: float = 0.2
     match_low: float = 0.5
     match_new: float = 0.3
+    match_class: float = 0.5
+    match_near: float = 0.1
+    enlarge: float = 0.5
     buffer_s: float = 1.0
     class_agnostic: bool = False
 
     def __post_init__(self) -> None:
-        shares = (self.match, self.match_low, self.match_new, *(self.class_high or ()))
+        matches = (self.match, self.match_low, self.match_new, self.match_class, self.match_near)
+        shares = (*matches, *(self.class_high or ()))
         if not (0 <= self.low <= self.high <= self.new <= 1 and all(0 <= share <= 1 for share in shares)):
             raise ValueError(f"TrackConfig: expected 0 <= low <= high <= new <= 1 and overlaps of 0..1, got {self}")
-        if not 0 <= self.buffer_s < math.inf:
-            raise ValueError(f"TrackConfig: expected buffer_s of at least 0 seconds, got {self.buffer_s}")
+        if not (0 <= self.buffer_s < math.inf and 0 <= self.enlarge < math.inf):
+            raise ValueError(
+                f"TrackConfig: expected buffer_s and enlarge of at least 0, got {self.buffer_s} and {self.enlarge}"
+            )
 
     @classmethod
     def of(cls, select: SelectConfig) -> TrackConfig:
@@ -108,6 +122,7 @@ class BoxFilters:
     def predict(self, seconds: float) -> None:
         """Advance the boxes by a time: F P F' + Q of a constant speed."""
         steps, sides = seconds * _FRAMES_PER_S, _sides(self.places)
+        self.speeds[:, 2:][self.places[:, 2:] + steps * self.speeds[:, 2:] < 0] = 0  # no side becomes negative
         place_noise, speed_noise = (_PLACE_STD * sides) ** 2, (_SPEED_STD * sides) ** 2
         place, both, speed = np.moveaxis(self.variances, 2, 0)
         self.places = self.places + steps * self.speeds
@@ -119,6 +134,22 @@ class BoxFilters:
             ],
             axis=2,
         )
+
+    def restart(self, rows: Integers, cxcywh: Float64s, seconds: float) -> None:
+        """Set the speeds of some rows, int64 (N,), by their places before a prediction of 0 speed and by what is seen.
+
+        Args:
+            rows: rows of boxes that were seen once.
+            cxcywh: the boxes that were seen now, float64 (N, 4), pixels.
+            seconds: the time between the two.
+        """
+        steps = max(seconds * _FRAMES_PER_S, 1e-3)
+        place_noise = (_PLACE_STD * _sides(cxcywh)) ** 2
+        self.speeds[rows, :2] = ((cxcywh - self.places[rows]) / steps)[:, :2]
+        # Both places carry the noise of a measurement (Bar-Shalom et al. 2001, "Estimation with Applications to Tracking
+        # and Navigation", section 5.5.3, initialisation from two points).
+        self.variances[rows] = np.stack([place_noise, place_noise / steps, 2 * place_noise / steps**2], axis=2)
+        self.places[rows] = cxcywh
 
     def update(self, rows: Integers, cxcywh: Float64s) -> None:
         """Correct the boxes of some rows, int64 (N,), by the boxes that were seen, float64 (N, 4), pixels."""
@@ -165,6 +196,32 @@ def _overlaps(tracks_xyxy: Float64s, xyxy: Float64s) -> Float64s:
     return overlaps
 
 
+def _enlarged(xyxy: Float64s, share: float) -> Float64s:
+    """Return boxes that are larger by a share of their width and height on each side."""
+    margins = share * (xyxy[:, 2:] - xyxy[:, :2])
+    return np.concatenate([xyxy[:, :2] - margins, xyxy[:, 2:] + margins], axis=1)
+
+
+class _Pairing:
+    """Pairs of tracks and detections, found in stages.
+
+    Attributes:
+        found: the detection of each track, int64 (T,), or -1.
+    """
+
+    def __init__(self, num_tracks: int, num_detections: int) -> None:
+        self.found = np.full(num_tracks, -1, np.int64)
+        self._is_free = np.ones(num_detections, np.bool_)
+
+    def add(self, overlaps: Float64s, tracks: Mask, detections: Mask, lowest: float) -> None:
+        """Pair the tracks and detections of two masks that are left, by overlaps (T, N) above the lowest."""
+        rows, columns = np.flatnonzero(tracks & (self.found < 0)), np.flatnonzero(detections & self._is_free)
+        if not (len(rows) and len(columns)):
+            return
+        row, column = assign(overlaps[np.ix_(rows, columns)], lowest)
+        self.found[rows[row]], self._is_free[columns[column]] = columns[column], False
+
+
 class Tracker:
     """Tracks of one video."""
 
@@ -172,11 +229,17 @@ class Tracker:
         self._config = config or TrackConfig()
         self._filters = BoxFilters()
         self._ids = np.zeros(0, np.int64)  # 0 until a track is seen a second time
-        self._labels = np.zeros(0, np.int64)
+        self._votes = np.zeros((0, 0))  # sum of the scores of each class
         self._seen_s = np.zeros(0)
         self._is_lost = np.zeros(0, np.bool_)  # not seen in the frame before
         self._last_s: float | None = None
+        self._step_s = math.inf  # time between the two frames before, unknown at first
         self._num_ids = 0
+
+    @property
+    def _labels(self) -> Integers:
+        """The class of each track, int64 (T,): the one with most votes, the lowest index of several."""
+        return self._votes.argmax(1) if self._votes.shape[1] else np.zeros(len(self._ids), np.int64)
 
     def update(self, detections: Detections, time_s: float) -> Integers:
         """Return the track of each detection of the next frame.
@@ -194,38 +257,72 @@ class Tracker:
         Raises:
             ValueError: the time is not finite, or `class_high` does not have one score for each class.
         """
+        return self.follow(detections, time_s)[0]
+
+    def follow(self, detections: Detections, time_s: float) -> tuple[Integers, Integers]:
+        """Return the track of each detection of the next frame as `update` does, and the class of each track.
+
+        Returns:
+            Ids, int64 (N,), and class indices, int64 (N,): the class with the largest sum of scores so far, or the
+            detection's own without a track.
+        """
         if not math.isfinite(time_s):
             raise ValueError(f"Tracker: expected a finite time_s, got {time_s}")
         is_first = self._last_s is None
-        before_s = time_s if self._last_s is None else self._last_s
-        now_s = self._last_s = max(time_s, before_s)
-        self._keep(~self._is_lost | (now_s - self._seen_s <= self._config.buffer_s))
-        self._filters.speeds[self._is_lost, 2:] = 0  # the size of a lost track is unknown: it stays as it was
-        self._filters.predict(now_s - before_s)
-
         xyxy = detections.source_xyxy.double().cpu().numpy()
-        labels = detections.labels.cpu().numpy()
+        labels, scores = detections.labels.cpu().numpy(), detections.scores.double().cpu().numpy()
+        step_s = self._advance(time_s, len(detections.class_names))
         certain, uncertain, beginning = self._sorted(detections)
-        found = self._associate(xyxy, labels, certain, uncertain)
+        found, is_near = self._associate(xyxy, labels, certain, uncertain)
         rows = np.flatnonzero(found >= 0)
-        self._filters.update(rows, xyxy_to_cxcywh(xyxy[found[rows]]))
-        self._labels[rows], self._seen_s[rows] = labels[found[rows]], now_s
+        self._correct(rows, xyxy_to_cxcywh(xyxy[found[rows]]), is_near[rows], step_s)
+        self._votes[rows, labels[found[rows]]] += scores[found[rows]]
+        self._seen_s[rows] = self._last_s
         self._name(rows[self._ids[rows] == 0])
-        track_ids = np.full(len(xyxy), -1, np.int64)
-        track_ids[found[rows]] = self._ids[rows]
+        track_ids, classes = np.full(len(xyxy), -1, np.int64), labels.copy()
+        track_ids[found[rows]], classes[found[rows]] = self._ids[rows], self._labels[rows]
 
         self._is_lost = found < 0
         self._keep(~self._is_lost | (self._ids > 0))  # a track that was seen only once is dropped
         begins = np.flatnonzero(beginning & (track_ids < 0))
-        self._filters.add(xyxy_to_cxcywh(xyxy[begins]))
-        self._ids = np.append(self._ids, np.zeros(len(begins), np.int64))
-        self._labels = np.append(self._labels, labels[begins])
-        self._seen_s = np.append(self._seen_s, np.full(len(begins), now_s))
-        self._is_lost = np.append(self._is_lost, np.zeros(len(begins), np.bool_))
+        self._begin(xyxy[begins], labels[begins], scores[begins])
         if is_first:
             self._name(np.arange(len(begins)))
             track_ids[begins] = self._ids
-        return track_ids
+        return track_ids, classes
+
+    def _advance(self, time_s: float, num_classes: int) -> float:
+        """Predict the tracks up to a time and drop those that were lost for too long; return the time that passed."""
+        before_s = time_s if self._last_s is None else self._last_s
+        now_s = self._last_s = max(time_s, before_s)
+        step_s = now_s - before_s
+        # Frames may be further apart than the buffer, but not further than usual. Half a frame more, because times are
+        # rounded.
+        usual_s = self._step_s if math.isfinite(self._step_s) else step_s
+        self._keep(now_s - self._seen_s <= max(self._config.buffer_s, usual_s) + usual_s / 2)
+        if step_s > 0:
+            self._step_s = step_s
+        if not self._votes.shape[1]:
+            self._votes = np.zeros((len(self._ids), num_classes))
+        self._filters.speeds[self._is_lost, 2:] = 0  # the size of a lost track is unknown: it stays as it was
+        self._filters.predict(step_s)
+        return step_s
+
+    def _correct(self, rows: Integers, cxcywh: Float64s, is_near: Mask, step_s: float) -> None:
+        """Correct tracks by the boxes that were seen; a new one that moved beyond its box gets its speed from it."""
+        is_new = is_near & (self._ids[rows] == 0)
+        self._filters.restart(rows[is_new], cxcywh[is_new], step_s)
+        self._filters.update(rows[~is_new], cxcywh[~is_new])
+
+    def _begin(self, xyxy: Float64s, labels: Integers, scores: Float64s) -> None:
+        num = len(xyxy)
+        self._filters.add(xyxy_to_cxcywh(xyxy))
+        self._ids = np.append(self._ids, np.zeros(num, np.int64))
+        votes = np.zeros((num, self._votes.shape[1]))
+        votes[np.arange(num), labels] = scores
+        self._votes = np.concatenate([self._votes, votes])
+        self._seen_s = np.append(self._seen_s, np.full(num, self._last_s))
+        self._is_lost = np.append(self._is_lost, np.zeros(num, np.bool_))
 
     def _sorted(self, detections: Detections) -> tuple[Mask, Mask, Mask]:
         """Return masks of certain detections, of uncertain ones and of those that may begin a track: bool (N,) each."""
@@ -241,23 +338,25 @@ class Tracker:
         certain = scores >= np.array(config.class_high, np.float32)[detections.labels.cpu().numpy()]
         return certain, ~certain & (scores >= config.low), certain
 
-    def _associate(self, xyxy: Float64s, labels: Integers, certain: Mask, uncertain: Mask) -> Integers:
-        """Return the index of the detection of each track, int64 (T,), or -1."""
-        tracks_xyxy = cxcywh_to_xyxy(self._filters.places)
+    def _associate(self, xyxy: Float64s, labels: Integers, certain: Mask, uncertain: Mask) -> tuple[Integers, Mask]:
+        """Return the detection of each track, int64 (T,) or -1, and a mask of those that only enlarged boxes found."""
+        config, tracks_xyxy = self._config, cxcywh_to_xyxy(self._filters.places)
         overlaps = _overlaps(tracks_xyxy, xyxy)
-        if not self._config.class_agnostic:
-            overlaps[self._labels[:, None] != labels] = 0
-        found, is_free = np.full(len(self._ids), -1, np.int64), np.ones(len(xyxy), np.bool_)
-        has_id = self._ids > 0
-        for tracks, candidates, lowest in (
-            (has_id, certain, self._config.match),
-            (has_id & ~self._is_lost, uncertain, self._config.match_low),
-            (~has_id, certain, self._config.match_new),
-        ):
-            rows, columns = np.flatnonzero(tracks & (found < 0)), np.flatnonzero(candidates & is_free)
-            row, column = assign(overlaps[np.ix_(rows, columns)], lowest)
-            found[rows[row]], is_free[columns[column]] = columns[column], False
-        return found
+        is_same = np.ones(overlaps.shape, np.bool_) if config.class_agnostic else self._labels[:, None] == labels
+        same, has_id, is_recent = overlaps * is_same, self._ids > 0, ~self._is_lost
+        pairing = _Pairing(len(self._ids), len(xyxy))
+        pairing.add(same, has_id, certain, config.match)
+        pairing.add(same, has_id & is_recent, uncertain, config.match_low)
+        pairing.add(same, ~has_id, certain, config.match_new)
+        if not config.class_agnostic:
+            pairing.add(overlaps, np.ones(len(self._ids), np.bool_), certain, config.match_class)
+            pairing.add(overlaps, is_recent, uncertain, config.match_class)
+        is_left = pairing.found < 0
+        if config.enlarge:
+            near = _overlaps(_enlarged(tracks_xyxy, config.enlarge), _enlarged(xyxy, config.enlarge)) * is_same
+            pairing.add(near, has_id, certain, config.match_near)
+            pairing.add(near, ~has_id, certain, config.match_near)
+        return pairing.found, is_left & (pairing.found >= 0)
 
     def _name(self, rows: Integers) -> None:
         self._ids[rows] = np.arange(len(rows)) + self._num_ids + 1
@@ -265,7 +364,7 @@ class Tracker:
 
     def _keep(self, rows: Mask) -> None:
         self._filters.keep(rows)
-        self._ids, self._labels = self._ids[rows], self._labels[rows]
+        self._ids, self._votes = self._ids[rows], self._votes[rows]
         self._seen_s, self._is_lost = self._seen_s[rows], self._is_lost[rows]
 
 
@@ -291,7 +390,6 @@ class VideoTracks:
             if not frame.video.is_live:  # files come one after another: the last one is complete
                 self._trackers = {key: kept for key, kept in self._trackers.items() if kept[0].is_live}
             self._trackers[id(frame.video)] = frame.video, Tracker(self._config)
-        time_s = frame.index / frame.fps if frame.time_s is None else frame.time_s
-        track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, time_s)
+        track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, frame.moment_s)
         is_tracked = track_ids >= 0
         return replace(prediction, detections=prediction.detections[is_tracked], track_ids=track_ids[is_tracked])

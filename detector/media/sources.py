@@ -75,6 +75,11 @@ class FrameOrigin:
     fps: float
     num_frames: int | None = None
 
+    @property
+    def moment_s(self) -> float:
+        """Its time in seconds, or the one that follows from its number."""
+        return self.index / self.fps if self.time_s is None else self.time_s
+
 
 @dataclass(frozen=True)
 class ImageSource:

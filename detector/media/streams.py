@@ -17,10 +17,12 @@ from typing import BinaryIO
 import cv2
 
 from detector.errors import MediaError, StreamError
+from detector.media.frame_reader import DEFAULT_FPS, FrameReader
 from detector.media.headers import PNG_SIGNATURE
 from detector.media.images import quiet_opencv
+from detector.media.opencv_reader import OpenCvReader
 from detector.media.sources import FrameOrigin, ImageSource, Source, VideoSource
-from detector.media.video import DEFAULT_FPS, frame_of, header_of, open_capture, video_frames
+from detector.media.video import frame_of, open_stream, video_frames
 
 _JPEG_START = b"\xff\xd8"
 _MAX_ENCODED_BYTES = 2**29  # of one image on stdin
@@ -69,22 +71,19 @@ def live_frames(
     warnings: tuple[str, ...] = ()
     while True:
         lost_s = time.monotonic()
-        capture = _opened(source)
+        reader = _opened(source)
         try:
-            header = header_of(capture, source.name) if capture.isOpened() else None
-            while header is not None:
-                is_there, bgr = capture.read()
-                if not is_there:
-                    break
+            while reader is not None and reader.grab() and (image := reader.retrieve()) is not None:
                 now_s = time.monotonic()
                 first_s = first_s if index else now_s
                 if attempts:
                     warnings = (*warnings, f"{source.name}: connection lost, reconnected after {attempts} attempts")
-                frame = frame_of(source, bgr, channels, index, now_s - first_s, header)
+                frame = frame_of(source, image, channels, index, now_s - first_s, reader.header)
                 yield replace(frame, warnings=warnings)
                 index, attempts, warnings, lost_s = index + 1, 0, (), time.monotonic()
         finally:
-            capture.release()
+            if reader is not None:
+                reader.close()
         if attempts == config.max_reconnect:
             what = f"was lost after {index} frames" if index else "cannot be reached"
             raise StreamError(
@@ -97,11 +96,14 @@ def live_frames(
             return
 
 
-def _opened(source: VideoSource) -> cv2.VideoCapture:
+def _opened(source: VideoSource) -> FrameReader | None:
     if source.url is not None:
-        return open_capture(source.url)
+        return open_stream(source)
     with quiet_opencv():
-        return cv2.VideoCapture(source.camera if source.camera is not None else 0, cv2.CAP_ANY)
+        capture = cv2.VideoCapture(source.camera if source.camera is not None else 0, cv2.CAP_ANY)
+    if capture.isOpened():
+        return OpenCvReader(capture, source.name, max_failures=1)
+    return None
 
 
 def stdin_frames(

@@ -1,57 +1,35 @@
 """Video files: frames with their true times, and warnings for files that do not hold what their headers promise.
 
-OpenCV's reader ends silently where a file is truncated, stops at a frame that it cannot decode even if the next ones
-are intact, and trusts every header. Here, reading continues after a damaged frame, frames are counted and compared with
-the header, and times come from the time stamps of the file. No frame is ever invented.
+PyAV reads where it is installed, else OpenCV. Reading continues after a damaged frame, frames are counted and compared
+with the header, and times come from the time stamps of the file. No frame is ever invented.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
-import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from detector.errors import MediaError
-from detector.media.images import quiet_opencv
+from detector.media.frame_reader import MAX_FAILURES, FrameReader, VideoHeader
+from detector.media.movie_duration import boxes
+from detector.media.opencv_reader import OpenCvReader, open_capture, require_progressive
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
+from detector.structures.letterbox import Image
 
-if TYPE_CHECKING:
-    from cv2.typing import MatLike
-
-# FFmpeg inside OpenCV writes to stderr; its problems are reported here instead. A setting of the user has priority.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
-
-DEFAULT_FPS = 30.0  # of the output if the source has no valid rate
-_MIN_FPS, _MAX_FPS = 0.1, 500.0  # slow-motion cameras reach 480; 1000 or 90000 are units of time stamps
-_MAX_NUM_FRAMES = 10**9  # a year at 30 per second; larger counts come from overflow
-_MAX_FAILURES = 1000  # undecodable frames in a row after which the rest of a file is given up
 _UNEVEN_SHARE = 0.1  # deviation of the time between frames from which on the rate counts as variable
 _TIME_STEP_S = 0.0011  # MKV and WebM store whole milliseconds
-_OPEN_TIMEOUT_MS = _READ_TIMEOUT_MS = 10_000  # for network sources
 
 
-@dataclass(frozen=True)
-class VideoHeader:
-    """Header of a video.
-
-    Attributes:
-        fps: frames per second; `DEFAULT_FPS` if the video has no plausible rate.
-        num_frames: number of frames according to the header, or None if it has no plausible number.
-        image_hw: height and width of the frames, turned upright.
-        warnings: oddities of the header, a sentence each.
-    """
-
-    fps: float
-    num_frames: int | None
-    image_hw: tuple[int, int]
-    warnings: tuple[str, ...] = ()
+def has_pyav() -> bool:
+    """Return True if PyAV is installed, which is preferred to OpenCV for reading videos."""
+    return importlib.util.find_spec("av") is not None
 
 
 @contextmanager
@@ -65,41 +43,17 @@ def opencv_threads(num_threads: int) -> Iterator[None]:
         cv2.setNumThreads(previous)
 
 
-def open_capture(address: str) -> cv2.VideoCapture:
-    """Open an absolute path or an address with its scheme with OpenCV; check `isOpened` of the result."""
-    with quiet_opencv():
-        return cv2.VideoCapture(
-            address,
-            cv2.CAP_FFMPEG,  # other back ends read a path with % as a numbered list of images
-            [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS],
-        )
-
-
-def header_of(capture: cv2.VideoCapture, name: str) -> VideoHeader:
-    """Return the header of an open capture."""
-    fps, num_frames = float(capture.get(cv2.CAP_PROP_FPS)), float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    height, width = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
-    warnings: tuple[str, ...] = ()
-    if not _MIN_FPS <= fps <= _MAX_FPS:  # also true for NaN
-        warnings = (
-            f"{name} claims {fps:g} frames per second: output plays at {DEFAULT_FPS:g}, records keep the times",
-        )
-        fps = DEFAULT_FPS
-    is_count = 0 < num_frames < _MAX_NUM_FRAMES
-    return VideoHeader(fps, int(num_frames) if is_count else None, (height, width), warnings)
-
-
 def read_header(path: Path) -> VideoHeader:
     """Read the header of a video file.
 
     Raises:
         MediaError: the file cannot be read as a video.
     """
-    capture = _opened_file(path)
+    reader = _opened_file(path)
     try:
-        return header_of(capture, str(path))
+        return reader.header
     finally:
-        capture.release()
+        reader.close()
 
 
 def video_frames(source: VideoSource, channels: int = 3, stride: int = 1) -> Generator[ImageSource, None, None]:
@@ -116,120 +70,118 @@ def video_frames(source: VideoSource, channels: int = 3, stride: int = 1) -> Gen
     Raises:
         MediaError: the file cannot be read as a video, or has no readable frame.
     """
-    capture = _opened_address(source) if source.path is None else _opened_file(source.path)
-    try:
-        yield from _Frames(capture, source, channels, stride).read()
-    finally:
-        capture.release()
-
-
-class _Frames:
-    """Reader of one pass over a video."""
-
-    def __init__(self, capture: cv2.VideoCapture, source: VideoSource, channels: int, stride: int) -> None:
-        self._capture, self._source, self._channels, self._stride = capture, source, channels, stride
-        self._header = header_of(capture, source.name)
-        self._num_read = self._num_damaged = 0
-        self._last_s = -math.inf
-        self._is_uneven = self._is_behind_gap = False
-
-    def read(self) -> Iterator[ImageSource]:
-        held: ImageSource | None = None  # the last frame read, which gets the warnings at the end
-        warnings = list(self._header.warnings)
-        while self._grab():
-            time_s = self._time_s()
-            warnings += self._unevenness(time_s)
-            self._last_s, index = time_s, self._num_read
-            self._num_read += 1
-            if index % self._stride:
-                continue
-            is_decoded, bgr = self._capture.retrieve()
-            if not is_decoded:
-                self._num_read -= 1
-                self._num_damaged += 1
-                continue
-            if held is not None:
-                yield replace(held, warnings=tuple(warnings))
-                warnings = []
-            held = frame_of(self._source, bgr, self._channels, index, time_s, self._header)
-        if held is None:
-            raise MediaError(f"{self._source.name} has no frame that can be read; check that the video plays")
-        yield replace(held, warnings=(*warnings, *self._losses()))
-
-    def _grab(self) -> bool:
-        """Move to the next frame that can be decoded; return False at the end."""
-        promised = self._header.num_frames
-        tries = _MAX_FAILURES if promised is None else min(_MAX_FAILURES, promised - self._num_read)
-        for failures in range(max(tries, 1)):
-            if self._capture.grab():
-                self._num_damaged += failures
-                self._is_behind_gap = failures > 0
-                return True
-        return False
-
-    def _time_s(self) -> float:
-        time_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-        if math.isfinite(time_s) and time_s > self._last_s and time_s >= 0:
-            return time_s
-        return max(self._last_s, 0.0) + 1 / self._header.fps if self._num_read else 0.0  # it has no valid time stamp
-
-    def _unevenness(self, time_s: float) -> list[str]:
-        mean_s = 1 / self._header.fps
-        step_s = time_s - self._last_s
-        is_uneven = abs(step_s - mean_s) > max(_UNEVEN_SHARE * mean_s, _TIME_STEP_S)
-        if self._is_uneven or not is_uneven or not self._num_read or self._is_behind_gap or self._header.warnings:
-            return []
-        self._is_uneven = True
-        return [
-            f"{self._source.name} has a variable frame rate ({step_s * 1000:.0f} ms before frame {self._num_read}, "
-            f"{mean_s * 1000:.0f} ms on average): output plays at {self._header.fps:.4g} frames per second, "
-            "records keep the true times"
-        ]
-
-    def _losses(self) -> list[str]:
-        promised, name = self._header.num_frames, self._source.name
-        if promised is None:
-            damaged = f"{name}: {self._num_damaged} damaged frames between others were skipped"
-            return [damaged] if self._num_damaged else []
-        # The header may promise duration times mean rate; a variable rate that reaches the end then has lost no frame.
-        is_at_end = self._is_uneven and self._last_s + 1.5 / self._header.fps >= promised / self._header.fps
-        if self._num_read >= promised or (is_at_end and not self._num_damaged):
-            return []
-        return [
-            f"{name}: {self._num_read} of the {promised} frames that its header promises could be read, "
-            "the others are missing or damaged"
-        ]
-
-
-def frame_of(
-    source: VideoSource, bgr: MatLike, channels: int, index: int, time_s: float | None, header: VideoHeader
-) -> ImageSource:
-    """Convert a frame to an image.
-
-    Raises:
-        MediaError: `channels` is neither 1 nor 3.
-    """
     if channels not in (1, 3):
         raise MediaError(
             f"{source.name}: expected a model of 1 or 3 channels for a video, got {channels}; use images instead"
         )
-    is_grey = bgr.ndim == 2  # infrared cameras
+    reader = _opened_address(source) if source.path is None else _opened_file(source.path)
+    try:
+        yield from _Frames(reader, source, channels, stride).read()
+    finally:
+        reader.close()
+
+
+class _Frames:
+    """One pass over a video."""
+
+    def __init__(self, reader: FrameReader, source: VideoSource, channels: int, stride: int) -> None:
+        self._reader, self._source, self._channels, self._stride = reader, source, channels, stride
+        self._header = reader.header
+        self._last_s = -math.inf
+        self._is_uneven = False
+
+    def read(self) -> Iterator[ImageSource]:
+        held: ImageSource | None = None  # the last frame read, which gets the warnings at the end
+        warnings = list(self._header.warnings)
+        while self._reader.grab():
+            index = self._reader.num_read - 1
+            time_s = self._time_s(index)
+            warnings += self._unevenness(time_s, index)
+            self._last_s = time_s
+            if index % self._stride:
+                continue
+            image = self._reader.retrieve()
+            if image is None:
+                continue
+            if held is not None:
+                yield replace(held, warnings=tuple(warnings))
+                warnings = []
+            held = frame_of(self._source, image, self._channels, index, time_s, self._header)
+        if held is None:
+            raise MediaError(f"{self._source.name} has no frame that can be read; {self._reader.no_frame_reason()}")
+        yield replace(held, warnings=(*warnings, *self._reader.losses(self._last_s, self._is_uneven)))
+
+    def _time_s(self, index: int) -> float:
+        time_s = self._reader.time_s()
+        if time_s is not None and time_s > self._last_s and time_s >= 0:
+            return time_s
+        return max(self._last_s, 0.0) + 1 / self._header.fps if index else 0.0  # it has no valid time stamp
+
+    def _unevenness(self, time_s: float, index: int) -> list[str]:
+        mean_s = 1 / self._header.fps
+        step_s = time_s - self._last_s
+        is_uneven = abs(step_s - mean_s) > max(_UNEVEN_SHARE * mean_s, _TIME_STEP_S)
+        if self._is_uneven or not is_uneven or not index or self._reader.is_behind_gap or self._header.warnings:
+            return []
+        self._is_uneven = True
+        return [
+            f"{self._source.name} has a variable frame rate ({step_s * 1000:.0f} ms before frame {index}, "
+            f"{mean_s * 1000:.0f} ms on average): output plays at {self._header.fps:.4g} frames per second, "
+            "records keep the true times"
+        ]
+
+
+def frame_of(
+    source: VideoSource, image: Image, channels: int, index: int, time_s: float | None, header: VideoHeader
+) -> ImageSource:
+    """Return a frame as an image source.
+
+    Args:
+        source: the video or stream.
+        image: the frame, uint8 (H, W, 3) in RGB or (H, W, 1).
+        channels: 3 for RGB or 1 for grey.
+        index: number of the frame.
+        time_s: its time in seconds, or None.
+        header: of the video.
+    """
+    is_grey = image.shape[2] == 1
     if channels == 3:
-        pixels = cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB if is_grey else cv2.COLOR_BGR2RGB)
+        pixels = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if is_grey else image
     else:
-        pixels = (bgr if is_grey else cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[..., None]
+        pixels = image if is_grey else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     origin = FrameOrigin(source, index, time_s, header.fps, header.num_frames)
     return ImageSource(source.name, source.path, pixels=np.ascontiguousarray(pixels, np.uint8), frame=origin)
 
 
-def _opened_address(source: VideoSource) -> cv2.VideoCapture:
-    capture = open_capture(source.url or "")
+def open_stream(source: VideoSource) -> FrameReader | None:
+    """Open an address; return None if it does not answer with a video.
+
+    Args:
+        source: a source with an address.
+
+    Raises:
+        MediaError: the video is interlaced, and only OpenCV is there; or there is no decoder for it.
+    """
+    address = source.url or ""
+    if has_pyav():
+        from detector.media import pyav_reader
+
+        return pyav_reader.open_address(address, source.name, source.is_live)
+    require_progressive(address, source.name)
+    capture = open_capture(address)
     if not capture.isOpened():
+        return None
+    return OpenCvReader(capture, source.name, max_failures=1 if source.is_live else MAX_FAILURES)
+
+
+def _opened_address(source: VideoSource) -> FrameReader:
+    reader = open_stream(source)
+    if reader is None:
         raise MediaError(f"{source.name} cannot be read: the address does not answer with a video; check it")
-    return capture
+    return reader
 
 
-def _opened_file(path: Path) -> cv2.VideoCapture:
+def _opened_file(path: Path) -> FrameReader:
     try:
         if path.is_dir():
             raise MediaError(f"{path} cannot be read: it is a folder, not a video; name a file")
@@ -243,11 +195,22 @@ def _opened_file(path: Path) -> cv2.VideoCapture:
         raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except (OSError, ValueError) as error:
         raise MediaError(f"{str(path)!r} cannot be read: {error}; check the path and the disk") from error
-    # FFmpeg cannot read an absolute path as one of its protocols, such as `concat:a|b` or `http:`.
-    capture = open_capture(str(path.resolve())) if head else None
-    if capture is None or not capture.isOpened():
+    reader = _reader_of_file(path) if head else None
+    if reader is None:
         raise MediaError(f"{path} cannot be read as a video: it is {_fault(path, head)}; replace or remove it")
-    return capture
+    return reader
+
+
+def _reader_of_file(path: Path) -> FrameReader | None:
+    # FFmpeg cannot read an absolute path as one of its protocols, such as `concat:a|b` or `http:`.
+    whole = path.resolve()
+    if has_pyav():
+        from detector.media import pyav_reader
+
+        return pyav_reader.open_file(whole, str(path))
+    require_progressive(str(whole), str(path))
+    capture = open_capture(str(whole))
+    return OpenCvReader(capture, str(path), path) if capture.isOpened() else None
 
 
 def _fault(path: Path, head: bytes) -> str:
@@ -261,14 +224,6 @@ def _fault(path: Path, head: bytes) -> str:
 
 
 def _has_index(path: Path) -> bool:
-    """Return True if an MP4 has a box `moov` at its top level (ISO/IEC 14496-12, 4.2)."""
+    """Return True if an MP4 has a box `moov` at its top level."""
     with path.open("rb") as file:
-        while len(start := file.read(8)) == 8:
-            size, kind = int.from_bytes(start[:4], "big"), start[4:]
-            if kind == b"moov":
-                return True
-            size = int.from_bytes(file.read(8), "big") - 8 if size == 1 else size
-            if size < 8:
-                return False
-            file.seek(size - 8, 1)
-    return False
+        return any(kind == b"moov" for kind, _, _ in boxes(file, 0, None))

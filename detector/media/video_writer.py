@@ -12,7 +12,7 @@ import numpy as np
 
 from detector.errors import ConfigError, MediaError
 from detector.media.images import quiet_opencv
-from detector.media.video import open_capture
+from detector.media.opencv_reader import open_capture
 from detector.structures.letterbox import Image, Letterbox
 
 # Codecs that OpenCV's wheels may have, each with the suffix of its container.

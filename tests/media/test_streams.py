@@ -16,6 +16,7 @@ from PIL import Image
 
 from detector.errors import ConfigError, MediaError, StreamError
 from detector.media import streams
+from detector.media.opencv_reader import OpenCvReader
 from detector.media.sources import ImageSource, VideoSource, find_sources
 from detector.media.streams import ReconnectConfig, frames_of, live_frames, stdin_frames
 
@@ -124,22 +125,22 @@ def test_closed_stdin_is_an_error_record(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Capture:
-    """Camera that gives a number of frames and then none; with -1 it cannot be opened."""
+    """Camera that gives a number of frames and then none."""
 
     released = 0
 
     def __init__(self, num_frames: int) -> None:
-        self.num_left, self.is_open = num_frames, num_frames >= 0
-
-    def isOpened(self) -> bool:  # noqa: N802, OpenCV's name
-        return self.is_open
+        self.num_left = num_frames
 
     def get(self, key: int) -> float:
         return 25.0
 
-    def read(self) -> tuple[bool, np.ndarray | None]:
+    def grab(self) -> bool:
         self.num_left -= 1
-        return (True, np.zeros((4, 4, 3), np.uint8)) if self.num_left >= 0 else (False, None)
+        return self.num_left >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((4, 4, 3), np.uint8)
 
     def release(self) -> None:
         Capture.released += 1
@@ -147,11 +148,16 @@ class Capture:
 
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Set the number of frames of each opening of the camera; return the waits between them."""
+    """Set the number of frames of each opening of the camera, -1 for one that fails; return the waits between them."""
 
     def plan(*num_frames: int) -> list[float]:
         left, Capture.released = list(num_frames), 0
-        monkeypatch.setattr(streams, "_opened", lambda source: Capture(left.pop(0) if left else -1))
+
+        def opened(source: VideoSource) -> OpenCvReader | None:
+            num_left = left.pop(0) if left else -1
+            return None if num_left < 0 else OpenCvReader(Capture(num_left), source.name, max_failures=1)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(streams, "_opened", opened)
         monkeypatch.setattr(streams.time, "monotonic", lambda: 0.0)
         return []
 
@@ -174,7 +180,7 @@ def test_lost_camera_is_opened_again_after_longer_and_longer_waits(camera: Calla
     assert waits_s == [1.0, 2.0, 3.0, 3.0] * 2
     assert [f.frame.index for f in found if f.frame] == [0, 1, 2, 3, 4]  # no frame replaces a missing one
     assert [f.warnings for f in found] == [(), (), ("camera:0: connection lost, reconnected after 4 attempts",), (), ()]
-    assert Capture.released == 9  # every opened capture is released
+    assert Capture.released == 2  # every opened capture is released
 
 
 def test_missing_camera_is_given_up(camera: Callable[..., list[float]]) -> None:  # row 74

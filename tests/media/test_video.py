@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 
 from detector.errors import MediaError
+from detector.media import video
 from detector.media.sources import ImageSource, VideoSource
 from detector.media.video import opencv_threads, read_header, video_frames
+
+
+@pytest.fixture(params=["pyav", "opencv"], autouse=True)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run each test with both readers; return the name of the present one."""
+    if request.param == "pyav":
+        pytest.importorskip("av")
+    else:
+        monkeypatch.setattr(video, "has_pyav", lambda: False)
+    return str(request.param)
 
 
 def frames_of(path: Path, **settings: int) -> list[ImageSource]:
