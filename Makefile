@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --extra dev --upgrade --only-binary :all: --generate-hashes \
 	--python-version 3.10 --no-annotate --quiet --custom-compile-command 'make locks'
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# An empty value lets Python write byte code also where the environment forbids it: the many processes of the tests would
+# compile the package again, each for a second.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

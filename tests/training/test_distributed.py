@@ -67,7 +67,7 @@ def last_state(project: Path, name: str = "train") -> TrainingState:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+@pytest.mark.parametrize("experiment", ["mish-n", pytest.param("darknet", marks=pytest.mark.nightly)], indirect=True)
 def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: Make, tmp_path: Path) -> None:
     from detector.workflows.train import train
 
@@ -155,7 +155,7 @@ HANG_S = 3  # train.timeout_s of the run that hangs
 @pytest.mark.parametrize(
     ("deed", "within_s"),
     # torchrun waits 30 s after SIGTERM before it sends SIGKILL; detecting and reporting the hang may take ten more.
-    [("SIGKILL", 30), pytest.param("SIGSTOP", HANG_S + 30 + 10, marks=pytest.mark.nightly)],
+    [("SIGKILL", 120), pytest.param("SIGSTOP", HANG_S + 30 + 10, marks=pytest.mark.nightly)],
 )
 def test_dead_or_hanging_process_ends_the_run_in_time_and_is_named(
     deed: str, within_s: float, experiment: Make, tmp_path: Path
@@ -176,6 +176,7 @@ def test_dead_or_hanging_process_ends_the_run_in_time_and_is_named(
     assert last_state(tmp_path / "runs")["step"] == 3
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_train_thirty_steps_of_the_demo(tmp_path: Path) -> None:
     shapes = (f"data.root={tmp_path}/shapes", "data.num_train=16", "data.num_val=4", "data.image_size=64")
