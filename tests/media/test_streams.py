@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
     def plan(*num_frames: int) -> list[float]:
         left, Capture.released = list(num_frames), 0
         monkeypatch.setattr(streams, "_opened", lambda source: Capture(left.pop(0) if left else -1))
-        monkeypatch.setattr(streams.time, "monotonic", lambda: 0.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 0.0)
         return []
 
     return plan

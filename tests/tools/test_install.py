@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,7 @@ def test_locked_versions_keep_the_declared_bounds(minor: int) -> None:
         "platform_python_implementation": "CPython",
     }
     chosen = [each for each in requirements(LOCKED) if not each.marker or each.marker.evaluate(environment)]
-    versions = {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in chosen}
+    versions: dict[str, str] = {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in chosen}
     assert len(versions) == len(chosen)
     for name, wanted in declared().items():
         if name not in ("detector", "tensorboard"):  # the extra for logs is not part of `make`
@@ -111,7 +112,7 @@ def test_locked_versions_keep_the_declared_bounds(minor: int) -> None:
 
 
 def test_lowest_file_holds_the_lower_bounds() -> None:
-    versions = {canonicalize_name(each.name): each.specifier for each in requirements(LOWEST)}
+    versions: dict[str, SpecifierSet] = {canonicalize_name(each.name): each.specifier for each in requirements(LOWEST)}
     for name, wanted in declared().items():
         if name not in ("detector", "tensorboard"):
             (bound,) = (each.version for each in wanted.specifier if each.operator == ">=")
