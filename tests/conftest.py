@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def _imported_parts_are_forgotten() -> Iterator[None]:
         for name, part in list(registry._PARTS[kind].items()):
             if part.__module__.startswith("detector_parts_"):
                 del registry._PARTS[kind][name]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Restore the signal handlers after a test, because the command line replaces them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ Point = tuple[float, float]  # x and y, pixels of the source
 
 # Only the last position of a track is needed, while it may come back; one second never has as many tracks.
 _MAX_REMEMBERED = 10_000
-# A box jitters by a few pixels from frame to frame, so a track has crossed a line when its foot point is beyond the line
+# A box jitters by a few pixels, so a track has crossed a line when its foot point is beyond the line
 # by this share of the box, or has stayed beyond it for this time and number of frames (own measurements: jitter with a
 # standard deviation of 3 pixels on boxes of 40 x 80 pixels, tests/inference/test_counting.py).
 _BEYOND_SHARE = 0.25

@@ -4,8 +4,8 @@ Zhang et al. 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detect
 predicts the position of each object; certain detections are assigned to objects first, then uncertain ones, which a
 detector would drop, to the remaining objects, so that a partly hidden object keeps its identity.
 
-Two stages follow, for what is left: pairs of different classes that overlap much, because a detector may change its mind
-about the class; and pairs of enlarged boxes, because small or fast objects do not overlap from frame to frame (Yang et
+Two stages follow, for what is left: pairs of different classes that overlap much, because the class may change from frame
+to frame; and pairs of enlarged boxes, because small or fast objects do not overlap from frame to frame (Yang et
 al. 2023, "Hard to Track Objects with Irregular Motions and Similar Appearances? Make It Easier by Buffering the
 Matching Space").
 """
@@ -146,7 +146,7 @@ class BoxFilters:
         steps = max(seconds * _FRAMES_PER_S, 1e-3)
         place_noise = (_PLACE_STD * _sides(cxcywh)) ** 2
         self.speeds[rows, :2] = ((cxcywh - self.places[rows]) / steps)[:, :2]
-        # Both places carry the noise of a measurement (Bar-Shalom et al. 2001, "Estimation with Applications to Tracking
+        # Both places have the noise of a measurement (Bar-Shalom et al. 2001, "Estimation with Applications to Tracking
         # and Navigation", section 5.5.3, initialisation from two points).
         self.variances[rows] = np.stack([place_noise, place_noise / steps, 2 * place_noise / steps**2], axis=2)
         self.places[rows] = cxcywh

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -18,6 +19,7 @@ Item: TypeAlias = "tuple[str, int, Any]"  # key, position, element
 _CHUNK_BYTES = 2**20
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _LONGEST_WORD = 16  # most characters by which a word or escape sequence can be cut at the end of a chunk
+_NAMES_TRAILING_COMMA = sys.version_info >= (3, 13)  # earlier, `json` names the bracket after it
 
 # First bytes of files that are mistaken for JSON.
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
@@ -135,8 +137,17 @@ class _Scanner:
         character = self._next()
         if character != "," and character != bracket:
             raise self._error("Expecting ',' delimiter", self._at)
+        if character == "," and _NAMES_TRAILING_COMMA and self._after_comma() == bracket:
+            kind = "object" if bracket == "}" else "array"
+            raise self._error(f"Illegal trailing comma before end of {kind}", self._at)
         self._at += 1
         return character == bracket
+
+    def _after_comma(self) -> str:
+        """Return the next character after the comma at the beginning, which stays in the window; "" at the end."""
+        while not (match := _NOT_SPACE.search(self._text, self._at + 1)) and not self._is_last:
+            self._grow()
+        return match[0] if match else ""
 
     def _value(self, key: str, position: int = -1) -> Any:
         """Pass the next value and return it; `key` and `position` are its place."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +23,6 @@ TINY = (
     "train.precision=fp32",
     "device=cpu",
 )
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """Restore the signal handlers after a test, because the command line replaces them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def data_override(root: Path, train_split: str = "train", val_split: str = "val") -> str:

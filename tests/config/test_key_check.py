@@ -124,7 +124,7 @@ def test_override_that_some_experiment_has_passes_for_an_unknown_one(override):
 
 
 def test_override_that_no_experiment_has_is_refused_for_an_unknown_one():
-    with pytest.raises(ConfigError, match="unknown key 'evaluate.conf'; here it is evaluate.confidence"):
+    with pytest.raises(ConfigError, match=r"unknown key 'evaluate\.conf'; here it is evaluate\.confidence"):
         check_overrides(["evaluate.conf=0.3"])
 
 

@@ -287,10 +287,10 @@ def test_largest_whole_number_is_read(write):
 def test_alias_bomb_is_rejected_at_once(write):
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
     path = write("a.yaml", "\n".join(lines))
-    started_s = time.monotonic()
+    started_s = time.process_time()
     with pytest.raises(ConfigError, match="anchors and aliases are not allowed"):
         read_nodes(path)
-    assert time.monotonic() - started_s < 2
+    assert time.process_time() - started_s < 2
 
 
 FILLED = [

@@ -137,7 +137,7 @@ def outcomes(
     for _ in range(num):
         mutant = mutate(text, rng)
         write(mutant)
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         said = ""
         try:
             read()
@@ -146,7 +146,7 @@ def outcomes(
         found["refused" if said else "read"] += 1
         assert "\n" not in said, mutant
         assert "\x00" not in said, mutant
-        assert time.perf_counter() - started_s < MAX_S, mutant
+        assert time.process_time() - started_s < MAX_S, mutant
     return found
 
 

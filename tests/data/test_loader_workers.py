@@ -69,13 +69,13 @@ def deadly(annotations: CocoAnnotations, deed: Any) -> DeadlySamples:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_worker_that_dies_is_reported_in_one_line_with_advice(deed: Any, how: str, tiny_shapes: Path) -> None:
     annotations = read(tiny_shapes)
-    batches = training_batches(deadly(annotations, deed), sampler(12), LoaderConfig(4, workers=2, timeout_s=60))
+    batches = training_batches(deadly(annotations, deed), sampler(12), LoaderConfig(4, workers=2, timeout_s=600))
     started_s = time.monotonic()
     with pytest.raises(DetectorError, match=rf"a worker of the loader, process \d+, ({how}), most often") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
     assert "fewer loader.workers" in str(caught.value)
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < 300  # it does not wait for the time limit
 
 
 def test_a_worker_that_hangs_is_reported_after_the_timeout(tiny_shapes: Path) -> None:

@@ -147,12 +147,12 @@ def test_sizes_are_compared_with_the_files(voc):
 )
 def test_a_wrong_file_is_refused_with_its_name(voc, text, words):
     (voc.root / "Annotations/000002.xml").write_text(text)
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     with pytest.raises(DatasetError) as caught:
         read_voc(voc.root)
     assert words in str(caught.value)
     assert "000002.xml" in str(caught.value)
-    assert time.perf_counter() - started_s < 2
+    assert time.process_time() - started_s < 2
 
 
 def test_a_document_type_in_another_encoding_is_refused_too(tmp_path):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -107,15 +105,6 @@ def registered(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return toy_file
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Restore the signal handlers that the command line replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def image() -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 
@@ -136,7 +125,7 @@ def test_user_target_is_checked_opened_and_predicts(registered, yolo_file, tmp_p
     assert len(Detector(path).predict(image(), confidence=0.05)) == len(expected) > 0
 
 
-def test_user_target_is_listed_and_selectable_everywhere(registered, own_signals, capsys):
+def test_user_target_is_listed_and_selectable_everywhere(registered, capsys):
     assert list(export_targets()) == ["onnx", "openvino", "pt2", "torchscript", "toy"]
     assert "toy" in known_backends()
     assert run(["parts", "export target"]) == 0

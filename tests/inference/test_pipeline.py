@@ -138,15 +138,25 @@ def test_stages_see_every_result_in_order_and_may_change_it(draw_video: Callable
 
 
 def test_stages_run_at_the_same_time(draw_video: Callable[..., Path]) -> None:
-    def slow(result: Result) -> Result:
-        time.sleep(0.02)
-        return result
+    meeting = threading.Barrier(3)  # its wait fails unless the model and both stages are at work at the same moment
 
-    source = video(draw_video(num_frames=20))
-    started_s = time.perf_counter()
-    with run(Bars(0.02), [source], stages=[slow, slow]) as results:
+    class Waiting(Bars):
+        def detect(self, images: list[np.ndarray], select: SelectConfig) -> list[Detections]:
+            if number(images[0]) == 2:
+                meeting.wait(timeout=60)
+            return super().detect(images, select)
+
+    def waiting_at(index: int) -> Callable[[Result], Result]:
+        def stage(result: Result) -> Result:
+            if result.prediction.source.frame is not None and result.prediction.source.frame.index == index:
+                meeting.wait(timeout=60)
+            return result
+
+        return stage
+
+    with run(Waiting(), [video(draw_video(num_frames=20))], stages=[waiting_at(1), waiting_at(0)]) as results:
         assert len(list(results)) == 20
-    assert time.perf_counter() - started_s < 0.75 * 20 * 3 * 0.02  # one after another they would take all of it
+    assert not meeting.broken
 
 
 @pytest.mark.parametrize("where", ["model", "stage", "consumer"])

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
             return None if num_left < 0 else OpenCvReader(Capture(num_left), source.name, max_failures=1)  # type: ignore[arg-type]
 
         monkeypatch.setattr(streams, "_opened", opened)
-        monkeypatch.setattr(streams.time, "monotonic", lambda: 0.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 0.0)
         return []
 
     return plan

@@ -109,7 +109,7 @@ def test_picture_that_does_not_arrive_is_an_error_at_once(path: str, message: st
 def test_picture_on_a_server_that_is_down_is_an_error_at_once() -> None:
     (source,), _ = as_sources("http://127.0.0.1:9/picture.png", allow_url=True)
     assert isinstance(source, ImageSource)
-    with pytest.raises(MediaError, match="picture.png cannot be read: .*; check the address"):
+    with pytest.raises(MediaError, match=r"picture\.png cannot be read: .*; check the address"):
         source.load(3)
 
 

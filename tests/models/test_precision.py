@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 
@@ -152,6 +153,6 @@ def test_freed_memory_is_kept_after_keep_freed_memory() -> None:
 
 
 def test_keep_freed_memory_has_no_effect_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.sys, "platform", "win32")
-    monkeypatch.setattr(module.ctypes, "CDLL", None)  # would raise when called
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "CDLL", None)  # would raise when called
     keep_freed_memory()

@@ -4,7 +4,8 @@ import os
 import platform
 import stat
 import subprocess
-import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,61 +17,63 @@ from detector.ops import native
 from detector.ops.mish import mish
 from detector.ops.norm_mish import norm_mish
 
-_PROBE = """
-import warnings
-from detector.ops import native
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    print(native.available(), native.available())
-print(len(caught), *(str(w.message) for w in caught))
-"""
+Probe = Callable[..., tuple[bool, list[str]]]
 
 
-def _probe(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", _PROBE],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},
-    )
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
+    """Return a function that asks twice, as a new process with these variables, and returns answer and warnings."""
+    caches = (native.available, native._library, native._function)
+
+    def ask(**environment: str) -> tuple[bool, list[str]]:
+        for cache in caches:
+            cache.cache_clear()
+        for name, value in {"XDG_CACHE_HOME": str(tmp_path), "DETECTOR_MISH": "auto", **environment}.items():
+            monkeypatch.setenv(name, value)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            first, second = native.available(), native.available()
+        assert first == second
+        return first, [str(each.message) for each in caught]
+
+    yield ask
+    for cache in caches:
+        cache.cache_clear()
 
 
-def test_without_a_compiler_one_warning_says_why(tmp_path: Path) -> None:
-    found = _probe(tmp_path, PATH=str(tmp_path), CXX="", DETECTOR_MISH="auto")
-    assert found.stdout.splitlines()[0] == "False False"
-    assert found.stdout.splitlines()[1].startswith(
-        "1 Mish runs without its fused CPU kernels: there is no C++ compiler"
-    )
+def test_without_a_compiler_one_warning_says_why(tmp_path: Path, probe: Probe) -> None:
+    is_available, (message,) = probe(PATH=str(tmp_path), CXX="")
+    assert not is_available
+    assert message.startswith("Mish runs without its fused CPU kernels: there is no C++ compiler")
 
 
-def test_a_compiler_that_fails_is_named_in_the_warning(tmp_path: Path) -> None:
-    found = _probe(tmp_path, CXX="false", DETECTOR_MISH="auto")
-    assert found.stdout.splitlines()[0] == "False False"
-    assert "false failed" in found.stdout
+def test_a_compiler_that_fails_is_named_in_the_warning(probe: Probe) -> None:
+    is_available, (message,) = probe(CXX="false")
+    assert not is_available
+    assert "false failed" in message
 
 
-def test_fused_without_kernels_raises(tmp_path: Path) -> None:
-    found = _probe(tmp_path, PATH=str(tmp_path), CXX="", DETECTOR_MISH="fused")
-    assert found.returncode != 0
-    assert "KernelsUnavailableError" in found.stderr
+def test_fused_without_kernels_raises(tmp_path: Path, probe: Probe) -> None:
+    with pytest.raises(native.KernelsUnavailableError, match=r"there is no C\+\+ compiler"):
+        probe(PATH=str(tmp_path), CXX="", DETECTOR_MISH="fused")
 
 
-def test_native_never_compiles(tmp_path: Path) -> None:
-    assert _probe(tmp_path, DETECTOR_MISH="native").stdout.splitlines() == ["False False", "0"]
+def test_native_never_compiles(tmp_path: Path, probe: Probe) -> None:
+    assert probe(DETECTOR_MISH="native") == (False, [])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_choice_is_refused(tmp_path: Path) -> None:
-    assert "auto, native or fused" in _probe(tmp_path, DETECTOR_MISH="fast").stderr
+def test_an_unknown_choice_is_refused(probe: Probe) -> None:
+    with pytest.raises(native.KernelsUnavailableError, match="expected auto, native or fused, got 'fast'"):
+        probe(DETECTOR_MISH="fast")
 
 
-def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path) -> None:
-    if _probe(tmp_path).stdout.splitlines()[0] != "True True":
+def test_a_compiled_library_is_kept_and_used_again(tmp_path: Path, probe: Probe) -> None:
+    if not probe()[0]:
         pytest.skip("no C++ compiler here")
     (library,) = (tmp_path / "detector").glob("*.so")
     written = library.stat().st_mtime_ns
-    assert _probe(tmp_path).stdout.splitlines()[0] == "True True"
+    assert probe() == (True, [])
     assert library.stat().st_mtime_ns == written
     assert [p.name for p in (tmp_path / "detector").iterdir()] == [library.name]
 
@@ -113,12 +116,14 @@ def test_a_cache_folder_that_others_can_write_is_not_used(tmp_path: Path, monkey
         native.cache_folder()
 
 
-def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    if _probe(tmp_path).stdout.splitlines()[0] != "True True":
+def test_a_damaged_library_is_compiled_again(tmp_path: Path, probe: Probe) -> None:
+    if not probe()[0]:
         pytest.skip("no C++ compiler here")
     (library,) = (tmp_path / "detector").glob("*.so")
+    library.unlink()  # it is loaded, so its file must not change
     library.write_bytes(b"not a library")
-    assert _probe(tmp_path).stdout.splitlines()[:2] == ["True True", "0"]
+    assert probe() == (True, [])
+    assert native._is_intact(library)
 
 
 # The same source on processors without AVX-512: eight lanes, which the compiler splits as needed.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detector.data.doctor.suggestions import repeat_factors
+from detector.data.repeat_factors import repeat_factors
 
 
 def suggested(report):
