@@ -4,8 +4,8 @@ Zhang et al. 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detect
 predicts the position of each object; certain detections are assigned to objects first, then uncertain ones, which a
 detector would drop, to the remaining objects, so that a partly hidden object keeps its identity.
 
-Two stages follow, for what is left: pairs of different classes that overlap much, because the class may change from frame
-to frame; and pairs of enlarged boxes, because small or fast objects do not overlap from frame to frame (Yang et
+Two stages follow, for what is left: pairs of different classes that overlap much, because the class may change between
+frames; and pairs of enlarged boxes, because small or fast objects do not overlap from frame to frame (Yang et
 al. 2023, "Hard to Track Objects with Irregular Motions and Similar Appearances? Make It Easier by Buffering the
 Matching Space").
 """
