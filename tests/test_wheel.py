@@ -55,6 +55,15 @@ def test_wheel_holds_the_presets_of_the_repository(unpacked: Path) -> None:
     }
 
 
+def test_wheel_holds_the_templates_of_parts_and_the_mark_of_its_types(unpacked: Path) -> None:
+    packed, own = unpacked / "detector/templates", ROOT / "tests/parts"
+    assert {p.name: p.read_text() for p in packed.glob("*.py")} == {p.name: p.read_text() for p in own.glob("*.py")}
+    assert (unpacked / "detector/py.typed").is_file()
+    written = _run(unpacked, "-m", "detector", "new", "schedule", "my_schedule.py")
+    assert "my_schedule.py holds a working part" in written
+    assert '@register("my_schedule")' in (unpacked.parent / "my_schedule.py").read_text()
+
+
 def test_wheel_holds_the_download_indexes(unpacked: Path) -> None:
     assert (unpacked / "detector/index/weights.yaml").read_text() == (ROOT / "weights/index.yaml").read_text()
     assert (unpacked / "detector/index/data.yaml").read_text() == (ROOT / "data/downloads.yaml").read_text()

@@ -26,7 +26,7 @@ from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_loader
 from detector.structures.canvas import Canvas
-from detector.structures.types import Batch, Sample
+from detector.structures.types import Sample
 from detector.tasks.detection_model import load_detection, read_split
 
 SIZE = 640
@@ -108,7 +108,7 @@ class Epoch(Sampler[list[SampleKey]]):
         return iter(StreamSampler(self._num_images, BATCH_SIZE, 0, BatchRange(start, stop, closing_from=stop)))
 
 
-def loader_of(name: str, annotations: CocoAnnotations, workers: int) -> DataLoader[Batch]:
+def loader_of(name: str, annotations: CocoAnnotations, workers: int) -> DataLoader[Any]:
     """Return one of the two loaders; its workers wait between epochs."""
     samples = TrainingSamples(
         annotations, Canvas((SIZE, SIZE), 3, "letterbox"), AugmentConfig(), seed=0, cache_mb=CACHE_MB

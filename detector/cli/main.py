@@ -32,6 +32,7 @@ COMMANDS = {
     "models": ("models", "list the model presets with measured parameters and GFLOPs"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
     "config": ("config", "print the configuration keys: type, default, range, meaning, source"),
+    "new": ("new", "write a file with a working part of your own, such as a backbone or loss, to be changed"),
     "activations": ("activations", "list the activations by name, draw them with their derivatives"),
     "benchmark": ("benchmark", "compare back ends: latency, throughput, memory"),
     "convert": ("convert", "convert between Darknet's .weights and .safetensors, both ways"),

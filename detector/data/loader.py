@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmenter import AugmentationRecipe, Source, greatest_zoom
 from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import ImageCache, prepare_cache_folder
+from detector.data.worker_processes import SHARED_MEMORY, Parcel, fits_shared_memory, guard_hint, lost_worker_reason
 from detector.errors import DatasetError, DetectorError, MediaError
 from detector.io.child_process import safe_path
 from detector.media.images import size_warning
@@ -31,6 +32,7 @@ from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch, ImageObjects, Sample
 
 PREFETCHED = 4  # batches that a worker prepares in advance
+_NUM_HELD = 2  # batches that the training process holds: the one it trains on and the next one
 # After this many unreadable images in a row the data set is considered broken, not the image.
 _MAX_REPLACEMENTS = 16
 
@@ -126,6 +128,7 @@ class StreamSampler(Sampler[list[SampleKey]]):
 
     Attributes:
         num_samples: images in the data set.
+        canvases: heights and widths of batches before the closing ones; none where all have the configured canvas.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class StreamSampler(Sampler[list[SampleKey]]):
                 every process; with none every batch has the configured canvas.
         """
         self.num_samples, self._batch_size, self._seed = num_samples, batch_size, seed
-        self._batches, self._factors, self._canvases = batches, factors, canvases
+        self._batches, self._factors, self.canvases = batches, factors, tuple(canvases)
 
     def __len__(self) -> int:
         return self._batches.stop - self._batches.start
@@ -172,10 +175,10 @@ class StreamSampler(Sampler[list[SampleKey]]):
         return list(zip(images[order].tolist(), copies[order].tolist(), strict=True))
 
     def _canvas_hw(self, batch: int) -> tuple[int, int] | None:
-        if batch >= self._batches.closing_from or not self._canvases:
+        if batch >= self._batches.closing_from or not self.canvases:
             return None
         # No other seed is that long.
-        return self._canvases[int(np.random.default_rng((self._seed, batch, 0, 0, 0, 2)).integers(len(self._canvases)))]
+        return self.canvases[int(np.random.default_rng((self._seed, batch, 0, 0, 0, 2)).integers(len(self.canvases)))]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, begin, end = -1, 0, 0
@@ -236,6 +239,11 @@ class TrainingSamples(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def num_bytes(self, canvases: Sequence[tuple[int, int]] = ()) -> int:
+        """Return the number of bytes of an image on the largest of its canvases."""
+        largest = max(height * width for height, width in (self._canvas.canvas_hw, *canvases))
+        return largest * self._canvas.channels
 
     def _recipe_of(self, canvas_hw: tuple[int, int]) -> tuple[AugmentationRecipe, float]:
         """Return the recipe of a canvas size and the greatest zoom that decoding may rely on."""
@@ -336,13 +344,22 @@ def _start_worker(worker_id: int) -> None:
         os.setsid()
 
 
-def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> DataLoader[Batch]:
-    """Return a loader of batches in the order of the sampler; they are the same bits for every number of workers."""
+def training_loader(
+    samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig, by_value: bool = False
+) -> DataLoader[Batch | Parcel]:
+    """Return a loader of batches in the order of the sampler; they are the same bits for every number of workers.
+
+    Args:
+        samples: the samples.
+        sampler: their order.
+        config: settings of the batches and workers.
+        by_value: whether the batches come as parcels, which workers send without shared memory.
+    """
     return DataLoader(
         samples,  # type: ignore[arg-type]  # torch's stubs have one type for samples and batches
         batch_sampler=sampler,
         num_workers=config.workers,
-        collate_fn=Batch.of,
+        collate_fn=_parcel if by_value else Batch.of,
         worker_init_fn=_start_worker,
         timeout=config.timeout_s if config.workers else 0,
         prefetch_factor=PREFETCHED if config.workers else None,
@@ -353,6 +370,10 @@ def training_loader(samples: TrainingSamples, sampler: StreamSampler, config: Lo
     )
 
 
+def _parcel(samples: Sequence[Sample]) -> Parcel:
+    return Parcel.of(Batch.of(samples))
+
+
 def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> Iterator[Batch]:
     """Yield the batches of `training_loader`; a `DetectorError` raised in a worker arrives unchanged.
 
@@ -361,13 +382,30 @@ def training_batches(samples: TrainingSamples, sampler: StreamSampler, config: L
             died, or sent nothing for `timeout_s`.
     """
     try:
+        by_value = _by_value(samples, sampler, config)
         with safe_path():
-            batches = iter(training_loader(samples, sampler, config))
-        yield from batches
+            batches = iter(training_loader(samples, sampler, config, by_value))
+        for batch in batches:
+            yield batch.opened() if isinstance(batch, Parcel) else batch
     except DetectorError as error:
         raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
     except RuntimeError as error:
         raise _lost_worker(error, config) from error
+
+
+def _by_value(samples: TrainingSamples, sampler: StreamSampler, config: LoaderConfig) -> bool:
+    """Return true if the batches on their way would not fit into the shared memory of the system, with a warning."""
+    largest = config.batch_size * samples.num_bytes(sampler.canvases)
+    most = (config.workers * PREFETCHED + _NUM_HELD) * largest
+    if not config.workers or fits_shared_memory(most):
+        return False
+    warnings.warn(
+        f"{SHARED_MEMORY} has no room for the batches of {config.workers} workers, {most / 1e6:.0f} MB: they are sent "
+        "through pipes, which is slower; a container gets more by docker run --shm-size=2g",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True
 
 
 def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
@@ -376,14 +414,7 @@ def _lost_worker(error: RuntimeError, config: LoaderConfig) -> Exception:
     if "timed out after" in text:
         return DetectorError(
             f"the loader got no batch from its {config.workers} workers within {config.timeout_s:g} s; raise "
-            f"loader.timeout_s if the disk is slow, or use loader.workers=0 to see where it hangs"
+            f"loader.timeout_s if the disk is slow, or use loader.workers=0 to see where it hangs{guard_hint()}"
         )
-    found = re.search(r"worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (.+?)\. |exited unexpectedly)", text)
-    if found is None:
-        return error
-    how = f"was killed ({found[2]})" if found[2] else "exited without a message"
-    return DetectorError(
-        f"a worker of the loader, process {found[1]}, {how}, most often because it ran out of memory; use fewer "
-        f"loader.workers, a smaller loader.cache_mb or a larger /dev/shm, or loader.workers=0 to see the cause, and "
-        f"resume the run"
-    )
+    reason = lost_worker_reason(text)
+    return error if reason is None else DetectorError(f"a worker of the loader, {reason}")

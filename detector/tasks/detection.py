@@ -18,6 +18,7 @@ from detector.data.coco import CocoAnnotations
 from detector.data.image_cache import stated_cost
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
+from detector.data.worker_processes import require_main_guard
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluator import annotated_sources, evaluate
@@ -57,7 +58,9 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
 
         Raises:
             DatasetError: a split cannot be used, `train` has no object, or no category of `val` is a class of `train`.
+            ConfigError: workers of the loader would run the script again.
         """
+        require_main_guard(config.loader.workers)
         self._config = config
         self._annotations = read_split(config, "train", report)
         self.has_val = config.has_val

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from detector.data import worker_processes
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import BatchRange, LoaderConfig, SampleKey, StreamSampler, TrainingSamples, training_batches
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 from detector.structures.canvas import Canvas
 from detector.structures.types import Sample
 
@@ -83,6 +88,120 @@ def test_a_worker_that_hangs_is_reported_after_the_timeout(tiny_shapes: Path) ->
     batches = training_batches(samples, sampler(12), LoaderConfig(4, workers=1, timeout_s=1))
     with pytest.raises(DetectorError, match=r"no batch from its 1 workers within 1 s; raise loader\.timeout_s"):
         list(batches)
+
+
+def test_batches_are_the_same_bits_where_shared_memory_is_too_small(
+    tiny_shapes: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Any
+) -> None:
+    samples = TrainingSamples(read(tiny_shapes), CANVAS, AugmentConfig(), seed=0, cache_mb=16)
+    config = LoaderConfig(4, workers=1, timeout_s=60)
+    expected = list(training_batches(samples, sampler(12, stop=3), config))
+    free_bytes = 6 * 4 * 64 * 64 * 3  # four batches in the worker and two in this process
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+    monkeypatch.setattr(worker_processes, "SHARED_MEMORY", tiny_shapes)
+    with pytest.warns(RuntimeWarning, match="no room for the batches of 1 workers, 0 MB: they are sent through pipes"):
+        batches = list(training_batches(samples, sampler(12, stop=3), config))
+    for ours, theirs in zip(batches, expected, strict=True):
+        assert ours.images.stride() == theirs.images.stride()
+        assert not ours.images.is_shared()
+        assert theirs.images.is_shared()
+        for name in ("canvas_xyxy", "labels", "image_index", "ignore", "num_images"):
+            assert_same(getattr(ours.targets, name), getattr(theirs.targets, name))
+        assert_same(ours.images, theirs.images)
+        assert (ours.image_ids, ours.skipped, ours.warnings) == (theirs.image_ids, theirs.skipped, theirs.warnings)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes + 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(training_batches(samples, sampler(12, stop=1), config))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "reason"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out "
+            "of shared memory. Please try to raise your shared memory limit.",
+            "fork",
+            r"ran out of shared memory \(.* has 64 MB free\); give the container more \(docker run --shm-size=2g\)",
+        ),
+        ("unable to allocate shared memory(shm) for file </torch_7>", "fork", "ran out of shared memory"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "spawn", r"process 7, was killed \(Killed\), most"),
+        (
+            "DataLoader worker (pid 7) exited unexpectedly with exit code 1.",
+            "spawn",
+            r'a message of its own, above; .*start by spawn here, so .* below if __name__ == "__main__":',
+        ),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "fork", "process 7, 8, exited without a message, most"),
+        ("a defect", "spawn", None),
+    ],
+)
+def test_cause_of_a_lost_worker_is_named(
+    text: str, start: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "start_method", lambda: start)
+    monkeypatch.setattr(worker_processes, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64_000_000))
+    found = worker_processes.lost_worker_reason(text)
+    assert found is None if reason is None else re.search(reason, found or "")
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("script", "num_workers", "is_worker", "is_refused"),
+    [
+        ("train()", 2, False, True),
+        ("train()", 0, False, False),
+        ('if __name__ == "__main__":\n    train()', 2, False, False),
+        (None, 2, False, False),  # a notebook or a shell
+        ("train()", 0, True, True),
+        ("__name__\ntrain()", 2, True, True),
+    ],
+)
+def test_script_that_workers_would_run_again_is_refused(
+    script: str | None,
+    num_workers: int,
+    is_worker: bool,
+    is_refused: bool,
+    start: str,
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    main = SimpleNamespace() if script is None else SimpleNamespace(__file__=str(tmp_path / "script.py"))
+    (tmp_path / "script.py").write_text(script or "", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(worker_processes, "start_method", lambda: start)
+    if is_worker:
+        monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    if is_refused and (start != "fork" or is_worker):
+        with pytest.raises(
+            ConfigError, match=rf'script\.py: each worker .* by {start} here; .* if __name__ == "__main'
+        ):
+            worker_processes.require_main_guard(num_workers)
+    else:
+        worker_processes.require_main_guard(num_workers)
+
+
+def test_unguarded_script_under_spawn_ends_with_the_cause_and_leaves_no_run_folder(
+    tiny_shapes: Path, tmp_path: Path
+) -> None:
+    splits = {
+        name: {"annotations": f"{tiny_shapes}/annotations/{name}.json", "images": f"{tiny_shapes}/images/{name}"}
+        for name in ("train", "val")
+    }
+    (tmp_path / "script.py").write_text(
+        "import multiprocessing\n"
+        "from detector import Detector\n"
+        'multiprocessing.set_start_method("spawn", force=True)\n'
+        f"data = {{'name': 'coco', **{splits!r}}}\n"
+        "Detector('mish-n').train(data, loader={'workers': 1}, device='cpu')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "script.py: each worker of the loader runs the script again" in done.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
 def test_an_error_of_another_type_is_raised_unchanged(tiny_shapes: Path) -> None:
