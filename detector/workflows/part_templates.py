@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.config import registry
+from detector.config.suggestions import nearest
 from detector.errors import ConfigError
 
 # The words that select a part of each kind, where NAME stands for its registered name.
@@ -56,7 +57,7 @@ def write_template(kind: str, path: Path) -> str:
     """
     kind = re.sub(r"[-_\s]+", " ", kind.strip().lower())
     if kind not in USES:
-        raise ConfigError(f"expected a kind of part, got {kind!r}{registry.nearest(kind, USES)}")
+        raise ConfigError(f"expected a kind of part, got {kind!r}{nearest(kind, USES)}")
     name = path.stem
     if path.suffix != ".py" or not name.isidentifier() or keyword.iskeyword(name):
         raise ConfigError(f"{path}: expected a file such as my_{kind.replace(' ', '_')}.py, whose name the part gets")

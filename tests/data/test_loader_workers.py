@@ -119,8 +119,8 @@ def test_batches_are_the_same_bits_where_shared_memory_is_too_small(
     ("text", "start", "reason"),
     [
         (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out "
-            "of shared memory. Please try to raise your shared memory limit.",
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
             "fork",
             r"ran out of shared memory \(.* has 64 MB free\); give the container more \(docker run --shm-size=2g\)",
         ),
