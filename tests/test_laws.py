@@ -48,7 +48,7 @@ FENCES = {
     "cv2": ("structures/letterbox.py", "data/", "media/", "cli/show.py"),
     "pydantic": ("config/schema.py",),
     "yaml": ("config/nodes.py", "config/schema.py"),
-    "tqdm": ("cli/",),
+    "tqdm": ("cli/", "workflows/training_progress.py"),
     "argparse": ("cli/",),
     "PIL": ("media/truncation.py",),
     "scipy": ("evaluation/effect_sizes.py", "evaluation/track_scores.py", "inference/tracking.py"),

@@ -142,6 +142,22 @@ def answer(
     raise DetectorError(f"{url} is refused: expected at most {MAX_REDIRECTS} redirects, got more")
 
 
+@contextlib.contextmanager
+def opened(
+    url: str, name: str, schemes: Sequence[str], timeout_s: float = TIMEOUT_S
+) -> Iterator[http.client.HTTPResponse]:
+    """Yield the response of a web server; messages call the address `name`, which holds no password.
+
+    Raises:
+        DetectorError: the server cannot be reached, does not speak HTTP, or falls silent inside the block.
+    """
+    try:
+        with answer(url, timeout_s=timeout_s, schemes=schemes) as response:
+            yield response
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DetectorError(f"{name} cannot be read: {_cause(error)}; check the address") from error
+
+
 def _receive(
     url: str, part: Path, num_done: int, num_bytes: int, progress: Callable[[int], None], timeout_s: float
 ) -> None:

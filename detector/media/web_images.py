@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from detector.errors import DetectorError, MediaError
-from detector.io.download import answer
+from detector.io.download import opened
 
 WEB_SCHEMES = ("http", "https")
 _TIMEOUT_S = 10.0  # without a byte, as for streams
@@ -25,9 +22,9 @@ def kind_of_content(url: str) -> str | None:
         if the server cannot be reached or refuses, whose reason the reader of the source then tells.
     """
     try:
-        with _answer(url) as response:
+        with opened(url, url, WEB_SCHEMES, _TIMEOUT_S) as response:
             return response.headers.get_content_maintype() if response.status == 200 else None
-    except MediaError:
+    except DetectorError:
         return None
 
 
@@ -41,8 +38,15 @@ def fetch_picture(url: str, name: str) -> bytes:
     Raises:
         MediaError: the server cannot be reached, refuses, is too slow or sends too much.
     """
+    try:
+        return _received(url, name)
+    except DetectorError as error:
+        raise MediaError(str(error)) from error
+
+
+def _received(url: str, name: str) -> bytes:
     deadline_s = time.monotonic() + _MAX_S
-    with _answer(url, name) as response:
+    with opened(url, name, WEB_SCHEMES, _TIMEOUT_S) as response:
         if response.status != 200:
             raise MediaError(
                 f"{name} cannot be read: the server answers {response.status} {response.reason}; check the address"
@@ -54,18 +58,6 @@ def fetch_picture(url: str, name: str) -> bytes:
                 raise MediaError(f"{name} cannot be read: it has more bytes than the limit of {_MAX_BYTES}")
             if time.monotonic() > deadline_s:
                 raise MediaError(f"{name} cannot be read: it did not arrive within {_MAX_S:g} s; try again later")
-        if (announced := response.length) is not None and announced > 0:
+        if response.length:
             raise MediaError(f"{name} cannot be read: the server closed the connection early; try again later")
     return bytes(encoded)
-
-
-@contextmanager
-def _answer(url: str, name: str = "") -> Iterator[http.client.HTTPResponse]:
-    try:
-        with answer(url, timeout_s=_TIMEOUT_S, schemes=WEB_SCHEMES) as response:
-            yield response
-    except MediaError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError, DetectorError) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise MediaError(f"{name} cannot be read: {cause}; check the address") from error
