@@ -152,7 +152,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _end_without_output(command: str, failure: Exception, code: int) -> int:
-    """Say that text was lost, unless its reader did not want it; return the exit code."""
+    """Say that text was lost, unless its reader left on purpose; return the exit code."""
     is_lost = command in _PRINTING
     if not isinstance(failure, BrokenPipeError):
         ending = "run the command again" if is_lost else "the files are complete"
