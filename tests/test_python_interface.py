@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import http.server
 import inspect
 import io
 import itertools
+import json
 import pickle
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +26,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from detector import Classifier, Detector
+from detector.cli.main import run as command_line
 from detector.errors import ConfigError, DetectorError, MediaError
 from detector.export.export_config import ExportSettings
 from detector.inference.prediction_run import PredictionOptions
@@ -115,19 +120,38 @@ def test_grey_image_gives_the_boxes_of_its_file(weights: Path, image: Path, tmp_
         assert bits(single(model.predict(given, **LOOSE))) == expected
 
 
-def test_address_of_a_picture_is_predicted_once(weights: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, encoded = Detector(weights), image.read_bytes()
-    monkeypatch.setattr("detector.media.sources.kind_of_content", lambda url: "image")
-    monkeypatch.setattr("detector.media.sources.fetch_picture", lambda url, name: encoded)
-    found = single(model.predict("http://camera.lan/snapshot", allow_url=True, **LOOSE))
+@pytest.fixture(scope="module")
+def server(image: Path) -> Iterator[str]:
+    """Serve the folder of the image."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(image.parent)))
+    threading.Thread(target=serving.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{serving.server_port}"
+    serving.shutdown()
+    serving.server_close()
+
+
+def test_address_of_a_picture_is_predicted_once(
+    weights: Path, image: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, address = Detector(weights), f"{server}/{image.name}"
+    found = single(model.predict(address, allow_url=True, **LOOSE))
     assert bits(found) == bits(single(model.predict(image, **LOOSE)))
-    assert len(list(model.stream("http://camera.lan/snapshot", allow_url=True, **LOOSE))) == 1
     np.testing.assert_array_equal(found.image, read_image(image))
+    assert len(list(model.stream(address, allow_url=True, **LOOSE))) == 1
+    words = [str(weights), address, "--allow-url", "--no-pictures", "--save-dir", str(tmp_path), "-q"]
+    assert command_line(["predict", *words]) == 0
+    (record,) = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert record["source"] == address
     with pytest.raises(ConfigError, match="in Python: allow_url=True"):
-        model.predict("http://camera.lan/snapshot")
+        model.predict(address)
     monkeypatch.setattr("detector.media.sources.kind_of_content", lambda url: "multipart")
     with pytest.raises(ConfigError, match="has no end that predict could wait for; use stream"):
-        model.predict("http://camera.lan/snapshot", allow_url=True)
+        model.predict(address, allow_url=True)
 
 
 class Camera:

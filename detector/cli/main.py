@@ -128,7 +128,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 # Commands whose result is what they print. All others write files, which lost text does not make incomplete.
-_PRINTING = frozenset(("compare", "check", "models", "parts", "activations", "benchmark", "anchors", "env"))
+_PRINTING = frozenset(("compare", "check", "models", "parts", "config", "activations", "benchmark", "anchors", "env"))
 
 
 def run(argv: Sequence[str]) -> int:
