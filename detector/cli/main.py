@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import NoReturn, TextIO, cast
 from detector import __version__
 from detector.config.key_table import key_table
 from detector.config.suggestions import did_you_mean, near_names, nearest, unknown_key
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 from detector.io.guarded_stream import GuardedStream
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
@@ -192,6 +193,11 @@ def _run(argv: Sequence[str]) -> int:
             raise
         print(f"detector {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or arguments.debug:
+            raise
+        print(f"detector {arguments.command}: {error.filename}: the name is too long for a file", file=sys.stderr)
+        return ConfigError.exit_code
     except Stopped as stopped:
         return stopped.exit_code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO
 
 def is_override(word: str) -> bool:
     """Tell whether a word is an override `key=value`, and not an address or an existing file."""
-    return "=" in word and "://" not in word.partition("=")[0] and not Path(word).exists()
+    return "=" in word and "://" not in word.partition("=")[0] and not os.path.exists(word)
 
 
 def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:

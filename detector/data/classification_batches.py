@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from detector.data.classification_split import LabelledImages
+from detector.data.loader import MAX_BATCH_SIZE
 from detector.structures.types import ClassBatch, ImageClasses
 
 Images = npt.NDArray[np.uint8]
@@ -29,8 +30,8 @@ class BatchConfig:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"loader: expected batch_size >= 1, got {self.batch_size}")
+        if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"loader: expected batch_size within 1..{MAX_BATCH_SIZE}, got {self.batch_size}")
 
 
 @dataclass(frozen=True)

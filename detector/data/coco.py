@@ -306,7 +306,8 @@ def _exchange_sides(
     """
     rows = np.flatnonzero(keep & np.isfinite(columns.boxes_xywh).all(axis=1))
     image_index = columns.image_index[rows]
-    ends = columns.boxes_xywh[rows, :2] + columns.boxes_xywh[rows, 2:]
+    with np.errstate(over="ignore"):  # a box of 1e308 pixels is rejected later
+        ends = columns.boxes_xywh[rows, :2] + columns.boxes_xywh[rows, 2:]
     width_height = image_hw[image_index][:, ::-1]
     is_beyond = (ends > width_height + _ROUNDING_PX).any(axis=1) & (width_height > 0).all(axis=1)
     is_beyond_exchanged = (ends > width_height[:, ::-1] + _ROUNDING_PX).any(axis=1)

@@ -31,6 +31,8 @@ from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import Batch, ImageObjects, Sample
 
+# Far above what any machine holds: a mistyped number must not exhaust the memory or start a million processes.
+MAX_BATCH_SIZE, MAX_WORKERS = 65_536, 1024
 PREFETCHED = 4  # batches that a worker prepares in advance
 _NUM_HELD = 2  # batches that the training process holds: the one it trains on and the next one
 # After this many unreadable images in a row the data set is considered broken, not the image.
@@ -87,10 +89,14 @@ class LoaderConfig:
     memory_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0 or self.cache_mb < 0 or self.timeout_s <= 0:
+        if self.cache_mb < 0 or self.timeout_s <= 0:
             raise ValueError(
-                "loader: expected batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0, got "
-                f"{self.batch_size}, {self.workers}, {self.cache_mb} and {self.timeout_s}"
+                f"loader: expected cache_mb >= 0 and timeout_s > 0, got {self.cache_mb} and {self.timeout_s}"
+            )
+        if not (1 <= self.batch_size <= MAX_BATCH_SIZE and 0 <= self.workers <= MAX_WORKERS):
+            raise ValueError(
+                f"loader: expected batch_size within 1..{MAX_BATCH_SIZE} and workers within 0..{MAX_WORKERS}, got "
+                f"{self.batch_size} and {self.workers}"
             )
         if not 0 <= self.memory_share <= 1:
             raise ValueError(f"loader.memory_share: expected a share of the free memory, 0..1, got {self.memory_share}")

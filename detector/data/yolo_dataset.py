@@ -27,6 +27,7 @@ from detector.media.images import IMAGE_SUFFIXES
 _EXPECTED = "a data.yaml in the format of the YOLO family"
 SPLITS = ("train", "val", "test")
 _KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "download")
+_MAX_CLASSES = 999_999  # as in a .data file of Darknet
 _CLASSES = re.compile(r"^(names|nc)\s*:", re.MULTILINE)
 _CONFIGURATION = re.compile(r"^(name|base)\s*:", re.MULTILINE)
 
@@ -154,6 +155,10 @@ def _class_names(file: Path, entries: dict[str, Node], findings: Findings) -> tu
     if count is not None:
         if isinstance(count.value, bool) or not isinstance(count.value, int) or count.value < 1:
             raise DatasetError(f"{count.where}: nc: expected the number of classes, got {describe(count.value)}")
+        if count.value > _MAX_CLASSES:
+            raise DatasetError(
+                f"{count.where}: nc: expected at most {_MAX_CLASSES:,} classes, got {count.value:,}; correct it"
+            )
         num_classes = count.value
     if names is None or not names.value:
         if num_classes is None:

@@ -156,10 +156,10 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     text, path = str(source), Path(source)
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
         found: list[Source] = [_file(p) for p in _files_of(files_below(path))]
         expected = "an image or video"
-    elif path.is_file() or path.is_symlink():
+    elif os.path.isfile(path) or os.path.islink(path):
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
         expected = "a line with a path"
     elif glob.has_magic(text):
@@ -177,7 +177,7 @@ def _stream(text: str, allow_url: bool) -> VideoSource | None:
     if text == STDIN:
         return VideoSource("stdin")
     camera = _CAMERA.fullmatch(text)
-    if camera is not None and not Path(text).exists():
+    if camera is not None and not os.path.exists(text):
         return VideoSource(f"camera:{int(camera[1])}", camera=int(camera[1]))
     parts = _URL.fullmatch(text)
     if parts is None:
@@ -202,7 +202,7 @@ def _files_of(paths: Iterable[Path]) -> list[Path]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(paths, key=lambda p: (len(p.parts), p)):  # a glob goes around a loop of links many times
-        if path.suffix.lower() in suffixes and not path.is_dir():
+        if path.suffix.lower() in suffixes and not os.path.isdir(path):
             found.setdefault((os.path.realpath(path.parent), path.name), path)
     return sorted(found.values())
 
@@ -326,7 +326,7 @@ def _one(given: object, name: str, allow_url: bool, channel_order: ChannelOrder)
         try:
             return find_sources(given, allow_url)
         except MediaError:
-            if glob.has_magic(str(given)) or Path(given).exists():
+            if glob.has_magic(str(given)) or os.path.exists(given):
                 raise
             return [_file(Path(given))]  # fails when it is read, and the others do not
     if isinstance(given, _BYTES):

@@ -35,7 +35,9 @@ FORMAT_VERSION = 1
 
 # Entries of a safetensors header's metadata: the document of a model or of a training state, and its digest.
 _DOCUMENT_KEY, _STATE_KEY, _DIGEST_KEY = "detector", "detector_training", "sha256"
-_LARGEST_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+# A header of a training state has a few hundred kilobytes and names about two thousand tensors. The limit of the format
+# itself, 100 MB, keeps its reader busy for minutes.
+_LARGEST_SAFETENSORS_HEADER, _MAX_TENSORS = 10_000_000, 50_000
 _NUM_NAMES_SHOWN = 5
 
 # The description of a model besides its tensors: key -> expected type in words, the type, the types of items (): any.
@@ -158,9 +160,11 @@ def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
+            metadata, names = file.metadata() or {}, file.keys()
+            if len(names) > _MAX_TENSORS:
+                raise CheckpointError(f"{path} holds {len(names)} tensors, more than any model: give {_EXPECTED}")
             # Cloned because these tensors are windows into the file, which another program may overwrite.
-            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            state = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     key = _STATE_KEY if _STATE_KEY in metadata else _DOCUMENT_KEY
@@ -292,7 +296,13 @@ def _is_archive(path: Path) -> bool:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): give {_EXPECTED}") from error
     if head.startswith(b"PK\x03\x04"):
         return True
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_SAFETENSORS_HEADER:
+    if head[8:9] == b"{":
+        num_header_bytes = int.from_bytes(head[:8], "little")
+        if num_header_bytes > _LARGEST_SAFETENSORS_HEADER:
+            raise CheckpointError(
+                f"{path} has a header of {num_header_bytes} bytes, more than the {_LARGEST_SAFETENSORS_HEADER} of any "
+                f"model: give {_EXPECTED}"
+            )
         return False
     raise CheckpointError(f"{path} {_what_it_is(head)}")
 

@@ -361,7 +361,17 @@ def test_an_error_in_a_worker_arrives_as_one_sentence(own_copy: Path) -> None:
 # ---- settings and memory
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": -1}, {"cache_mb": -1}, {"timeout_s": 0}])
-def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="batch_size >= 1, workers >= 0, cache_mb >= 0 and timeout_s > 0"):
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"batch_size": 0}, r"batch_size within 1\.\.65536"),
+        ({"batch_size": 10**12}, r"batch_size within 1\.\.65536"),
+        ({"workers": -1}, r"workers within 0\.\.1024"),
+        ({"workers": 10**6}, r"workers within 0\.\.1024"),
+        ({"cache_mb": -1}, "cache_mb >= 0"),
+        ({"timeout_s": 0}, "timeout_s > 0"),
+    ],
+)
+def test_invalid_settings_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         LoaderConfig(**settings)

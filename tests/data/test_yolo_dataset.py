@@ -116,6 +116,7 @@ def test_a_key_that_is_not_read_is_counted_with_its_line(description):
         ("train: labels\nnames: [cat]\n", "expected images in"),
         ("train: 3\nnames: [cat]\n", "data.yaml:1: expected a folder or a list of images, got the number 3"),
         ("train: images/train\nnames: [cat, dog]\nnc: 3\n", "data.yaml:3: nc is 3, but 2 names are given"),
+        ("train: images/train\nnc: 900000000000\n", "data.yaml:2: nc: expected at most 999,999 classes"),
         ("train: images/train\nnames: [cat, dog]\nnc: yes\n", "data.yaml:3: nc: expected the number of classes"),
         ("train: images/train\nnames: [cat, no]\n", "data.yaml:2: expected a class name, got the bool false; put"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "data.yaml:2: names: expected a list, or a name for each"),

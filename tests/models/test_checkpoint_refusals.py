@@ -341,6 +341,16 @@ def test_safetensors_of_another_project_or_with_a_corrupt_description_are_refuse
     assert "does not match its SHA-256" in refusal(load_model_file, with_document(path, own))
 
 
+def test_header_that_would_keep_the_reader_busy_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    entries = {f"{i:x}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(60_000)}
+    header = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "holds 60000 tensors, more than any model" in refusal(load_model_file, path)
+    path.write_bytes(struct.pack("<Q", 90_000_000) + b"{" + b" " * 1000)
+    assert "has a header of 90000000 bytes" in refusal(load_model_file, path)
+
+
 def test_a_newer_format_is_refused_with_the_supported_version(tmp_path: Path) -> None:
     newer = {"format_version": FORMAT_VERSION + 1, "config": {}}
     torch.save(newer, tmp_path / "last.pt")
