@@ -16,6 +16,7 @@ from torch import Tensor, equal
 
 from detector.config import registry
 from detector.data.synthetic_detection import draw_shapes
+from detector.tasks import run_pictures
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
 
@@ -26,6 +27,27 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
         torch.set_num_threads(1)
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+# The charts of a training run take as long as the whole rest of a tiny one; `run_charts` draws them in a test.
+CHARTS = {name: getattr(run_pictures, name) for name in ("labels_picture", "results_chart")}
+BLANK_PNG: bytes = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_charts() -> Iterator[None]:
+    """Write the charts of training runs as blank pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHARTS:
+            patch.setattr(run_pictures, name, lambda *arguments: BLANK_PNG)
+        yield
+
+
+@pytest.fixture
+def run_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the charts of the test's training runs."""
+    for name, draw in CHARTS.items():
+        monkeypatch.setattr(run_pictures, name, draw)
 
 
 @pytest.fixture(scope="session")

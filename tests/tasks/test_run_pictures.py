@@ -30,6 +30,7 @@ from detector.training.events import Event, Noted, Started
 from detector.training.run_folder import RunFolder
 from detector.workflows.train import open_run, train
 
+pytestmark = pytest.mark.usefixtures("run_charts")
 Make = Callable[..., DetectionConfig]
 
 
