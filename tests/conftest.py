@@ -29,6 +29,30 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
+# Files that take long run first: a worker takes one file at a time, and none shall be left alone with one of these.
+LONG_FILES = (
+    "training/test_distributed.py",
+    "training/test_kill.py",
+    "training/test_resume.py",
+    "training/test_trainer.py",
+    "test_parts.py",
+    "cli/test_end_to_end.py",
+    "tasks/test_classification.py",
+    "cli/test_darknet_network.py",
+    "workflows/test_fine_tuning.py",
+    "test_compatibility.py",
+    "test_promises.py",
+    "cli/test_manners.py",
+    "test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the long files first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 # The charts of a training run take as long as the whole rest of a tiny one; `run_charts` draws them in a test.
 CHARTS = {name: getattr(run_pictures, name) for name in ("labels_picture", "results_chart")}
 BLANK_PNG: bytes = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
