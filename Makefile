@@ -30,7 +30,8 @@ test: $(READY)  ## run everything that a change must pass: lint, types and the d
 	test -z "$$failed" || { echo "make: failed:$$failed" >&2; exit 1; }
 
 suite: $(READY)  ## run the default test suite only
-	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not nightly and not gpu"
+	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m "not nightly and not gpu"
 
 nightly: $(READY)  ## run the long fuzz and soak tests, and the suite with the lowest and the newest versions
 	@failed=; $(PYTHON_BIN) -m pytest -q -m nightly || failed=' nightly'; \

@@ -16,6 +16,7 @@ from torch import Tensor, equal
 
 from detector.config import registry
 from detector.data.synthetic_detection import draw_shapes
+from detector.tasks import run_pictures
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
 
@@ -26,6 +27,51 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
         torch.set_num_threads(1)
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+# Files that take long run first: a worker takes one file at a time, and none shall be left alone with one of these.
+LONG_FILES = (
+    "training/test_distributed.py",
+    "training/test_kill.py",
+    "training/test_resume.py",
+    "training/test_trainer.py",
+    "test_parts.py",
+    "cli/test_end_to_end.py",
+    "tasks/test_classification.py",
+    "cli/test_darknet_network.py",
+    "workflows/test_fine_tuning.py",
+    "test_compatibility.py",
+    "test_promises.py",
+    "cli/test_manners.py",
+    "test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the long files first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+# The charts of a training run take as long as the whole rest of a tiny one; `run_charts` draws them in a test.
+CHARTS = {name: getattr(run_pictures, name) for name in ("labels_picture", "results_chart")}
+BLANK_PNG: bytes = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_charts() -> Iterator[None]:
+    """Write the charts of training runs as blank pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHARTS:
+            patch.setattr(run_pictures, name, lambda *arguments: BLANK_PNG)
+        yield
+
+
+@pytest.fixture
+def run_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the charts of the test's training runs."""
+    for name, draw in CHARTS.items():
+        monkeypatch.setattr(run_pictures, name, draw)
 
 
 @pytest.fixture(scope="session")

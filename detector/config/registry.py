@@ -68,7 +68,7 @@ Kind: TypeAlias = "type[PartConfig[object]]"
 
 _PARTS: dict[Kind, dict[str, type]] = {}
 _PART_OF_CONFIG: dict[type[PartConfig[object]], tuple[str, type]] = {}
-_WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.workflows")
+_WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.media", "detector.workflows")
 _READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
 _imported_folders: set[str] = set()
 _imported_files: dict[Path, None] = {}  # in the order of their import

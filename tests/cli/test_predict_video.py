@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from detector.api import Detector
@@ -150,10 +151,10 @@ def test_display_without_gui_support_is_refused(monkeypatch: pytest.MonkeyPatch)
     from detector.cli import show
 
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(show.cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
     with pytest.raises(ConfigError, match="opens windows, got opencv-python-headless"):
         show.require_display()
-    monkeypatch.setattr(show.cv2, "getBuildInformation", lambda: "  GUI:                           QT5\n")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           QT5\n")
     show.require_display()
 
 

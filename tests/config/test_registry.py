@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -266,3 +267,9 @@ def test_config_may_have_fields_of_every_plain_type():
             tags: tuple[dict[str, int], ...] = field(default=())
 
     assert Bowl.Config().sizes == (1, 2)
+
+
+def test_kinds_are_listed_where_an_optional_reader_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # its import raises
+    monkeypatch.delitem(sys.modules, "detector.media.pyav_reader", raising=False)
+    assert ActivationConfig in registry.every_kind()

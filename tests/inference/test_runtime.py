@@ -15,6 +15,7 @@ from detector.inference import runtime as module
 from detector.inference.runtime import RuntimeConfig, TorchRuntime
 from detector.models.contracts import DetectionModel
 from detector.models.packing import PackedConv2d, can_pack
+from detector.models.precision import PrecisionName
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import LoadedModel, build_model, build_predictor, load_detection
@@ -138,7 +139,7 @@ def test_compiled_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(settings)
         return lambda images: [raw_map * 0 for raw_map in model(images)]
 
-    monkeypatch.setattr(module.torch, "compile", compiled)
+    monkeypatch.setattr(torch, "compile", compiled)
     runtime = TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(compile=True))
     assert asked == [{"dynamic": False}]
     assert runtime.boxes(canvases())[1].unique().tolist() == [0.5]
@@ -150,7 +151,7 @@ def test_failing_compiler_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> 
     def failing(images: Tensor) -> None:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no g++"), None)
 
-    monkeypatch.setattr(module.torch, "compile", lambda model, **settings: failing)
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: failing)
     runtime = TorchRuntime(lively("mish-n"), CPU, RuntimeConfig(compile=True))
     with pytest.raises(
         ConfigError, match=r"runtime.compile: expected a compiler that torch can use.*no g\+\+.*leave it"
@@ -172,7 +173,7 @@ def test_compiled_network_gives_the_same_boxes() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_cuda_graph_gives_the_results_of_the_plain_pass(name: str, precision: module.PrecisionName) -> None:
+def test_cuda_graph_gives_the_results_of_the_plain_pass(name: str, precision: PrecisionName) -> None:
     model, cuda = lively(name), torch.device("cuda")
     plain = TorchRuntime(model, cuda, RuntimeConfig(precision))
     recorded = TorchRuntime(model, cuda, RuntimeConfig(precision, cuda_graph=True))

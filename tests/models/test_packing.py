@@ -78,6 +78,6 @@ def test_a_convolution_that_cannot_be_packed_is_unchanged() -> None:
 
 
 def test_a_torch_without_the_operators_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing.torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     block = ConvNormAct(3, 8, 3, Yolo.Config().activation)
     assert isinstance(pack(block).conv, nn.Conv2d)

@@ -18,6 +18,7 @@ from detector.errors import DetectorError
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.io import files
+from detector.media.charts import place_chart
 from detector.media.comparisons import ImageComparison
 from detector.media.images import read_image
 from detector.structures.canvas import InputConfig
@@ -30,6 +31,7 @@ from detector.training.events import Event, Noted, Started
 from detector.training.run_folder import RunFolder
 from detector.workflows.train import open_run, train
 
+pytestmark = pytest.mark.usefixtures("run_charts")
 Make = Callable[..., DetectionConfig]
 
 
@@ -124,7 +126,7 @@ def test_label_counts_exclude_crowds_and_sizes_are_on_the_canvas(
     path.write_text(json.dumps(content))
     annotations = replace(read_coco(path, tiny_shapes / "images/train"), image_hw=np.array([[64, 64]]))
     shown: dict[str, object] = {}
-    png = (run_pictures.place_chart(np.zeros((0, 2))),)[0]
+    png = (place_chart(np.zeros((0, 2))),)[0]
     monkeypatch.setattr(run_pictures, "class_chart", lambda names, counts: shown.update(counts=counts) or png)
     monkeypatch.setattr(run_pictures, "size_chart", lambda sides, *rest: shown.update(sides=sides["train"]) or png)
     monkeypatch.setattr(run_pictures, "place_chart", lambda centres: shown.update(centres=centres) or png)

@@ -353,9 +353,21 @@ def test_invalid_training_settings_are_rejected(settings: dict[str, Any]) -> Non
         TrainConfig(**settings)
 
 
-@pytest.mark.slow
-def test_model_overfits_eight_images(tmp_path: Path) -> None:
-    draw_shapes(tmp_path / "shapes", num_train=8, num_val=1, image_size=160)
+# The small network on small images reaches an AP50 of 0.92 and an AP of 0.76 after 150 steps.
+SMALL = ("model.width=0.25", "optimizer={name: adamw, lr: 0.005}", "train.iterations=150")
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides", "num_objects", "ap50", "ap"),
+    [
+        pytest.param(64, SMALL, 30, 0.8, 0.6, id="small"),
+        pytest.param(160, ("train.iterations=400",), 32, 0.98, 0.80, id="whole", marks=pytest.mark.nightly),
+    ],
+)
+def test_model_overfits_eight_images(
+    size: int, overrides: tuple[str, ...], num_objects: int, ap50: float, ap: float, tmp_path: Path
+) -> None:
+    draw_shapes(tmp_path / "shapes", num_train=8, num_val=1, image_size=size)
     split = f"{{annotations: {tmp_path}/shapes/annotations/train.json, images: {tmp_path}/shapes/images/train}}"
     plain = (
         "{mosaic: 0, scale: 0, translate: 0, flip_horizontal: 0, hue: 0, saturation: 0, value: 0, albumentations: []}"
@@ -364,17 +376,18 @@ def test_model_overfits_eight_images(tmp_path: Path) -> None:
         "mish-n",
         [
             f"data={{name: coco, train: {split}, val: {split}}}",
-            "input.size=160",
+            f"input.size={size}",
             "loader={batch_size: 8, workers: 0}",
             f"augment={plain}",
             "augment.albumentations=[]",
-            "train={iterations: 400, evaluations: 1, precision: fp32}",
+            "train={evaluations: 1, precision: fp32}",
             f"train.project={tmp_path}/runs",
             "device=cpu",
+            *overrides,
         ],
     )
     metrics = train(config).metrics
     assert isinstance(metrics, CocoMetrics)
-    assert (metrics.num_images, metrics.num_objects) == (8, 32)
-    assert metrics.stats["AP50"] >= 0.98
-    assert metrics.ap >= 0.80
+    assert (metrics.num_images, metrics.num_objects) == (8, num_objects)
+    assert metrics.stats["AP50"] >= ap50
+    assert metrics.ap >= ap
