@@ -79,18 +79,27 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
     by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
     read: dict[str, ListedObjects] = {}
     wrong: list[str] = []
+    renamed: list[str] = []
     for file in files:
         try:
-            read[file.stem] = _image(file, names, by_stem)
+            read[file.stem], written = _image(file, names, by_stem)
+            if written in names and written != read[file.stem].file_name:
+                renamed.append(f"{file.name} names {shown(written)}")
         except DatasetError as error:
             wrong.append(str(error))
+    notes = _without_clashes(read)
+    if renamed:
+        notes.append(
+            f"{len(renamed)} annotation files name another image than that of their own name, which is used, first: "
+            f"{renamed[0]}"
+        )
     if wrong:
         more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
         raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
     objects = [item for image in read.values() for item in image.objects]
     counts_from_0 = any(0 in item.source_xyxy[:2] for item in objects)
     offset = 0.0 if counts_from_0 else 1.0
-    notes = [
+    notes += [
         "some coordinates are 0: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
         if counts_from_0
         else "pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
@@ -109,6 +118,22 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
             if not (item.is_ignored and difficult == "drop")
         ]
     return assemble(root, images, _splits(root, read, notes)), notes
+
+
+def _without_clashes(read: dict[str, ListedObjects]) -> list[str]:
+    """Remove all but one of the annotation files of an image; return notes on files that name another image."""
+    first: dict[str, str] = {}  # the annotation file of each image; one of its own name comes first
+    for stem, image in sorted(read.items(), key=lambda item: Path(item[1].file_name).stem != item[0]):
+        first.setdefault(image.file_name, stem)
+    lost = [stem for stem, image in read.items() if first[image.file_name] != stem]
+    notes = [
+        f"{len(lost)} annotation files are left out, because their image has another one, first: {shown(stem)}.xml "
+        f"names {shown(read[stem].file_name)}, which {shown(first[read[stem].file_name])}.xml describes"
+        for stem in lost[:1]
+    ]
+    for stem in lost:
+        del read[stem]
+    return notes
 
 
 def _edges(item: NamedObject, offset: float) -> tuple[float, float, float, float]:
@@ -168,13 +193,18 @@ def parse_xml(path: Path) -> ElementTree.Element:
     return root
 
 
-def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObjects:
+def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> tuple[ListedObjects, str]:
+    """Return the image of a file with its objects, and the name that the file gives to the image."""
     root = parse_xml(file)
     if root.tag != "annotation":
         raise DatasetError(f"{file}: expected a root element <annotation>, got <{shown(root.tag)}>")
-    # Programs write whole paths of another machine, so only the name counts.
+    # Programs write whole paths of another machine, so only the name counts. A copy keeps the name in its original.
     written = PureWindowsPath(_text(root, "filename")).name
-    name = written if written in names else by_stem.get(Path(written).stem, by_stem.get(file.stem, written))
+    if written not in names or Path(written).stem != file.stem:
+        other = written if written in names else by_stem.get(Path(written).stem, written)
+        name = by_stem.get(file.stem, other)
+    else:
+        name = written
     if not name:
         raise DatasetError(f"{file}: names no image in <filename>, and no image is called {file.stem}")
     size = root.find("size")
@@ -193,7 +223,7 @@ def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObj
         if pose and pose.lower() != "unspecified":
             extras["pose"] = pose
         image.objects.append(NamedObject(class_name, (x1, y1, x2, y2), place, _is_set(element, "difficult"), extras))
-    return image
+    return image, written
 
 
 def _text(element: ElementTree.Element, key: str) -> str:

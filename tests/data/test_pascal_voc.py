@@ -172,3 +172,47 @@ def test_all_wrong_files_are_named_at_once(voc):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"expected annotation files \*\.xml"):
         read_voc(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "images", "words"),
+    [
+        ({}, ["000001", "000002", "000003"], None),
+        # The second file is a copy of the first and still names its image.
+        (
+            {"000002": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "1 annotation files name another image than that of",
+        ),
+        (
+            {"000001": "000002.jpg", "000002": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "2 annotation files name ano",
+        ),
+        (
+            {"copy": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "copy.xml names 000001.jpg, which 000001.xml describes",
+        ),
+        (
+            {"a": "000009.jpg", "b": "000009.jpg"},
+            ["000009", "000001", "000002", "000003"],
+            "b.xml names 000009.jpg, which",
+        ),
+    ],
+)
+def test_no_image_is_lost_where_two_files_name_it(voc, written, images, words):
+    for stem, name in written.items():
+        is_new = stem not in images
+        voc.add(stem, [("dog", 0, 5, 5, 5, 5)], name=name)
+        if is_new:
+            (voc.root / f"JPEGImages/{stem}.jpg").rename(voc.root / f"JPEGImages/{name}")
+    splits, notes = read_voc(voc.root)
+    annotations, _ = splits["train"]
+    assert sorted(annotations.file_names) == sorted(f"{stem}.jpg" for stem in images)
+    told = [note for note in notes if "annotation files" in note]
+    assert len(told) == (words is not None)
+    assert words is None or words in told[0]
+    for stem in set(written) & set(images):  # an image has the boxes of the file of its own name
+        index = list(annotations.file_names).index(f"{stem}.jpg")
+        assert annotations.source_xyxy(index).tolist() == [[4, 4, 5, 5]]
