@@ -7,7 +7,7 @@ from 1, both inside the box: `xmin` 1 is the left edge of the image. If any file
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
@@ -75,27 +75,7 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
     files = sorted(path for path in folder.glob("*.xml") if path.is_file())
     if not files:
         raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
-    names = {path.name for path in images.iterdir()}
-    by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    read: dict[str, ListedObjects] = {}
-    wrong: list[str] = []
-    renamed: list[str] = []
-    for file in files:
-        try:
-            read[file.stem], written = _image(file, names, by_stem)
-            if written in names and written != read[file.stem].file_name:
-                renamed.append(f"{file.name} names {shown(written)}")
-        except DatasetError as error:
-            wrong.append(str(error))
-    notes = _without_clashes(read)
-    if renamed:
-        notes.append(
-            f"{len(renamed)} annotation files name another image than that of their own name, which is used, first: "
-            f"{renamed[0]}"
-        )
-    if wrong:
-        more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
-        raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
+    read, notes = _read_files(root, files, images)
     objects = [item for image in read.values() for item in image.objects]
     counts_from_0 = any(0 in item.source_xyxy[:2] for item in objects)
     offset = 0.0 if counts_from_0 else 1.0
@@ -118,6 +98,36 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
             if not (item.is_ignored and difficult == "drop")
         ]
     return assemble(root, images, _splits(root, read, notes)), notes
+
+
+def _read_files(root: Path, files: Sequence[Path], images: Path) -> tuple[dict[str, ListedObjects], list[str]]:
+    """Return the images of annotation files by the stem of the file, and notes on names that clash.
+
+    Raises:
+        DatasetError: some files are wrong; all of them are named.
+    """
+    names = {path.name for path in images.iterdir()}
+    by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    read: dict[str, ListedObjects] = {}
+    wrong: list[str] = []
+    renamed: list[str] = []
+    for file in files:
+        try:
+            read[file.stem], written = _image(file, names, by_stem)
+            if written in names and written != read[file.stem].file_name:
+                renamed.append(f"{file.name} names {shown(written)}")
+        except DatasetError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
+        raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
+    notes = _without_clashes(read)
+    if renamed:
+        notes.append(
+            f"{len(renamed)} annotation files name another image than that of their own name, which is used, first: "
+            f"{renamed[0]}"
+        )
+    return read, notes
 
 
 def _without_clashes(read: dict[str, ListedObjects]) -> list[str]:

@@ -162,9 +162,7 @@ def read_txt_labels(
     files = [
         image.path if size is None else labels.label_file(image.path) for image, size in zip(listed, sizes, strict=True)
     ]
-    if labels.polygons and labels.num_key_point_numbers is None:
-        present_files = itertools.compress(files, is_present.tolist())
-        labels = replace(labels, num_key_point_numbers=num_key_point_numbers(present_files, findings))
+    labels = _with_key_points(labels, itertools.compress(files, is_present.tolist()), findings)
     rows = _Rows()
     has_file = [
         size is not None and _read_labels(file, index, rows, labels, findings)
@@ -196,6 +194,13 @@ def read_txt_labels(
         areas=boxes_xywh[keep, 2] * boxes_xywh[keep, 3],
         problems=findings.problems,
     )
+
+
+def _with_key_points(labels: TextLabels, files: Iterable[Path], findings: Findings) -> TextLabels:
+    """Return the description with the number of key points that the lines of its files show, unless it is given."""
+    if not labels.polygons or labels.num_key_point_numbers is not None:
+        return labels
+    return replace(labels, num_key_point_numbers=num_key_point_numbers(files, findings))
 
 
 def _without_label_files(
