@@ -216,3 +216,55 @@ def test_no_image_is_lost_where_two_files_name_it(voc, written, images, words):
     for stem in set(written) & set(images):  # an image has the boxes of the file of its own name
         index = list(annotations.file_names).index(f"{stem}.jpg")
         assert annotations.source_xyxy(index).tolist() == [[4, 4, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("xmls", "pictures"),
+    [
+        ("Annotations", "JPEGImages"),
+        ("annotations", "images"),
+        ("ANNOTATIONS", "Images"),
+        ("annots", "images"),
+        ("xmls", "img"),
+        ("annotations", ""),
+    ],
+)
+def test_folders_of_common_layouts_are_found(voc, xmls, pictures):
+    (voc.root / "Annotations").rename(voc.root / "moved")
+    (voc.root / "moved").rename(voc.root / xmls)
+    (voc.root / "JPEGImages").rename(voc.root / (pictures or "images_are_beside"))
+    if not pictures:
+        for path in (voc.root / "images_are_beside").iterdir():
+            path.rename(voc.root / xmls / path.name)
+    annotations, _ = read_voc(voc.root)[0]["train"]
+    assert annotations.num_boxes == 3
+    assert annotations.path(0).is_file()
+
+
+SOURCE = "<source><database>{}</database></source>"
+
+
+@pytest.mark.parametrize(
+    ("database", "box", "options", "left", "words"),
+    [
+        ("", (5, 6, 20, 10), {}, 4, "nothing tells that pixels count from 0"),
+        ("The VOC2007 Database", (5, 6, 20, 10), {}, 4, "nothing tells that pixels count from 0"),
+        ("Unknown", (5, 6, 20, 10), {}, 5, "<database> is 'Unknown', as LabelImg, CVAT and Roboflow write it"),
+        ("roboflow.com", (5, 6, 20, 10), {}, 5, "<database> is 'roboflow.com'"),
+        ("", (0, 6, 20, 10), {}, 0, "some coordinates are 0"),
+        ("", (5.5, 6, 20, 10), {}, 5.5, "some coordinates have decimals"),
+        ("Unknown", (5, 6, 20, 10), {"first_pixel": 1}, 4, "as asked: pixels count from 1"),
+        ("The VOC2007 Database", (5, 6, 20, 10), {"first_pixel": 0}, 5, "as asked: coordinates are taken as edges"),
+    ],
+)
+def test_first_pixel_is_decided_by_evidence_and_announced(tmp_path, database, box, options, left, words):
+    voc = Voc(tmp_path / "set")
+    for path in (voc.root / "Annotations").iterdir():
+        path.unlink()
+    size = "<size><width>40</width><height>30</height></size>" + (SOURCE.format(database) if database else "")
+    voc.add("000001", [("dog", 0, *box)], size=size)
+    splits, notes = read_voc(voc.root, **options)
+    annotations, _ = splits["train"]
+    top = 6 - (left == 4)
+    assert annotations.boxes_xywh.tolist() == [[left, top, 20 - left, 10 - top]]
+    assert words in notes[0]
