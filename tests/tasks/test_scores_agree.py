@@ -150,7 +150,8 @@ def draw_scene(folder: Path, seed: int) -> Scene:
                 if of_train[label] in in_val
             ]
     write_set(folder, of_train, ids, truth)
-    data = CocoDataset.Config(*(SplitConfig(folder / f"{split}.json", folder) for split in ("train", "val")))
+    train, val = (SplitConfig(folder / f"{split}.json", folder) for split in ("train", "val"))
+    data = CocoDataset.Config(train=train, val=val)
     known = {val_ids[name] for name in in_val}
     truth["categories"] = [c for c in truth["categories"] if c["id"] in known]
     truth["annotations"] = [row for row in truth["annotations"] if row["category_id"] in known]
