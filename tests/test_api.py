@@ -229,9 +229,11 @@ def test_evaluate_uses_the_split_of_training_or_another(weights: Path, tiny_shap
     (tmp_path / "my.yaml").write_text(f"name: coco\nval: {split}\n")
     for data in (tmp_path / "my.yaml", str(tmp_path / "my.yaml")):
         assert model.evaluate(data).metrics.num_images == 12
-    few = model.evaluate(evaluate={"max_detections": 1, "confidence": 0.0})
-    assert len(few.results) == 6
-    assert model.config.evaluate.max_detections == 300  # the setting holds for one call
+    every = model.evaluate(evaluate={"max_detections": 1, "confidence": 0.0})
+    assert len(every.results) > 6 * 100  # metrics need 100 of each class, whatever the limit of an image
+    assert model.evaluate(evaluate={"confidence": 1.0}).results == []
+    assert model.config.evaluate.max_detections == 300  # a setting holds for one call
+    assert model.config.evaluate.confidence < 1
 
 
 def test_evaluate_reports_wrong_arguments(weights: Path, tiny_shapes: Path, tmp_path: Path) -> None:

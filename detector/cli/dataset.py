@@ -82,7 +82,7 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
         table = Path(names[0])
         tables, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
     elif len(names) == 1 and Path(names[0]).is_dir():
-        tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult)
+        tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult, first_pixel=arguments.first_pixel)
     else:
         portions, notes = _read(names, arguments.out)
         return _write(portions, arguments.out), notes

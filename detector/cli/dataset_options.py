@@ -43,6 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="ignore",
         help="to-coco from VOC: treatment of difficult objects (default ignore: in training and in evaluation)",
     )
+    parser.add_argument(
+        "--first-pixel",
+        type=int,
+        choices=(0, 1),
+        help="to-coco from VOC: the number of the first pixel (default: 0 where the files show it, else 1 as in VOC)",
+    )
     parser.add_argument("--shares", default=_SHARES, metavar="S", help=f"split: the splits to make (default {_SHARES})")
     parser.add_argument(
         "--from-split", default="train", metavar="NAME", help="split: the split to divide (default train)"

@@ -60,28 +60,33 @@ class ClassMatch:
 
     def matched_part(self, annotations: CocoAnnotations) -> CocoAnnotations:
         """Return the annotations without the categories that match no class; their objects count as skipped."""
-        if self.is_matched.all():
-            return annotations
-        keep = self.is_matched[annotations.labels]
-        new_label = np.cumsum(self.is_matched) - 1
-        kept_before = np.concatenate([[0], np.cumsum(keep)])
-        problems = annotations.problems
-        lost = np.bincount(annotations.labels[~keep], minlength=len(self.is_matched))
-        if lost.any():
-            examples = [f"{lost[i]} of {shown(annotations.class_names[i])}" for i in np.flatnonzero(lost)]
-            what = "object of a category that matches no class"
-            problems = (*problems, Problem(what, "skipped", int(lost.sum()), tuple(examples[:NUM_EXAMPLES])))
-        return replace(
-            annotations,
-            class_names=tuple(itertools.compress(annotations.class_names, self.is_matched)),
-            category_ids=tuple(itertools.compress(annotations.category_ids, self.is_matched)),
-            offsets=kept_before[annotations.offsets],
-            boxes_xywh=annotations.boxes_xywh[keep],
-            labels=new_label[annotations.labels[keep]],
-            is_crowd=annotations.is_crowd[keep],
-            areas=annotations.areas[keep],
-            problems=problems,
-        )
+        return with_categories(annotations, self.is_matched)
+
+
+def with_categories(annotations: CocoAnnotations, is_kept: npt.NDArray[np.bool_]) -> CocoAnnotations:
+    """Return annotations with some of their categories, bool (C,); all images stay, lost objects count as skipped."""
+    if is_kept.all():
+        return annotations
+    keep = is_kept[annotations.labels]
+    new_label = np.cumsum(is_kept) - 1
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    problems = annotations.problems
+    lost = np.bincount(annotations.labels[~keep], minlength=len(is_kept))
+    if lost.any():
+        examples = [f"{lost[i]} of {shown(annotations.class_names[i])}" for i in np.flatnonzero(lost)]
+        what = "object of a category that matches no class"
+        problems = (*problems, Problem(what, "skipped", int(lost.sum()), tuple(examples[:NUM_EXAMPLES])))
+    return replace(
+        annotations,
+        class_names=tuple(itertools.compress(annotations.class_names, is_kept)),
+        category_ids=tuple(itertools.compress(annotations.category_ids, is_kept)),
+        offsets=kept_before[annotations.offsets],
+        boxes_xywh=annotations.boxes_xywh[keep],
+        labels=new_label[annotations.labels[keep]],
+        is_crowd=annotations.is_crowd[keep],
+        areas=annotations.areas[keep],
+        problems=problems,
+    )
 
 
 def match_classes(

@@ -224,7 +224,6 @@ def read_coco(
     findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
     num_listed = len(parts.rows) - num_ignored
     findings.raise_if_too_many_skipped("boxes", num_listed - int(keep.sum()), num_listed, hint)
-
     order = np.flatnonzero(keep)[np.argsort(columns.image_index[keep], kind="stable")]
     return CocoAnnotations(
         annotations=annotations,

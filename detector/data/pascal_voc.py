@@ -1,13 +1,16 @@
 """Pascal VOC data sets: an XML file for each image, lists of images for the splits.
 
 The format: the annotation guidelines and development kit of the PASCAL VOC challenge 2012. Corners are pixels counted
-from 1, both inside the box: `xmin` 1 is the left edge of the image. If any file has a 0, the files count from 0.
+from 1, both inside the box: `xmin` 1 is the left edge of the image. LabelImg, CVAT and Roboflow write the edges of the
+box instead, so that 0 is the left edge of the image. `_first_pixel` decides by what the files hold.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
@@ -21,6 +24,11 @@ from detector.media.images import IMAGE_SUFFIXES
 _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
+# Names of folders, in any case, by what they hold.
+_XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
+_IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
+# The text of <database> in files of LabelImg and CVAT, and of Roboflow.
+_PROGRAMS_WITH_EDGES = re.compile(r"unknown|unspecified|roboflow", re.IGNORECASE)
 
 
 class _RefusedError(Exception):
@@ -49,14 +57,20 @@ class _PlainTree(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
+def read_voc(
+    root: Path, *, difficult: str = "ignore", first_pixel: int | None = None
+) -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
     """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if present, `ImageSets/Main/train.txt` and so on.
 
-    A folder that holds XML files beside their images is read as the split `train`.
+    The folders may also be called `annots` or `images`, for example, in any case. A folder that holds XML files beside
+    their images is read as the split `train`.
 
     Args:
         root: the folder.
         difficult: treatment of objects marked as difficult: `ignore` (in training and in evaluation), `keep` or `drop`.
+
+        first_pixel: the number of the first pixel: 1 as in VOC, where both corners are pixels of the box, or 0, where
+            they are its edges; None to decide by the files.
 
     Returns:
         The splits, and notes on what is changed.
@@ -64,37 +78,19 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
     Raises:
         DatasetError: there is no annotation file, some are wrong (all of them are named), or the data is refused.
     """
-    folder = root / "Annotations" if (root / "Annotations").is_dir() else root
-    images = (
-        root / "JPEGImages"
-        if (root / "JPEGImages").is_dir()
-        else root / "images"
-        if (root / "images").is_dir()
-        else folder
-    )
+    folder = _subfolder(root, _XML_FOLDERS) or root
+    images = _subfolder(root, _IMAGE_FOLDERS) or folder
     files = sorted(path for path in folder.glob("*.xml") if path.is_file())
     if not files:
         raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
-    names = {path.name for path in images.iterdir()}
-    by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    read: dict[str, ListedObjects] = {}
-    wrong: list[str] = []
-    for file in files:
-        try:
-            read[file.stem] = _image(file, names, by_stem)
-        except DatasetError as error:
-            wrong.append(str(error))
-    if wrong:
-        more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
-        raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
+    read, notes, programs = _read_files(root, files, images)
     objects = [item for image in read.values() for item in image.objects]
-    counts_from_0 = any(0 in item.source_xyxy[:2] for item in objects)
-    offset = 0.0 if counts_from_0 else 1.0
-    notes = [
-        "some coordinates are 0: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
-        if counts_from_0
-        else "pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
-    ]
+    counted_from, reason = _first_pixel(objects, programs) if first_pixel is None else (first_pixel, "as asked")
+    notes.append(
+        f"{reason}: pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
+        if counted_from
+        else f"{reason}: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
+    )
     num_difficult = sum(item.is_ignored for item in objects)
     if num_difficult:
         treatment = {
@@ -104,11 +100,91 @@ def read_voc(root: Path, *, difficult: str = "ignore") -> tuple[dict[str, tuple[
         notes.append(f"{num_difficult} difficult objects {treatment.get(difficult, 'are left out')}")
     for image in read.values():
         image.objects = [
-            replace(item, source_xyxy=_edges(item, offset), is_ignored=item.is_ignored and difficult == "ignore")
+            replace(
+                item,
+                source_xyxy=_edges(item, float(counted_from)),
+                is_ignored=item.is_ignored and difficult == "ignore",
+            )
             for item in image.objects
             if not (item.is_ignored and difficult == "drop")
         ]
     return assemble(root, images, _splits(root, read, notes)), notes
+
+
+def _subfolder(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder of the first of the names that there is, in any case; None without one."""
+    found = {path.name.lower(): path for path in sorted(root.iterdir(), reverse=True) if path.is_dir()}
+    return next((found[name] for name in names if name in found), None)
+
+
+def _first_pixel(objects: Sequence[NamedObject], programs: Sequence[str]) -> tuple[int, str]:
+    """Return the number of the first pixel, 0 or 1, and the reason.
+
+    Args:
+        objects: all objects, as written.
+        programs: the text of <database> of each file, empty where there is none.
+    """
+    if any(min(item.source_xyxy[:2]) < 1 for item in objects):
+        return 0, "some coordinates are 0"
+    if any(not value.is_integer() for item in objects for value in item.source_xyxy if math.isfinite(value)):
+        return 0, "some coordinates have decimals"
+    if programs and all(_PROGRAMS_WITH_EDGES.search(program) for program in programs):
+        return (
+            0,
+            f"<database> is {shown(programs[0])!r}, as LabelImg, CVAT and Roboflow write it (--first-pixel 1 if not)",
+        )
+    return 1, "nothing tells that pixels count from 0 (--first-pixel 0 if they do)"
+
+
+def _read_files(
+    root: Path, files: Sequence[Path], images: Path
+) -> tuple[dict[str, ListedObjects], list[str], list[str]]:
+    """Return the images of annotation files by the stem of the file, notes on names that clash, and `<database>`.
+
+    Raises:
+        DatasetError: some files are wrong; all of them are named.
+    """
+    names = {path.name for path in images.iterdir()}
+    by_stem = {Path(name).stem: name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    read: dict[str, ListedObjects] = {}
+    wrong: list[str] = []
+    renamed: list[str] = []
+    programs: list[str] = []
+    for file in files:
+        try:
+            tree = parse_xml(file)
+            programs.append((tree.findtext("source/database") or "").strip())
+            read[file.stem], written = _image(file, tree, names, by_stem)
+            if written in names and written != read[file.stem].file_name:
+                renamed.append(f"{file.name} names {shown(written)}")
+        except DatasetError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; and {len(wrong) - NUM_LISTED_REFUSALS} more" if len(wrong) > NUM_LISTED_REFUSALS else ""
+        raise DatasetError(f"{root} cannot be used: {'; '.join(wrong[:NUM_LISTED_REFUSALS])}{more}")
+    notes = _without_clashes(read)
+    if renamed:
+        notes.append(
+            f"{len(renamed)} annotation files name another image than that of their own name, which is used, first: "
+            f"{renamed[0]}"
+        )
+    return read, notes, programs
+
+
+def _without_clashes(read: dict[str, ListedObjects]) -> list[str]:
+    """Remove all but one of the annotation files of an image; return notes on files that name another image."""
+    first: dict[str, str] = {}  # the annotation file of each image; one of its own name comes first
+    for stem, image in sorted(read.items(), key=lambda item: Path(item[1].file_name).stem != item[0]):
+        first.setdefault(image.file_name, stem)
+    lost = [stem for stem, image in read.items() if first[image.file_name] != stem]
+    notes = [
+        f"{len(lost)} annotation files are left out, because their image has another one, first: {shown(stem)}.xml "
+        f"names {shown(read[stem].file_name)}, which {shown(first[read[stem].file_name])}.xml describes"
+        for stem in lost[:1]
+    ]
+    for stem in lost:
+        del read[stem]
+    return notes
 
 
 def _edges(item: NamedObject, offset: float) -> tuple[float, float, float, float]:
@@ -168,13 +244,19 @@ def parse_xml(path: Path) -> ElementTree.Element:
     return root
 
 
-def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObjects:
-    root = parse_xml(file)
+def _image(
+    file: Path, root: ElementTree.Element, names: set[str], by_stem: Mapping[str, str]
+) -> tuple[ListedObjects, str]:
+    """Return the image of a file with its objects, and the name that the file gives to the image."""
     if root.tag != "annotation":
         raise DatasetError(f"{file}: expected a root element <annotation>, got <{shown(root.tag)}>")
-    # Programs write whole paths of another machine, so only the name counts.
+    # Programs write whole paths of another machine, so only the name counts. A copy keeps the name in its original.
     written = PureWindowsPath(_text(root, "filename")).name
-    name = written if written in names else by_stem.get(Path(written).stem, by_stem.get(file.stem, written))
+    if written not in names or Path(written).stem != file.stem:
+        other = written if written in names else by_stem.get(Path(written).stem, written)
+        name = by_stem.get(file.stem, other)
+    else:
+        name = written
     if not name:
         raise DatasetError(f"{file}: names no image in <filename>, and no image is called {file.stem}")
     size = root.find("size")
@@ -193,7 +275,7 @@ def _image(file: Path, names: set[str], by_stem: Mapping[str, str]) -> ListedObj
         if pose and pose.lower() != "unspecified":
             extras["pose"] = pose
         image.objects.append(NamedObject(class_name, (x1, y1, x2, y2), place, _is_set(element, "difficult"), extras))
-    return image
+    return image, written
 
 
 def _text(element: ElementTree.Element, key: str) -> str:

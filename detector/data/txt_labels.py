@@ -7,16 +7,18 @@ numbers separated by spaces. An image without such a file, or with an empty one,
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from detector.data.coco import CocoAnnotations, usable_boxes
+from detector.data.key_points import NUM_OF_BOX, num_key_point_numbers
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw
@@ -43,12 +45,15 @@ class TextLabels:
         label_file: returns the label file of an image.
         class_names: the name of each class number.
         polygons: whether a line may also hold a class and the corners of a polygon, whose bounding box is used.
+        num_key_point_numbers: numbers of key points after a box, which are not read; then no line is a polygon. None
+            where the lines themselves must tell polygons and key points apart.
         ignore_unknown: whether to skip objects of classes without a name instead of refusing them.
     """
 
     label_file: Callable[[Path], Path]
     class_names: tuple[str, ...]
     polygons: bool = False
+    num_key_point_numbers: int | None = None
     ignore_unknown: bool = False
 
 
@@ -157,6 +162,7 @@ def read_txt_labels(
     files = [
         image.path if size is None else labels.label_file(image.path) for image, size in zip(listed, sizes, strict=True)
     ]
+    labels = _with_key_points(labels, itertools.compress(files, is_present.tolist()), findings)
     rows = _Rows()
     has_file = [
         size is not None and _read_labels(file, index, rows, labels, findings)
@@ -188,6 +194,13 @@ def read_txt_labels(
         areas=boxes_xywh[keep, 2] * boxes_xywh[keep, 3],
         problems=findings.problems,
     )
+
+
+def _with_key_points(labels: TextLabels, files: Iterable[Path], findings: Findings) -> TextLabels:
+    """Return the description with the number of key points that the lines of its files show, unless it is given."""
+    if not labels.polygons or labels.num_key_point_numbers is not None:
+        return labels
+    return replace(labels, num_key_point_numbers=num_key_point_numbers(files, findings))
 
 
 def _without_label_files(
@@ -285,7 +298,7 @@ def _read_labels(file: Path, image_index: int, rows: _Rows, labels: TextLabels, 
         if not words:
             continue
         place = f"{file}:{number}"
-        label, numbers = _numbers(words, labels.polygons, place, findings)
+        label, numbers = _numbers(words, labels, place, findings)
         if numbers is None or label is None:
             findings.skip("line without a class and four numbers", place)
             rows.num_faulty += 1
@@ -306,11 +319,15 @@ def _read_labels(file: Path, image_index: int, rows: _Rows, labels: TextLabels, 
 
 
 def _numbers(
-    words: list[str], polygons: bool, place: str, findings: Findings
+    words: list[str], labels: TextLabels, place: str, findings: Findings
 ) -> tuple[float | None, tuple[float, ...] | None]:
     """Return the class and the four shares of a line; None where it holds something else."""
-    is_polygon = polygons and len(words) > _MIN_POLYGON_NUMBERS and len(words) % 2 == 1
-    if not (is_polygon or len(words) == 5) or any("_" in word for word in words):  # Python reads 1_0 as 10
+    num_more = labels.num_key_point_numbers
+    if num_more is not None and len(words) == NUM_OF_BOX + num_more:
+        words = words[:NUM_OF_BOX]
+    is_polygon = labels.polygons and num_more is None
+    is_polygon = is_polygon and len(words) > _MIN_POLYGON_NUMBERS and len(words) % 2 == 1
+    if not (is_polygon or len(words) == NUM_OF_BOX) or any("_" in word for word in words):  # Python reads 1_0 as 10
         return None, None
     try:
         label, *numbers = map(float, words)

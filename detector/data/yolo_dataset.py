@@ -26,7 +26,7 @@ from detector.media.images import IMAGE_SUFFIXES
 
 _EXPECTED = "a data.yaml in the format of the YOLO family"
 SPLITS = ("train", "val", "test")
-_KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "download")
+_KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "kpt_shape", "download")
 _MAX_CLASSES = 999_999  # as in a .data file of Darknet
 _CLASSES = re.compile(r"^(names|nc)\s*:", re.MULTILINE)
 _CONFIGURATION = re.compile(r"^(name|base)\s*:", re.MULTILINE)
@@ -95,8 +95,27 @@ class YoloDataset(Dataset):
             raise DatasetError(f"{file}: has no split {name!r}; write {name}: and a folder or a list of images")
         images = [image for given in _texts(node) for image in _images_of(_root(file, entries), given, file)]
         names = _class_names(file, entries, findings)
-        labels = TextLabels(label_file, names, polygons=True, ignore_unknown=self.config.ignore_unknown)
+        num_more = _num_key_point_numbers(entries.get("kpt_shape"))
+        labels = TextLabels(label_file, names, True, num_more, ignore_unknown=self.config.ignore_unknown)
         return read_txt_labels(file, _root(file, entries), images, labels, findings)
+
+
+def _num_key_point_numbers(node: Node | None) -> int | None:
+    """Return how many numbers of key points follow a box, by `kpt_shape: [number, 2 or 3]`; None without the key."""
+    if node is None or node.value is None:
+        return None
+    shape = plain_of(node)
+    if not (
+        isinstance(shape, list)
+        and [type(value) for value in shape] == [int, int]
+        and shape[0] > 0
+        and shape[1] in (2, 3)
+    ):
+        raise DatasetError(
+            f"{node.where}: kpt_shape: expected [17, 3], the number of key points and 2 or 3 numbers for each, got "
+            f"{shape!r:.100}; correct it"
+        )
+    return int(shape[0] * shape[1])
 
 
 def _entries(file: Path) -> dict[str, Node]:

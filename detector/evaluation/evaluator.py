@@ -20,7 +20,7 @@ from detector.structures.selection import SelectConfig
 from detector.training.distributed import World
 
 UNLIMITED = 2**31  # detections of an image; Darknet's map has no limit of its own
-# Scoring takes about 300 bytes for a detection: its match at ten thresholds and four ranges of area.
+# Scoring takes about 400 bytes for a detection (its match at ten thresholds and four ranges of area), so about 2 GB.
 MAX_SCORED = 5_000_000
 
 

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detector.config.nodes import plain_of, read_nodes
+from detector.data.class_matching import with_categories
 from detector.data.coco import read_coco
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.ranking import Ranking
@@ -44,6 +47,7 @@ class MeasuredRun:
         recipe_sha256: hash that is the same for runs that differ only in their seed; None if unknown.
         truth_sha256: the hash of the ground truth, as scored; None if unknown.
         annotations: the ground truth, a COCO file; None if it is not a COCO file.
+        category_ids: the categories that it was measured on; None if unknown.
         results: the saved results; None if there are none.
         headline: name of the number that decides which run is better: AP, or top1 of classification.
     """
@@ -54,6 +58,7 @@ class MeasuredRun:
     recipe_sha256: str | None = None
     truth_sha256: str | None = None
     annotations: Path | None = None
+    category_ids: tuple[int, ...] | None = None
     results: Path | None = None
     headline: str = "AP"
 
@@ -129,6 +134,7 @@ def _evaluated(folder: Path, document: dict[str, Any]) -> MeasuredRun:
         recipe_sha256=(document.get("model") or {}).get("recipe_sha256"),
         truth_sha256=document["ground_truth_sha256"],
         annotations=annotations if annotations.suffix == ".json" else None,
+        category_ids=tuple(row["category_id"] for row in document["classes"]) if "classes" in document else None,
         results=results if results.is_file() else None,
     )
 
@@ -212,7 +218,11 @@ def _ranked(run: MeasuredRun, annotations: Path | None) -> Ranking:
     path = annotations or run.annotations
     assert path is not None  # `_why_untested` has checked both
     assert run.results is not None
-    truth = GroundTruth.of_annotations(read_coco(path, None))
+    found = read_coco(path, None)
+    if run.category_ids is not None:  # evaluation left out the categories that are no class of the model
+        measured = set(run.category_ids)
+        found = with_categories(found, np.array([identifier in measured for identifier in found.category_ids]))
+    truth = GroundTruth.of_annotations(found)
     if truth.sha256 != run.truth_sha256:
         raise DatasetError(
             f"{path}: {run.name} was measured on another ground truth; give its ground truth with --annotations"

@@ -172,3 +172,99 @@ def test_all_wrong_files_are_named_at_once(voc):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"expected annotation files \*\.xml"):
         read_voc(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "images", "words"),
+    [
+        ({}, ["000001", "000002", "000003"], None),
+        # The second file is a copy of the first and still names its image.
+        (
+            {"000002": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "1 annotation files name another image than that of",
+        ),
+        (
+            {"000001": "000002.jpg", "000002": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "2 annotation files name ano",
+        ),
+        (
+            {"copy": "000001.jpg"},
+            ["000001", "000002", "000003"],
+            "copy.xml names 000001.jpg, which 000001.xml describes",
+        ),
+        (
+            {"a": "000009.jpg", "b": "000009.jpg"},
+            ["000009", "000001", "000002", "000003"],
+            "b.xml names 000009.jpg, which",
+        ),
+    ],
+)
+def test_no_image_is_lost_where_two_files_name_it(voc, written, images, words):
+    for stem, name in written.items():
+        is_new = stem not in images
+        voc.add(stem, [("dog", 0, 5, 5, 5, 5)], name=name)
+        if is_new:
+            (voc.root / f"JPEGImages/{stem}.jpg").rename(voc.root / f"JPEGImages/{name}")
+    splits, notes = read_voc(voc.root)
+    annotations, _ = splits["train"]
+    assert sorted(annotations.file_names) == sorted(f"{stem}.jpg" for stem in images)
+    told = [note for note in notes if "annotation files" in note]
+    assert len(told) == (words is not None)
+    assert words is None or words in told[0]
+    for stem in set(written) & set(images):  # an image has the boxes of the file of its own name
+        index = list(annotations.file_names).index(f"{stem}.jpg")
+        assert annotations.source_xyxy(index).tolist() == [[4, 4, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("xmls", "pictures"),
+    [
+        ("Annotations", "JPEGImages"),
+        ("annotations", "images"),
+        ("ANNOTATIONS", "Images"),
+        ("annots", "images"),
+        ("xmls", "img"),
+        ("annotations", ""),
+    ],
+)
+def test_folders_of_common_layouts_are_found(voc, xmls, pictures):
+    (voc.root / "Annotations").rename(voc.root / "moved")
+    (voc.root / "moved").rename(voc.root / xmls)
+    (voc.root / "JPEGImages").rename(voc.root / (pictures or "images_are_beside"))
+    if not pictures:
+        for path in (voc.root / "images_are_beside").iterdir():
+            path.rename(voc.root / xmls / path.name)
+    annotations, _ = read_voc(voc.root)[0]["train"]
+    assert annotations.num_boxes == 3
+    assert annotations.path(0).is_file()
+
+
+SOURCE = "<source><database>{}</database></source>"
+
+
+@pytest.mark.parametrize(
+    ("database", "box", "options", "left", "words"),
+    [
+        ("", (5, 6, 20, 10), {}, 4, "nothing tells that pixels count from 0"),
+        ("The VOC2007 Database", (5, 6, 20, 10), {}, 4, "nothing tells that pixels count from 0"),
+        ("Unknown", (5, 6, 20, 10), {}, 5, "<database> is 'Unknown', as LabelImg, CVAT and Roboflow write it"),
+        ("roboflow.com", (5, 6, 20, 10), {}, 5, "<database> is 'roboflow.com'"),
+        ("", (0, 6, 20, 10), {}, 0, "some coordinates are 0"),
+        ("", (5.5, 6, 20, 10), {}, 5.5, "some coordinates have decimals"),
+        ("Unknown", (5, 6, 20, 10), {"first_pixel": 1}, 4, "as asked: pixels count from 1"),
+        ("The VOC2007 Database", (5, 6, 20, 10), {"first_pixel": 0}, 5, "as asked: coordinates are taken as edges"),
+    ],
+)
+def test_first_pixel_is_decided_by_evidence_and_announced(tmp_path, database, box, options, left, words):
+    voc = Voc(tmp_path / "set")
+    for path in (voc.root / "Annotations").iterdir():
+        path.unlink()
+    size = "<size><width>40</width><height>30</height></size>" + (SOURCE.format(database) if database else "")
+    voc.add("000001", [("dog", 0, *box)], size=size)
+    splits, notes = read_voc(voc.root, **options)
+    annotations, _ = splits["train"]
+    top = 6 - (left == 4)
+    assert annotations.boxes_xywh.tolist() == [[left, top, 20 - left, 10 - top]]
+    assert words in notes[0]

@@ -17,8 +17,9 @@ from detector.structures.canvas import Canvas
 
 STORED_HW, UPRIGHT_HW = (40, 100), (100, 40)
 # Boxes xywh of the upright image: within both sizes, below the end of the stored one, and partly so.
-WITHIN, BELOW, ACROSS = [5, 5, 20, 30], [4, 60, 30, 38], [2, 10, 36, 80]
-ACROSS_RIGHT = [30, 10, 30, 80]  # beyond the right edge, whichever way the image is turned
+WITHIN, BELOW, ACROSS = [5.0, 5, 20, 30], [4.0, 60, 30, 38], [2.0, 10, 36, 80]
+TOO_LONG, WIDE = [5.0, 5, 20, 60], [60.0, 5, 30, 30]
+ACROSS_RIGHT = [30.0, 10, 30, 80]  # beyond the right edge, whichever way the image is turned
 
 
 def draw(folder: Path, orientation: int, listed_hw: tuple[int, int], boxes: list[list[float]]) -> Path:
@@ -63,12 +64,12 @@ def test_boxes_are_clipped_to_the_upright_image(
 
 
 def test_image_of_another_size_is_not_taken_as_turned(tmp_path: Path) -> None:
-    annotations = read_coco(draw(tmp_path, 1, STORED_HW, [[5, 5, 20, 60], WITHIN]), tmp_path)
+    annotations = read_coco(draw(tmp_path, 1, STORED_HW, [TOO_LONG, WITHIN]), tmp_path)
     assert annotations.image_hw.tolist() == [list(STORED_HW)]
     assert annotations.source_xyxy(0).tolist() == [[5, 5, 25, 40], [5, 5, 25, 35]]
 
 
-@pytest.mark.parametrize(("boxes", "is_turned"), [([WITHIN, BELOW], True), ([BELOW, [60, 5, 30, 30], WITHIN], False)])
+@pytest.mark.parametrize(("boxes", "is_turned"), [([WITHIN, BELOW], True), ([BELOW, WIDE, WITHIN], False)])
 def test_without_image_files_all_boxes_must_fit_the_turned_image(
     boxes: list[list[float]], is_turned: bool, tmp_path: Path
 ) -> None:

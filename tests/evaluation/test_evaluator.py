@@ -13,13 +13,14 @@ from torch import Tensor
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.errors import DatasetError
 from detector.evaluation.coco_metrics import score_results
-from detector.evaluation.evaluator import EvaluateConfig, annotated_sources, evaluate
+from detector.evaluation.evaluator import EvaluateConfig, annotated_sources, detect_split, evaluate
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
 from detector.models.contracts import DetectionModel
 from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Letterbox
+from detector.structures.selection import SelectConfig
 
 CATEGORY_IDS = (3, 7, 90)
 SIZES_HW = ((40, 100), (100, 40), (64, 64), (33, 77), (240, 17), (20, 20), (97, 101))
@@ -185,7 +186,7 @@ def test_a_split_of_unreadable_images_has_an_ap_of_zero(split: CocoAnnotations, 
 
 def test_the_thresholds_of_the_configuration_are_applied(split: CocoAnnotations) -> None:
     assert evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig(confidence=0.95)).results == []
-    one = evaluate(oracle(split, InputConfig(64)), split, EvaluateConfig(max_detections=1)).results
+    one = detect_split(oracle(split, InputConfig(64)), split, SelectConfig(max_detections=1)).results
     assert len({record["image_id"] for record in one}) == len(one) == len(SIZES_HW) - 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.data.class_matching import with_categories
 from detector.data.coco import read_coco
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.accuracy import classification_metrics
@@ -58,6 +59,28 @@ def test_two_evaluations_of_one_recipe_are_tested_and_grouped_as_seeds(pair: tup
     assert names == tuple(map(str, pair))
     assert seeds.mean == pytest.approx((runs[0].stats["AP"] + runs[1].stats["AP"]) / 2, abs=1e-12)
     assert set(runs[0].of_class) == set(json.loads((pair[0] / "metrics.json").read_text())["class_ap"])
+
+
+def test_evaluations_that_left_out_a_category_are_compared_on_the_others(
+    random_set: Callable[[int], Scored], tmp_path: Path
+) -> None:
+    truth, results = random_set(4)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    annotations = read_coco(tmp_path / "truth.json", None)
+    is_kept = np.arange(len(annotations.category_ids)) > 0
+    part = GroundTruth.of_annotations(with_categories(annotations, is_kept))
+    known = [r for r in results if r["category_id"] in part.category_ids]
+    runs = []
+    for name, found in (("a", known[::2]), ("b", known)):
+        plain = score_results(part, found).to_plain()
+        evaluated(tmp_path / name, tmp_path / "truth.json", found)
+        (tmp_path / name / "metrics.json").write_text(
+            json.dumps({**plain, "ground_truth": {"file": str(tmp_path / "truth.json")}})
+        )
+        runs.append(read_run(tmp_path / name))
+    rankings = [Ranking.of(part, read_results(tmp_path / name / "results.json", part)[0]) for name in "ab"]
+    found_tests = compare(runs, num_resamples=50, seed=3).tests
+    assert found_tests == {str(tmp_path / "b"): paired_test(*rankings, num_resamples=50, seed=3)}
 
 
 def test_a_run_without_a_test_has_a_reason(pair: tuple[Path, Path], tmp_path: Path) -> None:
