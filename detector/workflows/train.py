@@ -126,12 +126,12 @@ def train(
     with joined(config.train.timeout_s) as world:
         told = report if world.is_main else _say_nothing
         if resume is None:
-            config = _chosen(config, start is not None or config.train.weights is not None, told)
+            config = chosen_settings(config, start is not None or config.train.weights is not None, told)
         config = task_of(type(config)).choose_batch_size(config, world, told)
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
 
 
-def _chosen(config: TaskConfig, is_fine_tuning: bool, report: Report) -> TaskConfig:
+def chosen_settings(config: TaskConfig, is_fine_tuning: bool, report: Report) -> TaskConfig:
     """Return the experiment of a new run with the settings that are left to the run; report a lower learning rate."""
     config = config.for_canvas()
     if not is_fine_tuning:
