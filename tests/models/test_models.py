@@ -398,11 +398,13 @@ def test_bins_follow_the_largest_canvas_and_express_an_object_that_fills_it(
     given = DetectionConfig(input=InputConfig(size=size, multi_scale=multi_scale))
     config = given.for_canvas()
     assert isinstance(config.model, Yolo.Config)
-    assert config.model.head.bins == bins
+    settings = config.model.head
+    assert isinstance(settings, DecoupledHead.Config)
+    assert settings.bins == bins
     assert config.for_canvas() == config
     strides = (8, 16, 32)
     with torch.device("meta"):
-        head = DecoupledHead(config.model.head, Scale(1, 1, 64, Mish.Config()), (16, 16, 16), strides, 2)
+        head = DecoupledHead(settings, Scale(1, 1, 64, Mish.Config()), (16, 16, 16), strides, 2)
     height, width = (int(side * (1 + multi_scale)) // 32 for side in config.input.canvas_hw)
     assert head.longest_side_px >= max(height, width) * 32
     # The best box of a cell next to the middle of the canvas, from the distribution at the nearest bins.
