@@ -45,6 +45,7 @@ def _settings(arguments: argparse.Namespace) -> ExportSettings:
         opset=arguments.opset,
         mish_form=arguments.mish_form,
         precision=arguments.precision,
+        max_ap_loss=arguments.max_ap_loss,
     )
 
 

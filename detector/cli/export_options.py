@@ -54,6 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="int8: images to take the ranges of activations from (default: the train split)",
     )
     parser.add_argument(
+        "--max-ap-loss",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="int8: largest share of its AP on the val split that the model may lose (default 0.1; 1: any)",
+    )
+    parser.add_argument(
         "--check-images",
         type=Path,
         metavar="FOLDER",

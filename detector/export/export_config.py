@@ -32,6 +32,8 @@ class ExportSettings:
         precision: number format of the weights and of the network's arithmetic. With openvino, `fp16` halves the
             weights alone. `int8` quantises weights and activations of the convolutions; the ranges of the activations
             are taken from images.
+        max_ap_loss: largest share of its AP on the split `val` that a model may lose by int8, 0..1; a file that loses
+            more is not written. 1 writes it in any case.
     """
 
     target: str
@@ -41,6 +43,7 @@ class ExportSettings:
     opset: int = MIN_OPSET
     mish_form: MishForm | None = None
     precision: ExportPrecision = "fp32"
+    max_ap_loss: float = 0.1
 
     def __post_init__(self) -> None:
         target = find_export_target(self.target)
@@ -56,6 +59,8 @@ class ExportSettings:
             raise ConfigError(
                 f"--precision: expected one of {', '.join(target.precisions)} for {self.target}, got {self.precision!r}"
             )
+        if not 0 <= self.max_ap_loss <= 1:
+            raise ConfigError(f"--max-ap-loss: expected a share within 0..1, got {self.max_ap_loss:g}")
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ConfigError(f"--opset: expected a version within {MIN_OPSET}..{MAX_OPSET}, got {self.opset}")
         if self.opset != MIN_OPSET and not target.has_opset:

@@ -32,8 +32,11 @@ class _Reader:
 def quantized(model: ModelProto, canvases: Sequence[Array]) -> ModelProto:
     """Return a copy of a model whose convolutions compute in 8 bits, between a quantising and a dequantising operator.
 
-    Weights have a symmetric range for each output channel, activations one range for each map. The last convolution
-    before a raw map stays float32, because its outputs are coordinates and scores themselves.
+    Weights have a symmetric range of 7 bits for each output channel, activations one range of 8 bits for each map. The
+    last convolution before a raw map stays float32, because its outputs are coordinates and scores themselves.
+
+    x86 processors without VNNI add two products of 8 bits in 16 bits and saturate (Intel's instruction `vpmaddubsw`):
+    255 * 127 * 2 exceeds 2^15 - 1, 255 * 64 * 2 does not.
 
     Args:
         model: the network in float32.
@@ -56,6 +59,7 @@ def quantized(model: ModelProto, canvases: Sequence[Array]) -> ModelProto:
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=_last_convolutions(convolutions),
             per_channel=True,
+            reduce_range=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
             calibrate_method=CalibrationMethod.MinMax,

@@ -91,7 +91,7 @@ def make_export(
         DetectorError: a library is missing.
     """
     target = find_export_target(settings.target)
-    _require_possible(path, target, settings, calibration_canvases)
+    require_possible(path, target, settings, calibration_canvases)
     if settings.nms:
         require_expressible(select, model.num_classes)
     target.require_libraries((*target.write_libraries, *target.open_libraries))
@@ -120,9 +120,14 @@ def make_export(
     return Exported(_put(target, path, content), difference, _opened(target, path))
 
 
-def _require_possible(
+def require_possible(
     path: Path, target: ExportTarget, settings: ExportSettings, calibration_canvases: Sequence[Array]
 ) -> None:
+    """Reject a path of another suffix than the target's, and int8 without images.
+
+    Raises:
+        ConfigError: one of them.
+    """
     if path.suffix.lower() != target.suffix:
         raise ConfigError(f"{path}: expected a file NAME{target.suffix} for {settings.target}; rename it")
     if settings.precision == "int8" and not calibration_canvases:

@@ -210,7 +210,7 @@ def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Matche
         return _Matches(cell, image, image, predictions.cxcywh.new_zeros(0))
     parts = []
     num_rows = max(1, _MAX_COMPARED // objects.valid.shape[1])
-    for cells, images in zip(cell.split(num_rows), image.split(num_rows), strict=True):
+    for cells, images in zip(torch.split(cell, num_rows), torch.split(image, num_rows), strict=True):
         overlap = overlap_of(predictions.cxcywh[cells, None], objects.cxcywh[images], "iou")
         parts.append(overlap.masked_fill_(~objects.valid[images], 0.0).max(dim=1))
     best, index = (torch.cat(values) for values in zip(*parts, strict=True))

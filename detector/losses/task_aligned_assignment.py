@@ -114,9 +114,10 @@ def assign_task_aligned(
     num_rows = max(1, _MAX_COMPARED // len(points_xy))
     parts = [
         _candidates(scores, canvas_xyxy, points_xy, strides, objects, alignment, rows)
-        for rows in zip(image.split(num_rows), target.split(num_rows), strict=True)
+        for rows in zip(torch.split(image, num_rows), torch.split(target, num_rows), strict=True)
     ]
-    pairs = _Pairs(*map(torch.cat, zip(*parts, strict=True)), num_objects, len(points_xy))
+    image, target, cell, overlap, aligned = (torch.cat(values) for values in zip(*parts, strict=True))
+    pairs = _Pairs(image, target, cell, overlap, aligned, num_objects, len(points_xy))
     return _with_quality(pairs[_winners(pairs, num_images)], num_images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,7 +60,8 @@ class Yolo(DetectionModel):
             scale = Scale(self.depth, self.width, self.max_channels, self.activation)
             with torch.device("meta"):
                 stride = max(build(self.backbone, scale, 3).strides)
-            return replace(self, head=self.head.for_canvas(longest_px, stride))
+            whole_px = math.ceil(longest_px / stride - 1e-3) * stride  # sides of a canvas are multiples of the stride
+            return replace(self, head=self.head.for_canvas(whole_px, stride))
 
         def with_choices_of(self, chosen: ModelConfig) -> Yolo.Config:
             """Return the config with the settings of the head that are left to the canvas as another one has them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from detector.config.schema import config_to_plain
 from detector.data.coco import CocoAnnotations
@@ -14,12 +16,14 @@ from detector.errors import CheckpointError, ConfigError, DatasetError, MediaErr
 from detector.evaluation.evaluator import annotated_sources
 from detector.export.export_config import ExportSettings
 from detector.export.export_runtime import Array, ExportRuntime
+from detector.export.export_target import find_export_target
 from detector.export.quantization import NUM_CALIBRATION_IMAGES
-from detector.export.writer import Exported, make_export
+from detector.export.writer import Exported, make_export, require_possible
+from detector.io.atomic import write_atomically
 from detector.media.sources import ImageSource, as_sources
 from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import LoadedModel, evaluate_model, load_model, read_split
+from detector.tasks.detection_model import LoadedModel, evaluate_model, read_split
 
 NUM_CHECKED_IMAGES = 64
 
@@ -59,7 +63,8 @@ def export_model(
         calibration: images that the ranges of activations are taken from with int8; by default the split `train`.
 
     Raises:
-        CheckpointError: the export differs from its model by more than the tolerance; nothing is written.
+        CheckpointError: the export differs from its model by more than the tolerance, or loses too much AP by int8;
+            nothing is written.
         ConfigError: the target cannot hold what the settings ask for.
         DetectorError: a library is missing.
     """
@@ -75,9 +80,46 @@ def export_model(
         raise ConfigError(f"--calibration is for int8, got {settings.precision}; leave it out")
     file = replace(loaded.file, config=config_to_plain(loaded.config))
     config = loaded.config
-    exported = make_export(path, model, file, config.input, config.predict, settings, canvases, calibration_canvases)
-    ap = _measured(loaded, path) if settings.precision == "int8" and not settings.nms else None
+    require_possible(path, find_export_target(settings.target), settings, calibration_canvases)
+
+    def make(to: Path, asked: ExportSettings) -> Exported:
+        return make_export(to, model, file, config.input, config.predict, asked, canvases, calibration_canvases)
+
+    if settings.precision != "int8":
+        return ExportReport(make(path, settings), checked_on)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = make(Path(folder) / path.name, replace(settings, nms=False))
+        ap = _measured(loaded, exported.runtime)
+        _require_small_loss(path, ap, settings.max_ap_loss)
+        exported = make(path, settings) if settings.nms else _moved(exported, path)
     return ExportReport(exported, checked_on, calibrated_on, ap)
+
+
+def _require_small_loss(path: Path, ap: tuple[float, float] | None, max_loss: float) -> None:
+    """Reject an export that loses more than a share of the AP of its model.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if ap is not None and max_loss < 1 and ap[1] < ap[0] * (1 - max_loss):
+        raise CheckpointError(
+            f"{path} is not written: int8 lowers AP on val from {ap[0]:.3f} to {ap[1]:.3f}, by more than "
+            f"{100 * max_loss:g} % of it (--max-ap-loss); give --calibration more images like those it will be used "
+            f"on, use fp16, or write it in any case with --max-ap-loss 1"
+        )
+
+
+def _moved(exported: Exported, path: Path) -> Exported:
+    """Return an export with its files copied to the folder of `path`, last the one that refers to the others."""
+    files = tuple(path.with_name(file.name) for file in exported.files)
+    for file, own in reversed(list(zip(files, exported.files, strict=True))):
+        content = own.read_bytes()
+        write_atomically(file, functools.partial(_write, content))
+    return replace(exported, files=files)
+
+
+def _write(content: bytes, file: BinaryIO) -> int:
+    return file.write(content)
 
 
 def _canvases(
@@ -120,14 +162,13 @@ def _fitted(config: DetectionConfig, sources: Sequence[ImageSource], most: int) 
     return canvases
 
 
-def _measured(loaded: LoadedModel, path: Path) -> tuple[float, float] | None:
+def _measured(loaded: LoadedModel, export: ExportRuntime) -> tuple[float, float] | None:
     """Return the AP of a model and of its export on the split `val`, or None where there is none."""
     try:
         annotations = read_split(loaded.config, "val")
-        exported = load_model(path)
-        return _ap(loaded, loaded.model, annotations), _ap(loaded, exported.model, annotations)
-    except (DatasetError, CheckpointError):
+    except DatasetError:
         return None
+    return _ap(loaded, loaded.model, annotations), _ap(loaded, export, annotations)
 
 
 def _ap(loaded: LoadedModel, model: DetectionModel | ExportRuntime, annotations: CocoAnnotations) -> float:

@@ -126,12 +126,12 @@ def train(
     with joined(config.train.timeout_s) as world:
         told = report if world.is_main else _say_nothing
         if resume is None:
-            config = _chosen(config, start is not None or config.train.weights is not None, told)
+            config = chosen_settings(config, start is not None or config.train.weights is not None, told)
         config = task_of(type(config)).choose_batch_size(config, world, told)
         return _train(config, world, resume, start, told, should_stop, reuse_folder)
 
 
-def _chosen(config: TaskConfig, is_fine_tuning: bool, report: Report) -> TaskConfig:
+def chosen_settings(config: TaskConfig, is_fine_tuning: bool, report: Report) -> TaskConfig:
     """Return the experiment of a new run with the settings that are left to the run; report a lower learning rate."""
     config = config.for_canvas()
     if not is_fine_tuning:
@@ -173,10 +173,7 @@ def _train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
-    model = task.model()
-    if resume is None:
-        _require_expressible(model, config)
-    model = _prepared(model, task.class_names, config, device, given, report)
+    model = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
     identity: RunIdentity = {
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
@@ -240,12 +237,16 @@ def _prepared(
     device: torch.device,
     start: ModelFile | Path | None,
     report: Report,
+    *,
+    is_new: bool,
 ) -> TrainableModel:
     """Return a new model as it is trained: with the tensors that fit of the weights to start from.
 
     Raises:
         ConfigError: the model cannot be trained, or nearly nothing of the weights fits.
     """
+    if is_new:  # a run that began before the check is resumed unchanged
+        _require_expressible(model, config)
     if config.train.sync_batch_norm:
         model = with_shared_statistics(model, device)
     for note in model.notes:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from detector.export.writer import make_export, open_export
 from detector.inference.predictor import Predictor
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import build_predictor, load_model
+from detector.workflows import export as export_workflow
 from detector.workflows.export import export_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
@@ -125,6 +128,61 @@ def test_lower_precisions_are_close_and_report_their_differences(
     assert open_export(path).precision == precision
     if precision == "int8":
         assert "QuantizeLinear" in operators(path)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_sums_of_two_8_bit_products_fit_16_bits(target, darknet_file, tmp_path, tiny_shapes):
+    """Processors without VNNI add two products in 16 bits, so a weight has 7 bits where an activation has 8."""
+    path, folder = tmp_path / f"m{SUFFIXES[target]}", tiny_shapes / "images/val"
+    export_model(load_model(darknet_file), path, ExportSettings(target, precision="int8"), folder, folder)
+    weights = eight_bit_constants(path)
+    assert len(weights) >= 4
+    for weight in weights:
+        assert weight.ndim == 4
+        assert 32 < np.abs(weight.astype(int)).max() <= 64
+    assert 255 * 64 * 2 < 2**15 <= 255 * 127 * 2
+
+
+def eight_bit_constants(path: Path) -> list[np.ndarray]:
+    """Return the kernels that a file of ONNX or OpenVINO holds in 8 bits."""
+    if path.suffix == ".onnx":
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_model(path).graph.initializer]
+    else:
+        openvino = pytest.importorskip("openvino")
+        nodes = openvino.Core().read_model(path).get_ordered_ops()
+        arrays = [node.get_data() for node in nodes if node.get_type_name() == "Constant"]
+    return [array for array in arrays if array.dtype == np.int8 and array.ndim == 4]
+
+
+@pytest.mark.parametrize(("after", "share", "is_written"), [
+    (0.40, 0.1, False), (0.46, 0.1, True), (0.40, 0.25, True), (0.0, 1.0, True), (0.55, 0.0, True),
+])  # fmt: skip
+def test_int8_file_that_loses_too_much_ap_is_not_written(
+    after, share, is_written, exported, darknet_file, tmp_path, monkeypatch
+):
+    made = exported("onnx").exported
+    folder = tmp_path / "made"
+    folder.mkdir()
+
+    def make(path, *others):
+        files = tuple(Path(shutil.copy(file, path)) for file in made.files)
+        return replace(made, files=files)
+
+    canvases = [np.zeros((64, 64, 3), np.float32)]
+    monkeypatch.setattr(export_workflow, "make_export", make)
+    monkeypatch.setattr(export_workflow, "_canvases", lambda *given, **others: (canvases, "no images"))
+    monkeypatch.setattr(export_workflow, "_measured", lambda loaded, export: (0.5, after))
+    settings = ExportSettings("onnx", precision="int8", max_ap_loss=share)
+    path = folder / "m.onnx"
+    if is_written:
+        report = export_model(load_model(darknet_file), path, settings)
+        assert report.exported.files == (path,)
+        assert path.read_bytes() == made.files[0].read_bytes()
+        assert report.ap == (0.5, after)
+        return
+    with pytest.raises(CheckpointError, match=r"AP on val from 0.500 to 0.400, by more than 10 % .*--max-ap-loss 1"):
+        export_model(load_model(darknet_file), path, settings)
+    assert not any(folder.iterdir())
 
 
 def test_int8_without_images_to_calibrate_on_is_rejected(darknet_file, tmp_path):

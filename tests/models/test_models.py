@@ -12,13 +12,14 @@ from detector.config.nodes import presets_dir
 from detector.config.registry import Kind, build, find, find_config_class, names
 from detector.losses.loss import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
-from detector.models.activations import ActivationConfig
+from detector.models.activations import ActivationConfig, Mish
 from detector.models.backbones import BackboneConfig
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 from detector.models.contracts import DetectionModel, ModelConfig
 from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
 from detector.models.yolo import Yolo
+from detector.structures.canvas import InputConfig
 from detector.structures.types import Targets
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import ModelSize, build_model, load_detection, measure_presets
@@ -371,3 +372,64 @@ def test_the_family_grows_from_n_to_x(sizes: dict[str, ModelSize]) -> None:
     measured = [sizes[preset] for preset in BOUNDS]
     assert [m.num_parameters for m in measured] == sorted(m.num_parameters for m in measured)
     assert [m.gflops for m in measured] == sorted(m.gflops for m in measured)
+
+
+# ---- bins of the distances that follow the canvas
+
+
+@pytest.mark.parametrize(
+    ("size", "multi_scale", "bins"),
+    [
+        (32, 0.0, 16),
+        (640, 0.0, 16),
+        (640, 0.25, 16),
+        (896, 0.0, 16),
+        (960, 0.0, 17),
+        (640, 0.5, 17),
+        (1280, 0.0, 22),
+        (1280, 0.25, 27),
+        (1536, 0.0, 26),
+        ((384, 1920), 0.0, 32),
+    ],
+)
+def test_bins_follow_the_largest_canvas_and_express_an_object_that_fills_it(
+    size: int | tuple[int, int], multi_scale: float, bins: int
+) -> None:
+    given = DetectionConfig(input=InputConfig(size=size, multi_scale=multi_scale))
+    config = given.for_canvas()
+    assert isinstance(config.model, Yolo.Config)
+    settings = config.model.head
+    assert isinstance(settings, DecoupledHead.Config)
+    assert settings.bins == bins
+    assert config.for_canvas() == config
+    strides = (8, 16, 32)
+    with torch.device("meta"):
+        head = DecoupledHead(settings, Scale(1, 1, 64, Mish.Config()), (16, 16, 16), strides, 2)
+    height, width = (int(side * (1 + multi_scale)) // 32 for side in config.input.canvas_hw)
+    assert head.longest_side_px >= max(height, width) * 32
+    # The best box of a cell next to the middle of the canvas, from the distribution at the nearest bins.
+    points = (torch.tensor([height // 2, width // 2]) + 0.5) * 32
+    distances = torch.stack([points[1], points[0], width * 32 - points[1], height * 32 - points[0]]) / 32
+    kept = distances.clamp(max=head.bins - 1.01) * 32
+    iou = float((kept[0] + kept[2]) * (kept[1] + kept[3]) / (height * width * 32 * 32))
+    assert iou == pytest.approx(1.0)
+
+
+def test_bins_that_are_given_stay_and_those_left_open_are_taken_from_a_run() -> None:
+    fixed = DecoupledHead.Config(bins=12)
+    assert fixed.for_canvas(4000, 32) is fixed
+    assert fixed.with_choices_of(DecoupledHead.Config(bins=20)) is fixed
+    assert DecoupledHead.Config().with_choices_of(DecoupledHead.Config(bins=20)).bins == 20
+    plain = DecoupledHead.Config()
+    assert plain.for_canvas(640, 32) == DecoupledHead.Config(bins=16)
+
+
+def test_more_bins_change_only_the_last_convolution_of_the_boxes() -> None:
+    with torch.device("meta"):
+        small, large = (
+            build_model(DetectionConfig(input=InputConfig(size=size)).for_canvas(), 3) for size in (640, 1280)
+        )
+    shapes = ({name: tuple(t.shape) for name, t in m.state_dict().items()} for m in (small, large))
+    first, second = shapes
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {f"head.box_branches.{level}.2.{kind}" for level in range(3) for kind in ("weight", "bias")}

@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.models.checkpoint import load_training_state
+from detector.tasks import memory_batch_size
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
+from detector.tasks.memory_batch_size import with_batch_size
 from detector.tasks.task import load_experiment
 from detector.training import memory_probe
+from detector.training.distributed import World
+from detector.training.memory_probe import FittedBatch, ProbedTraining
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured through /proc")
 
@@ -66,3 +72,26 @@ def test_batch_size_and_dry_run_use_the_largest_canvas(
     assert not (tmp_path / "runs").exists()
     assert run(["train", path, "--dry-run", "--quiet", "input.multi_scale=0"]) == 0
     assert "canvas" not in capsys.readouterr().out
+
+
+def test_probe_has_as_many_objects_as_a_mosaic_of_the_fullest_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[ProbedTraining] = []
+
+    def fit(training: ProbedTraining, **others: object) -> FittedBatch:
+        probed.append(training)
+        return FittedBatch(4, 1, 1, 10, (1, 2))
+
+    monkeypatch.setattr(memory_batch_size, "fit_batch_size", fit)
+    boxes = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [n % 50, n // 50, 9, 9]} for n in range(1, 701)]
+    images = [{"id": n, "file_name": f"{n:06d}.jpg", "width": 64, "height": 64} for n in (1, 2)]
+    document = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "dot"}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.json").write_text(json.dumps(document))
+    (tmp_path / "images/train").mkdir(parents=True)
+    for image in images:
+        cv2.imwrite(str(tmp_path / "images/train" / str(image["file_name"])), np.zeros((64, 64, 3), np.uint8))
+    config = experiment(tmp_path, tmp_path, "loader.memory_share=0.5")
+    with_batch_size(config, World(), lambda event: None)
+    assert probed[0].objects_per_image == 1400

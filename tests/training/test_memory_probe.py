@@ -53,6 +53,18 @@ def test_batch_size_follows_from_the_line_through_the_peaks(monkeypatch: pytest.
     assert memory.trained == [1, 1, 2, 2, 4, 4, 8, 8]
 
 
+def test_one_image_that_is_too_small_for_batch_norm_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(monkeypatch)
+
+    def step(stepper: object, num_images: int) -> None:
+        if num_images == 1:
+            raise ValueError("Expected more than 1 value per channel when training, got input size [1, 8, 1, 1]")
+        memory._step(num_images)
+
+    monkeypatch.setattr(memory_probe._Stepper, "step", step)
+    assert fit(1000, monkeypatch) == FittedBatch(44, 10, 40, 500, (2, 4, 8))
+
+
 def test_waiting_batches_and_reserved_bytes_reduce_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(monkeypatch)
     image_bytes = 10 + 2 * 3 * 256 * 192

@@ -20,7 +20,7 @@ from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
 from detector.tasks.task import load_experiment
 from detector.workflows.starting_weights import load_matching, read_start
-from detector.workflows.train import open_run, train
+from detector.workflows.train import chosen_settings, open_run, train
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 EXPERIMENTS = {
@@ -218,23 +218,29 @@ def test_weights_that_fit_less_than_a_tenth_are_refused_unless_allowed(
         ("{name: sgd, lr: 0.01}", 0.01),  # the size of its updates is that of the gradient
     ],
 )
-def test_run_that_starts_from_weights_has_a_bounded_learning_rate(
-    optimizer: str, lr: float, tiny_shapes: Path, tmp_path: Path
-) -> None:
-    config = experiment_of(tiny_shapes, tmp_path / "runs", f"optimizer={optimizer}")
-    whole = train(replace(config, train=replace(config.train, run_name="scratch")))
-    scratch, _, _ = open_run(whole.folder.path)
-    assert scratch.optimizer.lr == config.optimizer.lr
-    tuned = replace(config, train=replace(config.train, weights=whole.folder.best))
+def test_learning_rate_of_a_run_from_given_weights_is_bounded(optimizer: str, lr: float) -> None:
+    config = load_detection("mish-n", [f"optimizer={optimizer}"])
     told: list[object] = []
-    result = train(tuned, report=told.append)
-    notes = [str(event) for event in told if "fine-tuning: optimizer.lr" in str(event)]
-    assert len(notes) == (lr != config.optimizer.lr)
-    assert all(
-        f"is lowered to {lr:g} (optimizer.fine_tuning_lr) after a warm-up of up to 100 steps" in n for n in notes
-    )
-    resumed, _, _ = open_run(result.folder.path, tuned)  # the same command continues the run
-    assert resumed.optimizer.lr == lr
+    assert chosen_settings(config, False, told.append).optimizer == config.optimizer
+    assert told == []
+    tuned = chosen_settings(config, True, told.append)
+    assert tuned.optimizer == replace(config.optimizer, lr=lr)
+    assert len(told) == (lr != config.optimizer.lr)
+    wanted = f"lowered to {lr:g} (optimizer.fine_tuning_lr) after a warm-up of up to 100 steps"
+    assert all(wanted in str(event) for event in told)
+
+
+def test_run_that_starts_from_weights_trains_and_continues_at_the_bounded_rate(
+    tiny_shapes: Path, tmp_path: Path
+) -> None:
+    config = experiment_of(tiny_shapes, tmp_path / "runs")
+    whole = train(replace(config, train=replace(config.train, run_name="scratch")))
+    assert open_run(whole.folder.path)[0].optimizer.lr == 0.006
+    tuned = replace(config, train=replace(config.train, weights=whole.folder.best))
+    result = train(tuned)
+    saved, _, state = open_run(result.folder.path, tuned)  # the same command continues the run
+    assert saved.optimizer.lr == 0.001
+    assert max(group["lr"] for group in state["optimizer"]["param_groups"]) <= 0.001
 
 
 def test_fine_tuning_run_that_began_before_the_bound_existed_is_continued(tiny_shapes: Path, tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_partial_darknet_weights_start_a_network_with_other_classes(tiny_shapes:
     train(load_detection(str(TINY), overrides), report=told.append)
     (started,) = (str(event) for event in told if "starting from given weights" in str(event))
     assert "tensors stay random: layers.6.conv.weight" in started
-    assert "18 of 41 tensors were taken, " in started
+    assert "21 of 35 tensors were taken, 50.1 % of the parameters; 14 tensors" in started
     with pytest.raises(ConfigError, match=r"train\.weights=.*tiny\.conv\.6: expected a model file, got Darknet's"):
         read_start(partial, load_detection("mish-n"))
     partial.write_bytes(whole.read_bytes()[: 20 + sizes + 4])

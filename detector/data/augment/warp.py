@@ -245,7 +245,7 @@ def _transform_turned(objects: ImageObjects, matrix: Matrix, canvas_hw: tuple[in
     bounds = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     in_front = (_depths(objects.xyxy, matrix) > 0).all(axis=1)
     limit = np.array([width, height], np.float64)
-    whole = in_front & (bounds[:, :2] >= 0).all(axis=1) & (bounds[:, 2:] <= limit).all(axis=1)
+    whole = np.asarray(in_front & (bounds[:, :2] >= 0).all(axis=1) & (bounds[:, 2:] <= limit).all(axis=1))
     outside = in_front & ((bounds[:, 2:] <= 0).any(axis=1) | (bounds[:, :2] >= limit).any(axis=1))
     visible = np.array(whole)
     border = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
