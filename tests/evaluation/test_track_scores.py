@@ -62,14 +62,17 @@ def by_trackeval(frames: list[TrackFrame]) -> TrackScores:
     hota = metrics.HOTA().eval_sequence(data)
     clear = metrics.CLEAR({"PRINT_CONFIG": False}).eval_sequence(data)
     identity = metrics.Identity({"PRINT_CONFIG": False}).eval_sequence(data)
+    hota_mean, detection_mean, association_mean = (float(hota[name].mean()) for name in ("HOTA", "DetA", "AssA"))
     return TrackScores(
-        *(float(hota[name].mean()) for name in ("HOTA", "DetA", "AssA")),
+        hota_mean,
+        detection_mean,
+        association_mean,
         idf1=float(identity["IDF1"]),
         mota=float(clear["MOTA"]),
         num_switches=int(clear["IDSW"]),
         num_false=int(clear["CLR_FP"]),
         num_missed=int(clear["CLR_FN"]),
-        num_true=data["num_gt_dets"],
+        num_true=sum(len(f.true_ids) for f in frames),
     )
 
 

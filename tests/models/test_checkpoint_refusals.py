@@ -191,7 +191,7 @@ def test_compressed_archives_are_refused_before_they_are_unpacked(archive: Path,
     squeezed = rewritten(archive, tmp_path / "squeezed.pt", lambda _, content: content, zipfile.ZIP_DEFLATED)
     assert "unpacks to" in refusal(load_training_state, squeezed)
     bomb = tmp_path / "bomb.pt"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("b/data/0", "w") as entry:
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as opened, opened.open("b/data/0", "w") as entry:
         for _ in range(64):
             entry.write(bytes(1 << 20))
     assert bomb.stat().st_size < 100_000
