@@ -250,7 +250,7 @@ def test_run_writes_its_files(experiment: Make, tmp_path: Path) -> None:
     result, events = watched(config)
     folder = tmp_path / "runs/train"
     assert result.folder.path == folder
-    assert load_experiment(str(folder / "config.yaml")) == config
+    assert load_experiment(str(folder / "config.yaml")) == config.for_canvas()
     for number in range(3):
         sheet = read_image(folder / f"train_batch{number}.jpg")
         assert sheet.shape == (2 * 68, 2 * 68, 3)  # four canvases of 64 pixels with margins
