@@ -7,6 +7,7 @@ table cannot decide, such as ranges and files of other formats, is left to `sche
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
 
 def _section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for; that of a file is not read."""
+    if _is_folder(text, where):
+        return Node({"name": Node(_UNREAD, where)}, where)
     if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     try:
@@ -78,6 +81,12 @@ def _section_of(text: str, where: Where) -> Node:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return Node({"name": Node(_UNREAD, where)}, where)
+
+
+def _is_folder(text: str, where: Where) -> bool:
+    """Tell whether a text names a folder, such as that of a run, and not a part."""
+    folder = where.folder / text
+    return os.path.isfile(folder / "config.yaml") if text and "/" not in text else bool(text) and os.path.isdir(folder)
 
 
 class _Check:
@@ -106,7 +115,9 @@ class _Check:
     def _section(self, keys: Sequence[Key], node: Node, path: str) -> None:
         kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
         sections = [section for key in keys for section in self._table.candidates(key.value_type)]
-        if isinstance(node.value, str) and any(section.reads_file for section in sections):
+        if isinstance(node.value, str) and (
+            any(section.reads_file for section in sections) or _is_folder(node.value, node.where)
+        ):
             return
         if isinstance(node.value, str) and (kinds or node.value.endswith((".yaml", ".yml"))):
             try:
@@ -129,7 +140,7 @@ class _Check:
         kind = kinds[0]
         known = {name: section for each in kinds for name, section in each.parts.items()}
         named = node.value.get(kind.name_key)
-        if named is not None and named.value == _UNREAD:
+        if named is not None and (named.value == _UNREAD or _is_folder(str(named.value), named.where)):
             return [self._table.sections[section] for section in known.values()]
         if named is None:
             usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed

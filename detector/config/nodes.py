@@ -285,6 +285,27 @@ def section_of(text: str, where: Where) -> Node:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def with_section_of_run(node: Node, key: str) -> Node:
+    """Return a section, where it names the folder of a run with the section of the same key in its `config.yaml`.
+
+    The folder is the value, or stands in place of the name of a part; other keys of the section change the run's.
+    """
+    given = dict(node.value) if isinstance(node.value, dict) else {}
+    named = given.pop("name", None) if given else node
+    if named is None or not isinstance(named.value, str) or not named.value:
+        return node
+    config = named.where.folder / named.value / "config.yaml"
+    if not os.path.isfile(config):
+        return node
+    section = read_nodes(config)
+    for name in key.split("."):
+        entries = section.value
+        if not isinstance(entries, dict) or name not in entries:
+            raise ConfigError(f"{named.where}: {key}: the run {named.value} has no {key}; name another one")
+        section = entries[name]
+    return merge(section, Node(given, node.where)) if given else section
+
+
 def override_nodes(text: str) -> Node:
     """Return `a.b.c=value` as the nodes of a file with these keys.
 

@@ -123,7 +123,7 @@ def test_subset_and_remap_select_and_rename_classes(source, tmp_path, capsys):
     mapped = split_of(tmp_path / "mapped/data.yaml")
     assert mapped.class_names == ("round", "angular", "crescent")
     assert mapped.category_ids == (3, 7, 90)
-    assert "boxes of removed classes are left out" in capsys.readouterr().err
+    assert "of removed classes left out" in capsys.readouterr().err
 
 
 def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
