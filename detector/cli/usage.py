@@ -85,7 +85,8 @@ def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config
     is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
     if len(names) > 1 + is_coco or (not names and not names_data(overrides)):
         raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
-    check_keys(arguments, overrides, config_name)
+    data = [] if not names else ["data=coco"] if is_coco else [f"data={json.dumps(names[0])}"]
+    check_keys(arguments, [*data, *overrides], config_name)
 
 
 def names_data(overrides: Sequence[str]) -> bool:
