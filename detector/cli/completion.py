@@ -16,7 +16,7 @@ _WITH_PRESETS = ("train", "benchmark")
 
 @dataclass(frozen=True)
 class _Command:
-    """What can follow a command.
+    """Words and options that can follow a command.
 
     Attributes:
         summary: its line of help.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from detector.cli.usage import require_one
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")

@@ -14,9 +14,8 @@ from types import FrameType
 from typing import NoReturn, TextIO, cast
 
 from detector import __version__
-from detector.config.key_table import key_table
-from detector.config.suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import ConfigError, DetectorError
+from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.io.guarded_stream import GuardedStream
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
@@ -226,6 +225,8 @@ def _option_hint(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
         return did_you_mean(close)
     if arguments.command not in WITH_OVERRIDES:
         return ""
+    from detector.config.key_table import key_table  # takes longer to import than all options of a command
+
     paths, key = key_table().paths(), option.lstrip("-").replace("-", "_")
     if key in paths:
         return f"; write {key}=VALUE"

@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, alternatives, key_table
+from detector.config.key_table import ROOT_KIND, KeyTable, KindOfPart, TableKey, TableSection, alternatives, key_table
+from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
 from detector.config.nodes import (
     Mistakes,
     Node,
@@ -24,10 +25,9 @@ from detector.config.nodes import (
     read_nodes,
     shown,
 )
-from detector.config.suggestions import unknown_key, unknown_name, value_hint
 from detector.errors import ConfigError
 
-_ROOT = Key({"kind": ROOT_KIND}, None, False, "", "")
+_ROOT = TableKey({"kind": ROOT_KIND}, None, False, "", "")
 _UNREAD = "\0"  # the name of a part that a file selects which is not read here
 _EXPECTED = {
     "int": "a valid integer",
@@ -102,7 +102,7 @@ class _Check:
         self._is_whole = is_whole  # a section without a name belongs to the default part
         self._open_sections: set[str] = set()
 
-    def value(self, keys: Sequence[Key], node: Node, path: str) -> None:
+    def value(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
         """Check the value of a key."""
         if len({str(key.value_type) for key in keys}) > 1 and not all(key.kind or key.section for key in keys):
             return
@@ -112,7 +112,7 @@ class _Check:
         else:
             self._leaf(keys[0], node, path)
 
-    def _section(self, keys: Sequence[Key], node: Node, path: str) -> None:
+    def _section(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
         kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
         sections = [section for key in keys for section in self._table.candidates(key.value_type)]
         if isinstance(node.value, str) and (
@@ -133,8 +133,8 @@ class _Check:
             self._keys(chosen, node, path, kinds[0].name_key)
 
     def _chosen(
-        self, keys: Sequence[Key], kinds: Sequence[KindOfPart], node: Node, path: str
-    ) -> Sequence[Section] | None:
+        self, keys: Sequence[TableKey], kinds: Sequence[KindOfPart], node: Node, path: str
+    ) -> Sequence[TableSection] | None:
         """Return the sections of the parts that a node may select, the usual one first, or None after a mistake."""
         assert isinstance(node.value, dict)
         kind = kinds[0]
@@ -158,7 +158,7 @@ class _Check:
         parts = [each.parts[named.value] for each in kinds if named.value in each.parts]
         return [self._table.sections[part] for part in parts]
 
-    def _keys(self, sections: Sequence[Section], node: Node, path: str, name_key: str = "") -> None:
+    def _keys(self, sections: Sequence[TableSection], node: Node, path: str, name_key: str = "") -> None:
         """Check the keys of a node that is one of some sections."""
         assert isinstance(node.value, dict)
         if not path:
@@ -176,7 +176,7 @@ class _Check:
                 full = f"{path}.{name}" if path else name
                 self.mistakes.add(node.where, f"key {full!r} is missing; add it")
 
-    def _sections_that_parts_choose(self, roots: Sequence[Section], entries: dict[str, Node]) -> set[str]:
+    def _sections_that_parts_choose(self, roots: Sequence[TableSection], entries: dict[str, Node]) -> set[str]:
         """Return the sections of an experiment whose part is chosen by the defaults of another part."""
         chosen: set[str] = set()
         for root in roots:
@@ -192,7 +192,7 @@ class _Check:
                 chosen.update(*(self._table.sections[kind.parts[each]].chooses for each in names))
         return chosen
 
-    def _leaf(self, key: Key, node: Node, path: str) -> None:
+    def _leaf(self, key: TableKey, node: Node, path: str) -> None:
         """Check a plain value of a simple type; lists and alternatives are left to `schema`."""
         plain, types = plain_of(node), [each for each in alternatives(key.value_type) if each != "null"]
         if len(types) > 1 or (plain is None and key.is_optional):

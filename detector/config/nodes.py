@@ -15,7 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.suggestions import preset_hint
+from detector.config.name_suggestions import preset_hint
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.

@@ -22,6 +22,7 @@ import yaml
 
 from detector.config import registry
 from detector.config.key_table import ROOT_KIND, key_table
+from detector.config.name_suggestions import unknown_key, value_hint
 from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -38,7 +39,6 @@ from detector.config.nodes import (
     shown,
     with_section_of_run,
 )
-from detector.config.suggestions import unknown_key, value_hint
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
