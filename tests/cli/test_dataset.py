@@ -148,7 +148,7 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
     [
         ((), 2, "expected an action, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; got none"),
         (("to-voc", "SOURCE"), 2, "got to-voc"),
-        (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --to FOLDER"),
+        (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --out FOLDER"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT"), 2, "already has a split val"),
