@@ -7,13 +7,24 @@ table cannot decide, such as ranges and files of other formats, is left to `sche
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.key_table import ROOT_KIND, KeyTable, KindOfPart, TableKey, TableSection, alternatives, key_table
+from detector.config.key_table import (
+    ROOT_KIND,
+    KeyTable,
+    KindOfPart,
+    TableKey,
+    TableSection,
+    ValueType,
+    alternatives,
+    key_table,
+)
 from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
 from detector.config.nodes import (
+    MAX_INTEGER,
     Mistakes,
     Node,
     Where,
@@ -29,6 +40,7 @@ from detector.errors import ConfigError
 
 _ROOT = TableKey({"kind": ROOT_KIND}, None, False, "", "")
 _UNREAD = "\0"  # the name of a part that a file selects which is not read here
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _EXPECTED = {
     "int": "a valid integer",
     "float": "a valid number",
@@ -67,7 +79,8 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
     node = functools.reduce(lambda below, over: merge(below, over, _section_of), given, node)
     check = _Check(key_table(), is_whole)
     check.value((_ROOT,), node, "")
-    check.mistakes.raise_any()
+    if not check.is_undecided:  # the full check reports that value together with all other mistakes
+        check.mistakes.raise_any()
 
 
 def _section_of(text: str, where: Where) -> Node:
@@ -101,6 +114,7 @@ class _Check:
         self._paths = table.paths()
         self._is_whole = is_whole  # a section without a name belongs to the default part
         self._open_sections: set[str] = set()
+        self.is_undecided = False
 
     def value(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
         """Check the value of a key."""
@@ -193,26 +207,55 @@ class _Check:
         return chosen
 
     def _leaf(self, key: TableKey, node: Node, path: str) -> None:
-        """Check a plain value of a simple type; lists and alternatives are left to `schema`."""
+        """Check a plain value; a wrong one of a type that is not simple, or out of range, leaves all to `schema`."""
         plain, types = plain_of(node), [each for each in alternatives(key.value_type) if each != "null"]
-        if len(types) > 1 or (plain is None and key.is_optional):
+        if plain is None and key.is_optional:
+            return
+        if any(_fits(each, plain) for each in types):
+            self.is_undecided |= not _is_within(key.range, plain)
             return
         value_type = types[0]
-        if isinstance(value_type, dict):
-            choices = value_type.get("choices")
-            if not isinstance(choices, list) or plain in choices:
-                return
+        choices = value_type.get("choices") if isinstance(value_type, dict) else None
+        if len(types) == 1 and isinstance(choices, list):
             *first, last = map(repr, choices)
             expected, names = f"{', '.join(first)} or {last}", set[str]()
-        elif value_type in _EXPECTED and not _is_of(value_type, plain):
+        elif len(types) == 1 and isinstance(value_type, str):
             expected, names = _EXPECTED[value_type], {value_type} - {"path"}
         else:
+            self.is_undecided = True
             return
         hint = value_hint(path, plain, names)
         self.mistakes.add(node.where, f"{path}: expected {expected}, got {describe(plain)}{hint}")
 
 
-def _is_of(value_type: str, plain: object) -> bool:
-    if value_type in ("int", "float"):
-        return isinstance(plain, int if value_type == "int" else (int, float)) and not isinstance(plain, bool)
-    return isinstance(plain, bool if value_type == "bool" else str)
+def _fits(value_type: ValueType, plain: object) -> bool:
+    """Tell whether a plain value has a type; parts in lists are not looked at."""
+    if value_type == "any" or (isinstance(value_type, dict) and {"kind", "section", "map"} & set(value_type)):
+        return True
+    if isinstance(value_type, str):
+        if value_type in ("int", "float"):
+            is_number = isinstance(plain, int if value_type == "int" else (int, float))
+            return is_number and not isinstance(plain, bool) and abs(plain) <= MAX_INTEGER  # type: ignore[arg-type]
+        return isinstance(plain, bool if value_type == "bool" else str)
+    ((constructor, arguments),) = value_type.items()
+    listed = arguments if isinstance(arguments, list) else [arguments]
+    if constructor == "choices":
+        return plain in listed
+    if constructor == "either":
+        return any(_fits(each, plain) for each in listed)
+    if not isinstance(plain, list):
+        return False
+    if constructor == "list":
+        return all(_fits(listed[0], each) for each in plain)
+    return len(plain) == len(listed) and all(map(_fits, listed, plain))
+
+
+def _is_within(accepted: str, plain: object) -> bool:
+    """Tell whether a number is in a range of the table; bounds that are other keys are not looked at."""
+    for part in accepted.split(" and ") if accepted and isinstance(plain, (int, float)) else ():
+        comparison, _, bound = part.partition(" ")
+        if bound.isidentifier():
+            continue
+        if not _COMPARISONS[comparison](plain, float(bound)):
+            return False
+    return True
