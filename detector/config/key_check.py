@@ -21,6 +21,7 @@ from detector.config.key_table import (
     ValueType,
     alternatives,
     key_table,
+    types_of,
 )
 from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
 from detector.config.nodes import (
@@ -238,24 +239,21 @@ def _fits(value_type: ValueType, plain: object) -> bool:
             return is_number and not isinstance(plain, bool) and abs(plain) <= MAX_INTEGER  # type: ignore[arg-type]
         return isinstance(plain, bool if value_type == "bool" else str)
     ((constructor, arguments),) = value_type.items()
-    listed = arguments if isinstance(arguments, list) else [arguments]
     if constructor == "choices":
-        return plain in listed
+        return isinstance(arguments, list) and plain in arguments
+    inner = types_of(arguments)
     if constructor == "either":
-        return any(_fits(each, plain) for each in listed)
+        return any(_fits(each, plain) for each in inner)
     if not isinstance(plain, list):
         return False
     if constructor == "list":
-        return all(_fits(listed[0], each) for each in plain)
-    return len(plain) == len(listed) and all(map(_fits, listed, plain))
+        return all(_fits(inner[0], each) for each in plain)
+    return len(plain) == len(inner) and all(map(_fits, inner, plain))
 
 
 def _is_within(accepted: str, plain: object) -> bool:
     """Tell whether a number is in a range of the table; bounds that are other keys are not looked at."""
-    for part in accepted.split(" and ") if accepted and isinstance(plain, (int, float)) else ():
-        comparison, _, bound = part.partition(" ")
-        if bound.isidentifier():
-            continue
-        if not _COMPARISONS[comparison](plain, float(bound)):
-            return False
-    return True
+    if not accepted or not isinstance(plain, (int, float)):
+        return True
+    bounds = [part.split(" ") for part in accepted.split(" and ")]
+    return all(_COMPARISONS[sign](plain, float(bound)) for sign, bound in bounds if not bound.isidentifier())

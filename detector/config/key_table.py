@@ -1,7 +1,7 @@
 """The table of all configuration keys: `keys.json`, made from the registered parts and read without any of them.
 
-It answers mistakes before torch is loaded and holds the text of the key reference. `python tools/reference.py` makes
-it again after a key has changed; a test compares both.
+It answers mistakes before torch is loaded and holds the text of the key reference. `make reference` makes it again
+after a key has changed; a test compares both.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def type_in_words(value_type: ValueType) -> str:
         return "section"
     if constructor == "choices" and isinstance(arguments, list):
         return " or ".join(str(choice) for choice in arguments)
-    inner = _types(arguments)
+    inner = types_of(arguments)
     if constructor == "either":
         return " or ".join(type_in_words(each) for each in inner)
     if constructor == "fixed":
@@ -163,14 +163,15 @@ def _plural(words: str) -> str:
     return {"plain data": "mappings", "2 numbers": "pairs of numbers"}.get(words, f"{words}s")
 
 
-def _types(arguments: object) -> list[ValueType]:
+def types_of(arguments: object) -> list[ValueType]:
+    """Return the types among the arguments of a constructor."""
     listed = arguments if isinstance(arguments, list) else [arguments]
     return [each for each in listed if isinstance(each, (str, dict))]
 
 
 def alternatives(value_type: ValueType) -> list[ValueType]:
     """Return the types of which a value has one."""
-    return _types(value_type["either"]) if isinstance(value_type, dict) and "either" in value_type else [value_type]
+    return types_of(value_type["either"]) if isinstance(value_type, dict) and "either" in value_type else [value_type]
 
 
 def _argument(value_type: ValueType, constructor: str) -> str:
