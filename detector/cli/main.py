@@ -14,8 +14,8 @@ from types import FrameType
 from typing import NoReturn, TextIO, cast
 
 from detector import __version__
-from detector.errors import ConfigError, DetectorError
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
+from detector.errors import ConfigError, DetectorError
 from detector.io.guarded_stream import GuardedStream
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
