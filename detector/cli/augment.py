@@ -9,6 +9,7 @@ from detector.cli.progress import say
 from detector.cli.usage import split_words
 from detector.data.augmentation_preview import alone_tiles, whole_tiles
 from detector.data.loader import TrainingSamples
+from detector.io.nouns import plural
 from detector.media.drawing import draw_tiles
 from detector.media.images import write_image
 from detector.structures.canvas import Canvas
@@ -26,6 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     picture = draw_tiles([tile.sample for tile in tiles], annotations.class_names, [tile.title for tile in tiles])
     out = arguments.out or Path("augment.jpg")
     write_image(out, picture)
-    say(f"{len(tiles)} pictures of {annotations.annotations}", arguments.quiet)
+    say(f"{plural(len(tiles), 'picture')} of {annotations.annotations}", arguments.quiet)
     print(out)
     return 0

@@ -12,6 +12,7 @@ from detector.evaluation.coco_metrics import as_plain
 from detector.evaluation.number_text import columns, number_text
 from detector.evaluation.resampling import PairedTest
 from detector.evaluation.run_comparison import Comparison, compare, read_run
+from detector.io.nouns import plural
 
 _MAX_CLASSES = 40
 
@@ -55,7 +56,7 @@ def _text(comparison: Comparison) -> str:
         lines += ["", f"{name} against {first}", *_test_lines(test)]
     lines += [f"\n{name} is not tested: {reason}" for name, reason in comparison.untested.items()]
     for runs, numbers in comparison.seeds:
-        lines += ["", f"one recipe, {numbers.num_runs} seeds: {', '.join(runs)}", f"  {headline} {numbers}"]
+        lines += ["", f"one recipe, {plural(numbers.num_runs, 'seed')}: {', '.join(runs)}", f"  {headline} {numbers}"]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from detector.data.csv_boxes import read_csv
 from detector.data.dataset_editing import Portion, merge, remap_classes, split_portion, subset
 from detector.data.pascal_voc import read_voc
 from detector.errors import ConfigError, DatasetError
+from detector.io.nouns import plural
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -121,7 +122,8 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
         )
     parts = split_portion(whole, shares, seed=arguments.seed, group_of=_group_of(arguments.group))
     notes += [
-        f"{name}: {len(part.annotations)} images, {part.annotations.num_boxes} boxes" for name, part in parts.items()
+        f"{name}: {plural(len(part.annotations), 'image')}, {plural(part.annotations.num_boxes, 'box', 'boxes')}"
+        for name, part in parts.items()
     ]
     return _write({**parts, **kept}, arguments.out), notes
 
@@ -189,7 +191,8 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
         chosen[name] = kept
         num_boxes, num_before = kept.annotations.num_boxes, portion.annotations.num_boxes
         notes.append(
-            f"{name}: {len(kept.annotations)} of {len(portion.annotations)} images, {num_boxes} of {num_before} boxes"
+            f"{name}: {len(kept.annotations)} of {plural(len(portion.annotations), 'image')}, "
+            f"{num_boxes} of {plural(num_before, 'box', 'boxes')}"
         )
     return _write(chosen, arguments.out), notes
 
@@ -207,7 +210,7 @@ def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes
         if lost:
-            notes.append(f"{name}: {lost} boxes of removed classes are left out")
+            notes.append(f"{name}: {plural(lost, 'box', 'boxes')} of removed classes left out")
     return _write(changed, arguments.out), notes
 
 

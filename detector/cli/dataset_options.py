@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out
 from detector.cli.usage import DATA_HELP, check_data_words
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 _ACTIONS = {

@@ -25,6 +25,7 @@ from detector.config.schema import config_from_plain
 from detector.errors import ConfigError
 from detector.evaluation.confidence import Target
 from detector.evaluation.detection_metric import MetricConfig
+from detector.models.checkpoint import weights_in_run
 from detector.tasks.task import task_of_file
 from detector.workflows.evaluate import (
     EvaluationOutcome,
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = _score_file(arguments, config)
     else:
         names, overrides = split_words(arguments)
-        outcome = _measure_model(arguments, config, Path(names[0]), overrides)
+        outcome = _measure_model(arguments, config, weights_in_run(Path(names[0])), overrides)
     if arguments.json:
         print(json.dumps(outcome.document))
     else:

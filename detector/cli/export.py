@@ -13,19 +13,21 @@ from detector.cli.usage import split_words
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
+from detector.models.checkpoint import weights_in_run
 from detector.workflows.export import ExportReport, export_model
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a model; return the exit code."""
     names, overrides = split_words(arguments)
+    weights = weights_in_run(Path(names[0]))
     settings = _settings(arguments)
     target = find_export_target(settings.target)
-    path = arguments.out or Path(names[0]).with_suffix(target.suffix)
+    path = arguments.out or weights.with_suffix(target.suffix)
     for file in target.files_of(path):
         if file.exists() and not arguments.overwrite:
             raise ConfigError(f"{file}: already exists; choose another --out or give --overwrite")
-    loaded = load(arguments, Path(names[0]), overrides)
+    loaded = load(arguments, weights, overrides)
     report = export_model(
         loaded, path, settings, check_images=arguments.check_images, calibration=arguments.calibration
     )

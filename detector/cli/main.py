@@ -14,8 +14,7 @@ from types import FrameType
 from typing import NoReturn, TextIO, cast
 
 from detector import __version__
-from detector.config.key_table import key_table
-from detector.config.suggestions import did_you_mean, near_names, nearest, unknown_key
+from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import ConfigError, DetectorError
 from detector.io.guarded_stream import GuardedStream
 
@@ -40,6 +39,7 @@ COMMANDS = {
     "export": ("export", "export a model to ONNX, OpenVINO, TorchScript or torch.export, and compare the file with it"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
     "download": ("download", "fetch published Darknet weights or a data set, by name"),
+    "completion": ("completion", "print a script that completes commands, options and keys in bash, zsh or fish"),
     "env": ("env", "show versions, devices and problems of this installation"),
 }
 EXAMPLES = (
@@ -47,7 +47,7 @@ EXAMPLES = (
     "detector evaluate runs/detect/train",
     "detector predict runs/detect/train photos/",
 )
-_WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
+WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
 # Commands of other programs, and those with their meaning here.
 _FOREIGN_COMMANDS = {
     "detect": "predict",
@@ -223,8 +223,10 @@ def _option_hint(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
     option = unknown[0].partition("=")[0]
     if close := near_names(option, options_of(parser, arguments.command)):
         return did_you_mean(close)
-    if arguments.command not in _WITH_OVERRIDES:
+    if arguments.command not in WITH_OVERRIDES:
         return ""
+    from detector.config.key_table import key_table  # takes longer to import than all options of a command
+
     paths, key = key_table().paths(), option.lstrip("-").replace("-", "_")
     if key in paths:
         return f"; write {key}=VALUE"
@@ -232,8 +234,13 @@ def _option_hint(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
     return "" if "known:" in hint else f"{hint}=VALUE" if hint.startswith("; here it is ") and "=" not in hint else hint
 
 
+def actions_of(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    """Return the options and words of a command, except hidden ones."""
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    own: list[argparse.Action] = subparsers.choices[command]._actions
+    return [action for action in own if action.help != argparse.SUPPRESS]
+
+
 def options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
     """Return the options of a command, except hidden ones."""
-    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    actions = subparsers.choices[command]._actions
-    return [option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings]
+    return [option for action in actions_of(parser, command) for option in action.option_strings]

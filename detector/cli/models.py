@@ -6,6 +6,7 @@ import argparse
 import json
 
 from detector.errors import ConfigError
+from detector.io.nouns import plural
 from detector.tasks.detection_model import measure_presets
 
 
@@ -18,7 +19,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([vars(size) for size in sizes]))
         return 0
-    print(f"{'preset':<12}{'parameters':>12}{'GFLOPs':>10}   at {arguments.size} px, {arguments.num_classes} classes")
+    print(
+        f"{'preset':<12}{'parameters':>12}{'GFLOPs':>10}   at {arguments.size} px, "
+        + plural(arguments.num_classes, "class", "classes")
+    )
     for size in sizes:
         print(f"{size.preset:<12}{size.num_parameters / 1e6:>10.2f} M{size.gflops:>10.1f}")
     return 0

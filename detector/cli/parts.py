@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from detector.config import registry, suggestions
+from detector.config import name_suggestions, registry
 from detector.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = {registry.label_of(kind): kind for kind in registry.every_kind()}
     for word in arguments.words:
         if word not in kinds:
-            raise ConfigError(f"expected a kind of part, got {word!r}{suggestions.nearest(word, kinds)}")
+            raise ConfigError(f"expected a kind of part, got {word!r}{name_suggestions.nearest(word, kinds)}")
     chosen = {label: registry.names(kinds[label]) for label in arguments.words or sorted(kinds)}
     if arguments.json:
         print(json.dumps(chosen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
 from detector.errors import MediaError
 from detector.inference.prediction_run import PredictionOptions
+from detector.io.nouns import plural
 from detector.media.writers import require_format
+from detector.models.checkpoint import weights_in_run
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
 from detector.workflows.predict import predict_file
@@ -30,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
     formats = _formats(arguments.format)
-    weights = Path(words[0])
+    weights = weights_in_run(Path(words[0]))
     task = task_of_file(weights)
     refuse_unsupported(arguments, task.predict_options, task.product)
     progress, window = VideoProgress(arguments.quiet), Window() if arguments.show else None
@@ -58,6 +61,7 @@ def _print_images(
     arguments: argparse.Namespace, records: TaskRun, formats: Sequence[str], words: Sequence[str]
 ) -> None:
     """Print what is detected in each image, and the numbers of them all."""
+    started_s = time.perf_counter()
     with records:
         for prediction in records:
             if formats != ["coco"]:
@@ -67,9 +71,11 @@ def _print_images(
     if arguments.json and formats == ["coco"]:
         print(summary.paths[0].read_text("utf-8"))
     num_unread, paths = len(summary.errors), ", ".join(map(str, summary.paths))
-    say(f"{summary.num_read} images, {num_unread} skipped: {paths}", arguments.quiet)
     if not summary.num_read:
-        raise MediaError(f"none of {num_unread} images could be read; check {', '.join(words)}")
+        raise MediaError(f"none of {plural(num_unread, 'image')} could be read; check {', '.join(words)}")
+    each_ms = 1000 * (time.perf_counter() - started_s) / summary.num_read
+    read = plural(summary.num_read, "image")
+    say(f"{read}, {num_unread} skipped, {each_ms:.1f} ms per image: {paths}", arguments.quiet)
 
 
 def _formats(given: Sequence[str] | None) -> list[str]:

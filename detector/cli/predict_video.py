@@ -23,6 +23,7 @@ from detector.errors import StreamError
 from detector.inference.prediction_run import PredictionSummary, SourceSummary
 from detector.inference.predictor import Prediction
 from detector.io.guarded_stream import has_failed
+from detector.io.nouns import plural
 from detector.tasks.requests import TaskRun
 
 _LINE_EVERY_S = 15.0  # in a pipe, a line at intervals instead of a bar
@@ -75,7 +76,10 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
         say(f"warning: {warning}", arguments.quiet)
     for name, num_dropped in summary.num_dropped.items():
         if num_dropped:
-            say(f"{name}: {num_dropped} frames were dropped because newer ones had come", arguments.quiet)
+            say(
+                f"{name}: {plural(num_dropped, 'frame was', 'frames were')} dropped because newer ones had come",
+                arguments.quiet,
+            )
     for name, counts in summary.counts:
         for line in counts_text(name, counts):
             say(line, arguments.quiet)
@@ -83,7 +87,8 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
         if not arguments.json:
             print(f"{name.encode('utf-8', 'backslashreplace').decode()}: {_source_text(source)}")
     paths = ", ".join(map(str, summary.paths))
-    say(f"{summary.num_read} images and frames, {len(summary.errors)} skipped: {paths}", arguments.quiet)
+    read = plural(summary.num_read, "image or frame", "images and frames")
+    say(f"{read}, {len(summary.errors)} skipped: {paths}", arguments.quiet)
     if stopped:
         raise Stopped(stopped[0])
     lost = [source.errors[0] for source in summary.sources.values() if source.is_live and source.errors]
@@ -98,7 +103,7 @@ def _source_text(source: SourceSummary) -> str:
         return "not read"
     listed = ", ".join(f"{count} {name}" for name, count in source.counts.most_common()) or "nothing"
     followed = "" if source.num_tracks is None else ", each followed,"
-    return f"{listed}{followed} in {source.num_read} frames" if source.is_video else listed
+    return f"{listed}{followed} in {plural(source.num_read, 'frame')}" if source.is_video else listed
 
 
 @contextmanager

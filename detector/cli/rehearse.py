@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detector.cli.progress import say
 from detector.errors import ConfigError, DetectorError
+from detector.io.nouns import plural
 from detector.media.run_charts import schedule_chart
 from detector.tasks.task import TaskConfig
 from detector.workflows.dry_run import Rehearsal, plan_schedule, rehearse
@@ -47,7 +48,7 @@ def _text(found: Rehearsal) -> str:
     evaluation = "none: no val split is configured"
     if found.num_val_images:
         at = found.evaluated_at
-        times = f"{len(at)} times, first after step {at[0]:,}" if at else "never: train.evaluations is 0"
+        times = f"{plural(len(at), 'time')}, first after step {at[0]:,}" if at else "never: train.evaluations is 0"
         evaluation = f"{_images(found.num_val_images, found.num_val_objects)}; {times}"
     memory = "not reported by this system"
     if found.peak_bytes is not None:
@@ -57,11 +58,11 @@ def _text(found: Rehearsal) -> str:
         memory += f", the largest canvas of {found.largest_hw[0]} x {found.largest_hw[1]} px included"
     per_s = found.images_per_step / found.step_s
     lines = {
-        "network": f"{found.num_parameters:,} parameters, {found.num_classes} classes",
+        "network": f"{found.num_parameters:,} parameters, {plural(found.num_classes, 'class', 'classes')}",
         "training": _images(found.num_images, found.num_objects),
         "evaluation": evaluation,
-        "run": f"{found.num_steps:,} steps of {found.images_per_step} images ({found.num_epochs:.1f} epochs) on "
-        f"{found.device}, {found.precision}",
+        "run": f"{plural(found.num_steps, 'step')} of {plural(found.images_per_step, 'image')} "
+        f"({found.num_epochs:.1f} epochs) on {found.device}, {found.precision}",
         "memory": memory,
         "speed": f"{found.step_s:.3g} s a step, {per_s:.1f} images/s; the first step was done after "
         f"{found.first_step_s:.1f} s",
@@ -72,7 +73,8 @@ def _text(found: Rehearsal) -> str:
 
 
 def _images(number: int, num_boxes: int | None) -> str:
-    return f"{number:,} images" if num_boxes is None else f"{number:,} images, {num_boxes:,} boxes"
+    images = plural(number, "image")
+    return images if num_boxes is None else f"{images}, {plural(num_boxes, 'box', 'boxes')}"
 
 
 def duration(seconds: float) -> str:

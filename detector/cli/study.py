@@ -12,6 +12,7 @@ from detector.cli.rehearse import duration
 from detector.cli.signals import noted_signals
 from detector.cli.usage import split_words
 from detector.config.schema import load_config
+from detector.io.nouns import plural
 from detector.workflows.studies.plan import StudyConfig, find_study, load_study, runs_of
 from detector.workflows.studies.records import StudyFolder
 from detector.workflows.studies.runner import Outcome, Shard, make_runs
@@ -72,7 +73,8 @@ def _estimate(study: StudyConfig, folder: StudyFolder, shard: Shard) -> str:
     of_shard = f", {len(own)} of them in this part" if len(own) < len(everything) else ""
     basis = "as the finished ones took" if took else "as stated in the study, on one core"
     return (
-        f"{study.title}\n{axes} x {study.seeds} seeds = {len(everything)} runs{of_shard}; {len(done)} are done\n"
+        f"{study.title}\n{axes} x {plural(study.seeds, 'seed')} = {plural(len(everything), 'run')}{of_shard}; "
+        f"{len(done)} are done\n"
         f"{left} to make at {each_s:.0f} s each ({basis}): about {duration(left * each_s)}"
     )
 

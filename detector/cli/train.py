@@ -13,6 +13,7 @@ from detector.cli.signals import noted_signals
 from detector.cli.train_options import experiment_words
 from detector.errors import ConfigError
 from detector.evaluation.number_text import number_text
+from detector.io.nouns import plural
 from detector.models.checkpoint import TrainingState
 from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
 from detector.training.run_folder import RunFolder
@@ -85,7 +86,7 @@ def _report(result: TrainingResult, headline: Headline, arguments: argparse.Name
         if metrics and not arguments.quiet:
             print(metrics.to_text())
         if result.num_skipped:
-            say(f"{result.num_skipped} images or boxes were skipped", arguments.quiet)
+            say(f"{plural(result.num_skipped, 'image or box was', 'images or boxes were')} skipped", arguments.quiet)
         if result.ended_at is not None:
             say(
                 f"ended early at step {result.ended_at}: {headline.label} had stopped rising (train.patience)",

@@ -1,4 +1,4 @@
-"""Words of a command line, and their check before torch is loaded; importing this loads no library but PyYAML."""
+"""Words of a command line, and their check before torch is loaded; importing this loads no library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.key_check import check_experiment, check_overrides
 from detector.errors import ConfigError
 
 DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
@@ -52,6 +51,8 @@ def check_keys(arguments: argparse.Namespace, overrides: Sequence[str], config_n
     """
     if arguments.imports:
         return
+    from detector.config.key_check import check_experiment, check_overrides  # loads PyYAML, which help does not need
+
     if config_name is None:
         check_overrides(overrides)
     else:
@@ -85,7 +86,8 @@ def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config
     is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
     if len(names) > 1 + is_coco or (not names and not names_data(overrides)):
         raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
-    check_keys(arguments, overrides, config_name)
+    data = [] if not names else ["data=coco"] if is_coco else [f"data={json.dumps(names[0])}"]
+    check_keys(arguments, [*data, *overrides], config_name)
 
 
 def names_data(overrides: Sequence[str]) -> bool:

@@ -7,11 +7,25 @@ table cannot decide, such as ranges and files of other formats, is left to `sche
 from __future__ import annotations
 
 import functools
+import operator
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, alternatives, key_table
+from detector.config.key_table import (
+    ROOT_KIND,
+    KeyTable,
+    KindOfPart,
+    TableKey,
+    TableSection,
+    ValueType,
+    alternatives,
+    key_table,
+    types_of,
+)
+from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
 from detector.config.nodes import (
+    MAX_INTEGER,
     Mistakes,
     Node,
     Where,
@@ -23,11 +37,11 @@ from detector.config.nodes import (
     read_nodes,
     shown,
 )
-from detector.config.suggestions import unknown_key, unknown_name, value_hint
 from detector.errors import ConfigError
 
-_ROOT = Key({"kind": ROOT_KIND}, None, False, "", "")
+_ROOT = TableKey({"kind": ROOT_KIND}, None, False, "", "")
 _UNREAD = "\0"  # the name of a part that a file selects which is not read here
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _EXPECTED = {
     "int": "a valid integer",
     "float": "a valid number",
@@ -66,11 +80,14 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
     node = functools.reduce(lambda below, over: merge(below, over, _section_of), given, node)
     check = _Check(key_table(), is_whole)
     check.value((_ROOT,), node, "")
-    check.mistakes.raise_any()
+    if not check.is_undecided:  # the full check reports that value together with all other mistakes
+        check.mistakes.raise_any()
 
 
 def _section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for; that of a file is not read."""
+    if _is_folder(text, where):
+        return Node({"name": Node(_UNREAD, where)}, where)
     if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     try:
@@ -78,6 +95,12 @@ def _section_of(text: str, where: Where) -> Node:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return Node({"name": Node(_UNREAD, where)}, where)
+
+
+def _is_folder(text: str, where: Where) -> bool:
+    """Tell whether a text names a folder, such as that of a run, and not a part."""
+    folder = where.folder / text
+    return os.path.isfile(folder / "config.yaml") if text and "/" not in text else bool(text) and os.path.isdir(folder)
 
 
 class _Check:
@@ -92,8 +115,9 @@ class _Check:
         self._paths = table.paths()
         self._is_whole = is_whole  # a section without a name belongs to the default part
         self._open_sections: set[str] = set()
+        self.is_undecided = False
 
-    def value(self, keys: Sequence[Key], node: Node, path: str) -> None:
+    def value(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
         """Check the value of a key."""
         if len({str(key.value_type) for key in keys}) > 1 and not all(key.kind or key.section for key in keys):
             return
@@ -103,10 +127,12 @@ class _Check:
         else:
             self._leaf(keys[0], node, path)
 
-    def _section(self, keys: Sequence[Key], node: Node, path: str) -> None:
+    def _section(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
         kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
         sections = [section for key in keys for section in self._table.candidates(key.value_type)]
-        if isinstance(node.value, str) and any(section.reads_file for section in sections):
+        if isinstance(node.value, str) and (
+            any(section.reads_file for section in sections) or _is_folder(node.value, node.where)
+        ):
             return
         if isinstance(node.value, str) and (kinds or node.value.endswith((".yaml", ".yml"))):
             try:
@@ -122,14 +148,14 @@ class _Check:
             self._keys(chosen, node, path, kinds[0].name_key)
 
     def _chosen(
-        self, keys: Sequence[Key], kinds: Sequence[KindOfPart], node: Node, path: str
-    ) -> Sequence[Section] | None:
+        self, keys: Sequence[TableKey], kinds: Sequence[KindOfPart], node: Node, path: str
+    ) -> Sequence[TableSection] | None:
         """Return the sections of the parts that a node may select, the usual one first, or None after a mistake."""
         assert isinstance(node.value, dict)
         kind = kinds[0]
         known = {name: section for each in kinds for name, section in each.parts.items()}
         named = node.value.get(kind.name_key)
-        if named is not None and named.value == _UNREAD:
+        if named is not None and (named.value == _UNREAD or _is_folder(str(named.value), named.where)):
             return [self._table.sections[section] for section in known.values()]
         if named is None:
             usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed
@@ -147,7 +173,7 @@ class _Check:
         parts = [each.parts[named.value] for each in kinds if named.value in each.parts]
         return [self._table.sections[part] for part in parts]
 
-    def _keys(self, sections: Sequence[Section], node: Node, path: str, name_key: str = "") -> None:
+    def _keys(self, sections: Sequence[TableSection], node: Node, path: str, name_key: str = "") -> None:
         """Check the keys of a node that is one of some sections."""
         assert isinstance(node.value, dict)
         if not path:
@@ -165,7 +191,7 @@ class _Check:
                 full = f"{path}.{name}" if path else name
                 self.mistakes.add(node.where, f"key {full!r} is missing; add it")
 
-    def _sections_that_parts_choose(self, roots: Sequence[Section], entries: dict[str, Node]) -> set[str]:
+    def _sections_that_parts_choose(self, roots: Sequence[TableSection], entries: dict[str, Node]) -> set[str]:
         """Return the sections of an experiment whose part is chosen by the defaults of another part."""
         chosen: set[str] = set()
         for root in roots:
@@ -181,27 +207,53 @@ class _Check:
                 chosen.update(*(self._table.sections[kind.parts[each]].chooses for each in names))
         return chosen
 
-    def _leaf(self, key: Key, node: Node, path: str) -> None:
-        """Check a plain value of a simple type; lists and alternatives are left to `schema`."""
+    def _leaf(self, key: TableKey, node: Node, path: str) -> None:
+        """Check a plain value; a wrong one of a type that is not simple, or out of range, leaves all to `schema`."""
         plain, types = plain_of(node), [each for each in alternatives(key.value_type) if each != "null"]
-        if len(types) > 1 or (plain is None and key.is_optional):
+        if plain is None and key.is_optional:
+            return
+        if any(_fits(each, plain) for each in types):
+            self.is_undecided |= not _is_within(key.range, plain)
             return
         value_type = types[0]
-        if isinstance(value_type, dict):
-            choices = value_type.get("choices")
-            if not isinstance(choices, list) or plain in choices:
-                return
+        choices = value_type.get("choices") if isinstance(value_type, dict) else None
+        if len(types) == 1 and isinstance(choices, list):
             *first, last = map(repr, choices)
             expected, names = f"{', '.join(first)} or {last}", set[str]()
-        elif value_type in _EXPECTED and not _is_of(value_type, plain):
+        elif len(types) == 1 and isinstance(value_type, str):
             expected, names = _EXPECTED[value_type], {value_type} - {"path"}
         else:
+            self.is_undecided = True
             return
         hint = value_hint(path, plain, names)
         self.mistakes.add(node.where, f"{path}: expected {expected}, got {describe(plain)}{hint}")
 
 
-def _is_of(value_type: str, plain: object) -> bool:
-    if value_type in ("int", "float"):
-        return isinstance(plain, int if value_type == "int" else (int, float)) and not isinstance(plain, bool)
-    return isinstance(plain, bool if value_type == "bool" else str)
+def _fits(value_type: ValueType, plain: object) -> bool:
+    """Tell whether a plain value has a type; parts in lists are not looked at."""
+    if value_type == "any" or (isinstance(value_type, dict) and {"kind", "section", "map"} & set(value_type)):
+        return True
+    if isinstance(value_type, str):
+        if value_type in ("int", "float"):
+            is_number = isinstance(plain, int if value_type == "int" else (int, float))
+            return is_number and not isinstance(plain, bool) and abs(plain) <= MAX_INTEGER  # type: ignore[arg-type]
+        return isinstance(plain, bool if value_type == "bool" else str)
+    ((constructor, arguments),) = value_type.items()
+    if constructor == "choices":
+        return isinstance(arguments, list) and plain in arguments
+    inner = types_of(arguments)
+    if constructor == "either":
+        return any(_fits(each, plain) for each in inner)
+    if not isinstance(plain, list):
+        return False
+    if constructor == "list":
+        return all(_fits(inner[0], each) for each in plain)
+    return len(plain) == len(inner) and all(map(_fits, inner, plain))
+
+
+def _is_within(accepted: str, plain: object) -> bool:
+    """Tell whether a number is in a range of the table; bounds that are other keys are not looked at."""
+    if not accepted or not isinstance(plain, (int, float)):
+        return True
+    bounds = [part.split(" ") for part in accepted.split(" and ")]
+    return all(_COMPARISONS[sign](plain, float(bound)) for sign, bound in bounds if not bound.isidentifier())

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, ValueType, type_in_words
-from detector.config.suggestions import unknown_key
+from detector.config.key_table import ROOT_KIND, KeyTable, KindOfPart, TableKey, TableSection, ValueType, type_in_words
+from detector.config.name_suggestions import unknown_key
 from detector.errors import ConfigError
 
 _HEAD = ("key", "type", "default", "range", "meaning")
@@ -26,8 +26,8 @@ class Entry:
     """
 
     path: str
-    key: Key
-    section: Section
+    key: TableKey
+    section: TableSection
     owners: tuple[str, ...]
 
 
@@ -35,7 +35,7 @@ def entries(table: KeyTable) -> list[Entry]:
     """Return every key of every part and task, section by section; equal keys of several of them once."""
     found: dict[tuple[str, str], Entry] = {}
 
-    def below(section: Section, above: str, owner: str) -> None:
+    def below(section: TableSection, above: str, owner: str) -> None:
         for name, key in section.keys.items():
             path = f"{above}{name}"
             entry = found.setdefault((path, str(key)), Entry(path, key, section, ()))
@@ -56,9 +56,9 @@ def top_sections(table: KeyTable) -> list[str]:
     return list(dict.fromkeys(name for root in roots for name in root.keys))
 
 
-def _choices(table: KeyTable, value_type: ValueType) -> list[tuple[str, Section]]:
+def _choices(table: KeyTable, value_type: ValueType) -> list[tuple[str, TableSection]]:
     """Return the sections that a value may be, each with the name of its part, which is empty for a plain section."""
-    key = Key(value_type, None, False, "", "")
+    key = TableKey(value_type, None, False, "", "")
     if key.section:
         return [("", table.sections[key.section])]
     parts = table.kinds[key.kind].parts if key.kind else {}
@@ -98,7 +98,7 @@ def all_keys_text(table: KeyTable, width: int) -> str:
     return "\n".join(_rows(table, [entry for entry in entries(table) if _is_leaf(entry.key)], width))
 
 
-def _is_leaf(key: Key) -> bool:
+def _is_leaf(key: TableKey) -> bool:
     return not key.section
 
 
@@ -137,13 +137,13 @@ def _block(table: KeyTable, entry: Entry) -> Iterator[str]:
     yield f"  source   {entry.section.source}"
 
 
-def _type(table: KeyTable, key: Key) -> str:
+def _type(table: KeyTable, key: TableKey) -> str:
     if key.kind:
         return table.kinds[key.kind].label + (" or nothing" if key.is_optional else "")
     return type_in_words(key.value_type)
 
 
-def shown_default(key: Key) -> str:
+def shown_default(key: TableKey) -> str:
     """Return the default of a key as it is written in YAML; `-` for a section and `required` without a default."""
     if key.is_required:
         return "required"
@@ -169,7 +169,7 @@ def pages(table: KeyTable) -> dict[str, str]:
     return {"README.md": _index(table, names, plain, roots), **made}
 
 
-def _index(table: KeyTable, names: Sequence[str], plain: Sequence[str], roots: dict[str, Section]) -> str:
+def _index(table: KeyTable, names: Sequence[str], plain: Sequence[str], roots: dict[str, TableSection]) -> str:
     lines = [
         _MADE,
         "",
@@ -190,12 +190,12 @@ def _index(table: KeyTable, names: Sequence[str], plain: Sequence[str], roots: d
     return "\n".join(lines) + "\n"
 
 
-def _first(roots: dict[str, Section], name: str) -> Key:
+def _first(roots: dict[str, TableSection], name: str) -> TableKey:
     """Return a key at the top of an experiment, that of detection if it has it."""
     return next(roots[task].keys[name] for task in sorted(roots, reverse=True) if name in roots[task].keys)
 
 
-def _page(table: KeyTable, name: str, roots: dict[str, Section]) -> str:
+def _page(table: KeyTable, name: str, roots: dict[str, TableSection]) -> str:
     keys = {task: roots[task].keys[name] for task in sorted(roots, reverse=True) if name in roots[task].keys}
     lines = [_MADE, "", f"# `{name}`", ""]
     is_same = len({str(key.value_type) for key in keys.values()}) == 1
@@ -210,7 +210,7 @@ def _page(table: KeyTable, name: str, roots: dict[str, Section]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _choice_lines(table: KeyTable, path: str, key: Key, level: int, seen: set[str]) -> list[str]:
+def _choice_lines(table: KeyTable, path: str, key: TableKey, level: int, seen: set[str]) -> list[str]:
     """Return the parts or the section that a key holds, each with the table of its keys; a kind once on a page."""
     if (key.kind or key.section) in seen:
         return []
@@ -232,7 +232,7 @@ def _choice_lines(table: KeyTable, path: str, key: Key, level: int, seen: set[st
     return lines
 
 
-def _selection(kind: KindOfPart, path: str, key: Key) -> str:
+def _selection(kind: KindOfPart, path: str, key: TableKey) -> str:
     names = ", ".join(f"`{name}`" for name in sorted(kind.parts))
     default = key.default if isinstance(key.default, str) else kind.unnamed
     return f"`{path}` is one of {names}" + (
@@ -244,7 +244,7 @@ def _table_head() -> list[str]:
     return [f"| {' | '.join(_HEAD)} |", "|---|---|---|---|---|"]
 
 
-def _table_row(table: KeyTable, path: str, key: Key) -> str:
+def _table_row(table: KeyTable, path: str, key: TableKey) -> str:
     default = shown_default(key)
     cells = (f"`{path}`", _type(table, key), default if default == "-" else f"`{default}`", key.range, key.meaning)
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.config import registry
-from detector.config.key_table import ROOT_KIND, Key, KeyTable, KindOfPart, Section, ValueType
+from detector.config.key_table import ROOT_KIND, KeyTable, KindOfPart, TableKey, TableSection, ValueType
 from detector.config.schema import config_to_plain, type_hints
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SAMPLES = 7  # values inside a measured range that must be accepted as well
 def survey(root: registry.Kind) -> KeyTable:
     """Return the table of a kind of experiment and of everything that it may contain."""
     kinds: dict[str, KindOfPart] = {}
-    sections: dict[str, Section] = {}
+    sections: dict[str, TableSection] = {}
 
     def add_kind(kind: registry.Kind) -> None:
         if kind.__name__ not in kinds:
@@ -57,7 +57,7 @@ def _name_of(schema: type) -> str:
     return f"{schema.__module__}.{schema.__qualname__}"
 
 
-def _section(schema: type[DataclassInstance], inner: list[type]) -> Section:
+def _section(schema: type[DataclassInstance], inner: list[type]) -> TableSection:
     """Return a section; the classes that its keys contain are added to `inner`."""
     described: type = schema
     if issubclass(schema, registry.PartConfig) and registry.kind_of(schema).__name__ != ROOT_KIND:
@@ -67,14 +67,14 @@ def _section(schema: type[DataclassInstance], inner: list[type]) -> Section:
     for field in dataclasses.fields(schema):
         hint = type_hints(schema)[field.name]
         value_type = _type_of(hint, inner)
-        keys[field.name] = Key(
+        keys[field.name] = TableKey(
             value_type,
             _plain_default(field, value_type),
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
             _range(schema, field.name, value_type),
             texts.get(field.name, ""),
         )
-    return Section(
+    return TableSection(
         " ".join((inspect.getdoc(described) or "").partition("\n\n")[0].split()),
         schema.__module__.replace(".", "/") + ".py" if schema.__module__.startswith("detector.") else schema.__module__,
         _chosen_sections(schema),

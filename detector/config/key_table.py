@@ -1,7 +1,7 @@
 """The table of all configuration keys: `keys.json`, made from the registered parts and read without any of them.
 
-It answers mistakes before torch is loaded and holds the text of the key reference. `python tools/reference.py` makes
-it again after a key has changed; a test compares both.
+It answers mistakes before torch is loaded and holds the text of the key reference. `make reference` makes it again
+after a key has changed; a test compares both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Key:
+class TableKey:
     """A key of a section.
 
     Attributes:
@@ -64,7 +64,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Section:
+class TableSection:
     """The keys of a config class.
 
     Attributes:
@@ -79,7 +79,7 @@ class Section:
     source: str
     chooses: Sequence[str]
     reads_file: bool
-    keys: Mapping[str, Key]
+    keys: Mapping[str, TableKey]
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,25 @@ class KeyTable:
     """
 
     kinds: Mapping[str, KindOfPart]
-    sections: Mapping[str, Section]
+    sections: Mapping[str, TableSection]
 
-    def candidates(self, value_type: ValueType) -> tuple[Section, ...]:
+    def candidates(self, value_type: ValueType) -> tuple[TableSection, ...]:
         """Return the sections that a value of a type may be: one, or those of all parts of a kind."""
         section, kind = _argument(value_type, "section"), _argument(value_type, "kind")
         if section:
             return (self.sections[section],)
         return tuple(self.sections[name] for name in self.kinds[kind].parts.values()) if kind else ()
 
-    def paths(self) -> dict[str, list[Key]]:
+    def paths(self) -> dict[str, list[TableKey]]:
         """Return the keys of experiments of all tasks by dotted path; one path may have a key in each of many parts."""
-        found: dict[str, list[Key]] = {}
+        found: dict[str, list[TableKey]] = {}
         for section in self.candidates({"kind": ROOT_KIND}):
             for path, key in self._below(section, ()):
                 if key not in found.setdefault(path, []):
                     found[path].append(key)
         return found
 
-    def _below(self, section: Section, above: tuple[str, ...]) -> Iterator[tuple[str, Key]]:
+    def _below(self, section: TableSection, above: tuple[str, ...]) -> Iterator[tuple[str, TableKey]]:
         for name, key in section.keys.items():
             path = (*above, name)
             yield ".".join(path), key
@@ -146,7 +146,7 @@ def type_in_words(value_type: ValueType) -> str:
         return "section"
     if constructor == "choices" and isinstance(arguments, list):
         return " or ".join(str(choice) for choice in arguments)
-    inner = _types(arguments)
+    inner = types_of(arguments)
     if constructor == "either":
         return " or ".join(type_in_words(each) for each in inner)
     if constructor == "fixed":
@@ -163,14 +163,15 @@ def _plural(words: str) -> str:
     return {"plain data": "mappings", "2 numbers": "pairs of numbers"}.get(words, f"{words}s")
 
 
-def _types(arguments: object) -> list[ValueType]:
+def types_of(arguments: object) -> list[ValueType]:
+    """Return the types among the arguments of a constructor."""
     listed = arguments if isinstance(arguments, list) else [arguments]
     return [each for each in listed if isinstance(each, (str, dict))]
 
 
 def alternatives(value_type: ValueType) -> list[ValueType]:
     """Return the types of which a value has one."""
-    return _types(value_type["either"]) if isinstance(value_type, dict) and "either" in value_type else [value_type]
+    return types_of(value_type["either"]) if isinstance(value_type, dict) and "either" in value_type else [value_type]
 
 
 def _argument(value_type: ValueType, constructor: str) -> str:
@@ -198,7 +199,7 @@ def table_of_text(text: str) -> KeyTable:
         for name, kind in plain["kinds"].items()
     }
     sections = {
-        name: Section(**{**section, "keys": {key: Key(*values) for key, values in section["keys"].items()}})
+        name: TableSection(**{**section, "keys": {key: TableKey(*values) for key, values in section["keys"].items()}})
         for name, section in plain["sections"].items()
     }
     return KeyTable(kinds, sections)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.suggestions import preset_hint
+from detector.config.name_suggestions import preset_hint
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -283,6 +283,27 @@ def section_of(text: str, where: Where) -> Node:
         return read_nodes(path) if is_config else Node({"name": Node(text, where)}, where)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def with_section_of_run(node: Node, key: str) -> Node:
+    """Return a section, where it names the folder of a run with the section of the same key in its `config.yaml`.
+
+    The folder is the value, or stands in place of the name of a part; other keys of the section change the run's.
+    """
+    given = dict(node.value) if isinstance(node.value, dict) else {}
+    named = given.pop("name", None) if given else node
+    if named is None or not isinstance(named.value, str) or not named.value:
+        return node
+    config = named.where.folder / named.value / "config.yaml"
+    if not os.path.isfile(config):
+        return node
+    section = read_nodes(config)
+    for name in key.split("."):
+        entries = section.value
+        if not isinstance(entries, dict) or name not in entries:
+            raise ConfigError(f"{named.where}: {key}: the run {named.value} has no {key}; name another one")
+        section = entries[name]
+    return merge(section, Node(given, node.where)) if given else section
 
 
 def override_nodes(text: str) -> Node:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
-from detector.config.suggestions import unknown_name
+from detector.config.name_suggestions import unknown_name
 from detector.errors import ConfigError
 
 Contract = TypeVar("Contract")

@@ -22,6 +22,7 @@ import yaml
 
 from detector.config import registry
 from detector.config.key_table import ROOT_KIND, key_table
+from detector.config.name_suggestions import unknown_key, value_hint
 from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -36,8 +37,8 @@ from detector.config.nodes import (
     read_nodes,
     section_of,
     shown,
+    with_section_of_run,
 )
-from detector.config.suggestions import unknown_key, value_hint
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class _Builder:
             except DetectorError as error:
                 self.mistakes.add(node.where, f"{key}: {error}")
                 return _FAILED
+        node = with_section_of_run(node, key)
         if isinstance(node.value, str) and (registry.is_kind(schema) or node.value.endswith((".yaml", ".yml"))):
             try:
                 node = section_of(node.value, node.where)

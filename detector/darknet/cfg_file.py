@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from detector.config import nodes, suggestions
+from detector.config import name_suggestions, nodes
 from detector.darknet import sections
 from detector.darknet.cfg_keys import UnreadableValueError, keys_of, read_value, written
 from detector.darknet.sections import LayerSection, NetSection, Section
@@ -175,7 +175,7 @@ class _Reader:
             self._check_anchors(raw, section)
             return section
         elif raw.name:  # an unreadable header has already been reported
-            nearest = suggestions.nearest(raw.name, sections.SECTION_TYPES)
+            nearest = name_suggestions.nearest(raw.name, sections.SECTION_TYPES)
             self.mistakes.add(raw.line, f"[{raw.name}] is an unknown section{nearest}")
         return None
 
@@ -257,7 +257,7 @@ class _Reader:
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint at the nearest key; an empty text if none is near, because a list of all keys would be too long."""
-    text = suggestions.nearest(name, known)
+    text = name_suggestions.nearest(name, known)
     return text if text.startswith("; did") else ""
 
 
@@ -292,7 +292,7 @@ def find_cfg(name: str | Path) -> Path:
     if path.parent.parts in ((), ("darknet",), ("cfg", "darknet")) and os.path.isfile(shipped):
         return shipped
     known = [p.stem for p in folder.glob("*.cfg")]
-    raise DarknetError(f"{nodes.shown(str(name))}: no such .cfg{suggestions.nearest(path.name, known)}")
+    raise DarknetError(f"{nodes.shown(str(name))}: no such .cfg{name_suggestions.nearest(path.name, known)}")
 
 
 def read_cfg(path: str | Path) -> DarknetCfg:

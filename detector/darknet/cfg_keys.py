@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.config import suggestions
+from detector.config import name_suggestions
 from detector.darknet.section import Constraints, Section
 
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -100,7 +100,7 @@ def read_value(key: Key, text: str, warnings: list[str]) -> object:
         word = key.constraints.aliases.get(text, text)
         if word not in key.constraints.choices:
             same = _OTHER_NAMES.get(text.lower())
-            hint = f"; Darknet calls it {same!r}" if same else suggestions.nearest(text, key.constraints.choices)
+            hint = f"; Darknet calls it {same!r}" if same else name_suggestions.nearest(text, key.constraints.choices)
             raise UnreadableValueError(f"is unknown{hint}")
         return word
     if key.type is bool:

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeGuard
 import cv2
 import numpy as np
 
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.warp import blank_canvas
 from detector.errors import ConfigError

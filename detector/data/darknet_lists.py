@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.name_suggestions import nearest
 from detector.config.registry import register
-from detector.config.suggestions import nearest
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
 from detector.data.problems import Findings

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
 from detector.errors import DatasetError

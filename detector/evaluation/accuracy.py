@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.evaluation.number_text import columns, number_text, with_note
+from detector.io.nouns import plural
 
 _TOP = 5
 
@@ -87,7 +88,7 @@ class ClassificationMetrics:
             rows.append((row.name, number_text(row.accuracy), str(row.num_images), taken_for))
         without = f", {self.num_without_answer} without an answer" if self.num_without_answer else ""
         lines = [
-            f"{self.num_images} images{without}",
+            f"{plural(self.num_images, 'image')}{without}",
             "  ".join(f"{name} {number_text(value, 4)}" for name, value in self.stats.items()),
             "",
             *columns([("class", "accuracy", "images", "most often taken for"), *rows]),

@@ -31,6 +31,7 @@ from detector.evaluation.precision_recall import (
 )
 from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth, Results
+from detector.io.nouns import plural
 
 # The order of pycocotools' `stats`.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -155,9 +156,9 @@ class CocoMetrics:
         """Return the twelve COCO numbers, those with other limits and those of each class as text."""
         stats, sizes = self.stats, self.num_by_size
         lines = [
-            f"{self.num_images} images, {self.num_objects} objects "
+            f"{plural(self.num_images, 'image')}, {plural(self.num_objects, 'object')} "
             f"({sizes['small']} small, {sizes['medium']} medium, {sizes['large']} large), "
-            f"{self.num_crowds} crowd regions, {self.num_detections} detections",
+            f"{plural(self.num_crowds, 'crowd region')}, {plural(self.num_detections, 'detection')}",
             f"at most 100 detections per class and image; {self.num_beyond_limit} beyond that are ignored",
             f"scored by {self.backend}",
             f"ground truth as scored: sha256 {self.ground_truth_sha256}",

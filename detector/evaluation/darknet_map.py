@@ -31,6 +31,7 @@ from detector.evaluation.number_text import columns
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 from detector.evaluation.voc_ap import average_precision, check_match_iou, is_first
 from detector.inference.predictor import Predictor, RawBoxes
+from detector.io.nouns import plural
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.selection import SelectConfig, select_rows
 
@@ -116,7 +117,8 @@ class DarknetMap:
         rows = [(c.name, f"{100 * c.ap:.2f}%", str(c.num_right), str(c.num_wrong)) for c in self.classes]
         return "\n".join(
             [
-                f"{self.num_images} images, {self.num_objects} objects, {self.num_detections} detections",
+                f"{plural(self.num_images, 'image')}, {plural(self.num_objects, 'object')}, "
+                f"{plural(self.num_detections, 'detection')}",
                 f"ground truth as scored: sha256 {self.ground_truth_sha256}",
                 "",
                 f"Darknet mAP@{self.iou_threshold:.2f} ({how}) {self.mean_ap:.6f}, or {100 * self.mean_ap:.2f}%",

@@ -24,6 +24,7 @@ from detector.evaluation.coco_metrics import as_plain
 from detector.evaluation.detection_metric import DetectionMetric, MetricConfig
 from detector.evaluation.number_text import columns, number_text, with_note
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
+from detector.io.nouns import plural
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class VocMetrics:
         how = f"{self.points}-point" if self.points else "area under the curve"
         rows = [(c.name, number_text(c.ap, 4), str(c.num_objects)) for c in self.classes]
         lines = [
-            f"{self.num_images} images, {self.num_objects} objects, {self.num_difficult} difficult, "
-            f"{self.num_detections} detections",
+            f"{plural(self.num_images, 'image')}, {plural(self.num_objects, 'object')}, "
+            f"{self.num_difficult} difficult, {plural(self.num_detections, 'detection')}",
             f"ground truth as scored: sha256 {self.ground_truth_sha256}",
             "",
             f"Pascal VOC mAP ({how}, IoU {self.iou_threshold:g}) {number_text(self.mean_ap, 4)}",

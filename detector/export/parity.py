@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import ExportPrecision
+from detector.io.nouns import plural
 from detector.models.contracts import DetectionModel
 from detector.structures.selection import SelectConfig, select, select_rows
 
@@ -64,7 +65,8 @@ class Difference:
     def __str__(self) -> str:
         selected = "" if self.num_selected is None else f"; {self.num_selected} selected within the file, all equal"
         return (
-            f"{self.num_images} images: raw maps within {self.raw:.1e}; {self.num_matched} boxes matched, "
+            f"{plural(self.num_images, 'image')}: raw maps within {self.raw:.1e}; "
+            f"{plural(self.num_matched, 'box', 'boxes')} matched, "
             f"{self.num_unmatched} not, within {self.box_px:.1e} px; scores within {self.score:.1e}{selected}"
         )
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
 from detector.media.drawing import as_rgb

@@ -134,12 +134,21 @@ def save_model(path: Path, model_file: ModelFile) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
+def weights_in_run(path: Path) -> Path:
+    """Return the best weights in a run folder, the last ones before its first evaluation; another path unchanged."""
+    best, last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
+    return best if best.is_file() else last if last.is_file() else path
+
+
 def load_model_file(path: Path) -> ModelFile:
     """Load a model file, or the EMA weights of a training state; the content decides which of the two, not the name.
+
+    A run folder stands for its best weights.
 
     Raises:
         CheckpointError: the file is neither, is damaged, is not finite, or is of another project or a newer version.
     """
+    path = weights_in_run(path)
     if _is_archive(path):
         return _of_training_state(_load_archive(path), path)
     key, text, state = _read_safetensors(path)
@@ -183,6 +192,7 @@ def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
 
 def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
+    path = weights_in_run(path)
     try:
         if _is_archive(path):
             document: object = _load_archive(path)

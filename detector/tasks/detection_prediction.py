@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import SupportsIndex
 
+from detector.config.name_suggestions import nearest
 from detector.config.schema import config_from_plain, config_to_plain
-from detector.config.suggestions import nearest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import ConfigError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from detector.config import suggestions
+from detector.config import name_suggestions
 from detector.errors import ConfigError
 
 
@@ -51,5 +51,5 @@ def _is_within(name: str, outer: str) -> bool:
 
 def _nearest(name: str, known: set[str]) -> str:
     """Return a hint with the nearest of all names, or with the names of the first level if none is near."""
-    hint = suggestions.nearest(name, known)
-    return hint if "did you mean" in hint else suggestions.nearest(name, [k for k in known if "." not in k])
+    hint = name_suggestions.nearest(name, known)
+    return hint if "did you mean" in hint else name_suggestions.nearest(name, [k for k in known if "." not in k])

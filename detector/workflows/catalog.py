@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.name_suggestions import nearest
 from detector.config.nodes import presets_dir
 from detector.config.schema import load_config
-from detector.config.suggestions import nearest
 from detector.darknet.cfg_file import read_cfg
 from detector.darknet.weights_file import WeightsHeader, read_weights
 from detector.errors import DetectorError

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, TypeVar
 
+from detector.config.name_suggestions import nearest
 from detector.config.schema import config_from_plain
-from detector.config.suggestions import nearest
 from detector.errors import ConfigError
 from detector.export.export_target import ExportPrecision
 from detector.export.graph import MishForm

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.config import registry
-from detector.config.suggestions import nearest
+from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 # The words that select a part of each kind, where NAME stands for its registered name.

@@ -48,7 +48,7 @@ def test_preview_is_one_picture(
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        ([], "expected a data set, got none; give --preview DATA", 2),
+        ([], "expected a data set, got none; give --data DATA", 2),
         (["--preview", "shapes", "mish-n"], "expected overrides written key=value, got 'mish-n'", 2),
         (["--preview", "nowhere.yaml"], "nowhere.yaml", 2),
         (["--preview", "shapes", "augment.mosiac=1"], "unknown key 'augment.mosiac'; did you mean 'mosaic'?", 2),

@@ -123,7 +123,7 @@ def test_subset_and_remap_select_and_rename_classes(source, tmp_path, capsys):
     mapped = split_of(tmp_path / "mapped/data.yaml")
     assert mapped.class_names == ("round", "angular", "crescent")
     assert mapped.category_ids == (3, 7, 90)
-    assert "boxes of removed classes are left out" in capsys.readouterr().err
+    assert "of removed classes left out" in capsys.readouterr().err
 
 
 def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
     [
         ((), 2, "expected an action, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; got none"),
         (("to-voc", "SOURCE"), 2, "got to-voc"),
-        (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --to FOLDER"),
+        (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --out FOLDER"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=x"), 2, "--shares: expected train, val and test"),
         (("split", "SOURCE", "--to", "OUT"), 2, "already has a split val"),

@@ -47,7 +47,7 @@ def test_single_unreadable_source_ends_with_exit_code_3_and_a_record(
     code, records = predict(trained, tmp_path / "out", str(tmp_path / "a.jpg"))
     assert code == 3
     assert "not an image (HTML)" in records[0]["error"]
-    assert "none of 1 images could be read" in capsys.readouterr().err
+    assert "none of 1 image could be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("strict", "code"), [((), 0), (("--strict",), 5)])

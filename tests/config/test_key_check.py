@@ -52,6 +52,8 @@ LEFT_TO_THE_FULL_CHECK = [
     ("input.size=big",),
     ("augment.extra=[x]",),
     ("train.epochs=-1",),
+    ("train.epoch=3", "input.size=big"),
+    ("train.epoch=3", "optimizer.lr=-1"),
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detector.config import registry
+from detector.config.name_suggestions import nearest
 from detector.config.registry import (
     PartConfig,
     build,
@@ -21,7 +22,6 @@ from detector.config.registry import (
     names,
     register,
 )
-from detector.config.suggestions import nearest
 from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig
 from detector.tasks.detection_model import build_model

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.coco import CocoAnnotations
-from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offender, Severity, plural
+from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offender, Severity
 from detector.data.problems import shown
+from detector.io.nouns import plural
 from detector.structures.boxes import area_xyxy, cxcywh_to_xyxy, xywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.letterbox import Letterbox
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
-from detector.data.doctor.findings import NUM_EXAMPLES, ClassSummary, Finding, Severity, plural
+from detector.data.doctor.findings import NUM_EXAMPLES, ClassSummary, Finding, Severity
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.io.nouns import plural
 
 FEW_OBJECTS = 10
 # Ratios of the most to the least frequent class; it is 1,300 in COCO, 10,000 in LVIS and 20 in VOC.

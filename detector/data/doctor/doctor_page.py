@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.doctor.box_checks import tabulate
-from detector.data.doctor.findings import ClassSummary, Offender, Report, SplitSummary, Suggestion, plural
+from detector.data.doctor.findings import ClassSummary, Offender, Report, SplitSummary, Suggestion
 from detector.errors import MediaError
+from detector.io.nouns import plural
 from detector.media import charts
 from detector.media.drawing import as_rgb, draw_boxes
 from detector.media.html import embedded, page_of, text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from detector.data.doctor.findings import SEVERITIES, Finding, Report, plural
+from detector.data.doctor.findings import SEVERITIES, Finding, Report
+from detector.io.nouns import plural
 
 _MAX_CLASSES, _BAR = 20, 24
 _WIDTH = 110

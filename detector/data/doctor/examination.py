@@ -14,10 +14,11 @@ from detector.data.dataset import DatasetConfig
 from detector.data.doctor.box_checks import check_boxes, tabulate
 from detector.data.doctor.class_checks import check_classes, summarise_classes
 from detector.data.doctor.file_checks import check_files, scan_files
-from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Report, Severity, SplitSummary, plural
+from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Report, Severity, SplitSummary
 from detector.data.doctor.suggestions import suggest
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.io.nouns import plural
 from detector.structures.canvas import Canvas
 
 _COCO_SMALL_PX, _COCO_MEDIUM_PX = 32, 96

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from detector.data.coco import CocoAnnotations
-from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offender, Severity, plural
+from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offender, Severity
 from detector.data.doctor.near_duplicates import Look, look_at, near_duplicates
 from detector.data.problems import shown
 from detector.errors import MediaError
+from detector.io.nouns import plural
 from detector.media.drawing import as_rgb
 from detector.media.headers import ImageHeader
 from detector.media.images import image_header, load_image

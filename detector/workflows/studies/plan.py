@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from detector.config import suggestions
+from detector.config import name_suggestions
 from detector.config.nodes import Mistakes, Node, Where, find_config, presets_dir, read_nodes
 from detector.config.schema import load_config
 from detector.errors import ConfigError
@@ -135,7 +135,7 @@ class PlannedRun:
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
-    return suggestions.nearest(name, known)
+    return name_suggestions.nearest(name, known)
 
 
 def find_study(name: str) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from detector.config.key_check import check_experiment
 from detector.config.key_table import key_table
-from detector.config.suggestions import FOREIGN_KEYS, FOREIGN_KEYS_AT_THE_TOP, FOREIGN_PARTS, near_names, nearest
+from detector.config.name_suggestions import FOREIGN_KEYS, FOREIGN_KEYS_AT_THE_TOP, FOREIGN_PARTS, near_names, nearest
 from detector.errors import ConfigError
 
 FOREIGN = [

@@ -209,7 +209,7 @@ def preset_hint(name: str, presets: Iterable[str]) -> str:
     stem, dot, suffix = name.rpartition(".")
     if close := near_names(stem if dot else name, listed):
         return did_you_mean(close)
-    if dot and suffix.lower() not in ("yaml", "yml"):
+    if dot and suffix and suffix.lower() not in ("yaml", "yml"):
         return "; check the path"
     return nearest(name, listed)
 
