@@ -76,6 +76,10 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
     for name, num_dropped in summary.num_dropped.items():
         if num_dropped:
             say(f"{name}: {num_dropped} frames were dropped because newer ones had come", arguments.quiet)
+    for name, num_untracked in summary.num_untracked.items():
+        if num_untracked:
+            text = f"{name}: {num_untracked} detections joined no track and are left out; --untracked keeps them"
+            say(text, arguments.quiet)
     for name, counts in summary.counts:
         for line in counts_text(name, counts):
             say(line, arguments.quiet)

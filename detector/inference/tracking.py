@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.inference.predictor import Prediction
+from detector.media.camera_motion import CameraMotion
 from detector.media.sources import VideoSource
 from detector.structures.boxes import area_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.selection import SelectConfig
@@ -138,6 +139,15 @@ class BoxFilters:
     def keep(self, rows: Mask) -> None:
         """Keep the boxes of a mask, bool (T,), and drop the others."""
         self.places, self.speeds, self.variances = self.places[rows], self.speeds[rows], self.variances[rows]
+
+    def warp(self, motion: Float64s) -> None:
+        """Move the boxes with the camera: float64 (2, 3), a turn, zoom and shift of the picture."""
+        zoom = math.sqrt(abs(float(np.linalg.det(motion[:, :2]))))
+        self.places[:, :2] = self.places[:, :2] @ motion[:, :2].T + motion[:, 2]
+        self.speeds[:, :2] = self.speeds[:, :2] @ motion[:, :2].T
+        self.places[:, 2:] *= zoom
+        self.speeds[:, 2:] *= zoom
+        self.variances *= zoom**2
 
     def predict(self, seconds: float) -> None:
         """Advance the boxes by a time: F P F' + Q of a constant speed."""
@@ -287,8 +297,15 @@ class Tracker:
         """
         return self.follow(detections, time_s)[0]
 
-    def follow(self, detections: Detections, time_s: float) -> tuple[Integers, Integers]:
+    def follow(
+        self, detections: Detections, time_s: float, motion: Float64s | None = None
+    ) -> tuple[Integers, Integers]:
         """Return the track of each detection of the next frame as `update` does, and the class of each track.
+
+        Args:
+            detections: certain and uncertain detections.
+            time_s: the time of the frame.
+            motion: motion of the camera since the frame before, float64 (2, 3), or None.
 
         Returns:
             Ids, int64 (N,), and class indices, int64 (N,): the class with the largest sum of scores so far, or the
@@ -299,6 +316,8 @@ class Tracker:
         is_first = math.isinf(self._now_s)
         xyxy = detections.source_xyxy.double().cpu().numpy()
         labels, scores = detections.labels.cpu().numpy(), detections.scores.double().cpu().numpy()
+        if motion is not None:
+            self._filters.warp(motion)
         step_s = self._advance(time_s, len(detections.class_names))
         certain = self._config.is_certain(detections)
         uncertain = ~certain & (scores >= self._config.low)
@@ -396,15 +415,19 @@ class VideoTracks:
         num_left_out: certain detections of each video, by its name, that joined no track; see `keep_untracked`.
     """
 
-    def __init__(self, config: TrackConfig | None = None, keep_untracked: bool = False) -> None:
+    def __init__(
+        self, config: TrackConfig | None = None, keep_untracked: bool = False, follow_camera: bool = False
+    ) -> None:
         """Begin without tracks.
 
         Args:
             config: settings of tracking.
             keep_untracked: true to keep certain detections that joined no track, with the id -1.
+            follow_camera: true to move tracks with the camera, whose motion is estimated from the frames.
         """
+        self._follow_camera = follow_camera
         self._config, self._keep_untracked = config or TrackConfig(), keep_untracked
-        self._trackers: dict[int, tuple[VideoSource, Tracker]] = {}  # by id: a video may be given twice
+        self._trackers: dict[int, tuple[VideoSource, Tracker, CameraMotion]] = {}  # by id: a video may be given twice
         self.num_left_out: Counter[str] = Counter()
 
     def follow(self, prediction: Prediction) -> Prediction:
@@ -424,9 +447,10 @@ class VideoTracks:
         if id(frame.video) not in self._trackers:
             if not frame.video.is_live:  # files come one after another: the last one is complete
                 self._trackers = {key: kept for key, kept in self._trackers.items() if kept[0].is_live}
-            self._trackers[id(frame.video)] = frame.video, Tracker(self._config)
-        tracker = self._trackers[id(frame.video)][1]
-        track_ids, classes = tracker.follow(found, frame.moment_s)
+            self._trackers[id(frame.video)] = frame.video, Tracker(self._config), CameraMotion()
+        _, tracker, camera = self._trackers[id(frame.video)]
+        motion = camera.add(prediction.image) if self._follow_camera and prediction.image is not None else None
+        track_ids, classes = tracker.follow(found, frame.moment_s, motion)
         is_kept = track_ids >= 0
         is_untracked = ~is_kept & self._config.is_certain(found)
         if self._keep_untracked:

@@ -230,6 +230,28 @@ def test_predicted_box_keeps_a_size_of_at_least_zero() -> None:
     np.testing.assert_allclose(filters.places[0], (55, 50, 30, 5))
 
 
+def test_tracks_move_with_the_camera() -> None:
+    tracker = Tracker(TrackConfig(enlarge=0))
+    for number in range(3):
+        tracker.update(found((*CAR, 0.9)), number * FRAME_S)
+    moved = found((CAR[0] * 1.1 + 60, CAR[1] * 1.1 - 30, CAR[2] * 1.1, CAR[3] * 1.1, 0.9))
+    motion = np.array([[1.1, 0, 60], [0, 1.1, -30]])
+    assert tracker.follow(moved, 3 * FRAME_S, motion)[0].tolist() == [1]
+    assert Tracker(TrackConfig(enlarge=0)).follow(moved, 0.0, motion)[0].tolist() == [1]  # nothing to move yet
+
+
+def test_warp_agrees_with_the_warped_state() -> None:
+    filters, angle = BoxFilters(), 0.3
+    filters.add(np.array([[50.0, 60, 20, 40]]))
+    filters.speeds[0] = (2, -1, 0.5, 0)
+    variances = filters.variances.copy()
+    turn = 1.2 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    filters.warp(np.hstack([turn, [[7.0], [-3.0]]]))
+    np.testing.assert_allclose(filters.places[0], [*(turn @ (50, 60) + (7, -3)), 24, 48])
+    np.testing.assert_allclose(filters.speeds[0], [*(turn @ (2, -1)), 0.6, 0])
+    np.testing.assert_allclose(filters.variances, 1.44 * variances)
+
+
 def test_restart_is_the_initialisation_from_two_points() -> None:
     filters = BoxFilters()
     filters.add(np.array([[50.0, 60, 20, 40]]))
@@ -377,6 +399,18 @@ def test_each_video_has_its_own_tracks_and_untracked_detections_are_dropped() ->
     assert tracks.follow(unread) is unread
     with pytest.raises(ValueError, match=r"got the image x\.jpg"):
         tracks.follow(Prediction(ImageSource("x.jpg"), cars))
+
+
+def test_certain_detections_without_a_track_are_counted_or_kept() -> None:
+    video, frames = VideoSource("a"), [found((*CAR, 0.9)), found((*CAR, 0.9), (*FAR, 0.8), (300, 100, 30, 30, 0.2))]
+    tracks, keeping = VideoTracks(), VideoTracks(keep_untracked=True)
+    for index, detections in enumerate(frames):
+        left, kept = (each.follow(frame(video, index, detections)) for each in (tracks, keeping))
+    assert tracks.num_left_out == {"a": 1}
+    assert keeping.num_left_out == {}
+    assert left.track_ids is not None
+    assert kept.track_ids is not None
+    assert (left.track_ids.tolist(), kept.track_ids.tolist()) == ([1], [1, -1])
 
 
 def test_tracks_of_parallel_live_sources_do_not_mix() -> None:
