@@ -33,7 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="train, val or test (default val)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file (default: a model)")
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="with --results: COCO ground truth (no default)"
+        "--tracks",
+        type=Path,
+        metavar="FILE",
+        help="score the tracks of a video (MOT format): HOTA, IDF1, MOTA (default: a model)",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="with --results: COCO ground truth; with --tracks: true tracks in MOT format (no default)",
     )
     parser.add_argument(
         "--ignore-unknown",
