@@ -29,25 +29,24 @@ def add_track_options(parser: argparse.ArgumentParser) -> None:
         metavar="X1,Y1,X2,Y2,X3,Y3,...",
         help="count objects in a polygon, in pixels; means --track; may be repeated (default: none)",
     )
-
     group.add_argument(
         "--untracked", action="store_true", help="keep detections that joined no track, without a number"
     )
     group.add_argument("--camera-motion", action="store_true", help="move tracks with a camera that moves or shakes")
     group.add_argument(
-        "--track-match", type=_share, metavar="0..1", help="overlap above which a box continues a track (default 0.2)"
+        "--track-match", type=_share, metavar="0..1", help="overlap above which a box continues a track (default: 0.2)"
     )
     group.add_argument(
         "--track-enlarge",
         type=_length,
         metavar="SHARE",
-        help="pair small or fast objects by boxes enlarged by this share on each side (default 0.5; 0: do not)",
+        help="pair small or fast objects by boxes enlarged by this share on each side (0: do not; default: 0.5)",
     )
     group.add_argument(
         "--track-buffer",
         type=_length,
         metavar="SECONDS",
-        help="how long an object that is not seen keeps its number (default 1)",
+        help="how long an object that is not seen keeps its number (default: 1)",
     )
 
 

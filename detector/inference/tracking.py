@@ -37,7 +37,7 @@ _PLACE_STD, _SPEED_STD = 1 / 20, 1 / 160
 _FIRST_PLACE_STDS, _FIRST_SPEED_STDS = 2, 10  # factors when an object is first seen, from the same sources
 _FRAMES_PER_S = 30.0  # of the MOTChallenge videos for which these values were chosen
 # Of the last stages of association; chosen on the scenes of tools/benchmark_tracking.py (docs/benchmarks/tracking.md).
-_LEAST_ALIKE = 0.6  # ratio of the sizes of two boxes
+_ALIKE_CLASS, _ALIKE_NEAR = 0.6, 0.7  # least ratio of the sizes of boxes of two classes, and of enlarged boxes
 _RECENT_S, _RECENT_FRAMES = 0.25, 2.5  # time since a track was seen: the longer one of these
 _LOW = 0.1  # lowest score of the authors' program of Zhang et al. 2022
 
@@ -385,17 +385,18 @@ class Tracker:
         pairing.add(same, ~has_id, certain, config.match_new)
 
         # The last stages take less evidence, so they need boxes of like size, and tracks whose place is well known.
-        is_alike = _alikeness(tracks_xyxy, xyxy) > _LEAST_ALIKE
+        alikeness = _alikeness(tracks_xyxy, xyxy)
         step_s = self._step_s if math.isfinite(self._step_s) else 0.0
         is_recent = self._now_s - self._seen_s <= max(_RECENT_S, _RECENT_FRAMES * step_s)
         if not config.class_agnostic:
-            pairing.add(overlaps * is_alike, is_recent, certain, config.match_class)
-            pairing.add(overlaps * is_alike, ~self._is_lost, uncertain, config.match_class)
+            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), is_recent, certain, config.match_class)
+            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), ~self._is_lost, uncertain, config.match_class)
         is_left = pairing.found < 0
         if config.enlarge and is_left.any():
             near = _overlaps(_enlarged(tracks_xyxy, config.enlarge), _enlarged(xyxy, config.enlarge))
-            pairing.add(near * (is_same & is_alike), has_id & is_recent, certain, config.match_near)
-            pairing.add(near * (is_same & is_alike), ~has_id, certain, config.match_near)
+            near = near * (is_same & (alikeness > _ALIKE_NEAR))
+            pairing.add(near, has_id & is_recent, certain, config.match_near)
+            pairing.add(near, ~has_id, certain, config.match_near)
         return pairing.found, is_left & (pairing.found >= 0)
 
     def _name(self, rows: Integers) -> None:
@@ -457,5 +458,5 @@ class VideoTracks:
             is_kept |= is_untracked
         else:
             self.num_left_out[frame.video.name] += int(is_untracked.sum())
-        kept = replace(found, labels=torch.from_numpy(classes).to(found.labels))[is_kept]
+        kept = replace(found, labels=found.labels.new_tensor(classes))[is_kept]
         return replace(prediction, detections=kept, track_ids=track_ids[is_kept])
