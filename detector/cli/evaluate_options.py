@@ -31,19 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_darknet_options(parser)
     add_runtime_options(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default val)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file (default: a model)")
-    parser.add_argument(
-        "--tracks",
-        type=Path,
-        metavar="FILE",
-        help="score the tracks of a video (MOT format): HOTA, IDF1, MOTA (default: a model)",
-    )
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="with --results: COCO ground truth; with --tracks: true tracks in MOT format (no default)",
-    )
+    _add_files(parser)
     parser.add_argument(
         "--ignore-unknown",
         action="store_true",
@@ -96,3 +84,20 @@ def check(arguments: argparse.Namespace) -> None:
         check_model_words(arguments)
     elif arguments.annotations is None or arguments.words:
         raise ConfigError("--results needs --annotations FILE and takes no model; give these two files only")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the options for files that are scored instead of a model."""
+    parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file (default: a model)")
+    parser.add_argument(
+        "--tracks",
+        type=Path,
+        metavar="FILE",
+        help="score the tracks of a video (MOT format): HOTA, IDF1, MOTA (default: a model)",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="with --results: COCO ground truth; with --tracks: true tracks in MOT format (no default)",
+    )

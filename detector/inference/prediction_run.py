@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -34,9 +34,6 @@ from detector.media.writers import (
 )
 from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig
-
-if TYPE_CHECKING:
-    from detector.inference.tracking import VideoTracks
 
 Report = Callable[[str], None]  # told of what is odd, a sentence each
 OnPicture = Callable[[Image], bool]  # shown each annotated picture, RGB; false ends the run
@@ -64,9 +61,7 @@ class PredictionOptions:
         lines: lines over which tracks are counted, x1, y1, x2, y2 each, pixels of the source; a line implies `track`.
         untracked: whether detections that joined no track are kept, with the id -1, when objects are followed.
         camera_motion: whether tracks move with the camera, whose motion is estimated from the frames.
-        track_match: overlap, 0..1, that a track and a detection must exceed; None for the default of `TrackConfig`.
-        track_enlarge: share by which boxes are enlarged for pairing small or fast objects; None for the default.
-        track_buffer_s: seconds for which an object that is not seen keeps its number; None for the default.
+        track_match, track_enlarge, track_buffer_s: `match`, `enlarge` and `buffer_s` of `TrackConfig`; None: its default.
         zones: polygons in which tracks are counted, x1, y1, x2, y2, x3, y3, ... each; a zone implies `track`.
     """
 
@@ -100,9 +95,6 @@ class PredictionOptions:
             line_of(line)
         for zone in self.zones:
             zone_of(zone)
-        without = ("untracked", "camera_motion", "track_match", "track_enlarge", "track_buffer_s")
-        if not self.has_tracks and (idle := [n for n in without if getattr(self, n) not in (None, False)]):
-            raise ValueError(f"{', '.join(idle)}: no objects are followed; add track")
 
     @property
     def has_counts(self) -> bool:
@@ -277,7 +269,7 @@ class PredictionRun:
         self._select, self._stages = select, list[Stage]()
         self._lines, self._zones = [line_of(line) for line in options.lines], [zone_of(zone) for zone in options.zones]
         self._counts: dict[int, tuple[VideoSource, TrackCounts]] = {}  # by id: a video may be given twice
-        self._tracks: VideoTracks | None = None
+        self._num_untracked = Counter[str]()
         if options.has_tracks:
             self._add_tracks()
         known = predictor.category_ids if category_ids is None else category_ids
@@ -296,14 +288,12 @@ class PredictionRun:
         require_videos(self._sources)
         if self._arriving is not None:
             self._arriving = videos_only(self._arriving)
-        config, options = TrackConfig.of(self._select), self._options
-        config = replace(
-            config,
-            match=config.match if options.track_match is None else options.track_match,
-            enlarge=config.enlarge if options.track_enlarge is None else options.track_enlarge,
-            buffer_s=config.buffer_s if options.track_buffer_s is None else options.track_buffer_s,
+        given = self._options
+        config = TrackConfig.of(self._select).changed(
+            match=given.track_match, enlarge=given.track_enlarge, buffer_s=given.track_buffer_s
         )
-        tracks = self._tracks = VideoTracks(config, options.untracked, options.camera_motion)
+        tracks = VideoTracks(config, given.untracked, given.camera_motion)
+        self._num_untracked = tracks.num_left_out
         if self._predictor.runtime.selection is None:
             self._select = config.widened(self._select)
         else:
@@ -425,7 +415,7 @@ class PredictionRun:
             videos=() if pictures is None else tuple(pictures.videos),
             warnings=() if pictures is None else tuple(pictures.warnings),
             num_input_faults=self._num_input_faults,
-            num_untracked={} if self._tracks is None else dict(self._tracks.num_left_out),
+            num_untracked=dict(self._num_untracked),
         )
 
     def _results(self) -> Iterator[Result]:

@@ -91,6 +91,10 @@ class TrackConfig:
         lowest = min((high, *(select.class_confidence or ())))
         return cls(high, min(_LOW, lowest), high, select.class_confidence, class_agnostic=select.class_agnostic)
 
+    def changed(self, **given: float | None) -> TrackConfig:
+        """Return the same settings with those values that are given and not None."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # fields of numbers
+
     def widened(self, select: SelectConfig) -> SelectConfig:
         """Return the same selection with uncertain detections added."""
         return replace(select, confidence=self.low, class_confidence=None)
@@ -241,7 +245,7 @@ def _alikeness(first_xyxy: Float64s, second_xyxy: Float64s) -> Float64s:
 
 
 class _Pairing:
-    """Pairs of tracks and detections, found in stages.
+    """Pairs of tracks and detections that are made in stages.
 
     Attributes:
         found: the detection of each track, int64 (T,), or -1.
