@@ -64,10 +64,8 @@ def _score_tracks(arguments: argparse.Namespace) -> int:
     """Print the scores of a file of tracks; return the exit code.
 
     Raises:
-        ConfigError: the ground truth is missing, or options were given that have no effect.
+        ConfigError: options were given that have no effect.
     """
-    if arguments.annotations is None or arguments.words:
-        raise ConfigError("--tracks needs --annotations FILE and takes no model; give these two files only")
     names = sorted(set(vars(arguments)) - _OF_TRACKS)
     refuse_given(arguments, names, "not for --tracks")
     frames = frames_of_tracks(read_mot_file(arguments.annotations, is_truth=True), read_mot_file(arguments.tracks))

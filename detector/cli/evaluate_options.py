@@ -80,6 +80,10 @@ def check(arguments: argparse.Namespace) -> None:
     """
     if arguments.ignore_unknown and not arguments.results:
         raise ConfigError("--ignore-unknown belongs to --results; leave it out")
+    if arguments.tracks is not None:
+        if arguments.annotations is None or arguments.words:
+            raise ConfigError("--tracks needs --annotations FILE and takes no model; give these two files only")
+        return
     if not arguments.results:
         check_model_words(arguments)
     elif arguments.annotations is None or arguments.words:

@@ -61,7 +61,7 @@ class PredictionOptions:
         lines: lines over which tracks are counted, x1, y1, x2, y2 each, pixels of the source; a line implies `track`.
         untracked: whether detections that joined no track are kept, with the id -1, when objects are followed.
         camera_motion: whether tracks move with the camera, whose motion is estimated from the frames.
-        track_match, track_enlarge, track_buffer_s: `match`, `enlarge` and `buffer_s` of `TrackConfig`; None: its default.
+        track_match, track_enlarge, track_buffer_s: `match`, `enlarge` and `buffer_s` of `TrackConfig`, or None.
         zones: polygons in which tracks are counted, x1, y1, x2, y2, x3, y3, ... each; a zone implies `track`.
     """
 
