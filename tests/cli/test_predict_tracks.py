@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ def test_detections_without_a_track_are_counted_in_a_message_and_kept_on_request
     assert f"{len(left_out)} detections joined no track and are left out; --untracked keeps them" in said
     assert [d for d in every if d["track_id"] is not None] == tracked
     assert len(np.loadtxt(tmp_path / "b/moving.mot.csv", delimiter=",", ndmin=2)) == len(tracked)
-    cells = [line.rsplit(",", 1)[1] for line in (tmp_path / "b/predictions.csv").read_text("utf-8").splitlines()[1:]]
+    with (tmp_path / "b/predictions.csv").open(encoding="utf-8", newline="") as file:
+        cells = [row["track_id"] for row in csv.DictReader(file)]
     assert cells.count("") >= len(left_out)
 
 
