@@ -23,6 +23,7 @@ import torch
 
 from detector.evaluation.track_scores import TrackFrame, TrackScores, score_tracks
 from detector.inference.tracking import TrackConfig, Tracker
+from detector.media.camera_motion import CameraMotion
 from detector.structures.types import Detections
 
 Float64s = npt.NDArray[np.float64]
@@ -220,12 +221,30 @@ def best_hota(frames: list[SceneFrame]) -> float:
     return score_tracks(rows).hota
 
 
-def track_scene(frames: list[SceneFrame], config: TrackConfig) -> tuple[TrackScores, float]:
-    """Return the scores of the tracks of a scene, and the median seconds per frame of the tracker."""
-    tracker, rows, durations = Tracker(config), [], []
+def seen_picture(picture: npt.NDArray[np.uint8], frame: SceneFrame) -> npt.NDArray[np.uint8]:
+    """Return the part of a background, (H, W, 1), that the camera sees."""
+    height, width = frame.detections.image_hw
+    middle = (np.array(picture.shape[::-1]) - 1) / 2 + frame.camera_xy
+    part = cv2.getRectSubPix(picture, (width, height), (float(middle[0]), float(middle[1])))
+    return np.asarray(part, np.uint8)[..., None]
+
+
+def track_scene(
+    frames: list[SceneFrame], config: TrackConfig, picture: npt.NDArray[np.uint8] | None = None
+) -> tuple[TrackScores, float]:
+    """Return the scores of the tracks of a scene, and the median seconds per frame of the tracker.
+
+    Args:
+        frames: the scene.
+        config: settings of tracking.
+        picture: background from which the motion of the camera is estimated, or None to leave that out.
+    """
+    tracker, camera, rows, durations = Tracker(config), CameraMotion(), [], []
     for frame in frames:
+        image = None if picture is None else seen_picture(picture, frame)
         started = time.perf_counter()
-        ids = tracker.update(frame.detections, frame.time_s)
+        motion = None if image is None else camera.add(image)
+        ids = tracker.follow(frame.detections, frame.time_s, motion)[0]
         durations.append(time.perf_counter() - started)
         is_tracked = ids >= 0
         boxes = frame.detections.source_xyxy.double().numpy()[is_tracked]
@@ -238,13 +257,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", default=",".join(SCENES), help="names, or parts of names, with commas between them")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--motion", action="store_true", help="compensate the motion of the camera")
     arguments = parser.parse_args()
     names = [name for name in SCENES if any(word in name for word in arguments.scenes.split(","))]
+    picture = background() if arguments.motion else None
     config = TrackConfig(high=0.25, low=0.1, new=0.25)
     print(f"{'scene':28} {'HOTA':>6} {'best':>6} {'IDF1':>6} {'MOTA':>6} {'switches':>8} {'ms per frame':>12}")
     for name in names:
         scenes = [draw_scene(SCENES[name], seed) for seed in range(arguments.seeds)]
-        runs = [track_scene(frames, config) for frames in scenes]
+        runs = [track_scene(frames, config, picture) for frames in scenes]
         hota, idf1, mota = (100 * statistics.mean(getattr(s, key) for s, _ in runs) for key in ("hota", "idf1", "mota"))
         best = 100 * statistics.mean(map(best_hota, scenes))
         switches = statistics.mean(s.num_switches for s, _ in runs)

@@ -14,7 +14,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from detector.cli.model_file import runtime_overrides
-from detector.cli.options import refuse_unsupported
+from detector.cli.options import refuse_given, refuse_unsupported
 from detector.cli.progress import say
 from detector.cli.report import check_report_options
 from detector.cli.usage import split_words
@@ -25,6 +25,8 @@ from detector.config.schema import config_from_plain
 from detector.errors import ConfigError
 from detector.evaluation.confidence import Target
 from detector.evaluation.detection_metric import MetricConfig
+from detector.evaluation.mot_file import frames_of_tracks, read_mot_file
+from detector.evaluation.track_scores import score_tracks
 from detector.models.checkpoint import weights_in_run
 from detector.tasks.task import task_of_file
 from detector.workflows.evaluate import (
@@ -37,11 +39,14 @@ from detector.workflows.evaluate import (
 )
 from detector.workflows.training_progress import TrainingProgress
 
+_OF_TRACKS = {"tracks", "annotations", "words", "command", "quiet", "verbose", "debug", "imports", "strict", "json"}
 _METRIC_OPTIONS = ("backend", "limits", "points", "match_iou")  # fields of the config of a metric that has them
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a model or a results file; return the exit code."""
+    if arguments.tracks is not None:
+        return _score_tracks(arguments)
     config = _metric_config(arguments)
     check_report_options(arguments, registry.build(config).has_report)
     if arguments.results:
@@ -54,6 +59,28 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([*outcome.facts, outcome.numbers.to_text()]))
     return 5 if arguments.strict and outcome.num_faults else 0
+
+
+def _score_tracks(arguments: argparse.Namespace) -> int:
+    """Print the scores of a file of tracks; return the exit code.
+
+    Raises:
+        ConfigError: options were given that have no effect.
+    """
+    names = sorted(set(vars(arguments)) - _OF_TRACKS)
+    refuse_given(arguments, names, "not for --tracks")
+    frames = frames_of_tracks(read_mot_file(arguments.annotations, is_truth=True), read_mot_file(arguments.tracks))
+    scores = score_tracks(frames)
+    if arguments.json:
+        print(json.dumps(scores.to_plain()))
+        return 0
+    rates = (("HOTA", scores.hota), ("DetA", scores.det_a), ("AssA", scores.ass_a), ("IDF1", scores.idf1))
+    print("   ".join(f"{name} {rate:.4f}" for name, rate in (*rates, ("MOTA", scores.mota))))
+    print(
+        f"{scores.num_true} boxes of objects in {len(frames)} frames: {scores.num_missed} missed, "
+        f"{scores.num_false} false, {scores.num_switches} switches of identity"
+    )
+    return 0
 
 
 def _metric_config(arguments: argparse.Namespace) -> MetricConfig:

@@ -31,10 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_darknet_options(parser)
     add_runtime_options(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default val)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file (default: a model)")
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="with --results: COCO ground truth (no default)"
-    )
+    _add_files(parser)
     parser.add_argument(
         "--ignore-unknown",
         action="store_true",
@@ -83,7 +80,28 @@ def check(arguments: argparse.Namespace) -> None:
     """
     if arguments.ignore_unknown and not arguments.results:
         raise ConfigError("--ignore-unknown belongs to --results; leave it out")
+    if arguments.tracks is not None:
+        if arguments.annotations is None or arguments.words:
+            raise ConfigError("--tracks needs --annotations FILE and takes no model; give these two files only")
+        return
     if not arguments.results:
         check_model_words(arguments)
     elif arguments.annotations is None or arguments.words:
         raise ConfigError("--results needs --annotations FILE and takes no model; give these two files only")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the options for files that are scored instead of a model."""
+    parser.add_argument("--results", type=Path, metavar="FILE", help="score a COCO results file (default: a model)")
+    parser.add_argument(
+        "--tracks",
+        type=Path,
+        metavar="FILE",
+        help="score the tracks of a video (MOT format): HOTA, IDF1, MOTA (default: a model)",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="with --results: COCO ground truth; with --tracks: true tracks in MOT format (no default)",
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.cli.model_file import runtime_overrides
-from detector.cli.options import refuse_unsupported
+from detector.cli.options import refuse_given, refuse_unsupported
 from detector.cli.predict_video import VideoProgress, refuse_video_options, run_video
 from detector.cli.progress import say
 from detector.cli.show import Window
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
     formats = _formats(arguments.format)
+    _require_tracks(arguments)
     weights = weights_in_run(Path(words[0]))
     task = task_of_file(weights)
     refuse_unsupported(arguments, task.predict_options, task.product)
@@ -86,6 +87,17 @@ def _formats(given: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(asked))
 
 
+def _require_tracks(arguments: argparse.Namespace) -> None:
+    """Reject options that have no effect where no objects are followed.
+
+    Raises:
+        ConfigError: such an option was given.
+    """
+    if not (arguments.track or arguments.line or arguments.zone):
+        names = ("untracked", "camera_motion", "track_match", "track_enlarge", "track_buffer")
+        refuse_given(arguments, names, "for objects that are followed; add --track")
+
+
 def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> PredictionOptions:
     return PredictionOptions(
         save_dir=arguments.out,
@@ -99,6 +111,11 @@ def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> Predictio
         track=arguments.track,
         lines=tuple(arguments.line),
         zones=tuple(arguments.zone),
+        untracked=arguments.untracked,
+        camera_motion=arguments.camera_motion,
+        track_match=arguments.track_match,
+        track_enlarge=arguments.track_enlarge,
+        track_buffer_s=arguments.track_buffer,
     )
 
 

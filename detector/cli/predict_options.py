@@ -53,7 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="most detections per image (default: predict.max_detections, 300)",
     )
     parser.add_argument("--classes", metavar="A,B", help="keep these classes, by name or index (default: all)")
-    parser.add_argument("--class-agnostic", action="store_true", help="boxes of different classes suppress each other")
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="boxes of different classes suppress each other; with --track, a track takes boxes of any class",
+    )
     add_view_options(parser)
     parser.add_argument(
         "--format",

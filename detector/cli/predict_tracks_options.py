@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 
 
@@ -28,6 +29,25 @@ def add_track_options(parser: argparse.ArgumentParser) -> None:
         metavar="X1,Y1,X2,Y2,X3,Y3,...",
         help="count objects in a polygon, in pixels; means --track; may be repeated (default: none)",
     )
+    group.add_argument(
+        "--untracked", action="store_true", help="keep detections that joined no track, without a number"
+    )
+    group.add_argument("--camera-motion", action="store_true", help="move tracks with a camera that moves or shakes")
+    group.add_argument(
+        "--track-match", type=_share, metavar="0..1", help="overlap above which a box continues a track (default: 0.2)"
+    )
+    group.add_argument(
+        "--track-enlarge",
+        type=_length,
+        metavar="SHARE",
+        help="pair small or fast objects by boxes enlarged by this share on each side (0: do not; default: 0.5)",
+    )
+    group.add_argument(
+        "--track-buffer",
+        type=_length,
+        metavar="SECONDS",
+        help="how long an object that is not seen keeps its number (default: 1)",
+    )
 
 
 def _numbers(text: str, check: Callable[[Sequence[float]], object]) -> tuple[float, ...]:
@@ -40,6 +60,23 @@ def _numbers(text: str, check: Callable[[Sequence[float]], object]) -> tuple[flo
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return values
+
+
+def _length(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:  # also true for NaN
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _length(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 0..1, got {text!r}")
+    return value
 
 
 def _line(text: str) -> tuple[float, ...]:

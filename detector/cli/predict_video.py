@@ -80,6 +80,10 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
                 f"{name}: {plural(num_dropped, 'frame was', 'frames were')} dropped because newer ones had come",
                 arguments.quiet,
             )
+    for name, num_untracked in summary.num_untracked.items():
+        if num_untracked:
+            text = f"{name}: {plural(num_untracked, 'detection')} joined no track and were left out; --untracked keeps them"
+            say(text, arguments.quiet)
     for name, counts in summary.counts:
         for line in counts_text(name, counts):
             say(line, arguments.quiet)

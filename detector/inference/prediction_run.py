@@ -59,6 +59,9 @@ class PredictionOptions:
         codec: codec of annotated videos, a key of `video_writer.CODECS`.
         track: whether objects are followed from frame to frame; videos only.
         lines: lines over which tracks are counted, x1, y1, x2, y2 each, pixels of the source; a line implies `track`.
+        untracked: whether detections that joined no track are kept, with the id -1, when objects are followed.
+        camera_motion: whether tracks move with the camera, whose motion is estimated from the frames.
+        track_match, track_enlarge, track_buffer_s: `match`, `enlarge` and `buffer_s` of `TrackConfig`, or None.
         zones: polygons in which tracks are counted, x1, y1, x2, y2, x3, y3, ... each; a zone implies `track`.
     """
 
@@ -73,6 +76,11 @@ class PredictionOptions:
     track: bool = False
     lines: tuple[tuple[float, ...], ...] = ()
     zones: tuple[tuple[float, ...], ...] = ()
+    untracked: bool = False
+    camera_motion: bool = False
+    track_match: float | None = None
+    track_enlarge: float | None = None
+    track_buffer_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.max_reconnect < 0:
@@ -160,6 +168,7 @@ class PredictionSummary:
         videos: annotated videos.
         warnings: deviations from the options in annotated videos, a sentence each.
         num_input_faults: faults of the annotation file of the images.
+        num_untracked: detections of each video that joined no track and are left out.
     """
 
     num_read: int
@@ -172,6 +181,7 @@ class PredictionSummary:
     videos: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     num_input_faults: int = 0
+    num_untracked: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_faults(self) -> int:
@@ -259,6 +269,7 @@ class PredictionRun:
         self._select, self._stages = select, list[Stage]()
         self._lines, self._zones = [line_of(line) for line in options.lines], [zone_of(zone) for zone in options.zones]
         self._counts: dict[int, tuple[VideoSource, TrackCounts]] = {}  # by id: a video may be given twice
+        self._num_untracked = Counter[str]()
         if options.has_tracks:
             self._add_tracks()
         known = predictor.category_ids if category_ids is None else category_ids
@@ -277,8 +288,12 @@ class PredictionRun:
         require_videos(self._sources)
         if self._arriving is not None:
             self._arriving = videos_only(self._arriving)
-        config = TrackConfig.of(self._select)
-        tracks = VideoTracks(config)
+        given = self._options
+        config = TrackConfig.of(self._select).changed(
+            match=given.track_match, enlarge=given.track_enlarge, buffer_s=given.track_buffer_s
+        )
+        tracks = VideoTracks(config, given.untracked, given.camera_motion)
+        self._num_untracked = tracks.num_left_out
         if self._predictor.runtime.selection is None:
             self._select = config.widened(self._select)
         else:
@@ -400,6 +415,7 @@ class PredictionRun:
             videos=() if pictures is None else tuple(pictures.videos),
             warnings=() if pictures is None else tuple(pictures.warnings),
             num_input_faults=self._num_input_faults,
+            num_untracked=dict(self._num_untracked),
         )
 
     def _results(self) -> Iterator[Result]:

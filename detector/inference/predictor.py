@@ -43,7 +43,7 @@ class Prediction(ShownResult):
         error: the reason why it could not be read, or None.
         image: the image itself, uint8 (H, W, C), or None if it could not be read.
         warnings: oddities of an image that was read, a sentence each.
-        track_ids: the track of each detection, int64 (N,), from 1; None if nothing was tracked.
+        track_ids: the track of each detection, int64 (N,), from 1, or -1 for none; None if nothing was tracked.
         counts: counts of the tracks of its video up to this frame; None without lines and zones.
     """
 

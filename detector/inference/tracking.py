@@ -13,12 +13,14 @@ Matching Space").
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from detector.inference.predictor import Prediction
+from detector.media.camera_motion import CameraMotion
 from detector.media.sources import VideoSource
 from detector.structures.boxes import area_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detector.structures.selection import SelectConfig
@@ -34,6 +36,9 @@ Mask = npt.NDArray[np.bool_]
 _PLACE_STD, _SPEED_STD = 1 / 20, 1 / 160
 _FIRST_PLACE_STDS, _FIRST_SPEED_STDS = 2, 10  # factors when an object is first seen, from the same sources
 _FRAMES_PER_S = 30.0  # of the MOTChallenge videos for which these values were chosen
+# Of the last stages of association; chosen on the scenes of tools/benchmark_tracking.py (docs/benchmarks/tracking.md).
+_ALIKE_CLASS, _ALIKE_NEAR = 0.6, 0.7  # least ratio of the sizes of boxes of two classes, and of enlarged boxes
+_RECENT_S, _RECENT_FRAMES = 0.25, 2.5  # time since a track was seen: the longer one of these
 _LOW = 0.1  # lowest score of the authors' program of Zhang et al. 2022
 
 
@@ -86,9 +91,29 @@ class TrackConfig:
         lowest = min((high, *(select.class_confidence or ())))
         return cls(high, min(_LOW, lowest), high, select.class_confidence, class_agnostic=select.class_agnostic)
 
+    def changed(self, **given: float | None) -> TrackConfig:
+        """Return the same settings with those values that are given and not None."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # fields of numbers
+
     def widened(self, select: SelectConfig) -> SelectConfig:
         """Return the same selection with uncertain detections added."""
         return replace(select, confidence=self.low, class_confidence=None)
+
+    def is_certain(self, detections: Detections) -> Mask:
+        """Return a mask, bool (N,), of the certain detections.
+
+        Raises:
+            ValueError: `class_high` does not have one score for each class.
+        """
+        scores = detections.scores.cpu().numpy()
+        if self.class_high is None:
+            return np.asarray(scores >= self.high)
+        if len(self.class_high) != len(detections.class_names):
+            raise ValueError(
+                f"TrackConfig.class_high: expected a score for each of {len(detections.class_names)} classes, got "
+                f"{len(self.class_high)}"
+            )
+        return np.asarray(scores >= np.array(self.class_high, np.float32)[detections.labels.cpu().numpy()])
 
 
 class BoxFilters:
@@ -118,6 +143,15 @@ class BoxFilters:
     def keep(self, rows: Mask) -> None:
         """Keep the boxes of a mask, bool (T,), and drop the others."""
         self.places, self.speeds, self.variances = self.places[rows], self.speeds[rows], self.variances[rows]
+
+    def warp(self, motion: Float64s) -> None:
+        """Move the boxes with the camera: float64 (2, 3), a turn, zoom and shift of the picture."""
+        zoom = math.sqrt(abs(float(np.linalg.det(motion[:, :2]))))
+        self.places[:, :2] = self.places[:, :2] @ motion[:, :2].T + motion[:, 2]
+        self.speeds[:, :2] = self.speeds[:, :2] @ motion[:, :2].T
+        self.places[:, 2:] *= zoom
+        self.speeds[:, 2:] *= zoom
+        self.variances *= zoom**2
 
     def predict(self, seconds: float) -> None:
         """Advance the boxes by a time: F P F' + Q of a constant speed."""
@@ -202,8 +236,16 @@ def _enlarged(xyxy: Float64s, share: float) -> Float64s:
     return np.concatenate([xyxy[:, :2] - margins, xyxy[:, 2:] + margins], axis=1)
 
 
+def _alikeness(first_xyxy: Float64s, second_xyxy: Float64s) -> Float64s:
+    """Return the ratio of the widths times that of the heights, the smaller by the larger, float64 (T, N), 0..1."""
+    first, second = first_xyxy[:, None, 2:] - first_xyxy[:, None, :2], second_xyxy[:, 2:] - second_xyxy[:, :2]
+    larger = np.maximum(first, second)
+    ratios: Float64s = np.divide(np.minimum(first, second), larger, out=np.zeros_like(larger), where=larger > 0)
+    return ratios[..., 0] * ratios[..., 1]
+
+
 class _Pairing:
-    """Pairs of tracks and detections, found in stages.
+    """Pairs of tracks and detections that are made in stages.
 
     Attributes:
         found: the detection of each track, int64 (T,), or -1.
@@ -232,7 +274,7 @@ class Tracker:
         self._votes = np.zeros((0, 0))  # sum of the scores of each class
         self._seen_s = np.zeros(0)
         self._is_lost = np.zeros(0, np.bool_)  # not seen in the frame before
-        self._last_s: float | None = None
+        self._now_s = -math.inf
         self._step_s = math.inf  # time between the two frames before, unknown at first
         self._num_ids = 0
 
@@ -259,8 +301,15 @@ class Tracker:
         """
         return self.follow(detections, time_s)[0]
 
-    def follow(self, detections: Detections, time_s: float) -> tuple[Integers, Integers]:
+    def follow(
+        self, detections: Detections, time_s: float, motion: Float64s | None = None
+    ) -> tuple[Integers, Integers]:
         """Return the track of each detection of the next frame as `update` does, and the class of each track.
+
+        Args:
+            detections: certain and uncertain detections.
+            time_s: the time of the frame.
+            motion: motion of the camera since the frame before, float64 (2, 3), or None.
 
         Returns:
             Ids, int64 (N,), and class indices, int64 (N,): the class with the largest sum of scores so far, or the
@@ -268,16 +317,20 @@ class Tracker:
         """
         if not math.isfinite(time_s):
             raise ValueError(f"Tracker: expected a finite time_s, got {time_s}")
-        is_first = self._last_s is None
+        is_first = math.isinf(self._now_s)
         xyxy = detections.source_xyxy.double().cpu().numpy()
         labels, scores = detections.labels.cpu().numpy(), detections.scores.double().cpu().numpy()
+        if motion is not None:
+            self._filters.warp(motion)
         step_s = self._advance(time_s, len(detections.class_names))
-        certain, uncertain, beginning = self._sorted(detections)
+        certain = self._config.is_certain(detections)
+        uncertain = ~certain & (scores >= self._config.low)
+        beginning = certain if self._config.class_high is not None else scores >= self._config.new
         found, is_near = self._associate(xyxy, labels, certain, uncertain)
         rows = np.flatnonzero(found >= 0)
         self._correct(rows, xyxy_to_cxcywh(xyxy[found[rows]]), is_near[rows], step_s)
         self._votes[rows, labels[found[rows]]] += scores[found[rows]]
-        self._seen_s[rows] = self._last_s
+        self._seen_s[rows] = self._now_s
         self._name(rows[self._ids[rows] == 0])
         track_ids, classes = np.full(len(xyxy), -1, np.int64), labels.copy()
         track_ids[found[rows]], classes[found[rows]] = self._ids[rows], self._labels[rows]
@@ -293,9 +346,9 @@ class Tracker:
 
     def _advance(self, time_s: float, num_classes: int) -> float:
         """Predict the tracks up to a time and drop those that were lost for too long; return the time that passed."""
-        before_s = time_s if self._last_s is None else self._last_s
-        now_s = self._last_s = max(time_s, before_s)
-        step_s = now_s - before_s
+        now_s = max(time_s, self._now_s)
+        step_s = 0.0 if math.isinf(self._now_s) else now_s - self._now_s
+        self._now_s = now_s
         # Frames may be further apart than the buffer, but not further than usual. Half a frame more, because times are
         # rounded.
         usual_s = self._step_s if math.isfinite(self._step_s) else step_s
@@ -321,40 +374,32 @@ class Tracker:
         votes = np.zeros((num, self._votes.shape[1]))
         votes[np.arange(num), labels] = scores
         self._votes = np.concatenate([self._votes, votes])
-        self._seen_s = np.append(self._seen_s, np.full(num, self._last_s))
+        self._seen_s = np.append(self._seen_s, np.full(num, self._now_s))
         self._is_lost = np.append(self._is_lost, np.zeros(num, np.bool_))
-
-    def _sorted(self, detections: Detections) -> tuple[Mask, Mask, Mask]:
-        """Return masks of certain detections, of uncertain ones and of those that may begin a track: bool (N,) each."""
-        config, scores = self._config, detections.scores.cpu().numpy()
-        if config.class_high is None:
-            certain = scores >= config.high
-            return certain, ~certain & (scores >= config.low), scores >= config.new
-        if len(config.class_high) != len(detections.class_names):
-            raise ValueError(
-                f"TrackConfig.class_high: expected a score for each of {len(detections.class_names)} classes, got "
-                f"{len(config.class_high)}"
-            )
-        certain = scores >= np.array(config.class_high, np.float32)[detections.labels.cpu().numpy()]
-        return certain, ~certain & (scores >= config.low), certain
 
     def _associate(self, xyxy: Float64s, labels: Integers, certain: Mask, uncertain: Mask) -> tuple[Integers, Mask]:
         """Return the detection of each track, int64 (T,) or -1, and a mask of those that only enlarged boxes found."""
         config, tracks_xyxy = self._config, cxcywh_to_xyxy(self._filters.places)
         overlaps = _overlaps(tracks_xyxy, xyxy)
         is_same = np.ones(overlaps.shape, np.bool_) if config.class_agnostic else self._labels[:, None] == labels
-        same, has_id, is_recent = overlaps * is_same, self._ids > 0, ~self._is_lost
+        same, has_id = overlaps * is_same, self._ids > 0
         pairing = _Pairing(len(self._ids), len(xyxy))
         pairing.add(same, has_id, certain, config.match)
-        pairing.add(same, has_id & is_recent, uncertain, config.match_low)
+        pairing.add(same, has_id & ~self._is_lost, uncertain, config.match_low)
         pairing.add(same, ~has_id, certain, config.match_new)
+
+        # The last stages take less evidence, so they need boxes of like size, and tracks whose place is well known.
+        alikeness = _alikeness(tracks_xyxy, xyxy)
+        step_s = self._step_s if math.isfinite(self._step_s) else 0.0
+        is_recent = self._now_s - self._seen_s <= max(_RECENT_S, _RECENT_FRAMES * step_s)
         if not config.class_agnostic:
-            pairing.add(overlaps, np.ones(len(self._ids), np.bool_), certain, config.match_class)
-            pairing.add(overlaps, is_recent, uncertain, config.match_class)
+            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), is_recent, certain, config.match_class)
+            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), ~self._is_lost, uncertain, config.match_class)
         is_left = pairing.found < 0
-        if config.enlarge:
-            near = _overlaps(_enlarged(tracks_xyxy, config.enlarge), _enlarged(xyxy, config.enlarge)) * is_same
-            pairing.add(near, has_id, certain, config.match_near)
+        if config.enlarge and is_left.any():
+            near = _overlaps(_enlarged(tracks_xyxy, config.enlarge), _enlarged(xyxy, config.enlarge))
+            near = near * (is_same & (alikeness > _ALIKE_NEAR))
+            pairing.add(near, has_id & is_recent, certain, config.match_near)
             pairing.add(near, ~has_id, certain, config.match_near)
         return pairing.found, is_left & (pairing.found >= 0)
 
@@ -369,19 +414,37 @@ class Tracker:
 
 
 class VideoTracks:
-    """Tracks of any mix of videos, each with a tracker of its own."""
+    """Tracks of any mix of videos, each with a tracker of its own.
 
-    def __init__(self, config: TrackConfig | None = None) -> None:
-        self._config = config
-        self._trackers: dict[int, tuple[VideoSource, Tracker]] = {}  # by id: a video may be given twice
+    Attributes:
+        num_left_out: certain detections of each video, by its name, that joined no track; see `keep_untracked`.
+    """
+
+    def __init__(
+        self, config: TrackConfig | None = None, keep_untracked: bool = False, follow_camera: bool = False
+    ) -> None:
+        """Begin without tracks.
+
+        Args:
+            config: settings of tracking.
+            keep_untracked: true to keep certain detections that joined no track, with the id -1.
+            follow_camera: true to move tracks with the camera, whose motion is estimated from the frames.
+        """
+        self._follow_camera = follow_camera
+        self._config, self._keep_untracked = config or TrackConfig(), keep_untracked
+        self._trackers: dict[int, tuple[VideoSource, Tracker, CameraMotion]] = {}  # by id: a video may be given twice
+        self.num_left_out: Counter[str] = Counter()
 
     def follow(self, prediction: Prediction) -> Prediction:
-        """Return the record of the next frame with only the detections that belong to a track, and their ids.
+        """Return the record of the next frame with the detections that belong to a track, their ids and classes.
+
+        The class of a detection becomes that of its track.
 
         Raises:
             ValueError: the record is not of a frame of a video.
         """
-        if prediction.detections is None:
+        found = prediction.detections
+        if found is None:
             return prediction
         frame = prediction.source.frame
         if frame is None:
@@ -389,7 +452,15 @@ class VideoTracks:
         if id(frame.video) not in self._trackers:
             if not frame.video.is_live:  # files come one after another: the last one is complete
                 self._trackers = {key: kept for key, kept in self._trackers.items() if kept[0].is_live}
-            self._trackers[id(frame.video)] = frame.video, Tracker(self._config)
-        track_ids = self._trackers[id(frame.video)][1].update(prediction.detections, frame.moment_s)
-        is_tracked = track_ids >= 0
-        return replace(prediction, detections=prediction.detections[is_tracked], track_ids=track_ids[is_tracked])
+            self._trackers[id(frame.video)] = frame.video, Tracker(self._config), CameraMotion()
+        _, tracker, camera = self._trackers[id(frame.video)]
+        motion = camera.add(prediction.image) if self._follow_camera and prediction.image is not None else None
+        track_ids, classes = tracker.follow(found, frame.moment_s, motion)
+        is_kept = track_ids >= 0
+        is_untracked = ~is_kept & self._config.is_certain(found)
+        if self._keep_untracked:
+            is_kept |= is_untracked
+        else:
+            self.num_left_out[frame.video.name] += int(is_untracked.sum())
+        kept = replace(found, labels=found.labels.new_tensor(classes))[is_kept]
+        return replace(prediction, detections=kept, track_ids=track_ids[is_kept])

@@ -26,6 +26,7 @@ _MAX_CAPTIONS = 12  # on a small picture, more captions hide the objects
 _LINE_SHARE, _TEXT_SHARE, _MIN_TEXT_PX = 1 / 300, 1 / 50, 11
 _LINE_SHARE_OF_BOX, _TEXT_SHARE_OF_BOX = 1 / 12, 1 / 3
 _NUM_HUES = 12  # that people can distinguish; each in two brightnesses
+_UNTRACKED = (160, 160, 160)  # detections without a track
 _STEP = 5  # to the next colour if one is taken: a clearly different one, and coprime to their number to reach all
 
 
@@ -111,8 +112,8 @@ def _draw_tracks(image: Image, detections: Detections, track_ids: npt.NDArray[np
     """Draw tracks; captions and order do not depend on scores, so that they do not flicker from frame to frame."""
     order = np.argsort(-track_ids)  # the first tracks on top
     names, ids = detections.names, track_ids[order].tolist()
-    captions = [f"{names[row]} {track_id}" for row, track_id in zip(order.tolist(), ids, strict=True)]
-    colours = [_colour(_STEP * track_id % (2 * _NUM_HUES)) for track_id in ids]
+    captions = [f"{names[row]} {i}" if i > 0 else names[row] for row, i in zip(order.tolist(), ids, strict=True)]
+    colours = [_colour(_STEP * i % (2 * _NUM_HUES)) if i > 0 else _UNTRACKED for i in ids]
     return draw_boxes(image, detections.source_xyxy.numpy()[order], captions, colours)
 
 

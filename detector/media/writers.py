@@ -155,7 +155,8 @@ def record_of(found: Found) -> dict[str, Any]:
         record |= {"frame": source.frame.index, "time_s": None if time_s is None else round(time_s, 6)}
     if found.warnings:
         record["warnings"] = list(found.warnings)
-    tracks = [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in found.track_ids.tolist()]
+    ids = [] if found.track_ids is None else [i if i > 0 else None for i in found.track_ids.tolist()]
+    tracks = [{}] * len(detections) if found.track_ids is None else [{"track_id": i} for i in ids]
     return {
         **record,
         "height": detections.image_hw[0],
@@ -334,6 +335,7 @@ class MotWriter(Writer):
         lines = [
             f"{frame.index + 1},{track_id},{x + 1:.2f},{y + 1:.2f},{w:.2f},{h:.2f},{score:.5f},-1,-1,-1\n"
             for track_id, (x, y, w, h), score in rows
+            if track_id > 0
         ]
         _append(self._paths[id(frame.video)][1], "".join(lines))
 

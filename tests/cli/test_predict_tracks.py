@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,60 @@ def test_malformed_line_or_zone_is_refused(
         run(["predict", "m.safetensors", "v.mp4", *words])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_detections_without_a_track_are_counted_in_a_message_and_kept_on_request(
+    trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "a") == 0
+    said = capsys.readouterr().err
+    assert predict(trained, moving, "--untracked", "--track", "--format", "jsonl,csv", to=tmp_path / "b") == 0
+    assert "joined no track" not in capsys.readouterr().err
+    tracked, every = ([d for r in records_in(tmp_path / name) for d in r["detections"]] for name in "ab")
+    left_out = [d for d in every if d["track_id"] is None]
+    assert left_out
+    assert f"{len(left_out)} detections joined no track and are left out; --untracked keeps them" in said
+    assert [d for d in every if d["track_id"] is not None] == tracked
+    assert len(np.loadtxt(tmp_path / "b/moving.mot.csv", delimiter=",", ndmin=2)) == len(tracked)
+    with (tmp_path / "b/predictions.csv").open(encoding="utf-8", newline="") as file:
+        cells = [row["track_id"] for row in csv.DictReader(file)]
+    assert cells.count("") >= len(left_out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--untracked"], "--untracked: for objects that are followed; add --track"),
+        (["--camera-motion", "--track-buffer", "2"], "--camera-motion, --track-buffer: for objects that are followed"),
+    ],
+)
+def test_tracking_options_without_tracks_are_refused(
+    words: list[str], message: str, trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(trained, moving, *words, to=tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--track-match", "1.5"], "expected a number of 0..1, got '1.5'"),
+        (["--track-enlarge", "x"], "expected a number of at least 0, got 'x'"),
+        (["--track-buffer", "-1"], "expected a number of at least 0, got '-1'"),
+        (["--track-buffer", "nan"], "expected a number of at least 0, got 'nan'"),
+    ],
+)
+def test_tracking_options_out_of_range_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(["predict", "a.safetensors", "a.mp4", "--track", *words])
+    assert message in capsys.readouterr().err
+
+
+def test_tracking_options_reach_the_tracker(trained: Any, moving: Path, tmp_path: Path) -> None:
+    words = ("--track", "--no-pictures", "--camera-motion", "--track-match", "0.99", "--track-enlarge", "0")
+    assert predict(trained, moving, *words, "--track-buffer", "0", to=tmp_path / "a") == 0
+    assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "b") == 0
+    few, many = ([d for r in records_in(tmp_path / name) for d in r["detections"]] for name in "ab")
+    assert len(few) < len(many)

@@ -163,10 +163,103 @@ def test_frames_further_apart_than_the_buffer_continue_tracks() -> None:
     assert follow(Tracker(), *[found((*CAR, 0.9))] * 3, step_s=5) == [[1]] * 3
 
 
-def test_track_keeps_its_class_by_default() -> None:
-    frames = [found((*CAR, 0.9, label)) for label in (0, 0, 1, 1)]
-    assert follow(Tracker(), *frames) == [[1], [1], [-1], [2]]
+def test_class_that_flickers_continues_its_track_and_the_majority_is_its_class() -> None:
+    tracker = Tracker()
+    frames = [found((*CAR, 0.9, label)) for label in (0, 0, 1, 0, 1, 1, 0)]
+    followed = [tracker.follow(frame, number * FRAME_S) for number, frame in enumerate(frames)]
+    assert [ids.tolist() for ids, _ in followed] == [[1]] * 7
+    assert [classes.tolist() for _, classes in followed] == [[0]] * 7
+    assert tracker.follow(found((*FAR, 0.9, 1)), 7 * FRAME_S)[1].tolist() == [1]  # its own without a track
+
+
+def test_other_class_needs_much_overlap() -> None:
+    beside = (CAR[0] + 20, *CAR[1:])  # overlap 1/3
+    frames = [found((*CAR, 0.9, 0))] * 2 + [found((*beside, 0.9, 1))] * 2
+    assert follow(Tracker(TrackConfig(enlarge=0)), *frames) == [[1], [1], [-1], [2]]
     assert follow(Tracker(TrackConfig(class_agnostic=True)), *frames) == [[1], [1], [1], [1]]
+    same_place = [found((*CAR, 0.9, label)) for label in (0, 0, 1, 1)]
+    assert follow(Tracker(TrackConfig(match_class=1)), *same_place) == [[1], [1], [-1], [2]]
+
+
+def test_object_of_two_classes_at_one_place_keeps_two_tracks() -> None:
+    both = found((*CAR, 0.9, 0), (*CAR, 0.8, 1))
+    assert follow(Tracker(), both, both, both) == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize("step_px", [5.0, 12.0, 15.0])
+def test_small_fast_object_is_followed(step_px: float) -> None:
+    frames = [found((50 + number * step_px, 100, 10, 10, 0.9)) for number in range(12)]
+    assert follow(Tracker(), *frames) == [[1]] * 12
+    others = [found((*FAR, 0.9))] + [found((*FAR, 0.9), (50 + n * step_px, 100, 10, 10, 0.9)) for n in range(6)]
+    assert follow(Tracker(), *others) == [[1], [1, -1], *[[1, 2]] * 5]  # seen for the first time in a later frame
+
+
+def test_box_of_another_size_nearby_is_not_taken_for_the_object() -> None:
+    frames = [found((*CAR, 0.9))] * 3 + [found((CAR[0] + 60, CAR[1], 90, 90, 0.9))] * 2
+    assert follow(Tracker(), *frames) == [[1], [1], [1], [-1], [2]]
+
+
+@pytest.mark.parametrize("fps", [25.0, 29.97, 30.0, 59.94])
+@pytest.mark.parametrize("start", [0, 7, 100, 12345])
+def test_gap_of_exactly_the_buffer_is_matched_at_any_rate_and_start(fps: float, start: int) -> None:
+    tracker, car = Tracker(), found((*CAR, 0.9))
+    for number in (start, start + 1, start + 2):
+        tracker.update(car, number / fps)
+    gap = round(fps)  # one second
+    for number in range(3, 2 + gap):
+        tracker.update(found(), (start + number) / fps)
+    assert tracker.update(car, (start + 2 + gap) / fps).tolist() == [1]
+
+
+@pytest.mark.parametrize("gap_s", [2.0, 3600.0, 86400.0])
+def test_track_does_not_survive_a_gap_without_frames(gap_s: float) -> None:
+    tracker, car = Tracker(), found((*CAR, 0.9))
+    for number in range(3):
+        assert tracker.update(car, number * FRAME_S).tolist() == [1]
+    assert tracker.update(car, gap_s).tolist() == [-1]
+    assert tracker.update(car, gap_s + FRAME_S).tolist() == [2]
+
+
+def test_predicted_box_keeps_a_size_of_at_least_zero() -> None:
+    filters = BoxFilters()
+    filters.add(np.array([[50.0, 50, 30, 20]]))
+    filters.speeds[0] = (1, 0, -40, -3)
+    for _ in range(5):
+        filters.predict(FRAME_S)
+        assert (filters.places[:, 2:] >= 0).all()
+    np.testing.assert_allclose(filters.places[0], (55, 50, 30, 5))
+
+
+def test_tracks_move_with_the_camera() -> None:
+    tracker = Tracker(TrackConfig(enlarge=0))
+    for number in range(3):
+        tracker.update(found((*CAR, 0.9)), number * FRAME_S)
+    moved = found((CAR[0] * 1.1 + 60, CAR[1] * 1.1 - 30, CAR[2] * 1.1, CAR[3] * 1.1, 0.9))
+    motion = np.array([[1.1, 0, 60], [0, 1.1, -30]])
+    assert tracker.follow(moved, 3 * FRAME_S, motion)[0].tolist() == [1]
+    assert Tracker(TrackConfig(enlarge=0)).follow(moved, 0.0, motion)[0].tolist() == [1]  # nothing to move yet
+
+
+def test_warp_agrees_with_the_warped_state() -> None:
+    filters, angle = BoxFilters(), 0.3
+    filters.add(np.array([[50.0, 60, 20, 40]]))
+    filters.speeds[0] = (2, -1, 0.5, 0)
+    variances = filters.variances.copy()
+    turn = 1.2 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    filters.warp(np.hstack([turn, [[7.0], [-3.0]]]))
+    np.testing.assert_allclose(filters.places[0], [*(turn @ (50, 60) + (7, -3)), 24, 48])
+    np.testing.assert_allclose(filters.speeds[0], [*(turn @ (2, -1)), 0.6, 0])
+    np.testing.assert_allclose(filters.variances, 1.44 * variances)
+
+
+def test_restart_is_the_initialisation_from_two_points() -> None:
+    filters = BoxFilters()
+    filters.add(np.array([[50.0, 60, 20, 40]]))
+    filters.restart(np.array([0]), np.array([[62.0, 60, 20, 40]]), 2 * FRAME_S)
+    np.testing.assert_allclose(filters.places[0], (62, 60, 20, 40))
+    np.testing.assert_allclose(filters.speeds[0], (6, 0, 0, 0))
+    noise = np.array([1.0, 4, 1, 4])  # (side / 20) ** 2
+    np.testing.assert_allclose(filters.variances[0], np.stack([noise, noise / 2, 2 * noise / 4], axis=1))
 
 
 def test_each_class_can_have_its_own_threshold() -> None:
@@ -306,6 +399,18 @@ def test_each_video_has_its_own_tracks_and_untracked_detections_are_dropped() ->
     assert tracks.follow(unread) is unread
     with pytest.raises(ValueError, match=r"got the image x\.jpg"):
         tracks.follow(Prediction(ImageSource("x.jpg"), cars))
+
+
+def test_certain_detections_without_a_track_are_counted_or_kept() -> None:
+    video, frames = VideoSource("a"), [found((*CAR, 0.9)), found((*CAR, 0.9), (*FAR, 0.8), (300, 100, 30, 30, 0.2))]
+    tracks, keeping = VideoTracks(), VideoTracks(keep_untracked=True)
+    for index, detections in enumerate(frames):
+        left, kept = (each.follow(frame(video, index, detections)) for each in (tracks, keeping))
+    assert tracks.num_left_out == {"a": 1}
+    assert keeping.num_left_out == {}
+    assert left.track_ids is not None
+    assert kept.track_ids is not None
+    assert (left.track_ids.tolist(), kept.track_ids.tolist()) == ([1], [1, -1])
 
 
 def test_tracks_of_parallel_live_sources_do_not_mix() -> None:
