@@ -70,7 +70,9 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
 
 
 def _section_of(text: str, where: Where) -> Node:
-    """Return the section that a text stands for; that of a file is not read."""
+    """Return the section that a text stands for; that of a file or folder is not read."""
+    if "/" in text and (where.folder / text).is_dir():
+        return Node({"name": Node(_UNREAD, where)}, where)
     if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     try:

@@ -181,8 +181,15 @@ def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
     return key, text, state
 
 
+def find_weights(path: Path) -> Path:
+    """Return a file of weights, which may also lie in a folder `weights` beside its path, where downloads are put."""
+    beside = path.parent / "weights" / path.name
+    return beside if beside.is_file() and not path.exists() else path
+
+
 def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
+    path = find_weights(path)
     try:
         if _is_archive(path):
             document: object = _load_archive(path)
