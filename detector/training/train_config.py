@@ -18,7 +18,7 @@ class TrainConfig:
     """Length of training and its settings.
 
     Attributes:
-        epochs: passes over the data set; by default 100, with the default of `min_iterations`.
+        epochs: passes over the data set; nothing stands for 100.
         iterations: optimiser steps; overrides `epochs` and `min_iterations`.
         min_iterations: least number of steps; by default 2,000 if `epochs` is not given, so that a small data set is
             trained long enough, else 0.
