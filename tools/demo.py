@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from detector.cli.main import run
-from detector.cli.progress import TrainingProgress
 from detector.config import registry
 from detector.errors import DetectorError
 from detector.media.images import read_image, write_image
@@ -32,6 +31,7 @@ from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
 from detector.training.events import Evaluated, Event, StepDone
 from detector.workflows.train import TrainingResult, train
+from detector.workflows.training_progress import TrainingProgress
 
 FULL_SIZE, FULL_STEPS = 320, 1100  # of cfg/demo.yaml
 FULL_RESULT = "AP 0.685, AP50 0.865"  # of the full recipe; the row of the README, made by `tools/demo.py --minutes 20`
