@@ -58,6 +58,9 @@ from detector import register
 from detector.models.blocks import Scale
 from detector.models.necks import Neck, NeckConfig
 """
+VOC_IMAGE = """<annotation><filename>1.jpg</filename><size><width>64</width><height>64</height><depth>3</depth></size>
+<object><name>cat</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>
+"""
 LAST_WORDS = {"train": ["train.iterations=2"], "study": ["--dry-run"], "benchmark": ["--turns", "1"]}
 
 
@@ -107,7 +110,7 @@ def toy_presets(folder: Path) -> None:
         for key, value in toy.items():
             settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
         if path.stem.startswith("mish"):
-            settings["model"] = {"depth": 0.33, "width": 0.125}
+            settings["model"] = {"depth": 0.33, "width": 0.25}
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     for path in (folder / "darknet").glob("*.cfg"):
         shutil.copy(ROOT / "tests/darknet/tiny.cfg", path)
@@ -122,11 +125,12 @@ def write_coco(shapes: Path) -> None:
     found = json.loads(Path("gt.json").read_text())["annotations"]
     keys = ("image_id", "category_id", "bbox")
     Path("results.json").write_text(json.dumps([{**{key: box[key] for key in keys}, "score": 0.9} for box in found]))
+    write_folders()
     Path("data").mkdir()
     split = "{annotations: ../val.json, images: ../images}"
     for name in ("mine.yaml", "coco2017.yaml", "bccd.yaml"):
         Path("data", name).write_text(f"name: coco\ntrain: {split}\nval: {split}\n")
-    image = cv2.imread(str(next(Path("images").iterdir())))
+    image = cv2.imread(str(next(Path("photos").iterdir())))
     assert image is not None
     street = cv2.resize(image, (1280, 720))
     cv2.imwrite("street.jpg", street)
@@ -140,6 +144,21 @@ def write_coco(shapes: Path) -> None:
             folder = Path("photos_by_class") / split_name / name
             folder.mkdir(parents=True)
             cv2.imwrite(str(folder / "1.jpg"), image)
+
+
+def write_folders() -> None:
+    """Write a COCO file of images in two folders, and a Pascal VOC folder."""
+    content = json.loads(Path("all.json").read_text())
+    for index, entry in enumerate(content["images"]):
+        folder = Path("images", "ab"[index % 2])
+        folder.mkdir(exist_ok=True)
+        shutil.copy(Path("images", entry["file_name"]), folder)
+        entry["file_name"] = f"{folder.name}/{entry['file_name']}"
+    Path("all.json").write_text(json.dumps(content))
+    for name in ("Annotations", "JPEGImages"):
+        Path("VOC_FOLDER", name).mkdir(parents=True)
+    shutil.copy(next(Path("photos").iterdir()), "VOC_FOLDER/JPEGImages/1.jpg")
+    Path("VOC_FOLDER/Annotations/1.xml").write_text(VOC_IMAGE)
 
 
 def write_darknet() -> None:
