@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,6 +24,12 @@ _HOMES = {
     "DetectorError": "detector.errors",
     "register": "detector.config.registry",
 }
+
+# Idle threads of libgomp, which computes for torch on Linux, spin for milliseconds by default. With other work on the
+# cores they take the time of the threads they wait for. 2,000 spins bridge the gap between two operators (50 to 100
+# microseconds); then they sleep. libgomp reads this when torch is first imported. The user's own choice wins.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 
 def __getattr__(name: str) -> Any:

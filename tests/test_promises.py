@@ -101,3 +101,20 @@ def test_socket_of_a_control_process_is_detected(tmp_path):
     done = live(tmp_path, "control")
     assert done.returncode == 99
     assert "FORBIDDEN socket." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "2000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_idle_threads_sleep_soon_unless_the_user_chose_otherwise(given, expected):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    code = f"import os, sys, detector; assert 'torch' not in sys.modules; print(*map(os.environ.get, {names}))"
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**environment, **given})
+    assert done.stdout.strip() == expected

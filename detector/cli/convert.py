@@ -13,13 +13,13 @@ from detector.darknet.darknet_model_file import save_darknet_files
 from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
 from detector.export.export_runtime import ExportRuntime
-from detector.models.checkpoint import save_model, weights_in_run
+from detector.models.checkpoint import find_weights, save_model
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert a model file; return the exit code."""
     names, overrides = split_words(arguments)
-    source, target = weights_in_run(Path(names[0])), arguments.out or Path(names[1])
+    source, target = find_weights(Path(names[0])), arguments.out or Path(names[1])
     suffixes = {".safetensors": (".safetensors",), ".weights": (".weights", ".cfg", ".names")}.get(target.suffix)
     if suffixes is None:
         raise ConfigError(f"{target}: expected a target NAME.safetensors or NAME.weights; rename it")

@@ -13,14 +13,14 @@ from detector.cli.usage import split_words
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
-from detector.models.checkpoint import weights_in_run
+from detector.models.checkpoint import find_weights
 from detector.workflows.export import ExportReport, export_model
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a model; return the exit code."""
     names, overrides = split_words(arguments)
-    weights = weights_in_run(Path(names[0]))
+    weights = find_weights(Path(names[0]))
     settings = _settings(arguments)
     target = find_export_target(settings.target)
     path = arguments.out or weights.with_suffix(target.suffix)

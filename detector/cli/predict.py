@@ -21,7 +21,7 @@ from detector.errors import MediaError
 from detector.inference.prediction_run import PredictionOptions
 from detector.io.nouns import plural
 from detector.media.writers import require_format
-from detector.models.checkpoint import weights_in_run
+from detector.models.checkpoint import find_weights
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
 from detector.workflows.predict import predict_file
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         words.insert(0, str(arguments.weights))
     formats = _formats(arguments.format)
     _require_tracks(arguments)
-    weights = weights_in_run(Path(words[0]))
+    weights = find_weights(Path(words[0]))
     task = task_of_file(weights)
     refuse_unsupported(arguments, task.predict_options, task.product)
     progress, window = VideoProgress(arguments.quiet), Window() if arguments.show else None

@@ -82,8 +82,8 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
             )
     for name, num_untracked in summary.num_untracked.items():
         if num_untracked:
-            text = f"{name}: {plural(num_untracked, 'detection')} joined no track and were left out; --untracked keeps them"
-            say(text, arguments.quiet)
+            number = plural(num_untracked, "detection that joined no track", "detections that joined no track")
+            say(f"{name}: {number}, left out; --untracked keeps them", arguments.quiet)
     for name, counts in summary.counts:
         for line in counts_text(name, counts):
             say(line, arguments.quiet)

@@ -85,7 +85,7 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
 
 
 def _section_of(text: str, where: Where) -> Node:
-    """Return the section that a text stands for; that of a file is not read."""
+    """Return the section that a text stands for; that of a file or folder is not read."""
     if _is_folder(text, where):
         return Node({"name": Node(_UNREAD, where)}, where)
     if not Path(text).suffix:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -258,28 +258,41 @@ def merge(base: Node, over: Node, section: SectionReader | None = None) -> Node:
     ours, theirs = over.value.get("name"), base.value.get("name")
     if ours is not None and theirs is not None and ours.value != theirs.value:
         return over
-    merged = dict(base.value)
+    replaced = replaced_lengths(base.value, over.value)
+    merged = {key: node for key, node in base.value.items() if key not in replaced}
     for key, node in over.value.items():
         merged[key] = merge(merged[key], node, section) if key in merged else node
     return Node(merged, over.where)
 
 
+def replaced_lengths(base: Collection[str], over: Collection[str]) -> tuple[str, ...]:
+    """Return the keys of a section `train` that a given `epochs` above them replaces.
+
+    These are the number of steps, and the least number of steps if it belongs to other epochs.
+    """
+    if "epochs" not in over:
+        return ()
+    return ("iterations", "min_iterations") if "epochs" in base else ("iterations",)
+
+
 def section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for: that of the file it names, or a part by its registered name.
 
-    A file of another program's format stands for the part that claims it and reads it by its key `file`.
+    A file of another program's format, or a folder, stands for the part that claims it.
 
     Raises:
         ConfigError: the named file cannot be read.
     """
+    if "/" in text and (where.folder / text).is_dir() and (claim := registry.claimant(where.folder / text)):
+        return Node({"name": Node(claim.name, where), claim.key: Node(text, where)}, where)
     is_config = text.endswith((".yaml", ".yml"))
     if not is_config and not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     try:
         path = find_config(text, relative_to=where.folder)
-        part = registry.claimant(path)
-        if part is not None:
-            return Node({"name": Node(part, where), "file": Node(str(path.resolve()), where)}, where)
+        claim = registry.claimant(path)
+        if claim is not None:
+            return Node({"name": Node(claim.name, where), claim.key: Node(str(path.resolve()), where)}, where)
         return read_nodes(path) if is_config else Node({"name": Node(text, where)}, where)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error

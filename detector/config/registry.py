@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeAlias, TypeGuard, TypeVar, cast
+from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar, cast
 
 from detector.config.name_suggestions import unknown_name
 from detector.errors import ConfigError
@@ -56,12 +56,25 @@ class PartConfig(Generic[Contract_co]):
 
 
 class FileReader:
-    """Base class of the contracts of parts that may read a file of another program's format by the key `file`."""
+    """Base class of the contracts of parts that may read a file of another program's format, or a folder.
+
+    Attributes:
+        path_key: the key of the part's config that takes the path.
+    """
+
+    path_key: ClassVar[str] = "file"
 
     @classmethod
     def claims(cls, path: Path) -> bool:
-        """Tell whether the part reads this file; the default is false."""
+        """Tell whether the part reads this file or folder; the default is false."""
         return False
+
+
+class Claim(NamedTuple):
+    """The part that reads a path, and the key of its config that takes it."""
+
+    name: str
+    key: str
 
 
 Kind: TypeAlias = "type[PartConfig[object]]"
@@ -195,13 +208,13 @@ def find_config_class(kind: type[OwnConfig], name: str) -> type[OwnConfig]:
     return config_class
 
 
-def claimant(path: Path) -> str | None:
-    """Return the name of the part that reads a file of another program's format, by its `claims(path)`, or None."""
+def claimant(path: Path) -> Claim | None:
+    """Return the part that reads a file of another program's format or a folder, by its `claims(path)`, or None."""
     _import_folders(_READER_FOLDERS)
     for parts in _PARTS.values():
         for name, part in parts.items():
             if issubclass(part, FileReader) and part.claims(path):
-                return name
+                return Claim(name, part.path_key)
     return None
 
 

@@ -35,6 +35,7 @@ from detector.config.nodes import (
     override_nodes,
     plain_of,
     read_nodes,
+    replaced_lengths,
     section_of,
     shown,
     with_section_of_run,
@@ -314,7 +315,8 @@ def merged_plain(base: dict[str, object], over: dict[str, object]) -> dict[str, 
     """Merge plain settings on top of others; a section that names another part replaces the section below it."""
     if over.get("name", base.get("name")) != base.get("name"):
         return over
-    merged = dict(base)
+    replaced = replaced_lengths(base, over)
+    merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in over.items():
         below = base.get(key)
         merged[key] = merged_plain(below, value) if isinstance(below, dict) and isinstance(value, dict) else value

@@ -59,6 +59,13 @@ class FolderSet(ImageSet):
                     f"folders: expected seed >= 0 and memory_mb >= 1, got {self.seed} and {self.memory_mb}"
                 )
 
+    path_key = "root"
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Tell whether the path is a folder."""
+        return path.is_dir()
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self._has_split_folders = _has_split_folders(config.root)

@@ -134,12 +134,6 @@ def save_model(path: Path, model_file: ModelFile) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-def weights_in_run(path: Path) -> Path:
-    """Return the best weights in a run folder, the last ones before its first evaluation; another path unchanged."""
-    best, last = path / "weights" / "best.safetensors", path / "weights" / "last.pt"
-    return best if best.is_file() else last if last.is_file() else path
-
-
 def load_model_file(path: Path) -> ModelFile:
     """Load a model file, or the EMA weights of a training state; the content decides which of the two, not the name.
 
@@ -148,7 +142,7 @@ def load_model_file(path: Path) -> ModelFile:
     Raises:
         CheckpointError: the file is neither, is damaged, is not finite, or is of another project or a newer version.
     """
-    path = weights_in_run(path)
+    path = find_weights(path)
     if _is_archive(path):
         return _of_training_state(_load_archive(path), path)
     key, text, state = _read_safetensors(path)
@@ -190,9 +184,22 @@ def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
     return key, text, state
 
 
+def find_weights(path: Path) -> Path:
+    """Return the file of weights that a path stands for, the path itself if there is none.
+
+    A run folder stands for its best weights, or the last ones before its first evaluation. A file may also lie in a
+    folder `weights` beside its path, where downloads are put.
+    """
+    if path.is_dir():
+        names = ("best.safetensors", "last.safetensors", "last.pt")
+        return next((file for name in names if (file := path / "weights" / name).is_file()), path)
+    beside = path.parent / "weights" / path.name
+    return beside if beside.is_file() and not path.exists() else path
+
+
 def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
-    path = weights_in_run(path)
+    path = find_weights(path)
     try:
         if _is_archive(path):
             document: object = _load_archive(path)

@@ -51,7 +51,8 @@ def has_native_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Only private functions of torch tell; a missing one counts as no.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+    is_limited = torch.backends.cpu.get_cpu_capability() == "AVX2"  # by the processor, or by ATEN_CPU_CAPABILITY=avx2
+    return device.type == "cpu" and not is_limited and any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 class Precision:

@@ -51,8 +51,8 @@ class ClassifyInputConfig(InputConfig):
 class ClassifyTrainConfig(TrainConfig):
     """Length of training of a classifier and its settings; small data sets get no minimum of steps."""
 
-    epochs: float = 20
-    min_iterations: int = 0
+    epochs: float | None = 20
+    min_iterations: int | None = 0
     evaluations: int = 10
     project: Path = Path("runs/classify")
 

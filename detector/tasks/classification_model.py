@@ -21,7 +21,7 @@ from detector.evaluation.accuracy import ClassificationMetrics, classification_m
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
 from detector.media.writers import write_text
-from detector.models.checkpoint import ModelFile, load_model_file, load_state
+from detector.models.checkpoint import ModelFile, find_weights, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
 from detector.models.precision import choose_device
@@ -111,6 +111,7 @@ def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClass
         CheckpointError: the file cannot be read, is of a detector, or does not fit its own configuration.
         ConfigError: an override is wrong.
     """
+    weights = find_weights(weights)
     file = load_model_file(weights)
     _, config = config_of_file(ClassificationConfig, file, weights, overrides)
     model = build_classifier(config, len(file.class_names))

@@ -24,7 +24,7 @@ from detector.export.writer import open_export
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import Runtime, TorchRuntime
 from detector.inference.views import ViewsConfig
-from detector.models.checkpoint import ModelFile, load_model_file, load_state
+from detector.models.checkpoint import ModelFile, find_weights, load_model_file, load_state
 from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
 from detector.tasks.detection_config import DetectionConfig
@@ -77,6 +77,7 @@ def load_model(
         ConfigError: an override is wrong.
     """
     export: ExportRuntime | None = None
+    weights = find_weights(weights)
     if is_darknet_weights(weights):
         file = load_darknet_file(weights, find_cfg_of(weights, cfg), names)
     elif cfg is not None or names is not None:

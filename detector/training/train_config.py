@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from detector.models.precision import PrecisionName
+
+Train = TypeVar("Train", bound="TrainConfig")
+MIN_DEFAULT_STEPS = 2000  # mish-n on 205 images of blood cells: AP 0.574 after a fifth of these steps, 0.625 at the end
 
 
 @dataclass(frozen=True)
@@ -14,9 +18,10 @@ class TrainConfig:
     """Length of training and its settings.
 
     Attributes:
-        epochs: passes over the data set.
+        epochs: passes over the data set; nothing stands for 100.
         iterations: optimiser steps; overrides `epochs` and `min_iterations`.
-        min_iterations: least number of steps, so that a small data set is trained long enough.
+        min_iterations: least number of steps; by default 2,000 if `epochs` is not given, so that a small data set is
+            trained long enough, else 0.
         accumulate: batches per optimiser step.
         clip_norm: largest norm of the whole gradient.
         ema_horizon: share of the run that the averaged weights cover.
@@ -36,9 +41,9 @@ class TrainConfig:
         run_name: name of the run folder.
     """
 
-    epochs: float = 100
+    epochs: float | None = None
     iterations: int | None = None
-    min_iterations: int = 2000
+    min_iterations: int | None = None
     accumulate: int = 1
     clip_norm: float = 10.0
     ema_horizon: float = 0.05
@@ -56,9 +61,16 @@ class TrainConfig:
     run_name: str = "train"
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or (self.iterations is not None and self.iterations < 1):
+        if self.min_iterations is None:
+            object.__setattr__(self, "min_iterations", MIN_DEFAULT_STEPS if self.epochs is None else 0)
+        if self.epochs is None:
+            object.__setattr__(self, "epochs", 100.0)
+        self._require_ranges()
+
+    def _require_ranges(self) -> None:
+        if (self.epochs or 0) <= 0 or (self.iterations is not None and self.iterations < 1):
             raise ValueError("train: expected epochs > 0 and iterations >= 1")
-        if min(self.min_iterations, self.evaluations, self.patience, self.seed) < 0 or self.accumulate < 1:
+        if min(self.min_iterations or 0, self.evaluations, self.patience, self.seed) < 0 or self.accumulate < 1:
             raise ValueError("train: expected min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
             raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
@@ -67,4 +79,26 @@ class TrainConfig:
         """Return the optimiser steps of a run over `num_images` images."""
         if self.iterations is not None:
             return self.iterations
-        return max(math.ceil(self.epochs * num_images / (batch_size * self.accumulate)), self.min_iterations, 1)
+        return max(self._steps_of_epochs(num_images, batch_size), self.min_iterations or 0)
+
+    def notes(self, num_images: int, batch_size: int) -> tuple[str, ...]:
+        """Return sentences about a run over `num_images` images that is longer than its epochs."""
+        num_steps, asked = self.num_steps(num_images, batch_size), self._steps_of_epochs(num_images, batch_size)
+        if self.iterations is not None or num_steps == asked:
+            return ()
+        return (
+            f"the run has {num_steps:,} steps (train.min_iterations) instead of the {asked:,} of {self.epochs:g} epochs"
+            f", because the training split is small; train.epochs=N trains N epochs",
+        )
+
+    def _steps_of_epochs(self, num_images: int, batch_size: int) -> int:
+        return max(math.ceil((self.epochs or 0) * num_images / (batch_size * self.accumulate)), 1)
+
+    def resumed_as(self, asked: Train) -> Train:
+        """Return the settings asked for, with the least number of steps of this run if it is an old one.
+
+        A run of an earlier version has at least 2,000 steps, also if its number of epochs was given.
+        """
+        if (asked.epochs, asked.min_iterations, self.min_iterations) == (self.epochs, 0, MIN_DEFAULT_STEPS):
+            return replace(asked, min_iterations=MIN_DEFAULT_STEPS)
+        return asked

@@ -11,7 +11,7 @@ from torch import Tensor
 from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
 from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
-from detector.models.checkpoint import ModelFile, load_model_file
+from detector.models.checkpoint import ModelFile, find_weights, load_model_file
 from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
 from detector.tasks.task import TaskConfig
@@ -86,6 +86,7 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
         DarknetError: the .weights file cannot be read, or is of another network.
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
+    weights = find_weights(weights)
     if not is_darknet_weights(weights):
         return load_model_file(weights)
     if not isinstance(config.model, DarknetNet.Config):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from detector.models.checkpoint import (
 from detector.models.contracts import TrainableModel
 from detector.models.precision import choose_device, keep_freed_memory
 from detector.structures.metrics import Metrics
-from detector.tasks.task import TaskConfig, open_task, task_of
+from detector.tasks.task import Task, TaskConfig, open_task, task_of
 from detector.training.batch_norm import require_values
 from detector.training.distributed import World, joined, with_shared_statistics
 from detector.training.events import Noted, Report
@@ -81,6 +82,7 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
         asked = asked.with_choices_of(config)  # such as the batch size measured when the run began
         if asked.train.weights is not None and asked.optimizer.lr != config.optimizer.lr:
             asked = asked.for_fine_tuning()
+        asked = replace(asked, train=config.train.resumed_as(asked.train))
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
             raise CheckpointError(
@@ -184,7 +186,7 @@ def _train(
     folder = resume[0] if resume is not None else _new_folder(config, world, reuse_folder)
     if world.is_main:
         folder.write_config(config_to_yaml(config))
-    num_steps = config.train.num_steps(task.num_images, task.batch_size * world.size)
+    num_steps = _announced_steps(config, task, world, report)
     scalars = ScalarLog(folder, writer, report) if writer and world.is_main else None
     trainer = Trainer(
         model,
@@ -228,6 +230,14 @@ def _require_expressible(model: TrainableModel, config: TaskConfig) -> None:
             f"px, got one for sides of up to {model.longest_side_px:.0f} px; leave model.head.bins out, so that it "
             f"follows the canvas, or lower input.size or input.multi_scale"
         )
+
+
+def _announced_steps(config: TaskConfig, task: Task[Any, Any], world: World, report: Report) -> int:
+    """Return the steps of the run, and report why they are more than the steps of its epochs."""
+    images_per_batch = task.batch_size * world.size
+    for note in config.train.notes(task.num_images, images_per_batch):
+        report(Noted(note))
+    return config.train.num_steps(task.num_images, images_per_batch)
 
 
 def _prepared(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from detector.models.activations import LeakyReLU
 from detector.models.yolo import Yolo
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.task import load_experiment
+from detector.tasks.task import changed_config, load_experiment
 from detector.training.optimizers import SGD, AdamW
 
 PRESETS = sorted(presets_dir().glob("*.yaml"))
@@ -69,6 +70,13 @@ class Named:
     def __post_init__(self) -> None:
         if not self.lists:
             raise ValueError("one is wrong\nand so is another")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a file into the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name, text: (tmp_path / name).write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -398,3 +406,34 @@ def test_differences_name_the_key_and_both_values():
         "c: 3 here, None there",
         "d: None here, 4 there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (100.0, 7, 2000)),
+        ({"epochs": 5}, (5.0, None, 0)),
+        ({"epochs": 5, "min_iterations": 50}, (5.0, None, 50)),
+        ({"epochs": 5, "iterations": 9}, (5.0, 9, 0)),
+        ({"iterations": 9}, (100.0, 9, 2000)),
+    ],
+)
+def test_given_epochs_replace_the_length_below_them(write, settings, expected):
+    write("base.yaml", "train: {epochs: 100, iterations: 7, min_iterations: 2000}")
+    write("own.yaml", f"base: base.yaml\ntrain: {json.dumps(settings)}")
+    saved = config_to_plain(load_experiment("base.yaml"))
+    words = [f"train.{key}={value}" for key, value in settings.items()]
+    for config in (
+        load_experiment("own.yaml"),
+        load_experiment("base.yaml", words),
+        config_from_plain(DetectionConfig, saved, "best.safetensors", words),
+        changed_config(load_experiment("base.yaml"), None, {"train": settings}, "Detector"),
+    ):
+        assert (config.train.epochs, config.train.iterations, config.train.min_iterations) == expected
+
+
+def test_later_length_of_the_command_line_wins(write):
+    write("base.yaml", "train: {iterations: 7}")
+    config = load_experiment("base.yaml", ["train.min_iterations=3", "train.iterations=9", "train.epochs=5"])
+    assert (config.train.epochs, config.train.iterations, config.train.min_iterations) == (5.0, None, 3)
+    assert load_experiment("base.yaml", ["train.epochs=5", "train.iterations=9"]).train.iterations == 9

@@ -11,6 +11,7 @@ from detector.data.image_folders import FolderSet
 from detector.errors import DatasetError
 from detector.media.images import write_image
 from detector.structures.canvas import Canvas
+from detector.tasks.task import load_experiment
 
 CANVAS = Canvas((16, 16), 3, "letterbox")
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -156,3 +157,11 @@ def test_real_photographs_are_read(tmp_path: Path, data_folder: Path) -> None:
     found = read(tmp_path, canvas=Canvas((64, 64), 3, "letterbox"), val_share=0.0)
     assert len(found) == 12
     assert found.images.reshape(12, -1).std(axis=1).min() > 10
+
+
+@pytest.mark.parametrize("written", ["photos/", "./photos"])
+def test_folder_stands_for_its_images_as_data(written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment("classify", [f"data={written}", "data.val_share=0.5"])
+    assert config.data == FolderSet.Config(tmp_path / "photos", val_share=0.5)

@@ -15,7 +15,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, capability: str = "AVX512") -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for check, answer in zip(CPU_CHECKS, (avx512_bf16, amx), strict=True):
         monkeypatch.setattr(torch.cpu, check, lambda answer=answer: answer, raising=False)
 
@@ -29,6 +30,11 @@ def test_auto_on_a_cpu_is_bf16_only_if_the_processor_computes_it(
 ) -> None:
     pretend(monkeypatch, avx512_bf16, amx)
     assert Precision("auto", CPU).name == name
+
+
+def test_auto_on_a_cpu_is_fp32_if_torch_is_limited_to_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, avx512_bf16=True, amx=True, capability="AVX2")
+    assert Precision("auto", CPU).name == "fp32"
 
 
 def test_auto_on_a_cpu_is_fp32_if_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:

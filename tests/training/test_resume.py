@@ -127,6 +127,16 @@ def test_resuming_with_another_config_reports_every_difference(experiment: Make)
         assert difference in str(caught.value)
 
 
+def test_run_that_began_with_a_floor_for_any_epochs_keeps_it(experiment: Make) -> None:
+    # As a run that was saved when 2,000 steps were the least for every number of epochs.
+    begun = experiment("train.iterations=null", "train.epochs=5", "train.min_iterations=2000")
+    stopped = train(begun, should_stop=stop_after(1))
+    config, _, _ = open_run(stopped.folder.path, experiment("train.epochs=5"))
+    assert config.train == begun.train
+    with pytest.raises(CheckpointError, match=r"train\.epochs: 6\.0 here, 5\.0 there"):
+        open_run(stopped.folder.path, experiment("train.epochs=6"))
+
+
 def test_resuming_with_other_classes_is_rejected(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
     stopped = train(experiment(data=data), should_stop=stop_after(1))

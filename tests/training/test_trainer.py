@@ -336,6 +336,25 @@ def test_number_of_steps_follows_from_the_epochs_unless_given() -> None:
     assert TrainConfig(epochs=0.001, min_iterations=0).num_steps(1, 16) == 1
 
 
+def test_floor_of_steps_applies_to_the_default_length_only() -> None:
+    assert TrainConfig().num_steps(num_images=100, batch_size=16) == 2000
+    assert TrainConfig(epochs=100).num_steps(100, 16) == 625
+    assert TrainConfig(epochs=10).num_steps(100, 16) == 63
+    assert TrainConfig(min_iterations=0).num_steps(100, 16) == 625
+    assert TrainConfig().num_steps(num_images=1600, batch_size=16) == 10_000
+
+
+def test_floor_of_steps_is_announced_before_the_first_step(experiment: Make) -> None:
+    _, events = watched(experiment("train.iterations=null", "train.min_iterations=5", "train.epochs=1"))
+    first = next(index for index, event in enumerate(events) if isinstance(event, Started))
+    notes = [event.text for event in events[:first] if isinstance(event, Noted)]
+    assert any("5 steps (train.min_iterations) instead of the 3 of 1 epochs" in note for note in notes)
+    _, events = watched(experiment("train.iterations=null", "train.epochs=1"))
+    started = next(event for event in events if isinstance(event, Started))
+    assert (started.num_steps, started.num_epochs) == (3, 1.0)
+    assert not any(isinstance(event, Noted) and "min_iterations" in event.text for event in events)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

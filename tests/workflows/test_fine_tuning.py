@@ -13,7 +13,7 @@ from torch import Tensor
 from detector.config import registry
 from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import ConfigError, DarknetError
-from detector.models.checkpoint import ModelFile, load_training_state, save_training_state
+from detector.models.checkpoint import ModelFile, find_weights, load_training_state, save_training_state
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
 from detector.tasks.detection_config import DetectionConfig
@@ -301,3 +301,13 @@ def test_network_that_cannot_be_trained_is_rejected_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"contrastive\.cfg:\d+: \[contrastive\] is a loss on embeddings"):
         train(config)
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_are_also_found_in_the_folder_weights_beside_their_path(tmp_path: Path) -> None:
+    here, there = tmp_path / "net.conv.6", tmp_path / "weights/net.conv.6"
+    assert find_weights(here) == here  # the error about a missing file names the path that was given
+    there.parent.mkdir()
+    there.write_bytes(b"downloaded")
+    assert find_weights(here) == there
+    here.write_bytes(b"own")
+    assert find_weights(here) == here

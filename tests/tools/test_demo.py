@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools/demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("step_s", [0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("minutes", [2.0, 4.5, 20.0])
+def test_plan_fits_into_the_budget(demo: ModuleType, step_s: float, minutes: float) -> None:
+    plan = demo.fit(minutes * 60, 15.0, step_s, 16, 160)
+    size_step_s = step_s * (plan.size / demo.TIMED_SIZE) ** 2
+    evaluation_s = demo.EVALUATION_SHARE * 160 / 16 * size_step_s
+    needed_s = 15.0 + plan.num_steps * size_step_s + (plan.evaluations + 1) * evaluation_s + demo.LAST_COMMANDS_S
+    assert plan.num_steps <= demo.FULL_STEPS
+    assert plan.size in demo.SIZES
+    assert needed_s <= minutes * 60 or plan.num_steps == plan.evaluations  # too slow for a step between evaluations
+    assert plan.deadline_s < minutes * 60
+    if plan.num_steps > plan.evaluations:
+        assert 15.0 + plan.num_steps / plan.evaluations * size_step_s + evaluation_s < 60  # the first AP
+
+
+def test_faster_machine_gets_larger_images_and_more_steps(demo: ModuleType) -> None:
+    fast, middle, slow = (demo.fit(270.0, 15.0, step_s, 16, 160) for step_s in (0.01, 0.3, 3.0))
+    assert (fast.size, fast.num_steps) == (demo.FULL_SIZE, demo.FULL_STEPS)
+    assert middle.size < fast.size
+    assert middle.num_steps >= demo.MIN_STEPS
+    assert slow.size == min(demo.SIZES)
+    assert slow.num_steps < middle.num_steps
+
+
+def test_demo_stops_at_its_deadline_and_still_shows_detections(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "TIMED_SIZE", 64)
+    monkeypatch.setattr(demo, "SIZES", (64,))
+    monkeypatch.setattr(demo, "TIMED_STEPS", 1)
+    data = (f"data.root={tmp_path}/shapes", "data.num_train=8", "data.num_val=4", "data.image_size=64")
+    toy = ("model.width=0.125", "loader={workers: 0, batch_size: 2}", "augment.albumentations=[]", "device=cpu")
+    demo.demo(0.1, (*data, *toy), tmp_path / "demo")
+    text = capsys.readouterr().out
+    assert "the time is over; to train the rest: detector train --resume" in text
+    assert re.search(r"^Reached: AP \d\.\d{3} with \d+ steps at 64 px$", text, re.MULTILINE)
+    assert "A faster machine: AP 0.685" in text
+    picture = cv2.imread(str(tmp_path / "demo/1/detections.jpg"))
+    assert picture is not None
+    assert picture.shape == (64, 4 * 64 + 3 * demo.GAP_PX, 3)
+    for path in re.findall(r"\S+\.(?:jpg|safetensors)$", text, re.MULTILINE):
+        assert Path(path).is_file(), path
+
+
+def test_help_describes_the_options() -> None:
+    words = [sys.executable, str(ROOT / "tools/demo.py"), "--help"]
+    assert "--minutes" in subprocess.run(words, capture_output=True, text=True, check=True).stdout

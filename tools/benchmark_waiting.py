@@ -1,0 +1,63 @@
+"""Benchmark of the ways in which torch's idle threads wait, on a quiet and on a busy machine.
+
+    python tools/benchmark_waiting.py --size 320 --batch-size 16 --rounds 5 --busy 4
+
+Each variant is a process of its own that makes training steps of mish-n in fp32. The processes alternate step by step,
+first alone and then beside `--busy` processes that compute without pause. The first table describes a quiet machine
+only if nothing else runs on it; the load is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from turns import take_turns
+
+OURS = "the package's default"
+DEFAULT_SPINS = "300000"  # of libgomp without its variables
+VARIANTS = {
+    OURS: {"GOMP_SPINCOUNT": "2000"},
+    "libgomp's default": {"GOMP_SPINCOUNT": DEFAULT_SPINS},
+    "OMP_WAIT_POLICY=passive": {"GOMP_SPINCOUNT": "0"},
+}
+
+
+def measure(command: list[str], rounds: int, num_busy: int) -> None:
+    """Print the table of all variants beside a number of busy processes."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_busy)]
+    try:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+        times = take_turns(dict.fromkeys(VARIANTS, command), rounds, warmup=2, environments=VARIANTS)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    print(f"\n{num_busy} busy processes, load before {load:.1f}\n\n| idle threads | ms | ratio |\n|---|---|---|")
+    first = statistics.median(times[OURS])
+    for name, values in times.items():
+        print(f"| {name} | {statistics.median(values):.0f} | {statistics.median(values) / first:.2f} |", flush=True)
+
+
+def main() -> None:
+    """Measure alone and beside busy processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", type=int, default=2 * (os.cpu_count() or 1), help="default: two for each core")
+    options = parser.parse_args()
+    step = str(Path(__file__).with_name("benchmark_step.py"))
+    size = ["--size", str(options.size), "--batch-size", str(options.batch_size)]
+    command = [sys.executable, step, *size, "--worker", "mish", "fp32", "channels_last"]
+    print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {os.cpu_count()} cores, median")
+    for num_busy in (0, options.busy):
+        measure(command, options.rounds, num_busy)
+
+
+if __name__ == "__main__":
+    main()
