@@ -141,9 +141,9 @@ def write_coco(shapes: Path) -> None:
     writer.release()
     for split_name in ("train", "val"):
         for name in ("cat", "dog"):
-            folder = Path("photos_by_class") / split_name / name
-            folder.mkdir(parents=True)
-            cv2.imwrite(str(folder / "1.jpg"), image)
+            class_folder = Path("photos_by_class") / split_name / name
+            class_folder.mkdir(parents=True)
+            cv2.imwrite(str(class_folder / "1.jpg"), image)
 
 
 def write_folders() -> None:
@@ -172,7 +172,7 @@ def write_darknet() -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Iterator[Path]:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Path:
     """Return a folder with everything that the documents take for granted, and the toy presets beside it."""
     root = tmp_path_factory.mktemp("documents")
     toy_presets(root / "presets")

@@ -18,7 +18,7 @@ def drawn(motion: np.ndarray, image_hw: tuple[int, int] = (240, 320)) -> np.ndar
 
 def turned(degrees: float, zoom: float, shift: tuple[float, float]) -> np.ndarray:
     motion = cv2.getRotationMatrix2D((320, 240), degrees, zoom)
-    motion[:, 2] += np.array(shift) - (160, 120)
+    motion[:, 2] += np.array(shift) - np.array((160.0, 120.0))
     return motion
 
 
@@ -40,7 +40,7 @@ def test_motion_maps_places_of_one_frame_to_the_next(degrees: float, zoom: float
 
 def test_motion_of_large_frames_is_in_their_own_pixels() -> None:
     camera, wide = CameraMotion(), (720, 960)
-    pictures = [cv2.resize(drawn(turned(0, 1, shift)), wide[::-1]) for shift in ((0, 0), (10, 4))]
+    pictures = [np.asarray(cv2.resize(drawn(turned(0, 1, s)), wide[::-1]), np.uint8) for s in ((0, 0), (10, 4))]
     camera.add(pictures[0])
     motion = camera.add(pictures[1])
     assert motion is not None
