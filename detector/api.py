@@ -30,6 +30,7 @@ from detector.media.sources import (
     require_images,
     require_videos,
 )
+from detector.models.published_weights import DEFAULT_MODEL, MODEL_SUFFIXES, find_weights, is_published
 from detector.structures.selection import SelectConfig
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.classification_model import (
@@ -69,18 +70,22 @@ _OF_FILES = ("formats", "crops", "pictures", "codec")  # options that have an ef
 
 
 class Detector:
-    """Object detector, trained or to be trained.
+    """Object detector, trained or to be trained; without a model, the shipped one for COCO's 80 classes.
 
-    detector = Detector("runs/detect/train/weights/best.safetensors")
+    detector = Detector()
     detections = detector.predict("street.jpg")
-    print(detections.names, detections.scores, detections.source_xyxy)
+    print(detector, detections.names, detections.scores, detections.source_xyxy)
+
+    Attributes:
+        name: the model as it was given, `yolox-nano` by default; after training, the path of the best weights.
     """
 
-    def __init__(self, model: str | Path, *, device: str | torch.device | None = None) -> None:
-        """Open a model file, an export or a configuration to train from scratch.
+    def __init__(self, model: str | Path = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> None:
+        """Open a model file, an export, published weights or a configuration to train from scratch.
 
         Args:
-            model: path of a model file (`.safetensors`, `.weights` with its .cfg beside it), of an export (`.onnx`,
+            model: name of published weights such as `yolox-s`, which are used if they are on this machine, path of a
+                model file (`.safetensors`, `.pth` of YOLOX, `.weights` with its .cfg beside it), of an export (`.onnx`,
                 `.xml`, `.torchscript`, `.pt2`), of a YAML configuration or .cfg, or name of a preset such as `mish-n`.
             device: cpu, cuda, cuda:N, mps or auto, for training, evaluation and prediction; None for the model's own.
 
@@ -91,8 +96,10 @@ class Detector:
         self._predictors: dict[tuple[int, ViewsConfig], Predictor] = {}
         self._loaded: LoadedModel | None = None
         self._device = None if device is None else str(device)
-        if Path(model).suffix in (".safetensors", ".pt", ".weights") or target_of(Path(model)) is not None:
-            self._take(Path(model))
+        self.name = str(model)
+        found = find_weights(self.name) if is_published(model) else None
+        if found or Path(model).suffix in MODEL_SUFFIXES or target_of(Path(model)) is not None:
+            self._take(found or Path(model))
         else:
             self.config: DetectionConfig = with_device(load_detection(str(model)), self._device)
 
@@ -131,7 +138,8 @@ class Detector:
 
     def _model(self) -> LoadedModel:
         if self._loaded is None:
-            raise CheckpointError("this detector has no weights yet; train it, or open a model file")
+            fetch = f", fetch published ones with `detector download {self.name}`" if is_published(self.name) else ""
+            raise CheckpointError(f"this detector has no weights yet; train it, or open a model file{fetch}")
         return self._loaded
 
     def _viewed(self, views: keywords.Section | None) -> LoadedModel:
@@ -343,6 +351,7 @@ class Detector:
         with shown_progress(report, progress) as told:
             result = train(config, start=self._loaded.file if self._loaded else None, report=told)
         self._take(result.folder.best)
+        self.name = str(result.folder.best)
         return result
 
     @keywords.with_keywords(keywords.ExportKeywords)

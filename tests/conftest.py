@@ -91,6 +91,15 @@ def data_folder() -> Path:
     return Path(named)
 
 
+@pytest.fixture(scope="session")
+def yolox_numbers(data_folder: Path) -> Path:
+    """Return the folder of numbers computed by the original code of YOLOX, beside the real data; skip without it."""
+    folder = data_folder.parent / "yolox-golden"
+    if not folder.is_dir():
+        pytest.skip("there is no folder yolox-golden beside DETECTOR_TEST_DATA")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _imported_parts_are_forgotten() -> Iterator[None]:
     """Forget, after a test, the files that it imported and their parts, which another test or its workers would see."""

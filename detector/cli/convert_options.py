@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from detector.cli.common_options import add_out
 from detector.cli.model_file_options import add_darknet_options
@@ -21,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="SOURCE TARGET key=value",
-        help="NAME.weights (with its .cfg) to NAME.safetensors, or a Darknet model to NAME.weights, NAME.cfg and "
-        "NAME.names; then overrides such as input.size=608",
+        help="NAME.weights (with its .cfg) or NAME.pth of YOLOX to NAME.safetensors, a Darknet model to NAME.weights, "
+        "NAME.cfg and NAME.names, or a model of YOLOX to NAME.pth and NAME.names; then overrides, input.size=608",
     )
     add_darknet_options(parser)
     add_out(parser, "the TARGET (default: the second word)", "FILE")
@@ -30,6 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fold",
         action="store_true",
         help="fold batch norm into the .weights, for programs with another epsilon such as OpenCV",
+    )
+    parser.add_argument(
+        "--unfold",
+        type=Path,
+        metavar="IMAGES",
+        help="give a model with folded batch norm the statistics of these images, so that it can be trained",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 

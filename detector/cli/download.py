@@ -9,8 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from detector.cli.progress import say
+from detector.models.published_weights import PublishedWeights
 from detector.workflows import catalog
-from detector.workflows.catalog import Published, PublishedWeights
+from detector.workflows.catalog import Published
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,4 +48,5 @@ def _line(entry: Published) -> str:
         measured = ", ".join(f"{name} {figure}" for name, figure in figures.items() if figure is not None)
         what = f"{measured} at {entry.measured_at} ({entry.test_set})" if measured else "no figures stated"
         what = f"first {entry.num_layers} layers of {entry.network}" if entry.num_layers else what
-    return f"{entry.name:28} {entry.num_bytes / 1e6:10.1f} MB  {what}"
+    size = "-" if entry.num_bytes is None else f"{entry.num_bytes / 1e6:.1f}"
+    return f"{entry.name:28} {size:>10} MB  {what}"

@@ -21,7 +21,8 @@ from detector.errors import MediaError
 from detector.inference.prediction_run import PredictionOptions
 from detector.io.nouns import plural
 from detector.media.writers import require_format
-from detector.models.checkpoint import find_weights
+from detector.models.published_weights import DEFAULT_MODEL, located_weights
+from detector.tasks.detection_model import is_model
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
 from detector.workflows.predict import predict_file
@@ -32,9 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
     words, overrides = split_words(arguments)
     if arguments.weights is not None:
         words.insert(0, str(arguments.weights))
+    elif words and not is_model(words[0]):
+        words.insert(0, DEFAULT_MODEL)
     formats = _formats(arguments.format)
     _require_tracks(arguments)
-    weights = find_weights(Path(words[0]))
+    weights = located_weights(Path(words[0]))
+    if words[0] == DEFAULT_MODEL:
+        say(f"model: {DEFAULT_MODEL}, 80 classes of COCO ({weights})", arguments.quiet)
     task = task_of_file(weights)
     refuse_unsupported(arguments, task.predict_options, task.product)
     progress, window = VideoProgress(arguments.quiet), Window() if arguments.show else None

@@ -15,7 +15,10 @@ from detector.errors import ConfigError
 
 # BEST and BEST_OVERALL of evaluation/operating_point.py, which loads torch.
 _WORDS_FOR_CONFIDENCE = ("best", "best-overall")
+_MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
 EXAMPLES = (
+    "detector predict street.jpg",
+    "detector predict yolox-s street.jpg",
     "detector predict runs/detect/train photos/",
     "detector predict best.safetensors clip.mp4 --track --out results",
     "detector predict best.safetensors image.jpg --confidence 0.4 --classes person,car --format csv",
@@ -27,8 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="WEIGHTS SOURCE key=value",
-        help="a model file; images, videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
+        metavar="[WEIGHTS] SOURCE key=value",
+        help="a model file or the name of published weights (default yolox-nano: COCO's 80 classes); images, "
+        "videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file (default: the first word)")
     add_darknet_options(parser)
@@ -94,12 +98,15 @@ def _confidence(text: str) -> float | str:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Reject a command line without a model file and a source, and unknown keys.
+    """Reject a command line without a source, or with a model file alone, and unknown keys.
 
     Raises:
         ConfigError: a mistake.
     """
     names, overrides = split_words(arguments)
-    if len(names) + (arguments.weights is not None) < 2:
-        raise ConfigError(f"expected a model file and a source, got {names}; give best.safetensors IMAGES")
+    has_model = arguments.weights is not None or (names and Path(names[0]).suffix in _MODEL_SUFFIXES)
+    if not names or (has_model and len(names) + (arguments.weights is not None) < 2):
+        raise ConfigError(
+            f"expected a source, or a model file and a source, got {names}; give IMAGES, or best.safetensors IMAGES"
+        )
     check_keys(arguments, overrides)

@@ -6,7 +6,6 @@ table cannot decide, such as ranges and files of other formats, is left to `sche
 
 from __future__ import annotations
 
-import functools
 import operator
 import os
 from collections.abc import Sequence
@@ -31,11 +30,10 @@ from detector.config.nodes import (
     Where,
     describe,
     find_config,
-    merge,
-    override_nodes,
     plain_of,
     read_nodes,
     shown,
+    with_overrides,
 )
 from detector.errors import ConfigError
 
@@ -76,8 +74,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
-    given = (override_nodes(override) for override in overrides)
-    node = functools.reduce(lambda below, over: merge(below, over, _section_of), given, node)
+    node = with_overrides(node, overrides, _section_of)
     check = _Check(key_table(), is_whole)
     check.value((_ROOT,), node, "")
     if not check.is_undecided:  # the full check reports that value together with all other mistakes

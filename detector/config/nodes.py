@@ -1,4 +1,4 @@
-"""YAML files, `base:` parents and `key=value` overrides as nodes that know their file and line.
+"""YAML files, `base:` parents, `recipe:` and `key=value` overrides as nodes that know their file and line.
 
 A configuration is plain data: no code, no environment variables, no anchors, no tags.
 """
@@ -6,8 +6,9 @@ A configuration is plain data: no code, no environment variables, no anchors, no
 from __future__ import annotations
 
 import datetime
+import functools
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -190,7 +191,7 @@ def read_foreign(path: Path) -> dict[str, Node]:
 
 
 def read_nodes(path: Path, chain: tuple[Path, ...] = (), section: SectionReader | None = None) -> Node:
-    """Return a file as nodes, merged on top of its `base:` parents.
+    """Return a file as nodes, merged on top of its `recipe:` and that on top of its `base:` parents.
 
     Args:
         path: the file.
@@ -206,6 +207,9 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = (), section: SectionReader 
     node = _parse_text(_text_of(path), _relative(path), path.parent)
     if not isinstance(node.value, dict):
         raise ConfigError(f"{node.where}: expected a configuration of keys and values, got {describe(node.value)}")
+    recipe = node.value.pop("recipe", None)
+    node = node if recipe is None else merge(read_recipe(recipe), node, section)
+    assert isinstance(node.value, dict)  # merged from two files of keys
     base = node.value.pop("base", None)
     if base is None:
         return node
@@ -216,6 +220,39 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = (), section: SectionReader 
     except ConfigError as error:
         raise ConfigError(f"{base.where}: base: {error}") from error
     return merge(read_nodes(parent, (*chain, path), section), node, section)
+
+
+def read_recipe(name: Node) -> Node:
+    """Return a shipped recipe, sections of an experiment that a preset or a file of one's own takes over, as nodes.
+
+    Raises:
+        ConfigError: there is no recipe of this name.
+    """
+    recipes = {path.stem: path for path in (presets_dir() / "recipes").glob("*.yaml")}
+    if not isinstance(name.value, str) or name.value not in recipes:
+        raise ConfigError(
+            f"{name.where}: recipe: expected the name of a recipe, got {describe(name.value)}"
+            f"{registry.nearest(str(name.value), recipes)}"
+        )
+    return read_nodes(recipes[name.value])
+
+
+def with_overrides(node: Node, overrides: Iterable[str], section: SectionReader | None = None) -> Node:
+    """Return nodes with `key=value` overrides on top; one of the key `recipe` comes below the others.
+
+    Args:
+        node: the nodes.
+        overrides: texts such as `loader.batch_size=8`.
+        section: as in `merge`.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    given = [override_nodes(text) for text in overrides]
+    for over in given:
+        if isinstance(over.value, dict) and (recipe := over.value.pop("recipe", None)) is not None:
+            node = merge(node, read_recipe(recipe), section)
+    return functools.reduce(functools.partial(merge, section=section), given, node)
 
 
 def _text_of(path: Path) -> str:

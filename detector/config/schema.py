@@ -32,12 +32,12 @@ from detector.config.nodes import (
     describe,
     find_config,
     merge,
-    override_nodes,
     plain_of,
     read_nodes,
     replaced_lengths,
     section_of,
     shown,
+    with_overrides,
     with_section_of_run,
 )
 from detector.errors import ConfigError, DetectorError
@@ -269,7 +269,7 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
         ConfigError: every mistake found, one a line, each with file and line.
     """
     node = read_nodes(find_config(name))
-    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+    return _finish(schema, with_overrides(node, overrides))
 
 
 def config_from_plain(
@@ -282,7 +282,7 @@ def config_from_plain(
     """
     where = Where(source, 0, Path.cwd())
     node = Node(_nodes(plain, where), where)
-    return _finish(schema, functools.reduce(merge, (override_nodes(o) for o in overrides), node))
+    return _finish(schema, with_overrides(node, overrides))
 
 
 def _nodes(plain: object, where: Where) -> NodeValue:

@@ -278,7 +278,9 @@ def _overlaps(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -
 def darknet_selection(config: SelectConfig) -> SelectConfig:
     """Return the selection of Darknet's `map`: the suppression of a configuration with Darknet's thresholds."""
     lowest = float(np.nextafter(_CANDIDATE, np.float32(1)))  # above the threshold, not at it
-    return SelectConfig(lowest, _NMS_IOU, UNLIMITED, nms=config.nms, nms_beta=config.nms_beta)
+    return SelectConfig(
+        lowest, _NMS_IOU, UNLIMITED, nms=config.nms, nms_beta=config.nms_beta, best_class=config.best_class
+    )
 
 
 def darknet_results(

@@ -89,9 +89,10 @@ class Conditions:
     @classmethod
     def of(cls, predictor: Predictor, config: SelectConfig) -> Conditions:
         """Return the conditions that a predictor and a selection set."""
+        nms = config.nms if config.nms != "diou" else f"diou, beta {config.nms_beta}"
         return cls(
             config.confidence,
-            config.nms if config.nms != "diou" else f"diou, beta {config.nms_beta}",
+            f"{nms}, best class of each box" if config.best_class else nms,
             config.iou,
             config.max_detections,
             config.class_agnostic,

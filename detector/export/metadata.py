@@ -24,7 +24,7 @@ class Description:
     """Metadata of an exported file.
 
     Attributes:
-        file: configuration, class names, category ids, metrics and thresholds of the model it came from; no tensors.
+        file: description of the model it came from; no tensors.
         target: name of the export target.
         precision: number format of the network.
         max_stride: both sides of a canvas are multiples of it.
@@ -71,6 +71,7 @@ class Description:
                 "category_ids": file.category_ids,
                 "metrics": file.metrics,
                 "operating_point": file.operating_point,
+                "provenance": file.provenance,
                 "export": export,
             }
         )

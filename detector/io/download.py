@@ -22,6 +22,7 @@ from detector.io.files import put_in_place
 
 SCHEMES = ("https",)
 MAX_REDIRECTS = 5
+MAX_BYTES = 4_000_000_000  # of a file whose length is not published
 TIMEOUT_S = 30.0  # without receiving a byte
 _CHUNK_BYTES = 2**20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -32,7 +33,7 @@ def fetch(
     url: str,
     target: Path,
     *,
-    num_bytes: int,
+    num_bytes: int | None,
     sha256: str | None = None,
     check: Callable[[Path], None] = lambda part: None,
     progress: Callable[[int], None] = lambda num_done: None,
@@ -46,7 +47,8 @@ def fetch(
     Args:
         url: https address of the file.
         target: path of the downloaded file; an existing file of the right length is left unchanged.
-        num_bytes: published length; no byte more is accepted.
+        num_bytes: published length, of which no byte more is accepted; None if it is not known: then the server's own
+            statement of at most `MAX_BYTES` counts, and an interrupted download starts again.
         sha256: published checksum in hexadecimal digits, or None if there is none.
         check: called with the complete partial file; raises a `DetectorError` if the content is wrong.
         progress: called after each piece with the number of bytes received so far.
@@ -58,21 +60,22 @@ def fetch(
     """
     if target.exists():
         present = target.stat().st_size
-        if not target.is_file() or present != num_bytes:
+        if not target.is_file() or present != (num_bytes or present):
             raise DetectorError(f"{target} exists: expected {num_bytes} bytes from {url}, got {present}; move it away")
         return
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        num_done = part.stat().st_size if part.exists() else 0
-        num_done = num_done if num_done <= num_bytes else 0
-        _require_space(target.parent, num_bytes - num_done, url)
-        if num_done < num_bytes:
+        num_done = part.stat().st_size if part.exists() and num_bytes else 0
+        num_done = num_done if num_done <= (num_bytes or 0) else 0
+        _require_space(target.parent, (num_bytes or 0) - num_done, url)
+        if num_bytes is None or num_done < num_bytes:
             _receive(url, part, num_done, num_bytes, progress, timeout_s)
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
         kept = part.stat().st_size if part.exists() else 0
+        total = "an unknown number of" if num_bytes is None else num_bytes
         raise DetectorError(
-            f"{url}: the download stopped after {kept} of {num_bytes} bytes ({_cause(error)}); run the same command "
+            f"{url}: the download stopped after {kept} of {total} bytes ({_cause(error)}); run the same command "
             "again to resume it"
         ) from error
     try:
@@ -159,7 +162,7 @@ def opened(
 
 
 def _receive(
-    url: str, part: Path, num_done: int, num_bytes: int, progress: Callable[[int], None], timeout_s: float
+    url: str, part: Path, num_done: int, num_bytes: int | None, progress: Callable[[int], None], timeout_s: float
 ) -> None:
     """Append the missing bytes to the partial file."""
     with answer(url, num_done, timeout_s) as response:
@@ -177,6 +180,11 @@ def _receive(
                 f"{url}: expected the bytes from {num_done} on, got another range from the server; remove {part}"
             )
         announced = response.headers.get("Content-Length", "")
+        if num_bytes is None:
+            num_bytes = int(announced) if announced.isdecimal() else 0
+            if not 0 < num_bytes <= MAX_BYTES:
+                raise DetectorError(f"{url}: expected a file of 1 to {MAX_BYTES} bytes, got {announced or 'no length'}")
+            _require_space(part.parent, num_bytes, url)
         if announced.isdecimal() and int(announced) != num_bytes - num_done:
             length = int(announced) + num_done
             raise DetectorError(f"{url}: expected a file of {num_bytes} bytes, got one of {length} from the server")

@@ -51,6 +51,9 @@ class Loss(abc.ABC, Generic[Outputs, GroundTruth]):
     def __call__(self, outputs: Outputs, targets: GroundTruth, /) -> LossParts:
         """Return the weighted parts, each a scalar float32; training minimises their sum."""
 
+    def set_progress(self, progress: float) -> None:
+        """Take note of the share of the run that is done, 0..1, before each step; most losses ignore it."""
+
 
 @dataclass(frozen=True)
 class LossConfig(PartConfig[Loss[tuple[Tensor, ...], Targets]]):

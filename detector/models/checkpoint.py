@@ -47,6 +47,7 @@ _FIELDS: dict[str, tuple[str, type, tuple[type, ...]]] = {
     "category_ids": ("a list of whole numbers", list, (int,)),
     "metrics": ("a mapping of names to numbers", dict, (int, float)),
     "operating_point": ("a mapping", dict, ()),
+    "provenance": ("a mapping of names to text", dict, (str,)),
 }
 
 # A training state holds some thousand values; lists that contain one another a few dozen deep hold billions.
@@ -82,6 +83,8 @@ class ModelFile:
         state: the model's state dict; on loading, dense tensors on the CPU.
         metrics: measured values by name, for example AP.
         operating_point: the thresholds that were chosen for it, plain data as in `OperatingPoint`, or nothing.
+        provenance: where its first weights came from, by `source`, `licence`, `trained_on` and `changes`; empty for
+            weights that were random at first.
     """
 
     config: dict[str, object]
@@ -90,14 +93,16 @@ class ModelFile:
     state: dict[str, Tensor]
     metrics: dict[str, float] = field(default_factory=dict)
     operating_point: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
 
 
 class RunIdentity(TypedDict):
-    """Configuration and classes of a run, plain data as in a `ModelFile`."""
+    """Configuration, classes and provenance of a run, plain data as in a `ModelFile`."""
 
     config: dict[str, object]
     class_names: list[str]
     category_ids: list[int]
+    provenance: dict[str, str]
 
 
 class TrainingState(RunIdentity, total=False):
@@ -375,7 +380,9 @@ def checked_model_file(source: Mapping[str, object], state: object, who: str) ->
     Raises:
         CheckpointError: a part of them is not as `ModelFile` describes it.
     """
-    given = {"metrics": {}, "operating_point": {}} | {key: source[key] for key in _FIELDS if key in source}
+    given = {"metrics": {}, "operating_point": {}, "provenance": {}} | {
+        key: source[key] for key in _FIELDS if key in source
+    }
     fields = _plain(given, who, as_json=True)
     for key, (expected, kind, item_kinds) in _FIELDS.items():
         value = fields.get(key)
@@ -387,7 +394,8 @@ def checked_model_file(source: Mapping[str, object], state: object, who: str) ->
         raise CheckpointError(f"{who}: expected a category id per class ({num_classes}), got {num_ids}: correct them")
     names, ids = tuple(fields["class_names"]), tuple(fields["category_ids"])
     metrics = {name: float(value) for name, value in fields["metrics"].items()}
-    return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, fields["operating_point"])
+    described = (fields["operating_point"], fields["provenance"])
+    return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, *described)
 
 
 def _check_training_state(state: Mapping[str, object], who: str) -> None:

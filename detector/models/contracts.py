@@ -40,7 +40,7 @@ class TrainableModel(nn.Module, abc.ABC):
         """Return the raw outputs of images (B, C, H, W): uint8, or float32 in 0..1 from Darknet's arithmetic."""
 
     def in_unit_range(self, images: Tensor) -> Tensor:
-        """Return images in 0..1 and the dtype of the weights: every model begins with this division by 255."""
+        """Return images in 0..1 and the dtype of the weights: most models begin with this division by 255."""
         unit = images.to(next(self.parameters()).dtype)
         return unit if images.is_floating_point() else unit / 255
 

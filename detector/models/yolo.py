@@ -84,8 +84,12 @@ class Yolo(DetectionModel):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return raw maps (B, channels of the head, H / stride, W / stride), one for each stride of the backbone."""
         self.check_image_hw((images.shape[-2], images.shape[-1]))
-        raw_maps: tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.in_unit_range(images))))
+        raw_maps: tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.as_input(images))))
         return raw_maps
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Return images as the backbone takes them: in 0..1 and the dtype of the weights."""
+        return self.in_unit_range(images)
 
     def parts_in_order(self) -> list[nn.Module]:
         """Return the parts of the backbone (stem, stages, pooling), the neck and the head."""

@@ -30,8 +30,9 @@ class InputConfig:
         size: side of the square canvas in pixels, or its (height, width); a multiple of the model's largest stride.
         channels: 3 for RGB, 1 for grey, any other number for images of that many planes.
         fit: `letterbox` keeps the aspect ratio and pads, `stretch` does not.
-        arithmetic: resizing in evaluation and prediction: `opencv`, or `darknet` for the numbers that Darknet computes.
-            Training images are resized by OpenCV in both cases, as in Darknet.
+        arithmetic: resizing in evaluation and prediction: `opencv`, or `darknet` or `yolox` for the numbers that these
+            compute; `yolox` places the image in the top-left corner. Training images are resized by OpenCV and centred
+            in every case.
         multi_scale: how far the canvas of a training batch may be smaller or larger, as a share of the configured size,
             0 <= multi_scale < 1; its sides are multiples of the model's largest stride. Evaluation, prediction and the
             closing part of training use the configured size.

@@ -41,6 +41,19 @@ def _fit_darknet_letterbox(source_hw: tuple[int, int], canvas_hw: tuple[int, int
     return canvas_h, max(width * canvas_h // height, 1)
 
 
+def _fit_yolox(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upscale: bool) -> tuple[int, int]:
+    """Fit as YOLOX does: sizes are cut to whole pixels, not rounded; a side of 0 becomes 1."""
+    scale = _scale_yolox(source_hw, canvas_hw)
+    if not upscale and scale >= 1:
+        return source_hw
+    height, width = (max(int(side * scale), 1) for side in source_hw)
+    return height, width
+
+
+def _scale_yolox(source_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> float:
+    return min(canvas_hw[0] / source_hw[0], canvas_hw[1] / source_hw[1])
+
+
 def _fit_stretch(source_hw: tuple[int, int], canvas_hw: tuple[int, int], upscale: bool) -> tuple[int, int]:
     return canvas_hw
 
@@ -115,6 +128,8 @@ class Arithmetic:
         dtype: of the canvas: uint8 in 0..255, or float32 in 0..1.
         padding_value: value of the canvas outside the image.
         has_half_pixels: whether boxes are shifted by the exact half of an odd padding, which pixels cannot be.
+        is_top_left: whether the image lies in the top-left corner, not in the centre, and its boxes are scaled by the
+            same exact factor on both axes.
     """
 
     fits: dict[str, Callable[[tuple[int, int], tuple[int, int], bool], tuple[int, int]]]
@@ -122,6 +137,7 @@ class Arithmetic:
     dtype: type[np.uint8] | type[np.float32]
     padding_value: float
     has_half_pixels: bool
+    is_top_left: bool = False
 
 
 ARITHMETICS = {
@@ -135,6 +151,9 @@ ARITHMETICS = {
         DARKNET_PADDING_VALUE,
         True,
     ),
+    "yolox": Arithmetic(
+        {"letterbox": _fit_yolox, "stretch": _fit_stretch}, _resize_opencv, np.uint8, PADDING_VALUE, False, True
+    ),
 }
 FITS = tuple(ARITHMETICS["opencv"].fits)  # the ways to fit an image into a canvas, the same in every arithmetic
 
@@ -145,6 +164,7 @@ class Letterbox:
 
     The resized image is centred; an odd padding puts the extra pixel at the bottom or right. Because the resized size
     is a whole number of pixels, the two axes may scale by slightly different factors: both are kept, both are inverted.
+    In YOLOX's arithmetic the image lies in the top-left corner, and boxes have one factor for both axes.
 
     Attributes:
         source_hw: height and width of the source image.
@@ -174,7 +194,7 @@ class Letterbox:
             canvas_hw: height and width of the canvas, both at least 1.
             mode: one of `FITS`: `letterbox` keeps the aspect ratio and pads, `stretch` fills the canvas.
             upscale: whether a source smaller than the canvas is enlarged (letterbox mode only).
-            arithmetic: `opencv`, or `darknet` for the numbers that Darknet computes.
+            arithmetic: `opencv`, or `darknet` or `yolox` for the numbers that these compute.
 
         Raises:
             ValueError: a side below 1, an unknown mode or an unknown arithmetic.
@@ -191,6 +211,8 @@ class Letterbox:
     @property
     def padding_top_left(self) -> tuple[int, int]:
         """Padding in pixels above and to the left of the image."""
+        if ARITHMETICS[self.arithmetic].is_top_left:
+            return 0, 0
         return (self.canvas_hw[0] - self.resized_hw[0]) // 2, (self.canvas_hw[1] - self.resized_hw[1]) // 2
 
     @property
@@ -203,6 +225,11 @@ class Letterbox:
     @property
     def scale_hw(self) -> tuple[float, float]:
         """Canvas pixels per source pixel, vertically and horizontally."""
+        if ARITHMETICS[self.arithmetic].is_top_left and self.resized_hw == _fit_yolox(
+            self.source_hw, self.canvas_hw, True
+        ):
+            scale = _scale_yolox(self.source_hw, self.canvas_hw)
+            return scale, scale
         return self.resized_hw[0] / self.source_hw[0], self.resized_hw[1] / self.source_hw[1]
 
     def apply(self, image: Image) -> npt.NDArray[Any]:

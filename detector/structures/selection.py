@@ -37,6 +37,8 @@ class SelectConfig:
             as in Darknet. `none`: no box is suppressed, for models that give each object one box by themselves; `iou`
             and `class_agnostic` then have no effect.
         nms_beta: the exponent of `diou`.
+        best_class: whether a box counts for its best class only, the first of several that are equally good, as in
+            YOLOX; otherwise for every class whose score passes.
     """
 
     confidence: float = 0.25
@@ -47,6 +49,7 @@ class SelectConfig:
     nms: NmsKind = "plain"
     nms_beta: float = 0.6
     class_confidence: tuple[float, ...] | None = None
+    best_class: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in self.class_confidence or ()):
@@ -71,7 +74,8 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the detections of one image: filtered by score, suppressed by overlap, best first.
 
-    A box counts once for every class whose score passes. Boxes or scores that are not finite are never detections.
+    A box counts once for every class whose score passes, or with `best_class` for its best class only. Boxes or scores
+    that are not finite are never detections.
 
     Args:
         canvas_xyxy: float32 (A, 4), any frame.
@@ -101,6 +105,8 @@ def select_rows(
             another number of classes.
     """
     passing = scores >= _lowest(scores, config)
+    if config.best_class:
+        passing &= torch.zeros_like(passing).scatter_(1, scores.argmax(dim=1, keepdim=True), True)
     passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false anyway
     passing &= torch.isfinite(scores)
     if config.classes is not None:
@@ -187,6 +193,7 @@ def require_within(selected: SelectConfig, asked: SelectConfig) -> None:
         f"confidence of at least {_listed(before)}": all(a >= b for a, b in zip(now, before, strict=False)),
         f"iou={selected.iou:g}": asked.iou == selected.iou or selected.nms == "none",
         f"nms={selected.nms}": asked.nms == selected.nms,
+        f"best_class={selected.best_class}": asked.best_class == selected.best_class,
         f"class_agnostic={selected.class_agnostic}": (
             asked.class_agnostic == selected.class_agnostic or selected.nms == "none"
         ),

@@ -12,7 +12,7 @@ import torch
 from detector.config import registry
 from detector.config.nodes import presets_dir
 from detector.config.schema import config_from_plain, config_to_plain
-from detector.darknet.darknet_model_file import find_cfg_of, is_darknet_weights, load_darknet_file
+from detector.darknet.darknet_model_file import class_names_of, find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError, DatasetError
@@ -24,12 +24,18 @@ from detector.export.writer import open_export
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import Runtime, TorchRuntime
 from detector.inference.views import ViewsConfig
-from detector.models.checkpoint import ModelFile, find_weights, load_model_file, load_state
+from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
+from detector.models.published_weights import MODEL_SUFFIXES, is_published, located_weights, with_origin
+from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file, size_of_config
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import build_checked, config_of_file, load_experiment, load_experiment_of
 from detector.training.events import Noted, Report
+from detector.training.run_folder import RunFolder
+
+# Sections of a preset with folders of this machine.
+_OF_RUNS = ("data", "loader", "train")
 
 
 def load_detection(name: str, overrides: Sequence[str] = ()) -> DetectionConfig:
@@ -60,13 +66,44 @@ class LoadedModel:
     file: ModelFile
 
 
+def is_model(word: str) -> bool:
+    """Tell whether a word means a model, by its suffix or as a published name, and not images or a video."""
+    path = Path(word)
+    is_file_name = path.suffix in MODEL_SUFFIXES or target_of(path) is not None or RunFolder(path).best.is_file()
+    return is_file_name or is_published(word) or not (path.exists() or path.suffix or set(word) & set("/*?[:-"))
+
+
+def read_file(
+    weights: Path, cfg: str | None = None, names: Path | None = None
+) -> tuple[ModelFile, ExportRuntime | None]:
+    """Read a model file of any format, and open it if it is an export; `cfg` and `names` are those of `load_model`.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        DarknetError: a Darknet file cannot be read, or the files do not fit together.
+        ConfigError: `cfg` or `names` does not suit the file.
+    """
+    if is_darknet_weights(weights):
+        return with_origin(load_darknet_file(weights, find_cfg_of(weights, cfg), names), weights), None
+    if is_yolox_weights(weights) and cfg is None:
+        return _with_listed_names(load_published_yolox(weights), weights, names), None
+    if cfg is not None or names is not None:
+        raise ConfigError(
+            f"--cfg and --names: expected a Darknet .weights file, or a .pth for --names, got {weights}; leave them out"
+        )
+    if target_of(weights) is not None:
+        export = open_export(weights)
+        return export.description.file, export
+    return load_model_file(weights), None
+
+
 def load_model(
     weights: Path, overrides: Sequence[str] = (), *, cfg: str | None = None, names: Path | None = None
 ) -> LoadedModel:
-    """Load a trained model from a model file, Darknet's .weights or an export, with overrides on its experiment.
+    """Load a trained model from a model file, .weights, .pth or an export, with overrides on its experiment.
 
     Args:
-        weights: the file.
+        weights: the file, or the name of published weights that are on this machine, such as `yolox-nano`.
         overrides: texts such as `evaluate.iou=0.6`.
         cfg: the .cfg of a .weights file, or the name of a shipped one; by default the one beside it or of its name.
         names: the class names of a .weights file; by default those beside it, or numbers.
@@ -76,17 +113,8 @@ def load_model(
         DarknetError: a Darknet file cannot be read, or the files do not fit together.
         ConfigError: an override is wrong.
     """
-    export: ExportRuntime | None = None
-    weights = find_weights(weights)
-    if is_darknet_weights(weights):
-        file = load_darknet_file(weights, find_cfg_of(weights, cfg), names)
-    elif cfg is not None or names is not None:
-        raise ConfigError(f"--cfg and --names: expected a Darknet .weights file, got {weights}; leave them out")
-    elif target_of(weights) is not None:
-        export = open_export(weights)
-        file = export.description.file
-    else:
-        file = load_model_file(weights)
+    weights = located_weights(weights)
+    file, export = read_file(weights, cfg, names)
     carried, config = config_of_file(DetectionConfig, file, weights, overrides)
     if export is not None:
         if config.model != carried.model:
@@ -101,6 +129,30 @@ def load_model(
     model = build_model(config, len(file.class_names))
     load_state(model, file.state, str(weights))
     return LoadedModel(config, model, file)
+
+
+def load_published_yolox(weights: Path) -> ModelFile:
+    """Load a .pth file of YOLOX with the experiment of the preset of its size, so that it can be trained as it is.
+
+    Raises:
+        CheckpointError: as `load_yolox_file`.
+    """
+    file = with_origin(load_yolox_file(weights), weights)
+    plain = config_to_plain(load_detection(f"yolox-{size_of_config(file.config)}"))
+    return replace(file, config={key: section for key, section in plain.items() if key not in _OF_RUNS})
+
+
+def _with_listed_names(file: ModelFile, weights: Path, names: Path | None) -> ModelFile:
+    """Return a file whose format has no class names with those of a list, given or beside it, if there is one.
+
+    Raises:
+        DarknetError: the list has another number of names.
+    """
+    if names is None and not weights.with_suffix(".names").is_file():
+        return file
+    num_classes = len(file.class_names)
+    listed = class_names_of(weights, names, num_classes)
+    return replace(file, class_names=listed, category_ids=tuple(range(num_classes)))
 
 
 def with_views(loaded: LoadedModel, own: ViewsConfig, views: Mapping[str, object] | None) -> LoadedModel:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detector.data.problems import MAX_SKIPPED_SHARE
 from detector.errors import CheckpointError, DatasetError, DivergenceError
-from detector.losses.loss import LossParts, divisor_of
+from detector.losses.loss import Loss, LossParts, divisor_of
 from detector.models.checkpoint import (
     ModelFile,
     RunIdentity,
@@ -179,6 +179,8 @@ class Trainer:
         """Make one optimiser step over one or more batches."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self._peak_lr * parameters.get("layer_rate", 1.0) * self.rate.factor(self.step)
+        if isinstance(self._loss, Loss):
+            self._loss.set_progress(self.step / self._plan.num_steps)
         self.model.train()
         for module in self._frozen:
             module.eval()
@@ -313,6 +315,7 @@ class Trainer:
                 category_ids=tuple(identity["category_ids"]),
                 state=state,
                 metrics=self._plain_metrics(),
+                provenance=identity.get("provenance", {}),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Catalogue of `detector download`: Darknet weights and data sets that others publish.
+"""Catalogue of `detector download`: weights and data sets that others publish.
 
 `weights/index.yaml` and `data/downloads.yaml` list them with source, exact length and, as far as it is stated, licence.
 An entry is downloaded only when its name is asked for.
@@ -19,46 +19,12 @@ from detector.darknet.weights_file import WeightsHeader, read_weights
 from detector.errors import DetectorError
 from detector.io.archive import unpack
 from detector.io.download import fetch
+from detector.models.published_weights import PublishedWeights, packed_file, published_weights, require_network
+from detector.models.yolox_checkpoint import load_yolox_file
 
 _HEADER_BYTES = 20
 # Largest growth of an archive when unpacked: text annotations grow fourfold, images hardly at all.
 _MAX_GROWTH = 10
-
-
-@dataclass(frozen=True)
-class PublishedWeights:
-    """Weights file of a Darknet network.
-
-    Attributes:
-        name: name of the entry.
-        network: name of its network, which is shipped as `cfg/darknet/NETWORK.cfg` or is on the publisher's page.
-        url: address of the file.
-        num_bytes: exact length of the file.
-        page: address of the publisher's page.
-        licence: the licence, as far as it is stated.
-        ap: AP at IoU 0.50:0.95 in percent, as the page prints it.
-        ap50: AP at IoU 0.50 in percent, as the page prints it.
-        measured_at: side of the input in pixels at which AP and AP50 were measured.
-        test_set: images that they were measured on, as far as it is stated.
-        num_layers: number of layers, for a file that holds the first layers only.
-    """
-
-    name: str
-    network: str
-    url: str
-    num_bytes: int
-    page: str
-    licence: str
-    ap: float | None = None
-    ap50: float | None = None
-    measured_at: int | None = None
-    test_set: str | None = None
-    num_layers: int | None = None
-
-    @property
-    def file_name(self) -> str:
-        """The name that the publisher gave the file."""
-        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -89,19 +55,8 @@ Published = PublishedWeights | PublishedDataSet
 
 
 @dataclass(frozen=True)
-class _WeightsIndex:
-    weights: tuple[PublishedWeights, ...]
-
-
-@dataclass(frozen=True)
 class _DataIndex:
     data_sets: tuple[PublishedDataSet, ...]
-
-
-def _index_file(packed: str, source: str) -> Path:
-    """Return the path of an index: inside the installed package, or in a source checkout."""
-    package = Path(__file__).parents[1]
-    return package / packed if (package / packed).is_file() else package.parent / source
 
 
 def published() -> dict[str, Published]:
@@ -110,9 +65,8 @@ def published() -> dict[str, Published]:
     Raises:
         ConfigError: an index cannot be read.
     """
-    weights = load_config(_WeightsIndex, str(_index_file("index/weights.yaml", "weights/index.yaml"))).weights
-    data_sets = load_config(_DataIndex, str(_index_file("index/data.yaml", "data/downloads.yaml"))).data_sets
-    entries: list[Published] = [*weights, *data_sets]
+    data_sets = load_config(_DataIndex, str(packed_file("index/data.yaml", "data/downloads.yaml"))).data_sets
+    entries: list[Published] = [*published_weights().values(), *data_sets]
     return {entry.name: entry for entry in entries}
 
 
@@ -143,6 +97,9 @@ def fetch_weights(
 
 
 def _check_weights(entry: PublishedWeights, part: Path) -> None:
+    if entry.is_yolox:
+        require_network(entry, load_yolox_file(part))
+        return
     cfg = presets_dir() / "darknet" / f"{entry.network}.cfg"
     if cfg.is_file():
         read_weights(part, read_cfg(cfg), partial=entry.num_layers is not None)

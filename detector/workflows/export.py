@@ -71,11 +71,11 @@ def export_model(
     model = loaded.model
     if not isinstance(model, DetectionModel):
         raise ConfigError("an export cannot be exported again; give the model file it came from")
-    canvases, checked_on = _canvases(loaded.config, check_images, "val", NUM_CHECKED_IMAGES, may_draw=True)
+    canvases, checked_on = canvases_of(loaded.config, check_images, "val", NUM_CHECKED_IMAGES, may_draw=True)
     calibration_canvases: Sequence[Array] = ()
     calibrated_on = None
     if settings.precision == "int8":
-        calibration_canvases, calibrated_on = _canvases(loaded.config, calibration, "train", NUM_CALIBRATION_IMAGES)
+        calibration_canvases, calibrated_on = canvases_of(loaded.config, calibration, "train", NUM_CALIBRATION_IMAGES)
     elif calibration is not None:
         raise ConfigError(f"--calibration is for int8, got {settings.precision}; leave it out")
     file = replace(loaded.file, config=config_to_plain(loaded.config))
@@ -122,7 +122,7 @@ def _write(content: bytes, file: BinaryIO) -> int:
     return file.write(content)
 
 
-def _canvases(
+def canvases_of(
     config: DetectionConfig, folder: Path | None, split: str, most: int, *, may_draw: bool = False
 ) -> tuple[list[Array], str]:
     """Return canvases of up to `most` images spread evenly over a folder or a split, and their origin in words."""

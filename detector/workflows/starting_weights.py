@@ -11,9 +11,11 @@ from torch import Tensor
 from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
 from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
-from detector.models.checkpoint import ModelFile, find_weights, load_model_file
+from detector.models.checkpoint import ModelFile, load_model_file
 from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
+from detector.models.published_weights import located_weights, with_origin
+from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file
 from detector.tasks.task import TaskConfig
 
 _NUM_SHOWN = 5
@@ -79,14 +81,18 @@ def _percent(share: float) -> str:
 
 
 def read_start(weights: Path, config: TaskConfig) -> ModelFile:
-    """Read a file to start training from: a model file, or .weights, whole or partial, of the experiment's network.
+    """Read a file to start training from, by path or published name.
+
+    It is a model file, a .pth of YOLOX, or .weights, whole or partial, of the experiment's network.
 
     Raises:
         CheckpointError: the file cannot be read.
         DarknetError: the .weights file cannot be read, or is of another network.
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
-    weights = find_weights(weights)
+    weights = located_weights(weights)
+    if is_yolox_weights(weights):
+        return with_origin(load_yolox_file(weights), weights)
     if not is_darknet_weights(weights):
         return load_model_file(weights)
     if not isinstance(config.model, DarknetNet.Config):
@@ -94,7 +100,7 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
             f"train.weights={weights}: expected a model file, got Darknet's .weights for another kind of model; "
             f"choose model={{name: darknet, cfg: FILE.cfg}}"
         )
-    return load_darknet_file(weights, config.model.cfg, partial=True)
+    return with_origin(load_darknet_file(weights, config.model.cfg, partial=True), weights)
 
 
 def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:

@@ -175,11 +175,12 @@ def _train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
-    model = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
+    model, provenance = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
     identity: RunIdentity = {
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
+        "provenance": resume[1].get("provenance", {}) if resume is not None else provenance,
     }
     if resume is not None:
         _require_same_classes(resume[1], identity, resume[0].last)
@@ -209,10 +210,9 @@ def _train(
         task.draw_end(model, device)
     num_left_out = trainer.num_skipped + num_skipped(task.problems)
     num_odd = trainer.num_warnings + num_accepted(task.problems)
-    ended_at = trainer.step if trainer.ended_early else None
-    best, metrics = trainer.best, trainer.metrics
+    best, ended_at = trainer.best, trainer.step if trainer.ended_early else None
     return TrainingResult(
-        folder, finished, metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
+        folder, finished, trainer.metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
     )
 
 
@@ -249,8 +249,8 @@ def _prepared(
     report: Report,
     *,
     is_new: bool,
-) -> TrainableModel:
-    """Return a new model as it is trained: with the tensors that fit of the weights to start from.
+) -> tuple[TrainableModel, dict[str, str]]:
+    """Return a new model with the tensors that fit of the weights to start from, and the provenance of these.
 
     Raises:
         ConfigError: the model cannot be trained, or nearly nothing of the weights fits.
@@ -275,7 +275,7 @@ def _prepared(
         if not config.train.weights_partial:
             taken.require_enough("the weights to start from" if named is None else f"train.weights={named}")
         report(Noted(f"starting from given weights; {taken}"))
-    return model
+    return model, {} if start is None else start.provenance
 
 
 def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:

@@ -155,6 +155,38 @@ def test_mistake_in_a_parent_names_the_parent(write):
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
+# --- recipes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipes(write, tmp_path, monkeypatch):
+    """A recipe `fast` among presets of the test's own."""
+    monkeypatch.setattr(nodes, "presets_dir", lambda: tmp_path / "presets")
+    write("presets/recipes/fast.yaml", "optimizer: {name: sgd, lr: 1, decay: 2}\ntrain: {epochs: 3}\n")
+
+
+def test_recipe_lies_between_the_parent_and_the_file_itself(write, recipes):
+    write("base.yaml", "optimizer: {name: muon, lr: 9}\nmodel: {width: 1}\n")
+    path = write("a.yaml", "base: base.yaml\nrecipe: fast\noptimizer: {lr: 5}\n")
+    assert plain_file(path) == {
+        "optimizer": {"name": "sgd", "lr": 5, "decay": 2},
+        "model": {"width": 1},
+        "train": {"epochs": 3},
+    }
+
+
+def test_recipe_among_overrides_lies_below_the_others(write, recipes):
+    node = read_nodes(write("a.yaml", "optimizer: {name: muon, lr: 9}\n"))
+    found = plain_of(nodes.with_overrides(node, ["optimizer.lr=5", "recipe=fast", "train.epochs=7"]))
+    assert found == {"optimizer": {"name": "sgd", "lr": 5, "decay": 2}, "train": {"epochs": 7}}
+
+
+@pytest.mark.parametrize("given", ["fats", "[a]", "3"])
+def test_unknown_recipe_is_rejected_with_its_line(write, recipes, given):
+    with pytest.raises(ConfigError, match=r"a.yaml:2: recipe: expected the name of a recipe, got .*'?fast"):
+        read_nodes(write("a.yaml", f"a: 1\nrecipe: {given}\n"))
+
+
 def nodes_of(plain: Any) -> Node:
     where = Where("test", 0, Path("."))
     if isinstance(plain, dict):

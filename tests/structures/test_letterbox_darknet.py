@@ -186,5 +186,5 @@ def test_boxes_to_source_agree_with_darknets_formula_in_float64():
 
 
 def test_an_unknown_arithmetic_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['darknet', 'opencv'\], got 'caffe'"):
+    with pytest.raises(ValueError, match=r"\['darknet', 'opencv', 'yolox'\], got 'caffe'"):
         Letterbox.fit((5, 5), (64, 64), arithmetic="caffe")

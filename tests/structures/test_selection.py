@@ -241,3 +241,19 @@ def test_the_arguments_are_not_modified():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SelectConfig(**settings)
+
+
+def test_best_class_keeps_one_class_of_each_box():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    scores = torch.tensor([[0.6, 0.8, 0.7], [0.5, 0.5, 0.1]])
+    every = select(boxes, scores, SelectConfig(0.3))
+    best = select(boxes, scores, SelectConfig(0.3, best_class=True))
+    assert every[2].tolist() == [1, 2, 0, 0, 1]
+    assert best[2].tolist() == [1, 0]  # the first of equal scores
+    assert best[1].tolist() == pytest.approx([0.8, 0.5])
+
+
+def test_best_class_that_does_not_pass_leaves_the_box_out():
+    scores = torch.tensor([[0.4, 0.8]])
+    found = select(torch.tensor([[0.0, 0, 1, 1]]), scores, SelectConfig(0.3, classes=(0,), best_class=True))
+    assert len(found[0]) == 0

@@ -16,11 +16,13 @@ from detector.config.nodes import presets_dir
 from detector.darknet.cfg_file import parse_cfg, read_cfg
 from detector.darknet.weights_file import WeightsHeader, num_weight_bytes
 from detector.errors import DetectorError
+from detector.models.published_weights import PublishedWeights
+from detector.models.yolox import Yolox
+from detector.models.yolox_checkpoint import config_of_size, save_yolox_file
 from detector.workflows import catalog
 from detector.workflows.catalog import (
     PublishedArchive,
     PublishedDataSet,
-    PublishedWeights,
     fetch_data_set,
     fetch_weights,
 )
@@ -120,8 +122,9 @@ def test_every_entry_states_its_source_and_licence():
         assert entry.page.startswith("http")
         assert entry.licence
         if isinstance(entry, PublishedWeights):
-            assert entry.file_name.startswith(entry.name)
-            assert (entry.ap50 is None) == (entry.test_set is None) == (entry.measured_at is None)
+            assert entry.file_name.replace("_", "-").startswith(entry.name.replace("_", "-"))
+            is_measured = entry.ap is not None or entry.ap50 is not None
+            assert is_measured == (entry.test_set is not None) == (entry.measured_at is not None)
         else:
             assert all(a.sha256 is None or re.fullmatch("[0-9a-f]{64}", a.sha256) for a in entry.archives)
     text = (Path(__file__).parents[2] / "weights" / "index.yaml").read_text("utf-8")
@@ -273,3 +276,22 @@ def test_command_downloads_a_data_set_into_data(data_set, tmp_path, monkeypatch,
     assert run(["download", "set", "-q"]) == 0
     assert capsys.readouterr().out == "data/set\n"
     assert (tmp_path / "data" / "set" / "folder" / "a").is_file()
+
+
+def test_yolox_file_is_read_whole_before_it_gets_its_name(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("detector.models.published_weights.COCO_CLASS_NAMES", ("a", "b"))
+    nano = Yolox(config_of_size("nano"), 2)
+    save_yolox_file(tmp_path / "given.pth", nano)
+    content = (tmp_path / "given.pth").read_bytes()
+    entries = catalog.published()
+    small, other = entries["yolox-nano"], entries["yolox-s"]
+    served.update({small.url: content, other.url: content})
+    fetch_weights(small, tmp_path / "yolox_nano.pth")
+    assert (tmp_path / "yolox_nano.pth").read_bytes() == content
+    with pytest.raises(DetectorError, match="expected the weights of yolox-s with 2 classes, got yolox-nano"):
+        fetch_weights(other, tmp_path / "yolox_s.pth")
+    served[small.url] = content[:-1000]
+    with pytest.raises(DetectorError, match="truncated or damaged"):
+        fetch_weights(small, tmp_path / "cut.pth")
+    assert not (tmp_path / "yolox_s.pth").exists()
+    assert not (tmp_path / "cut.pth").exists()

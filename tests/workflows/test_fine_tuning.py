@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,17 @@ from torch import Tensor
 from detector.config import registry
 from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import ConfigError, DarknetError
-from detector.models.checkpoint import ModelFile, find_weights, load_training_state, save_training_state
+from detector.models.checkpoint import (
+    ModelFile,
+    find_weights,
+    load_model_file,
+    load_training_state,
+    save_model,
+    save_training_state,
+)
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
+from detector.models.yolox_checkpoint import save_yolox_file
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
 from detector.tasks.task import load_experiment
@@ -27,6 +36,7 @@ EXPERIMENTS = {
     "mish-n": ("mish-n", ["model.width=0.125"]),
     "darknet": (str(TINY), []),
     "anchor": ("yolov4-csp-mish", ["model.width=0.125", "model.depth=0.33"]),
+    "yolox": ("yolox-nano", ["model.width=0.125"]),
 }
 OLD, NEW = ("cat", "dog", "ant"), ("dog", "emu", "cat", "yak")
 
@@ -311,3 +321,34 @@ def test_weights_are_also_found_in_the_folder_weights_beside_their_path(tmp_path
     assert find_weights(here) == there
     here.write_bytes(b"own")
     assert find_weights(here) == here
+
+
+def test_published_name_and_pth_are_read_as_weights_to_start_from(tmp_path: Path) -> None:
+    config = load_detection("yolox-nano", ["train.weights=yolox-nano"])
+    assert config.train.weights is not None
+    shipped = read_start(config.train.weights, config)
+    assert shipped.class_names[0] == "person"
+    assert shipped.provenance["licence"].startswith("Apache-2.0")
+    model = build_model(config, 80)
+    assert load_matching(model, shipped, shipped.class_names).left == ()
+    save_yolox_file(tmp_path / "own.pth", model)
+    assert read_start(tmp_path / "own.pth", config).provenance == {"source": "own.pth"}
+
+
+def test_provenance_goes_from_the_first_weights_into_every_file_of_a_run(
+    experiment: Callable[..., DetectionConfig], tmp_path: Path
+) -> None:
+    origin = {"source": "https://example.org/first.pth", "licence": "Apache-2.0", "trained_on": "COCO train2017"}
+    config = experiment("train.iterations=2", "train.evaluations=1")
+    start = replace(file_of(model_of(config, 3, 0), ("a", "b", "c")), provenance=origin)
+    result = train(config, start=start, should_stop=lambda: True)
+    assert not result.finished
+    asked, folder, state = open_run(result.folder.path)
+    assert state["provenance"] == origin
+    resumed = train(asked, resume=(folder, state))
+    best = load_model_file(resumed.folder.best)
+    assert best.provenance == origin
+    save_model(tmp_path / "again.safetensors", best)
+    assert load_model_file(tmp_path / "again.safetensors").provenance == origin
+    scratch = train(experiment("train.iterations=1", "train.evaluations=1", "train.run_name=scratch"))
+    assert load_model_file(scratch.folder.best).provenance == {}

@@ -1,0 +1,175 @@
+"""Weights that others publish, by name, and the places where their files are looked for.
+
+`weights/index.yaml` lists them. `yolox-nano` is shipped with the package; `detector download NAME` fetches another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.config.registry import nearest
+from detector.config.schema import load_config
+from detector.errors import CheckpointError
+from detector.models.checkpoint import ModelFile
+from detector.models.yolox_checkpoint import size_of_config
+from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+
+DEFAULT_MODEL = "yolox-nano"  # the weights in the package
+MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Weights file that others publish.
+
+    Attributes:
+        name: name of the entry.
+        network: name of its network: a preset `yolox-SIZE`, or a Darknet network, which is shipped as
+            `cfg/darknet/NETWORK.cfg` or is on the publisher's page.
+        url: address of the file.
+        num_bytes: exact length of the file, or None if it is not known.
+        page: address of the publisher's page.
+        licence: the licence, as far as it is stated.
+        trained_on: the data that the weights were trained on, as far as it is stated.
+        ap: AP at IoU 0.50:0.95 in percent, as the page prints it.
+        ap50: AP at IoU 0.50 in percent, as the page prints it.
+        measured_at: side of the input in pixels at which AP and AP50 were measured.
+        test_set: images that they were measured on, as far as it is stated.
+        num_layers: number of layers, for a file that holds the first layers only.
+    """
+
+    name: str
+    network: str
+    url: str
+    num_bytes: int | None
+    page: str
+    licence: str
+    ap: float | None = None
+    ap50: float | None = None
+    measured_at: int | None = None
+    test_set: str | None = None
+    num_layers: int | None = None
+    trained_on: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name that the publisher gave the file."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def is_yolox(self) -> bool:
+        """True if it is a `.pth` file of YOLOX, false if it is one of Darknet."""
+        return self.file_name.endswith(".pth")
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The provenance of a model that starts from the file, as in `ModelFile`."""
+        found = {"source": self.url, "licence": self.licence, "trained_on": self.trained_on}
+        return {key: text for key, text in found.items() if text is not None}
+
+
+@dataclass(frozen=True)
+class _WeightsIndex:
+    weights: tuple[PublishedWeights, ...]
+
+
+def packed_file(packed: str, source: str) -> Path:
+    """Return the path of a file that is shipped: inside the installed package, or in a source checkout."""
+    package = Path(__file__).parents[1]
+    return package / packed if (package / packed).exists() else package.parent / source
+
+
+@functools.cache
+def published_weights() -> dict[str, PublishedWeights]:
+    """Return every published file by name.
+
+    Raises:
+        ConfigError: the index cannot be read.
+    """
+    weights = load_config(_WeightsIndex, str(packed_file("index/weights.yaml", "weights/index.yaml"))).weights
+    return {entry.name: entry for entry in weights}
+
+
+def cache_folder() -> Path:
+    """Return the user's folder of weights, `~/.cache/detector/weights` or below `XDG_CACHE_HOME`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "detector" / "weights"
+
+
+def find_weights(name: str) -> Path | None:
+    """Return the file of a published name, or None if it is not on this machine.
+
+    It is looked for in `weights/` of the working directory, in the package and in `cache_folder()`.
+    """
+    entry = published_weights()[name]
+    shipped = packed_file("weights", "weights")
+    for folder in (Path("weights"), shipped, cache_folder()):
+        for file_name in (f"{name}.safetensors", entry.file_name):
+            if (folder / file_name).is_file():
+                return folder / file_name
+    return None
+
+
+def is_published(word: str | Path) -> bool:
+    """Tell whether a word is the name of published weights and not of an existing file or folder."""
+    return not Path(word).exists() and Path(word).name in published_weights()
+
+
+def located_weights(path: Path) -> Path:
+    """Return the path of a model file that is given by path or by published name.
+
+    Raises:
+        CheckpointError: it is the name of published weights that are not on this machine; the message names the command
+            that fetches them.
+    """
+    if not is_published(path):
+        if not path.exists() and not path.suffix:
+            known = nearest(path.name, published_weights())
+            raise CheckpointError(f"{path} is no model file, and no published weights have this name{known}")
+        return path
+    found = find_weights(path.name)
+    if found is None:
+        entry = published_weights()[path.name]
+        raise CheckpointError(
+            f"{path.name}: its published weights are not on this machine; `detector download {path.name}` fetches them "
+            f"(licence: {entry.licence})"
+        )
+    return found
+
+
+def entry_of_file(path: Path) -> PublishedWeights | None:
+    """Return the published file that has the name of a file, or None."""
+    return next((entry for entry in published_weights().values() if entry.file_name == path.name), None)
+
+
+def with_origin(file: ModelFile, path: Path) -> ModelFile:
+    """Return a model file read from another program's format with its provenance, and COCO's names for its classes.
+
+    The name of the file decides which published file it is.
+    """
+    entry = entry_of_file(path)
+    if entry is None:
+        return dataclasses.replace(file, provenance={"source": path.name})
+    names, ids = file.class_names, file.category_ids
+    numbers = tuple(map(str, range(len(COCO_CLASS_NAMES))))
+    if names == numbers and (entry.trained_on or "").startswith("COCO"):
+        names, ids = COCO_CLASS_NAMES, COCO_CATEGORY_IDS
+    return dataclasses.replace(file, class_names=names, category_ids=ids, provenance=entry.provenance)
+
+
+def require_network(entry: PublishedWeights, file: ModelFile) -> None:
+    """Require that a model file is of the network and has the classes of a published entry.
+
+    Raises:
+        CheckpointError: it is of another one.
+    """
+    given = f"yolox-{size_of_config(file.config)}"
+    if given != entry.network or len(file.class_names) != len(COCO_CLASS_NAMES):
+        raise CheckpointError(
+            f"{entry.url}: expected the weights of {entry.network} with {len(COCO_CLASS_NAMES)} classes, got {given} "
+            f"with {len(file.class_names)}; the publisher changed the file"
+        )
