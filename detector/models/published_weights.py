@@ -120,12 +120,15 @@ def is_published(word: str | Path) -> bool:
 
 
 def located_weights(path: Path) -> Path:
-    """Return the path of a model file that is given by path or by published name.
+    """Return the path of a model file that is given by path, by its run folder or by published name.
 
     Raises:
         CheckpointError: it is the name of published weights that are not on this machine; the message names the command
             that fetches them.
     """
+    best = path / "weights" / "best.safetensors"
+    if best.is_file():
+        return best
     if not is_published(path):
         if not path.exists() and not path.suffix:
             known = nearest(path.name, published_weights())

@@ -32,7 +32,6 @@ from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file, 
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import build_checked, config_of_file, load_experiment, load_experiment_of
 from detector.training.events import Noted, Report
-from detector.training.run_folder import RunFolder
 
 # Sections of a preset with folders of this machine.
 _OF_RUNS = ("data", "loader", "train")
@@ -69,7 +68,8 @@ class LoadedModel:
 def is_model(word: str) -> bool:
     """Tell whether a word means a model, by its suffix or as a published name, and not images or a video."""
     path = Path(word)
-    is_file_name = path.suffix in MODEL_SUFFIXES or target_of(path) is not None or RunFolder(path).best.is_file()
+    is_run = (path / "weights" / "best.safetensors").is_file()
+    is_file_name = path.suffix in MODEL_SUFFIXES or target_of(path) is not None or is_run
     return is_file_name or is_published(word) or not (path.exists() or path.suffix or set(word) & set("/*?[:-"))
 
 
