@@ -16,7 +16,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.name_suggestions import preset_hint
+from detector.config.name_suggestions import nearest, preset_hint
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -232,7 +232,7 @@ def read_recipe(name: Node) -> Node:
     if not isinstance(name.value, str) or name.value not in recipes:
         raise ConfigError(
             f"{name.where}: recipe: expected the name of a recipe, got {describe(name.value)}"
-            f"{registry.nearest(str(name.value), recipes)}"
+            f"{nearest(str(name.value), recipes)}"
         )
     return read_nodes(recipes[name.value])
 

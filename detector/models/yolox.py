@@ -50,8 +50,6 @@ def _conv3x3(
 ) -> nn.Module:
     if not depthwise:
         return ConvNormAct(in_channels, out_channels, 3, activation, stride=stride)
-    if activation.expansion != 1:
-        raise ValueError("a separable convolution: expected an activation that keeps the channels, got a gated one")
     return SeparableConv(in_channels, out_channels, activation, stride)
 
 

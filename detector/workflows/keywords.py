@@ -31,6 +31,7 @@ class SelectionKeywords(TypedDict, total=False):
     nms: NmsKind
     nms_beta: float
     class_confidence: Sequence[float] | None
+    best_class: bool
 
 
 class RunKeywords(SelectionKeywords, total=False):

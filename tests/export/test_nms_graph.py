@@ -30,6 +30,8 @@ CONFIGS = [
     SelectConfig(0.2, classes=(0, 2)),
     SelectConfig(0.2, class_confidence=(0.1, 0.9, 0.5)),
     SelectConfig(0.99),
+    SelectConfig(0.2, best_class=True),
+    SelectConfig(0.0, best_class=True, classes=(0, 2), max_detections=1000),
     SelectConfig(0.2, nms="none", max_detections=50),
     SelectConfig(0.0, nms="none", class_agnostic=True, classes=(0, 2), max_detections=1000),
 ]

@@ -149,7 +149,7 @@ def test_evaluation_is_deterministic_and_independent_of_the_other_images_of_the_
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", names(ModelConfig))
+@pytest.mark.parametrize("name", [n for n in names(ModelConfig) if n != "yolox"])  # which takes BGR in 0..255
 def test_pixels_are_divided_by_255_exactly_once(name: str) -> None:
     model = make(config_with(ModelConfig, name)).eval()
     seen: list[Tensor] = []
