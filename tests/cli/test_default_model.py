@@ -15,6 +15,7 @@ from detector.api import Detector
 from detector.cli.main import run
 from detector.errors import CheckpointError
 from detector.models.checkpoint import load_model_file
+from detector.models.yolox import Yolox
 from detector.models.yolox_checkpoint import load_yolox_file, save_yolox_file
 from detector.workflows.describe import describe_model
 
@@ -52,7 +53,9 @@ def test_detector_without_a_model_is_the_shipped_one(photo: Path) -> None:
     assert "yolox-nano.safetensors', 80 classes" in repr(detector)
     assert detector.class_names[:2] == ("person", "bicycle")
     assert detector.config.predict.best_class
-    assert detector.predict(photo).image_hw == (40, 60)
+    found = detector.predict(photo)
+    assert not isinstance(found, list)
+    assert found.image_hw == (40, 60)
 
 
 def test_detector_of_missing_published_weights_can_be_trained_and_says_how_to_fetch_them(photo: Path) -> None:
@@ -114,7 +117,10 @@ def test_convert_refuses_a_pth_of_another_network(
 
 def test_unfold_tells_the_loss_before_and_after(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Detector()._model().model
+    assert isinstance(model, Yolox)
     for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.zero_()
         norm.running_var.fill_(1 - norm.eps)
         torch.nn.init.ones_(norm.weight)

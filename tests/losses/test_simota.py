@@ -97,7 +97,8 @@ def matched(cells: list[dict[str, Any]], objects: list[tuple[int, list[float]]])
         return all(abs(p - c) < 1.5 * cell["stride"] for p, c in zip(cell["point"], centre, strict=True))
 
     usable = [i for i, cell in enumerate(cells) if any(is_near(cell, box) for _, box in objects)]
-    costs, overlaps = [], []
+    costs: list[dict[int, float]] = []
+    overlaps: list[dict[int, float]] = []
     for label, box in objects:
         costs.append({})
         overlaps.append({})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from detector.models.yolox_checkpoint import config_of_size
 def folded_model(config: Yolo.Config | Yolox.Config) -> nn.Module:
     """A model whose norms have mean 0, variance 1 and scale 1, and shifts of their own, as after folding."""
     torch.manual_seed(0)
-    model = (Yolox if isinstance(config, Yolox.Config) else Yolo)(config, 2).eval()
+    model = Yolox(config, 2) if isinstance(config, Yolox.Config) else Yolo(config, 2)
+    model.eval()
     for norm in norms_of(model):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.zero_()
         norm.running_var.fill_(1 - norm.eps)
         nn.init.ones_(norm.weight)
@@ -62,10 +66,11 @@ def test_function_stays_and_training_mode_computes_nearly_the_same(folded, image
 def test_statistics_are_the_mean_and_variance_of_the_inputs(images):
     model = folded_model(config_of_size("nano"))
     seen: list[Tensor] = []
-    model.backbone.stem.conv.conv.register_forward_hook(lambda module, given, x: seen.append(x.double()))
-    shift = model.backbone.stem.conv.norm.bias.detach().double().clone()
+    stem: Any = model.get_submodule("backbone.stem.conv")
+    stem.conv.register_forward_hook(lambda module, given, x: seen.append(x.double()))
+    shift = stem.norm.bias.detach().double().clone()
     unfold(model, [images[:2], images[2:]])
-    norm = model.backbone.stem.conv.norm
+    norm = stem.norm
     inputs = torch.cat(seen)
     variance, mean = torch.var_mean(inputs, (0, 2, 3), correction=0)
     assert torch.allclose(norm.running_mean.double(), mean, rtol=1e-5, atol=1e-5)

@@ -26,7 +26,9 @@ PUBLISHED = {
 
 def meta_model(size: str, num_classes: int = 80) -> Yolox:
     with torch.device("meta"):
-        return build_model(load_detection(f"yolox-{size}"), num_classes)
+        model = build_model(load_detection(f"yolox-{size}"), num_classes)
+    assert isinstance(model, Yolox)
+    return model
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -122,6 +124,8 @@ def test_decoding_equals_a_float64_reference():
 def test_class_and_objectness_start_at_the_prior():
     head = Yolox(config_of_size("nano"), 3).head
     for conv in (*head.class_predictions, *head.objectness_predictions):
+        assert isinstance(conv, torch.nn.Conv2d)
+        assert conv.bias is not None
         assert torch.allclose(conv.bias.sigmoid(), torch.tensor(0.01))
 
 

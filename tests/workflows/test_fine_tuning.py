@@ -24,6 +24,7 @@ from detector.models.checkpoint import (
 )
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
+from detector.models.yolox import Yolox
 from detector.models.yolox_checkpoint import save_yolox_file
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
@@ -331,6 +332,7 @@ def test_published_name_and_pth_are_read_as_weights_to_start_from(tmp_path: Path
     assert shipped.provenance["licence"].startswith("Apache-2.0")
     model = build_model(config, 80)
     assert load_matching(model, shipped, shipped.class_names).left == ()
+    assert isinstance(model, Yolox)
     save_yolox_file(tmp_path / "own.pth", model)
     assert read_start(tmp_path / "own.pth", config).provenance == {"source": "own.pth"}
 
