@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_mish_variant_trains():
     assert all(p.grad is not None for n, p in model.named_parameters() if "head" in n and "stems" in n)
 
 
-def decoded_rows(model: Yolox, images: torch.Tensor) -> torch.Tensor:
+def decoded_rows(model: Any, images: torch.Tensor) -> torch.Tensor:
     """Rows cx, cy, w, h, objectness, classes of images in BGR and 0..255, computed in the dtype of the model."""
     with torch.no_grad():
         raw_maps = model.head(model.neck(model.backbone(images)))
