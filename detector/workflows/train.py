@@ -180,7 +180,7 @@ def _train(
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
-        "provenance": resume[1].get("provenance", {}) if resume is not None else provenance,
+        "provenance": resume[1].get("provenance", {}) if resume is not None else origin,
     }
     if resume is not None:
         _require_same_classes(resume[1], identity, resume[0].last)
