@@ -175,7 +175,7 @@ def _train(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
-    model, provenance = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
+    model, origin = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
     identity: RunIdentity = {
         "config": config_to_plain(config),
         "class_names": list(task.class_names),

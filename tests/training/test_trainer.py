@@ -69,7 +69,8 @@ def bare_trainer(
     torch.manual_seed(3)
     model = build_model(config, 6)
     assert isinstance(model, Yolo)
-    identity = RunIdentity(config=config_to_plain(config), class_names=list("abcdef"), category_ids=list(range(6)))
+    names, ids = list("abcdef"), list(range(6))
+    identity = RunIdentity(config=config_to_plain(config), class_names=names, category_ids=ids, provenance={})
     return Trainer(
         model,
         loss(model) if loss else registry.build(config.loss, model),
