@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.name_suggestions import nearest
 from detector.config.schema import load_config
-from detector.config.suggestions import nearest
 from detector.errors import CheckpointError
 from detector.models.checkpoint import ModelFile
 from detector.models.yolox_checkpoint import size_of_config
