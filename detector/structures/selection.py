@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.machinery
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
-from detector.structures.compiled_nms import nms
 
 # Candidates beyond this number are never kept in practice, and the time of suppression is quadratic in their number.
 MAX_CANDIDATES = 30_000
@@ -18,6 +22,7 @@ NmsKind = Literal["plain", "greedy", "diou", "none"]
 # The exponent of Darknet's `greedynms`, whose `diounms` has `beta_nms` in its place.
 _GREEDY_BETA = 0.6
 _BLOCK = 256  # boxes compared with one another at once
+_LIBRARIES = ("_C_stable", "_C")  # names of the library in newer and older versions of torchvision
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,7 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: Sele
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero().squeeze(1)
         if config.nms == "plain":
-            chosen = nms(boxes[members], scores[members], config.iou)
+            chosen = _plain_nms(boxes[members], scores[members], config.iou)
         else:
             beta = _GREEDY_BETA if config.nms == "greedy" else config.nms_beta
             most = max(config.max_detections, config.min_per_class)
@@ -289,3 +294,34 @@ def _suppresses(better: Tensor, others: Tensor, threshold: float, beta: float) -
     share = centres.square().sum(dim=1) / hull.square().sum(dim=1)
     passing[row, column] = iou[row, column] - share.pow_(beta) > threshold
     return passing
+
+
+def _plain_nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Return the indices of the boxes that no better one overlaps by more than `iou`, best first.
+
+    Args:
+        boxes: float32 (K, 4) xyxy.
+        scores: float32 (K,).
+        iou: the bound.
+    """
+    return _operator()(boxes, scores, iou)
+
+
+@functools.cache
+def _operator() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Return torchvision's operator; `import torchvision` loads every model that it has, longer than torch takes."""
+    specification = importlib.util.find_spec("torchvision")
+    folders = (specification.submodule_search_locations if specification else None) or []
+    names = [f"{name}{suffix}" for name in _LIBRARIES for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    for path in (Path(folder) / name for folder in folders for name in names):
+        if path.is_file():
+            try:
+                torch.ops.load_library(path)  # type: ignore[no-untyped-call]  # torch has no types for it
+                operator: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
+                return operator
+            except (OSError, AttributeError):  # the import below says what is wrong with the installation
+                break
+    import torchvision.ops
+
+    imported: Callable[[Tensor, Tensor, float], Tensor] = torchvision.ops.nms
+    return imported
