@@ -52,6 +52,10 @@ def check_keys(arguments: argparse.Namespace, overrides: Sequence[str], config_n
     if arguments.imports:
         return
     from detector.config.key_check import check_experiment, check_overrides  # loads PyYAML, which help does not need
+    from detector.config.key_table import is_current
+
+    if not is_current():
+        return
 
     if config_name is None:
         check_overrides(overrides)

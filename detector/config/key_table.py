@@ -185,6 +185,20 @@ def _argument(value_type: ValueType, constructor: str) -> str:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
+def package_files() -> list[str]:
+    """Return the Python files of the package that may hold parts, relative to its folder."""
+    root = Path(__file__).parents[1]
+    files = (path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    return sorted(file for file in files if not file.startswith(("cli/", "templates/")))
+
+
+@functools.cache
+def is_current() -> bool:
+    """Return true if the table was made from the files that the package has; a new file may hold a new part."""
+    files: list[str] = json.loads(TABLE_FILE.read_text(encoding="utf-8"))["files"]
+    return files == package_files()
+
+
 @functools.cache
 def key_table() -> KeyTable:
     """Return the table of the parts of the package."""
@@ -217,5 +231,5 @@ def table_to_text(table: KeyTable) -> str:
             f"  {json.dumps(key)}: {json.dumps(list(vars(entry).values()))}" for key, entry in section.keys.items()
         )
         sections.append(f'{json.dumps(name)}: {json.dumps(head)[:-1]}, "keys": {{\n{keys}}}}}')
-    lines += [",\n".join(sections), "}", "}"]
+    lines += [",\n".join(sections), "},", f'"files": {json.dumps(package_files())}', "}"]
     return "\n".join(lines) + "\n"

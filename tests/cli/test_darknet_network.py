@@ -132,7 +132,7 @@ def test_without_names_classes_are_numbers_and_categories_are_matched_by_order(
     ("given", "reason"),
     [
         (["a.weights"], "expected a SOURCE and a TARGET, got a.weights"),
-        (["a.weights", "b.onnx"], r"b\.onnx: expected a target NAME\.safetensors or NAME\.weights"),
+        (["a.weights", "b.onnx"], r"b\.onnx: expected a target NAME\.safetensors, NAME\.weights or NAME\.pth"),
         (["a.weights", "b.safetensors", "--fold"], r"--fold: expected a target NAME\.weights"),
         (["missing.weights", "b.safetensors", "--cfg", "yolov3-tiny"], r"missing\.weights cannot be read"),
     ],

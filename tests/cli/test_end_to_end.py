@@ -169,6 +169,7 @@ def wait_for_steps(process: subprocess.Popen[str]) -> None:
 
 # A step takes a second, so that the signal arrives before the last one on a busy machine too.
 SLOW_STEPS = """
+import time
 from detector.training import trainer
 whole = trainer.Trainer._optimise
 def slow(self, group):

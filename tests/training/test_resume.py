@@ -63,7 +63,7 @@ def test_stopped_run_resumes_to_the_same_bits(
     assert not stopped.finished
     assert load_training_state(stopped.folder.last)["step"] == 3
     found, folder, state = open_run(stopped.folder.path, config)
-    assert found == config
+    assert found == config.for_canvas()
     resumed = train(found, resume=(folder, state))
     assert resumed.finished
     assert resumed.folder.path == stopped.folder.path
@@ -116,7 +116,7 @@ def test_resuming_a_finished_run_changes_nothing(experiment: Make, assert_same: 
 def test_resuming_with_another_config_reports_every_difference(experiment: Make) -> None:
     stopped = train(experiment(), should_stop=stop_after(1))
     asked = experiment("model.width=0.25", "optimizer.lr=0.5", "augment.mosaic=0.0", "input.size=96")
-    with pytest.raises(CheckpointError, match=r"last\.pt: .* got 4 differences") as caught:
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: .* got 4 differences") as caught:
         open_run(stopped.folder.path, asked)
     for difference in (
         "model.width: 0.25 here, 0.125 there",

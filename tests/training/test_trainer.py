@@ -284,7 +284,7 @@ def test_model_file_has_the_classes_and_category_ids_of_the_data_set(experiment:
     for file in (load_model_file(result.folder.best), load_model_file(result.folder.last)):
         assert file.category_ids == tuple(c["id"] for c in content["categories"]) == (3, 7, 11, 20, 42, 90)
         assert file.class_names == tuple(c["name"] for c in content["categories"])
-        assert file.config == config_to_plain(config)
+        assert file.config == config_to_plain(config.for_canvas())
 
 
 @BOTH
