@@ -108,6 +108,11 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
     request.check_views(opened.config.views)
     for text in opened.model.notes:
         observer.note(text)
+    if isinstance(opened.model, ExportRuntime) and opened.model.selection is not None:
+        observer.note(
+            f"{request.weights} selects by itself: evaluated with its confidence {opened.config.evaluate.confidence:g}; "
+            f"boxes of lower scores are missing from the numbers"
+        )
     annotations = read_split(opened.config, request.split, observer.report)
     loaded, annotations = matched(opened, annotations, observer.note)
     folder = results_folder(request.save_dir or request.report, "val")

@@ -29,6 +29,7 @@ from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
 from detector.models.published_weights import MODEL_SUFFIXES, is_published, located_weights, with_origin
 from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file, size_of_config
+from detector.structures.selection import with_selection
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import build_checked, config_of_file, load_experiment, load_experiment_of
 from detector.training.events import Noted, Report
@@ -103,7 +104,8 @@ def load_model(
     """Load a trained model from a model file, .weights, .pth or an export, with overrides on its experiment.
 
     Args:
-        weights: the file, or the name of published weights that are on this machine, such as `yolox-nano`.
+        weights: the file, or the name of published weights that are on this machine, such as `yolox-nano`; of an export
+            that selects by itself, `evaluate` of the experiment is that selection, except for overrides.
         overrides: texts such as `evaluate.iou=0.6`.
         cfg: the .cfg of a .weights file, or the name of a shipped one; by default the one beside it or of its name.
         names: the class names of a .weights file; by default those beside it, or numbers.
@@ -125,6 +127,9 @@ def load_model(
                 "the keys of runtime out"
             )
         export.description.require_input(config.input)
+        if export.selection is not None:  # its boxes can be evaluated with its own selection only
+            own = with_selection(config.evaluate, export.selection, carried.evaluate)
+            config = replace(config, evaluate=own)
         return LoadedModel(config, export, file)
     model = build_model(config, len(file.class_names))
     load_state(model, file.state, str(weights))
