@@ -365,9 +365,15 @@ def test_detector_is_pickled_and_copied_after_a_prediction(weights: Path, image:
     assert (untrained.config, repr(untrained)) == (Detector("mish-n").config, "Detector(no weights)")
 
 
-def test_export_is_pickled_and_copied_after_a_prediction(weights: Path, image: Path, tmp_path: Path) -> None:
+def test_export_is_pickled_and_copied_after_a_prediction_and_not_overwritten(
+    weights: Path, image: Path, tmp_path: Path
+) -> None:
     model = Detector(weights)
     model.export(tmp_path / "best.torchscript", check_images=image)
+    content = (tmp_path / "best.torchscript").read_bytes()
+    with pytest.raises(ConfigError, match=r"best.torchscript: already exists; .*give overwrite=True"):
+        model.export(tmp_path / "best.torchscript", check_images=image)
+    assert (tmp_path / "best.torchscript").read_bytes() == content
     export = Detector(tmp_path / "best.torchscript")
     expected = bits(single(export.predict(image, **LOOSE)))
     for again in (pickle.loads(pickle.dumps(export)), copy.deepcopy(export)):

@@ -15,7 +15,7 @@ from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import class_names_of, find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
-from detector.errors import ConfigError, DatasetError
+from detector.errors import CheckpointError, ConfigError, DatasetError
 from detector.evaluation.detection_metric import DetectionMetric, MetricNumbers
 from detector.evaluation.evaluator import Evaluation, SplitDetections, evaluate
 from detector.export.export_config import target_of
@@ -85,6 +85,8 @@ def read_file(
         ConfigError: `cfg` or `names` does not suit the file.
     """
     if is_darknet_weights(weights):
+        if not weights.exists():  # before a .cfg is looked for beside it
+            raise CheckpointError(f"{weights} does not exist; check the path")
         return with_origin(load_darknet_file(weights, find_cfg_of(weights, cfg), names), weights), None
     if is_yolox_weights(weights) and cfg is None:
         return _with_listed_names(load_published_yolox(weights), weights, names), None
@@ -204,7 +206,7 @@ def read_split(config: DetectionConfig, split: str, report: Report = lambda even
         )
     annotations: CocoAnnotations = registry.build(config.data).split(split)
     for problem in annotations.problems:
-        report(Noted(f"{annotations.annotations}: {problem}"))
+        report(Noted(f"{annotations.annotations}: {problem}", is_of_data=True))
     return annotations
 
 
