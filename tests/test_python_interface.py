@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import pickle
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -349,6 +350,14 @@ def test_device_is_chosen_on_opening(weights: Path, image: Path) -> None:
     for model in (weights, "mish-n"):
         with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"):
             Detector(model, device="gpu")
+
+
+def test_label_files_have_the_names_of_images_in_the_folder_of_results(
+    weights: Path, image: Path, tmp_path: Path
+) -> None:
+    shutil.copy(image, tmp_path / f"own{image.suffix}")
+    Detector(weights, device="cpu").run(tmp_path, save_dir=tmp_path, formats=("txt",), pictures=False)
+    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["own.txt"]
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
