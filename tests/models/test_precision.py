@@ -52,7 +52,12 @@ def test_auto_and_the_iteration_of_muon_use_no_bf16_that_onednn_emulates(monkeyp
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # as with AVX2
     assert Precision("auto", CPU).name == "fp32"
     taken: list[torch.dtype] = []
-    monkeypatch.setattr(torch, "baddbmm", lambda *parts, **factors: taken.append(parts[0].dtype) or parts[0])
+
+    def noted(first: torch.Tensor, *others: torch.Tensor, **factors: float) -> torch.Tensor:
+        taken.append(first.dtype)
+        return first
+
+    monkeypatch.setattr(torch, "baddbmm", noted)
     orthogonalised(torch.eye(2)[None])
     assert set(taken) == {torch.float32}
 
