@@ -14,7 +14,7 @@ from detector.config.schema import config_from_plain
 from detector.errors import CheckpointError, ConfigError, MediaError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation
-from detector.export.export_config import ExportSettings, export_suffixes, target_of
+from detector.export.export_config import ExportSettings, target_of
 from detector.export.export_runtime import ExportRuntime
 from detector.inference.prediction_run import OnPicture, PredictionRun, PredictionSummary
 from detector.inference.predictor import Prediction, Predictor, only_detections
@@ -56,7 +56,7 @@ from detector.tasks.task import changed_config, load_experiment_of, with_device
 from detector.training.events import Report
 from detector.training.run_folder import results_folder
 from detector.workflows import keywords
-from detector.workflows.export import ExportReport, export_model
+from detector.workflows.export import ExportReport, export_model, target_to_write
 from detector.workflows.train import TrainingResult, train
 from detector.workflows.training_progress import shown_progress
 
@@ -361,6 +361,7 @@ class Detector:
         *,
         check_images: str | Path | None = None,
         calibration: str | Path | None = None,
+        overwrite: bool = False,
         **settings: Unpack[keywords.ExportKeywords],
     ) -> ExportReport:
         """Write the model for another runtime, and compare the export with the model first.
@@ -369,16 +370,15 @@ class Detector:
             path: the file; its suffix `.onnx`, `.xml` (OpenVINO), `.torchscript` or `.pt2` names the format.
             check_images: images to compare the two on, instead of the model's own split `val`.
             calibration: images to choose the ranges of 8-bit numbers on, instead of its split `train`.
+            overwrite: whether existing files are replaced.
             **settings: keys of `ExportSettings`, such as nms, dynamic, precision; other keys are sections of the
                 experiment, such as `input={"size": 320}`.
 
         Raises:
             CheckpointError: the export differs from the model by more than the tolerance; it is not kept.
-            ConfigError: a key is unknown or not supported by the format.
+            ConfigError: a key is unknown or not supported by the format, or a file exists.
         """
-        loaded, target = self._model(), target_of(Path(path))
-        if target is None:
-            raise ConfigError(f"{path}: an export ends in {', '.join(export_suffixes())}; rename it")
+        loaded, target = self._model(), target_to_write(Path(path), overwrite)
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
         others = {key: value for key, value in settings.items() if key not in own}
         config = changed_config(self.config, None, others, "Detector")

@@ -26,9 +26,15 @@ class DatasetError(DetectorError):
 
 
 class DarknetError(DetectorError):
-    """A Darknet .cfg or .weights file that cannot be read, honoured or written; exit code 3."""
+    """A Darknet .cfg file that cannot be read, honoured or written, or a .weights file; exit code 3."""
 
     exit_code = 3
+
+
+class DarknetWeightsError(DarknetError):
+    """A .weights file that cannot be read, does not fit or cannot be written; exit code 4, as of other model files."""
+
+    exit_code = 4
 
 
 class MediaError(DetectorError):

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import pickle
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -351,6 +352,14 @@ def test_device_is_chosen_on_opening(weights: Path, image: Path) -> None:
             Detector(model, device="gpu")
 
 
+def test_label_files_have_the_names_of_images_in_the_folder_of_results(
+    weights: Path, image: Path, tmp_path: Path
+) -> None:
+    shutil.copy(image, tmp_path / f"own{image.suffix}")
+    Detector(weights, device="cpu").run(tmp_path, save_dir=tmp_path, formats=("txt",), pictures=False)
+    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["own.txt"]
+
+
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
@@ -365,9 +374,15 @@ def test_detector_is_pickled_and_copied_after_a_prediction(weights: Path, image:
     assert (untrained.config, repr(untrained)) == (Detector("mish-n").config, "Detector(no weights)")
 
 
-def test_export_is_pickled_and_copied_after_a_prediction(weights: Path, image: Path, tmp_path: Path) -> None:
+def test_export_is_pickled_and_copied_after_a_prediction_and_not_overwritten(
+    weights: Path, image: Path, tmp_path: Path
+) -> None:
     model = Detector(weights)
     model.export(tmp_path / "best.torchscript", check_images=image)
+    content = (tmp_path / "best.torchscript").read_bytes()
+    with pytest.raises(ConfigError, match=r"best.torchscript: already exists; .*give overwrite=True"):
+        model.export(tmp_path / "best.torchscript", check_images=image)
+    assert (tmp_path / "best.torchscript").read_bytes() == content
     export = Detector(tmp_path / "best.torchscript")
     expected = bits(single(export.predict(image, **LOOSE)))
     for again in (pickle.loads(pickle.dumps(export)), copy.deepcopy(export)):

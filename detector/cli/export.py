@@ -10,11 +10,10 @@ from pathlib import Path
 from detector.cli.model_file import load
 from detector.cli.progress import say
 from detector.cli.usage import split_words
-from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
 from detector.models.checkpoint import find_weights
-from detector.workflows.export import ExportReport, export_model
+from detector.workflows.export import ExportReport, export_model, require_new_files
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,9 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     target = find_export_target(settings.target)
     path = arguments.out or weights.with_suffix(target.suffix)
-    for file in target.files_of(path):
-        if file.exists() and not arguments.overwrite:
-            raise ConfigError(f"{file}: already exists; choose another --out or give --overwrite")
+    if not arguments.overwrite:
+        require_new_files(path, settings.target, "choose another --out or give --overwrite")
     loaded = load(arguments, weights, overrides)
     report = export_model(
         loaded, path, settings, check_images=arguments.check_images, calibration=arguments.calibration

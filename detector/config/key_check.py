@@ -30,6 +30,7 @@ from detector.config.nodes import (
     Where,
     describe,
     find_config,
+    find_section_file,
     plain_of,
     read_nodes,
     shown,
@@ -87,10 +88,7 @@ def _section_of(text: str, where: Where) -> Node:
         return Node({"name": Node(_UNREAD, where)}, where)
     if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
-    try:
-        find_config(text, relative_to=where.folder)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    find_section_file(text, where)
     return Node({"name": Node(_UNREAD, where)}, where)
 
 

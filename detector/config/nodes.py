@@ -16,7 +16,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.name_suggestions import nearest, preset_hint
+from detector.config.name_suggestions import near_names, nearest, preset_hint
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -325,14 +325,28 @@ def section_of(text: str, where: Where) -> Node:
     is_config = text.endswith((".yaml", ".yml"))
     if not is_config and not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
+    path = find_section_file(text, where)
     try:
-        path = find_config(text, relative_to=where.folder)
         claim = registry.claimant(path)
         if claim is not None:
             return Node({"name": Node(claim.name, where), claim.key: Node(str(path.resolve()), where)}, where)
         return read_nodes(path) if is_config else Node({"name": Node(text, where)}, where)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def find_section_file(text: str, where: Where) -> Path:
+    """Return the file that a text in place of a section names, by path or by the name of a shipped preset.
+
+    Raises:
+        ConfigError: there is none; the message gives the nearest preset if one has a similar name.
+    """
+    try:
+        return find_config(text, relative_to=where.folder)
+    except ConfigError as error:
+        is_near = near_names(Path(text).stem, [preset.stem for preset in presets_dir().glob("*.yaml")])
+        what = str(error) if is_near else f"there is no file {shown(text)}; check the path"
+        raise ConfigError(f"{where}: {what}") from error
 
 
 def with_section_of_run(node: Node, key: str) -> Node:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from detector.darknet.cfg_file import DarknetCfg
 from detector.darknet.layer_shapes import infer_shapes
-from detector.errors import DarknetError
+from detector.errors import DarknetWeightsError
 from detector.io.files import write_whole
 
 FloatArray = NDArray[np.float32]
@@ -60,28 +60,30 @@ class WeightsHeader:
         """Return the bytes of the header.
 
         Raises:
-            DarknetError: a number is too large for its field.
+            DarknetWeightsError: a number is too large for its field.
         """
         try:
             return self._layout.pack(self.major, self.minor, self.revision, self.seen)
         except struct.error as error:
-            raise DarknetError(f"{self} does not fit a .weights header: {error}") from error
+            raise DarknetWeightsError(f"{self} does not fit a .weights header: {error}") from error
 
     @classmethod
     def unpack(cls, data: bytes, path: str | Path) -> WeightsHeader:
         """Read the header from the first 20 bytes of a file, or from all bytes of a shorter one.
 
         Raises:
-            DarknetError: `data` does not start with a header.
+            DarknetWeightsError: `data` does not start with a header.
         """
         if len(data) < 12:
-            raise DarknetError(f"{path} has {len(data)} bytes; expected a header of 16 or 20")
+            raise DarknetWeightsError(f"{path} has {len(data)} bytes; expected a header of 16 or 20")
         version = struct.unpack_from("<iii", data)
         header = cls(*version)
         if not all(0 <= number <= _MAX_VERSION for number in version):
-            raise DarknetError(f"{path} is not a .weights file: its header has version {'.'.join(map(str, version))}")
+            raise DarknetWeightsError(
+                f"{path} is not a .weights file: its header has version {'.'.join(map(str, version))}"
+            )
         if len(data) < header.num_bytes:
-            raise DarknetError(
+            raise DarknetWeightsError(
                 f"{path} has {len(data)} bytes; expected a header of {header.num_bytes} for version "
                 f"{'.'.join(map(str, version))}"
             )
@@ -180,11 +182,11 @@ def _opened(path: Path) -> tuple[bytes, int]:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise DarknetError(f"{path} is not a regular file; expected a .weights file")
+            raise DarknetWeightsError(f"{path} is not a regular file; expected a .weights file")
         with open(path, "rb") as file:
             return file.read(20), status.st_size
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise DarknetError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DarknetWeightsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _where_it_ends(records: tuple[WeightRecord, ...], num_body_bytes: int) -> tuple[int, str]:
@@ -214,8 +216,8 @@ def read_weights(path: str | Path, cfg: DarknetCfg, *, partial: bool = False) ->
         partial: also accept a file that ends between two layers, such as `yolov4.conv.137`.
 
     Raises:
-        DarknetError: the file cannot be read, has another length than the network needs (the message has both lengths
-            and the place of its end), or holds a value that is not finite or a negative variance.
+        DarknetWeightsError: the file cannot be read, has another length than the network needs (the message has both
+            lengths and the place of its end), or holds a value that is not finite or a negative variance.
     """
     path = Path(path)
     records = weight_records(cfg)
@@ -228,11 +230,11 @@ def read_weights(path: str | Path, cfg: DarknetCfg, *, partial: bool = False) ->
         difference = f"{abs(over)} byte{'s' if abs(over) > 1 else ''} too {'short' if over < 0 else 'long'}"
         mismatch = f"{path}: expected {expected} bytes for {cfg.path}, got {num_bytes}, {difference}: {ending}"
         if over > 0 or num_whole < 0:
-            raise DarknetError(f"{mismatch}; it is damaged or belongs to another network")
+            raise DarknetWeightsError(f"{mismatch}; it is damaged or belongs to another network")
         if num_whole == 0:
-            raise DarknetError(f"{mismatch}; it holds no layer")
+            raise DarknetWeightsError(f"{mismatch}; it holds no layer")
         if not partial:
-            raise DarknetError(f"{mismatch}; use partial=True if it is meant to be a partial file")
+            raise DarknetWeightsError(f"{mismatch}; use partial=True if it is meant to be a partial file")
     values = _mapped(path, header, records[num_whole - 1].end if num_whole else 0)
     arrays = {}
     for record in records[:num_whole]:
@@ -253,17 +255,17 @@ def _mapped(path: Path, header: WeightsHeader, num_values: int) -> FloatArray:
     try:
         return np.memmap(path, _FLOAT32, "r", header.num_bytes, (num_values,))
     except (OSError, ValueError) as error:
-        raise DarknetError(f"{path} cannot be mapped to memory: {error}") from error
+        raise DarknetWeightsError(f"{path} cannot be mapped to memory: {error}") from error
 
 
 def _check_values(array: FloatArray, place: str, name: str) -> None:
     num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if num_bad:
-        raise DarknetError(
+        raise DarknetWeightsError(
             f"{place} holds {num_bad} values that are not finite; training diverged, or the file is damaged"
         )
     if name == "rolling_variance" and array.size and float(array.min()) < 0:
-        raise DarknetError(f"{place} holds negative variances; the file belongs to another network")
+        raise DarknetWeightsError(f"{place} holds negative variances; the file belongs to another network")
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -287,28 +289,30 @@ def write_weights(
         num_layers: write only so many first layers, a partial file.
 
     Raises:
-        DarknetError: arrays do not fit the network or are not finite, Darknet would not read the arrays as they were
-            written (`dontload`), or the file cannot be written.
+        DarknetWeightsError: arrays do not fit the network or are not finite, Darknet would not read the arrays as they
+            were written (`dontload`), or the file cannot be written.
     """
     path, header = Path(path), header or WeightsHeader()
     for section in cfg.layers:
         if section.dontload or section.dontloadscales:
             name = "dontload" if section.dontload else "dontloadscales"
-            raise DarknetError(
+            raise DarknetWeightsError(
                 f"{cfg.place(section)} {name}=1 makes Darknet skip arrays when it reads but not when it writes; remove "
                 "the key before writing weights"
             )
     records = [r for r in weight_records(cfg) if num_layers is None or r.layer < num_layers]
     extra = sorted(set(arrays) - {(r.layer, r.name) for r in records})
     if extra:
-        raise DarknetError(f"{path}: the array {extra[0]} does not belong to a .weights file of {cfg.path}; remove it")
+        raise DarknetWeightsError(
+            f"{path}: the array {extra[0]} does not belong to a .weights file of {cfg.path}; remove it"
+        )
     ordered = []
     for record in records:
         array = arrays.get((record.layer, record.name))
         if array is None:
-            raise DarknetError(f"{path}: {record} is missing")
+            raise DarknetWeightsError(f"{path}: {record} is missing")
         if array.shape != record.shape or array.dtype != np.float32:
-            raise DarknetError(
+            raise DarknetWeightsError(
                 f"{path}: {record}: expected float32 of shape {record.shape}, got {array.dtype} of {array.shape}"
             )
         _check_values(array, f"{path}: {record}", record.name)
@@ -326,6 +330,6 @@ def _write(path: Path, start: bytes, arrays: Iterable[FloatArray]) -> None:
     try:
         write_whole(path, write)
     except OSError as error:
-        raise DarknetError(
+        raise DarknetWeightsError(
             f"{path} cannot be written ({error.strerror}); an old file is unchanged; check the disk"
         ) from error

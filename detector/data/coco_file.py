@@ -36,12 +36,14 @@ class ImageTable:
 
     Attributes:
         index_of: position in the other fields by image id.
-        file_names: file names as written.
+        file_names: file names as written; `find_images` gives those with backslashes the slashes of this system.
+        from_url: indices of images whose file name was taken from `coco_url`, as FOLDER/NAME; LVIS has no other.
         sides: height and width of each image, as written and not rounded; 0, 0 where the file gives none.
     """
 
     index_of: dict[int, int] = field(default_factory=dict)
     file_names: list[str] = field(default_factory=list)
+    from_url: list[int] = field(default_factory=list)
     sides: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, position: int, entry: object, allow_outside: bool, findings: Findings) -> None:
@@ -51,6 +53,7 @@ class ImageTable:
             return
         identifier = identifier_of(entry, "id", "images", position, findings)
         name = entry.get("file_name")
+        is_from_url = name is None and (name := _name_in_url(entry.get("coco_url"))) is not None
         if not isinstance(name, str) or not name:
             findings.refuse(f"file_name of images[{position}] (id {identifier}) is missing or not a text")
             name = ""
@@ -66,6 +69,8 @@ class ImageTable:
             findings.refuse(f"image id {reprlib.repr(identifier)} is used twice ({first} and {name})")
         sides = _side(entry.get("height")), _side(entry.get("width"))
         self.index_of[identifier] = len(self.file_names)
+        if is_from_url:
+            self.from_url.append(len(self.file_names))
         self.file_names.append(name)
         self.sides.extend(sides if all(sides) else (0.0, 0.0))
 
@@ -186,9 +191,28 @@ def _leads_outside(file_name: str) -> bool:
     return plain == ".." or plain.startswith("../")
 
 
+def _name_in_url(url: object) -> str | None:
+    """Return the last folder and the file name of a URL, such as train2017/000000391895.jpg, or None."""
+    scheme = _URL.match(url) if isinstance(url, str) else None
+    if scheme is None:
+        return None
+    return "/".join(scheme.string[scheme.end() :].partition("?")[0].split("/")[1:][-2:]) or None
+
+
+def _as_in_folder(table: ImageTable, folder: Path) -> None:
+    """Replace names that a folder does not have by those it has: with other slashes, or without the folder of a URL."""
+    others = {index: name.replace("\\", "/") for index, name in enumerate(table.file_names) if "\\" in name}
+    others |= {index: posixpath.basename(table.file_names[index]) for index in table.from_url}
+    for index, other in others.items():
+        if not os.path.isfile(folder / table.file_names[index]) and os.path.isfile(folder / other):
+            table.file_names[index] = other
+
+
 def find_images(table: ImageTable, folder: Path | None, findings: Findings) -> npt.NDArray[np.bool_]:
     """Return which images exist in a folder, bool (N,), all without a folder; a name of a folder is refused."""
     names = table.file_names
+    if folder is not None:
+        _as_in_folder(table, folder)
     is_present = np.ones(len(names), dtype=np.bool_) if folder is None else _exist(folder, names)
     for index in np.flatnonzero(~is_present).tolist():
         if folder is not None and os.path.isdir(folder / names[index]):

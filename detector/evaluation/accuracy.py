@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation.number_text import columns, number_text, with_note
+from detector.evaluation.number_text import class_table, number_text, with_note
 from detector.io.nouns import plural
 
 _TOP = 5
@@ -91,7 +91,7 @@ class ClassificationMetrics:
             f"{plural(self.num_images, 'image')}{without}",
             "  ".join(f"{name} {number_text(value, 4)}" for name, value in self.stats.items()),
             "",
-            *columns([("class", "accuracy", "images", "most often taken for"), *rows]),
+            *class_table(("class", "accuracy", "images", "most often taken for"), rows),
         ]
         return with_note("\n".join(lines))
 

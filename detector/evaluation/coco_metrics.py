@@ -19,7 +19,7 @@ import numpy.typing as npt
 from detector.data.problems import Findings
 from detector.errors import ConfigError
 from detector.evaluation.matching import fast_curves
-from detector.evaluation.number_text import columns, number_text, with_note
+from detector.evaluation.number_text import class_table, number_text, with_note
 from detector.evaluation.precision_recall import (
     AREA_NAMES,
     AREA_RANGES,
@@ -178,7 +178,7 @@ class CocoMetrics:
             (c.name, *map(number_text, (c.ap, c.ap50, c.ap75, c.ar)), str(c.num_objects), str(c.num_detections))
             for c in self.classes
         ]
-        lines += columns([("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), *rows])
+        lines += class_table(("class", "AP", "AP50", "AP75", "AR100", "objects", "detections"), rows)
         return with_note("\n".join(lines))
 
 

@@ -27,7 +27,7 @@ from detector.evaluation.evaluator import (
     annotated_sources,
     require_known_categories,
 )
-from detector.evaluation.number_text import columns
+from detector.evaluation.number_text import class_table
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 from detector.evaluation.voc_ap import average_precision, check_match_iou, is_first
 from detector.inference.predictor import Predictor, RawBoxes
@@ -126,7 +126,7 @@ class DarknetMap:
                 f"{at}: TP {self.num_right}, FP {self.num_wrong}, FN {self.num_missed}, "
                 f"average IoU {100 * self.mean_iou:.2f}%",
                 "",
-                *columns([("class", "AP", "TP", "FP"), *rows]),
+                *class_table(("class", "AP", "TP", "FP"), rows),
             ]
         )
 

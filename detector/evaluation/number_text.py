@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_MAX_CLASSES_SHOWN = 200  # as in the pages of reports
+
 
 def number_text(value: float, digits: int = 3) -> str:
     """Return a metric as text, or n/a where there was no ground truth to measure it on (NaN)."""
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def class_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of classes, which ends after the first 200 with the number of the others."""
+    more = len(rows) - _MAX_CLASSES_SHOWN
+    note = [f"and {more} more classes, which --json lists"] if more > 0 else []
+    return columns([header, *rows[:_MAX_CLASSES_SHOWN]]) + note
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

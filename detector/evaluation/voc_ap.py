@@ -22,7 +22,7 @@ from detector.config.registry import register
 from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import as_plain
 from detector.evaluation.detection_metric import DetectionMetric, MetricConfig
-from detector.evaluation.number_text import columns, number_text, with_note
+from detector.evaluation.number_text import class_table, number_text, with_note
 from detector.evaluation.scoring_arrays import GroundTruth, Results, shared_groups
 from detector.io.nouns import plural
 
@@ -77,7 +77,7 @@ class VocMetrics:
             "",
             f"Pascal VOC mAP ({how}, IoU {self.iou_threshold:g}) {number_text(self.mean_ap, 4)}",
             "",
-            *columns([("class", "AP", "objects"), *rows]),
+            *class_table(("class", "AP", "objects"), rows),
         ]
         return with_note("\n".join(lines))
 

@@ -319,7 +319,7 @@ class PredictionRun:
             )
             # Names that were given are remembered: of endless frames only where each has files of its own.
             if any(isinstance(writer, (CropWriter, TxtWriter)) for writer in self._writers):
-                self._names = FileNames(options.save_dir, paths)
+                self._names = FileNames(options.save_dir)  # in new folders, which hold no source
         folder = options.pictures_dir
         self._pictures = None if folder is None else PictureWriter(folder, paths, options.codec, options.stride)
         if self._pictures is not None or self._on_picture is not None:

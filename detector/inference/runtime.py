@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -16,7 +17,7 @@ from detector.errors import ConfigError
 from detector.models.contracts import DetectionModel
 from detector.models.folding import fold
 from detector.models.packing import pack
-from detector.models.precision import Precision, PrecisionName, keep_freed_memory, on_device
+from detector.models.precision import Precision, PrecisionName, has_native_bf16, keep_freed_memory, on_device
 from detector.structures.selection import SelectConfig
 
 # Canvases (..., H, W, C): uint8, or float32 in 0..1 as Darknet's arithmetic makes them.
@@ -96,6 +97,13 @@ class TorchRuntime:
         if config.cuda_graph and device.type != "cuda":
             raise ConfigError(f"runtime.cuda_graph: expected a CUDA device, got {device}; leave it out")
         self._precision = Precision(config.precision, device)
+        if device.type == "cpu" and self._precision.name == "bf16" and not has_native_bf16(device):
+            warnings.warn(
+                "precision bf16: this processor, or a limit set to its libraries, has no instructions for it, so that "
+                "it is emulated and slower than fp32; choose precision auto or fp32",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         folded = fold(copy.deepcopy(model))
         self.model = on_device(folded, device)
         for part in self.model.modules():

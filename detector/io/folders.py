@@ -16,6 +16,18 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(_walk(folder))
 
 
+def alike_in_folder(path: Path) -> str:
+    """Return the end of a message that names the file of a folder whose name differs from a missing one in case only.
+
+    It is empty where there is none, and where the folder cannot be listed.
+    """
+    try:
+        names = sorted(name for name in os.listdir(path.parent) if name.casefold() == path.name.casefold())
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return ""
+    return f"; did you mean {str(path.with_name(names[0]))!r}?" if names else ""
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     root, listed = os.path.realpath(folder), set[str]()
     for parent, folders, names in os.walk(folder, followlinks=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
 from detector.errors import ConfigError, MediaError
-from detector.io.folders import files_below
+from detector.io.folders import alike_in_folder, files_below
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
 from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
 from detector.media.web_images import WEB_SCHEMES, fetch_picture, kind_of_content
@@ -163,10 +163,11 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
         expected = "a line with a path"
     elif glob.has_magic(text):
-        found = [_file(p) for p in _files_of(Path(p) for p in glob.iglob(text, recursive=True))]
+        found = [_file(p) for p in _matching(text)]
         expected = "a matching image or video"
     else:
-        raise MediaError(f"{text}: no such image, video, folder, glob, list file or camera; check the path")
+        hint = alike_in_folder(path) or "; check the path"
+        raise MediaError(f"{text}: no such image, video, folder, glob, list file or camera{hint}")
     if not found:
         raise MediaError(f"{text}: expected {expected}, got none; check the path")
     return found
@@ -188,6 +189,23 @@ def _stream(text: str, allow_url: bool) -> VideoSource | None:
     if not allow_url:
         raise ConfigError(f"{name}: this would use the network; allow it by --allow-url (in Python: allow_url=True)")
     return VideoSource(name, url=text)
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the images and videos that match a pattern.
+
+    Brackets of a folder that exists are part of its name, and so are all brackets where nothing matches otherwise.
+    """
+    parts = Path(pattern).parts
+    literal = pattern
+    for num in range(len(parts) - 1, 0, -1):
+        if os.path.isdir(folder := os.path.join(*parts[:num])):
+            literal = os.path.join(glob.escape(folder), *parts[num:])
+            break
+    found: list[Path] = []
+    for each in (literal, pattern.replace("[", "[[]")):
+        found = found or _files_of(Path(p) for p in glob.iglob(each, recursive=True))
+    return found
 
 
 def _is_video(path: Path) -> bool:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from detector.errors import MediaError
+from detector.io.folders import alike_in_folder
 from detector.media.frame_reader import MAX_FAILURES, FrameReader, VideoHeader
 from detector.media.movie_duration import boxes
 from detector.media.opencv_reader import OpenCvReader, open_capture, require_progressive
@@ -186,7 +187,8 @@ def _opened_file(path: Path) -> FrameReader:
         if path.is_dir():
             raise MediaError(f"{path} cannot be read: it is a folder, not a video; name a file")
         if not path.exists():
-            raise MediaError(f"{path} cannot be read: there is no such file; check the path")
+            hint = alike_in_folder(path) or "; check the path"
+            raise MediaError(f"{path} cannot be read: there is no such file{hint}")
         if not path.is_file():  # a pipe would block, a device would never end
             raise MediaError(f"{path} cannot be read: it is a pipe or a device, not a file; use - for frames on stdin")
         with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 from typing import Literal, TypeVar
@@ -46,13 +47,25 @@ def on_device(module: Module, device: torch.device) -> Module:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Return whether the device computes bfloat16 itself instead of emulating it."""
+    """Return whether the device computes bfloat16 itself, within the limits set to its libraries.
+
+    An emulated format is slower than float32.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Only private functions of torch tell; a missing one counts as no.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     is_limited = torch.backends.cpu.get_cpu_capability() == "AVX2"  # by the processor, or by ATEN_CPU_CAPABILITY=avx2
-    return device.type == "cpu" and not is_limited and any(getattr(torch.cpu, check, bool)() for check in checks)
+    is_native = not is_limited and any(getattr(torch.cpu, check, bool)() for check in checks)
+    return device.type == "cpu" and is_native and _has_bf16_in_onednn()
+
+
+def _has_bf16_in_onednn() -> bool:
+    """Return whether oneDNN may use instructions for bfloat16, which ONEDNN_MAX_CPU_ISA limits."""
+    limits = (os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    # The check of oneDNN is true from AVX-512 on, where it emulates the format if these are its limit.
+    is_emulated = any(limit in ("AVX512_CORE", "AVX512_CORE_VNNI") for limit in limits)
+    return not is_emulated and bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
 
 
 class Precision:

@@ -6,9 +6,9 @@ import functools
 import importlib.machinery
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -174,6 +174,22 @@ def _is_within(labels: Tensor, config: SelectConfig) -> Tensor:
 def with_one_limit(config: SelectConfig) -> SelectConfig:
     """Return a selection that keeps `max_detections` boxes and no more, for a number that the user asks for."""
     return SelectConfig(**{field.name: getattr(config, field.name) for field in fields(SelectConfig)})
+
+
+SelectionT = TypeVar("SelectionT", bound=SelectConfig)
+
+
+def with_selection(config: SelectionT, selected: SelectConfig, default: SelectConfig) -> SelectionT:
+    """Return a configuration with the settings that boxes were selected with, where it has not been changed.
+
+    Args:
+        config: the configuration.
+        selected: the settings that the boxes were selected with.
+        default: the configuration before changes; a setting that differs from it was asked for and stays.
+    """
+    names = [field.name for field in fields(SelectConfig)]
+    own = {name: getattr(selected, name) for name in names if getattr(config, name) == getattr(default, name)}
+    return replace(config, **own)
 
 
 def require_within(selected: SelectConfig, asked: SelectConfig) -> None:

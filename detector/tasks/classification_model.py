@@ -57,7 +57,7 @@ def read_images(config: ClassificationConfig, split: str, report: Report = lambd
     if not len(images):
         raise DatasetError(f"{images.origin}: expected at least one image, got none; check data")
     for problem in images.problems:
-        report(Noted(f"{images.origin}: {problem}"))
+        report(Noted(f"{images.origin}: {problem}", is_of_data=True))
     return images
 
 

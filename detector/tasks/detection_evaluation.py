@@ -30,7 +30,7 @@ from detector.export.export_runtime import ExportRuntime
 from detector.models.checkpoint import save_model
 from detector.tasks.detection_model import LoadedModel, load_model, matched, measure_model, read_split
 from detector.tasks.requests import SILENT, EvaluationOutcome, EvaluationRequest, ModelRequest, Observer, ResultsRequest
-from detector.training.run_folder import results_folder
+from detector.training.run_folder import removed_if_empty, results_folder
 
 _CHUNK_BYTES = 2**20
 _NUM_LISTED = 10  # skipped images and warnings that are named one by one
@@ -108,11 +108,18 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
     request.check_views(opened.config.views)
     for text in opened.model.notes:
         observer.note(text)
+    if isinstance(opened.model, ExportRuntime) and opened.model.selection is not None:
+        lowest = opened.config.evaluate.confidence
+        observer.note(
+            f"{request.weights} selects by itself: evaluated with its confidence {lowest:g}; boxes of lower scores are "
+            f"missing from the numbers"
+        )
     annotations = read_split(opened.config, request.split, observer.report)
     loaded, annotations = matched(opened, annotations, observer.note)
     folder = results_folder(request.save_dir or request.report, "val")
     num_images = len(annotations)
-    numbers, found = measure_model(loaded, annotations, metric, lambda done: observer.on_image(done, num_images))
+    with removed_if_empty(folder, request.save_dir or request.report):
+        numbers, found = measure_model(loaded, annotations, metric, lambda done: observer.on_image(done, num_images))
     path = folder / "results.json"
     _write(path, json.dumps(found.results))
     observer.note(f"results: {path}")

@@ -15,7 +15,7 @@ from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import class_names_of, find_cfg_of, is_darknet_weights, load_darknet_file
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
-from detector.errors import ConfigError, DatasetError
+from detector.errors import CheckpointError, ConfigError, DatasetError
 from detector.evaluation.detection_metric import DetectionMetric, MetricNumbers
 from detector.evaluation.evaluator import Evaluation, SplitDetections, evaluate
 from detector.export.export_config import target_of
@@ -29,6 +29,7 @@ from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
 from detector.models.published_weights import MODEL_SUFFIXES, is_published, located_weights, with_origin
 from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file, size_of_config
+from detector.structures.selection import with_selection
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import build_checked, config_of_file, load_experiment, load_experiment_of
 from detector.training.events import Noted, Report
@@ -84,6 +85,8 @@ def read_file(
         ConfigError: `cfg` or `names` does not suit the file.
     """
     if is_darknet_weights(weights):
+        if not weights.exists():  # before a .cfg is looked for beside it
+            raise CheckpointError(f"{weights} does not exist; check the path")
         return with_origin(load_darknet_file(weights, find_cfg_of(weights, cfg), names), weights), None
     if is_yolox_weights(weights) and cfg is None:
         return _with_listed_names(load_published_yolox(weights), weights, names), None
@@ -103,7 +106,8 @@ def load_model(
     """Load a trained model from a model file, .weights, .pth or an export, with overrides on its experiment.
 
     Args:
-        weights: the file, or the name of published weights that are on this machine, such as `yolox-nano`.
+        weights: the file, or the name of published weights that are on this machine, such as `yolox-nano`; of an export
+            that selects by itself, `evaluate` of the experiment is that selection, except for overrides.
         overrides: texts such as `evaluate.iou=0.6`.
         cfg: the .cfg of a .weights file, or the name of a shipped one; by default the one beside it or of its name.
         names: the class names of a .weights file; by default those beside it, or numbers.
@@ -125,6 +129,9 @@ def load_model(
                 "the keys of runtime out"
             )
         export.description.require_input(config.input)
+        if export.selection is not None:  # its boxes can be evaluated with its own selection only
+            own = with_selection(config.evaluate, export.selection, carried.evaluate)
+            config = replace(config, evaluate=own)
         return LoadedModel(config, export, file)
     model = build_model(config, len(file.class_names))
     load_state(model, file.state, str(weights))
@@ -199,7 +206,7 @@ def read_split(config: DetectionConfig, split: str, report: Report = lambda even
         )
     annotations: CocoAnnotations = registry.build(config.data).split(split)
     for problem in annotations.problems:
-        report(Noted(f"{annotations.annotations}: {problem}"))
+        report(Noted(f"{annotations.annotations}: {problem}", is_of_data=True))
     return annotations
 
 

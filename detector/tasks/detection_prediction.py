@@ -23,7 +23,7 @@ from detector.models.precision import choose_device
 from detector.structures.selection import SelectConfig, with_one_limit
 from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, matched
 from detector.tasks.requests import Observer, PredictionRequest
-from detector.training.run_folder import results_folder
+from detector.training.run_folder import removed_if_empty, results_folder
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,18 @@ def open_run(
     else:
         batch_size = batch_size_for(sources, loaded.config.views, choose_device(loaded.config.device))
     predictor = build(loaded, batch_size)
-    return PredictionRun(
-        predictor,
-        sources,
-        select,
-        replace(options, save_dir=results_folder(options.save_dir, "predict")),
-        category_ids=None if annotations is None else annotations.category_ids,
-        num_input_faults=inputs.num_faults,
-        on_picture=on_picture,
-        report=report,
-    )
+    folder = results_folder(options.save_dir, "predict")
+    with removed_if_empty(folder, options.save_dir):
+        return PredictionRun(
+            predictor,
+            sources,
+            select,
+            replace(options, save_dir=folder),
+            category_ids=None if annotations is None else annotations.category_ids,
+            num_input_faults=inputs.num_faults,
+            on_picture=on_picture,
+            report=report,
+        )
 
 
 def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, object], who: str) -> SelectConfig:

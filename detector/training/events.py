@@ -75,9 +75,11 @@ class Noted(Event):
 
     Attributes:
         text: one sentence.
+        is_of_data: whether it is about one image or one line of an annotation file, of which there may be many.
     """
 
     text: str
+    is_of_data: bool = False
 
 
 Report = Callable[[Event], None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detector.errors import DetectorError
@@ -131,6 +132,23 @@ def _is_without_save(path: Path) -> bool:
     return is_bare or (
         weights.is_dir() and not any(entry.suffix in (".pt", ".safetensors") for entry in weights.iterdir())
     )
+
+
+@contextmanager
+def removed_if_empty(folder: Path, asked: Path | None) -> Iterator[None]:
+    """Remove a folder for results at an error, if it is new and nothing was written into it.
+
+    Args:
+        folder: the folder that `results_folder` gave.
+        asked: the folder that was asked for; it stays.
+    """
+    try:
+        yield
+    except BaseException:
+        if asked is None:
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
+        raise
 
 
 def results_folder(asked: Path | None, name: str, project: Path = TrainConfig.project) -> Path:

@@ -230,11 +230,11 @@ class Trainer:
         new = {reason for batch in group for reason in batch.skipped} - self._skipped
         self._skipped |= new
         for reason in sorted(new):
-            self._report(Noted(f"skipped: {reason}"))
+            self._report(Noted(f"skipped: {reason}", is_of_data=True))
         new_warnings = {warning for batch in group for warning in batch.warnings} - self._warnings
         self._warnings |= new_warnings
         for warning in sorted(new_warnings):
-            self._report(Noted(f"warning: {warning}"))
+            self._report(Noted(f"warning: {warning}", is_of_data=True))
         if len(self._skipped) > MAX_SKIPPED_SHARE * self._plan.num_images:
             raise DatasetError(
                 f"{len(self._skipped)} of {self._plan.num_images} training images cannot be read, at most "

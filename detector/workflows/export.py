@@ -14,7 +14,7 @@ from detector.data.coco import CocoAnnotations
 from detector.data.synthetic_detection import draw_shapes
 from detector.errors import CheckpointError, ConfigError, DatasetError, MediaError
 from detector.evaluation.evaluator import annotated_sources
-from detector.export.export_config import ExportSettings
+from detector.export.export_config import ExportSettings, export_suffixes, target_of
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import find_export_target
 from detector.export.quantization import NUM_CALIBRATION_IMAGES
@@ -93,6 +93,31 @@ def export_model(
         _require_small_loss(path, ap, settings.max_ap_loss)
         exported = make(path, settings) if settings.nms else _moved(exported, path)
     return ExportReport(exported, checked_on, calibrated_on, ap)
+
+
+def target_to_write(path: Path, overwrite: bool) -> str:
+    """Return the target that the suffix of a path names.
+
+    Raises:
+        ConfigError: it names none, or a file exists and `overwrite` is false.
+    """
+    target = target_of(path)
+    if target is None:
+        raise ConfigError(f"{path}: an export ends in {', '.join(export_suffixes())}; rename it")
+    if not overwrite:
+        require_new_files(path, target, "choose another path or give overwrite=True")
+    return target
+
+
+def require_new_files(path: Path, target: str, remedy: str) -> None:
+    """Reject an export that would replace a file; `remedy` says what to do instead.
+
+    Raises:
+        ConfigError: one of the files that an export to the path writes exists.
+    """
+    for file in find_export_target(target).files_of(path):
+        if file.exists():
+            raise ConfigError(f"{file}: already exists; {remedy}")
 
 
 def _require_small_loss(path: Path, ap: tuple[float, float] | None, max_loss: float) -> None:

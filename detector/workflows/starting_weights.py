@@ -10,8 +10,8 @@ from torch import Tensor
 
 from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
 from detector.darknet.network import DarknetNet
-from detector.errors import ConfigError
-from detector.models.checkpoint import ModelFile, load_model_file
+from detector.errors import CheckpointError, ConfigError
+from detector.models.checkpoint import ModelFile, find_weights, load_model_file
 from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
 from detector.models.published_weights import located_weights, with_origin
@@ -91,6 +91,8 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
     weights = located_weights(weights)
+    if not find_weights(weights).exists():
+        raise CheckpointError(f"train.weights={weights}: there is no such file; check the path")
     if is_yolox_weights(weights):
         return with_origin(load_yolox_file(weights), weights)
     if not is_darknet_weights(weights):

@@ -24,7 +24,7 @@ class TrainingProgress:
     """Reporter that shows training events."""
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        """Set up a reporter: `quiet` shows nothing, `verbose` shows all notes instead of the first ten."""
+        """Set up a reporter: `quiet` shows nothing, `verbose` all notes on data, not the first ten only."""
         self._quiet, self._verbose = quiet, verbose
         self._stream = GuardedStream(sys.stderr)  # a terminal that has gone must not end the training
         self._bar: tqdm[NoReturn] | None = None
@@ -43,11 +43,11 @@ class TrainingProgress:
         elif isinstance(event, Evaluated):
             self._write(_evaluated_line(event))
         elif isinstance(event, Noted):
-            self._num_notes += 1
-            if self._verbose or self._num_notes <= 10:
+            self._num_notes += event.is_of_data
+            if self._verbose or not event.is_of_data or self._num_notes <= 10:
                 self._write(event.text)
             elif self._num_notes == 11:
-                self._write("more notes are not shown; see them with -v")
+                self._write("more notes on the data are not shown; see them with -v")
 
     def close(self) -> None:
         """Close the bar."""
@@ -55,6 +55,11 @@ class TrainingProgress:
             self._bar.close()
 
     def _start(self, event: Started) -> None:
+        if event.first_step >= event.num_steps:
+            self._say(
+                f"the run is finished after {event.num_steps} steps, nothing is left to train; run {event.folder}"
+            )
+            return
         where = f"{event.device}, {event.precision}"
         again = f", resumed at step {event.first_step}" if event.first_step else ""
         self._say(

@@ -90,7 +90,7 @@ def test_configured_augmentation_is_checked(tiny_shapes, tmp_path, capsys):
     [
         ([], 2, "expected one data set, got none"),
         (["a.yaml", "b.yaml"], 2, "expected one data set, got a.yaml, b.yaml"),
-        (["none.yaml"], 2, "no configuration file or preset is named 'none.yaml'"),
+        (["none.yaml"], 2, "there is no file 'none.yaml'; check the path"),
         (["none.json"], 3, "none.json cannot be read"),
         (["shapes", "input.sise=3"], 2, "unknown key 'input.sise'; did you mean 'size'?"),
     ],

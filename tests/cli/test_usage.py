@@ -257,3 +257,27 @@ def test_script_of_another_shell_names_every_command_and_key(shell, capsys):
     assert "plot-schedule" in script
     if shutil.which(shell):
         subprocess.run([shell, "-n", "-c", script], check=True)
+
+
+# --- missing files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.weights", "m.safetensors", "m.pt", "m.pth", "m.onnx", "yolov4-tiny.weights"])
+def test_missing_model_file_of_any_format_is_named_with_the_exit_code_of_model_files(name, tmp_path, capsys):
+    assert called("evaluate", str(tmp_path / name)) == 4
+    assert f"{tmp_path / name} does not exist" in capsys.readouterr().err
+
+
+def test_damaged_weights_have_the_exit_code_of_model_files(tmp_path, capsys):
+    path = tmp_path / "yolov4-tiny.weights"
+    path.write_bytes(b"short")
+    assert called("evaluate", str(path)) == 4
+    assert "has 5 bytes; expected a header" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["none/data.yaml", "none.data"])
+def test_missing_data_file_is_named_without_a_list_of_presets(name, capsys):
+    assert called("train", "mish-n", f"data={name}") == 2
+    error = capsys.readouterr().err
+    assert f"there is no file '{name}'; check the path" in error
+    assert "mish-" not in error.partition("there is")[2]

@@ -157,7 +157,7 @@ def test_the_key_data_accepts_the_path_of_a_data_file(data_file, monkeypatch, tm
     assert load_experiment("mish-n", [f"data={path}", "data.ignore_unknown=true"]).data.ignore_unknown
     without = DarknetDataset.Config(data_file("classes=2\ntrain=data/train.txt"))
     assert DarknetDataset(without).split_names() == ("train",)
-    with pytest.raises(ConfigError, match=r"no configuration file or preset is named 'none.data'"):
+    with pytest.raises(ConfigError, match=r"there is no file 'none.data'; check the path"):
         load_experiment("mish-n", ["data=none.data"])
 
 

@@ -164,7 +164,7 @@ def test_a_configuration_of_this_package_is_not_claimed(tmp_path):
     assert isinstance(config.data, CocoDataset.Config)
     assert not YoloDataset.claims(path)
     assert registry.claimant(path) is None
-    with pytest.raises(ConfigError, match=r"no configuration file or preset is named 'none.yaml'"):
+    with pytest.raises(ConfigError, match=r"there is no file 'none.yaml'; check the path"):
         load_experiment("mish-n", ["data=none.yaml"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from detector.data.coco import read_coco
 from detector.errors import ConfigError
 from detector.export.export_runtime import NOT_SELECTED
 from detector.export.nms_graph import append_suppression
 from detector.export.openvino import converted
 from detector.export.signal_stack import kept_signal_stack
 from detector.structures.selection import SelectConfig, require_within, select
-from detector.tasks.detection_model import build_predictor, load_model
+from detector.tasks.detection_model import build_predictor, evaluate_model, load_model
 
 NUM_CLASSES = 3
 CONFIGS = [
@@ -147,11 +150,29 @@ def test_selecting_file_returns_the_detections_of_a_file_without_suppression(sel
         assert detections.labels.tolist() == expected.labels.tolist()
 
 
-def test_selecting_file_rejects_a_wider_selection_and_raw_boxes(selecting_onnx):
+def test_selecting_file_is_evaluated_with_its_own_selection_unless_asked_otherwise(selecting_onnx, tiny_shapes):
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}]
+    document = {"images": [{"id": 1, "file_name": "0.png", "width": 64, "height": 64}], "annotations": boxes}
+    path = selecting_onnx.with_name("truth.json")
+    path.write_text(json.dumps({**document, "categories": [{"id": 1, "name": "ball"}]}))
+    folder = selecting_onnx.with_name("pictures")
+    folder.mkdir()
+    shutil.copy(next((tiny_shapes / "images/val").iterdir()), folder / "0.png")
+    loaded = load_model(selecting_onnx)
+    found = evaluate_model(loaded, read_coco(path, folder))
+    assert (found.conditions.confidence, found.conditions.max_detections) == (0.3, 20)
+    assert found.conditions.iou == loaded.config.predict.iou
+    assert len(found.results) > 0
+    assert load_model(selecting_onnx, ["evaluate.confidence=0.4"]).config.evaluate.confidence == 0.4
+    with pytest.raises(ConfigError, match=r"gives boxes for confidence of at least 0.3 only"):
+        evaluate_model(load_model(selecting_onnx, ["evaluate.confidence=0.2"]), read_coco(path, folder))
+
+
+def test_selecting_file_rejects_a_wider_selection_and_raw_boxes(selecting_onnx, darknet_file):
     predictor = build_predictor(load_model(selecting_onnx))
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"confidence of at least 0.3, iou=0.45, max_detections of at most 20 only"):
-        predictor.detect([picture], load_model(selecting_onnx).config.evaluate)
+        predictor.detect([picture], load_model(darknet_file).config.evaluate)
     with pytest.raises(ConfigError, match="got a file that selects by itself"):
         predictor.raw_boxes([picture])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_bf16_is_as_accurate_as_autocast_of_the_plain_model(name: str) -> None:
     ):
         error, its_error = (found - wanted).abs().mean(), (autocast - wanted).abs().mean()
         assert 0 < error < 1.25 * its_error  # rounding is noise
+
+
+def test_emulated_bf16_is_said_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_native_bf16", lambda device: False)
+    with pytest.warns(RuntimeWarning, match=r"precision bf16: .* is emulated and slower than fp32; choose precision"):
+        TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("bf16"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("fp32")).boxes(canvases())
+        monkeypatch.setattr(module, "has_native_bf16", lambda device: True)
+        TorchRuntime(lively("mish-n"), CPU, RuntimeConfig("bf16"))
 
 
 def test_given_model_is_not_changed() -> None:

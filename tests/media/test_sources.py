@@ -70,6 +70,31 @@ def test_existing_file_with_a_glob_name_is_that_file(tree: Path) -> None:
     assert names(find_sources(tree / "[1]*.png"), tree) == ["[1]*.png"]
 
 
+def test_brackets_of_existing_files_and_folders_are_part_of_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "album [2024]").mkdir()
+    for name in ("album [2024]/a1.png", "album [2024]/a2.png", "album [2024]/b3.png", "x[1]_a.png", "x[1]_b.png"):
+        (tmp_path / name).write_bytes(b"")
+    for pattern, found in {
+        "album [2024]/*.png": ["album [2024]/a1.png", "album [2024]/a2.png", "album [2024]/b3.png"],
+        "album [2024]/a[12].png": ["album [2024]/a1.png", "album [2024]/a2.png"],
+        "x[1]_*.png": ["x[1]_a.png", "x[1]_b.png"],
+    }.items():
+        assert names(find_sources(f"{tmp_path}/{pattern}"), tmp_path) == found
+    (tmp_path / "x1_a.png").write_bytes(b"")
+    assert names(find_sources(f"{tmp_path}/x[1]_*.png"), tmp_path) == ["x1_a.png"]
+
+
+def test_missing_file_leads_to_the_one_whose_name_differs_in_case(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.JPG").write_bytes(b"")
+    if (tmp_path / "img_1.jpg").exists():
+        pytest.skip("the file system ignores case")
+    with pytest.raises(MediaError, match=r"no such image.*; did you mean '.*IMG_1\.JPG'\?"):
+        find_sources(tmp_path / "img_1.jpg")
+    (source,) = as_images([tmp_path / "img_1.jpg"])[0]
+    with pytest.raises(MediaError, match=r"there is no such file; did you mean '.*IMG_1\.JPG'\?"):
+        source.load(3)
+
+
 def test_list_file_keeps_its_order_and_is_relative_to_its_folder(tree: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text(f"\ufefftree/b.png\n\n  tree/z é#%.png  \r\n{tree}/a.png\ntree/none.png\n", encoding="utf-8")

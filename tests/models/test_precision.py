@@ -9,7 +9,8 @@ import torch
 
 from detector.errors import ConfigError
 from detector.models import precision as module
-from detector.models.precision import Precision, choose_device, keep_freed_memory
+from detector.models.precision import Precision, choose_device, has_native_bf16, keep_freed_memory
+from detector.training.optimizers import orthogonalised
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -19,6 +20,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, capab
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for check, answer in zip(CPU_CHECKS, (avx512_bf16, amx), strict=True):
         monkeypatch.setattr(torch.cpu, check, lambda answer=answer: answer, raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,27 @@ def test_auto_on_a_cpu_is_bf16_only_if_the_processor_computes_it(
 def test_auto_on_a_cpu_is_fp32_if_torch_is_limited_to_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, avx512_bf16=True, amx=True, capability="AVX2")
     assert Precision("auto", CPU).name == "fp32"
+
+
+def test_auto_and_the_iteration_of_muon_use_no_bf16_that_onednn_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, avx512_bf16=True, amx=True)
+    assert has_native_bf16(CPU)
+    for limit in ("AVX512_CORE", "avx512_core_vnni"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert not has_native_bf16(CPU)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")
+    assert has_native_bf16(CPU)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # as with AVX2
+    assert Precision("auto", CPU).name == "fp32"
+    taken: list[torch.dtype] = []
+
+    def noted(first: torch.Tensor, *others: torch.Tensor, **factors: float) -> torch.Tensor:
+        taken.append(first.dtype)
+        return first
+
+    monkeypatch.setattr(torch, "baddbmm", noted)
+    orthogonalised(torch.eye(2)[None])
+    assert set(taken) == {torch.float32}
 
 
 def test_auto_on_a_cpu_is_fp32_if_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.training.run_folder import RunFolder
+from detector.training.run_folder import RunFolder, removed_if_empty, results_folder
 
 
 def test_each_run_gets_its_own_folder(tmp_path: Path) -> None:
@@ -38,3 +38,16 @@ def test_folder_with_a_save_or_foreign_files_is_not_reused(tmp_path: Path, left:
     path.write_text("x", encoding="utf-8")
     assert RunFolder.create(tmp_path, "train", reuse=True).path == tmp_path / "train2"
     assert path.read_text("utf-8") == "x"
+
+
+def test_new_folder_for_results_is_removed_at_an_error_unless_it_holds_files(tmp_path: Path) -> None:
+    made = [results_folder(None, "val", tmp_path), results_folder(None, "val", tmp_path)]
+    (made[1] / "results.json").write_text("[]", encoding="utf-8")
+    given = results_folder(tmp_path / "given", "val")
+    for folder, asked in ((made[0], None), (made[1], None), (given, given)):
+        with pytest.raises(ValueError, match="stop"), removed_if_empty(folder, asked):
+            raise ValueError("stop")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "val2"]
+    with removed_if_empty(results_folder(None, "val", tmp_path), None):
+        pass
+    assert (tmp_path / "val").is_dir()

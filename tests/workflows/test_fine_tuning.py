@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from detector.config import registry
 from detector.darknet.network import CfgText, DarknetNet
-from detector.errors import ConfigError, DarknetError
+from detector.errors import CheckpointError, ConfigError, DarknetError
 from detector.models.checkpoint import (
     ModelFile,
     find_weights,
@@ -354,3 +355,9 @@ def test_provenance_goes_from_the_first_weights_into_every_file_of_a_run(
     assert load_model_file(tmp_path / "again.safetensors").provenance == origin
     scratch = train(experiment("train.iterations=1", "train.evaluations=1", "train.run_name=scratch"))
     assert load_model_file(scratch.folder.best).provenance == {}
+
+
+@pytest.mark.parametrize("name", ["yolov4-mine.conv.29", "m.weights", "m.safetensors", "m.pth"])
+def test_missing_weights_to_start_from_are_named(name, config, tmp_path):
+    with pytest.raises(CheckpointError, match=f"train.weights=.*{re.escape(name)}: there is no such file"):
+        read_start(tmp_path / name, config)
