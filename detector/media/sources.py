@@ -154,6 +154,8 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
         ConfigError: an address without `allow_url`, or of another scheme.
     """
     text, path = str(source), Path(source)
+    if not text:  # as a path, this would be the current folder
+        raise MediaError("expected an image, video or folder, got an empty text; give its path")
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
@@ -170,6 +172,13 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     if not found:
         raise MediaError(f"{text}: expected {expected}, got none; check the path")
     return found
+
+
+def can_be_source(text: str) -> bool:
+    """Tell whether a word is a source by what exists or by its form; an image with a known suffix may be missing."""
+    is_file_name = Path(text).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".txt")
+    is_stream = text == STDIN or _CAMERA.fullmatch(text) is not None or _URL.fullmatch(text) is not None
+    return os.path.lexists(text) or is_file_name or glob.has_magic(text) or is_stream
 
 
 def _stream(text: str, allow_url: bool) -> VideoSource | None:

@@ -108,6 +108,12 @@ def test_path_without_sources_is_an_error_that_names_it(name: str, message: str,
     assert str(tmp_path / name) in str(caught.value)
 
 
+def test_empty_text_is_not_the_current_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    with pytest.raises(MediaError, match="expected an image, video or folder, got an empty text"):
+        as_sources("")
+
+
 def test_missing_file_in_a_list_fails_only_when_it_is_read(tree: Path) -> None:
     sources, _ = as_images([tree / "a.png", tree / "none.png", str(tree / "deep")])
     assert names(sources, tree) == ["a.png", "none.png", "deep/a.png", "deep/er/c.PNG"]
