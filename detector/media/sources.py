@@ -6,6 +6,7 @@ A source is only named here; `detector.media.video` and `detector.media.streams`
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -28,6 +29,7 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
 URL_SCHEMES = (*WEB_SCHEMES, "rtsp", "rtsps")
 STDIN = "-"
 _BYTES = (bytes, bytearray, memoryview)
+_BINARY_FILES = (io.RawIOBase, io.BufferedIOBase)  # open(path, 'rb') and io.BytesIO; both are iterables of lines
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 
@@ -273,7 +275,9 @@ def is_endless(given: object) -> TypeGuard[Iterable[object]]:
 
 
 def _is_collection(given: object) -> TypeGuard[Iterable[object]]:
-    is_image = hasattr(given, "shape") or hasattr(given, "convert") or isinstance(given, (str, Path, *_BYTES))
+    is_image = (
+        hasattr(given, "shape") or hasattr(given, "convert") or isinstance(given, (str, Path, *_BYTES, *_BINARY_FILES))
+    )
     return isinstance(given, Iterable) and not is_image
 
 
@@ -340,5 +344,7 @@ def _one(given: object, name: str, allow_url: bool, channel_order: ChannelOrder)
             return [_file(Path(given))]  # fails when it is read, and the others do not
     if isinstance(given, _BYTES):
         return [ImageSource(name, encoded=bytes(given))]
+    if isinstance(given, _BINARY_FILES):
+        return [ImageSource(name, encoded=given.read() or b"")]
     pixels, warnings = pixels_of(given, name, channel_order)
     return [ImageSource(name, pixels=pixels, warnings=warnings)]
