@@ -17,12 +17,14 @@ from detector.cli.progress import say
 from detector.cli.show import Window
 from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
-from detector.errors import MediaError
+from detector.config.name_suggestions import did_you_mean, near_names
+from detector.errors import ConfigError, MediaError
 from detector.inference.prediction_run import PredictionOptions
 from detector.io.nouns import plural
+from detector.media.sources import can_be_source
 from detector.media.writers import require_format
-from detector.models.published_weights import DEFAULT_MODEL, located_weights
-from detector.tasks.detection_model import is_model
+from detector.models.published_weights import DEFAULT_MODEL, located_weights, published_weights
+from detector.tasks.detection_model import is_model, is_model_name
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
 from detector.workflows.predict import predict_file
@@ -31,10 +33,7 @@ from detector.workflows.predict import predict_file
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     words, overrides = split_words(arguments)
-    if arguments.weights is not None:
-        words.insert(0, str(arguments.weights))
-    elif words and not is_model(words[0]):
-        words.insert(0, DEFAULT_MODEL)
+    words = _with_model(arguments, words)
     formats = _formats(arguments.format)
     _require_tracks(arguments)
     weights = located_weights(Path(words[0]))
@@ -61,6 +60,27 @@ def run(arguments: argparse.Namespace) -> int:
         return run_video(arguments, records, progress, window)
     _print_images(arguments, records, formats, words[1:])
     return 5 if arguments.strict and records.summary.num_faults else 0
+
+
+def _with_model(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
+    """Return the model and its sources; the model that is used where none is named comes before sources only.
+
+    Raises:
+        ConfigError: a source is missing, or the words name a model at another place or one that does not exist.
+    """
+    if arguments.weights is not None:
+        return [str(arguments.weights), *words]
+    if is_model(words[0]):
+        if len(words) == 1:
+            raise ConfigError(f"expected a source after the model {words[0]}, got none; add an image, video or folder")
+        return list(words)
+    if len(words) > 1 and not can_be_source(words[0]):  # a mistyped model must not give the detections of another one
+        close = near_names(words[0], published_weights())
+        meant = did_you_mean(close) if close else "; check the first word"
+        raise ConfigError(f"{words[0]}: no such model file, run folder, published weights, image or folder{meant}")
+    if models := [word for word in words[1:] if is_model_name(word)]:
+        raise ConfigError(f"{models[0]}: expected the model before the sources, got it after {words[0]}; put it first")
+    return [DEFAULT_MODEL, *words]
 
 
 def _print_images(
@@ -100,7 +120,7 @@ def _require_tracks(arguments: argparse.Namespace) -> None:
     """
     if not (arguments.track or arguments.line or arguments.zone):
         names = ("untracked", "camera_motion", "track_match", "track_enlarge", "track_buffer")
-        refuse_given(arguments, names, "for objects that are followed; add --track")
+        refuse_given(arguments, names, "for objects that are followed, and neither --track, --line nor --zone is given")
 
 
 def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> PredictionOptions:

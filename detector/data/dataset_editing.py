@@ -18,6 +18,7 @@ from detector.config.name_suggestions import nearest
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
 from detector.errors import DatasetError
+from detector.io.nouns import plural
 
 Positions = npt.NDArray[np.int64]
 
@@ -96,7 +97,8 @@ def split_portion(
         chosen = [index for group in np.flatnonzero(split_of_group == number) for index in members[group]]
         if not chosen:
             raise DatasetError(
-                f"{len(names)} images in {len(members)} groups leave the split {name} empty; use larger shares"
+                f"{plural(len(names), 'image')} in {plural(len(members), 'group')} leave the split {name} empty; "
+                + ("use larger shares" if len(members) >= len(shares) else "group by something else, or not at all")
             )
         result[name] = take(portion, np.sort(np.array(chosen, dtype=np.int64)))
     return result

@@ -6,6 +6,7 @@ A source is only named here; `detector.media.video` and `detector.media.streams`
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -28,6 +29,7 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
 URL_SCHEMES = (*WEB_SCHEMES, "rtsp", "rtsps")
 STDIN = "-"
 _BYTES = (bytes, bytearray, memoryview)
+_BINARY_FILES = (io.RawIOBase, io.BufferedIOBase)  # open(path, 'rb') and io.BytesIO; both are iterables of lines
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 
@@ -154,6 +156,8 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
         ConfigError: an address without `allow_url`, or of another scheme.
     """
     text, path = str(source), Path(source)
+    if not text:  # as a path, this would be the current folder
+        raise MediaError("expected an image, video or folder, got an empty text; give its path")
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
@@ -171,6 +175,13 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     if not found:
         raise MediaError(f"{text}: expected {expected}, got none; check the path")
     return found
+
+
+def can_be_source(text: str) -> bool:
+    """Tell whether a word is a source by what exists or by its form; an image with a known suffix may be missing."""
+    is_file_name = Path(text).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".txt")
+    is_stream = text == STDIN or _CAMERA.fullmatch(text) is not None or _URL.fullmatch(text) is not None
+    return os.path.lexists(text) or is_file_name or glob.has_magic(text) or is_stream
 
 
 def _stream(text: str, allow_url: bool) -> VideoSource | None:
@@ -282,7 +293,9 @@ def is_endless(given: object) -> TypeGuard[Iterable[object]]:
 
 
 def _is_collection(given: object) -> TypeGuard[Iterable[object]]:
-    is_image = hasattr(given, "shape") or hasattr(given, "convert") or isinstance(given, (str, Path, *_BYTES))
+    is_image = (
+        hasattr(given, "shape") or hasattr(given, "convert") or isinstance(given, (str, Path, *_BYTES, *_BINARY_FILES))
+    )
     return isinstance(given, Iterable) and not is_image
 
 
@@ -349,5 +362,7 @@ def _one(given: object, name: str, allow_url: bool, channel_order: ChannelOrder)
             return [_file(Path(given))]  # fails when it is read, and the others do not
     if isinstance(given, _BYTES):
         return [ImageSource(name, encoded=bytes(given))]
+    if isinstance(given, _BINARY_FILES):
+        return [ImageSource(name, encoded=given.read() or b"")]
     pixels, warnings = pixels_of(given, name, channel_order)
     return [ImageSource(name, pixels=pixels, warnings=warnings)]

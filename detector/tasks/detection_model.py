@@ -69,9 +69,14 @@ class LoadedModel:
 def is_model(word: str) -> bool:
     """Tell whether a word means a model, by its suffix or as a published name, and not images or a video."""
     path = Path(word)
+    return is_model_name(word) or not (path.exists() or path.suffix or set(word) & set("/*?[:-"))
+
+
+def is_model_name(word: str) -> bool:
+    """Tell whether a word names a model file by its suffix, a run folder or published weights."""
+    path = Path(word)
     is_run = (path / "weights" / "best.safetensors").is_file()
-    is_file_name = path.suffix in MODEL_SUFFIXES or target_of(path) is not None or is_run
-    return is_file_name or is_published(word) or not (path.exists() or path.suffix or set(word) & set("/*?[:-"))
+    return path.suffix in MODEL_SUFFIXES or target_of(path) is not None or is_run or is_published(word)
 
 
 def read_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,31 @@ def test_predict_without_a_model_uses_the_shipped_one_and_says_so(
     told = capsys.readouterr()
     assert "model: yolox-nano, 80 classes of COCO" in told.err
     assert "photo.png: " in told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("yolox-nan", "photo.png"), "yolox-nan: no such model file, .*; did you mean 'yolox-nano'"),
+        (("mish-n", "photo.png"), "mish-n: no such model file, run folder"),
+        (("runs/detect/none", "photo.png"), "runs/detect/none: no such model file, run folder"),
+        (("photo.png", "yolox-nano"), "yolox-nano: expected the model before the sources, got it after photo.png"),
+        (("photo.png", "best.safetensors"), "best.safetensors: expected the model before the sources"),
+        (("yolox-nano",), "expected a source after the model yolox-nano, got none"),
+    ],
+)
+def test_mistyped_or_misplaced_model_is_not_replaced_by_the_shipped_one(
+    photo: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert run(["predict", *words, "input.size=64"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_missing_image_beside_others_is_skipped_with_the_shipped_model(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", "none.png", "photo.png", "input.size=64"]) == 0
+    assert "none.png: not read" in capsys.readouterr().out
 
 
 def test_predict_takes_a_published_name(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

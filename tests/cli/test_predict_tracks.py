@@ -156,7 +156,10 @@ def test_detections_without_a_track_are_counted_in_a_message_and_kept_on_request
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--untracked"], "--untracked: for objects that are followed; add --track"),
+        (
+            ["--untracked"],
+            "--untracked: for objects that are followed, and neither --track, --line nor --zone is given; leave it out",
+        ),
         (["--camera-motion", "--track-buffer", "2"], "--camera-motion, --track-buffer: for objects that are followed"),
     ],
 )

@@ -108,7 +108,7 @@ def test_groups_stay_together():
     folders = [{name.split("/")[0] for name in part.annotations.file_names} for part in parts.values()]
     assert [len(f) for f in folders] == [2, 2]
     assert not folders[0] & folders[1]
-    with pytest.raises(DatasetError, match="200 images in 1 groups leave the split val empty"):
+    with pytest.raises(DatasetError, match="200 images in 1 group leave the split val empty; group by"):
         split_portion(whole, {"train": 0.5, "val": 0.5}, group_of=lambda name: "all")
 
 

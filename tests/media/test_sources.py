@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_path_without_sources_is_an_error_that_names_it(name: str, message: str,
     with pytest.raises(MediaError, match=message) as caught:
         as_sources(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_empty_text_is_not_the_current_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    with pytest.raises(MediaError, match="expected an image, video or folder, got an empty text"):
+        as_sources("")
+
+
+def test_open_binary_file_is_one_image(tree: Path) -> None:
+    encoded = (tree / "a.png").read_bytes()
+    with open(tree / "a.png", "rb") as file:
+        for given in (file, io.BytesIO(encoded)):
+            (source,), is_single = as_sources(given)
+            assert isinstance(source, ImageSource)
+            assert is_single
+            assert source.encoded == encoded
 
 
 def test_missing_file_in_a_list_fails_only_when_it_is_read(tree: Path) -> None:
