@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cfg",
         metavar="FILE.cfg",
         help="the network that the anchors are for: its canvas, and whether it stretches images (letter_box); without "
-        "it and input.fit=, anchors for both fits are printed",
+        "it and input.fit=, anchors for both fits are printed (default: none)",
     )
     parser.add_argument("--num", type=int, default=9, help="number of anchors (default 9)")
     parser.add_argument(

@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--unfold",
         type=Path,
         metavar="IMAGES",
-        help="give a model with folded batch norm the statistics of these images, so that it can be trained",
+        help="give a model with folded batch norm the statistics of these images, so that it can be trained "
+        "(default: none)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 

@@ -157,7 +157,7 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
 
     These are, in this order: the same name in another case or with other hyphens; the names at the least distance,
     counted in inserted, deleted, replaced and exchanged characters, if that is small for their length; the names that
-    begin or end with this one, or with which it begins, as whole words.
+    begin or end with this one, or with which it begins, as whole words; the names that begin with it.
     """
     listed = sorted(set(known))
     plain = _normalised(name)
@@ -172,6 +172,7 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
     word = name.lower()
     around = [each for each in listed if each.startswith(f"{word}_") or each.endswith(f"_{word}")]
     around = around or [each for each in listed if len(each) > 1 and word.startswith(f"{each}_")]
+    around = around or [each for each in listed if len(word) > 4 and each.startswith(word)]
     return around if len(around) <= MAX_SUGGESTIONS else []
 
 

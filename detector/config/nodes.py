@@ -320,7 +320,10 @@ def section_of(text: str, where: Where) -> Node:
     Raises:
         ConfigError: the named file cannot be read.
     """
-    if "/" in text and (where.folder / text).is_dir() and (claim := registry.claimant(where.folder / text)):
+    folder = where.folder / text
+    if text and os.path.isfile(folder / "config.yaml"):  # of a run: `with_section_of_run` knows the key
+        return Node({"name": Node(text, where)}, where)
+    if "/" in text and os.path.isdir(folder) and (claim := registry.claimant(folder)):
         return Node({"name": Node(claim.name, where), claim.key: Node(text, where)}, where)
     is_config = text.endswith((".yaml", ".yml"))
     if not is_config and not Path(text).suffix:

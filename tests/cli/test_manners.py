@@ -69,13 +69,12 @@ USAGE_ERRORS = [
     (["evaluate"], "expected one model file, got none"),
     (["evaluate", "--results", "r.json"], "--results needs --annotations FILE and takes no model"),
     (["evaluate", "--split"], "detector evaluate: argument --split: expected one argument; see"),
-    (["predict", "a.safetensors"], "expected a model file and a source, got "),
+    (["predict", "a.safetensors"], "expected a source, or a model file and a source, got "),
     (["predict", "a", "b", "--format", "xml"], "--format: no format is named 'xml'"),
-    (["models", "--size", "100"], "input.size: Yolo: expected images with both sides a multiple of 32, got (100, 100)"),
+    (["models", "--size", "100"], "expected images with both sides a multiple of 32, got (100, 100)"),
     (["predict", "--confidence", "high"], "argument --confidence: expected a number of 0..1, best or best-overall"),
     (["models", "--size", "0"], "a size and channels of at least 1"),
     (["models", "--num-classes", "0"], "--num-classes: expected at least 1, got 0"),
-    (["models", "mish-n"], "detector models: unknown argument 'mish-n'"),
     (["env", "--all"], "detector env: unknown argument '--all'"),
     (["models", "--import", "nowhere.py"], "--import: expected a Python file with registered parts, got 'nowhere.py'"),
     (
@@ -96,6 +95,7 @@ DATA_ERRORS = [
 ]
 MODEL_ERRORS = [
     (["evaluate", "none.safetensors"], "none.safetensors"),
+    (["models", "mish-n"], "mish-n is no model file"),
     (["val", "none.safetensors"], "none.safetensors"),
     (["evaluate", "text.safetensors"], "text.safetensors"),
     (["evaluate", "empty.pt"], "empty.pt"),
@@ -144,7 +144,7 @@ def test_wrong_use_of_a_model_is_one_line_with_its_exit_code(detector, trained, 
         (
             ["predict", trained.weights, trained.images, "--classes", "99"],
             2,
-            "expected a class of the model, got '99'",
+            "expected a class of the model, got 99; it has 0 to 5",
         ),
         (["predict", trained.weights, trained.images, "predict.classes=[99]"], 2, "classes of 0 to 5, got 99"),
         (["predict", trained.weights, trained.images, "--confidence", "1.5"], 2, "within 0..1, got 1.5"),
