@@ -144,7 +144,7 @@ def test_every_source_gives_one_record_in_order(batch_size: int, tmp_path: Path)
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
     broken = [ImageSource(n, tmp_path / n) for n in ("none.jpg", "text.jpg", "empty.png", "folder.jpg")]
-    wrong = ImageSource("grey", pixels=picture(0, channels=1))
+    wrong = ImageSource("five", pixels=picture(0, channels=5))
     good = sources(list(range(5)))
     mixed = [broken[0], good[0], good[1], broken[1], broken[2], good[2], good[3], wrong, good[4], broken[3]]
     made = predictor(batch_size)
@@ -294,7 +294,7 @@ def test_floats_in_unit_range_and_their_bytes_give_the_same_maps() -> None:
 def test_evaluation_uses_the_arithmetic_of_the_experiment(experiment: Callable[..., DetectionConfig]) -> None:
     config = experiment("input.arithmetic=darknet", "input.fit=stretch")
     assert config.input == InputConfig(64, 3, "stretch", "darknet")
-    with pytest.raises(ConfigError, match=r"expected input.arithmetic to be opencv or darknet, got 'caffe'"):
+    with pytest.raises(ConfigError, match=r"expected input.arithmetic to be opencv or darknet or yolox, got 'caffe'"):
         experiment("input.arithmetic=caffe")
 
 
