@@ -130,7 +130,8 @@ def _masked(op: _Writer, boxes: str, scores: str, config: SelectConfig, num_clas
     passing = op("GreaterOrEqual", scores, op.constant(lowest, np.float32))
     is_finite = op("LessOrEqual", scores, op.constant(np.finfo(np.float32).max, np.float32))
     if config.best_class:
-        best = op("ArgMax", scores, axis=2, keepdims=1)  # the first of equal scores, as `select` takes
+        finite = op("Where", is_finite, scores, op.constant(NOT_SELECTED, np.float32))
+        best = op("ArgMax", finite, axis=2, keepdims=1)  # the first of equal scores, as `select` takes
         passing = op("And", passing, op("Equal", best, op.constant(np.arange(num_classes), np.int64)))
     zero = op.constant(0, np.float32)
     # 0 times a coordinate is 0, or NaN if the coordinate is not finite.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import pickletools
 import struct
@@ -195,11 +196,11 @@ def find_weights(path: Path) -> Path:
     A run folder stands for its best weights, or the last ones before its first evaluation. A file may also lie in a
     folder `weights` beside its path, where downloads are put.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
         names = ("best.safetensors", "last.safetensors", "last.pt")
         return next((file for name in names if (file := path / "weights" / name).is_file()), path)
     beside = path.parent / "weights" / path.name
-    return beside if beside.is_file() and not path.exists() else path
+    return beside if os.path.isfile(beside) and not os.path.exists(path) else path
 
 
 def peek_config(path: Path) -> dict[str, object]:

@@ -111,7 +111,8 @@ def select_rows(
     """
     passing = scores >= _lowest(scores, config)
     if config.best_class:
-        passing &= torch.zeros_like(passing).scatter_(1, scores.argmax(dim=1, keepdim=True), True)
+        finite = torch.where(torch.isfinite(scores), scores, -1)  # argmax would take a NaN for the best
+        passing &= torch.zeros_like(passing).scatter_(1, finite.argmax(dim=1, keepdim=True), True)
     passing &= torch.isfinite(canvas_xyxy).all(dim=1)[:, None]  # a NaN score compares false anyway
     passing &= torch.isfinite(scores)
     if config.classes is not None:

@@ -170,7 +170,7 @@ def test_int8_file_that_loses_too_much_ap_is_not_written(
 
     canvases = [np.zeros((64, 64, 3), np.float32)]
     monkeypatch.setattr(export_workflow, "make_export", make)
-    monkeypatch.setattr(export_workflow, "_canvases", lambda *given, **others: (canvases, "no images"))
+    monkeypatch.setattr(export_workflow, "canvases_of", lambda *given, **others: (canvases, "no images"))
     monkeypatch.setattr(export_workflow, "_measured", lambda loaded, export: (0.5, after))
     settings = ExportSettings("onnx", precision="int8", max_ap_loss=share)
     path = folder / "m.onnx"

@@ -294,7 +294,8 @@ def test_decoding_is_float32_under_autocast(yolo: Yolo) -> None:
 # ---- gradients
 
 
-@pytest.mark.parametrize("name", names(LossConfig))
+# simota gives an object few cells, so that some levels get no box; tests/losses/test_simota.py compares its gradients.
+@pytest.mark.parametrize("name", [n for n in names(LossConfig) if n != "simota"])
 def test_every_parameter_gets_a_gradient_from_the_loss(name: str) -> None:
     model = make(find_config_class(ModelConfig, "darknet")() if name == "anchor" else None).train()
     config = find_config_class(LossConfig, name)()
