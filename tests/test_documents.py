@@ -211,7 +211,8 @@ def execute(command: str) -> str:
     """Execute a command line of a document and return what is wrong, or an empty text."""
     program, *words = shlex.split(command, comments=True)
     if program == "make":
-        return "" if re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE) else "no such target"
+        target = next(word for word in words if "=" not in word)
+        return "" if re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) else "no such target"
     if program == "python" and words[0].startswith("tools/"):
         return "" if (ROOT / words[0]).is_file() else "no such file"
     if program != "detector":

@@ -16,6 +16,7 @@ from typing import NoReturn, TextIO, cast
 from detector import __version__
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import ConfigError, DetectorError
+from detector.io.child_process import safe_path
 from detector.io.guarded_stream import GuardedStream
 
 # Name, module and one line of help of each command; a module has `configure(parser)` and `run(arguments) -> exit code`.
@@ -141,7 +142,8 @@ def run(argv: Sequence[str]) -> int:
     output, own = GuardedStream(sys.stdout), (sys.stdout, sys.stderr)
     sys.stdout, sys.stderr = cast("TextIO", output), cast("TextIO", GuardedStream(sys.stderr))
     try:
-        code = _run(argv)
+        with safe_path():
+            code = _run(argv)
         output.flush()  # a closed pipe is noticed here and not at exit
         if output.failure is not None:
             code = _end_without_output(argv[0], output.failure, code)
@@ -167,7 +169,6 @@ def _reason(failure: Exception) -> str:
 
 def _run(argv: Sequence[str]) -> int:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise that library asks a package index for updates on import
-    os.environ["PYTHONSAFEPATH"] = "1"  # otherwise child processes import modules from the working folder
     parser = build_parser(argv)
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         meant = _FOREIGN_COMMANDS.get(argv[0])

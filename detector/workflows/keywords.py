@@ -48,6 +48,11 @@ class RunKeywords(SelectionKeywords, total=False):
     track: bool
     lines: Sequence[Sequence[float]]
     zones: Sequence[Sequence[float]]
+    untracked: bool
+    camera_motion: bool
+    track_match: float | None
+    track_enlarge: float | None
+    track_buffer_s: float | None
 
 
 class _TrainingKeywords(TypedDict, total=False):
@@ -86,6 +91,7 @@ class ExportKeywords(DetectionKeywords, total=False):
     opset: int
     mish_form: MishForm | None
     precision: ExportPrecision
+    max_ap_loss: float
 
 
 def with_keywords(keywords: type) -> Callable[[Function], Function]:

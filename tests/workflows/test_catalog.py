@@ -133,7 +133,8 @@ def test_every_entry_states_its_source_and_licence():
 
 def test_unknown_name_is_rejected_with_the_nearest_one():
     with pytest.raises(
-        DetectorError, match=r"'yolo4-tiny' is not in the catalogue of downloads; did you mean 'yolov4-tiny'\?"
+        DetectorError,
+        match=r"'yolo4-tiny' is not in the catalogue of downloads; did you mean 'yolov4-tiny' or 'yolox-tiny'\?",
     ):
         catalog.find_published("yolo4-tiny")
 
@@ -219,7 +220,7 @@ def test_data_set_appears_with_all_its_files(data_set, tmp_path):
     assert files == {"set/folder/a", "set/folder/b", "set/folder/c"}
     assert seen[-1] == data_set.num_bytes
     assert seen == sorted(seen)
-    with pytest.raises(DetectorError, match=r"set exists; remove it, or name another place with --output"):
+    with pytest.raises(DetectorError, match=r"set exists; remove it, or name another place with --out"):
         fetch_data_set(data_set, tmp_path / "data" / "set")
 
 

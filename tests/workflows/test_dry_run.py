@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from detector.errors import DatasetError
+from detector.models.checkpoint import load_training_state
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
 from detector.training.events import Evaluated, Event, Noted
@@ -153,7 +154,7 @@ def test_dry_run_does_not_change_the_following_run(tiny_shapes: Path, tmp_path: 
     rehearse(config)
     after = train(config)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["train", "train2"]
-    state = [torch.load(r.folder.last, weights_only=True)["model"] for r in (alone, after)]
+    state = [load_training_state(r.folder.last)["model"] for r in (alone, after)]
     assert all(torch.equal(tensor, state[1][name]) for name, tensor in state[0].items())
 
 
