@@ -52,7 +52,7 @@ USAGE_ERRORS = [
     (["train", "mish-n", "mish-s"], "expected one configuration, got mish-n, mish-s"),
     (["train", "--resume", "n" * 300], "n" * 300),
     (["train", "n" * 300], "no configuration file or preset is named 'nnn"),
-    (["evaluate", "n" * 300], "nnn: the name is too long for a file"),
+    (["evaluate", "n" * 300], ": the name is too long for a file"),
     (["train", "mish-n", "data=shapes", "loader.batch_size=1000000000000"], "batch_size within 1..65536"),
     (["train", "mish-n", "data=shapes", "loader.workers=1000000"], "workers within 0..1024"),
     (["train", "mihs-n"], "no configuration file or preset is named 'mihs-n'; did you mean 'mish-n'?"),
