@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="FILE",
-        help="a model file, export, .cfg or published name to describe (default: list the presets)",
+        help="a model file, export, .cfg, preset or published name to describe (default: list the presets)",
     )
     add_darknet_options(parser)
     parser.add_argument("--layers", action="store_true", help="also print the layers of the file's network")

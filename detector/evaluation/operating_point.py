@@ -75,7 +75,8 @@ class OperatingPoint:
         """
         if not file.operating_point:
             raise ConfigError(
-                f"{who} holds no thresholds; store some with detector evaluate {who} --store-thresholds FILE"
+                f"{who} holds no thresholds; store some with detector evaluate WEIGHTS --store-thresholds FILE, where "
+                f"WEIGHTS is a model file; an export takes them over from the model file that it is made of"
             )
         found = cls._read(file.operating_point)
         if found is None or len(found.by_class) != len(file.class_names):
