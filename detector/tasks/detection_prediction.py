@@ -221,6 +221,4 @@ def predict_with_detector(
     own = selection_of(loaded, options.formats)
     select = select_boxes(own, loaded.file, request.selection, str(request.weights))
     request.check_frames(inputs.has_frames)
-    return open_run(
-        loaded, inputs, select, options, on_picture=on_picture, report=observer.note, warn=observer.warn
-    )
+    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note, warn=observer.warn)
