@@ -95,7 +95,7 @@ DATA_ERRORS = [
 ]
 MODEL_ERRORS = [
     (["evaluate", "none.safetensors"], "none.safetensors"),
-    (["models", "mish-n"], "mish-n is no model file"),
+    (["models", "mihs-n"], "mihs-n is no model file"),
     (["val", "none.safetensors"], "none.safetensors"),
     (["evaluate", "text.safetensors"], "text.safetensors"),
     (["evaluate", "empty.pt"], "empty.pt"),
