@@ -18,6 +18,7 @@ from detector.errors import CheckpointError, ConfigError
 from detector.inference.prediction_run import OnPicture
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
+from detector.models.network_size import require_bounded
 from detector.models.precision import choose_device
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
@@ -305,8 +306,9 @@ def build_checked(model: PartConfig[Model], num_classes: int, canvas: InputConfi
     """Return the model of a config with random weights, after checking that it takes such a canvas.
 
     Raises:
-        ConfigError: the input size does not suit the model.
+        ConfigError: the input size does not suit the model, or the network is too large.
     """
+    require_bounded(lambda: registry.build(model, num_classes, canvas.channels))
     built = registry.build(model, num_classes, canvas.channels)
     try:
         built.check_image_hw(canvas.canvas_hw)
