@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -118,6 +120,34 @@ def _own_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+class Hung(BaseException):
+    """A piece of work took too long; no code under test catches it."""
+
+
+@pytest.fixture
+def bounded() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which 10 s of processor time raise `Hung`, and 2 GB of new memory cannot be allocated."""
+
+    def hung(number: int, frame: object) -> NoReturn:
+        raise Hung("took over 10 s of processor time")
+
+    @contextmanager
+    def bounds() -> Iterator[None]:
+        status = Path("/proc/self/status").read_text()
+        held = 1024 * int(status.partition("VmData:")[2].split()[0])
+        limits, handler = resource.getrlimit(resource.RLIMIT_DATA), signal.signal(signal.SIGPROF, hung)
+        resource.setrlimit(resource.RLIMIT_DATA, (held + 2**31, limits[1]))
+        signal.setitimer(signal.ITIMER_PROF, 10)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, handler)
+            resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+    return bounds
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
             f"missing from the numbers"
         )
     annotations = read_split(opened.config, request.split, observer.report)
-    loaded, annotations = matched(opened, annotations, observer.note)
+    loaded, annotations = matched(opened, annotations, observer.note, observer.warn)
     folder = results_folder(request.save_dir or request.report, "val")
     num_images = len(annotations)
     with removed_if_empty(folder, request.save_dir or request.report):
