@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +32,9 @@ from detector.config.nodes import (
     Where,
     describe,
     find_config,
+    is_path,
     merge,
+    missing_path,
     plain_of,
     read_nodes,
     replaced_lengths,
@@ -113,6 +116,14 @@ class _Builder:
                 where = node.where if name is None else name.where
                 self.mistakes.add(where, f"{key or schema.name_key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
+            if _is_path(schema, name, entries):
+                if not os.path.exists(path := name.where.folder / os.path.expanduser(name.value)):
+                    self.mistakes.add(name.where, f"{key}: {missing_path(name.value, name.where)}")
+                    return _FAILED
+                claim = registry.claim_of(path, schema)
+                name = Node(claim.name, name.where)
+                given = _nodes(claim.keys, name.where)
+                entries = {**typing.cast("dict[str, Node]", given), **entries}
             try:
                 schema = registry.find_config_class(schema, name.value)
             except ConfigError as error:
@@ -187,6 +198,18 @@ class _Builder:
             node.where, f"{key}: expected {expected}, got {describe(plain)}{value_hint(key, plain, names)}"
         )
         return _FAILED
+
+
+def _is_path(kind: registry.Kind, name: Node, entries: Mapping[str, Node]) -> bool:
+    """Tell whether the name of a part of a kind is instead the path of something that parts of the kind read.
+
+    The name of a part that reads nothing without a path is rather that of a folder, if there is one.
+    """
+    assert isinstance(name.value, str)
+    if not is_path(name.value, name.where) or not registry.reads_paths(kind):
+        return False
+    part: Any = registry.parts_of(kind).get(name.value)
+    return part is None or (not entries and getattr(part.Config(), part.path_key, name) is None)
 
 
 def _named(node: Node, default: object) -> Node:

@@ -193,3 +193,16 @@ def _are_shares(found: Mapping[str, Sequence[ListedObjects]]) -> bool:
     numbers = [n for images in found.values() for image in images for item in image.objects for n in item.source_xyxy]
     finite = [number for number in numbers if math.isfinite(number)]
     return bool(finite) and max(finite) <= 1 and any(not number.is_integer() for number in finite)
+
+
+def first_images(path: Path) -> tuple[list[str], int]:
+    """Return the first images that a table names and how many it has; none where it is no table of boxes."""
+    try:
+        lines, header = _lines(path)
+        columns, _ = _columns(path, header)
+    except DatasetError:
+        return [], 0
+    names = dict.fromkeys(cells[columns["image"]] for _, cells in lines if len(cells) > columns["image"])
+    listed = [PureWindowsPath(name).name for name in names if name]
+    listed = listed if _is_headless(header) else listed[1:]
+    return listed[:10], len(listed)

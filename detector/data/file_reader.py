@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Found:
     is_certain: bool = True
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{name} {number:,}" if number else name for name, number in self.splits.items())
+        counts = ", ".join(f"{name} {number:,}".strip() if number else name for name, number in self.splits.items())
         last = next(reversed(self.splits.values()), 0)
         images = f": {counts} {'image' if last == 1 else 'images'}" if any(self.splits.values()) else ""
         images = images or (f": {counts}" if counts else "")
@@ -54,11 +54,15 @@ class FileReader:
         return False
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | None:
+    def recognise(cls, contents: PathContents) -> Found | Sequence[Found] | None:
         """Return what the part reads at a path, a file or a folder; None where it reads nothing there.
 
-        It must not raise, must not read more than a few files, and must leave faults to the reading of a split: a
-        damaged data set of this format is recognised too. The default asks `claims`.
+        Several results are alternatives, between which the user is asked to choose. The method must not read more than
+        a few files, and must leave faults to the reading of a split: a damaged data set of this format is recognised
+        too. The default asks `claims`.
+
+        Raises:
+            DatasetError: the format is certain, but a part of the data set that the keys need is not found.
         """
         if not cls.claims(contents.path):
             return None

@@ -12,14 +12,9 @@ from pathlib import Path
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
 from detector.data.dataset import Dataset, DatasetConfig, required_file
+from detector.data.split_words import SPLITS
 from detector.errors import DatasetError
 from detector.io.folders import files_below
-
-# Splits by the words of other programs, in the order in which splits are listed.
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 
 Splits = Mapping[str, tuple[CocoAnnotations, Extras]]
 
@@ -93,7 +88,7 @@ class ForeignDataset(Dataset):
 
     def split_names(self) -> tuple[str, ...]:
         """Return the names of the splits, in the order train, val, test."""
-        return tuple(name for name in dict.fromkeys(SPLIT_WORDS.values()) if name in self._whole[0])
+        return tuple(name for name in SPLITS if name in self._whole[0])
 
     def split(self, name: str) -> CocoAnnotations:
         """Return the annotations of a split.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from detector.io.folders import files_below
@@ -29,17 +31,28 @@ class PathContents:
         root: the folder that names are relative to.
         names: names of all files.
         images: those of image files, by their suffix.
+        given_images: the folder of the images of an annotation file, where the user names it.
     """
 
-    def __init__(self, path: Path) -> None:
+    given_images: Path | None = None
+
+    def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
+        """List a path; `names` are given where they are known."""
         self.path = path.absolute()
         self.is_folder = self.path.is_dir()
         self.root = self.path if self.is_folder else self.path.parent
-        found = files_below(self.path, MOST_FILES) if self.is_folder else [self.path]
-        names = [file.relative_to(self.root).as_posix() for file in found]
-        self.names = tuple(name for name in names if not (self.is_folder and _is_hidden(name)))
+        if names is None:
+            found = files_below(self.path, MOST_FILES) if self.is_folder else [self.path]
+            names = [file.relative_to(self.root).as_posix() for file in found]
+            names = [name for name in names if not (self.is_folder and _is_hidden(name))]
+        self.names = tuple(names)
         self.images = tuple(name for name in self.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
         self._heads: dict[str, str] = {}
+
+    def below(self, folder: str) -> PathContents:
+        """Return the contents of a subfolder."""
+        start = f"{folder}/"
+        return PathContents(self.path / folder, [n.removeprefix(start) for n in self.names if n.startswith(start)])
 
     def ending(self, *suffixes: str) -> list[str]:
         """Return the names that end in a suffix, such as `.xml`, in any case."""
@@ -55,9 +68,9 @@ class PathContents:
                 self._heads[name] = ""
         return self._heads[name]
 
-    def samples(self, names: list[str]) -> list[str]:
+    def samples(self, names: Sequence[str]) -> list[str]:
         """Return a few names, spread over all, by which a format is judged."""
-        return names[:: max(1, len(names) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+        return list(names[:: max(1, len(names) // _NUM_SAMPLES)][:_NUM_SAMPLES])
 
     def keys(self, name: str) -> tuple[frozenset[str], ...]:
         """Return the keys in the first 64 KiB of a JSON file by depth: those of the outermost objects first.
@@ -85,6 +98,12 @@ class PathContents:
     def images_by_folder(self) -> Counter[str]:
         """Return the number of images by folder, `.` for those in the path itself."""
         return Counter(PurePosixPath(name).parent.as_posix() for name in self.images)
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a message shows it: relative where it lies below the working directory."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 @functools.lru_cache(maxsize=8)

@@ -206,10 +206,13 @@ def read_split(config: DetectionConfig, split: str, report: Report = lambda even
     """
     if config.data is None:
         raise DatasetError(
-            "no data set is configured; give data=FILE.yaml, or data.train.annotations, data.train.images and the same "
-            "for data.val"
+            "no data set is configured; give data=DATA, a folder, zip or file with images and annotations, such as "
+            "data=data.yaml"
         )
-    annotations: CocoAnnotations = registry.build(config.data).split(split)
+    dataset = registry.build(config.data)
+    annotations = dataset.split(split)
+    for note in dataset.notes() if split == "train" else ():
+        report(Noted(note))
     for problem in annotations.problems:
         report(Noted(f"{annotations.annotations}: {problem}", is_of_data=True))
     return annotations
