@@ -344,20 +344,22 @@ def find_section_file(text: str, where: Where) -> Path:
 
 
 def missing_path(text: str, where: Where) -> str:
-    """Return the message for a file or folder that does not exist, with the part of its path that is missing."""
+    """Return the message for a file or folder that does not exist, with the part of its path that is missing.
+
+    It begins with the place where the path is written, if that is in a file.
+    """
     path = where.folder / os.path.expanduser(text)
     parent = next((above for above in path.parents if os.path.isdir(above)), path.parent)
     missing = path.relative_to(parent).parts[0]
     try:
-        near = [
-            str(Path(os.path.relpath(parent / name, where.folder)) if not os.path.isabs(text) else parent / name)
-            for name in near_names(missing, os.listdir(parent))
-        ]
+        close = [parent / name for name in near_names(missing, os.listdir(parent))]
+        near = [str(each) if os.path.isabs(text) else os.path.relpath(each, where.folder) for each in close]
     except (OSError, ValueError):  # a folder that cannot be listed, a null character
         near = []
     what = "file" if Path(text).suffix and not text.endswith("/") else "file or folder"
     lacks = "" if missing == path.name else f", because {shown(_relative(parent))} has no {shown(missing)}"
-    return f"there is no {what} {shown(text)}{lacks}{did_you_mean(near) if near else '; check the path'}"
+    source = f"{where}: " if where.line else ""
+    return f"{source}there is no {what} {shown(text)}{lacks}{did_you_mean(near) if near else '; check the path'}"
 
 
 def is_path(text: str, where: Where) -> bool:

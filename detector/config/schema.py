@@ -118,7 +118,7 @@ class _Builder:
                 return _FAILED
             if _is_path(schema, name, entries):
                 if not os.path.exists(path := name.where.folder / os.path.expanduser(name.value)):
-                    self.mistakes.add(name.where, f"{key}: {missing_path(name.value, name.where)}")
+                    self.mistakes.append(missing_path(name.value, name.where))
                     return _FAILED
                 claim = registry.claim_of(path, schema)
                 name = Node(claim.name, name.where)

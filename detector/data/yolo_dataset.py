@@ -38,7 +38,7 @@ from detector.io.folders import files_below, found_by_end
 from detector.media.images import IMAGE_SUFFIXES
 
 _EXPECTED = "a data.yaml in the format of the YOLO family"
-_KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "kpt_shape", "download")
+_KNOWN_KEYS = (*SPLITS, "path", "names", "nc", "kpt_shape", "download", "roboflow")
 _MAX_CLASSES = 999_999  # as in a .data file of Darknet
 _CLASSES = re.compile(r"^(names|nc)\s*:", re.MULTILINE)
 _CONFIGURATION = re.compile(r"^(name|base)\s*:", re.MULTILINE)

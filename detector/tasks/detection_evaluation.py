@@ -212,7 +212,7 @@ def _store_thresholds(
 
 def _file_entry(path: Path) -> dict[str, str | None]:
     """Return the path of a file that numbers were computed from and, of a JSON file, the sha256 of its bytes."""
-    if path.suffix != ".json":  # a description of a data set, whose labels are in other files
+    if path.suffix != ".json" or path.is_dir():  # a description of a data set, whose labels are in other files
         return {"file": str(path), "sha256": None}
     digest = hashlib.sha256()
     with path.open("rb") as file:
