@@ -15,6 +15,12 @@ from detector.errors import DatasetError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, image_hw
 from detector.structures.boxes import xyxy_to_xywh
 
+# Splits by the words of other programs, in the order in which splits are listed.
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trainset": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class NamedObject:
@@ -44,12 +50,14 @@ class ListedObjects:
         place: its place in a file, for messages.
         listed_hw: its height and width as written; 0, 0 where they are not written.
         objects: its objects.
+        near: the folder of the file that lists it.
     """
 
     file_name: str
     place: str
     listed_hw: tuple[int, int] = (0, 0)
     objects: list[NamedObject] = field(default_factory=list)
+    near: Path | None = None
 
 
 def assemble(
@@ -58,6 +66,7 @@ def assemble(
     splits: Mapping[str, Sequence[ListedObjects]],
     *,
     are_shares: bool = False,
+    class_names: Sequence[str] = (),
 ) -> dict[str, tuple[CocoAnnotations, Extras]]:
     """Return splits with the classes of all of them, sorted by name, with ids from 1; every box is checked.
 
@@ -66,12 +75,14 @@ def assemble(
         folder: the folder that file names start from.
         splits: images by split.
         are_shares: whether corners are shares of the image instead of pixels.
+        class_names: the classes in the order of their ids, where the format has such an order.
 
     Raises:
         DatasetError: the splits hold no object, or more than `MAX_SKIPPED_SHARE` of the images or boxes cannot be used.
     """
-    names = sorted({item.class_name for images in splits.values() for image in images for item in image.objects})
-    if not names:
+    used = {item.class_name for images in splits.values() for image in images for item in image.objects}
+    names = [*class_names, *sorted(used.difference(class_names))]
+    if not used:
         raise DatasetError(f"{source}: holds no object; check that it is the right file")
     return {name: _assemble(source, folder, images, names, are_shares) for name, images in splits.items()}
 
