@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder and below it, sorted; links to folders are followed.
+def files_below(folder: Path, most: int | None = None) -> list[Path]:
+    """Return the files in a folder and below it, sorted, at most so many; links to folders are followed.
 
     A folder is listed once, however many links lead to it. A link to a folder that contains the link, or the folder
     given, is not followed. Folders that cannot be read are left out, as by `Path.rglob`.
     """
-    return sorted(_walk(folder))
+    return sorted(itertools.islice(_walk(folder), most))
 
 
 def alike_in_folder(path: Path) -> str:
