@@ -15,12 +15,6 @@ from detector.errors import DatasetError, MediaError
 from detector.media.images import IMAGE_SUFFIXES, image_hw
 from detector.structures.boxes import xyxy_to_xywh
 
-# Splits by the words of other programs, in the order in which splits are listed.
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "trainset": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class NamedObject:

@@ -6,54 +6,56 @@ one file `_annotations.createml.json` into the folder of each split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.registry import register
 from detector.data.annotation_builder import ListedObjects
-from detector.data.foreign_listing import Listing, Splits, assembled, named, number_in, split_of, typed
-from detector.errors import DatasetError
-from detector.io.folders import files_below
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, named, number_in, typed
+from detector.data.path_contents import PathContents
 from detector.io.json_stream import read_value
 
 _IMAGE_KEYS, _LIST_KEYS = ("image", "imagefilename", "filename"), ("annotations", "annotation")
 
 
-def read_createml(
-    root: Path, images: Path | None = None, files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read one JSON file, or those of a folder and below it.
+@register("createml")
+class CreatemlFiles(AnnotationFiles):
+    """A JSON file, or one for each split."""
 
-    Args:
-        root: the file, or the folder of the data set.
-        images: the folder of the images; None for the usual places.
-        files: the JSON files; None for `root`, or all below it.
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
-    Raises:
-        DatasetError: files are wrong (all are named), or the data is refused.
-    """
-    listing = Listing(root)
-    if files is None:
-        files = [root] if root.is_file() else [path for path in files_below(root) if path.suffix.lower() == ".json"]
-    if not files:
-        raise DatasetError(f"{root}: expected a JSON file of CreateML, got none; name the file")
-    listing.read_each(files, lambda file: _add_file(listing, file))
-    listing.find_shares()
-    return assembled(listing, images)
+    label = "CreateML JSON"
 
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether a file lists images with coordinates."""
+        keys = (*contents.keys(name), frozenset(), frozenset())
+        is_list = contents.head(name).lstrip().startswith("[")
+        has_images = not keys[0].isdisjoint(_IMAGE_KEYS) and not keys[0].isdisjoint(_LIST_KEYS)
+        return is_list and has_images and ("coordinates" in keys[1] or not keys[1])
 
-def _add_file(listing: Listing, file: Path) -> None:
-    split = split_of(*file.relative_to(listing.folder).parent.parts)
-    for number, entry in enumerate(typed(read_value(file, "CreateML file"), list, "a list of images", str(file))):
-        place = f"{file}, image {number + 1}"
-        typed(entry, dict, "an object with image and annotations", place)
-        name = next((entry[key] for key in _IMAGE_KEYS if entry.get(key)), None)
-        image = ListedObjects(typed(name, str, "the name of an image", place), place, near=file.parent)
-        objects = next((entry[key] for key in _LIST_KEYS if entry.get(key)), [])
-        for position, item in enumerate(typed(objects, list, "a list of annotations", place), start=1):
-            own_place = f"{place}, annotation {position}"
-            typed(item, dict, "an annotation", own_place)
-            box = typed(item.get("coordinates"), dict, "coordinates", own_place)
-            x, y, width, height = (number_in(box, key, own_place) for key in ("x", "y", "width", "height"))
-            corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            image.objects.append(named(item.get("label"), corners, own_place))
-        listing.add(image, split)
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add the images of a file."""
+        split = listing.split_of(file)
+        for number, entry in enumerate(typed(read_value(file, "CreateML file"), list, "a list of images", str(file))):
+            place = f"{file}, image {number + 1}"
+            typed(entry, dict, "an object with image and annotations", place)
+            name = next((entry[key] for key in _IMAGE_KEYS if entry.get(key)), None)
+            image = ListedObjects(typed(name, str, "the name of an image", place), place, near=file.parent)
+            objects = next((entry[key] for key in _LIST_KEYS if entry.get(key)), [])
+            for position, item in enumerate(typed(objects, list, "a list of annotations", place), start=1):
+                own_place = f"{place}, annotation {position}"
+                typed(item, dict, "an annotation", own_place)
+                box = typed(item.get("coordinates"), dict, "coordinates", own_place)
+                x, y, width, height = (number_in(box, key, own_place) for key in ("x", "y", "width", "height"))
+                corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                image.objects.append(named(item.get("label"), corners, own_place))
+            listing.add(image, split)
+
+    def finish(self, listing: Listing) -> None:
+        """Find out whether the numbers are shares of the image."""
+        listing.find_shares()

@@ -6,15 +6,20 @@ edge of the image; a box with `rotation` is turned around its centre. The `subse
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects, NamedObject
-from detector.data.foreign_listing import Listing, Splits, assembled, named, number_in, side_in, split_of
-from detector.data.image_finder import ImageFinder
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, hw_in, named, number_in, side_in, split_of
 from detector.data.pascal_voc import parse_xml
+from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
 
@@ -24,45 +29,37 @@ _WITH_AREA = ("box", "polygon", "ellipse", "mask", "cuboid")
 _WITHOUT_AREA = ("polyline", "points", "skeleton")
 
 
-def read_cvat(
-    root: Path, images: Path | None = None, difficult: str = "ignore", files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read `annotations.xml`, or all XML files of a folder.
+@register("cvat")
+class CvatXml(AnnotationFiles):
+    """`annotations.xml` of a task, a project or a job."""
 
-    Args:
-        root: the file, or the folder of the data set.
-        images: the folder of the images; None for the usual places.
-        difficult: as in `assembled`.
-        files: the XML files; None for `root`, or those in it.
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
-    Raises:
-        DatasetError: the files are wrong, or the data is refused.
-    """
-    listing = Listing(root)
-    finder = ImageFinder(images or listing.folder, beside=images is None)
-    files = files or ([root] if root.is_file() else sorted(root.glob("*.xml")))
-    if not files:
-        raise DatasetError(f"{root}: expected annotations.xml, got no XML file; name the file")
-    listing.read_each(files, lambda file: _add_file(listing, file, finder))
-    return assembled(listing, images, difficult)
+    label = "CVAT XML"
+    suffixes = (".xml",)
 
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether the root element is `<annotations>`."""
+        return re.search(r"<annotations[\s>]", contents.head(name)[:2000]) is not None
 
-def _add_file(listing: Listing, file: Path, finder: ImageFinder) -> None:
-    root = parse_xml(file, _MAX_BYTES)
-    if root.tag != "annotations":
-        raise DatasetError(f"{file}: expected a root element <annotations>, got <{shown(root.tag)}>")
-    tracks = root.findall("track")
-    for element in root.findall("image"):
-        name = element.get("name") or ""
-        place = f"{file}, image {element.get('id') or shown(name)}"
-        if not name:
-            raise DatasetError(f"{place}: has no name")
-        hw = side_in(element.attrib, "height"), side_in(element.attrib, "width")
-        image = ListedObjects(name, place, hw if all(hw) else (0, 0), near=file.parent)
-        image.objects += _objects(element, place, listing)
-        listing.add(image, split_of(element.get("subset") or ""))
-    if tracks:
-        _add_frames(listing, file, root, tracks, finder)
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add the images, or the frames of a video."""
+        root = parse_xml(file, _MAX_BYTES)
+        if root.tag != "annotations":
+            raise DatasetError(f"{file}: expected a root element <annotations>, got <{shown(root.tag)}>")
+        for element in root.findall("image"):
+            name = element.get("name") or ""
+            place = f"{file}, image {element.get('id') or shown(name)}"
+            if not name:
+                raise DatasetError(f"{place}: has no name")
+            image = ListedObjects(name, place, hw_in(element.attrib, "height", "width"), near=file.parent)
+            image.objects += _objects(element, place, listing)
+            listing.add(image, split_of(element.get("subset") or ""))
+        if tracks := root.findall("track"):
+            _add_frames(listing, file, root, tracks)
 
 
 def _objects(element: ElementTree.Element, place: str, listing: Listing) -> Iterator[NamedObject]:
@@ -103,9 +100,7 @@ def _corners(shape: ElementTree.Element, place: str) -> outlines.Corners:
     )
 
 
-def _add_frames(
-    listing: Listing, file: Path, root: ElementTree.Element, tracks: list[ElementTree.Element], finder: ImageFinder
-) -> None:
+def _add_frames(listing: Listing, file: Path, root: ElementTree.Element, tracks: list[ElementTree.Element]) -> None:
     """Add the frames of a video: those with an object, and the others that were exported too."""
     objects: dict[int, list[NamedObject]] = {}
     for track in tracks:
@@ -120,12 +115,10 @@ def _add_frames(
                     named(track.get("label"), _corners(shape, place), place, extras=extras)
                 )
     sides = {key: root.findtext(f"meta//original_size/{key}") for key in ("height", "width")}
-    hw = side_in(sides, "height"), side_in(sides, "width")
+    hw = hw_in(sides, "height", "width")
     num_frames = min(side_in({"size": root.findtext("meta//size")}, "size"), _MAX_FRAMES)
     for frame in sorted({*objects, *range(num_frames)}):
         name = f"frame_{frame:06d}"
-        if frame in objects or finder.find(name, file.parent):
-            image = ListedObjects(
-                name, f"{file}, frame {frame}", hw if all(hw) else (0, 0), objects.get(frame, []), file.parent
-            )
+        if frame in objects or listing.finder.find(name, file.parent):
+            image = ListedObjects(name, f"{file}, frame {frame}", hw, objects.get(frame, []), file.parent)
             listing.add(image)

@@ -6,42 +6,38 @@ whether it is difficult; lines such as `imagesource:GoogleEarth` and `gsd:0.14` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from dataclasses import dataclass
+from typing import Literal
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import NamedObject
-from detector.data.foreign_listing import Splits, assembled
-from detector.data.label_lines import list_lines, numbers_of
-from detector.data.problems import shown
-from detector.errors import DatasetError
-
-_HEADS = ("imagesource:", "gsd:", "acquisition dates:")
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.label_lines import LabelLines, numbers_of
 
 
-def read_dota(
-    root: Path, images: Path | None = None, difficult: str = "ignore", files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read label files; the folders `train`, `val` and `test` are splits.
+@register("dota")
+class DotaLabels(LabelLines):
+    """Label files; the folders `train`, `val` and `test` are splits."""
 
-    Raises:
-        DatasetError: lines are wrong (all are named), or the data is refused.
-    """
-    return assembled(list_lines(root, ("labeltxt", "labels", "annfiles"), read_line, files), images, difficult)
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths, and the treatment of difficult objects.
 
+        Attributes:
+            difficult: ignore them in training and in evaluation, keep or drop them.
+        """
 
-def read_line(line: str, place: str) -> NamedObject | None:
-    """Return the object of a line; None for a line before the objects.
+        difficult: Literal["ignore", "keep", "drop"] = "ignore"
 
-    Raises:
-        DatasetError: the line is wrong.
-    """
-    if line.lower().startswith(_HEADS):
-        return None
-    words = line.split()
-    if len(words) not in (9, 10):
-        raise DatasetError(f"{place}: expected 8 numbers, a class and 0 or 1 of DOTA, got {shown(line)[:60]!r}")
-    numbers = numbers_of(words[:8], place)
-    is_difficult = len(words) == 10 and numbers_of(words[9:], place) != [0]
-    corners = outlines.of_points(zip(numbers[::2], numbers[1::2], strict=True))
-    return NamedObject(words[8], corners, place, extras={"difficult": 1} if is_difficult else {})
+    label = "DOTA labels"
+    line = re.compile(r"(-?[\d.]+(e[+-]?\d+)? +){8}[^\d\s.-]\S*( +\d)?", re.IGNORECASE)
+    heads = ("imagesource:", "gsd:", "acquisition dates:")
+    expected = "8 numbers, a class and 0 or 1 of DOTA"
+
+    def object_in(self, words: list[str], place: str) -> NamedObject:
+        """Return the outline of the object of a line."""
+        numbers = numbers_of(words[:8], place)
+        corners = outlines.of_points(zip(numbers[::2], numbers[1::2], strict=True))
+        return NamedObject(words[8], corners, place, extras={"difficult": 1} if words[9:] not in ([], ["0"]) else {})

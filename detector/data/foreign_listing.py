@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -11,16 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from detector.data.annotation_builder import SPLIT_WORDS, ListedObjects, NamedObject, assemble
-from detector.data.coco import CocoAnnotations
-from detector.data.coco_extras import Extras
+from detector.data.annotation_builder import ListedObjects, NamedObject, assemble
+from detector.data.foreign_dataset import SPLIT_WORDS, Splits
 from detector.data.image_finder import ImageFinder
 from detector.data.problems import NUM_LISTED_REFUSALS, shown
 from detector.errors import DatasetError
 from detector.io.nouns import plural
 
 EVERY_CLASS = ""  # class name of a region in which objects of all classes are ignored
-Splits = dict[str, tuple[CocoAnnotations, Extras]]
 _DIFFICULT = {
     "ignore": "become crowd regions, which are ignored in training and in evaluation",
     "keep": "become ordinary objects",
@@ -34,6 +33,7 @@ class Listing:
 
     Attributes:
         root: the annotation file, or the folder of the data set.
+        images: the folder of the images; None for the places below and beside the data set.
         splits: images by split, with file names as written; the place of an image begins with its file.
         notes: how the data set was interpreted.
         left_out: number of shapes without an area, such as points, by their name.
@@ -43,6 +43,7 @@ class Listing:
     """
 
     root: Path
+    images: Path | None = None
     splits: dict[str, list[ListedObjects]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -55,13 +56,26 @@ class Listing:
         """The folder of the data set."""
         return self.root if self.root.is_dir() else self.root.parent
 
+    @functools.cached_property
+    def finder(self) -> ImageFinder:
+        """The finder of the images."""
+        return ImageFinder(self.images or self.folder, beside=self.images is None)
+
+    def split_of(self, file: Path, *more: str) -> str | None:
+        """Return the split that a folder of an annotation file, or one of some other words, means."""
+        return split_of(*more) or split_of(*file.relative_to(self.folder).parent.parts)
+
+    def listed(self) -> list[ListedObjects]:
+        """Return the images of all splits."""
+        return [image for of_split in self.splits.values() for image in of_split]
+
     def add(self, image: ListedObjects, split: str | None = None) -> None:
         """Add an image to a split, by default `train`."""
         self.splits.setdefault(split or "train", []).append(image)
 
     def find_shares(self) -> None:
         """Take corners as shares of the image if none is above 1 and not all are whole numbers."""
-        numbers = [number for image in _images(self) for item in image.objects for number in item.source_xyxy]
+        numbers = [number for image in self.listed() for item in image.objects for number in item.source_xyxy]
         finite = [number for number in numbers if math.isfinite(number)]
         self.are_shares = bool(finite) and max(finite) <= 1 and any(not number.is_integer() for number in finite)
         if self.are_shares:
@@ -87,12 +101,11 @@ class Listing:
             raise DatasetError(f"{self.root} cannot be used: {'; '.join(self.wrong[:NUM_LISTED_REFUSALS])}{more}")
 
 
-def assembled(listing: Listing, images: Path | None = None, difficult: str = "ignore") -> tuple[Splits, list[str]]:
+def assembled(listing: Listing, difficult: str = "ignore") -> tuple[Splits, list[str]]:
     """Find the images of a listing and build its splits.
 
     Args:
         listing: the content; its file names are replaced by those of the files found.
-        images: the folder of the images; None for the places below and beside the data set.
         difficult: treatment of objects with `difficult`: `ignore` (in training and in evaluation), `keep` or `drop`.
 
     Returns:
@@ -103,8 +116,7 @@ def assembled(listing: Listing, images: Path | None = None, difficult: str = "ig
     """
     listing.raise_if_wrong()
     treat_difficult(listing, difficult)
-    finder = ImageFinder(images or listing.folder, beside=images is None)
-    folder = _find_images(listing, finder, images)
+    folder = _find_images(listing)
     if listing.left_out:
         counts = ", ".join(f"{number} x {shown(name)}" for name, number in sorted(listing.left_out.items()))
         listing.notes.append(f"shapes that have no box are left out: {counts}")
@@ -117,7 +129,7 @@ def assembled(listing: Listing, images: Path | None = None, difficult: str = "ig
 def treat_difficult(listing: Listing, how: str) -> None:
     """Ignore, keep or drop the objects with `difficult`, with a note."""
     count = 0
-    for image in _images(listing):
+    for image in listing.listed():
         count += sum("difficult" in item.extras for item in image.objects)
         image.objects = [
             replace(item, is_ignored=how == "ignore") if "difficult" in item.extras else item
@@ -128,13 +140,9 @@ def treat_difficult(listing: Listing, how: str) -> None:
         listing.notes.append(f"{count} difficult objects {_DIFFICULT[how]}")
 
 
-def _images(listing: Listing) -> list[ListedObjects]:
-    return [image for of_split in listing.splits.values() for image in of_split]
-
-
 def _expand_regions(listing: Listing) -> None:
     """Replace each region of every class by a crowd region for each of the classes."""
-    listed = _images(listing)
+    listed = listing.listed()
     regions = [item for image in listed for item in image.objects if item.class_name == EVERY_CLASS]
     if not regions:
         return
@@ -152,20 +160,20 @@ def _expand_regions(listing: Listing) -> None:
     )
 
 
-def _find_images(listing: Listing, finder: ImageFinder, images: Path | None) -> Path:
+def _find_images(listing: Listing) -> Path:
     """Set file names to those of the files found; return the folder that they start from.
 
     Images that the annotations do not name are reported.
     """
     found: dict[int, Path] = {}
-    for image in _images(listing):
-        path = finder.find(image.file_name, image.near or listing.folder)
+    for image in listing.listed():
+        path = listing.finder.find(image.file_name, image.near or listing.folder)
         if path is not None:
             found[id(image)] = path
-    _report_others(listing, finder.others(set(found.values())))
-    roots = [images or listing.folder, *(path.parent for path in found.values())]
+    _report_others(listing, listing.finder.others(set(found.values())))
+    roots = [listing.images or listing.folder, *(path.parent for path in found.values())]
     folder = Path(os.path.commonpath([os.path.abspath(root) for root in dict.fromkeys(roots)]))
-    for image in _images(listing):
+    for image in listing.listed():
         path = found.get(id(image))
         name = PurePath(os.path.abspath(path)).relative_to(folder).as_posix() if path else _plain(image.file_name)
         image.file_name = name
@@ -245,6 +253,12 @@ def side_in(values: Mapping[str, Any], key: str) -> int:
     """Return a side of an image in pixels; 0 where none is written."""
     text = str(values.get(key) or "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+
+
+def hw_in(values: Mapping[str, Any], height: str, width: str) -> tuple[int, int]:
+    """Return height and width of an image; 0, 0 where one is not written."""
+    hw = side_in(values, height), side_in(values, width)
+    return hw if all(hw) else (0, 0)
 
 
 def named(class_name: object, corners: tuple[float, float, float, float], place: str, **more: Any) -> NamedObject:

@@ -7,41 +7,34 @@ in results. `DontCare` regions hold objects that are not labelled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from dataclasses import dataclass
 
+from detector.config.registry import register
 from detector.data.annotation_builder import NamedObject
-from detector.data.foreign_listing import EVERY_CLASS, Splits, assembled
-from detector.data.label_lines import list_lines, numbers_of
-from detector.data.problems import shown
-from detector.errors import DatasetError
-
-_NUM_WORDS = (15, 16)
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import EVERY_CLASS
+from detector.data.label_lines import LabelLines, numbers_of
 
 
-def read_kitti(root: Path, images: Path | None = None, files: Sequence[Path] | None = None) -> tuple[Splits, list[str]]:
-    """Read label files; the folders `training` and `testing`, or `ImageSets/train.txt` and so on, are splits.
+@register("kitti")
+class KittiLabels(LabelLines):
+    """Label files; the folders `training` and `testing`, or `ImageSets/train.txt` and so on, are splits."""
 
-    Raises:
-        DatasetError: lines are wrong (all are named), or the data is refused.
-    """
-    return assembled(list_lines(root, ("label_2", "labels", "label"), read_line, files), images)
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
+    label = "KITTI labels"
+    line = re.compile(r"[^\W\d]\S*( -?[\d.]+(e-?\d+)?){14,15}", re.IGNORECASE)
+    expected = "a type and 14 numbers of KITTI"
 
-def read_line(line: str, place: str) -> NamedObject:
-    """Return the object of a line.
-
-    Raises:
-        DatasetError: the line is wrong.
-    """
-    words = line.split()
-    if len(words) not in _NUM_WORDS:
-        raise DatasetError(f"{place}: expected a type and 14 numbers of KITTI, got {shown(line)[:60]!r}")
-    numbers = numbers_of(words[1:], place)
-    is_region = words[0] == "DontCare"
-    flags = zip(("truncated", "occluded"), numbers, strict=False)
-    extras = (
-        {} if is_region else {key: int(value) if value == int(value) else value for key, value in flags if value > 0}
-    )
-    x1, y1, x2, y2 = numbers[3:7]
-    return NamedObject(EVERY_CLASS if is_region else words[0], (x1, y1, x2, y2), place, is_region, extras)
+    def object_in(self, words: list[str], place: str) -> NamedObject:
+        """Return the object of a line, or a region of every class."""
+        numbers = numbers_of(words[1:], place)
+        x1, y1, x2, y2 = numbers[3:7]
+        if words[0] == "DontCare":
+            return NamedObject(EVERY_CLASS, (x1, y1, x2, y2), place, True)
+        flags = zip(("truncated", "occluded"), numbers, strict=False)
+        extras = {key: int(value) if value == int(value) else value for key, value in flags if value > 0}
+        return NamedObject(words[0], (x1, y1, x2, y2), place, extras=extras)

@@ -2,68 +2,84 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import functools
+import re
+from abc import abstractmethod
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from detector.data.annotation_builder import ListedObjects, NamedObject
-from detector.data.foreign_listing import Listing, number_in, split_in, split_of
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_listing import Listing, number_in, split_in
+from detector.data.path_contents import PathContents
+from detector.data.problems import shown
 from detector.errors import DatasetError
-from detector.io.folders import files_below
 
 _MAX_BYTES = 2**26
-ReadLine = Callable[[str, str], NamedObject | None]  # line, place
 
 
-def list_lines(root: Path, folders: Sequence[str], read_line: ReadLine, files: Sequence[Path] | None) -> Listing:
-    """List the label files of a data set and read their lines.
+class LabelLines(AnnotationFiles):
+    """A data set of text files named like their images.
 
-    Args:
-        root: the folder of the data set; one of its folders may be a split.
-        folders: the beginnings of the names, in lower case, of folders of label files.
-        read_line: returns the object of a line, or None where it holds none; it raises `DatasetError`.
-        files: the label files; None for all below such a folder.
-
-    Raises:
-        DatasetError: there is no label file, or lines are wrong (all are named).
+    Attributes:
+        line: pattern of the line of an object.
+        heads: beginnings, in lower case, of lines without an object.
+        expected: content of a line in words.
     """
-    listing = Listing(root)
-    if files is None:
-        files = [path for path in files_below(root) if path.suffix.lower() == ".txt" and _is_label(path, root, folders)]
-    if not files:
-        raise DatasetError(f"{root}: expected label files *.txt in a folder {folders[0]}, got none; name their folder")
-    splits = _listed_splits(root)
-    for file in files:
-        words = file.relative_to(listing.folder).parent.parts
-        split = splits.get(file.stem) or split_of(*words) or next(filter(None, map(split_in, reversed(words))), None)
+
+    suffixes = (".txt",)
+    line: ClassVar[re.Pattern[str]]
+    heads: ClassVar[tuple[str, ...]] = ()
+    expected: ClassVar[str]
+
+    @abstractmethod
+    def object_in(self, words: list[str], place: str) -> NamedObject | None:
+        """Return the object of a line, or None for one that is left out.
+
+        Raises:
+            DatasetError: the line is wrong.
+        """
+
+    @classmethod
+    def candidates(cls, contents: PathContents) -> list[str]:
+        """Return the text files named like an image; all where there is no image."""
+        stems = {PurePosixPath(name).stem for name in contents.images}
+        return [name for name in contents.ending(*cls.suffixes) if not stems or PurePosixPath(name).stem in stems]
+
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether the first object of a file has the form of the format."""
+        lines = [line.strip() for line in contents.head(name).splitlines() if line.strip()]
+        objects = [line for line in lines if not line.lower().startswith(cls.heads)] if cls.heads else lines
+        return cls.line.fullmatch(objects[0]) is not None if objects else False
+
+    @classmethod
+    def chosen(cls, contents: PathContents, names: list[str]) -> list[str]:
+        """Return all candidates in the folders of those that have the format: a file may be empty, or damaged."""
+        folders = {PurePosixPath(name).parent for name in names if cls.fits(contents, name)}
+        return [name for name in names if PurePosixPath(name).parent in folders]
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, str]:
+        """The split of each stem in `ImageSets/train.txt` and so on."""
+        paths = {name: self.root / "ImageSets" / f"{name}.txt" for name in ("train", "val", "test")}
+        return {stem: name for name, path in paths.items() if path.is_file() for stem in _text(path).split()}
+
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add an image."""
         image = ListedObjects(file.stem, str(file), near=file.parent)
-        listing.read_each([file], lambda path, image=image: _add_lines(image, path, read_line))  # type: ignore[misc]
-        listing.add(image, split or split_in(listing.folder.name))
-    listing.raise_if_wrong()
-    return listing
-
-
-def _is_label(path: Path, root: Path, folders: Sequence[str]) -> bool:
-    """Tell whether a file is in a folder of labels, or in the root itself."""
-    words = path.relative_to(root).parent.parts
-    return not words or any(word.lower().startswith(name) for word in (*words, root.name) for name in folders)
-
-
-def _listed_splits(root: Path) -> Mapping[str, str]:
-    """Return the split of each stem in `ImageSets/train.txt` and so on."""
-    splits = {}
-    for name in ("train", "val", "test"):
-        path = root / "ImageSets" / f"{name}.txt"
-        if path.is_file():
-            splits.update({os.path.splitext(line)[0]: name for line in _text(path).split()})
-    return splits
-
-
-def _add_lines(image: ListedObjects, file: Path, read_line: ReadLine) -> None:
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        item = read_line(line.strip(), f"{file}:{number}") if line.strip() else None
-        if item is not None:
-            image.objects.append(item)
+        for number, text in enumerate(_text(file).splitlines(), start=1):
+            line, place = text.strip(), f"{file}:{number}"
+            if not line or (self.heads and line.lower().startswith(self.heads)):
+                continue
+            if not self.line.fullmatch(line):
+                raise DatasetError(f"{place}: expected {self.expected}, got {shown(line)[:60]!r}")
+            item = self.object_in(line.replace(",", " ").split(), place)
+            if item is not None:
+                image.objects.append(item)
+        words = (listing.folder.name, *file.relative_to(listing.folder).parent.parts)
+        by_name = next((split for word in reversed(words) if (split := split_in(word))), None)
+        listing.add(image, self._splits.get(file.stem) or listing.split_of(file) or by_name)
 
 
 def _text(path: Path) -> str:
@@ -77,7 +93,7 @@ def _text(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}") from error
 
 
-def numbers_of(words: Sequence[str], place: str) -> list[float]:
+def numbers_of(words: list[str], place: str) -> list[float]:
     """Return words as numbers.
 
     Raises:

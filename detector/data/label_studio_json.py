@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects
-from detector.data.foreign_listing import Listing, Splits, assembled, named, number_in, points_in, side_in, typed
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, hw_in, named, number_in, points_in, typed
 from detector.data.image_finder import ImageFinder
+from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError, MediaError
 from detector.io.json_stream import read_value
@@ -26,37 +31,46 @@ _WITHOUT_AREA = ("keypoint", "keypointlabels", "brush", "brushlabels", "vector",
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of an uploaded file
 
 
-def read_label_studio(root: Path, images: Path | None = None) -> tuple[Splits, list[str]]:
-    """Read an export of Label Studio.
+@register("label_studio")
+class LabelStudioFiles(AnnotationFiles):
+    """A JSON file of tasks."""
 
-    Args:
-        root: the JSON file.
-        images: the folder of the images; None for the usual places.
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
-    Raises:
-        DatasetError: the file is wrong, or the data is refused.
-    """
-    listing = Listing(root)
-    finder = ImageFinder(images or listing.folder, beside=images is None)
-    unlabelled = list[str]()
-    several = list[str]()
-    for number, task in enumerate(typed(read_value(root, "Label Studio file"), list, "a list of tasks", str(root)), 1):
-        place = f"{root}, task {number}"
-        data = typed(typed(task, dict, "a task", place).get("data", task), dict, "data", place)
-        name = _image_name(data, task, place)
-        results = _results(task, place, several)
-        if results is None:
-            unlabelled.append(name)
-            continue
-        found = _find(finder, name, root.parent)
-        image = ListedObjects(str(found) if found else name, place, near=root.parent)
-        listing.read_each([root], lambda _, i=image, r=results, f=found: _add_objects(i, r, f, listing))  # type: ignore[misc]
-        listing.add(image)
-    if unlabelled:
-        listing.notes.append(f"{len(unlabelled)} tasks without an annotation are left out, first: {unlabelled[0]}")
-    if several:
-        listing.notes.append(f"{len(several)} tasks have several annotations, of which the first is used: {several[0]}")
-    return assembled(listing, images)
+    label = "Label Studio JSON"
+
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether a file lists tasks with results, or with regions in percent of the original size."""
+        keys = (*contents.keys(name), frozenset(), frozenset())
+        is_list = contents.head(name).lstrip().startswith("[")
+        is_task = "id" in keys[0] and ("result" in keys[1] or {"data", "annotations"} <= keys[0])
+        return is_list and (is_task or ("annotator" in keys[0]) or {"original_width", "x"} <= keys[1])
+
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add the images of the tasks that have an annotation."""
+        unlabelled, several = list[str](), list[str]()
+        content = typed(read_value(file, "Label Studio file"), list, "a list of tasks", str(file))
+        for number, task in enumerate(content, start=1):
+            place = f"{file}, task {number}"
+            data = typed(typed(task, dict, "a task", place).get("data", task), dict, "data", place)
+            name = _image_name(data, task, place)
+            results = _results(task, place, several)
+            if results is None:
+                unlabelled.append(name)
+                continue
+            found = _find(listing.finder, name, file.parent)
+            image = ListedObjects(str(found) if found else name, place, near=file.parent)
+            _add_objects(image, results, found, listing)
+            listing.add(image, listing.split_of(file))
+        for places, what in (
+            (unlabelled, "tasks without an annotation are left out"),
+            (several, "tasks have several annotations, of which one is used"),
+        ):
+            if places:
+                listing.notes.append(f"{len(places)} {what}, first: {shown(places[0])}")
 
 
 def _image_name(data: Mapping[str, Any], task: Mapping[str, Any], place: str) -> str:
@@ -118,7 +132,7 @@ def _add_objects(image: ListedObjects, results: list[dict[str, Any]], found: Pat
         if not kind.startswith(("rectangle", "polygon", "ellipse")):
             continue  # labels and texts of a region, or of the whole image
         names = _label_names(item) or labels.get(item.get("id")) or [None]
-        hw = side_in(item, "original_height"), side_in(item, "original_width")
+        hw = hw_in(item, "original_height", "original_width")
         image.listed_hw = hw if all(hw) else image.listed_hw
         if item.get("image_rotation"):
             raise DatasetError(

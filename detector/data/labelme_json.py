@@ -8,69 +8,70 @@ and masks of one label and `group_id` are one object, as in labelme's own conver
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects, NamedObject
-from detector.data.foreign_listing import Listing, Splits, assembled, named, points_in, side_in, split_of, typed
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, hw_in, named, points_in, typed
+from detector.data.path_contents import PathContents
 from detector.errors import DatasetError
-from detector.io.folders import files_below
 from detector.io.json_stream import read_value
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 _IN_GROUPS = ("polygon", "circle", "mask")
 
 
-def read_labelme(
-    root: Path, images: Path | None = None, difficult: str = "ignore", files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read the JSON files of a folder and below it, or one file.
+@register("labelme")
+class LabelmeFiles(AnnotationFiles):
+    """A JSON file for each image."""
 
-    Args:
-        root: the folder of the data set, or one file.
-        images: the folder of the images; None for the usual places.
-        difficult: as in `assembled`.
-        files: the JSON files; None for all below `root`.
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths, and the treatment of difficult objects.
 
-    Raises:
-        DatasetError: files are wrong (all are named), or the data is refused.
-    """
-    listing = Listing(root)
-    if files is None:
-        files = [root] if root.is_file() else [path for path in files_below(root) if path.suffix.lower() == ".json"]
-    if not files:
-        raise DatasetError(f"{root}: expected JSON files of labelme, got none; name their folder")
-    listing.read_each(files, lambda file: _add_file(listing, file))
-    return assembled(listing, images, difficult)
+        Attributes:
+            difficult: ignore them in training and in evaluation, keep or drop them.
+        """
 
+        difficult: Literal["ignore", "keep", "drop"] = "ignore"
 
-def _add_file(listing: Listing, file: Path) -> None:
-    content = typed(read_value(file, "labelme file"), dict, "an object with shapes", str(file))
-    written = content.get("imagePath")
-    name = written if isinstance(written, str) and written else file.stem
-    hw = side_in(content, "imageHeight"), side_in(content, "imageWidth")
-    image = ListedObjects(name, str(file), hw if all(hw) else (0, 0), near=file.parent)
-    groups: dict[tuple[str, str], int] = {}
-    for number, shape in enumerate(typed(content.get("shapes"), list, "a list of shapes", str(file)), start=1):
-        place = f"{file}, shape {number}"
-        typed(shape, dict, "a shape", place)
-        kind = shape.get("shape_type") or "polygon"
-        if kind in _WITHOUT_AREA:
-            listing.left_out[kind] += 1
-            continue
-        extras = {"difficult": 1} if shape.get("difficult") is True else {}
-        item = named(shape.get("label"), _corners(shape, kind, place), place, extras=extras)
-        group = shape.get("group_id")
-        if group is None or kind not in _IN_GROUPS:
+    label = "labelme files"
+
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether a file has shapes, and the name of its image or a version."""
+        keys = contents.keys(name)
+        return bool(keys) and "shapes" in keys[0] and not keys[0].isdisjoint(("version", "imagePath", "flags"))
+
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add an image."""
+        content = typed(read_value(file, "labelme file"), dict, "an object with shapes", str(file))
+        written = content.get("imagePath")
+        name = written if isinstance(written, str) and written else file.stem
+        image = ListedObjects(name, str(file), hw_in(content, "imageHeight", "imageWidth"), near=file.parent)
+        groups: dict[tuple[str, str], int] = {}
+        for number, shape in enumerate(typed(content.get("shapes"), list, "a list of shapes", str(file)), start=1):
+            place = f"{file}, shape {number}"
+            kind = typed(shape, dict, "a shape", place).get("shape_type") or "polygon"
+            if kind in _WITHOUT_AREA:
+                listing.left_out[kind] += 1
+                continue
+            extras = {"difficult": 1} if shape.get("difficult") is True else {}
+            item = named(shape.get("label"), _corners(shape, kind, place), place, extras=extras)
+            group = shape.get("group_id")
+            position = groups.get((item.class_name, str(group))) if group is not None and kind in _IN_GROUPS else None
+            if position is not None:
+                image.objects[position] = _joined(image.objects[position], item)
+                continue
+            if group is not None and kind in _IN_GROUPS:
+                groups[item.class_name, str(group)] = len(image.objects)
             image.objects.append(item)
-        elif (key := (item.class_name, str(group))) in groups:
-            image.objects[groups[key]] = _joined(image.objects[groups[key]], item)
-        else:
-            groups[key] = len(image.objects)
-            image.objects.append(item)
-    listing.add(image, split_of(*file.relative_to(listing.folder).parent.parts))
+        listing.add(image, listing.split_of(file))
 
 
 def _corners(shape: dict[str, Any], kind: str, place: str) -> outlines.Corners:
@@ -86,6 +87,4 @@ def _corners(shape: dict[str, Any], kind: str, place: str) -> outlines.Corners:
 
 def _joined(first: NamedObject, second: NamedObject) -> NamedObject:
     corners = [(x, y) for item in (first, second) for x, y in (item.source_xyxy[:2], item.source_xyxy[2:])]
-    return NamedObject(
-        first.class_name, outlines.of_points(corners), first.place, extras={**first.extras, **second.extras}
-    )
+    return replace(first, source_xyxy=outlines.of_points(corners), extras={**first.extras, **second.extras})

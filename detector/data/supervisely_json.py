@@ -10,25 +10,19 @@ import base64
 import binascii
 import io
 import zlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects
-from detector.data.foreign_listing import (
-    Listing,
-    Splits,
-    assembled,
-    named,
-    points_in,
-    side_in,
-    split_of,
-    typed,
-)
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, hw_in, named, points_in, typed
+from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
-from detector.io.folders import files_below
 from detector.io.json_stream import read_value
 from detector.media.headers import HeaderError, read_header
 
@@ -36,39 +30,44 @@ _WITH_POINTS = ("rectangle", "polygon")
 _MAX_MASK_BYTES = 2**26
 
 
-def read_supervisely(
-    root: Path, images: Path | None = None, files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read a project, or one data set of it; a data set, or a tag of an image, that names a split is one.
+@register("supervisely")
+class SuperviselyProject(AnnotationFiles):
+    """A project, or one data set of it; a data set, or a tag of an image, that names a split is one."""
 
-    Raises:
-        DatasetError: files are wrong (all are named), or the data is refused.
-    """
-    listing = Listing(root)
-    if files is None:
-        files = [path for path in files_below(root) if path.suffix.lower() == ".json" and path.parent.name == "ann"]
-    if not files:
-        raise DatasetError(f"{root}: expected JSON files in a folder ann, got none; name the folder of the project")
-    listing.read_each(files, lambda file: _add_file(listing, file))
-    return assembled(listing, images)
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
+    label = "Supervisely project"
 
-def _add_file(listing: Listing, file: Path) -> None:
-    content = typed(read_value(file, "Supervisely file"), dict, "an object with objects", str(file))
-    size = typed(content.get("size") or {}, dict, "a size", str(file))
-    hw = side_in(size, "height"), side_in(size, "width")
-    image = ListedObjects(file.stem, str(file), hw if all(hw) else (0, 0), near=file.parent)
-    for number, item in enumerate(typed(content.get("objects"), list, "a list of objects", str(file)), start=1):
-        place = f"{file}, object {number}"
-        kind = typed(item, dict, "an object", place).get("geometryType")
-        kind = kind or ("bitmap" if item.get("bitmap") else "polygon")
-        if kind not in (*_WITH_POINTS, "bitmap"):
-            listing.left_out[str(kind)] += 1
-            continue
-        corners = _of_mask(item, place) if kind == "bitmap" else _of_points(item, place)
-        image.objects.append(named(item.get("classTitle"), corners, place))
-    tags = [str(tag.get("name")) for tag in content.get("tags") or [] if isinstance(tag, dict)]
-    listing.add(image, split_of(*file.relative_to(listing.folder).parent.parts, *tags))
+    @classmethod
+    def candidates(cls, contents: PathContents) -> list[str]:
+        """Return the names of the JSON files in a folder `ann`."""
+        names = contents.ending(".json")
+        return [name for name in names if (contents.root / name).parent.name == "ann"] if contents.is_folder else names
+
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether a file has the size of an image and objects."""
+        keys = contents.keys(name)
+        return bool(keys) and {"size", "objects"} <= keys[0]
+
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add an image."""
+        content = typed(read_value(file, "Supervisely file"), dict, "an object with objects", str(file))
+        size = typed(content.get("size") or {}, dict, "a size", str(file))
+        image = ListedObjects(file.stem, str(file), hw_in(size, "height", "width"), near=file.parent)
+        for number, item in enumerate(typed(content.get("objects"), list, "a list of objects", str(file)), start=1):
+            place = f"{file}, object {number}"
+            kind = typed(item, dict, "an object", place).get("geometryType")
+            kind = kind or ("bitmap" if item.get("bitmap") else "polygon")
+            if kind not in (*_WITH_POINTS, "bitmap"):
+                listing.left_out[str(kind)] += 1
+                continue
+            corners = _of_mask(item, place) if kind == "bitmap" else _of_points(item, place)
+            image.objects.append(named(item.get("classTitle"), corners, place))
+        tags = [str(tag.get("name")) for tag in content.get("tags") or [] if isinstance(tag, dict)]
+        listing.add(image, listing.split_of(file, *tags))
 
 
 def _of_points(item: dict[str, Any], place: str) -> outlines.Corners:

@@ -11,50 +11,76 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects, NamedObject
-from detector.data.foreign_listing import Listing, Splits, assembled, number_in, typed
+from detector.data.annotation_files import AnnotationFiles
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import Listing, number_in, typed
+from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
 from detector.io.json_stream import read_value
 
-SHAPE_COLUMN, ATTRIBUTE_COLUMN = "region_shape_attributes", "region_attributes"
+SHAPE_COLUMN = "region_shape_attributes"
 _CLASS_NAMES = ("class", "label", "name", "category", "type", "object", "class_name", "label_name", "object_name")
 _WITHOUT_AREA = ("point", "polyline", "line")
 _ONLY_CLASS = "object"
 
 
-def read_via(root: Path, images: Path | None = None, class_attribute: str | None = None) -> tuple[Splits, list[str]]:
-    """Read a project or export of VIA.
+@register("via")
+class ViaFiles(AnnotationFiles):
+    """A project or exported annotations, or one file in the folder of each split."""
 
-    Args:
-        root: the `.json` or `.csv` file.
-        images: the folder of the images; None for the usual places.
-        class_attribute: the region attribute that holds the class; None to decide by the names.
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths, and the attribute of the class.
 
-    Raises:
-        DatasetError: the file is wrong, or the data is refused.
-    """
-    listing = Listing(root)
-    entries = _rows(root) if root.suffix.lower() == ".csv" else _entries(root)
-    read = list[tuple[ListedObjects, list[tuple[NamedObject, dict[str, Any]]]]]()
-    listing.read_each([root], lambda _: read.extend(_image(entry, place, root, listing) for place, entry in entries))
-    listing.raise_if_wrong()
-    found = [attributes for _, regions in read for _, attributes in regions]
-    key = class_attribute or _class_key(root, found, listing)
-    known = dict[str, ListedObjects]()  # a table has a line for each region of an image
-    for image, regions in read:
-        is_new = image.file_name not in known or root.suffix.lower() != ".csv"
-        image = image if is_new else known[image.file_name]
-        known[image.file_name] = image
-        image.objects += [replace(item, class_name=_class_of(values, key, item.place)) for item, values in regions]
-        if is_new:
-            listing.add(image)
-    return assembled(listing, images)
+        Attributes:
+            class_attribute: the region attribute that holds the class; None to decide by the names.
+        """
+
+        class_attribute: str | None = None
+
+    label = "VGG VIA file"
+    suffixes = (".json", ".csv")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._class_attribute = config.class_attribute
+        self._read = list[tuple[ListedObjects, list[tuple[NamedObject, dict[str, Any]]]]]()
+
+    @classmethod
+    def fits(cls, contents: PathContents, name: str) -> bool:
+        """Tell whether a file is a project, lists images with regions, or is a table of them."""
+        if name.lower().endswith(".csv"):
+            return SHAPE_COLUMN in contents.head(name).partition("\n")[0]
+        keys = (*contents.keys(name), frozenset(), frozenset())
+        return "_via_img_metadata" in keys[0] or {"filename", "regions"} <= keys[1]
+
+    def add_file(self, listing: Listing, file: Path) -> None:
+        """Add the images of a file; the classes of their objects are found by `finish`."""
+        known = dict[str, ListedObjects]()  # a table has a line for each region of an image
+        is_table = file.suffix.lower() == ".csv"
+        for place, entry in _rows(file) if is_table else _entries(file):
+            image, regions = _image(entry, place, file, listing)
+            if is_table and image.file_name in known:
+                image = known[image.file_name]
+            else:
+                known[image.file_name] = image
+                listing.add(image, listing.split_of(file))
+            self._read.append((image, regions))
+
+    def finish(self, listing: Listing) -> None:
+        """Set the classes."""
+        found = [attributes for _, regions in self._read for _, attributes in regions]
+        key = self._class_attribute or _class_key(self.root, found, listing)
+        for image, regions in self._read:
+            image.objects += [replace(item, class_name=_class_of(values, key, item.place)) for item, values in regions]
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,7 +116,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _image(
-    entry: dict[str, Any], place: str, root: Path, listing: Listing
+    entry: dict[str, Any], place: str, file: Path, listing: Listing
 ) -> tuple[ListedObjects, list[tuple[NamedObject, dict[str, Any]]]]:
     """Return an image, and its objects without their classes, each with its attributes."""
     name = typed(entry.get("filename"), str, "a filename", place)
@@ -107,7 +133,7 @@ def _image(
             continue
         attributes = typed(region.get("region_attributes") or {}, dict, "region_attributes", own_place)
         read.append((NamedObject("", _corners(shape, own_place), own_place), attributes))
-    return ListedObjects(name, place, near=root.parent), read
+    return ListedObjects(name, place, near=file.parent), read
 
 
 def _corners(shape: dict[str, Any], place: str) -> outlines.Corners:

@@ -7,60 +7,53 @@ where the object is ignored), category, truncation, occlusion. Category 0 is an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from dataclasses import dataclass
 
+from detector.config.registry import register
 from detector.data.annotation_builder import NamedObject
-from detector.data.foreign_listing import EVERY_CLASS, Splits, assembled
-from detector.data.label_lines import list_lines, numbers_of
-from detector.data.problems import shown
+from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_listing import EVERY_CLASS, Listing
+from detector.data.label_lines import LabelLines, numbers_of
 from detector.errors import DatasetError
 
 CLASSES = (
     "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor",
 )  # fmt: skip
 _OTHERS = len(CLASSES) + 1
-_NUM_WORDS = 8
 
 
-def read_visdrone(
-    root: Path, images: Path | None = None, files: Sequence[Path] | None = None
-) -> tuple[Splits, list[str]]:
-    """Read label files; a folder such as `VisDrone2019-DET-val` is a split.
+@register("visdrone")
+class VisdroneLabels(LabelLines):
+    """Label files; a folder such as `VisDrone2019-DET-val` is a split."""
 
-    Raises:
-        DatasetError: lines are wrong (all are named), or the data is refused.
-    """
-    num_others = list[str]()
+    @dataclass(frozen=True)
+    class Config(ForeignConfig):
+        """Paths; the format has no settings of its own."""
 
-    def read(line: str, place: str) -> NamedObject | None:
-        item = read_line(line, place)
-        if item is None:
-            num_others.append(place)
-        return item
+    label = "VisDrone labels"
+    line = re.compile(r"(-?\d+, ?){7}-?\d+,?")
+    expected = "the 8 whole numbers of VisDrone"
 
-    listing = list_lines(root, ("annotations",), read, files)
-    listing.class_names = CLASSES
-    if num_others:
-        listing.notes.append(f"{len(num_others)} objects of category {_OTHERS} (others) are left out")
-    return assembled(listing, images)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._num_others = 0
 
+    def object_in(self, words: list[str], place: str) -> NamedObject | None:
+        """Return the object of a line, or a region of every class; None for one of the category `others`."""
+        x, y, width, height, score, category, truncation, occlusion = numbers_of(words, place)
+        if category not in range(_OTHERS + 1):
+            raise DatasetError(f"{place}: expected a category of 0..{_OTHERS}, got {words[5]}")
+        if category == _OTHERS:
+            self._num_others += 1
+            return None
+        name = CLASSES[int(category) - 1] if category else EVERY_CLASS
+        flags = {"truncated": truncation, "occluded": occlusion}
+        extras = {key: int(value) for key, value in flags.items() if category and value in (1, 2)}
+        return NamedObject(name, (x, y, x + width, y + height), place, score == 0 or not category, extras)
 
-def read_line(line: str, place: str) -> NamedObject | None:
-    """Return the object of a line; None for one of the category `others`.
-
-    Raises:
-        DatasetError: the line is wrong.
-    """
-    words = line.rstrip(",").split(",")
-    if len(words) != _NUM_WORDS:
-        raise DatasetError(f"{place}: expected the {_NUM_WORDS} numbers of VisDrone, got {shown(line)[:60]!r}")
-    x, y, width, height, score, category, truncation, occlusion = numbers_of(words, place)
-    if category not in range(_OTHERS + 1):
-        raise DatasetError(f"{place}: expected a category of 0..{_OTHERS}, got {words[5]}")
-    if category == _OTHERS:
-        return None
-    name = CLASSES[int(category) - 1] if category else EVERY_CLASS
-    flags = {"truncated": truncation, "occluded": occlusion}
-    extras = {key: int(value) for key, value in flags.items() if category and value in (1, 2)}
-    return NamedObject(name, (x, y, x + width, y + height), place, score == 0 or not category, extras)
+    def finish(self, listing: Listing) -> None:
+        """Set the order of the classes."""
+        listing.class_names = CLASSES
+        if self._num_others:
+            listing.notes.append(f"{self._num_others} objects of category {_OTHERS} (others) are left out")

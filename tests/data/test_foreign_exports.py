@@ -14,17 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.data.createml_json import read_createml
+from detector.config import registry
 from detector.data.csv_boxes import read_csv
-from detector.data.cvat_xml import read_cvat
-from detector.data.dota_txt import read_dota
-from detector.data.kitti_txt import read_kitti
-from detector.data.label_studio_json import read_label_studio
-from detector.data.labelme_json import read_labelme
+from detector.data.dataset import DatasetConfig
+from detector.data.foreign_dataset import ForeignDataset
 from detector.data.pascal_voc import read_voc
-from detector.data.supervisely_json import read_supervisely
-from detector.data.via_json import read_via
-from detector.data.visdrone_txt import read_visdrone
+from detector.data.path_contents import PathContents
 
 WIDTH, HEIGHT = 64, 48
 PNG = cv2.imencode(".png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))[1].tobytes()
@@ -109,7 +104,9 @@ def cvat_video(root: Path):
     return root, {"train": {names[0]: [("cat", 1, 2, 9, 8)], names[1]: [("cat", 2, 2, 9, 8)], names[2]: []}}
 
 
-def labelme(root: Path, splits, json_in="{split}", images_in="{split}", written="{image}", sizes=True, shape="rectangle"):
+def labelme(
+    root: Path, splits, json_in="{split}", images_in="{split}", written="{image}", sizes=True, shape="rectangle"
+):
     for split, of in splits.items():
         images(root / images_in.format(split=split), of)
         for image, objects in of.items():
@@ -311,7 +308,7 @@ def visdrone_regions(root: Path):
     lines_of(root, DRONES, "images", "annotations", visdrone_line)
     # an ignored region, an object of others, an ignored car, and a comma at the end
     text(root / "annotations/c.txt", "30,20,10,24,0,0,0,0\n1,1,5,5,1,11,0,0\n2,3,4,5,0,4,0,2,\n")
-    names = "pedestrian people bicycle car van truck tricycle awning-tricycle bus motor".split()
+    names = ["pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor"]
     regions = [(name, 30, 20, 40, 44, "ignored") for name in names]
     return root, {"train": {**DRONES["train"], "c.jpg": [*regions, ("car", 2, 3, 6, 8, "ignored")]}}
 
@@ -359,7 +356,10 @@ def voc(root: Path, splits, xml_in, images_in, offset=0, size=True, written="{im
                 for label, x1, y1, x2, y2 in objects
             )
             name = f"<filename>{written.format(image=image)}</filename><source><database>{database}</database></source>"
-            text(root / xml_in.format(split=split) / f"{Path(image).stem}.xml", f"<annotation>{name}{sides}{body}</annotation>")
+            text(
+                root / xml_in.format(split=split) / f"{Path(image).stem}.xml",
+                f"<annotation>{name}{sides}{body}</annotation>",
+            )
     return root
 
 
@@ -396,71 +396,71 @@ def unlabelled(splits, name="object"):
 
 # name: (reader, writer, truth); a writer returns the path to open, and its truth where the table gives none
 CASES = {
-    "cvat task": (read_cvat, partial(cvat, splits=ONE), ONE),
-    "cvat folder": (read_cvat, lambda root: cvat(root, ONE).parent, ONE),
-    "cvat images beside, no sizes": (read_cvat, partial(cvat, splits=ONE, folder="", sizes=False), ONE),
-    "cvat subsets": (read_cvat, partial(cvat, splits={"train": TRAIN, "validation": VAL}, subsets=True), TWO),
-    "cvat sub folders": (read_cvat, partial(cvat, splits=SUB(ONE)), ONE),
-    "cvat paths of Windows": (read_cvat, partial(cvat, splits=ONE, written="C:\\job\\{}".format), ONE),
-    "cvat shapes": (read_cvat, cvat_shapes, None),
-    "cvat ellipse and cuboid": (read_cvat, cvat_ellipse_and_cuboid, None),
-    "cvat video": (read_cvat, cvat_video, None),
-    "labelme beside": (read_labelme, partial(labelme, splits=ONE, json_in="", images_in=""), ONE),
-    "labelme splits": (read_labelme, partial(labelme, splits=TWO), TWO),
+    "cvat task": ("cvat", partial(cvat, splits=ONE), ONE),
+    "cvat folder": ("cvat", lambda root: cvat(root, ONE).parent, ONE),
+    "cvat images beside, no sizes": ("cvat", partial(cvat, splits=ONE, folder="", sizes=False), ONE),
+    "cvat subsets": ("cvat", partial(cvat, splits={"train": TRAIN, "validation": VAL}, subsets=True), TWO),
+    "cvat sub folders": ("cvat", partial(cvat, splits=SUB(ONE)), ONE),
+    "cvat paths of Windows": ("cvat", partial(cvat, splits=ONE, written="C:\\job\\{}".format), ONE),
+    "cvat shapes": ("cvat", cvat_shapes, None),
+    "cvat ellipse and cuboid": ("cvat", cvat_ellipse_and_cuboid, None),
+    "cvat video": ("cvat", cvat_video, None),
+    "labelme beside": ("labelme", partial(labelme, splits=ONE, json_in="", images_in=""), ONE),
+    "labelme splits": ("labelme", partial(labelme, splits=TWO), TWO),
     "labelme folder of labels": (
-        read_labelme,
+        "labelme",
         partial(labelme, splits=ONE, json_in="labels", images_in="images", written="..\\images\\{image}"),
         ONE,
     ),
     "labelme folder of labels alone": (
-        read_labelme,
+        "labelme",
         lambda root: labelme(root, ONE, "labels", "images", "../images/{image}") / "labels",
         ONE,
     ),
     "labelme of another machine": (
-        read_labelme,
+        "labelme",
         partial(labelme, splits=ODD(ONE), json_in="", images_in="", written="/home/x/{image}", sizes=False),
         ODD(ONE),
     ),
-    "labelme polygons": (read_labelme, partial(labelme, splits=ONE, json_in="", images_in="", shape="polygon"), ONE),
-    "labelme shapes": (read_labelme, labelme_shapes, None),
-    "via export": (read_via, partial(via, splits=ONE), ONE),
-    "via project, images in a folder": (read_via, partial(via, splits=ONE, folder="img", project=True), ONE),
-    "via version 1": (read_via, partial(via, splits=ONE, version=1, key="species"), ONE),
-    "via without classes": (read_via, partial(via, splits=ONE, key=""), unlabelled(ONE)),
-    "via csv": (read_via, partial(via_csv, splits=ONE), ONE),
-    "via csv of version 1": (read_via, partial(via_csv, splits=ONE, first="#filename"), ONE),
-    "via shapes": (read_via, via_shapes, None),
-    "label studio": (read_label_studio, partial(label_studio, splits=ONE), ONE),
-    "label studio min": (read_label_studio, partial(label_studio, splits=ONE, least=True), ONE),
+    "labelme polygons": ("labelme", partial(labelme, splits=ONE, json_in="", images_in="", shape="polygon"), ONE),
+    "labelme shapes": ("labelme", labelme_shapes, None),
+    "via export": ("via", partial(via, splits=ONE), ONE),
+    "via project, images in a folder": ("via", partial(via, splits=ONE, folder="img", project=True), ONE),
+    "via version 1": ("via", partial(via, splits=ONE, version=1, key="species"), ONE),
+    "via without classes": ("via", partial(via, splits=ONE, key=""), unlabelled(ONE)),
+    "via csv": ("via", partial(via_csv, splits=ONE), ONE),
+    "via csv of version 1": ("via", partial(via_csv, splits=ONE, first="#filename"), ONE),
+    "via shapes": ("via", via_shapes, None),
+    "label studio": ("label_studio", partial(label_studio, splits=ONE), ONE),
+    "label studio min": ("label_studio", partial(label_studio, splits=ONE, least=True), ONE),
     "label studio uploads": (
-        read_label_studio,
+        "label_studio",
         partial(label_studio, splits=ONE, written="/data/upload/4/0a1b2c3d-{image}", folder=""),
         ONE,
     ),
     "label studio local files": (
-        read_label_studio,
+        "label_studio",
         partial(label_studio, splits=SUB(ONE), written="/data/local-files/?d=images/{image}"),
         ONE,
     ),
-    "label studio shapes": (read_label_studio, label_studio_shapes, None),
-    "createml of Roboflow": (read_createml, partial(createml, splits={"train": TRAIN, "valid": VAL}), TWO),
+    "label studio shapes": ("label_studio", label_studio_shapes, None),
+    "createml of Roboflow": ("createml", partial(createml, splits={"train": TRAIN, "valid": VAL}), TWO),
     "createml of Apple": (
-        read_createml,
+        "createml",
         lambda root: createml(root, ONE, "annotations.json", ("imagefilename", "annotation")) / "annotations.json",
         ONE,
     ),
-    "createml shares": (read_createml, partial(createml, splits=ONE, file="annotations.json", scale=0), ONE),
-    "kitti": (read_kitti, kitti_regions, None),
-    "kitti lists": (read_kitti, kitti_lists, None),
+    "createml shares": ("createml", partial(createml, splits=ONE, file="annotations.json", scale=0), ONE),
+    "kitti": ("kitti", kitti_regions, None),
+    "kitti lists": ("kitti", kitti_lists, None),
     "kitti of CVAT": (
-        read_kitti,
+        "kitti",
         partial(lines_of, splits=TWO, images_in="{split}/image_2", labels_in="{split}/label_2", line=kitti_line),
         TWO,
     ),
-    "visdrone split": (read_visdrone, visdrone_regions, None),
+    "visdrone split": ("visdrone", visdrone_regions, None),
     "visdrone folders": (
-        read_visdrone,
+        "visdrone",
         partial(
             lines_of, splits={"train": DRONES["train"], "val": {"v.jpg": [("car", 0, 0, 9, 9)]}},
             images_in="VisDrone2019-DET-{split}/images", labels_in="VisDrone2019-DET-{split}/annotations",
@@ -468,23 +468,23 @@ CASES = {
         ),
         {"train": DRONES["train"], "val": {"v.jpg": [("car", 0, 0, 9, 9)]}},
     ),
-    "dota": (read_dota, dota_difficult, None),
+    "dota": ("dota", dota_difficult, None),
     "dota splits": (
-        read_dota,
+        "dota",
         partial(lines_of, splits=TWO, images_in="{split}/images", labels_in="{split}/labelTxt-v1.5", line=dota_line),
         TWO,
     ),
     "dota same names in both splits": (
-        read_dota,
+        "dota",
         partial(
             lines_of, splits={"train": TRAIN, "val": TRAIN}, images_in="{split}/images",
             labels_in="{split}/labelTxt", line=dota_line,
         ),
         {"train": TRAIN, "val": TRAIN},
     ),
-    "supervisely project": (read_supervisely, partial(supervisely, splits=TWO), TWO),
-    "supervisely data set": (read_supervisely, partial(supervisely, splits=ONE, folder="ds0", shape="polygon"), ONE),
-    "supervisely masks": (read_supervisely, partial(supervisely, splits=ONE, shape="bitmap"), ONE),
+    "supervisely project": ("supervisely", partial(supervisely, splits=TWO), TWO),
+    "supervisely data set": ("supervisely", partial(supervisely, splits=ONE, folder="ds0", shape="polygon"), ONE),
+    "supervisely masks": ("supervisely", partial(supervisely, splits=ONE, shape="bitmap"), ONE),
     "voc of PASCAL": (
         read_voc,
         partial(
@@ -529,15 +529,24 @@ def found_in(splits):
     }
 
 
+def opened(path: Path, name: str):
+    """Read a path with the only part that recognises it."""
+    contents = PathContents(path)
+    parts = {n: part for n, part in registry.parts_of(DatasetConfig).items() if issubclass(part, ForeignDataset)}
+    found = {n: told for n, part in parts.items() if (told := part.recognise(contents)) is not None}
+    assert list(found) == [name]
+    return parts[name](parts[name].Config(root=Path(found[name].keys["root"]))).read()
+
+
 XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_export_is_read_as_its_program_meant_it(case, tmp_path):
-    read, write, truth = CASES[case]
+    reader, write, truth = CASES[case]
     written = write(tmp_path / "my set")
     path, truth = (written, truth) if truth is not None else written
-    splits, _ = read(path)
+    splits, _ = opened(path, reader) if isinstance(reader, str) else reader(path)
     found = found_in(splits)
     expected = {s: {Path(i).name: sorted(o) for i, o in of.items()} for s, of in truth.items()}
     assert {split: sorted(of) for split, of in found.items()} == {split: sorted(of) for split, of in expected.items()}
