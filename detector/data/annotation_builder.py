@@ -12,7 +12,7 @@ from detector.data.coco import CocoAnnotations, usable_boxes
 from detector.data.coco_extras import Extras, entries
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
-from detector.media.images import IMAGE_SUFFIXES, image_hw
+from detector.media.images import image_hw
 from detector.structures.boxes import xyxy_to_xywh
 
 
@@ -137,23 +137,3 @@ def _size(folder: Path, image: ListedObjects, findings: Findings) -> tuple[int, 
             return None
         findings.accept("image written with width and height exchanged", image.place)
     return size
-
-
-def nearest_files(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return the file for each name that is written in another case, without its suffix or with another one.
-
-    Raises:
-        DatasetError: the folder cannot be listed.
-    """
-    try:
-        present = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise DatasetError(f"{folder}: the folder of images cannot be listed, {error.strerror}") from error
-    by_name = {name.lower(): name for name in reversed(present)}
-    by_stem = {Path(name).stem: name for name in reversed(present) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    meant = {}
-    for name in names:
-        file = by_name.get(name.lower()) or by_stem.get(name) or by_stem.get(Path(name).stem)
-        if file is not None:
-            meant[name] = file
-    return meant

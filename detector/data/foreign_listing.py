@@ -166,10 +166,22 @@ def _find_images(listing: Listing) -> Path:
     Images that the annotations do not name are reported.
     """
     found: dict[int, Path] = {}
-    for image in listing.listed():
-        path = listing.finder.find(image.file_name, image.near or listing.folder)
-        if path is not None:
-            found[id(image)] = path
+    num_joined = 0
+    for images in listing.splits.values():
+        by_path: dict[Path, ListedObjects] = {}
+        for image in images:
+            path = listing.finder.find(image.file_name, image.near or listing.folder)
+            if path is not None:
+                found[id(image)] = path
+            if path in by_path:
+                by_path[path].objects += image.objects
+            elif path is not None:
+                by_path[path] = image
+        kept = [image for image in images if by_path.get(found.get(id(image)), image) is image]
+        num_joined += len(images) - len(kept)
+        images[:] = kept
+    if num_joined:
+        listing.notes.append(f"{plural(num_joined, 'image')} named more than once, with all objects of each name")
     _report_others(listing, listing.finder.others(set(found.values())))
     roots = [listing.images or listing.folder, *(path.parent for path in found.values())]
     folder = Path(os.path.commonpath([os.path.abspath(root) for root in dict.fromkeys(roots)]))

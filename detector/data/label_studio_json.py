@@ -46,7 +46,7 @@ class LabelStudioFiles(AnnotationFiles):
         """Tell whether a file lists tasks with results, or with regions in percent of the original size."""
         keys = (*contents.keys(name), frozenset(), frozenset())
         is_list = contents.head(name).lstrip().startswith("[")
-        is_task = "id" in keys[0] and ("result" in keys[1] or {"data", "annotations"} <= keys[0])
+        is_task = not keys[0].isdisjoint(("annotations", "completions")) and ("data" in keys[0] or "result" in keys[1])
         return is_list and (is_task or ("annotator" in keys[0]) or {"original_width", "x"} <= keys[1])
 
     def add_file(self, listing: Listing, file: Path) -> None:

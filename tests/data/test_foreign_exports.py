@@ -555,6 +555,6 @@ def test_an_export_is_read_as_its_program_meant_it(case, tmp_path):
             got = found[split][image]
             assert [(item[0], *item[5:]) for item in got] == [(item[0], *item[5:]) for item in objects], image
             np.testing.assert_allclose([item[1:5] for item in got], [item[1:5] for item in objects], atol=0.01)
-    for annotations, _ in splits.values():
-        assert all((annotations.images / name).is_file() for name in annotations.file_names)
-        assert (annotations.image_hw == (HEIGHT, WIDTH)).all()
+    for read, _ in splits.values():
+        assert all((read.images / name).is_file() for name in read.file_names)
+        assert (read.image_hw == (HEIGHT, WIDTH)).all()
