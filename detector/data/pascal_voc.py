@@ -245,8 +245,8 @@ def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> 
     return splits
 
 
-def parse_xml(path: Path) -> ElementTree.Element:
-    """Return the root element of an XML file.
+def parse_xml(path: Path, max_bytes: int = _MAX_BYTES) -> ElementTree.Element:
+    """Return the root element of an XML file of at most `max_bytes`.
 
     Raises:
         DatasetError: the file cannot be read, is not XML, is too large or too deeply nested, or declares a document
@@ -254,8 +254,8 @@ def parse_xml(path: Path) -> ElementTree.Element:
     """
     try:
         size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise DatasetError(f"{path}: expected an annotation file of at most {_MAX_BYTES} bytes, got {size}")
+        if size > max_bytes:
+            raise DatasetError(f"{path}: expected an annotation file of at most {max_bytes} bytes, got {size}")
         parser = ElementTree.XMLParser(target=_PlainTree())
         parser.feed(path.read_bytes())
         root: ElementTree.Element = parser.close()
