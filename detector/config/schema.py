@@ -116,16 +116,15 @@ class _Builder:
                 where = node.where if name is None else name.where
                 self.mistakes.add(where, f"{key or schema.name_key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
+            part_name = name.value
             if _is_path(schema, name, entries):
-                if not os.path.exists(path := name.where.folder / os.path.expanduser(name.value)):
-                    self.mistakes.append(missing_path(name.value, name.where))
+                if not os.path.exists(path := name.where.folder / os.path.expanduser(part_name)):
+                    self.mistakes.append(missing_path(part_name, name.where))
                     return _FAILED
-                claim = registry.claim_of(path, schema)
-                name = Node(claim.name, name.where)
-                given = _nodes(claim.keys, name.where)
-                entries = {**typing.cast("dict[str, Node]", given), **entries}
+                part_name, keys = registry.claim_of(path, schema)
+                entries = {**typing.cast("dict[str, Node]", _nodes(keys, name.where)), **entries}
             try:
-                schema = registry.find_config_class(schema, name.value)
+                schema = registry.find_config_class(schema, part_name)
             except ConfigError as error:
                 self.mistakes.add(name.where, f"{key or schema.name_key}: {error}")
                 return _FAILED

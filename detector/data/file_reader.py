@@ -32,7 +32,7 @@ class Found:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {number:,}".strip() if number else name for name, number in self.splits.items())
-        last = next(reversed(self.splits.values()), 0)
+        last = next(reversed(list(self.splits.values())), 0)
         images = f": {counts} {'image' if last == 1 else 'images'}" if any(self.splits.values()) else ""
         images = images or (f": {counts}" if counts else "")
         classes = f", {plural(self.num_classes, 'class', 'classes')}" if self.num_classes is not None else ""
