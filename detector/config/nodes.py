@@ -340,7 +340,7 @@ def find_section_file(text: str, where: Where) -> Path:
         return find_config(text, relative_to=where.folder)
     except ConfigError as error:
         is_near = near_names(Path(text).stem, [preset.stem for preset in presets_dir().glob("*.yaml")])
-        raise ConfigError(f"{where}: {error if is_near else missing_path(text, where)}") from error
+        raise ConfigError(f"{where}: {error}" if is_near else missing_path(text, where)) from error
 
 
 def missing_path(text: str, where: Where) -> str:
