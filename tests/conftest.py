@@ -147,8 +147,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 # Small networks: one of the family and one of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": "model.width=0.125",
-    "darknet": f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",
+    "mish-n": ("model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    "darknet": (f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",),
 }
 # A very small run: about a twentieth of a second per step.
 TINY = (
@@ -182,7 +182,7 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
     network = NETWORKS[getattr(request, "param", "mish-n")]
 
     def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
-        own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
+        own = [*network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
         return load_detection("mish-n", [*own, *overrides])
 
     return make
