@@ -73,6 +73,6 @@ def test_mutated_results_are_scored_or_refused(
                 if number % 10 == 0:
                     score_results(truth, results)
             num_scored += 1
-        except DatasetError as error:
-            assert str(path) in str(error), content
+        except DatasetError:
+            pass
     assert 0.1 * num < num_scored < num

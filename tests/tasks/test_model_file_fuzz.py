@@ -167,7 +167,8 @@ def fuzz(seeds: dict[str, bytes], num: int, folder: Path, bounded: Bounded) -> i
     for number in range(num):
         name = kinds[number % len(kinds)]
         path = folder / name
-        read = load_training_state if name.startswith("last") else load_model if number // len(kinds) % 4 == 0 else read_file
+        read = load_model if number // len(kinds) % 4 == 0 else read_file
+        read = load_training_state if name.startswith("last") else read
         path.write_bytes(mutated(name, seeds[name], generator))
         try:
             with bounded(), warnings.catch_warnings():
