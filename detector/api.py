@@ -20,6 +20,7 @@ from detector.inference.prediction_run import OnPicture, PredictionRun, Predicti
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.shown_results import ImageDetections
 from detector.inference.views import ViewsConfig
+from detector.media.frame_sequences import as_sequences
 from detector.media.memory_images import ChannelOrder, require_channel_order
 from detector.media.sources import (
     Source,
@@ -52,7 +53,7 @@ from detector.tasks.detection_model import (
     with_views,
 )
 from detector.tasks.detection_prediction import find_inputs, open_run, select_boxes, selection_of
-from detector.tasks.task import changed_config, load_experiment_of, with_device
+from detector.tasks.task import changed_config, load_experiment_of, split_to_evaluate, with_device
 from detector.training.events import Report
 from detector.training.run_folder import results_folder
 from detector.workflows import keywords
@@ -219,9 +220,10 @@ class Detector:
             channel_order: as `predict` takes it.
             allow_url: whether an address may be opened.
             **settings: as `predict` takes them, and keys of `PredictionOptions`: `stride=3` looks at every third frame
-                of a video; `track=True` follows objects from frame to frame (videos only), so that
-                `Prediction.track_ids` has a number for each, and detections without a track are left out; lines and
-                zones give `Prediction.counts`; with `save_dir`, files are written as by `run`.
+                of a video; `fps=25` makes one video of the images of a folder or list; `track=True` follows objects
+                from frame to frame (videos only), so that `Prediction.track_ids` has a number for each, and detections
+                without a track are left out; lines and zones give `Prediction.counts`; with `save_dir`, files are
+                written as by `run`.
 
         Returns:
             One record per image or frame, with its error where it cannot be read.
@@ -236,9 +238,11 @@ class Detector:
         sources: Sequence[Source] | Iterator[Source]
         if is_endless(source):
             require_channel_order(channel_order)
+            if options.fps is not None:
+                raise ConfigError("fps: expected images or stdin, got a generator, which may have no end; give a list")
             sources = each_source(source, allow_url, channel_order)
         else:
-            sources, _ = as_sources(source, allow_url, channel_order)
+            sources = as_sequences(as_sources(source, allow_url, channel_order)[0], options.fps)
             if options.has_tracks:
                 require_videos(sources)
         if options.save_dir is not None:
@@ -271,7 +275,7 @@ class Detector:
             on_picture: called with each annotated picture, uint8 (H, W, 3), RGB; false ends the run.
             report: called with each warning and each skipped image, a sentence.
             **options: keys of `PredictionOptions`: save_dir (by default a new folder runs/detect/predict), formats,
-                crops, pictures, stride, every_frame, max_reconnect, codec, track, lines, zones; and settings as
+                crops, pictures, fps, stride, every_frame, max_reconnect, codec, track, lines, zones; and settings as
                 `predict` takes them.
 
         Returns:
@@ -285,7 +289,12 @@ class Detector:
         loaded = self._viewed(views)
         known = None if annotations is None else Path(annotations)
         inputs = find_inputs(
-            source, allow_url=allow_url, annotations=known, formats=asked.formats, channel_order=channel_order
+            source,
+            allow_url=allow_url,
+            annotations=known,
+            formats=asked.formats,
+            channel_order=channel_order,
+            fps=asked.fps,
         )
         build = self._predictor if annotations is None else build_predictor  # an annotation file changes category ids
         select = select_boxes(selection_of(loaded, asked.formats), loaded.file, selection, "this model")
@@ -301,13 +310,14 @@ class Detector:
 
     @keywords.with_keywords(keywords.DetectionKeywords)
     def evaluate(
-        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.DetectionKeywords]
+        self, data: DataGiven = None, split: str | None = None, **settings: Unpack[keywords.DetectionKeywords]
     ) -> Evaluation:
         """Evaluate the model on a split.
 
         Args:
-            data: a data-set description (path of a YAML file, or a mapping), or None for the one it was trained with.
-            split: train, val or test.
+            data: a data set (a folder, zip or file with images and annotations, or a mapping), or None for the one that
+                the model was trained with.
+            split: train, val or test; None for val, or for the only split of other data.
             **settings: sections or keys of the experiment, such as `evaluate={"iou": 0.6}`.
 
         Raises:
@@ -315,7 +325,8 @@ class Detector:
         """
         loaded = self._model()
         config = changed_config(self.config, data, settings, "Detector")
-        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
+        chosen = split_to_evaluate(config, split, data is not None)
+        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, chosen))
 
     @keywords.with_keywords(keywords.DetectionKeywords)
     def train(
@@ -332,7 +343,8 @@ class Detector:
         everywhere), a script must call this below `if __name__ == "__main__":`.
 
         Args:
-            data: a data-set description (path of a YAML file, or a mapping), or None for the configured one.
+            data: a data set (a folder, zip or file with images and annotations, or a mapping), or None for the
+                configured one.
             report: called with every event.
             progress: whether a bar and the results of evaluations are shown on stderr or in the notebook; None shows
                 them in a terminal or notebook, unless `report` is given.
@@ -347,8 +359,8 @@ class Detector:
             raise CheckpointError(
                 "an export cannot be trained; train the model file it was made from, and export again"
             )
-        config = changed_config(self.config, data, settings, "Detector")
         with shown_progress(report, progress) as told:
+            config = changed_config(self.config, data, settings, "Detector", told)
             result = train(config, start=self._loaded.file if self._loaded else None, report=told)
         self._take(result.folder.best)
         self.name = str(result.folder.best)
@@ -456,13 +468,13 @@ class Classifier:
 
     @keywords.with_keywords(keywords.ClassificationKeywords)
     def evaluate(
-        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.ClassificationKeywords]
+        self, data: DataGiven = None, split: str | None = None, **settings: Unpack[keywords.ClassificationKeywords]
     ) -> ClassificationMetrics:
         """Evaluate the model on a split.
 
         Args:
-            data: a description of the images (a mapping, or a registered name), or None for the one it learned from.
-            split: train, val or test.
+            data: a folder of folders of classes, a mapping or a registered name, or None for the one it learned from.
+            split: train, val or test; None for val, or for the only split of other data.
             **settings: sections of the experiment, such as `evaluate={"batch_size": 64}`.
 
         Raises:
@@ -470,7 +482,8 @@ class Classifier:
         """
         loaded = self._model()
         config = changed_config(self.config, data, settings, "Classifier")
-        return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, split))
+        chosen = split_to_evaluate(config, split, data is not None)
+        return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, chosen))
 
     @keywords.with_keywords(keywords.ClassificationKeywords)
     def train(
@@ -484,7 +497,7 @@ class Classifier:
         """Train, from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
-            data: a description of the images, or None for the configured one.
+            data: a folder of folders of classes, a mapping or a registered name, or None for the configured one.
             report: called with every event.
             progress: as `Detector.train` takes it.
             **settings: sections of the experiment, such as `train={"epochs": 5}`.
@@ -493,8 +506,8 @@ class Classifier:
             DatasetError: the images cannot be used.
             DivergenceError: a loss or gradient is not finite.
         """
-        config = changed_config(self.config, data, settings, "Classifier")
         with shown_progress(report, progress) as told:
+            config = changed_config(self.config, data, settings, "Classifier", told)
             result = train(config, start=self._loaded.file if self._loaded else None, report=told)
         self._take(result.folder.best)
         return result

@@ -175,10 +175,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
 
 
-# Small networks: one of the family and one of a Darknet .cfg.
+# Small networks, each a preset and an override: of two families and of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": "model.width=0.125",
-    "darknet": f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",
+    "mish-n": ("mish-n", "model.width=0.125"),
+    "yolox": ("yolox-nano", "model.width=0.125"),
+    "darknet": ("mish-n", f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}"),
 }
 # A very small run: about a twentieth of a second per step.
 TINY = (
@@ -209,11 +210,11 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
 
     The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
     """
-    network = NETWORKS[getattr(request, "param", "mish-n")]
+    preset, network = NETWORKS[getattr(request, "param", "mish-n")]
 
     def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
         own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
-        return load_detection("mish-n", [*own, *overrides])
+        return load_detection(preset, [*own, *overrides])
 
     return make
 

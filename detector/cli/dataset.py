@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from detector.cli.data_words import configured
@@ -15,9 +15,8 @@ from detector.config import registry
 from detector.config.nodes import read_foreign
 from detector.data.coco_extras import read_extras
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
-from detector.data.csv_boxes import read_csv
-from detector.data.dataset_editing import Portion, merge, remap_classes, split_portion, subset
-from detector.data.pascal_voc import read_voc
+from detector.data.dataset_editing import Portion, merge, numbered_alike, remap_classes, split_portion, subset
+from detector.data.foreign_dataset import ForeignDataset
 from detector.errors import ConfigError, DatasetError
 from detector.io.nouns import plural
 
@@ -41,21 +40,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]]:
+def _read(words: list[str], target: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Portion], list[str]]:
     """Return every split of a data set and the notes of its reader; reject a target in a folder of its images."""
-    _, config = configured(words)
+    _, config = configured([*words, *overrides])
     assert config.data is not None  # `configured` names one
     dataset = registry.build(config.data)
     names = dataset.split_names()
     if not names:
         raise DatasetError(f"{words[0]}: the data set has no split; give data.train.annotations and data.train.images")
-    portions, notes = {}, []
+    portions, notes = {}, list(dataset.notes())
     for name in names:
         annotations = dataset.split(name)
         notes += [f"{name}: {problem}" for problem in annotations.problems if problem.outcome != "noted"]
-        portions[name] = Portion(annotations, read_extras(annotations))
+        extras = dataset.portion(name)[1] if isinstance(dataset, ForeignDataset) else read_extras(annotations)
+        portions[name] = Portion(annotations, extras)
     _require_apart(portions, target)
-    return portions, notes
+    return numbered_alike(portions, notes), notes
 
 
 def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
@@ -74,23 +74,9 @@ def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
 
 
 def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    names = words[1:]
-    if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
-        if len(names) > 2:
-            raise ConfigError(
-                f"expected a table and the folder of its images, got {', '.join(names)}; leave the others out"
-            )
-        table = Path(names[0])
-        tables, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
-    elif len(names) == 1 and Path(names[0]).is_dir():
-        tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult, first_pixel=arguments.first_pixel)
-    else:
-        portions, notes = _read(names, arguments.out)
-        return _write(portions, arguments.out), notes
-    portions = {name: Portion(annotations, extras) for name, (annotations, extras) in tables.items()}
-    for name, portion in portions.items():
-        notes += [f"{name}: {problem}" for problem in portion.annotations.problems if problem.outcome != "noted"]
-    _require_apart(portions, arguments.out)
+    settings = {"difficult": arguments.difficult, "first_pixel": arguments.first_pixel}
+    overrides = [f"data.{key}={value}" for key, value in settings.items() if value is not None]
+    portions, notes = _read(words[1:], arguments.out, overrides)
     return _write(portions, arguments.out), notes
 
 

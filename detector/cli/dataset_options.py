@@ -40,7 +40,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
-        default="ignore",
         help="to-coco from VOC: treatment of difficult objects (default ignore: in training and in evaluation)",
     )
     parser.add_argument(
@@ -83,5 +82,5 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.out is None:
         raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
-    if words[0] in ("to-yolo", "to-darknet", "split", "subset"):
+    if words[0] in ("to-coco", "to-yolo", "to-darknet", "split", "subset"):
         check_data_words(arguments, words[1:])

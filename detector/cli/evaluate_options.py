@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_darknet_options(parser)
     add_runtime_options(parser)
-    parser.add_argument("--split", default="val", help="train, val or test (default val)")
+    parser.add_argument("--split", help="train, val or test (default: val, or the only split of other data)")
     _add_files(parser)
     parser.add_argument(
         "--ignore-unknown",

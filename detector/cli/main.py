@@ -16,6 +16,7 @@ from typing import NoReturn, TextIO, cast
 from detector import __version__
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import ConfigError, DetectorError
+from detector.io.announcements import announcing
 from detector.io.child_process import safe_path
 from detector.io.guarded_stream import GuardedStream
 
@@ -188,7 +189,8 @@ def _run(argv: Sequence[str]) -> int:
 
             for path in arguments.imports:
                 import_parts(path)
-        return int(module.run(arguments))
+        with announcing(lambda text: None if arguments.quiet else print(text, file=sys.stderr, flush=True)):
+            return int(module.run(arguments))
     except DetectorError as error:
         if arguments.debug:
             raise

@@ -129,6 +129,7 @@ def _options(arguments: argparse.Namespace, formats: Sequence[str]) -> Predictio
         formats=tuple(formats),
         crops=arguments.crops,
         pictures=not arguments.no_pictures,
+        fps=arguments.fps,
         stride=arguments.stride,
         every_frame=arguments.every_frame,
         max_reconnect=arguments.max_reconnect,

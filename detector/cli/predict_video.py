@@ -35,7 +35,7 @@ def refuse_video_options(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: such an option was given.
     """
-    names = ("stride", "every_frame", "max_reconnect", "codec", "show")
+    names = ("fps", "stride", "every_frame", "max_reconnect", "codec", "show")
     refuse_given(arguments, names, "for videos and streams, got images only")
 
 

@@ -84,18 +84,17 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
 
 def _section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for; that of a file or folder is not read."""
-    if _is_folder(text, where):
+    if _is_unread(text, where):
         return Node({"name": Node(_UNREAD, where)}, where)
-    if not Path(text).suffix:
+    if not Path(text).suffix or text.endswith("/"):
         return Node({"name": Node(text, where)}, where)
     find_section_file(text, where)
     return Node({"name": Node(_UNREAD, where)}, where)
 
 
-def _is_folder(text: str, where: Where) -> bool:
-    """Tell whether a text names a folder, such as that of a run, and not a part."""
-    folder = where.folder / text
-    return os.path.isfile(folder / "config.yaml") if text and "/" not in text else bool(text) and os.path.isdir(folder)
+def _is_unread(text: str, where: Where) -> bool:
+    """Tell whether a text names a file or folder, such as that of a run or of data, which only `schema` reads."""
+    return bool(text) and os.path.exists(where.folder / os.path.expanduser(text))
 
 
 class _Check:
@@ -127,7 +126,7 @@ class _Check:
         kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
         sections = [section for key in keys for section in self._table.candidates(key.value_type)]
         if isinstance(node.value, str) and (
-            any(section.reads_file for section in sections) or _is_folder(node.value, node.where)
+            any(section.reads_file for section in sections) or _is_unread(node.value, node.where)
         ):
             return
         if isinstance(node.value, str) and (kinds or node.value.endswith((".yaml", ".yml"))):
@@ -154,7 +153,7 @@ class _Check:
         kind = kinds[0]
         known = {name: section for each in kinds for name, section in each.parts.items()}
         named = node.value.get(kind.name_key)
-        if named is not None and (named.value == _UNREAD or _is_folder(str(named.value), named.where)):
+        if named is not None and (named.value == _UNREAD or _is_unread(str(named.value), named.where)):
             return [self._table.sections[section] for section in known.values()]
         if named is None:
             usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.registry import FileReader, PartConfig
+from detector.config.registry import PartConfig
+from detector.data.file_reader import FileReader
 from detector.data.problems import Problem
 from detector.errors import DatasetError
 from detector.structures.canvas import Canvas

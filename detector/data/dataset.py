@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.config.registry import FileReader, PartConfig
+from detector.config.registry import PartConfig
 from detector.data.coco import CocoAnnotations
+from detector.data.file_reader import FileReader
 from detector.errors import DatasetError
 
 
@@ -33,6 +35,10 @@ class Dataset(FileReader, ABC):
             DatasetError: the data set has no such split, or its annotations are refused.
         """
 
+    def notes(self) -> Sequence[str]:
+        """Return what the reader assumed about the data set, in sentences for people; none by default."""
+        return ()
+
 
 @dataclass(frozen=True)
 class DatasetConfig(PartConfig[Dataset]):
@@ -42,12 +48,12 @@ class DatasetConfig(PartConfig[Dataset]):
     fallback_name = "coco"
 
 
-def required_file(file: Path | None, what: str) -> Path:
-    """Return the file that describes a data set.
+def required_file(file: Path | None, what: str, key: str = "file") -> Path:
+    """Return the file or folder that a data set is read from, which `data.KEY` gives.
 
     Raises:
         DatasetError: none is configured.
     """
     if file is None:
-        raise DatasetError(f"data.file: expected {what}, got none; give data.file")
+        raise DatasetError(f"data.{key}: expected {what}, got none; give data.{key}")
     return file

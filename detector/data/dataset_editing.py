@@ -246,6 +246,48 @@ def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion
     return merged, tuple(dict.fromkeys(notes))
 
 
+def numbered_together(
+    splits: Mapping[str, tuple[CocoAnnotations, Extras]], id_of: Mapping[str, int] | None = None
+) -> dict[str, tuple[CocoAnnotations, Extras]]:
+    """Return splits that belong together with the classes of all of them.
+
+    Args:
+        splits: annotations and their other content by split.
+        id_of: the id of each class name; None sorts the names and counts them from 1.
+    """
+    names = sorted({name for annotations, _ in splits.values() for name in annotations.class_names})
+    ids = {name: number for number, name in enumerate(names, start=1)} if id_of is None else id_of
+    return {split: _with_ids(annotations, extras, ids) for split, (annotations, extras) in splits.items()}
+
+
+def numbered_alike(portions: Mapping[str, Portion], notes: list[str]) -> dict[str, Portion]:
+    """Return the splits of one data set with the same classes in all, and add a note where they differed."""
+    tables = [portion.annotations for portion in portions.values()]
+    classes = {(table.class_names, table.category_ids) for table in tables}
+    if len(classes) < 2 or any(len(set(names)) < len(names) for names, _ in classes):
+        return dict(portions)
+    changed: list[str] = []
+    id_of = _common_ids(list(portions.values()), changed)
+    notes += [f"the splits list different classes, so that each gets all {len(id_of)} of them", *changed]
+    pairs = {name: (portion.annotations, portion.extras) for name, portion in portions.items()}
+    return {name: Portion(*pair) for name, pair in numbered_together(pairs, id_of).items()}
+
+
+def _with_ids(annotations: CocoAnnotations, extras: Extras, id_of: Mapping[str, int]) -> tuple[CocoAnnotations, Extras]:
+    """Return annotations with the given classes, among which are all of their own."""
+    names = sorted(id_of, key=lambda name: id_of[name])
+    new_label = np.array([names.index(name) for name in annotations.class_names], dtype=np.int64)
+    own = dict(zip(annotations.category_ids, annotations.class_names, strict=True))
+    categories = {id_of[own[identifier]]: entry for identifier, entry in extras.categories.items() if identifier in own}
+    relabelled = replace(
+        annotations,
+        class_names=tuple(names),
+        category_ids=tuple(id_of[name] for name in names),
+        labels=new_label[annotations.labels],
+    )
+    return relabelled, replace(extras, categories=categories)
+
+
 def _common_ids(portions: Sequence[Portion], notes: list[str]) -> dict[str, int]:
     """Return the id of each class name: its first one, unless that is taken."""
     id_of: dict[str, int] = {}

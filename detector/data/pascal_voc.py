@@ -25,7 +25,7 @@ _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
 # Names of folders, in any case, by what they hold.
-_XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
+XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 # The text of <database> in files of LabelImg and CVAT, and of Roboflow.
 _PROGRAMS_WITH_EDGES = re.compile(r"unknown|unspecified|roboflow", re.IGNORECASE)
@@ -58,7 +58,11 @@ class _PlainTree(ElementTree.TreeBuilder):
 
 
 def read_voc(
-    root: Path, *, difficult: str = "ignore", first_pixel: int | None = None
+    root: Path,
+    *,
+    difficult: str = "ignore",
+    first_pixel: int | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
     """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if present, `ImageSets/Main/train.txt` and so on.
 
@@ -71,6 +75,7 @@ def read_voc(
 
         first_pixel: the number of the first pixel: 1 as in VOC, where both corners are pixels of the box, or 0, where
             they are its edges; None to decide by the files.
+        parts: the folder of each split, relative to `root`, by split; None where `root` holds all.
 
     Returns:
         The splits, and notes on what is changed.
@@ -78,13 +83,19 @@ def read_voc(
     Raises:
         DatasetError: there is no annotation file, some are wrong (all of them are named), or the data is refused.
     """
-    folder = _subfolder(root, _XML_FOLDERS) or root
-    images = _subfolder(root, _IMAGE_FOLDERS) or folder
-    files = sorted(path for path in folder.glob("*.xml") if path.is_file())
-    if not files:
-        raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
-    read, notes, programs = _read_files(root, files, images)
-    objects = [item for image in read.values() for item in image.objects]
+    notes, programs = list[str](), list[str]()
+    splits: dict[str, list[ListedObjects]] = {}
+    images = root
+    for split, folder in (parts or {"": "."}).items():
+        images, read = _read_folder(root / folder, notes, programs)
+        if not parts:
+            splits = _splits(root, read, notes)
+            continue
+        for image in read.values():
+            image.file_name = (images.relative_to(root) / image.file_name).as_posix()
+        splits[split] = list(read.values())
+    found = [image for of_split in splits.values() for image in of_split]
+    objects = [item for image in found for item in image.objects]
     counted_from, reason = _first_pixel(objects, programs) if first_pixel is None else (first_pixel, "as asked")
     notes.append(
         f"{reason}: pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
@@ -98,7 +109,7 @@ def read_voc(
             "keep": "become ordinary objects",
         }
         notes.append(f"{num_difficult} difficult objects {treatment.get(difficult, 'are left out')}")
-    for image in read.values():
+    for image in {id(image): image for image in found}.values():
         image.objects = [
             replace(
                 item,
@@ -108,7 +119,20 @@ def read_voc(
             for item in image.objects
             if not (item.is_ignored and difficult == "drop")
         ]
-    return assemble(root, images, _splits(root, read, notes)), notes
+    return assemble(root, root if parts else images, splits), notes
+
+
+def _read_folder(root: Path, notes: list[str], programs: list[str]) -> tuple[Path, dict[str, ListedObjects]]:
+    """Return the folder of images and the images by the stem of their annotation file; add notes and programs."""
+    folder = _subfolder(root, XML_FOLDERS) or root
+    images = _subfolder(root, _IMAGE_FOLDERS) or folder
+    files = sorted(path for path in folder.glob("*.xml") if path.is_file())
+    if not files:
+        raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
+    read, own_notes, own_programs = _read_files(root, files, images)
+    notes += own_notes
+    programs += own_programs
+    return images, read
 
 
 def _subfolder(root: Path, names: Sequence[str]) -> Path | None:
@@ -221,8 +245,8 @@ def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> 
     return splits
 
 
-def parse_xml(path: Path) -> ElementTree.Element:
-    """Return the root element of an XML file.
+def parse_xml(path: Path, max_bytes: int = _MAX_BYTES) -> ElementTree.Element:
+    """Return the root element of an XML file of at most `max_bytes`.
 
     Raises:
         DatasetError: the file cannot be read, is not XML, is too large or too deeply nested, or declares a document
@@ -230,8 +254,8 @@ def parse_xml(path: Path) -> ElementTree.Element:
     """
     try:
         size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise DatasetError(f"{path}: expected an annotation file of at most {_MAX_BYTES} bytes, got {size}")
+        if size > max_bytes:
+            raise DatasetError(f"{path}: expected an annotation file of at most {max_bytes} bytes, got {size}")
         parser = ElementTree.XMLParser(target=_PlainTree())
         parser.feed(path.read_bytes())
         root: ElementTree.Element = parser.close()

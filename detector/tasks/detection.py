@@ -68,7 +68,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
-            val = read_split(config, "val", report)
+            val = read_split(config, "val", report, with_notes=False)
             match = match_classes(self.class_names, self.category_ids, val, "the training split")
             for text in match.notes:
                 report(Noted(text))

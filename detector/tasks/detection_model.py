@@ -198,18 +198,29 @@ def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
     return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size, views=loaded.config.views)
 
 
-def read_split(config: DetectionConfig, split: str, report: Report = lambda event: None) -> CocoAnnotations:
+def read_split(
+    config: DetectionConfig, split: str, report: Report = lambda event: None, *, with_notes: bool = True
+) -> CocoAnnotations:
     """Read a split of the experiment's data set and report what was skipped in its file.
+
+    Args:
+        config: the experiment.
+        split: the name of the split.
+        report: receives a note on each kind of fault.
+        with_notes: whether to report what the reader assumed about the whole data set.
 
     Raises:
         DatasetError: there is no such split, or its file is refused.
     """
     if config.data is None:
         raise DatasetError(
-            "no data set is configured; give data=FILE.yaml, or data.train.annotations, data.train.images and the same "
-            "for data.val"
+            "no data set is configured; give data=DATA, a folder, zip or file with images and annotations, such as "
+            "data=data.yaml"
         )
-    annotations: CocoAnnotations = registry.build(config.data).split(split)
+    dataset = registry.build(config.data)
+    annotations = dataset.split(split)
+    for note in dataset.notes() if with_notes else ():
+        report(Noted(note))
     for problem in annotations.problems:
         report(Noted(f"{annotations.annotations}: {problem}", is_of_data=True))
     return annotations

@@ -17,6 +17,7 @@ from detector.evaluation.evaluator import annotated_sources
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, Report, batch_size_for
 from detector.inference.predictor import Predictor
+from detector.media.frame_sequences import as_sequences
 from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
 from detector.models.checkpoint import ModelFile
@@ -58,6 +59,7 @@ def find_inputs(
     annotations: Path | None = None,
     formats: Sequence[str] = (),
     channel_order: ChannelOrder = "rgb",
+    fps: float | None = None,
 ) -> PredictionInputs:
     """Return the sources of a run.
 
@@ -67,6 +69,7 @@ def find_inputs(
         annotations: a COCO file with the images and their ids, or None.
         formats: the formats of the run; `coco` requires annotations.
         channel_order: the order of the colours of arrays and tensors.
+        fps: frames per second of images and stdin, or None.
 
     Raises:
         ConfigError: annotations are missing, or they come with several sources.
@@ -79,7 +82,9 @@ def find_inputs(
                 "the format coco takes each image's id from an annotation file; give --annotations FILE (in Python: "
                 "annotations=FILE)"
             )
-        return PredictionInputs(as_sources(given, allow_url, channel_order)[0])
+        return PredictionInputs(as_sequences(as_sources(given, allow_url, channel_order)[0], fps))
+    if fps is not None:
+        raise ConfigError("fps: expected images without annotations, got an annotation file; leave one of them out")
     if not isinstance(given, (str, Path)):
         raise ConfigError(f"expected one source with annotations, the folder of their images, got {given!r:.200}")
     read = read_coco(annotations, Path(given), require_annotations=False)
@@ -212,7 +217,11 @@ def predict_with_detector(
     for text in loaded.model.notes:
         observer.note(text)
     inputs = find_inputs(
-        request.sources, allow_url=request.allow_url, annotations=request.annotations, formats=options.formats
+        request.sources,
+        allow_url=request.allow_url,
+        annotations=request.annotations,
+        formats=options.formats,
+        fps=options.fps,
     )
     if options.has_tracks:
         require_videos(inputs.sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,6 +16,7 @@ from detector.config.schema import config_from_plain, config_to_plain, load_conf
 from detector.data.problems import Problem
 from detector.errors import CheckpointError, ConfigError
 from detector.inference.prediction_run import OnPicture
+from detector.io.announcements import announcing
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
 from detector.models.network_size import require_bounded
@@ -25,7 +26,7 @@ from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.training.distributed import World
-from detector.training.events import Report
+from detector.training.events import Noted, Report
 from detector.training.optimizers import OptimizerConfig
 from detector.training.run_folder import RunFolder
 from detector.training.schedules import ScheduleConfig
@@ -275,8 +276,12 @@ def config_of_file(
     return carried, changed
 
 
-def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: str) -> Config:
+def changed_config(
+    config: Config, data: Any, settings: Mapping[str, Any], who: str, report: Report = lambda event: None
+) -> Config:
     """Return an experiment with other data, unless they are None, and other sections or keys, given as plain data.
+
+    What was found at the path of a data set is reported.
 
     Raises:
         ConfigError: a setting is wrong; `who` names where it was given.
@@ -284,10 +289,22 @@ def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: 
     plain = merged_plain(config_to_plain(config), dict(settings))
     if data is not None:
         plain["data"] = str(data) if isinstance(data, Path) else data
-    changed = config_from_plain(TaskConfig, plain, who)
+    with announcing(lambda text: report(Noted(text))):
+        changed = config_from_plain(TaskConfig, plain, who)
     if not isinstance(changed, type(config)):
         raise ConfigError(f"{who}: expected settings of the task at hand, got another task; leave the key task out")
     return changed
+
+
+def split_to_evaluate(
+    config: TaskConfig, asked: str | None, is_other_data: bool, note: Callable[[str], None] = lambda text: None
+) -> str:
+    """Return the split to evaluate on: the one asked for, or val, or the only one of other data, with a note."""
+    names = registry.build(config.data).split_names() if config.data is not None else ()
+    if asked is not None or not is_other_data or "val" in names or len(names) != 1:
+        return asked or "val"
+    note(f"evaluated on {names[0]}, the only split of the data set")
+    return str(names[0])
 
 
 def with_device(config: Config, device: str | None) -> Config:

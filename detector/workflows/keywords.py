@@ -42,6 +42,7 @@ class RunKeywords(SelectionKeywords, total=False):
     formats: Sequence[str]
     crops: bool
     pictures: bool
+    fps: float | None
     stride: int
     every_frame: bool
     max_reconnect: int

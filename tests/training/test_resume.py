@@ -18,8 +18,10 @@ from detector.workflows.train import open_run, train
 
 Make = Callable[..., DetectionConfig]
 Assert = Callable[..., None]
-# Run a test on both kinds of network.
+# Run a test on each kind of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+NIGHTLY_YOLOX = pytest.param("yolox", marks=pytest.mark.nightly)
+ALL = pytest.mark.parametrize("experiment", ["mish-n", "darknet", NIGHTLY_YOLOX], indirect=True)
 
 
 def rows(folder: RunFolder) -> list[dict[str, str]]:
@@ -42,7 +44,7 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
     return should_stop
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -18,6 +18,7 @@ from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Rep
 from detector.data.doctor.suggestions import suggest
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.io.announcements import announce
 from detector.io.nouns import plural
 from detector.structures.canvas import Canvas
 
@@ -50,6 +51,8 @@ def read_splits(
     names = selected or dataset.split_names()
     if not names:
         raise DatasetError("the data set has no split; give data.train.annotations and data.train.images")
+    for note in dataset.notes():
+        announce(note)
     for name in names:
         try:
             splits[name] = dataset.split(name)
