@@ -55,8 +55,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group",
         metavar="HOW",
-        help="split: keep images of a group in one split; the group is the folder (folder) or the text that a regular "
-        "expression matches in the file name (its first group, if it has one) (default: each image alone)",
+        help="split: keep images of a group in one split; the group is the folder (folder), the images that look the "
+        "same (duplicates) or the text that a regular expression matches in the file name (its first group, if it has "
+        "one) (default: each image alone)",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="split: divide the splits of --shares and --from-split together; other splits stay (default: an error)",
     )
     parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep (default: all)")
     parser.add_argument("--num", type=int, metavar="N", help="subset: draw N images from each split (default: all)")
