@@ -20,6 +20,7 @@ from detector.inference.prediction_run import OnPicture, PredictionRun, Predicti
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.shown_results import ImageDetections
 from detector.inference.views import ViewsConfig
+from detector.media.frame_sequences import as_sequences
 from detector.media.memory_images import ChannelOrder, require_channel_order
 from detector.media.sources import (
     Source,
@@ -219,9 +220,10 @@ class Detector:
             channel_order: as `predict` takes it.
             allow_url: whether an address may be opened.
             **settings: as `predict` takes them, and keys of `PredictionOptions`: `stride=3` looks at every third frame
-                of a video; `track=True` follows objects from frame to frame (videos only), so that
-                `Prediction.track_ids` has a number for each, and detections without a track are left out; lines and
-                zones give `Prediction.counts`; with `save_dir`, files are written as by `run`.
+                of a video; `fps=25` makes one video of the images of a folder or list; `track=True` follows objects
+                from frame to frame (videos only), so that `Prediction.track_ids` has a number for each, and detections
+                without a track are left out; lines and zones give `Prediction.counts`; with `save_dir`, files are
+                written as by `run`.
 
         Returns:
             One record per image or frame, with its error where it cannot be read.
@@ -236,9 +238,11 @@ class Detector:
         sources: Sequence[Source] | Iterator[Source]
         if is_endless(source):
             require_channel_order(channel_order)
+            if options.fps is not None:
+                raise ConfigError("fps: expected images or stdin, got a generator, which may have no end; give a list")
             sources = each_source(source, allow_url, channel_order)
         else:
-            sources, _ = as_sources(source, allow_url, channel_order)
+            sources = as_sequences(as_sources(source, allow_url, channel_order)[0], options.fps)
             if options.has_tracks:
                 require_videos(sources)
         if options.save_dir is not None:
@@ -271,7 +275,7 @@ class Detector:
             on_picture: called with each annotated picture, uint8 (H, W, 3), RGB; false ends the run.
             report: called with each warning and each skipped image, a sentence.
             **options: keys of `PredictionOptions`: save_dir (by default a new folder runs/detect/predict), formats,
-                crops, pictures, stride, every_frame, max_reconnect, codec, track, lines, zones; and settings as
+                crops, pictures, fps, stride, every_frame, max_reconnect, codec, track, lines, zones; and settings as
                 `predict` takes them.
 
         Returns:
@@ -285,7 +289,12 @@ class Detector:
         loaded = self._viewed(views)
         known = None if annotations is None else Path(annotations)
         inputs = find_inputs(
-            source, allow_url=allow_url, annotations=known, formats=asked.formats, channel_order=channel_order
+            source,
+            allow_url=allow_url,
+            annotations=known,
+            formats=asked.formats,
+            channel_order=channel_order,
+            fps=asked.fps,
         )
         build = self._predictor if annotations is None else build_predictor  # an annotation file changes category ids
         select = select_boxes(selection_of(loaded, asked.formats), loaded.file, selection, "this model")

@@ -50,7 +50,7 @@ FENCES = {
     "yaml": ("config/nodes.py", "config/schema.py"),
     "tqdm": ("cli/", "workflows/training_progress.py"),
     "argparse": ("cli/",),
-    "PIL": ("media/truncation.py",),
+    "PIL": ("media/truncation.py", "media/animation_reader.py"),
     "scipy": ("evaluation/effect_sizes.py", "evaluation/track_scores.py", "inference/tracking.py"),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),

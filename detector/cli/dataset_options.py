@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, seed, whole_number
 from detector.cli.usage import DATA_HELP, check_data_words
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--first-pixel",
-        type=int,
+        type=whole_number,
         choices=(0, 1),
         help="to-coco from VOC: the number of the first pixel (default: 0 where the files show it, else 1 as in VOC)",
     )
@@ -55,14 +55,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group",
         metavar="HOW",
-        help="split: keep images of a group in one split; the group is the folder (folder) or the text that a regular "
-        "expression matches in the file name (its first group, if it has one) (default: each image alone)",
+        help="split: keep images of a group in one split; the group is the folder (folder), the images that look the "
+        "same (duplicates) or the text that a regular expression matches in the file name (its first group, if it has "
+        "one) (default: each image alone)",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="split: divide the splits of --shares and --from-split together; other splits stay (default: an error)",
     )
     parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep (default: all)")
-    parser.add_argument("--num", type=int, metavar="N", help="subset: draw N images from each split (default: all)")
+    parser.add_argument(
+        "--num", type=whole_number, metavar="N", help="subset: draw N images from each split (default: all)"
+    )
     parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
     parser.add_argument("--map", type=Path, metavar="FILE", help="remap: YAML of old: new (default: words old=new)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default 0)")
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out
-from detector.cli.usage import check_keys, split_words
+from detector.cli.usage import check_keys, names_data, split_words
 from detector.errors import ConfigError
 
 EXAMPLES = (
@@ -32,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="continue an interrupted run, given by its folder (default: a new run)",
+        help="continue an interrupted run, given by its folder; data=... names a new place of its data (default: a new "
+        "run)",
     )
     parser.add_argument(
         "--continue",
@@ -77,11 +78,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
         )
-    if overrides and not names:
+    if not names and not all(names_data([override]) for override in overrides):
         raise ConfigError(
-            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the command"
+            "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), since "
+            "a run resumes unchanged; leave them out, or repeat the command"
         )
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
-    if names:
-        check_keys(arguments, overrides, names[0])
+    check_keys(arguments, overrides, names[0] if names else None)

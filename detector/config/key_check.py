@@ -113,6 +113,7 @@ class _Check:
         self._paths = table.paths()
         self._is_whole = is_whole  # a section without a name belongs to the default part
         self._open_sections: set[str] = set()
+        self._is_partly_unread = not is_whole  # the rest of a section may be in a file that is not read here
         self.is_undecided = False
 
     def value(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
@@ -143,7 +144,10 @@ class _Check:
         elif not kinds:
             self._keys(sections, node, path)
         elif (chosen := self._chosen(keys, kinds, node, path)) is not None:
-            self._keys(chosen, node, path, kinds[0].name_key)
+            before, name_key = self._is_partly_unread, kinds[0].name_key
+            self._is_partly_unread |= name_key in node.value and node.value[name_key].value == _UNREAD
+            self._keys(chosen, node, path, name_key)
+            self._is_partly_unread = before
 
     def _chosen(
         self, keys: Sequence[TableKey], kinds: Sequence[KindOfPart], node: Node, path: str
@@ -184,7 +188,7 @@ class _Check:
             elif name != name_key:
                 known = [*sections[0].keys, *([name_key] if name_key else [])]
                 self.mistakes.add(child.where, f"unknown key {shown(full)}{unknown_key(full, known, self._paths)}")
-        for name, key in sections[0].keys.items() if len(sections) == 1 else ():
+        for name, key in sections[0].keys.items() if len(sections) == 1 and not self._is_partly_unread else ():
             if key.is_required and name not in node.value:
                 full = f"{path}.{name}" if path else name
                 self.mistakes.add(node.where, f"key {full!r} is missing; add it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
@@ -50,6 +52,10 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the class and the name of each image, as 64 hex digits."""
+        return hashlib.sha256(json.dumps((self.class_names, self.labels.tolist(), self.sources)).encode()).hexdigest()
 
     def with_classes(self, class_names: tuple[str, ...]) -> LabelledImages:
         """Return the same images with labels that count the given classes.

@@ -123,6 +123,7 @@ def images_beside(contents: PathContents, name: str) -> Path:
     names = [str(json.loads(text)) for text in _FILE_NAME.findall(contents.head(name))[:_NUM_NAMES]]
     if not names:  # a large file that begins with its annotations
         names = list(read_coco(annotations, None, require_annotations=False).file_names[:_NUM_NAMES])
+    names += [name.replace("\\", "/") for name in names if "\\" in name]  # as the reader finds them
     split = annotations.stem.removeprefix("instances_")
     words = dict.fromkeys(each for each in (split, word_of(name)) if each)
     below = [folder for word in words for folder in (word, f"../{word}", f"../images/{word}", f"images/{word}")]

@@ -21,6 +21,7 @@ import torch
 from detector.errors import MediaError
 from detector.inference.predictor import Prediction, Predictor
 from detector.inference.stage_queues import Channel, Inbox, Ordered
+from detector.io.machine import merge_freed_memory
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource, Source, VideoSource
 from detector.media.streams import ReconnectConfig, frames_of
@@ -135,6 +136,7 @@ class Pipeline:
         return {name: self._inbox.num_dropped[number] for number, name in self._live_names.items()}
 
     def __enter__(self) -> Pipeline:
+        merge_freed_memory()
         with ExitStack() as opened:
             opened.enter_context(opencv_threads(1))  # the stages fill the cores
             opened.enter_context(_torch_threads(self.num_threads))

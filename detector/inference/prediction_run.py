@@ -18,6 +18,7 @@ from detector.inference.counting import Counts, TrackCounts, line_of, zone_of
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result, Stage
 from detector.inference.predictor import Prediction, Predictor
 from detector.inference.views import ViewsConfig
+from detector.media.frame_sequences import require_fps
 from detector.media.sources import ImageSource, Source, VideoSource, require_videos, videos_only
 from detector.media.streams import ReconnectConfig, frames_of_each
 from detector.media.video_writer import DEFAULT_CODEC, require_codec
@@ -53,6 +54,7 @@ class PredictionOptions:
         formats: files of records, keys of `writers.FORMATS`; with `coco` no pictures are written.
         crops: whether each detection is written as a picture of its own.
         pictures: whether annotated pictures and videos are written.
+        fps: frames per second of images and stdin, which carry no times; the images of each folder become one video.
         stride: the run looks at every `stride`-th frame of a video or stream.
         every_frame: whether live sources wait while the model is busy instead of dropping frames.
         max_reconnect: attempts in a row to reach a lost live source.
@@ -69,6 +71,7 @@ class PredictionOptions:
     formats: tuple[str, ...] = ("json",)
     crops: bool = False
     pictures: bool = True
+    fps: float | None = None
     stride: int = 1
     every_frame: bool = False
     max_reconnect: int = 5
@@ -88,6 +91,8 @@ class PredictionOptions:
                 f"expected stride of at least 1 and max_reconnect of at least 0, got {self.stride} and "
                 f"{self.max_reconnect}"
             )
+        if self.fps is not None:
+            require_fps(self.fps)
         for name in self.formats:
             require_format(name, "formats")
         require_codec(self.codec)

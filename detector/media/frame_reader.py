@@ -11,7 +11,7 @@ DEFAULT_FPS = 30.0  # of the output if the source has no valid rate
 MAX_FAILURES = 1000  # undecodable frames in a row after which the rest of a file is given up
 OPEN_TIMEOUT_S = READ_TIMEOUT_S = 10.0  # for network sources
 END_TOLERANCE_FRAMES = 1.5  # a video that ends less than this before its promised end is complete
-_MIN_FPS, _MAX_FPS = 0.1, 500.0  # slow-motion cameras reach 480; 1000 or 90000 are units of time stamps
+MIN_FPS, MAX_FPS = 0.1, 500.0  # slow-motion cameras reach 480; 1000 or 90000 are units of time stamps
 _MAX_NUM_FRAMES = 10**9  # a year at 30 per second; larger counts come from overflow
 
 
@@ -35,7 +35,7 @@ class VideoHeader:
 def plausible_header(name: str, fps: float, num_frames: float, image_hw: tuple[int, int]) -> VideoHeader:
     """Return the header of a video, with a warning in place of a rate that no video has."""
     warnings: tuple[str, ...] = ()
-    if not _MIN_FPS <= fps <= _MAX_FPS:  # also true for NaN
+    if not MIN_FPS <= fps <= MAX_FPS:  # also true for NaN
         warnings = (
             f"{name} claims {fps:g} frames per second: output plays at {DEFAULT_FPS:g}, records keep the times",
         )

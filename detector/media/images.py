@@ -33,7 +33,7 @@ from detector.media.truncation import completed_jpeg, has_end, pixels_of_png
 
 # Lower-case suffixes of files that count as images when a folder is listed. Files of any name can be read.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif")
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".apng")
 )
 # Largest number of pixels, 400 MB as RGB. The largest images in common use, Sentinel-2 tiles, have 10980 x 10980.
 MAX_PIXELS = 2**27

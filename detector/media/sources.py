@@ -10,7 +10,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
@@ -18,37 +18,52 @@ from detector.errors import ConfigError, MediaError
 from detector.io.folders import alike_in_folder, files_below
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
 from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
+from detector.media.video_content import holds_animation, holds_video
 from detector.media.web_images import WEB_SCHEMES, fetch_picture, kind_of_content
 from detector.structures.letterbox import Image
 
-# Suffixes, in lower case, of video files. Not .ts, which is TypeScript as often.
+# Suffixes, in lower case, of video files. Not .ts, which is TypeScript as often: its content decides.
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts")
 )
 # FFmpeg has many more, some of which read files; cameras and web servers use these.
 URL_SCHEMES = (*WEB_SCHEMES, "rtsp", "rtsps")
+_UNCERTAIN_SUFFIXES = ("", ".ts")
 STDIN = "-"
 _BYTES = (bytes, bytearray, memoryview)
 _BINARY_FILES = (io.RawIOBase, io.BufferedIOBase)  # open(path, 'rb') and io.BytesIO; both are iterables of lines
+# A folder with one of these holds pictures that training, evaluation or prediction has drawn.
+_RESULT_FILES = ("weights/best.safetensors", "weights/last.safetensors", "metrics.json") + tuple(
+    f"predictions.{suffix}" for suffix in ("json", "jsonl", "csv")
+)
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Source of frames. Exactly one of `path`, `url` and `camera` is set; none for stdin.
+    """Source of frames. Exactly one of `path`, `url`, `camera` and `frames` is set; none for stdin.
 
     Attributes:
         name: its path or address without password, for reports.
         path: the video file.
         url: the address of a stream, with its scheme.
         camera: the index of a camera of this machine.
+        frames: the images that are its frames, in order (`detector.media.frame_sequences`).
+        fps: frames per second of images and stdin, which carry no times; None if it is not known.
     """
 
     name: str
     path: Path | None = None
     url: str | None = field(default=None, repr=False)  # it may hold a password
     camera: int | None = None
+    frames: tuple[ImageSource, ...] = field(default=(), repr=False)
+    fps: float | None = None
+
+    @property
+    def has_no_times(self) -> bool:
+        """True for frames without times: images or stdin."""
+        return self.path is None and self.url is None and self.camera is None
 
     @property
     def is_live(self) -> bool:
@@ -128,7 +143,8 @@ class ImageSource:
                 return load_encoded(self.name, fetch_picture(self.url, self.name), channels)
             if self.path is None:
                 raise MediaError(f"{self.name}: no path and no pixels to read")
-            return load_image(self.path, channels, self.listed_hw)
+            loaded = load_image(self.path, channels, self.listed_hw)
+            return replace(loaded, warnings=(*self.warnings, *loaded.warnings)) if self.warnings else loaded
         pixels = with_channels(self.pixels, channels)
         if pixels is None:
             raise MediaError(
@@ -140,16 +156,19 @@ class ImageSource:
 Source: TypeAlias = "ImageSource | VideoSource"
 
 
-def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
-    """Return the sources that a word names: a file, folder, glob, `.txt` list, camera, URL or stdin.
+def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = True) -> list[Source]:
+    """Return the sources that a word names: a file, folder, glob, pattern, `.txt` list, camera, URL or stdin.
 
-    A folder or glob gives its images and videos sorted by name; links to folders are followed. A relative path in a
-    list file starts from the folder of that file; a line may also be a camera or URL. A camera is `camera:0`, or `0` if
+    A folder or glob gives its images and videos sorted by name; links to folders are followed, and folders of runs and
+    results below a folder, whose pictures have boxes drawn on them, are left out. A relative path in a list file starts
+    from the folder of that file; a line may also be a camera or URL. An animated image is a video if it is named alone,
+    else an image. A pattern such as `f_%04d.png` gives one video. A camera is `camera:0`, or `0` if
     no file has that name; stdin is `-`.
 
     Args:
         source: the word.
         allow_url: true if the network may be used for an address of `URL_SCHEMES`.
+        is_alone: false if other sources come with it.
 
     Raises:
         MediaError: nothing is there.
@@ -161,11 +180,15 @@ def find_sources(source: str | Path, allow_url: bool = False) -> list[Source]:
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
-        found: list[Source] = [_file(p) for p in _files_of(files_below(path))]
-        expected = "an image or video"
+        files = _files_of(files_below(path))
+        found: list[Source] = [_file(p) for p in _without_results(files, path)]
+        expected = "an image or video" + (" that no run has drawn (name such a folder itself)" if files else "")
     elif os.path.isfile(path) or os.path.islink(path):
-        found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [_file(path)]
+        named = VideoSource(text, path) if is_alone and holds_animation(path) else _file(path)
+        found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [named]
         expected = "a line with a path"
+    elif (numbered := _numbered_frames(text)) is not None:
+        return [numbered]
     elif glob.has_magic(text):
         found = [_file(p) for p in _matching(text)]
         expected = "a matching image or video"
@@ -202,6 +225,19 @@ def _stream(text: str, allow_url: bool) -> VideoSource | None:
     return VideoSource(name, url=text)
 
 
+def _numbered_frames(pattern: str) -> VideoSource | None:
+    """Return the files of a numbered pattern such as `f_%04d.png`, sorted by number; None if none exists."""
+    folder, name = os.path.split(pattern)
+    parts = re.fullmatch(r"([^%]*)%0?([1-9]?)d([^%]*)", name)
+    if parts is None or not os.path.isdir(folder or "."):
+        return None
+    digits = f"[0-9]{{{parts[2] or 1},}}"
+    matching = re.compile(f"{re.escape(parts[1])}({digits}){re.escape(parts[3])}")
+    found = {int(match[1]): entry for entry in os.listdir(folder or ".") if (match := matching.fullmatch(entry))}
+    paths = [Path(folder, found[number]) for number in sorted(found)]
+    return VideoSource(pattern, frames=tuple(ImageSource(str(path), path) for path in paths)) if paths else None
+
+
 def _matching(pattern: str) -> list[Path]:
     """Return the images and videos that match a pattern.
 
@@ -224,16 +260,32 @@ def _is_video(path: Path) -> bool:
 
 
 def _file(path: Path) -> Source:
-    return VideoSource(str(path), path) if _is_video(path) else ImageSource(str(path), path)
+    is_known = path.suffix.lower() in IMAGE_SUFFIXES
+    is_video = _is_video(path) or (not is_known and holds_video(path))
+    return VideoSource(str(path), path) if is_video else ImageSource(str(path), path)
 
 
 def _files_of(paths: Iterable[Path]) -> list[Path]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(paths, key=lambda p: (len(p.parts), p)):  # a glob goes around a loop of links many times
-        if path.suffix.lower() in suffixes and not os.path.isdir(path):
+        is_uncertain = path.suffix.lower() in _UNCERTAIN_SUFFIXES
+        if (holds_video(path) if is_uncertain else path.suffix.lower() in suffixes) and not os.path.isdir(path):
             found.setdefault((os.path.realpath(path.parent), path.name), path)
     return sorted(found.values())
+
+
+def _without_results(files: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Yield the files that are not in the folder of a run or of results below a folder."""
+    holds_results: dict[Path, bool] = {root: False}
+
+    def is_result(folder: Path) -> bool:
+        if folder not in holds_results:
+            is_own = any(os.path.isfile(folder / name) for name in _RESULT_FILES)
+            holds_results[folder] = is_own or is_result(folder.parent)
+        return holds_results[folder]
+
+    return (path for path in files if not is_result(path.parent))
 
 
 def _listed(path: Path, allow_url: bool) -> list[Source]:
@@ -323,11 +375,19 @@ def require_images(sources: Sequence[Source], who: str) -> list[ImageSource]:
     Raises:
         MediaError: one of them is a video or stream.
     """
-    images = [source for source in sources if isinstance(source, ImageSource)]
+    images = [first for source in sources if (first := _first_image(source)) is not None]
     if len(images) < len(sources):
         name = next(source.name for source in sources if not isinstance(source, ImageSource))
         raise MediaError(f"{who}: expected images, got a video or stream ({name}); give images")
     return images
+
+
+def _first_image(source: Source) -> ImageSource | None:
+    """Return an image, also an animated one, whose first frame will be read; None for any other source."""
+    if isinstance(source, ImageSource):
+        return source
+    is_image = source.path is not None and holds_animation(source.path)
+    return ImageSource(source.name, source.path) if is_image else None
 
 
 def require_videos(sources: Sequence[Source]) -> None:
@@ -338,7 +398,10 @@ def require_videos(sources: Sequence[Source]) -> None:
     """
     images = [source.name for source in sources if isinstance(source, ImageSource)]
     if images:
-        raise ConfigError(f"expected videos to track objects in, got the image {images[0]}; give videos only")
+        raise ConfigError(
+            f"expected videos to track objects in, got the image {images[0]}; give videos only, or --fps for frames of "
+            "a video (in Python: fps)"
+        )
 
 
 def videos_only(sources: Iterable[Source]) -> Iterator[Source]:
@@ -355,7 +418,7 @@ def videos_only(sources: Iterable[Source]) -> Iterator[Source]:
 def _one(given: object, name: str, allow_url: bool, channel_order: ChannelOrder) -> Sequence[Source]:
     if isinstance(given, (str, Path)):
         try:
-            return find_sources(given, allow_url)
+            return find_sources(given, allow_url, is_alone=False)
         except MediaError:
             if glob.has_magic(str(given)) or os.path.exists(given):
                 raise

@@ -18,6 +18,7 @@ import cv2
 
 from detector.errors import MediaError, StreamError
 from detector.media.frame_reader import DEFAULT_FPS, FrameReader
+from detector.media.frame_sequences import sequence_frames
 from detector.media.headers import PNG_SIGNATURE
 from detector.media.images import quiet_opencv
 from detector.media.opencv_reader import OpenCvReader
@@ -130,7 +131,8 @@ def stdin_frames(
             encoded = head + _png_body(pipe)
         else:
             raise MediaError(f"{source.name}: image {index} is neither JPEG nor PNG; send one image file after another")
-        origin = FrameOrigin(source, index, None, DEFAULT_FPS)
+        time_s = None if source.fps is None else index / source.fps
+        origin = FrameOrigin(source, index, time_s, source.fps or DEFAULT_FPS)
         yield ImageSource(source.name, encoded=encoded, frame=origin)
         index += 1
 
@@ -262,7 +264,9 @@ def frames_of(
     try:
         if source.is_live:
             frames = live_frames(source, channels, reconnect, wait)
-        elif source.path is None and source.url is None:
+        elif source.frames:
+            frames, stride = sequence_frames(source, stride), 1
+        elif source.has_no_times:
             if stdin is None and sys.stdin is None:
                 raise MediaError(f"{source.name} is closed; send image files into it")
             frames = stdin_frames(source, stdin or sys.stdin.buffer, wait)

@@ -18,6 +18,7 @@ import numpy as np
 
 from detector.errors import MediaError
 from detector.io.folders import alike_in_folder
+from detector.media import animation_reader
 from detector.media.frame_reader import MAX_FAILURES, FrameReader, VideoHeader
 from detector.media.movie_duration import boxes
 from detector.media.opencv_reader import OpenCvReader, open_capture, require_progressive
@@ -197,6 +198,8 @@ def _opened_file(path: Path) -> FrameReader:
         raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except (OSError, ValueError) as error:
         raise MediaError(f"{str(path)!r} cannot be read: {error}; check the path and the disk") from error
+    if animation_reader.can_read(head):
+        return animation_reader.AnimationReader(path, str(path))
     reader = _reader_of_file(path) if head else None
     if reader is None:
         raise MediaError(f"{path} cannot be read as a video: it is {_fault(path, head)}; replace or remove it")

@@ -27,6 +27,7 @@ from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
 from detector.media.drawing import as_rgb
+from detector.media.frame_sequences import stem_of_frames
 from detector.media.images import write_image
 from detector.media.sources import ImageSource, VideoSource
 from detector.media.video_writer import DEFAULT_CODEC, VideoWriter, require_codec
@@ -53,8 +54,9 @@ class FileNames:
 
     def of(self, source: ImageSource) -> str:
         """Return a new name without suffix: that of the source's file, with a number appended if it is taken."""
-        name = Path(source.name if source.frame is None else source.frame.video.name).stem
-        return self.free(name, "" if source.frame is None else f"_{source.frame.index:06d}")
+        if source.frame is None or (source.frame.video.frames and source.path is not None):
+            return self.free((source.path or Path(source.name)).stem)
+        return self.free(stem_of(source.frame.video), f"_{source.frame.index:06d}")
 
     def free(self, stem: str, end: str = "") -> str:
         """Return a new name without suffix: a stem valid in file systems, its end, and a number if that is taken."""
@@ -69,11 +71,12 @@ class FileNames:
         return name
 
 
-def stem_of(name: str) -> str:
+def stem_of(video: VideoSource) -> str:
     """Return a file name for a video: that of its file, or its address in letters that every system accepts."""
+    name = video.name
     if "://" in name or name.startswith("camera:"):
         return re.sub(r"[^\w.-]+", "_", name.partition("://")[2] or name).strip("_.")[:_MAX_STREAM_STEM] or "stream"
-    return Path(name).stem
+    return stem_of_frames(name) if video.frames else Path(name).stem
 
 
 def key_of(stem: str) -> str:
@@ -327,7 +330,7 @@ class MotWriter(Writer):
         if frame is None or found.detections is None or found.track_ids is None:
             return
         if id(frame.video) not in self._paths:
-            path = self.path.with_name(f"{self._names.free(stem_of(frame.video.name))}.mot.csv")
+            path = self.path.with_name(f"{self._names.free(stem_of(frame.video))}.mot.csv")
             write_text(path, "")
             self._paths[id(frame.video)] = frame.video, path
         boxes_xywh = xyxy_to_xywh(found.detections.source_xyxy.double()).tolist()
@@ -384,7 +387,7 @@ class PictureWriter:
         if id(video) not in self._writers:
             if not video.is_live:  # files come one after another: the last one is complete
                 self._close(lambda other: not other.is_live)
-            path = self._folder / f"{self._names.free(stem_of(video.name))}.mp4"
+            path = self._folder / f"{self._names.free(stem_of(video))}.mp4"
             fps, image_hw = source.frame.fps / self._stride, (picture.shape[0], picture.shape[1])
             self._writers[id(video)] = video, VideoWriter(path, fps, image_hw, self._codec)
             self.videos.append(self._writers[id(video)][1].path)

@@ -98,12 +98,13 @@ class ModelFile:
 
 
 class RunIdentity(TypedDict):
-    """Configuration, classes and provenance of a run, plain data as in a `ModelFile`."""
+    """Configuration, classes and provenance of a run, plain data as in a `ModelFile`; a hash of its annotations."""
 
     config: dict[str, object]
     class_names: list[str]
     category_ids: list[int]
     provenance: dict[str, str]
+    data_digest: str
 
 
 class TrainingState(RunIdentity, total=False):

@@ -117,7 +117,7 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
         )
     split = split_to_evaluate(opened.config, request.split, request.is_other_data, observer.note)
     annotations = read_split(opened.config, split, observer.report)
-    loaded, annotations = matched(opened, annotations, observer.note)
+    loaded, annotations = matched(opened, annotations, observer.note, observer.warn)
     folder = results_folder(request.save_dir or request.report, "val")
     num_images = len(annotations)
     with removed_if_empty(folder, request.save_dir or request.report):

@@ -227,7 +227,10 @@ def read_split(
 
 
 def matched(
-    loaded: LoadedModel, annotations: CocoAnnotations, note: Callable[[str], None]
+    loaded: LoadedModel,
+    annotations: CocoAnnotations,
+    note: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[LoadedModel, CocoAnnotations]:
     """Return the model with the category ids of an annotation file, and the part of the file that it can be scored on.
 
@@ -235,6 +238,7 @@ def matched(
         loaded: the model.
         annotations: the file; `match_classes` matches its categories with the classes of the model.
         note: called with each line about classes that were not matched by an equal name.
+        warn: called with the line about categories that are left out; None for `note`.
 
     Raises:
         DatasetError: no category matches a class of the model.
@@ -242,6 +246,8 @@ def matched(
     match = match_classes(loaded.file.class_names, loaded.file.category_ids, annotations)
     for text in match.notes:
         note(text)
+    if match.warning:
+        (warn or note)(match.warning)
     file = replace(loaded.file, category_ids=match.category_ids)
     return replace(loaded, file=file), match.matched_part(annotations)
 

@@ -9,6 +9,7 @@ from typing import SupportsIndex
 
 from detector.config.name_suggestions import nearest
 from detector.config.schema import config_from_plain, config_to_plain
+from detector.data.class_matching import matched_names
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import ConfigError
@@ -16,6 +17,7 @@ from detector.evaluation.evaluator import annotated_sources
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, Report, batch_size_for
 from detector.inference.predictor import Predictor
+from detector.media.frame_sequences import as_sequences
 from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
 from detector.models.checkpoint import ModelFile
@@ -57,6 +59,7 @@ def find_inputs(
     annotations: Path | None = None,
     formats: Sequence[str] = (),
     channel_order: ChannelOrder = "rgb",
+    fps: float | None = None,
 ) -> PredictionInputs:
     """Return the sources of a run.
 
@@ -66,6 +69,7 @@ def find_inputs(
         annotations: a COCO file with the images and their ids, or None.
         formats: the formats of the run; `coco` requires annotations.
         channel_order: the order of the colours of arrays and tensors.
+        fps: frames per second of images and stdin, or None.
 
     Raises:
         ConfigError: annotations are missing, or they come with several sources.
@@ -78,7 +82,9 @@ def find_inputs(
                 "the format coco takes each image's id from an annotation file; give --annotations FILE (in Python: "
                 "annotations=FILE)"
             )
-        return PredictionInputs(as_sources(given, allow_url, channel_order)[0])
+        return PredictionInputs(as_sequences(as_sources(given, allow_url, channel_order)[0], fps))
+    if fps is not None:
+        raise ConfigError("fps: expected images without annotations, got an annotation file; leave one of them out")
     if not isinstance(given, (str, Path)):
         raise ConfigError(f"expected one source with annotations, the folder of their images, got {given!r:.200}")
     read = read_coco(annotations, Path(given), require_annotations=False)
@@ -99,6 +105,7 @@ def open_run(
     build: Callable[[LoadedModel, int], Predictor] = build_predictor,
     on_picture: OnPicture | None = None,
     report: Report = lambda text: None,
+    warn: Report | None = None,
 ) -> PredictionRun:
     """Return a run that writes into the folder of its options, or into a new one under the project of detection.
 
@@ -110,6 +117,7 @@ def open_run(
         build: makes the predictor of a model and a batch size.
         on_picture: as `PredictionRun` takes it.
         report: told of each warning and each skipped image.
+        warn: told of the categories of the annotations that are left out; None for `report`.
 
     Raises:
         ConfigError: the options do not suit the sources or the model.
@@ -120,7 +128,7 @@ def open_run(
     if options.has_tracks:
         require_videos(sources)
     if annotations is not None:
-        loaded, annotations = matched(loaded, annotations, report)
+        loaded, annotations = matched(loaded, annotations, report, warn)
     if "coco" in options.formats:
         batch_size = loaded.config.evaluate.batch_size
     else:
@@ -182,6 +190,8 @@ def _class_indices(given: object, class_names: Sequence[str]) -> list[int]:
 def _class_index(word: object, class_names: Sequence[str]) -> int:
     if isinstance(word, str) and word in class_names:
         return class_names.index(word)
+    if isinstance(word, str) and (found := matched_names([word], class_names)[0]) is not None:
+        return found
     if isinstance(word, str) and word.isdecimal():
         word = int(word)
     if isinstance(word, SupportsIndex) and not isinstance(word, bool) and 0 <= word.__index__() < len(class_names):
@@ -207,7 +217,11 @@ def predict_with_detector(
     for text in loaded.model.notes:
         observer.note(text)
     inputs = find_inputs(
-        request.sources, allow_url=request.allow_url, annotations=request.annotations, formats=options.formats
+        request.sources,
+        allow_url=request.allow_url,
+        annotations=request.annotations,
+        formats=options.formats,
+        fps=options.fps,
     )
     if options.has_tracks:
         require_videos(inputs.sources)
@@ -216,4 +230,4 @@ def predict_with_detector(
     own = selection_of(loaded, options.formats)
     select = select_boxes(own, loaded.file, request.selection, str(request.weights))
     request.check_frames(inputs.has_frames)
-    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note)
+    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note, warn=observer.warn)

@@ -110,11 +110,13 @@ class Observer:
 
     Attributes:
         note: called with each line on the progress and on unusual input.
+        warn: called with each line that changes the meaning of the numbers.
         report: called with each event of reading a split.
         on_image: called after each image with the number of images done and of all images.
     """
 
     note: Callable[[str], None] = lambda text: None
+    warn: Callable[[str], None] = lambda text: None
     report: Callable[[Event], None] = lambda event: None
     on_image: Callable[[int, int], None] = lambda done, total: None
 

@@ -19,6 +19,7 @@ from detector.inference.prediction_run import OnPicture
 from detector.io.announcements import announcing
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
+from detector.models.network_size import require_bounded
 from detector.models.precision import choose_device
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
@@ -79,8 +80,12 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         return self.data is not None and "val" in registry.build(self.data).split_names()
 
     def resumed_as(self: Config, asked: TaskConfig) -> Config:
-        """Return this config of an interrupted run with the settings of `asked` that change no number."""
-        return replace(self, device=asked.device, train=replace(self.train, timeout_s=asked.train.timeout_s))
+        """Return this config of an interrupted run with the settings of `asked` that change no number.
+
+        The place of the data is one of them: `train` compares the annotations themselves.
+        """
+        train = replace(self.train, timeout_s=asked.train.timeout_s)
+        return replace(self, device=asked.device, data=asked.data or self.data, train=train)
 
     def for_canvas(self: Config) -> Config:
         """Return the config with the settings of the model that are left to the canvas chosen for it."""
@@ -132,6 +137,8 @@ class Task(abc.ABC, Generic[Config, Model]):
         batch_size: images of a batch of one process.
         has_val: true if there is a split to evaluate on.
         problems: what the readers skipped or accepted in the splits.
+        data_digest: a hash of the annotations of the splits that does not depend on where their files lie; empty where
+            a task has none.
     """
 
     evaluate_options: ClassVar[frozenset[str] | None] = None
@@ -147,6 +154,7 @@ class Task(abc.ABC, Generic[Config, Model]):
     batch_size: int
     has_val: bool
     problems: tuple[Problem, ...]
+    data_digest: str = ""
 
     @classmethod
     def choose_batch_size(cls, config: Config, world: World, report: Report) -> Config:
@@ -315,8 +323,9 @@ def build_checked(model: PartConfig[Model], num_classes: int, canvas: InputConfi
     """Return the model of a config with random weights, after checking that it takes such a canvas.
 
     Raises:
-        ConfigError: the input size does not suit the model.
+        ConfigError: the input size does not suit the model, or the network is too large.
     """
+    require_bounded(lambda: registry.build(model, num_classes, canvas.channels))
     built = registry.build(model, num_classes, canvas.channels)
     try:
         built.check_image_hw(canvas.canvas_hw)

@@ -33,6 +33,6 @@ def test_stem_of_a_video_is_made_unique_like_the_name_of_an_image(tmp_path: Path
 
 
 def test_address_becomes_a_name_in_letters_that_every_system_accepts() -> None:
-    assert stem_of("rtsp://camera.lan/a/1?x=2") == "camera.lan_a_1_x_2"
-    assert stem_of("camera:0") == "camera_0"
-    assert stem_of("folder/film.part.mp4") == "film.part"
+    assert stem_of(VideoSource("rtsp://camera.lan/a/1?x=2")) == "camera.lan_a_1_x_2"
+    assert stem_of(VideoSource("camera:0")) == "camera_0"
+    assert stem_of(VideoSource("folder/film.part.mp4")) == "film.part"
