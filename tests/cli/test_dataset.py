@@ -164,7 +164,7 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
         ),
         (("remap", "SOURCE", "--to", "OUT"), 2, "expected a mapping, got none"),
         (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "expected one data set, got a.csv, b, c; give a data set"),
-        (("to-coco", "none.csv", "--to", "OUT"), 3, "none.csv cannot be read"),
+        (("to-coco", "none.csv", "--to", "OUT"), 2, "there is no file 'none.csv'; check the path"),
         (("to-coco", "SOURCE", "--to", "INSIDE"), 2, "which holds images of the source; name a folder elsewhere"),
         (("to-coco", "SOURCE", "--to", "FULL"), 3, "is not empty; name a new folder"),
     ],
