@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.dataset import Dataset, DatasetConfig
+from detector.data.dataset import Dataset, DatasetConfig, require_place
 from detector.data.file_reader import Found
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.split_words import SPLIT_WORDS, in_order, word_of
@@ -95,6 +95,8 @@ class CocoDataset(Dataset):
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"
             )
+        require_place(split.annotations, f"{name}.annotations")
+        require_place(split.images, f"{name}.images")
         return read_coco(
             split.annotations,
             split.images,
@@ -123,6 +125,7 @@ def images_beside(contents: PathContents, name: str) -> Path:
     names = [str(json.loads(text)) for text in _FILE_NAME.findall(contents.head(name))[:_NUM_NAMES]]
     if not names:  # a large file that begins with its annotations
         names = list(read_coco(annotations, None, require_annotations=False).file_names[:_NUM_NAMES])
+    names += [name.replace("\\", "/") for name in names if "\\" in name]  # as the reader finds them
     split = annotations.stem.removeprefix("instances_")
     words = dict.fromkeys(each for each in (split, word_of(name)) if each)
     below = [folder for word in words for folder in (word, f"../{word}", f"../images/{word}", f"images/{word}")]

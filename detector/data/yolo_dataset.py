@@ -95,7 +95,8 @@ class YoloDataset(Dataset):
         files = [contents.root / name for name in contents.ending(".yaml", ".yml") if "/" not in name]
         if described := [_found(file) for file in files if cls.claims(file)]:
             return described
-        folder = look_at(contents, label_file)
+        is_darknet = any("/" not in name for name in contents.ending(".data"))  # which describes the same images
+        folder = None if is_darknet else look_at(contents, label_file)
         if folder is None:
             return None
         names = contents.head(folder.names_file).split("\n") if folder.names_file else []
