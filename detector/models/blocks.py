@@ -41,7 +41,9 @@ class Scale:
         Raises:
             ConfigError: they are more than any network has.
         """
-        return max(8, _rounded(min(base, self.max_channels) * self.width / 8, "eights of channels of a layer", "width") * 8)
+        return max(
+            8, _rounded(min(base, self.max_channels) * self.width / 8, "eights of channels of a layer", "width") * 8
+        )
 
     def repeats(self, base: int) -> int:
         """Return the bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1.
