@@ -27,6 +27,7 @@ from detector.data.dataset_editing import (
     subset,
 )
 from detector.data.doctor.look_alikes import copies_between, groups_of_look_alikes
+from detector.data.doctor.orphan_checks import check_orphans
 from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
 from detector.data.split_words import SPLIT_WORDS, word_of
@@ -67,6 +68,8 @@ def _read(words: list[str], target: Path, overrides: Sequence[str] = ()) -> tupl
         notes += [f"{name}: {problem}" for problem in annotations.problems if problem.outcome != "noted"]
         extras = dataset.portion(name)[1] if isinstance(dataset, ForeignDataset) else read_extras(annotations)
         portions[name] = Portion(annotations, extras)
+    for finding in check_orphans({name: portion.annotations for name, portion in portions.items()}):
+        notes.append(f"{finding.title}, first: {finding.examples[0]}")
     _require_apart(portions, target)
     return numbered_alike(portions, notes), notes
 

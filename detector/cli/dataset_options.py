@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out, seed, whole_number
@@ -71,6 +73,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
     parser.add_argument("--map", type=Path, metavar="FILE", help="remap: YAML of old: new (default: words old=new)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default 0)")
+
+
+def narrow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Describe one action only: hide the options of the others, whose help begins with their actions."""
+    action = next((word for word in words if word in _ACTIONS), None)
+    if action is None or not {"-h", "--help"} & set(words):
+        return
+    parser.description = f"{action}: {_ACTIONS[action]}"
+    parser.usage = f"detector dataset {action} DATA --out FOLDER [options]"
+    for option in parser._actions:
+        owners, colon, text = (option.help or "").partition(": ")
+        names = {name for name in _ACTIONS if re.search(rf"\b{name}\b", owners)}
+        if option.dest == "words":
+            option.help, option.metavar = DATA_HELP, "DATA"
+        elif colon and names:
+            option.help = text if action in names else argparse.SUPPRESS
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -279,5 +279,6 @@ def test_damaged_weights_have_the_exit_code_of_model_files(tmp_path, capsys):
 def test_missing_data_file_is_named_without_a_list_of_presets(name, capsys):
     assert called("train", "mish-n", f"data={name}") == 2
     error = capsys.readouterr().err
-    assert f"there is no file '{name}'; check the path" in error
+    assert f"there is no file '{name}'" in error
+    assert error.endswith("; check the path\n")
     assert "mish-" not in error.partition("there is")[2]
