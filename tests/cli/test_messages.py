@@ -31,7 +31,9 @@ FILE = ModelFile({}, ("Motorbike", "tv monitor", "dog", "Dog house"), (0, 1, 2, 
         (0.0, 0.0, "no evidence of a difference"),
     ],
 )
-def test_comparison_calls_a_run_better_only_where_the_interval_excludes_0(low: float, high: float, verdict: str) -> None:
+def test_comparison_calls_a_run_better_only_where_the_interval_excludes_0(
+    low: float, high: float, verdict: str
+) -> None:
     lines = _test_lines(PairedTest(Interval((low + high) / 2, low, high, 0.01), 0.2, 0.7, 100))
     assert lines[0].endswith(f", {verdict}")
 

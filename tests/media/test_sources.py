@@ -63,7 +63,11 @@ def test_folder_gives_its_images_recursively_sorted_by_path(tree: Path) -> None:
 def test_pictures_of_runs_and_results_below_a_folder_are_left_out(tree: Path) -> None:
     own = [source.name for source in find_sources(tree)]
     (image,) = sorted(tree.rglob("*.png"))[:1]
-    for name, marker in (("train", "weights/best.safetensors"), ("predict", "predictions.json"), ("val", "metrics.json")):
+    for name, marker in (
+        ("train", "weights/best.safetensors"),
+        ("predict", "predictions.json"),
+        ("val", "metrics.json"),
+    ):
         folder = tree / "runs" / name
         for path in (folder / marker, folder / "crops/drawn.png"):
             path.parent.mkdir(parents=True, exist_ok=True)
