@@ -13,7 +13,7 @@ from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 _ACTIONS = {
-    "to-coco": "write COCO files from any supported data set, a Pascal VOC folder, or a CSV file and its images",
+    "to-coco": "write COCO files from a data set in any of the supported formats",
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
     "split": "divide the images of one split, each class in the same shares",
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
-        help="to-coco from VOC: treatment of difficult objects (default ignore: in training and in evaluation)",
+        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in evaluation)",
     )
     parser.add_argument(
         "--first-pixel",

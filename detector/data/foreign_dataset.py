@@ -79,7 +79,8 @@ class ForeignDataset(Dataset):
 
     @functools.cached_property
     def _whole(self) -> tuple[Splits, Sequence[str]]:
-        folders = [path for path in (self.root, self.config.images) if path is not None]
+        beside = self.root.parent if self.root.is_file() else None  # holds the images of a file, unless they are given
+        folders = [path for path in (self.root, self.config.images or beside) if path is not None]
         return _read_once(type(self), self.config, tuple(map(_state, folders)))
 
     def notes(self) -> Sequence[str]:

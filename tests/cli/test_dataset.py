@@ -265,3 +265,71 @@ def test_merged_splits_of_the_same_name_are_reported(published, source, tmp_path
     assert "train: the splits of 2 data sets are joined, 10 + " in capsys.readouterr().err
     assert called("merge", published, published / "train", "--to", tmp_path / "twice") == 3
     assert "is in two of the data sets" in capsys.readouterr().err
+
+
+@pytest.fixture
+def held_by_all(tmp_path: Path) -> Path:
+    """Two splits with what COCO files, text labels and Darknet's lists can hold, in folders and with odd names."""
+    root = tmp_path / "held"
+    names = {"train": ["a.png", "é 1.png", "deep/er/c.png"], "val": ["deep/a.png", "b'c.png"]}
+    for split, files in names.items():
+        rows, images = [], []
+        for number, name in enumerate(files):
+            (root / split / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / split / name), np.full((48, 64, 3), 20 * number, np.uint8))
+            images.append({"id": number, "file_name": name, "width": 64, "height": 48})
+            boxes = [(5.1, 6.0 + number, 10.7, 12.0), (0.0, 0.0, 64.0, 48.0)][: number + 1 if number < 2 else 0]
+            rows += [
+                {"id": len(rows) + at + 1, "image_id": number, "category_id": at, "bbox": box, "area": box[2] * box[3],
+                 "iscrowd": 0} for at, box in enumerate(boxes)
+            ]  # fmt: skip
+        categories = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog: a", "never used"))]
+        content = {"images": images, "categories": categories, "annotations": rows}
+        (root / f"instances_{split}.json").write_text(json.dumps(content))
+    lines = [f"{split}: {{annotations: instances_{split}.json, images: {split}}}\n" for split in names]
+    (root / "data.yaml").write_text("name: coco\n" + "".join(lines))
+    return root / "data.yaml"
+
+
+WRITTEN = ("to-coco", "to-yolo", "to-darknet")
+
+
+@pytest.mark.parametrize("first", WRITTEN)
+@pytest.mark.parametrize("second", WRITTEN)
+def test_round_trips_keep_what_all_formats_hold(first, second, held_by_all, tmp_path, capsys):
+    source = held_by_all
+    for number, action in enumerate((first, second, first)):
+        assert called(action, source, "--to", tmp_path / f"trip{number}") == 0
+        source = Path(capsys.readouterr().out.strip())
+    for split in ("train", "val"):
+        one, two = split_of(held_by_all, split), split_of(source, split)
+        assert two.class_names == one.class_names
+        assert two.category_ids == one.category_ids
+        files = {two.path(index).read_bytes(): index for index in range(len(two))}
+        assert len(files) == len(two) == len(one)
+        for index, name in enumerate(one.file_names):
+            other = files[one.path(index).read_bytes()]
+            assert Path(two.file_names[other]).name == Path(name).name
+            assert two.image_hw[other].tolist() == one.image_hw[index].tolist()
+            assert two.labels_of(other).tolist() == one.labels_of(index).tolist()
+            mine, theirs = one.source_xyxy(index), two.source_xyxy(other)
+            np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-5)
+    if {first, second} == {"to-coco"}:
+        files = (tmp_path / "trip2/annotations/instances_train.json", held_by_all.parent / "instances_train.json")
+        kept, given = (json.loads(file.read_text())["annotations"] for file in files)
+        assert kept == given
+
+
+def test_a_foreign_format_keeps_its_other_content_in_coco_files(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    box = '<box label="cat" xtl="1.25" ytl="2" xbr="9" ybr="8" occluded="1"><attribute name="age">3</attribute></box>'
+    (tmp_path / "annotations.xml").write_text(f'<annotations><image id="0" name="a.png">{box}</image></annotations>')
+    out = tmp_path / "out"
+    assert called("to-coco", tmp_path / "annotations.xml", "--to", out / "one") == 2  # in the folder of the images
+    assert "holds images of the source" in capsys.readouterr().err
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images/a.png")
+    assert called("to-coco", tmp_path / "annotations.xml", "--to", out / "one") == 0
+    assert called("to-coco", out / "one/data.yaml", "--to", out / "two") == 0
+    (row,) = json.loads((out / "two/annotations/instances_train.json").read_text())["annotations"]
+    assert (row["bbox"], row["occluded"], row["attributes"]) == ([1.25, 2, 7.75, 6], 1, {"age": "3"})

@@ -92,7 +92,7 @@ def yolo(root: Path, splits, images_in, labels_in, files, line=yolo_line, opens=
 def coco(root: Path, splits, file, images_in, first_id=1, names="{image}", opens=""):
     for split, of in splits.items():
         images(root / images_in.format(split=split), of)
-        listed, rows = [], []
+        listed, rows = list[dict[str, object]](), list[dict[str, object]]()
         for number, (image, objects) in enumerate(of.items(), start=1):
             listed.append({"id": number, "file_name": names.format(image=image), "width": WIDTH, "height": HEIGHT})
             for label, x1, y1, x2, y2 in objects:

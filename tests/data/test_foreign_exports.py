@@ -107,7 +107,7 @@ def labelme(
             for label, x1, y1, x2, y2 in objects:
                 points = [[x2, y2], [x1, y1]] if shape == "rectangle" else [[x1, y1], [x2, y1 + 1], [x1 + 1, y2]]
                 shapes.append({"label": label, "points": points, "group_id": None, "shape_type": shape, "flags": {}})
-            content = {"version": "5.4.1", "flags": {}, "shapes": shapes}
+            content: dict[str, object] = {"version": "5.4.1", "flags": {}, "shapes": shapes}
             content |= {"imagePath": written.format(image=image, split=split), "imageData": None}
             content |= {"imageHeight": HEIGHT, "imageWidth": WIDTH} if sizes else {}
             text(root / json_in.format(split=split) / f"{Path(image).stem}.json", content)
@@ -187,7 +187,7 @@ def via_shapes(root: Path):
 
 
 def label_studio(root: Path, splits, written="/data/upload/1/{image}", least=False, folder="images", turned=False):
-    tasks = []
+    tasks: list[dict[str, object]] = []
     for of in splits.values():
         images(root / folder, of)
         for image, objects in of.items():
