@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -32,8 +33,10 @@ from detector.structures.letterbox import Image
 # FFmpeg inside OpenCV writes to stderr; its problems are reported here instead. A setting of the user has priority.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
-_INSTALL = "install PyAV: pip install 'detector[video]'"
+INSTALL = "install PyAV: pip install 'detector[video]'"
 _MATROSKA = b"\x1a\x45\xdf\xa3"  # the EBML header (RFC 8794, 11.2.1)
+_MATROSKA_CODEC = re.compile(rb"\x86[\x80-\xff](V_[\w/.-]+)")  # CodecID (RFC 9559, 5.1.4.1.21)
+_NUM_HEAD_BYTES = 2**16
 _NUM_PROBED = 8  # packets: streams that were cut out of others may begin with other data than a sequence header
 
 
@@ -57,6 +60,21 @@ def open_capture(address: str, is_raw: bool = False) -> cv2.VideoCapture:
         )
 
 
+def codec_of(address: str) -> str:
+    """Return the name that a video gives its codec, in quotes; an empty text if there is no video or no name."""
+    capture = open_capture(address, is_raw=True)  # packets need no decoder
+    try:
+        tag = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) if capture.isOpened() else b""
+    finally:
+        capture.release()
+    if not tag.isascii() and os.path.isfile(address):
+        with open(address, "rb") as file:
+            named = _MATROSKA_CODEC.search(file.read(_NUM_HEAD_BYTES))
+        tag = named[1] if named is not None else b""
+    name = tag.decode("ascii", "replace")
+    return repr(name) if name.isprintable() and name else ""
+
+
 def require_progressive(address: str, name: str) -> None:
     """Reject a video with interlaced frames, of which OpenCV returns the memory of other pictures.
 
@@ -77,7 +95,7 @@ def require_progressive(address: str, name: str) -> None:
                 if any(p is not None and is_interlaced(np.asarray(p, np.uint8).tobytes(), fourcc) for p in packets):
                     raise MediaError(
                         f"{name} cannot be read: it holds interlaced video, which OpenCV's reader turns into wrong "
-                        f"pictures; {_INSTALL}"
+                        f"pictures; {INSTALL}"
                     )
     finally:
         capture.release()
@@ -151,7 +169,7 @@ class OpenCvReader(FrameReader):
         """Return the reason why an open video may have no frame that can be read."""
         fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
         if fourcc.lower() == b"av01":
-            return f"it is AV1, for which OpenCV has no decoder; {_INSTALL}"
+            return f"it is AV1, for which OpenCV has no decoder; {INSTALL}"
         return super().no_frame_reason()
 
     def close(self) -> None:

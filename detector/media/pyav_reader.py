@@ -28,6 +28,7 @@ from detector.media.frame_reader import (
     VideoHeader,
     plausible_header,
 )
+from detector.media.opencv_reader import codec_of
 from detector.structures.letterbox import Image
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class PyAvReader(FrameReader):
             MediaError: there is no decoder for the codec.
         """
         if stream.codec_context is None:
-            raise MediaError(f"{name} cannot be read: there is no decoder for its codec; convert the video")
+            codec = f" {known}" if (known := codec_of(container.name)) else ""
+            raise MediaError(f"{name} cannot be read: there is no decoder for its codec{codec}; convert the video")
         self.name, self._container, self._stream = name, container, stream
         # Threads over whole frames are faster, but hold back frames, for which live sources must not wait.
         stream.codec_context.thread_type = "SLICE" if is_live else "AUTO"
