@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from detector.errors import MediaError
+from detector.media.container_ends import is_cut
 from detector.media.frame_reader import (
     END_TOLERANCE_FRAMES,
     MAX_FAILURES,
@@ -34,7 +35,6 @@ from detector.structures.letterbox import Image
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
 INSTALL = "install PyAV: pip install 'detector[video]'"
-_MATROSKA = b"\x1a\x45\xdf\xa3"  # the EBML header (RFC 8794, 11.2.1)
 _MATROSKA_CODEC = re.compile(rb"\x86[\x80-\xff](V_[\w/.-]+)")  # CodecID (RFC 9559, 5.1.4.1.21)
 _NUM_HEAD_BYTES = 2**16
 _NUM_PROBED = 8  # packets: streams that were cut out of others may begin with other data than a sequence header
@@ -118,7 +118,7 @@ class OpenCvReader(FrameReader):
         """
         self._capture, self.name, self._max_failures = capture, name, max_failures
         self.header = _header_of(capture, name, path)
-        self._is_matroska = path is not None and _head(path) == _MATROSKA
+        self._path = path
 
     def grab(self) -> bool:
         """Move to the next frame that can be decoded; return False at the end."""
@@ -153,16 +153,14 @@ class OpenCvReader(FrameReader):
         """Return warnings about missing or damaged frames, at the end; see `FrameReader`."""
         promised = self.header.num_frames
         if promised is None:
-            return self.damage_report()
+            return self.damage_report() + self.cut_report(self._path)
         # The header may promise duration times mean rate; a variable rate that reaches the end then has lost no frame.
         is_at_end = is_uneven and last_s + END_TOLERANCE_FRAMES / self.header.fps >= promised / self.header.fps
         if self.num_read >= promised or (is_at_end and not self.num_damaged):
             return []
-        if self._is_matroska and not self.num_damaged:
-            # Its duration counts from time 0, also where the first frame comes later.
-            late = float(self._capture.get(cv2.CAP_PROP_PTS)) - last_s * self.header.fps
-            if self.num_read + max(late, 0.0) + END_TOLERANCE_FRAMES >= promised:
-                return []
+        # The promise may be the duration of longer sound, or count from time 0 where the first frame comes later.
+        if self._path is not None and not self.num_damaged and is_cut(self._path) is False:
+            return []
         return self.shortage_report(promised)
 
     def no_frame_reason(self) -> str:
@@ -175,11 +173,6 @@ class OpenCvReader(FrameReader):
     def close(self) -> None:
         """Release the capture."""
         self._capture.release()
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(_MATROSKA))
 
 
 def _header_of(capture: cv2.VideoCapture, name: str, path: Path | None) -> VideoHeader:
