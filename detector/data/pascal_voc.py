@@ -24,6 +24,11 @@ from detector.media.images import IMAGE_SUFFIXES
 _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
+_TREATMENTS = {
+    "ignore": "become crowd regions, which are ignored in training and in evaluation",
+    "keep": "become ordinary objects",
+    "drop": "are left out",
+}
 # Names of folders, in any case, by what they hold.
 XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
@@ -102,13 +107,8 @@ def read_voc(
         if counted_from
         else f"{reason}: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
     )
-    num_difficult = sum(item.is_ignored for item in objects)
-    if num_difficult:
-        treatment = {
-            "ignore": "become crowd regions, which are ignored in training and in evaluation",
-            "keep": "become ordinary objects",
-        }
-        notes.append(f"{num_difficult} difficult objects {treatment.get(difficult, 'are left out')}")
+    if num_difficult := sum(item.is_ignored for item in objects):
+        notes.append(f"{num_difficult} difficult objects {_TREATMENTS[difficult]}")
     for image in {id(image): image for image in found}.values():
         image.objects = [
             replace(
