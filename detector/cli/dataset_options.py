@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
-        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in evaluation)",
+        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in "
+        "evaluation)",
     )
     parser.add_argument(
         "--first-pixel",
