@@ -104,7 +104,7 @@ def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
         if keys:
             notes.append(f"{name}: text labels cannot hold {', '.join(keys)}, which is left out")
     if words[0] == "to-darknet":
-        return coco_to_darknet(splits, arguments.out, link=arguments.link), notes
+        return coco_to_darknet(splits, arguments.out, link=arguments.link, relative=arguments.relative), notes
     return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
 
 

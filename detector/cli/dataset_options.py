@@ -40,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "folder of the result, new or empty (no default)", aliases=("--to",))
     parser.add_argument("--link", action="store_true", help="to-yolo, to-darknet: link images instead of copying them")
     parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="to-darknet: write relative paths, so that the folder can be moved; start Darknet in it (default: absolute)",
+    )
+    parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
         help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in "

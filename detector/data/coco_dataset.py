@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.dataset import Dataset, DatasetConfig
+from detector.data.dataset import Dataset, DatasetConfig, require_place
 from detector.data.file_reader import Found
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.split_words import SPLIT_WORDS, in_order, word_of
@@ -95,6 +95,8 @@ class CocoDataset(Dataset):
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"
             )
+        require_place(split.annotations, f"{name}.annotations")
+        require_place(split.images, f"{name}.images")
         return read_coco(
             split.annotations,
             split.images,

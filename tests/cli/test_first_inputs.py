@@ -162,3 +162,20 @@ def test_answer_to_a_wrong_data_set_says_what_it_is(
     found = answer(["train", "mish-n", f"data={given}"], capsys)
     assert says in found
     assert "Traceback" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("photos/a.txt", "", "a folder"),
+        ("photos.zip", "", "a data set"),
+        ("photos.yaml", "train: images\nnc: 1\n", "the description of a data set"),
+    ],
+)
+def test_data_in_place_of_a_configuration_leads_to_the_whole_command(
+    name: str, content: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(name, content)
+    word = name.partition("/")[0]
+    expected = f"{word}: expected a configuration such as mish-n, got {what}; give detector train mish-n data={word}"
+    assert answer(["train", word], capsys) == f"detector train: {expected}"
