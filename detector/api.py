@@ -16,7 +16,8 @@ from detector.evaluation.accuracy import ClassificationMetrics
 from detector.evaluation.evaluator import Evaluation
 from detector.export.export_config import ExportSettings, target_of
 from detector.export.export_runtime import ExportRuntime
-from detector.inference.prediction_run import OnPicture, PredictionRun, PredictionSummary
+from detector.inference.prediction_run import OnPicture, PredictionRun
+from detector.inference.prediction_summary import PredictionSummary
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.shown_results import ImageDetections
 from detector.inference.views import ViewsConfig

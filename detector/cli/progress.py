@@ -12,5 +12,5 @@ def say(text: str, quiet: bool = False) -> None:
 
 
 def say_warning(text: str) -> None:
-    """Print a line that also matters where only results are wanted."""
+    """Print a line that also matters to readers of results only."""
     say(f"warning: {text}")

@@ -81,8 +81,8 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if not names and not all(names_data([override]) for override in overrides):
         raise ConfigError(
-            "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), since "
-            "a run resumes unchanged; leave them out, or repeat the command"
+            "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), "
+            "since a run resumes unchanged; leave them out, or repeat the command"
         )
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")

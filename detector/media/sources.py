@@ -33,8 +33,9 @@ STDIN = "-"
 _BYTES = (bytes, bytearray, memoryview)
 _BINARY_FILES = (io.RawIOBase, io.BufferedIOBase)  # open(path, 'rb') and io.BytesIO; both are iterables of lines
 # A folder with one of these holds pictures that training, evaluation or prediction has drawn.
-_RESULT_FILES = ("weights/best.safetensors", "weights/last.safetensors", "metrics.json") + tuple(
-    f"predictions.{suffix}" for suffix in ("json", "jsonl", "csv")
+_RESULT_FILES = (
+    *("weights/best.safetensors", "weights/last.safetensors", "metrics.json"),
+    *("predictions.json", "predictions.jsonl", "predictions.csv"),
 )
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")

@@ -395,7 +395,10 @@ def checked_model_file(source: Mapping[str, object], state: object, who: str) ->
     if not num_classes == num_ids == len(fields["category_ids"]):
         raise CheckpointError(f"{who}: expected a category id per class ({num_classes}), got {num_ids}: correct them")
     names, ids = tuple(fields["class_names"]), tuple(fields["category_ids"])
-    metrics = {name: float(value) for name, value in fields["metrics"].items()}
+    try:
+        metrics = {name: float(value) for name, value in fields["metrics"].items()}
+    except OverflowError as error:
+        raise CheckpointError(f"{who}: expected metrics within float64, got more digits: correct them") from error
     described = (fields["operating_point"], fields["provenance"])
     return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, *described)
 

@@ -91,7 +91,10 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
         DarknetError: the .weights file cannot be read, or is of another network.
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
-    weights = located_weights(weights)
+    try:
+        weights = located_weights(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.weights: {error}") from error
     if not find_weights(weights).exists():
         raise CheckpointError(f"train.weights={weights}: there is no such file; check the path")
     if is_yolox_weights(weights):

@@ -172,12 +172,7 @@ def _train(
     task = open_task(config, report)
     if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
-    device = choose_device(config.device)
-    if world.size > 1 and device.type == "cuda":
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = _device_of(config, world)
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
     model, origin = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
@@ -220,6 +215,17 @@ def _train(
     return TrainingResult(
         folder, finished, trainer.metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
     )
+
+
+def _device_of(config: TaskConfig, world: World) -> torch.device:
+    """Return the device of this process, prepared for training."""
+    device = choose_device(config.device)
+    if world.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def _require_expressible(model: TrainableModel, config: TaskConfig) -> None:

@@ -140,6 +140,8 @@ def test_data_set_may_be_a_word_an_option_or_an_override(words, tmp_path, monkey
     small = ["data.num_train=4", "data.num_val=2", "data.image_size=64"]
     assert called("anchors", *words, *small, "--num", "2", "--size", "64", "--json", "-q") == 0
     assert len(json.loads(capsys.readouterr().out)["anchors"]) == 2
+    drawn = json.loads(Path("data/shapes/shapes.json").read_text())["parameters"]
+    assert (drawn["num_train"], drawn["num_val"], drawn["image_size"]) == (4, 2, 64)
 
 
 # --- run folders ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -114,9 +114,7 @@ def _refuse_network(*arguments: object, **keywords: object) -> NoReturn:
 
 
 @pytest.fixture
-def place(
-    tiny_shapes: Path, tmp_path: Path, draw_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+def place(tiny_shapes: Path, tmp_path: Path, draw_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Place:
     root = tmp_path / "a/b/c"
     root.mkdir(parents=True)
     monkeypatch.chdir(root)
@@ -127,7 +125,7 @@ def place(
         f"{name}: {{annotations: {tiny_shapes}/annotations/{name}.json, images: {tiny_shapes}/images/{name}}}"
         for name in ("train", "val")
     )
-    yield Place(root, f"data={{name: coco, {splits}}}", tiny_shapes, draw_video(num_frames=3))
+    return Place(root, f"data={{name: coco, {splits}}}", tiny_shapes, draw_video(num_frames=3))
 
 
 def option_values(command: str) -> list[argparse.Action]:
@@ -158,7 +156,7 @@ def outcome_of(line: list[str]) -> int | str | None:
         return end.code
 
 
-@pytest.mark.parametrize("num", [250, pytest.param(20_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("num", [120, pytest.param(20_000, marks=pytest.mark.nightly)])
 def test_values_of_a_wrong_shape_end_in_an_exit_code(
     num: int, place: Place, bounded: Bounded, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,7 +165,7 @@ def test_channels_are_converted_as_those_of_files() -> None:
         (torch.zeros((1, 3, 48, 64)), r"expected one image, got a batch \(1, 3, 48, 64\); give a list of its images"),
         (
             torch.zeros((48, 64, 3), dtype=torch.uint8),
-            r"tensor of shape \(C, H, W\), got \(48, 64, 3\).*permute\(2, 0, 1",
+            r"tensor of shape \(C, H, W\), got \(48, 64, 3\).*permute",
         ),
         (np.zeros((3, 48, 64), np.uint8), r"array of shape \(H, W, C\), got \(3, 48, 64\).*transpose\(1, 2, 0\)"),
     ],
