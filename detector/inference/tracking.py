@@ -363,7 +363,7 @@ class Tracker:
         step_s = 0.0 if math.isinf(self._now_s) else now_s - self._now_s
         self._now_s = now_s
         # The time that counts is that of the frames without it, one step less than since it was seen; so frames may be
-        # further apart than the buffer, but not further than usual. A quarter of a step more, because times are rounded.
+        # further apart than the buffer, but not further than usual. A quarter of a step is for the rounding of times.
         usual_s = self._step_s if math.isfinite(self._step_s) else step_s
         self._keep(now_s - self._seen_s - usual_s <= self._config.buffer_s + usual_s / 4)
         if step_s > 0:
