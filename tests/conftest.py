@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files that take long run first: a worker takes one file at a time, and none shall be left alone with one of these.
 LONG_FILES = (
+    "test_documents.py",
     "training/test_distributed.py",
     "training/test_kill.py",
     "training/test_resume.py",
@@ -46,6 +47,11 @@ LONG_FILES = (
     "test_promises.py",
     "cli/test_manners.py",
     "test_wheel.py",
+    "test_api.py",
+    "cli/test_export.py",
+    "export/test_writer.py",
+    "workflows/test_benchmark.py",
+    "workflows/test_part_templates.py",
 )
 
 

@@ -22,7 +22,7 @@ def is_override(word: str) -> bool:
 
 
 def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Return the names and the overrides of a command line, `--data` first, so that `data.KEY` changes it."""
+    """Return the names and the overrides of a command line; `--data` comes first, so that `data.KEY` changes it."""
     names = [word for word in arguments.words if not is_override(word)]
     return names, data_words(arguments, [word for word in arguments.words if is_override(word)])
 

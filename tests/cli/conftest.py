@@ -77,7 +77,7 @@ def train_once(experiment: str, factory: pytest.TempPathFactory, shapes: Path, *
 
 @pytest.fixture(scope="session")
 def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    own = (*TINY_MODEL, "train.iterations=60", "optimizer={name: adamw, lr: 0.02}")
+    own = (*TINY_MODEL, "train.iterations=120", "optimizer={name: adamw, lr: 0.01}")
     return train_once("mish-n", tmp_path_factory, tiny_shapes, *own)
 
 

@@ -186,7 +186,7 @@ trainer.Trainer._optimise = slow
 def test_signal_saves_the_run_which_can_be_resumed(
     number: int, code: int, to_group: bool, workers: int, tiny_words: list[str], tmp_path: Path
 ) -> None:
-    words = [*tiny_words, "train.iterations=20", "train.evaluations=1", f"loader.workers={workers}"]
+    words = [*tiny_words, "train.iterations=10", "train.evaluations=1", f"loader.workers={workers}"]
     (tmp_path / "slow_steps.py").write_text(SLOW_STEPS)
     with start([*words, "--import", "slow_steps.py"], tmp_path) as process:
         wait_for_steps(process)
@@ -197,9 +197,9 @@ def test_signal_saves_the_run_which_can_be_resumed(
     assert f"stopped and saved; continue with: detector train --resume {run_folder}" in told
     assert "Traceback" not in told
     stopped_at = load_training_state(run_folder / "weights/last.safetensors")["step"]
-    assert 0 < stopped_at < 20
+    assert 0 < stopped_at < 10
     assert run(["train", "--resume", str(run_folder), "--quiet"]) == 0
-    assert load_training_state(run_folder / "weights/last.safetensors")["step"] == 20
+    assert load_training_state(run_folder / "weights/last.safetensors")["step"] == 10
     assert (run_folder / "weights/best.safetensors").is_file()
     assert not (tmp_path / "runs/train2").exists()
 

@@ -8,12 +8,14 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +38,7 @@ ALIKE = (
     "train.iterations=20",
     "train.evaluations=1",
     "train.clip_norm=1000",
+    "model.max_channels=1024",  # the detections of a narrower network depend on its running statistics
 )
 
 
@@ -61,19 +64,33 @@ def torchrun(config: DetectionConfig, folder: Path, *words: str) -> subprocess.C
     )
 
 
+def forked(fork: Callable[..., Any], config: DetectionConfig, folder: Path, *words: str) -> list[tuple[int, str, str]]:
+    """Run `detector train` in two forked processes, as torchrun would; return exit code, stdout and stderr of each."""
+    (folder / "run.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = ({"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"} for rank in "01")
+    running = [fork("train", str(folder / "run.yaml"), "--json", *words, **address, **rank) for rank in ranks]
+    printed = [process.communicate(timeout=500) for process in running]
+    return [(process.returncode, *texts) for process, texts in zip(running, printed, strict=True)]
+
+
 def last_state(project: Path, name: str = "train") -> TrainingState:
     return load_training_state(project / name / "weights" / "last.safetensors")
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("experiment", ["mish-n", pytest.param("darknet", marks=pytest.mark.nightly)], indirect=True)
-def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: Make, tmp_path: Path) -> None:
+def test_two_processes_equal_one_process_with_two_batches_per_step(
+    experiment: Make, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     from detector.workflows.train import train
 
     alone = train(experiment(*ALIKE, "train.accumulate=2", "train.run_name=alone"))
-    done = torchrun(experiment(*ALIKE), tmp_path)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)  # only one process prints the result
+    (code, printed, told), (other_code, other_printed, _) = forked(fork, experiment(*ALIKE), tmp_path)
+    assert (code, other_code, other_printed) == (0, 0, ""), told
+    summary = json.loads(printed)  # only one process prints the result
     assert isinstance(alone.metrics, CocoMetrics)
     assert summary["metrics"]["AP"] == pytest.approx(alone.metrics.ap, abs=1e-3)
     assert summary["metrics"]["num_images"] == alone.metrics.num_images  # each image was evaluated once
@@ -95,6 +112,7 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(experiment: M
 PARTS_OF_A_STEP = """
 import os, sys
 from pathlib import Path
+from typing import Any
 import torch, torch.distributed as dist
 from detector.config import registry
 from detector.config.schema import config_to_plain
@@ -157,14 +175,12 @@ for name, size, accumulate in runs:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork processes")
-def test_processes_and_micro_batches_without_objects_equal_one_batch(tmp_path: Path) -> None:
+def test_processes_and_micro_batches_without_objects_equal_one_batch(tmp_path: Path, fork: Callable[..., Any]) -> None:
     small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "model.head.bins=4"]
     common = ["input.size=32", "train.precision=fp32", "device=cpu", *ALIKE]
-    command = [sys.executable, "-c", PARTS_OF_A_STEP, str(tmp_path), *common, *small]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr
+    process = fork(str(tmp_path), *common, *small, code=PARTS_OF_A_STEP)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
     found = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
     wanted = found.pop("one_batch")
     assert wanted["moved"] > 0.01
@@ -178,9 +194,13 @@ def test_processes_and_micro_batches_without_objects_equal_one_batch(tmp_path: P
 
 
 def test_stopped_run_of_two_processes_resumes_to_the_same_bits(
-    experiment: Make, tmp_path: Path, assert_same: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    experiment: Make,
+    tmp_path: Path,
+    assert_same: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    fork: Callable[..., Any],
 ) -> None:
-    assert torchrun(experiment("train.run_name=whole"), tmp_path).returncode == 0
+    assert [end[0] for end in forked(fork, experiment("train.run_name=whole"), tmp_path)] == [0, 0]
     part = tmp_path / "part.py"
     part.write_text(
         "import os, signal\n"
@@ -192,10 +212,9 @@ def test_stopped_run_of_two_processes_resumes_to_the_same_bits(
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "trainer.Trainer._optimise = stops\n"
     )
-    stopped = torchrun(experiment(), tmp_path, "--import", str(part))
-    assert stopped.returncode != 0
+    assert all(end[0] for end in forked(fork, experiment(), tmp_path, "--import", str(part)))
     assert last_state(tmp_path / "runs")["step"] == 3
-    assert torchrun(experiment(), tmp_path, "--continue").returncode == 0
+    assert [end[0] for end in forked(fork, experiment(), tmp_path, "--continue")] == [0, 0]
     whole, other = last_state(tmp_path / "runs", "whole"), last_state(tmp_path / "runs")
     assert_same(
         {k: whole[k] for k in ("model", "ema", "optimizer", "random")},

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,32 +41,25 @@ def command(config: DetectionConfig, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.yaml"
     path.write_text(config_to_yaml(config), encoding="utf-8")
-    return [sys.executable, "-m", "detector", "train", str(path), "--continue", "--quiet"]
+    return ["train", str(path), "--continue", "--quiet"]
 
 
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-
-
-def finish(words: list[str]) -> None:
-    process = start(words)
+def finish(process: Any) -> None:
     _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error.decode()
+    assert process.returncode == 0, error
 
 
 class Runs:
     """Runs of one experiment, each in its own project folder."""
 
-    def __init__(self, root: Path, data: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, data: Path, fork: Callable[..., Any]) -> None:
+        self._root, self.fork = root, fork
         self._data = ", ".join(
             f"{name}: {{annotations: {data}/annotations/{name}.json, images: {data}/images/{name}}}"
             for name in ("train", "val")
         )
         began_s = time.monotonic()
-        finish(self.words("whole"))
+        finish(fork(*self.words("whole")))
         self.duration_s = time.monotonic() - began_s
 
     def words(self, name: str) -> list[str]:
@@ -80,11 +71,11 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Runs:
-    return Runs(tmp_path_factory.mktemp("kill"), tiny_shapes)
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path, fork: Callable[..., Any]) -> Runs:
+    return Runs(tmp_path_factory.mktemp("kill"), tiny_shapes, fork)
 
 
-def wait_for_a_save(process: subprocess.Popen[bytes], folder: Path, number: int) -> None:
+def wait_for_a_save(process: Any, folder: Path, number: int) -> None:
     """Return while the file of save `number` is being written."""
     seen: set[str] = set()
     while process.poll() is None and len(seen) < number:
@@ -98,7 +89,7 @@ def kill(runs: Runs, number: int) -> str:
     share, num_saves = chance.uniform(0.05, 0.95), chance.randint(1, 10)
     for attempt in range(5):  # if the run ends before its kill, try again earlier in another folder
         name = f"killed{number}_{attempt}"
-        process = start(runs.words(name))
+        process = runs.fork(*runs.words(name))
         if number % 2:
             wait_for_a_save(process, runs.weights(name), max(1, num_saves >> attempt))
             time.sleep(chance.uniform(0, 0.01) / 2**attempt)
@@ -108,7 +99,7 @@ def kill(runs: Runs, number: int) -> str:
         _, error = process.communicate(timeout=60)
         if process.returncode == -signal.SIGKILL:
             return name
-        assert process.returncode == 0, error.decode()
+        assert process.returncode == 0, error
     raise AssertionError("every run ended before it could be killed")
 
 
@@ -124,7 +115,7 @@ def test_killed_run_resumes_to_the_same_bits(number: int, runs: Runs, assert_sam
     print(f"kill {number}: last save at step {step}, {leftovers} unfinished saves")
     if (weights / "best.safetensors").exists():
         load_model_file(weights / "best.safetensors")
-    finish(words)
+    finish(runs.fork(*words))
     projects = sorted(path.name for path in weights.parent.parent.iterdir())
     assert projects == ["run.yaml", "train"]  # it continued in its own folder
     assert sorted(path.name for path in weights.iterdir()) == ["best.safetensors", "last.safetensors"]
@@ -146,6 +137,6 @@ def test_run_killed_before_its_first_save_restarts_in_its_folder(tmp_path: Path,
     words = command(load_detection("mish-n", [*SETTINGS, *own, "train.evaluations=0"]), tmp_path)
     (tmp_path / "train" / "weights").mkdir(parents=True)
     (tmp_path / "train" / "config.yaml").write_text("seed", encoding="utf-8")
-    assert run(words[3:]) == 0
+    assert run(words) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml", "train"]
     assert load_training_state(tmp_path / "train" / "weights" / "last.safetensors")["step"] == 1
