@@ -175,9 +175,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
 
 
-# Small networks, each a preset and an override: of two families and of a Darknet .cfg.
+# Small networks, each a preset and its overrides: of two families and of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": ("mish-n", "model.width=0.125"),
+    "mish-n": ("mish-n", "model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
     "yolox": ("yolox-nano", "model.width=0.125"),
     "darknet": ("mish-n", f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}"),
 }
@@ -210,10 +210,10 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
 
     The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
     """
-    preset, network = NETWORKS[getattr(request, "param", "mish-n")]
+    preset, *network = NETWORKS[getattr(request, "param", "mish-n")]
 
     def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
-        own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
+        own = [*network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
         return load_detection(preset, [*own, *overrides])
 
     return make

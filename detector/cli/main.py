@@ -118,6 +118,8 @@ def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
         if name in chosen:
             options = importlib.import_module(f"detector.cli.{module}_options")
             options.configure(command)
+            if hasattr(options, "narrow"):
+                options.narrow(command, list(chosen))
             command.epilog = f"{_examples(options.EXAMPLES)}{EXIT_CODES}"
     return parser
 

@@ -20,7 +20,7 @@ from detector.cli.predict_tracks import counts_text
 from detector.cli.progress import say
 from detector.cli.show import Window
 from detector.errors import StreamError
-from detector.inference.prediction_run import PredictionSummary, SourceSummary
+from detector.inference.prediction_summary import PredictionSummary, SourceSummary
 from detector.inference.predictor import Prediction
 from detector.io.guarded_stream import has_failed
 from detector.io.nouns import plural
@@ -74,6 +74,8 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
     """
     for warning in summary.warnings:
         say(f"warning: {warning}", arguments.quiet)
+    for note in summary.notes:
+        say(note, arguments.quiet)
     for name, num_dropped in summary.num_dropped.items():
         if num_dropped:
             say(

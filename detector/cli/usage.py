@@ -22,12 +22,9 @@ def is_override(word: str) -> bool:
 
 
 def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Return the names and the overrides of a command line; `--data` is an override."""
+    """Return the names and the overrides of a command line, `--data` first, so that `data.KEY` changes it."""
     names = [word for word in arguments.words if not is_override(word)]
-    overrides = [word for word in arguments.words if is_override(word)]
-    if getattr(arguments, "data", None) is not None:
-        overrides.append(f"data={json.dumps(arguments.data)}")
-    return names, overrides
+    return names, data_words(arguments, [word for word in arguments.words if is_override(word)])
 
 
 def require_one(names: Sequence[str], what: str, example: str) -> str:
@@ -78,8 +75,9 @@ def check_model_words(arguments: argparse.Namespace) -> None:
 
 
 def data_words(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
-    """Return the words about a data set; the value of `--data` counts as one."""
-    return [*words, *([f"data={json.dumps(arguments.data)}"] if arguments.data is not None else [])]
+    """Return the words about a data set; the value of `--data` counts as one, before the keys that change it."""
+    data = getattr(arguments, "data", None)
+    return [*([] if data is None else [f"data={json.dumps(data)}"]), *words]
 
 
 def split_data_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -22,7 +22,7 @@ from detector.config.key_table import (
     key_table,
     types_of,
 )
-from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
+from detector.config.name_suggestions import unknown_key, value_hint
 from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -31,9 +31,11 @@ from detector.config.nodes import (
     describe,
     find_config,
     find_section_file,
+    missing_path,
     plain_of,
     read_nodes,
     shown,
+    unknown_part,
     with_overrides,
 )
 from detector.errors import ConfigError
@@ -86,7 +88,9 @@ def _section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for; that of a file or folder is not read."""
     if _is_unread(text, where):
         return Node({"name": Node(_UNREAD, where)}, where)
-    if not Path(text).suffix or text.endswith("/"):
+    if "/" in text and not text.endswith((".yaml", ".yml")):
+        raise ConfigError(missing_path(text, where))
+    if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     find_section_file(text, where)
     return Node({"name": Node(_UNREAD, where)}, where)
@@ -165,8 +169,8 @@ class _Check:
             self.mistakes.add(named.where, f"{path or kind.name_key}: expected a {kind.name_key}, one of {names}")
             return None
         if named.value not in known:
-            message = unknown_name(kind.label, named.value, known)
-            self.mistakes.add(named.where, f"{path or kind.name_key}: {message}")
+            label = path or kind.name_key
+            self.mistakes.append(unknown_part(named.where, label, kind.label, named.value, known))
             return None
         parts = [each.parts[named.value] for each in kinds if named.value in each.parts]
         return [self._table.sections[part] for part in parts]

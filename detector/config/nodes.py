@@ -16,7 +16,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.name_suggestions import did_you_mean, near_names, nearest, preset_hint
+from detector.config.name_suggestions import did_you_mean, near_names, nearest, preset_hint, unknown_name
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -277,6 +277,10 @@ def _relative(path: Path) -> str:
         return str(path)
 
 
+class SectionText(str):
+    """A text in place of a section: the name of a part, or a path; the value of a key `name` can only be a name."""
+
+
 SectionReader: TypeAlias = "Callable[[str, Where], Node]"
 
 
@@ -320,7 +324,7 @@ def section_of(text: str, where: Where) -> Node:
     Raises:
         ConfigError: the named file cannot be read.
     """
-    named = Node({"name": Node(text, where)}, where)
+    named = Node({"name": Node(SectionText(text), where)}, where)
     if not Path(text).suffix or text.endswith("/") or os.path.isdir(where.folder / text):
         return named
     path = find_section_file(text, where)
@@ -357,9 +361,16 @@ def missing_path(text: str, where: Where) -> str:
     except (OSError, ValueError):  # a folder that cannot be listed, a null character
         near = []
     what = "file" if Path(text).suffix and not text.endswith("/") else "file or folder"
-    lacks = "" if missing == path.name else f", because {shown(_relative(parent))} has no {shown(missing)}"
+    inside = "there is no folder" if parent == Path.cwd() else f"{shown(_relative(parent))} has no"
+    lacks = "" if missing == path.name else f", because {inside} {shown(missing)}"
     source = f"{where}: " if where.line else ""
     return f"{source}there is no {what} {shown(text)}{lacks}{did_you_mean(near) if near else '; check the path'}"
+
+
+def unknown_part(where: Where, key: str, label: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is none of the parts of a kind; a missing path of the user's comes first."""
+    text = unknown_name(label, name, known)
+    return text if text.startswith("there is no file") and not where.line else f"{where}: {key}: {text}"
 
 
 def is_path(text: str, where: Where) -> bool:

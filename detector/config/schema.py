@@ -29,6 +29,7 @@ from detector.config.nodes import (
     Mistakes,
     Node,
     NodeValue,
+    SectionText,
     Where,
     describe,
     find_config,
@@ -40,6 +41,7 @@ from detector.config.nodes import (
     replaced_lengths,
     section_of,
     shown,
+    unknown_part,
     with_overrides,
     with_section_of_run,
 )
@@ -123,11 +125,12 @@ class _Builder:
                     return _FAILED
                 part_name, keys = registry.claim_of(path, schema)
                 entries = {**typing.cast("dict[str, Node]", _nodes(keys, name.where)), **entries}
-            try:
-                schema = registry.find_config_class(schema, part_name)
-            except ConfigError as error:
-                self.mistakes.add(name.where, f"{key or schema.name_key}: {error}")
+            parts = registry.config_classes(schema)
+            if part_name not in parts:
+                label = registry.label_of(schema)
+                self.mistakes.append(unknown_part(name.where, key or schema.name_key, label, part_name, parts))
                 return _FAILED
+            schema = parts[part_name]
         return self.fields(schema, entries, node, key)
 
     def fields(self, schema: type[DataclassInstance], entries: dict[str, Node], node: Node, key: str) -> object:
@@ -204,7 +207,8 @@ def _is_path(kind: registry.Kind, name: Node, entries: Mapping[str, Node]) -> bo
 
     The name of a part that reads nothing without a path is rather that of a folder, if there is one.
     """
-    assert isinstance(name.value, str)
+    if not isinstance(name.value, SectionText):
+        return False
     if not is_path(name.value, name.where) or not registry.reads_paths(kind):
         return False
     part: Any = registry.parts_of(kind).get(name.value)

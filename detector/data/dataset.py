@@ -10,6 +10,7 @@ from pathlib import Path
 from detector.config.registry import PartConfig
 from detector.data.coco import CocoAnnotations
 from detector.data.file_reader import FileReader
+from detector.data.path_contents import shown_path
 from detector.errors import DatasetError
 
 
@@ -52,8 +53,23 @@ def required_file(file: Path | None, what: str, key: str = "file") -> Path:
     """Return the file or folder that a data set is read from, which `data.KEY` gives.
 
     Raises:
-        DatasetError: none is configured.
+        DatasetError: none is configured, or it is not there any longer.
     """
     if file is None:
         raise DatasetError(f"data.{key}: expected {what}, got none; give data.{key}")
+    require_place(file, key)
     return file
+
+
+def require_place(path: Path, key: str) -> None:
+    """Reject the path of a configuration or saved run that does not exist (any longer).
+
+    Raises:
+        DatasetError: it does not exist; the message names the key `data.KEY` that gives its new place.
+    """
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):  # reading it reports the reason
+        return
+    if not is_there:
+        raise DatasetError(f"data.{key}: there is no {shown_path(path)}; if it was moved, give data.{key}=NEW_PLACE")

@@ -7,7 +7,7 @@ Stratified splits: K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratifica
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from detector.config.name_suggestions import nearest
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
+from detector.data.problems import shown
 from detector.errors import DatasetError
 from detector.io.nouns import plural
 
@@ -70,7 +71,7 @@ def split_portion(
     shares: Mapping[str, float],
     *,
     seed: int = 0,
-    group_of: Callable[[str], str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Portion]:
     """Split images so that every class is divided by the given shares.
 
@@ -78,7 +79,7 @@ def split_portion(
         portion: the images.
         shares: share of each split by name, together 1.
         seed: seed of the draws; equal arguments give equal splits.
-        group_of: returns the group of a file name; images of one group stay together. None puts each into its own.
+        groups: group of each image; images of one group stay together. None puts each into its own.
 
     Raises:
         DatasetError: a share is not within 0..1, the shares do not add up to 1, or a split would be empty.
@@ -87,10 +88,10 @@ def split_portion(
         given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
         raise DatasetError(f"expected shares above 0 that add up to 1, got {given}")
     names = portion.annotations.file_names
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        groups.setdefault(group_of(name) if group_of else str(index), []).append(index)
-    members = list(groups.values())
+    by_group: dict[str, list[int]] = {}
+    for index, own in enumerate(groups if groups is not None else map(str, range(len(names)))):
+        by_group.setdefault(own, []).append(index)
+    members = list(by_group.values())
     split_of_group = _stratify(_class_counts(portion.annotations, members), list(shares.values()), seed)
     result = {}
     for number, name in enumerate(shares):
@@ -139,6 +140,54 @@ def _stratify(counts: npt.NDArray[np.int64], shares: Sequence[float], seed: int)
             missing[chosen] -= counts[group]
             left = left - counts[group]
     return split_of
+
+
+def pooled(splits: Mapping[str, Portion], notes: list[str]) -> Portion:
+    """Return the images of several splits as one, each image once.
+
+    Args:
+        splits: at least one.
+        notes: takes a note for each change.
+    """
+    seen: set[str] = set()
+    parts = []
+    for name, portion in splits.items():
+        real = [os.path.realpath(portion.annotations.path(index)) for index in range(len(portion.annotations))]
+        new = [index for index, path in enumerate(real) if path not in seen]
+        if len(new) < len(real):
+            notes.append(f"{plural(len(real) - len(new), 'image')} of {name} also in another split, used once")
+        seen.update(real)
+        parts.append({"train": take(portion, np.array(new, dtype=np.int64))} if new else {})
+    filled = [part for part in parts if part]
+    if len(filled) == 1:
+        return filled[0]["train"]
+    joined, changed = merge(filled)
+    notes += [note for note in changed if not note.startswith("train: the splits of")]
+    return joined["train"]
+
+
+def require_no_leak(splits: Mapping[str, Portion], remedy: str) -> None:
+    """Reject splits that share images.
+
+    Args:
+        splits: the splits by name.
+        remedy: what to do, for the message.
+
+    Raises:
+        DatasetError: an image is in two splits.
+    """
+    split_of: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for name, portion in splits.items():
+        for index, file_name in enumerate(portion.annotations.file_names):
+            other = split_of.setdefault(os.path.realpath(portion.annotations.path(index)), name)
+            if other != name:
+                shared.setdefault((other, name), []).append(file_name)
+    for (one, other), names in shared.items():
+        raise DatasetError(
+            f"{one} and {other} would share {plural(len(names), 'image')}, so that results on {other} say nothing, "
+            f"first: {shown(names[0])}; {remedy}"
+        )
 
 
 # --- subset --------------------------------------------------------------------------------------------------------
@@ -242,6 +291,9 @@ def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion
     merged = {}
     for name in dict.fromkeys(name for splits in data_sets for name in splits):
         parts = [splits[name] for splits in data_sets if name in splits]
+        if len(parts) > 1:
+            counts = " + ".join(f"{len(part.annotations):,}" for part in parts)
+            notes.append(f"{name}: the splits of {len(parts)} data sets are joined, {counts} images")
         merged[name] = _joined(parts, id_of, name, notes)
     return merged, tuple(dict.fromkeys(notes))
 

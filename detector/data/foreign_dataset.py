@@ -46,11 +46,11 @@ class ForeignDataset(Dataset):
                 '''Paths; the format has no settings of its own.'''
 
             @classmethod
-            def recognise(cls, contents: PathContents) -> Found | None: ...
+            def recognise(cls, contents: PathContents) -> FoundData | None: ...
 
             def read(self) -> tuple[Splits, Sequence[str]]: ...
 
-    `recognise` (see `FileReader`) returns `Found("labelme files", {"root": str(contents.path)}, {"train": 144}, 4)`.
+    `recognise` (see `FileReader`) returns `FoundData("labelme", {"root": str(contents.path)}, {"train": 144}, 4)`.
     """
 
     path_key = "root"
@@ -79,7 +79,8 @@ class ForeignDataset(Dataset):
 
     @functools.cached_property
     def _whole(self) -> tuple[Splits, Sequence[str]]:
-        folders = [path for path in (self.root, self.config.images) if path is not None]
+        beside = self.root.parent if self.root.is_file() else None  # holds the images of a file, unless they are given
+        folders = [path for path in (self.root, self.config.images or beside) if path is not None]
         return _read_once(type(self), self.config, tuple(map(_state, folders)))
 
     def notes(self) -> Sequence[str]:

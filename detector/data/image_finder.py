@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from detector.io.folders import files_below
 from detector.media.images import IMAGE_SUFFIXES
 
-_USUAL_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "data")
+_USUAL_FOLDERS = ("images", "image", "image_2", "imgs", "img", "jpegimages", "data")
 
 
 class ImageFinder:

@@ -25,12 +25,14 @@ class LabelLines(AnnotationFiles):
         line: pattern of the line of an object.
         heads: beginnings, in lower case, of lines without an object.
         expected: content of a line in words.
+        name_of_split: pattern of the name of a folder that is published as one split, or None.
     """
 
     suffixes = (".txt",)
     line: ClassVar[re.Pattern[str]]
     heads: ClassVar[tuple[str, ...]] = ()
     expected: ClassVar[str]
+    name_of_split: ClassVar[re.Pattern[str] | None] = None
 
     @abstractmethod
     def object_in(self, words: list[str], place: str) -> NamedObject | None:
@@ -77,8 +79,10 @@ class LabelLines(AnnotationFiles):
             item = self.object_in(line.replace(",", " ").split(), place)
             if item is not None:
                 image.objects.append(item)
-        words = (listing.folder.name, *file.relative_to(listing.folder).parent.parts)
+        words = file.relative_to(listing.folder).parent.parts
         by_name = next((split for word in reversed(words) if (split := split_in(word))), None)
+        own = self.name_of_split.search(listing.folder.name) if self.name_of_split else None
+        by_name = by_name or (own and split_in(own[0]))
         listing.add(image, self._splits.get(file.stem) or listing.split_of(file) or by_name)
 
 

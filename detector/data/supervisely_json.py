@@ -24,7 +24,8 @@ from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
 from detector.io.json_stream import read_value
-from detector.media.headers import HeaderError, read_header
+from detector.media.headers import read_header
+from detector.media.tiff import HeaderError
 
 _WITH_POINTS = ("rectangle", "polygon")
 _MAX_MASK_BYTES = 2**26

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
+from detector.data.path_contents import shown_path
 from detector.errors import DatasetError, DetectorError
 from detector.io.announcements import announce
 from detector.io.archive import unpack
@@ -38,7 +41,14 @@ def unpacked(archive: Path) -> Path:
     folder = cache_folder() / f"{archive.name.partition('.')[0][:60]}-{key.hexdigest()[:16]}"
     if folder.is_dir():
         return folder
-    announce(f"{archive.name}: unpacked to {folder}, which may be deleted at any time")
+    place = shown_path(archive)
+    with archive.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise DatasetError(f"{place}: expected an archive, got a web page; download it again")
+    if not zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
+        raise DatasetError(f"{place} cannot be unpacked, it is damaged or no archive; download it again")
+    announce(f"{place}: unpacking to {folder}, which may be deleted at any time")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
@@ -48,7 +58,8 @@ def unpacked(archive: Path) -> Path:
         unpack(archive, partial, max_bytes=_MOST_BYTES)
         partial.rename(folder)
     except DetectorError as error:
-        raise DatasetError(str(error)) from error
+        reason = str(error).replace(str(archive), place).removesuffix("; remove it")
+        raise DatasetError(f"{reason}; download it again") from error
     except OSError:  # another process was faster
         if not folder.is_dir():
             raise

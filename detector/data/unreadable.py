@@ -44,7 +44,7 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(
         (".safetensors", ".pt", ".pth", ".onnx", ".weights"),
-        ("a model file", "give it as the model, and data beside it"),
+        ("a model file", "give it as the model, and the data set as data"),
     ),
     ".cfg": ("a network of Darknet", "give it as the configuration: detector train FILE.cfg data=..."),
     ".names": ("a list of class names", "give the folder of the data set, or the file that names its splits"),

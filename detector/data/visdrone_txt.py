@@ -34,6 +34,7 @@ class VisdroneLabels(LabelLines):
     label = "VisDrone labels"
     line = re.compile(r"(-?\d+, ?){7}-?\d+,?")
     expected = "the 8 whole numbers of VisDrone"
+    name_of_split = re.compile(r"-DET-(train|val|test)")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

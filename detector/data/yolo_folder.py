@@ -39,7 +39,7 @@ def look_at(contents: PathContents, label_file: Callable[[Path], Path]) -> TextL
         contents: the folder.
         label_file: returns the label file of an image.
     """
-    texts = [name for name in contents.ending(".txt") if not _is_other(name)]
+    texts = [name for name in contents.ending(".txt") if not is_other_text(name)]
     known = set(texts)
     partners = [label_file(Path(name)).as_posix() for name in contents.images]
     partners += [PurePosixPath(name).with_suffix(".txt").as_posix() for name in contents.images]
@@ -52,6 +52,7 @@ def look_at(contents: PathContents, label_file: Callable[[Path], Path]) -> TextL
     return TextLabelFolder(by_split(contents.images), names_file)
 
 
-def _is_other(name: str) -> bool:
+def is_other_text(name: str) -> bool:
+    """Tell whether the name of a text file is not that of a label file: class names, lists of images, readme."""
     base = PurePosixPath(name).name
     return bool(_NAMES_FILES.fullmatch(base) or _NO_LABELS.fullmatch(base))

@@ -57,7 +57,7 @@ class TrackConfig:
         match_class: the same for a detection of another class; 1 to keep classes apart.
         match_near: the same for boxes that are enlarged by `enlarge`, certain detections only.
         enlarge: share of its width and height by which a box is enlarged on each side; 0 to leave this stage out.
-        buffer_s: seconds for which a track that is not seen is kept: 30 frames at 30 frames per second.
+        buffer_s: seconds without a track after which it is dropped: 30 frames without it at 30 frames per second.
         class_agnostic: whether a track may have detections of different classes.
     """
 
@@ -214,19 +214,31 @@ def assign(overlaps: Float64s, lowest: float) -> tuple[Integers, Integers]:
     """
     from scipy.optimize import linear_sum_assignment  # its import takes long, and few predictions track objects
 
-    gains = np.maximum(overlaps - lowest, 0)
-    rows, columns = linear_sum_assignment(gains, maximize=True)
-    is_pair = gains[rows, columns] > 0
-    return rows[is_pair], columns[is_pair]
+    is_possible = overlaps > lowest
+    rows, columns = np.nonzero(is_possible)
+    # A row and a column that have only each other are a pair of every best assignment; few others are left.
+    is_lone = (is_possible.sum(1)[rows] == 1) & (is_possible.sum(0)[columns] == 1)
+    other_rows, other_columns = np.unique(rows[~is_lone]), np.unique(columns[~is_lone])
+    gains = np.maximum(overlaps[np.ix_(other_rows, other_columns)] - lowest, 0)
+    row, column = linear_sum_assignment(gains, maximize=True)
+    is_pair = gains[row, column] > 0
+    row, column = other_rows[row[is_pair]], other_columns[column[is_pair]]
+    return np.concatenate([rows[is_lone], row]), np.concatenate([columns[is_lone], column])
 
 
 def _overlaps(tracks_xyxy: Float64s, xyxy: Float64s) -> Float64s:
     """Return the IoU of boxes (T, 4) and (N, 4), float64 (T, N); 0 where neither box has an area."""
-    low = np.maximum(tracks_xyxy[:, None, :2], xyxy[None, :, :2])
-    high = np.minimum(tracks_xyxy[:, None, 2:], xyxy[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(axis=2)
-    union = area_xyxy(tracks_xyxy)[:, None] + area_xyxy(xyxy) - shared
-    overlaps: Float64s = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    overlaps = np.zeros((len(tracks_xyxy), len(xyxy)))
+    # Few of many pairs touch each other: only those are computed.
+    starts, ends = tracks_xyxy[:, None, :2], tracks_xyxy[:, None, 2:]
+    touching = (starts[..., 0] < xyxy[:, 2]) & (ends[..., 0] > xyxy[:, 0])
+    touching &= (starts[..., 1] < xyxy[:, 3]) & (ends[..., 1] > xyxy[:, 1])
+    rows, columns = np.nonzero(touching)
+    first, second = tracks_xyxy[rows], xyxy[columns]
+    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
+    shared = sides.clip(min=0).prod(axis=1)
+    union = area_xyxy(first) + area_xyxy(second) - shared
+    overlaps[rows, columns] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return overlaps
 
 
@@ -249,19 +261,20 @@ class _Pairing:
 
     Attributes:
         found: the detection of each track, int64 (T,), or -1.
+        is_free: whether each detection has no track, bool (N,).
     """
 
     def __init__(self, num_tracks: int, num_detections: int) -> None:
         self.found = np.full(num_tracks, -1, np.int64)
-        self._is_free = np.ones(num_detections, np.bool_)
+        self.is_free = np.ones(num_detections, np.bool_)
 
     def add(self, overlaps: Float64s, tracks: Mask, detections: Mask, lowest: float) -> None:
         """Pair the tracks and detections of two masks that are left, by overlaps (T, N) above the lowest."""
-        rows, columns = np.flatnonzero(tracks & (self.found < 0)), np.flatnonzero(detections & self._is_free)
+        rows, columns = np.flatnonzero(tracks & (self.found < 0)), np.flatnonzero(detections & self.is_free)
         if not (len(rows) and len(columns)):
             return
         row, column = assign(overlaps[np.ix_(rows, columns)], lowest)
-        self.found[rows[row]], self._is_free[columns[column]] = columns[column], False
+        self.found[rows[row]], self.is_free[columns[column]] = columns[column], False
 
 
 class Tracker:
@@ -349,10 +362,10 @@ class Tracker:
         now_s = max(time_s, self._now_s)
         step_s = 0.0 if math.isinf(self._now_s) else now_s - self._now_s
         self._now_s = now_s
-        # Frames may be further apart than the buffer, but not further than usual. Half a frame more, because times are
-        # rounded.
+        # The time that counts is that of the frames without it, one step less than since it was seen; so frames may be
+        # further apart than the buffer, but not further than usual. A quarter of a step is for the rounding of times.
         usual_s = self._step_s if math.isfinite(self._step_s) else step_s
-        self._keep(now_s - self._seen_s <= max(self._config.buffer_s, usual_s) + usual_s / 2)
+        self._keep(now_s - self._seen_s - usual_s <= self._config.buffer_s + usual_s / 4)
         if step_s > 0:
             self._step_s = step_s
         if not self._votes.shape[1]:
@@ -389,19 +402,29 @@ class Tracker:
         pairing.add(same, ~has_id, certain, config.match_new)
 
         # The last stages take less evidence, so they need boxes of like size, and tracks whose place is well known.
+        rows, columns = np.flatnonzero(pairing.found < 0), np.flatnonzero(pairing.is_free)
+        is_near = np.zeros(len(self._ids), np.bool_)
+        if not (len(rows) and len(columns)):
+            return pairing.found, is_near
+        cut, left = np.ix_(rows, columns), _Pairing(len(rows), len(columns))
+        tracks_xyxy, xyxy, overlaps, is_same = tracks_xyxy[rows], xyxy[columns], overlaps[cut], is_same[cut]
+        certain, uncertain, has_id, is_lost = certain[columns], uncertain[columns], has_id[rows], self._is_lost[rows]
         alikeness = _alikeness(tracks_xyxy, xyxy)
         step_s = self._step_s if math.isfinite(self._step_s) else 0.0
-        is_recent = self._now_s - self._seen_s <= max(_RECENT_S, _RECENT_FRAMES * step_s)
+        is_recent = self._now_s - self._seen_s[rows] <= max(_RECENT_S, _RECENT_FRAMES * step_s)
         if not config.class_agnostic:
-            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), is_recent, certain, config.match_class)
-            pairing.add(overlaps * (alikeness > _ALIKE_CLASS), ~self._is_lost, uncertain, config.match_class)
-        is_left = pairing.found < 0
+            left.add(overlaps * (alikeness > _ALIKE_CLASS), is_recent, certain, config.match_class)
+            left.add(overlaps * (alikeness > _ALIKE_CLASS), ~is_lost, uncertain, config.match_class)
+        is_left = left.found < 0
         if config.enlarge and is_left.any():
             near = _overlaps(_enlarged(tracks_xyxy, config.enlarge), _enlarged(xyxy, config.enlarge))
             near = near * (is_same & (alikeness > _ALIKE_NEAR))
-            pairing.add(near, has_id & is_recent, certain, config.match_near)
-            pairing.add(near, ~has_id, certain, config.match_near)
-        return pairing.found, is_left & (pairing.found >= 0)
+            left.add(near, has_id & is_recent, certain, config.match_near)
+            left.add(near, ~has_id, certain, config.match_near)
+        is_found = left.found >= 0
+        pairing.found[rows[is_found]] = columns[left.found[is_found]]
+        is_near[rows] = is_left & is_found
+        return pairing.found, is_near
 
     def _name(self, rows: Integers) -> None:
         self._ids[rows] = np.arange(len(rows)) + self._num_ids + 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
+from detector.media.container_ends import is_cut
 from detector.structures.letterbox import Image
 
 DEFAULT_FPS = 30.0  # of the output if the source has no valid rate
@@ -95,6 +97,11 @@ class FrameReader(ABC):
         if not self.num_damaged:
             return []
         return [f"{self.name}: {self.num_damaged} damaged frames between others were skipped"]
+
+    def cut_report(self, path: Path | None) -> list[str]:
+        """Return a warning about a file that its container says to be longer."""
+        is_short = path is not None and is_cut(path)
+        return [f"{self.name} is cut off: its end is missing"] if is_short else []
 
     def shortage_report(self, num_promised: int) -> list[str]:
         """Return a warning about a video with fewer frames than promised."""

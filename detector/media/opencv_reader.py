@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from detector.errors import MediaError
+from detector.media.container_ends import is_cut
 from detector.media.frame_reader import (
     END_TOLERANCE_FRAMES,
     MAX_FAILURES,
@@ -32,8 +34,9 @@ from detector.structures.letterbox import Image
 # FFmpeg inside OpenCV writes to stderr; its problems are reported here instead. A setting of the user has priority.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
-_INSTALL = "install PyAV: pip install 'detector[video]'"
-_MATROSKA = b"\x1a\x45\xdf\xa3"  # the EBML header (RFC 8794, 11.2.1)
+INSTALL = "install PyAV: pip install 'detector[video]'"
+_MATROSKA_CODEC = re.compile(rb"\x86[\x80-\xff](V_[\w/.-]+)")  # CodecID (RFC 9559, 5.1.4.1.21)
+_NUM_HEAD_BYTES = 2**16
 _NUM_PROBED = 8  # packets: streams that were cut out of others may begin with other data than a sequence header
 
 
@@ -57,6 +60,21 @@ def open_capture(address: str, is_raw: bool = False) -> cv2.VideoCapture:
         )
 
 
+def codec_of(address: str) -> str:
+    """Return the name that a video gives its codec, in quotes; an empty text if there is no video or no name."""
+    capture = open_capture(address, is_raw=True)  # packets need no decoder
+    try:
+        tag = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) if capture.isOpened() else b""
+    finally:
+        capture.release()
+    if not tag.isascii() and os.path.isfile(address):
+        with open(address, "rb") as file:
+            named = _MATROSKA_CODEC.search(file.read(_NUM_HEAD_BYTES))
+        tag = named[1] if named is not None else b""
+    name = tag.decode("ascii", "replace")
+    return repr(name) if name.isprintable() and name else ""
+
+
 def require_progressive(address: str, name: str) -> None:
     """Reject a video with interlaced frames, of which OpenCV returns the memory of other pictures.
 
@@ -77,7 +95,7 @@ def require_progressive(address: str, name: str) -> None:
                 if any(p is not None and is_interlaced(np.asarray(p, np.uint8).tobytes(), fourcc) for p in packets):
                     raise MediaError(
                         f"{name} cannot be read: it holds interlaced video, which OpenCV's reader turns into wrong "
-                        f"pictures; {_INSTALL}"
+                        f"pictures; {INSTALL}"
                     )
     finally:
         capture.release()
@@ -100,7 +118,7 @@ class OpenCvReader(FrameReader):
         """
         self._capture, self.name, self._max_failures = capture, name, max_failures
         self.header = _header_of(capture, name, path)
-        self._is_matroska = path is not None and _head(path) == _MATROSKA
+        self._path = path
 
     def grab(self) -> bool:
         """Move to the next frame that can be decoded; return False at the end."""
@@ -135,33 +153,26 @@ class OpenCvReader(FrameReader):
         """Return warnings about missing or damaged frames, at the end; see `FrameReader`."""
         promised = self.header.num_frames
         if promised is None:
-            return self.damage_report()
+            return self.damage_report() + self.cut_report(self._path)
         # The header may promise duration times mean rate; a variable rate that reaches the end then has lost no frame.
         is_at_end = is_uneven and last_s + END_TOLERANCE_FRAMES / self.header.fps >= promised / self.header.fps
         if self.num_read >= promised or (is_at_end and not self.num_damaged):
             return []
-        if self._is_matroska and not self.num_damaged:
-            # Its duration counts from time 0, also where the first frame comes later.
-            late = float(self._capture.get(cv2.CAP_PROP_PTS)) - last_s * self.header.fps
-            if self.num_read + max(late, 0.0) + END_TOLERANCE_FRAMES >= promised:
-                return []
+        # The promise may be the duration of longer sound, or count from time 0 where the first frame comes later.
+        if self._path is not None and not self.num_damaged and is_cut(self._path) is False:
+            return []
         return self.shortage_report(promised)
 
     def no_frame_reason(self) -> str:
         """Return the reason why an open video may have no frame that can be read."""
         fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
         if fourcc.lower() == b"av01":
-            return f"it is AV1, for which OpenCV has no decoder; {_INSTALL}"
+            return f"it is AV1, for which OpenCV has no decoder; {INSTALL}"
         return super().no_frame_reason()
 
     def close(self) -> None:
         """Release the capture."""
         self._capture.release()
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(_MATROSKA))
 
 
 def _header_of(capture: cv2.VideoCapture, name: str, path: Path | None) -> VideoHeader:

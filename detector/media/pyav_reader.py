@@ -28,6 +28,7 @@ from detector.media.frame_reader import (
     VideoHeader,
     plausible_header,
 )
+from detector.media.opencv_reader import codec_of
 from detector.structures.letterbox import Image
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _DEINTERLACER = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
 _FAILURES = (av.FFmpegError, OSError, ValueError)
 # Containers whose frames may be more than are shown, because an edit list leaves some out.
 _EDITABLE = "mov,mp4"
+_OF_FILE, _FROM_ZERO = ("asf", "mpeg"), ("matroska", "flv")
 _TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # duration of a stream in Matroska
 
 
@@ -115,7 +117,8 @@ class PyAvReader(FrameReader):
             MediaError: there is no decoder for the codec.
         """
         if stream.codec_context is None:
-            raise MediaError(f"{name} cannot be read: there is no decoder for its codec; convert the video")
+            codec = f" {known}" if (known := codec_of(container.name)) else ""
+            raise MediaError(f"{name} cannot be read: there is no decoder for its codec{codec}; convert the video")
         self.name, self._container, self._stream = name, container, stream
         # Threads over whole frames are faster, but hold back frames, for which live sources must not wait.
         stream.codec_context.thread_type = "SLICE" if is_live else "AUTO"
@@ -146,14 +149,16 @@ class PyAvReader(FrameReader):
 
     def _find_duration_s(self) -> float | None:
         """Return the duration of the stream from its first frame, if it is known."""
-        if self._stream.duration is not None and self._stream.duration > 0:
+        kind, is_alone = self._container.format.name, len(self._container.streams) == 1
+        # ASF gives each stream the duration of the file; MPEG program streams give wrong ones beside sound.
+        if self._stream.duration is not None and self._stream.duration > 0 and (is_alone or kind not in _OF_FILE):
             return self._stream.duration * self._unit_s
-        # Matroska counts from time 0, also where the first frame comes later; each stream may have a tag.
-        start_s = self._start_s if self._container.format.name.startswith("matroska") else 0.0
+        # Some count from time 0, also where the first frame comes later; each stream of Matroska may have a tag.
+        start_s = self._start_s if kind.startswith(_FROM_ZERO) else 0.0
         tag = _TAG.fullmatch(self._stream.metadata.get("DURATION", ""))
         if tag is not None:
             return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - start_s
-        if self._container.duration is None or len(self._container.streams) > 1:  # another stream may be longer
+        if self._container.duration is None or not is_alone:  # another stream may be longer
             return None
         return self._container.duration / av.time_base - start_s
 
@@ -252,7 +257,7 @@ class PyAvReader(FrameReader):
         promised, fps = self.header.num_frames, self.header.fps
         partly = [f"{self.name}: {self._num_partial} frames are damaged in part"] if self._num_partial else []
         if promised is None:
-            return partly + self.damage_report()
+            return partly + self.damage_report() + self.cut_report(Path(self._container.name))
         # Without a count in the header, `promised` is the duration times the mean rate.
         is_estimate, duration_s = not self._stream.frames, self._duration_s or 0.0
         is_at_end = is_estimate and last_s + END_TOLERANCE_FRAMES / fps >= duration_s and not self.num_damaged

@@ -21,7 +21,7 @@ from detector.io.folders import alike_in_folder
 from detector.media import animation_reader
 from detector.media.frame_reader import MAX_FAILURES, FrameReader, VideoHeader
 from detector.media.movie_duration import boxes
-from detector.media.opencv_reader import OpenCvReader, open_capture, require_progressive
+from detector.media.opencv_reader import INSTALL, OpenCvReader, codec_of, open_capture, require_progressive
 from detector.media.sources import FrameOrigin, ImageSource, VideoSource
 from detector.structures.letterbox import Image
 
@@ -201,6 +201,8 @@ def _opened_file(path: Path) -> FrameReader:
     if animation_reader.can_read(head):
         return animation_reader.AnimationReader(path, str(path))
     reader = _reader_of_file(path) if head else None
+    if reader is None and head and not has_pyav() and (codec := codec_of(str(path.resolve()))):
+        raise MediaError(f"{path} cannot be read: OpenCV has no decoder for its codec {codec}; {INSTALL}")
     if reader is None:
         raise MediaError(f"{path} cannot be read as a video: it is {_fault(path, head)}; replace or remove it")
     return reader

@@ -5,6 +5,10 @@ OpenCV's own writer silently makes a file of 258 bytes from frames of the wrong 
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -23,6 +27,7 @@ CODECS = {
     "VP90": ".webm",  # VP9, plays in browsers but is slow to write
 }
 DEFAULT_CODEC = "mp4v"
+_LEAST_SIDE = 16  # a macroblock; encoders of OpenCV 5.0 write beyond their memory for frames of 4 x 4
 
 
 def require_codec(codec: str) -> None:
@@ -37,6 +42,7 @@ class VideoWriter:
     Attributes:
         path: the file; its suffix follows from the codec used.
         warnings: deviations from the request, a sentence each.
+        notes: changes that are necessary, a sentence each.
         num_frames: number of frames written.
     """
 
@@ -46,7 +52,7 @@ class VideoWriter:
         Args:
             path: the file; its suffix becomes that of the codec's container.
             fps: frames per second, 0.1 .. 500.
-            image_hw: height and width of the frames. Codecs need even sides, so an odd side gets its last line twice.
+            image_hw: height and width of the frames. Codecs need even sides of some length; the last line is repeated.
             codec: a key of `CODECS`; without an encoder for it, `DEFAULT_CODEC` is used, with a warning.
 
         Raises:
@@ -55,9 +61,10 @@ class VideoWriter:
         """
         require_codec(codec)
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.num_frames = 0
         self._image_hw = image_hw
-        self._size_wh = (image_hw[1] + image_hw[1] % 2, image_hw[0] + image_hw[0] % 2)
+        self._size_wh = _codable(image_hw[1]), _codable(image_hw[0])
         self._is_refitted = self._is_closed = False
         for name in dict.fromkeys((codec, DEFAULT_CODEC)):
             self.path = path.with_suffix(CODECS[name])
@@ -72,6 +79,12 @@ class VideoWriter:
             )
         if name != codec:
             self.warnings.append(f"{self.path}: no encoder for {codec} is available, {name} is used instead")
+        if self._size_wh != image_hw[::-1]:
+            width, height = self._size_wh
+            self.notes.append(
+                f"{self.path}: codecs need even sides of at least {_LEAST_SIDE}, so frames of {image_hw[1]} x "
+                f"{image_hw[0]} are written as {width} x {height}, with the last line or column repeated"
+            )
 
     def write(self, image_rgb: Image) -> None:
         """Write a frame, uint8 (H, W, 3), RGB.
@@ -81,15 +94,10 @@ class VideoWriter:
         """
         if image_rgb.shape[:2] != self._image_hw:
             image_rgb = self._fitted(image_rgb)
-        # One copy reverses the channels and makes odd sides even.
-        bgr = np.empty((self._size_wh[1], self._size_wh[0], 3), np.uint8)
-        height, width = self._image_hw
-        if self._size_wh == (width, height):
-            cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR, dst=bgr)
-        else:
-            bgr[:height, :width] = image_rgb[..., ::-1]
-            bgr[height:, :width] = bgr[height - 1 : height, :width]
-            bgr[:, width:] = bgr[:, width - 1 : width]
+        bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+        bottom, right = self._size_wh[1] - bgr.shape[0], self._size_wh[0] - bgr.shape[1]
+        if bottom or right:
+            bgr = cv2.copyMakeBorder(bgr, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         with quiet_opencv():
             is_written = self._writer.write(bgr)
         if is_written is False:  # OpenCV 4 returns None, so there the count at the end tells
@@ -123,8 +131,31 @@ class VideoWriter:
             )
 
 
+def _codable(side_px: int) -> int:
+    return max(side_px + side_px % 2, _LEAST_SIDE)
+
+
+@contextmanager
+def _filtered_stderr() -> Iterator[None]:
+    """Keep the lines off stderr that OpenCV's writer prints there for its choice of a tag, whatever the log level."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            file.seek(0)
+            os.write(2, b"".join(line for line in file if not line.startswith(b"OpenCV: FFMPEG: ")))
+            os.close(kept)
+
+
 def _opened(path: Path, codec: str, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
-    with quiet_opencv():
+    with quiet_opencv(), _filtered_stderr():
         return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size_wh)
 
 

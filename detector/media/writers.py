@@ -151,11 +151,11 @@ def record_of(found: Found) -> dict[str, Any]:
     """
     source, detections, record = found.source, found.detections, dict[str, Any]()
     record["source"] = source.name
-    if detections is None:
-        return {**record, "error": found.error, "detections": []}
-    if source.frame is not None:
+    if source.frame is not None and source.error is None:
         time_s = source.frame.time_s
         record |= {"frame": source.frame.index, "time_s": None if time_s is None else round(time_s, 6)}
+    if detections is None:
+        return {**record, "error": found.error, "detections": []}
     if found.warnings:
         record["warnings"] = list(found.warnings)
     ids = [] if found.track_ids is None else [i if i > 0 else None for i in found.track_ids.tolist()]
@@ -348,7 +348,7 @@ class PictureWriter:
 
     Attributes:
         videos: paths of the videos, in the order in which they were begun.
-        warnings: deviations from the request, a sentence each.
+        warnings, notes: those of the videos, a sentence each.
     """
 
     def __init__(self, folder: Path, sources: Iterable[Path] = (), codec: str = DEFAULT_CODEC, stride: int = 1) -> None:
@@ -367,8 +367,7 @@ class PictureWriter:
         self._folder, self._codec, self._stride = folder, codec, stride
         self._names = FileNames(folder, sources)
         self._writers: dict[int, tuple[VideoSource, VideoWriter]] = {}  # by id: a video may be given twice
-        self.videos: list[Path] = []
-        self.warnings: list[str] = []
+        self.videos, self.warnings, self.notes = list[Path](), list[str](), list[str]()
 
     def write(self, source: ImageSource, picture: Image) -> None:
         """Add an annotated frame to the video of its source, or write an annotated image as a file of its own.
@@ -397,6 +396,7 @@ class PictureWriter:
         for key in [key for key, (video, _) in self._writers.items() if is_done(video)]:
             _, writer = self._writers.pop(key)
             self.warnings += writer.warnings
+            self.notes += writer.notes
             writer.close()
 
     def close(self) -> None:

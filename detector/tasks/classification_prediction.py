@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from detector.inference.prediction_run import PredictionSummary
+from detector.inference.prediction_summary import PredictionSummary
 from detector.media.sources import as_sources, require_images
 from detector.media.writers import write_text
 from detector.tasks.classification_model import ClassPrediction, classify, load_classifier

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from detector.evaluation.confidence import Target
 from detector.evaluation.detection_metric import MetricConfig
-from detector.inference.prediction_run import PredictionOptions, PredictionSummary
+from detector.inference.prediction_run import PredictionOptions
+from detector.inference.prediction_summary import PredictionSummary
 from detector.inference.views import ViewsConfig
 from detector.training.events import Event
 

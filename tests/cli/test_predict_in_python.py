@@ -13,7 +13,7 @@ import pytest
 from detector.api import Detector
 from detector.cli.main import run
 from detector.errors import ConfigError, MediaError
-from detector.inference.prediction_run import PredictionSummary
+from detector.inference.prediction_summary import PredictionSummary
 from detector.media.images import load_image
 from detector.media.video import read_header
 from detector.media.video_writer import VideoWriter

@@ -122,7 +122,7 @@ def test_a_wrong_data_file_is_refused_with_its_line(data_file, text, name, words
 
 def test_an_unreadable_data_file_is_refused(tmp_path):
     path = tmp_path / "x.data"
-    assert "cannot be read: No such file" in refused(path)
+    assert "data.file: there is no " in refused(path)
     path.write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text at byte 0" in refused(path)
     path.write_bytes(b"a=b\n" * 20_000)

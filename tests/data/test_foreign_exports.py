@@ -14,13 +14,6 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.config import registry
-from detector.data.csv_boxes import read_csv
-from detector.data.dataset import DatasetConfig
-from detector.data.foreign_dataset import ForeignDataset
-from detector.data.pascal_voc import read_voc
-from detector.data.path_contents import PathContents
-
 WIDTH, HEIGHT = 64, 48
 PNG = cv2.imencode(".png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))[1].tobytes()
 # split: image: objects (class, x1, y1, x2, y2), edges in pixels
@@ -114,7 +107,7 @@ def labelme(
             for label, x1, y1, x2, y2 in objects:
                 points = [[x2, y2], [x1, y1]] if shape == "rectangle" else [[x1, y1], [x2, y1 + 1], [x1 + 1, y2]]
                 shapes.append({"label": label, "points": points, "group_id": None, "shape_type": shape, "flags": {}})
-            content = {"version": "5.4.1", "flags": {}, "shapes": shapes}
+            content: dict[str, object] = {"version": "5.4.1", "flags": {}, "shapes": shapes}
             content |= {"imagePath": written.format(image=image, split=split), "imageData": None}
             content |= {"imageHeight": HEIGHT, "imageWidth": WIDTH} if sizes else {}
             text(root / json_in.format(split=split) / f"{Path(image).stem}.json", content)
@@ -194,7 +187,7 @@ def via_shapes(root: Path):
 
 
 def label_studio(root: Path, splits, written="/data/upload/1/{image}", least=False, folder="images", turned=False):
-    tasks = []
+    tasks: list[dict[str, object]] = []
     for of in splits.values():
         images(root / folder, of)
         for image, objects in of.items():
@@ -345,49 +338,11 @@ def supervisely(root: Path, splits, folder="{split}/", shape="rectangle"):
     return root
 
 
-def voc(root: Path, splits, xml_in, images_in, offset=0, size=True, written="{image}", database="Unknown"):
-    for split, of in splits.items():
-        images(root / images_in.format(split=split), of)
-        for image, objects in of.items():
-            sides = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>" if size else ""
-            body = "".join(
-                f"<object><name>{label}</name><bndbox><xmin>{x1 + offset}</xmin><ymin>{y1 + offset}</ymin>"
-                f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
-                for label, x1, y1, x2, y2 in objects
-            )
-            name = f"<filename>{written.format(image=image)}</filename><source><database>{database}</database></source>"
-            text(
-                root / xml_in.format(split=split) / f"{Path(image).stem}.xml",
-                f"<annotation>{name}{sides}{body}</annotation>",
-            )
-    return root
-
-
-def table(root: Path, splits, columns, row: Callable[..., str], file="boxes.csv", folder="", empty=""):
-    for split, of in splits.items():
-        path = root / file.format(split=split)
-        images(path.parent / folder, of)
-        lines = [columns] if columns and not path.exists() else []
-        for image, objects in of.items():
-            lines += [row(image, split, *item) for item in objects] or ([empty.format(image=image)] if empty else [])
-        with path.open("a", encoding="utf-8") as opened:
-            opened.write("".join(f"{line}\n" for line in lines))
-    return root / file if "{" not in file else root
-
-
 # --- table ---------------------------------------------------------------------------------------------------------
 
 SUB = partial(renamed, name=lambda image: f"day 1/{image}")
 ODD = partial(renamed, name=lambda image: f"Фото {image}")
 DOTA_SPLITS = {"train": TRAIN, "val": VAL}
-CORNERS = partial(
-    table, columns="filename,width,height,class,xmin,ymin,xmax,ymax",
-    row=lambda image, split, label, *box: f"{image},{WIDTH},{HEIGHT},{label},{','.join(map(str, box))}",
-)  # fmt: skip
-
-
-def without_empty(splits):
-    return {split: {image: objects for image, objects in of.items() if objects} for split, of in splits.items()}
 
 
 def unlabelled(splits, name="object"):
@@ -485,76 +440,12 @@ CASES = {
     "supervisely project": ("supervisely", partial(supervisely, splits=TWO), TWO),
     "supervisely data set": ("supervisely", partial(supervisely, splits=ONE, folder="ds0", shape="polygon"), ONE),
     "supervisely masks": ("supervisely", partial(supervisely, splits=ONE, shape="bitmap"), ONE),
-    "voc of PASCAL": (
-        read_voc,
-        partial(
-            voc, splits=ONE, xml_in="Annotations", images_in="JPEGImages", offset=1, database="The VOC2007 Database"
-        ),
-        ONE,
-    ),
-    "voc of LabelImg": (read_voc, partial(voc, splits=ONE, xml_in="", images_in=""), ONE),
-    "voc annots": (read_voc, partial(voc, splits=ONE, xml_in="annots", images_in="images", size=False), ONE),
-    "voc of another machine": (
-        read_voc,
-        partial(voc, splits=ONE, xml_in="ANNOTATIONS", images_in="imgs", written="C:\\x\\{image}"),
-        ONE,
-    ),
-    "csv corners": (read_csv, partial(CORNERS, splits=ONE, empty="{image},,,,,,,"), ONE),
-    "csv of Roboflow": (
-        read_csv,
-        partial(CORNERS, splits={"train": TRAIN, "valid": VAL}, file="{split}/_annotations.csv"),
-        without_empty(TWO),
-    ),
 }  # fmt: skip
 
 
-def found_in(splits):
-    """Return split: image: objects as read, sorted."""
-    return {
-        split: {
-            Path(name).name: sorted(
-                (annotations.class_names[label], *box, *(["ignored"] if crowd else []))
-                for label, box, crowd in zip(
-                    annotations.labels[rows].tolist(),
-                    (annotations.boxes_xywh[rows] @ XYWH_TO_XYXY).tolist(),
-                    annotations.is_crowd[rows].tolist(),
-                    strict=True,
-                )
-            )
-            for name, rows in zip(
-                annotations.file_names, map(slice, annotations.offsets, annotations.offsets[1:]), strict=True
-            )
-        }
-        for split, (annotations, _) in splits.items()
-    }
-
-
-def opened(path: Path, name: str):
-    """Read a path with the only part that recognises it."""
-    contents = PathContents(path)
-    parts = {n: part for n, part in registry.parts_of(DatasetConfig).items() if issubclass(part, ForeignDataset)}
-    found = {n: told for n, part in parts.items() if (told := part.recognise(contents)) is not None}
-    assert list(found) == [name]
-    return parts[name](parts[name].Config(root=Path(found[name].keys["root"]))).read()
-
-
-XYWH_TO_XYXY = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_an_export_is_read_as_its_program_meant_it(case, tmp_path):
+def test_an_export_is_read_as_its_program_meant_it(case, tmp_path, assert_export):
     reader, write, truth = CASES[case]
     written = write(tmp_path / "my set")
     path, truth = (written, truth) if truth is not None else written
-    splits, _ = opened(path, reader) if isinstance(reader, str) else reader(path)
-    found = found_in(splits)
-    expected = {s: {Path(i).name: sorted(o) for i, o in of.items()} for s, of in truth.items()}
-    assert {split: sorted(of) for split, of in found.items()} == {split: sorted(of) for split, of in expected.items()}
-    for split, of in expected.items():
-        for image, objects in of.items():
-            got = found[split][image]
-            assert [(item[0], *item[5:]) for item in got] == [(item[0], *item[5:]) for item in objects], image
-            np.testing.assert_allclose([item[1:5] for item in got], [item[1:5] for item in objects], atol=0.01)
-    for read, _ in splits.values():
-        assert all((read.images / name).is_file() for name in read.file_names)
-        assert (read.image_hw == (HEIGHT, WIDTH)).all()
+    assert_export(path, truth, reader, (HEIGHT, WIDTH))

@@ -133,7 +133,7 @@ def test_a_wrong_description_is_refused_with_its_line(description, text, words):
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path):
-    assert "none.yaml: cannot be read" in refused(tmp_path / "none.yaml")
+    assert "none.yaml; if it was moved, give data.file=" in refused(tmp_path / "none.yaml")
 
 
 def test_unknown_classes_can_be_left_out(description, tmp_path):

@@ -103,6 +103,18 @@ def test_rotation_of_all_quarters_is_applied(reader: str, tmp_path: Path) -> Non
         assert frames[0].pixels.shape == ((48, 64, 3) if rotation == 180 else (64, 48, 3))
 
 
+# Text in a file that names its codec, and the name of no codec at all.
+UNKNOWN = {"a.mkv": (b"V_MPEG4/ISO/ASP", b"V_FANCYCODEC/99"), "a.avi": (b"FMP4", b"ZQ77")}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_codec_without_a_decoder_is_named(reader: str, name: str, tmp_path: Path) -> None:
+    path, (known, unknown) = write(tmp_path / name), UNKNOWN[name]
+    path.write_bytes(path.read_bytes().replace(known, unknown))
+    with pytest.raises(MediaError, match=f"no decoder for its codec '{unknown.decode()}'; (convert|install PyAV)"):
+        frames_of(path)
+
+
 def test_av1_is_read_or_named(reader: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", num_frames=3, codec="libsvtav1")
     if reader == "pyav":

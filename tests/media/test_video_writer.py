@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from detector.errors import ConfigError, MediaError
+from detector.media import video_writer
 from detector.media.sources import VideoSource
 from detector.media.video import read_header, video_frames
 from detector.media.video_writer import CODECS, VideoWriter
@@ -58,9 +60,44 @@ def test_last_line_of_an_odd_side_is_repeated(tmp_path: Path) -> None:  # row 72
     writer.close()
     (found,) = read(writer.path)
     assert found.shape == (48, 64, 3)
+    assert writer.warnings == []
+    assert writer.notes == [
+        f"{tmp_path / 'odd.avi'}: codecs need even sides of at least 16, so frames of 63 x 47 are written as 64 x 48, "
+        "with the last line or column repeated"
+    ]
     assert abs(found[47, 10:60].astype(int) - 200).max() < 40
     assert abs(found[10:40, 63].astype(int) - 200).max() < 40
     assert abs(found[10:40, 10:50].astype(int) - 40).max() < 12
+
+
+@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "avc1"])
+@pytest.mark.parametrize("image_hw", [(1, 1), (4, 4), (2, 40), (33, 7)])
+def test_tiny_frames_are_enlarged_and_nothing_is_printed(
+    codec: str, image_hw: tuple[int, int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", 25, image_hw, codec)
+    for level in (40, 120, 200):
+        writer.write(grey(level, image_hw))
+    writer.close()
+    found = read(writer.path)
+    assert {frame.shape[:2] for frame in found} == {tuple(max(side + side % 2, 16) for side in image_hw)}
+    assert [round(float(frame.mean()) / 40) for frame in found] == [1, 3, 5]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_others_print_to_stderr_while_a_file_is_opened_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened = video_writer.cv2.VideoWriter
+
+    def printing(*arguments: object) -> object:
+        os.write(2, b"OpenCV: FFMPEG: tag 0x30395056 is not supported\nwarning of another thread\n")
+        return opened(*arguments)
+
+    printing.fourcc = opened.fourcc  # type: ignore[attr-defined]
+    monkeypatch.setattr(video_writer.cv2, "VideoWriter", printing)
+    VideoWriter(tmp_path / "out.mp4", 25, (48, 64)).close()
+    assert capfd.readouterr().err == "warning of another thread\n"
 
 
 def test_frame_of_another_size_is_fitted_in_with_one_warning(tmp_path: Path) -> None:  # row 72
