@@ -64,7 +64,10 @@ def _numbers(text: str, check: Callable[[Sequence[float]], object]) -> tuple[flo
 
 
 def _length(text: str) -> float:
-    value = number(text)
+    try:
+        value = number(text)
+    except argparse.ArgumentTypeError:
+        value = -1.0
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
     return value
