@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detector.data.annotation_builder import ListedObjects, NamedObject
-from detector.data.coco import CocoAnnotations
-from detector.data.coco_extras import Extras
+from detector.data.foreign_dataset import Splits
 from detector.data.foreign_listing import Listing, assembled, hw_in, split_in
 from detector.data.problems import Findings, shown
 from detector.data.split_words import SPLIT_WORDS
@@ -92,7 +91,7 @@ class _Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_csv(path: Path, images: Path | None = None) -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
+def read_csv(path: Path, images: Path | None = None) -> tuple[Splits, list[str]]:
     """Read a table of boxes, or the tables of a folder.
 
     Args:

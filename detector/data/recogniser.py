@@ -24,8 +24,8 @@ from detector.io.announcements import announce
 
 _MOST_SUBFOLDERS = 50
 _DEEPEST = 3
-_COMMANDS = {DatasetConfig: "detector train mish-n", ImageSetConfig: "detector train classify"}
-_WORDS = {DatasetConfig: "boxes", ImageSetConfig: "classes of whole images"}
+_COMMANDS: dict[Kind, str] = {DatasetConfig: "detector train mish-n", ImageSetConfig: "detector train classify"}
+_WORDS: dict[Kind, str] = {DatasetConfig: "boxes", ImageSetConfig: "classes of whole images"}
 
 
 def is_foreign(path: Path) -> bool:
