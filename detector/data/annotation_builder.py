@@ -15,6 +15,13 @@ from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw
 from detector.structures.boxes import xyxy_to_xywh
 
+# What becomes of difficult objects, by the setting.
+DIFFICULT = {
+    "ignore": "become crowd regions, which are ignored in training and in evaluation",
+    "keep": "become ordinary objects",
+    "drop": "are left out",
+}
+
 
 @dataclass(frozen=True)
 class NamedObject:

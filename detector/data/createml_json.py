@@ -46,7 +46,7 @@ class CreatemlFiles(AnnotationFiles):
             typed(entry, dict, "an object with image and annotations", place)
             name = next((entry[key] for key in _IMAGE_KEYS if entry.get(key)), None)
             image = ListedObjects(typed(name, str, "the name of an image", place), place, near=file.parent)
-            objects = next((entry[key] for key in _LIST_KEYS if entry.get(key)), [])
+            objects: object = next((entry[key] for key in _LIST_KEYS if entry.get(key)), [])
             for position, item in enumerate(typed(objects, list, "a list of annotations", place), start=1):
                 own_place = f"{place}, annotation {position}"
                 typed(item, dict, "an annotation", own_place)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from detector.data.annotation_builder import ListedObjects, NamedObject, assemble
+from detector.data.annotation_builder import DIFFICULT, ListedObjects, NamedObject, assemble
 from detector.data.foreign_dataset import Splits
 from detector.data.image_finder import ImageFinder
 from detector.data.problems import NUM_LISTED_REFUSALS, shown
@@ -21,11 +21,6 @@ from detector.errors import DatasetError
 from detector.io.nouns import plural
 
 EVERY_CLASS = ""  # class name of a region in which objects of all classes are ignored
-_DIFFICULT = {
-    "ignore": "become crowd regions, which are ignored in training and in evaluation",
-    "keep": "become ordinary objects",
-    "drop": "are left out",
-}
 
 
 @dataclass
@@ -138,7 +133,7 @@ def treat_difficult(listing: Listing, how: str) -> None:
             if how != "drop" or "difficult" not in item.extras
         ]
     if count:
-        listing.notes.append(f"{count} difficult objects {_DIFFICULT[how]}")
+        listing.notes.append(f"{count} difficult objects {DIFFICULT[how]}")
 
 
 def _expand_regions(listing: Listing) -> None:
@@ -170,16 +165,16 @@ def _find_images(listing: Listing) -> Path:
     num_joined = 0
     for images in listing.splits.values():
         by_path: dict[Path, ListedObjects] = {}
+        kept = []
         for image in images:
             path = listing.finder.find(image.file_name, image.near or listing.folder)
-            if path is not None:
-                found[id(image)] = path
-            if path in by_path:
+            if path is not None and path in by_path:
                 by_path[path].objects += image.objects
-            elif path is not None:
-                by_path[path] = image
-        kept = [image for image in images if by_path.get(found.get(id(image)), image) is image]
-        num_joined += len(images) - len(kept)
+                num_joined += 1
+                continue
+            kept.append(image)
+            if path is not None:
+                found[id(image)], by_path[path] = path, image
         images[:] = kept
     if num_joined:
         listing.notes.append(f"{plural(num_joined, 'image')} named more than once, with all objects of each name")

@@ -2,21 +2,20 @@
 
 The format: the annotation guidelines and development kit of the PASCAL VOC challenge 2012. Corners are pixels counted
 from 1, both inside the box: `xmin` 1 is the left edge of the image. LabelImg, CVAT and Roboflow write the edges of the
-box instead, so that 0 is the left edge of the image. `_first_pixel` decides by what the files hold.
+box instead, so that 0 is the left edge of the image. `detector.data.first_pixel` decides by what the files hold.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from detector.data.annotation_builder import ListedObjects, NamedObject, assemble
+from detector.data.annotation_builder import DIFFICULT, ListedObjects, NamedObject, assemble
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
+from detector.data.first_pixel import first_pixel_of
 from detector.data.problems import NUM_LISTED_REFUSALS, shown
 from detector.errors import DatasetError
 from detector.media.images import IMAGE_SUFFIXES
@@ -24,16 +23,9 @@ from detector.media.images import IMAGE_SUFFIXES
 _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
-_TREATMENTS = {
-    "ignore": "become crowd regions, which are ignored in training and in evaluation",
-    "keep": "become ordinary objects",
-    "drop": "are left out",
-}
 # Names of folders, in any case, by what they hold.
 XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
-# The text of <database> in files of LabelImg and CVAT, and of Roboflow.
-_PROGRAMS_WITH_EDGES = re.compile(r"unknown|unspecified|roboflow", re.IGNORECASE)
 
 
 class _RefusedError(Exception):
@@ -77,7 +69,6 @@ def read_voc(
     Args:
         root: the folder.
         difficult: treatment of objects marked as difficult: `ignore` (in training and in evaluation), `keep` or `drop`.
-
         first_pixel: the number of the first pixel: 1 as in VOC, where both corners are pixels of the box, or 0, where
             they are its edges; None to decide by the files.
         parts: the folder of each split, relative to `root`, by split; None where `root` holds all.
@@ -101,23 +92,20 @@ def read_voc(
         splits[split] = list(read.values())
     found = [image for of_split in splits.values() for image in of_split]
     objects = [item for image in found for item in image.objects]
-    counted_from, reason = _first_pixel(objects, programs) if first_pixel is None else (first_pixel, "as asked")
+    counted_from, reason = first_pixel_of(found, programs, root) if first_pixel is None else (first_pixel, "as asked")
     notes.append(
         f"{reason}: pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
         if counted_from
         else f"{reason}: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
     )
     if num_difficult := sum(item.is_ignored for item in objects):
-        notes.append(f"{num_difficult} difficult objects {_TREATMENTS[difficult]}")
+        notes.append(f"{num_difficult} difficult objects {DIFFICULT[difficult]}")
     for image in {id(image): image for image in found}.values():
+        kept = [item for item in image.objects if not (item.is_ignored and difficult == "drop")]
+        is_ignored = difficult == "ignore"
         image.objects = [
-            replace(
-                item,
-                source_xyxy=_edges(item, float(counted_from)),
-                is_ignored=item.is_ignored and difficult == "ignore",
-            )
-            for item in image.objects
-            if not (item.is_ignored and difficult == "drop")
+            replace(item, source_xyxy=_edges(item, float(counted_from)), is_ignored=item.is_ignored and is_ignored)
+            for item in kept
         ]
     return assemble(root, root if parts else images, splits), notes
 
@@ -139,25 +127,6 @@ def _subfolder(root: Path, names: Sequence[str]) -> Path | None:
     """Return the folder of the first of the names that there is, in any case; None without one."""
     found = {path.name.lower(): path for path in sorted(root.iterdir(), reverse=True) if path.is_dir()}
     return next((found[name] for name in names if name in found), None)
-
-
-def _first_pixel(objects: Sequence[NamedObject], programs: Sequence[str]) -> tuple[int, str]:
-    """Return the number of the first pixel, 0 or 1, and the reason.
-
-    Args:
-        objects: all objects, as written.
-        programs: the text of <database> of each file, empty where there is none.
-    """
-    if any(min(item.source_xyxy[:2]) < 1 for item in objects):
-        return 0, "some coordinates are 0"
-    if any(not value.is_integer() for item in objects for value in item.source_xyxy if math.isfinite(value)):
-        return 0, "some coordinates have decimals"
-    if programs and all(_PROGRAMS_WITH_EDGES.search(program) for program in programs):
-        return (
-            0,
-            f"<database> is {shown(programs[0])!r}, as LabelImg, CVAT and Roboflow write it (--first-pixel 1 if not)",
-        )
-    return 1, "nothing tells that pixels count from 0 (--first-pixel 0 if they do)"
 
 
 def _read_files(

@@ -57,7 +57,7 @@ class TrackConfig:
         match_class: the same for a detection of another class; 1 to keep classes apart.
         match_near: the same for boxes that are enlarged by `enlarge`, certain detections only.
         enlarge: share of its width and height by which a box is enlarged on each side; 0 to leave this stage out.
-        buffer_s: seconds for which a track that is not seen is kept: 30 frames at 30 frames per second.
+        buffer_s: seconds without a track after which it is dropped: 30 frames without it at 30 frames per second.
         class_agnostic: whether a track may have detections of different classes.
     """
 
@@ -362,10 +362,10 @@ class Tracker:
         now_s = max(time_s, self._now_s)
         step_s = 0.0 if math.isinf(self._now_s) else now_s - self._now_s
         self._now_s = now_s
-        # Frames may be further apart than the buffer, but not further than usual. Half a frame more, because times are
-        # rounded.
+        # The time that counts is that of the frames without it, one step less than since it was seen; so frames may be
+        # further apart than the buffer, but not further than usual. A quarter of a step is for the rounding of times.
         usual_s = self._step_s if math.isfinite(self._step_s) else step_s
-        self._keep(now_s - self._seen_s <= max(self._config.buffer_s, usual_s) + usual_s / 2)
+        self._keep(now_s - self._seen_s - usual_s <= self._config.buffer_s + usual_s / 4)
         if step_s > 0:
             self._step_s = step_s
         if not self._votes.shape[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def written(folder: Path, name: str, content: str) -> Path:
 
 
 def read(name: str, root: Path, **settings):
-    part = registry.parts_of(DatasetConfig)[name]
+    part: Any = registry.parts_of(DatasetConfig)[name]
     return part(part.Config(root=root, **settings)).read()
 
 

@@ -211,6 +211,18 @@ def test_gap_of_exactly_the_buffer_is_matched_at_any_rate_and_start(fps: float, 
     assert tracker.update(car, (start + 2 + gap) / fps).tolist() == [1]
 
 
+@pytest.mark.parametrize("fps", [5.0, 29.97, 30.0, 60.0])
+@pytest.mark.parametrize(("num_more", "track_id"), [(0, 1), (1, -1)])
+def test_buffer_counts_the_frames_without_the_object(fps: float, num_more: int, track_id: int) -> None:
+    tracker, car, nothing = Tracker(), found((*CAR, 0.9)), found()
+    for number in range(3):
+        tracker.update(car, number / fps)
+    num_missed = round(fps) + num_more
+    for number in range(3, 3 + num_missed):
+        tracker.update(nothing, number / fps)
+    assert tracker.update(car, (3 + num_missed) / fps).tolist() == [track_id]
+
+
 @pytest.mark.parametrize("gap_s", [2.0, 3600.0, 86400.0])
 def test_track_does_not_survive_a_gap_without_frames(gap_s: float) -> None:
     tracker, car = Tracker(), found((*CAR, 0.9))

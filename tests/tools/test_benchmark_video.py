@@ -84,6 +84,19 @@ def test_table_names_every_stage_and_a_short_soak_uses_constant_memory(
 
 
 @pytest.mark.nightly
+def test_memory_does_not_grow_over_a_hundred_thousand_small_frames(tmp_path: Path) -> None:
+    config = load_detection("mish-n", ["model.width=0.125", "input.size=64", "device=cpu", "predict.confidence=0.99"])
+    state = Yolo(Yolo.Config(width=0.125), 3).state_dict()
+    save_model(tmp_path / "tiny.safetensors", ModelFile(config_to_plain(config), ("a", "b", "c"), (1, 2, 3), state))
+    words = ("--size", "64x36", "--frames", "20000", "--soak", "100000")
+    command = [sys.executable, str(TOOL), str(tmp_path / "tiny.safetensors"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = SOAK.fullmatch(done.stdout)
+    assert found is not None
+    assert float(found[2]) < 8  # 80,000 frames; it would be 85 MB with glibc's fast bins
+
+
+@pytest.mark.nightly
 def test_memory_and_handles_are_constant_over_five_thousand_frames(weights: Path) -> None:
     command = [sys.executable, str(TOOL), str(weights), "--frames", "500", "--soak", "6250"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
