@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 
@@ -95,11 +96,13 @@ def check(arguments: argparse.Namespace) -> None:
 def _data_given(name: str) -> str:
     """Return what a word is that names data in place of a configuration; empty where it does not."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir, false for an impossible file name
         return "" if (path / "config.yaml").is_file() else "a folder"
-    if path.suffix.lower() in (".zip", ".json", ".csv", ".data", ".tar", ".tgz", ".gz") and path.is_file():
+    if not os.path.isfile(name):
+        return ""
+    if path.suffix.lower() in (".zip", ".json", ".csv", ".data", ".tar", ".tgz", ".gz"):
         return "a data set"
-    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+    if path.suffix.lower() in (".yaml", ".yml"):
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         is_data = re.search(r"^(names|nc)\s*:", text, re.MULTILINE)
         return "the description of a data set" if is_data and not re.search(r"^(base|model)\s*:", text, re.M) else ""

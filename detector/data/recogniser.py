@@ -24,8 +24,8 @@ from detector.io.announcements import announce
 
 _MOST_SUBFOLDERS = 50
 _DEEPEST = 3
-_COMMANDS = {DatasetConfig: "detector train mish-n", ImageSetConfig: "detector train classify"}
-_WORDS = {DatasetConfig: "boxes", ImageSetConfig: "classes of whole images"}
+_COMMANDS: dict[Kind, str] = {DatasetConfig: "detector train mish-n", ImageSetConfig: "detector train classify"}
+_WORDS: dict[Kind, str] = {DatasetConfig: "boxes", ImageSetConfig: "classes of whole images"}
 
 
 def is_foreign(path: Path) -> bool:
@@ -46,7 +46,7 @@ def recognise(path: Path, kind: Kind, images: Path | None = None) -> Claim:
         DatasetError: no part reads it, several do, or an archive cannot be unpacked.
     """
     for given in (path, images):
-        if given is not None and not given.exists():
+        if given is not None and not os.path.exists(given):
             raise ConfigError(missing_path(str(given), Where("", 0, Path.cwd())))
     place = shown_path(path)
     contents = PathContents(unpacked(path) if is_archive(path) else path)

@@ -300,11 +300,11 @@ def split_to_evaluate(
     config: TaskConfig, asked: str | None, is_other_data: bool, note: Callable[[str], None] = lambda text: None
 ) -> str:
     """Return the split to evaluate on: the one asked for, or val, or the only one of other data, with a note."""
-    names = registry.build(config.data).split_names() if config.data is not None else ()
+    names: Sequence[str] = registry.build(config.data).split_names() if config.data is not None else ()
     if asked is not None or not is_other_data or "val" in names or len(names) != 1:
         return asked or "val"
     note(f"evaluated on {names[0]}, the only split of the data set")
-    return str(names[0])
+    return names[0]
 
 
 def with_device(config: Config, device: str | None) -> Config:

@@ -335,3 +335,31 @@ def test_a_foreign_format_keeps_its_other_content_in_coco_files(tmp_path, capsys
     assert called("to-coco", out / "one/data.yaml", "--to", out / "two") == 0
     (row,) = json.loads((out / "two/annotations/instances_train.json").read_text())["annotations"]
     assert (row["bbox"], row["occluded"], row["attributes"]) == ([1.25, 2, 7.75, 6], 1, {"age": "3"})
+
+
+def test_help_of_an_action_has_its_own_options_only(capsys):
+    with pytest.raises(SystemExit):
+        run(["dataset", "split", "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: detector dataset split DATA --out FOLDER")
+    assert "--shares" in text
+    assert not {"--difficult", "--map", "--link", "--keep-empty"} & set(text.split())
+    with pytest.raises(SystemExit):
+        run(["dataset", "--help"])
+    assert {"--shares", "--difficult", "--map", "--link"} <= set(capsys.readouterr().out.split())
+
+
+def test_splits_that_list_different_classes_are_numbered_together(tmp_path, capsys):
+    for split, name in (("train", "dog"), ("val", "cat")):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / split / "a.png"), np.full((48, 64, 3), len(split), np.uint8))
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20]}],
+            "categories": [{"id": 1, "name": name}],
+        }
+        (tmp_path / "set" / split / "instances.json").write_text(json.dumps(content))
+    assert run(["dataset", "to-yolo", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    assert "the splits list different classes, so that each gets all 2 of them" in capsys.readouterr().err
+    labels = [(tmp_path / "out" / "labels" / split / "a.txt").read_text().split()[0] for split in ("train", "val")]
+    assert labels == ["0", "1"]

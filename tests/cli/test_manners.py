@@ -65,7 +65,7 @@ USAGE_ERRORS = [
     (["train", "train.epochs=3"], "expected one configuration"),
     (["train", "--resume", "run", "train.epochs=3"], "--resume: expected no overrides but the new place of the data"),
     (["train", "broken.yaml"], "broken.yaml:2:"),
-    (["train", "."], "no configuration file or preset is named '.'"),
+    (["train", "."], ".: expected a configuration, got a folder; give detector train mish-n data=."),
     (["evaluate"], "expected one model file, got none"),
     (["evaluate", "--results", "r.json"], "--results needs --annotations FILE and takes no model"),
     (["evaluate", "--split"], "detector evaluate: argument --split: expected one argument; see"),
@@ -83,7 +83,7 @@ USAGE_ERRORS = [
     ),
 ]
 DATA_ERRORS = [
-    (["train", "mish-n"], "no data set is configured; give data=FILE.yaml"),
+    (["train", "mish-n"], "no data set is configured; give data=DATA, a folder, zip or file"),
     (["train", "mish-n", "data={name: coco}"], "the data set has no split 'train'; give data.train.annotations"),
     (
         ["train", "mish-n", "data={name: coco, train: {annotations: none.json, images: .}}"],

@@ -34,17 +34,17 @@ def check_orphans(splits: Mapping[str, CocoAnnotations]) -> list[Finding]:
         images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
         unlisted += [path for path in images if path not in listed]
         unread += [path for path in files if path.suffix.lower() in _UNREAD_SUFFIXES]
-        for labels in {folder, label_file(folder / "a").parent, *_xml_folders(folder.parent)}:
-            stems_of.setdefault(labels, set()).update(path.stem for path in images)
-    labels, orphans = 0, list[Path]()
+        for holder in {folder, label_file(folder / "a").parent, *_xml_folders(folder.parent)}:
+            stems_of.setdefault(holder, set()).update(path.stem for path in images)
+    num_labels, orphans = 0, list[Path]()
     for folder, stems in stems_of.items():
         for suffix in _LABEL_SUFFIXES:
             found = [path for path in _files(folder) if path.suffix.lower() == suffix and not is_other_text(path.name)]
             alone = [path for path in found if path.stem not in stems]
             if len(alone) < len(found):  # else they are no labels, or the reader refuses the split
-                labels += len(found)
+                num_labels += len(found)
                 orphans += alone
-    is_renamed = 2 * len(orphans) > labels
+    is_renamed = 2 * len(orphans) > num_labels
     return [
         *_finding("label-without-image", plural(len(orphans), "label file") + " without an image", orphans, is_renamed),
         *_finding("image-unlisted", plural(len(unlisted), "image") + " that no split lists", unlisted),

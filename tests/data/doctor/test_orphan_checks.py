@@ -19,7 +19,8 @@ XML = (
 
 def found(root: Path) -> list[tuple[str, str, int, tuple[str, ...]]]:
     name, keys = registry.claim_of(root, DatasetConfig)
-    dataset = registry.build(registry.find_config_class(DatasetConfig, name)(**{k: Path(v) for k, v in keys.items()}))
+    paths = {key: Path(str(value)) for key, value in keys.items()}
+    dataset = registry.build(registry.find_config_class(DatasetConfig, name)(**paths))
     splits = {name: dataset.split(name) for name in dataset.split_names()}
     return [
         (each.code, each.severity, each.counts["all"], tuple(Path(example).name for example in each.examples))
