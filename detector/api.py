@@ -316,8 +316,7 @@ class Detector:
         """Evaluate the model on a split.
 
         Args:
-            data: a data set (a folder, zip or file with images and annotations, or a mapping), or None for the one that
-                the model was trained with.
+            data: a data set (folder, zip, file, name or mapping), or None for the one that it was trained with.
             split: train, val or test; None for val, or for the only split of other data.
             **settings: sections or keys of the experiment, such as `evaluate={"iou": 0.6}`.
 
@@ -326,8 +325,8 @@ class Detector:
         """
         loaded = self._model()
         config = changed_config(self.config, data, settings, "Detector")
-        chosen = split_to_evaluate(config, split, data is not None)
-        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, chosen))
+        annotations = read_split(config, split_to_evaluate(config, split, data is not None))
+        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), annotations)
 
     @keywords.with_keywords(keywords.DetectionKeywords)
     def train(
@@ -344,8 +343,7 @@ class Detector:
         everywhere), a script must call this below `if __name__ == "__main__":`.
 
         Args:
-            data: a data set (a folder, zip or file with images and annotations, or a mapping), or None for the
-                configured one.
+            data: a data set (folder, zip, file, name or mapping), or None for the configured one.
             report: called with every event.
             progress: whether a bar and the results of evaluations are shown on stderr or in the notebook; None shows
                 them in a terminal or notebook, unless `report` is given.

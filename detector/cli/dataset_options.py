@@ -42,13 +42,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relative",
         action="store_true",
-        help="to-darknet: write relative paths, so that the folder can be moved; start Darknet in it (default: absolute)",
+        help="to-darknet: write relative paths, so that the folder can be moved; start Darknet in it",
     )
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
+<<<<<<< HEAD
         help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in "
         "evaluation)",
+=======
+        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: they are crowd regions)",
+>>>>>>> open
     )
     parser.add_argument(
         "--first-pixel",

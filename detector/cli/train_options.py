@@ -79,6 +79,9 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
         )
+    if names and (what := _data_given(names[0])):
+        name = names[0]
+        raise ConfigError(f"{name}: expected a configuration, got {what}; give detector train mish-n data={name}")
     if not names and not all(names_data([override]) for override in overrides):
         raise ConfigError(
             "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), "

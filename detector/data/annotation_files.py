@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.foreign_dataset import ForeignDataset, Splits
 from detector.data.foreign_listing import Listing, assembled
 from detector.data.path_contents import PathContents
@@ -62,7 +62,7 @@ class AnnotationFiles(ForeignDataset):
         return [name for name in names if cls.fits(contents, name)]
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | None:
+    def recognise(cls, contents: PathContents) -> FoundData | None:
         """Return the data set at a path if most of its candidates, or one of a few, have the format."""
         names = cls.candidates(contents)
         judged = names if len(names) <= _MOST_JUDGED else contents.samples(names)
@@ -74,7 +74,7 @@ class AnnotationFiles(ForeignDataset):
             {word: counts[word] for word in sorted(counts)} if len(names) > len(counts) else dict.fromkeys(counts, 0)
         )
         known = {word: number for word, number in splits.items() if word}
-        return Found(cls.label, {"root": str(contents.path)}, known or {"train": splits.get("", 0)})
+        return FoundData(cls.label, {"root": str(contents.path)}, known or {"train": splits.get("", 0)})
 
     def read(self) -> tuple[Splits, list[str]]:
         """Return the splits of the files below the root that have the format.

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.dataset import Dataset, DatasetConfig, require_place
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.split_words import SPLIT_WORDS, in_order, word_of
 from detector.errors import DatasetError
@@ -58,7 +58,7 @@ class CocoDataset(Dataset):
         self.config = config
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | Sequence[Found] | None:
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
         """Return the COCO file that a path is, or the COCO files of the splits that a folder holds.
 
         Several files for one split are alternatives.
@@ -148,7 +148,7 @@ def _is_coco(contents: PathContents, name: str) -> bool:
     return has_rows or bool(_FILE_NAME.search(contents.head(name))) or {"images", "annotations"} <= keys[0]
 
 
-def _found(contents: PathContents, files: Mapping[str, str]) -> Found:
+def _found(contents: PathContents, files: Mapping[str, str]) -> FoundData:
     """Return the data set of some COCO files by the word for their split."""
     keys: dict[str, object] = {}
     images: dict[str, int] = {}
@@ -161,4 +161,4 @@ def _found(contents: PathContents, files: Mapping[str, str]) -> Found:
         sizes = [len(each) if isinstance(each, list) else 0 for each in listed]
         images[word], num_classes = sizes[0], sizes[1] or num_classes
     is_roboflow = any(name.endswith("_annotations.coco.json") for name in files.values())
-    return Found("Roboflow COCO export" if is_roboflow else "COCO data set", keys, images, num_classes)
+    return FoundData("Roboflow COCO export" if is_roboflow else "COCO data set", keys, images, num_classes)

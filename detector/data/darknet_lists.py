@@ -19,7 +19,7 @@ from detector.config.name_suggestions import nearest
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents
 from detector.data.problems import Findings
 from detector.data.txt_labels import TextLabels, checked_names, read_class_names, read_image_list, read_txt_labels
@@ -72,7 +72,7 @@ class DarknetDataset(Dataset):
         return path.suffix.lower() == ".data"
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | Sequence[Found] | None:
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
         """Return the `.data` files that a path is or holds at its top."""
         names = [name for name in contents.ending(".data") if "/" not in name]
         return [_recognised(contents.root / name) for name in names] or None
@@ -169,7 +169,7 @@ def _found(file: Path, entry: DataEntry) -> Path:
     )
 
 
-def _recognised(file: Path) -> Found:
+def _recognised(file: Path) -> FoundData:
     """Return what a `.data` file describes, as far as it can be read."""
     images: dict[str, int] = {}
     findings = Findings(str(file))
@@ -178,9 +178,9 @@ def _recognised(file: Path) -> Found:
         for name, key in _KEYS.items():
             if key in entries:
                 images[name] = len(read_image_list(_found(file, entries[key]), [file.parent]))
-        return Found("Darknet data set", {"file": str(file)}, images, len(_class_names(file, entries, findings)))
+        return FoundData("Darknet data set", {"file": str(file)}, images, len(_class_names(file, entries, findings)))
     except DatasetError:  # reading a split reports it
-        return Found("Darknet data set", {"file": str(file)})
+        return FoundData("Darknet data set", {"file": str(file)})
 
 
 def _class_names(file: Path, entries: Mapping[str, DataEntry], findings: Findings) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from detector.io.nouns import plural
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundData:
     """A data set that a reader recognised.
 
     Attributes:
@@ -54,7 +54,7 @@ class FileReader:
         return False
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | Sequence[Found] | None:
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
         """Return what the part reads at a path, a file or a folder; None where it reads nothing there.
 
         Several results are alternatives, between which the user is asked to choose. The method must not read more than
@@ -66,4 +66,4 @@ class FileReader:
         """
         if not cls.claims(contents.path):
             return None
-        return Found(cls.__name__, {cls.path_key: str(contents.path)})
+        return FoundData(cls.__name__, {cls.path_key: str(contents.path)})

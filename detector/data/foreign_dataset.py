@@ -46,11 +46,11 @@ class ForeignDataset(Dataset):
                 '''Paths; the format has no settings of its own.'''
 
             @classmethod
-            def recognise(cls, contents: PathContents) -> Found | None: ...
+            def recognise(cls, contents: PathContents) -> FoundData | None: ...
 
             def read(self) -> tuple[Splits, Sequence[str]]: ...
 
-    `recognise` (see `FileReader`) returns `Found("labelme files", {"root": str(contents.path)}, {"train": 144}, 4)`.
+    `recognise` (see `FileReader`) returns `FoundData("labelme", {"root": str(contents.path)}, {"train": 144}, 4)`.
     """
 
     path_key = "root"

@@ -14,7 +14,7 @@ import numpy as np
 
 from detector.config.registry import register
 from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
@@ -65,7 +65,7 @@ class FolderSet(ImageSet):
     path_key = "root"
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | None:
+    def recognise(cls, contents: PathContents) -> FoundData | None:
         """Return the folders of classes that hold the images of a folder; a guess where other files lie beside them."""
         names = [name.split("/") for name in contents.images]
         has_splits = contents.is_folder and _has_split_folders(contents.path)
@@ -78,7 +78,7 @@ class FolderSet(ImageSet):
         is_plain = others <= len(classes) and not contents.ending(".xml", ".json", ".yaml", ".csv")
         found = {name: splits[name] for name in ("", *_SPLITS) if splits[name]}
         label = "folders of classes"
-        return Found(label, {"root": str(contents.path)}, found, len(classes), is_certain=is_plain)
+        return FoundData(label, {"root": str(contents.path)}, found, len(classes), is_certain=is_plain)
 
     def __init__(self, config: Config) -> None:
         self.config = config

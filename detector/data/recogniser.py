@@ -15,7 +15,7 @@ from detector.config.nodes import Where, missing_path
 from detector.config.registry import Claim, Kind
 from detector.data.classification_split import ImageSetConfig
 from detector.data.dataset import DatasetConfig
-from detector.data.file_reader import FileReader, Found
+from detector.data.file_reader import FileReader, FoundData
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.unpacked import is_archive, unpacked
 from detector.data.unreadable import require_content, what_it_is
@@ -71,12 +71,12 @@ def _readers(kind: Kind) -> dict[str, type[FileReader]]:
     return {name: part for name, part in registry.parts_of(kind).items() if issubclass(part, FileReader)}
 
 
-def _candidates(contents: PathContents, kind: Kind, depth: int = 0) -> list[tuple[str, Found]]:
+def _candidates(contents: PathContents, kind: Kind, depth: int = 0) -> list[tuple[str, FoundData]]:
     """Return what the parts of a kind recognise at a path, or else in its subfolders; certain ones before guesses."""
-    found: list[tuple[str, Found]] = []
+    found: list[tuple[str, FoundData]] = []
     for name, part in _readers(kind).items():
         one = part.recognise(contents)
-        found += [(name, each) for each in ([one] if isinstance(one, Found) else one or ())]
+        found += [(name, each) for each in ([one] if isinstance(one, FoundData) else one or ())]
     found = [each for each in found if each[1].is_certain] or found
     if found or not contents.is_folder or depth == _DEEPEST:
         return found
@@ -86,7 +86,7 @@ def _candidates(contents: PathContents, kind: Kind, depth: int = 0) -> list[tupl
     return [each for each in found if each[1].is_certain] or found
 
 
-def _word(name: str, found: Found) -> str:
+def _word(name: str, found: FoundData) -> str:
     """Return the shortest override that chooses a data set."""
     for key in ("file", "root", "train"):
         value = found.keys.get(key)

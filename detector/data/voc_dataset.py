@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from detector.config.registry import register
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.foreign_dataset import ForeignConfig, ForeignDataset, Splits
 from detector.data.pascal_voc import XML_FOLDERS, read_voc
 from detector.data.path_contents import PathContents
@@ -35,7 +35,7 @@ class VocDataset(ForeignDataset):
     config: Config
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | None:
+    def recognise(cls, contents: PathContents) -> FoundData | None:
         """Return the XML files of VOC that a folder holds."""
         files = contents.ending(".xml") if contents.is_folder else []
         heads = [contents.head(name) for name in contents.samples(files)]
@@ -54,7 +54,7 @@ class VocDataset(ForeignDataset):
             return None
         is_roboflow = any("roboflow" in head.lower() for head in heads)
         label = "Roboflow Pascal VOC export" if is_roboflow else "Pascal VOC data set"
-        return Found(label, {"root": str(contents.path)}, splits)
+        return FoundData(label, {"root": str(contents.path)}, splits)
 
     def read(self) -> tuple[Splits, Sequence[str]]:
         """Return the splits and notes.

@@ -19,7 +19,7 @@ from detector.config.nodes import MAX_FILE_BYTES, Node, describe, plain_of, read
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents
 from detector.data.problems import Findings
 from detector.data.split_words import SPLIT_WORDS, SPLITS, counts, word_of
@@ -88,7 +88,7 @@ class YoloDataset(Dataset):
         return bool(_CLASSES.search(text)) and not _CONFIGURATION.search(text)
 
     @classmethod
-    def recognise(cls, contents: PathContents) -> Found | Sequence[Found] | None:
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
         """Return the `data.yaml` that a path is or holds, or the folder of images and text labels."""
         if not contents.is_folder:
             return _found(contents.path) if cls.claims(contents.path) else None
@@ -102,7 +102,7 @@ class YoloDataset(Dataset):
         names = contents.head(folder.names_file).split("\n") if folder.names_file else []
         num_classes = sum(bool(name.strip()) for name in names) or None
         keys = {"file": str(contents.path)}
-        return Found("images with YOLO text labels", keys, counts(folder.images), num_classes)
+        return FoundData("images with YOLO text labels", keys, counts(folder.images), num_classes)
 
     def split_names(self) -> tuple[str, ...]:
         """Return the names of the splits that the description has; a test split that does not exist is left out.
@@ -257,7 +257,7 @@ def _folder(path: Path) -> TextLabelFolder:
     return found
 
 
-def _found(file: Path) -> Found:
+def _found(file: Path) -> FoundData:
     """Return what a `data.yaml` describes, as far as it can be read."""
     keys, label = {"file": str(file)}, "YOLO data set"
     try:
@@ -270,9 +270,9 @@ def _found(file: Path) -> Found:
                 word = next((word for text in given if (word := word_of(f"{text}/."))), name)
                 word = word if SPLIT_WORDS[word] == name else name
                 images[word] = sum(len(_images_of(root, text, file, findings)) for text in given)
-        return Found(label, keys, images, len(_class_names(file, entries, findings)))
+        return FoundData(label, keys, images, len(_class_names(file, entries, findings)))
     except DatasetError:  # reading a split reports it
-        return Found(label, keys)
+        return FoundData(label, keys)
 
 
 def _class_names(file: Path, entries: dict[str, Node], findings: Findings) -> tuple[str, ...]:

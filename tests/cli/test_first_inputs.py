@@ -177,5 +177,5 @@ def test_data_in_place_of_a_configuration_leads_to_the_whole_command(
 ) -> None:
     put(name, content)
     word = name.partition("/")[0]
-    expected = f"{word}: expected a configuration such as mish-n, got {what}; give detector train mish-n data={word}"
+    expected = f"{word}: expected a configuration, got {what}; give detector train mish-n data={word}"
     assert answer(["train", word], capsys) == f"detector train: {expected}"

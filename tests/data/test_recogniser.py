@@ -16,7 +16,7 @@ from detector.data.classification_split import ImageSetConfig
 from detector.data.coco import read_coco
 from detector.data.conversion import coco_to_yolo
 from detector.data.dataset import DatasetConfig
-from detector.data.file_reader import Found
+from detector.data.file_reader import FoundData
 from detector.data.recogniser import recognise
 from detector.errors import ConfigError, DatasetError
 from detector.io.announcements import announcing
@@ -176,12 +176,12 @@ def test_paths_of_another_machine_are_found_by_their_end(tiny_shapes: Path, tmp_
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (Found("set", {}, {"train": 144, "valid": 21}, 4), "set: train 144, valid 21 images, 4 classes"),
-        (Found("set", {}, {"train": 1}), "set: train 1 image"),
-        (Found("set", {}, {"train": 0, "val": 0}, 1), "set: train, val, 1 class"),
-        (Found("set", {}), "set"),
-        (Found("set", {}, {"": 1200}, 2), "set: 1,200 images, 2 classes"),
+        (FoundData("set", {}, {"train": 144, "valid": 21}, 4), "set: train 144, valid 21 images, 4 classes"),
+        (FoundData("set", {}, {"train": 1}), "set: train 1 image"),
+        (FoundData("set", {}, {"train": 0, "val": 0}, 1), "set: train, val, 1 class"),
+        (FoundData("set", {}), "set"),
+        (FoundData("set", {}, {"": 1200}, 2), "set: 1,200 images, 2 classes"),
     ],
 )
-def test_words_for_what_was_found(found: Found, text: str) -> None:
+def test_words_for_what_was_found(found: FoundData, text: str) -> None:
     assert str(found) == text

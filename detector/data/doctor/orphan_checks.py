@@ -18,9 +18,9 @@ from detector.media.images import IMAGE_SUFFIXES
 
 _LABEL_SUFFIXES = (".txt", ".xml")
 # Images that other programs write and this package does not read.
-_UNREAD_SUFFIXES = frozenset(
-    (".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".dcm")
-    + (".svg", ".exr", ".hdr", ".tga", ".ico", ".jfif")
+_UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng"),
+    *(".dcm", ".svg", ".exr", ".hdr", ".tga", ".ico", ".jfif"),
 )
 
 
