@@ -47,12 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
-<<<<<<< HEAD
-        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: in training and in "
-        "evaluation)",
-=======
         help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: they are crowd regions)",
->>>>>>> open
     )
     parser.add_argument(
         "--first-pixel",

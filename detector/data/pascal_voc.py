@@ -23,11 +23,6 @@ from detector.media.images import IMAGE_SUFFIXES
 _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
-_TREATMENTS = {
-    "ignore": "become crowd regions, which are ignored in training and in evaluation",
-    "keep": "become ordinary objects",
-    "drop": "are left out",
-}
 # Names of folders, in any case, by what they hold.
 XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
@@ -104,11 +99,7 @@ def read_voc(
         else f"{reason}: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
     )
     if num_difficult := sum(item.is_ignored for item in objects):
-<<<<<<< HEAD
         notes.append(f"{num_difficult} difficult objects {DIFFICULT[difficult]}")
-=======
-        notes.append(f"{num_difficult} difficult objects {_TREATMENTS[difficult]}")
->>>>>>> open
     for image in {id(image): image for image in found}.values():
         kept = [item for item in image.objects if not (item.is_ignored and difficult == "drop")]
         is_ignored = difficult == "ignore"
