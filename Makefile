@@ -14,11 +14,11 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test suite nightly lowest newest gpu lint types format wheel reference locks clean
+.PHONY: help demo test suite test-avx2 nightly lowest newest gpu lint types format wheel reference locks clean
 
 help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## train on drawn shapes for a few minutes, evaluate and draw the detections
 	$(PYTHON_BIN) tools/demo.py
@@ -32,6 +32,9 @@ test: $(READY)  ## run everything that a change must pass: lint, types and the d
 suite: $(READY)  ## run the default test suite only
 	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m "not nightly and not gpu"
+
+test-avx2: $(READY)  ## run the default test suite limited to AVX2, as on processors without AVX-512
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(MAKE) --no-print-directory suite
 
 nightly: $(READY)  ## run the long fuzz and soak tests, and the suite with the lowest and the newest versions
 	@failed=; $(PYTHON_BIN) -m pytest -q -m nightly || failed=' nightly'; \

@@ -54,7 +54,7 @@ from detector.tasks.detection_model import (
     with_views,
 )
 from detector.tasks.detection_prediction import find_inputs, open_run, select_boxes, selection_of
-from detector.tasks.task import changed_config, load_experiment_of, with_device
+from detector.tasks.task import changed_config, load_experiment_of, split_to_evaluate, with_device
 from detector.training.events import Report
 from detector.training.run_folder import results_folder
 from detector.workflows import keywords
@@ -311,13 +311,13 @@ class Detector:
 
     @keywords.with_keywords(keywords.DetectionKeywords)
     def evaluate(
-        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.DetectionKeywords]
+        self, data: DataGiven = None, split: str | None = None, **settings: Unpack[keywords.DetectionKeywords]
     ) -> Evaluation:
         """Evaluate the model on a split.
 
         Args:
-            data: a data-set description (path of a YAML file, or a mapping), or None for the one it was trained with.
-            split: train, val or test.
+            data: a data set (folder, zip, file, name or mapping), or None for the one that it was trained with.
+            split: train, val or test; None for val, or for the only split of other data.
             **settings: sections or keys of the experiment, such as `evaluate={"iou": 0.6}`.
 
         Raises:
@@ -325,7 +325,8 @@ class Detector:
         """
         loaded = self._model()
         config = changed_config(self.config, data, settings, "Detector")
-        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), read_split(config, split))
+        annotations = read_split(config, split_to_evaluate(config, split, data is not None))
+        return evaluate_model(LoadedModel(config, loaded.model, loaded.file), annotations)
 
     @keywords.with_keywords(keywords.DetectionKeywords)
     def train(
@@ -342,7 +343,7 @@ class Detector:
         everywhere), a script must call this below `if __name__ == "__main__":`.
 
         Args:
-            data: a data-set description (path of a YAML file, or a mapping), or None for the configured one.
+            data: a data set (folder, zip, file, name or mapping), or None for the configured one.
             report: called with every event.
             progress: whether a bar and the results of evaluations are shown on stderr or in the notebook; None shows
                 them in a terminal or notebook, unless `report` is given.
@@ -357,8 +358,8 @@ class Detector:
             raise CheckpointError(
                 "an export cannot be trained; train the model file it was made from, and export again"
             )
-        config = changed_config(self.config, data, settings, "Detector")
         with shown_progress(report, progress) as told:
+            config = changed_config(self.config, data, settings, "Detector", told)
             result = train(config, start=self._loaded.file if self._loaded else None, report=told)
         self._take(result.folder.best)
         self.name = str(result.folder.best)
@@ -466,13 +467,13 @@ class Classifier:
 
     @keywords.with_keywords(keywords.ClassificationKeywords)
     def evaluate(
-        self, data: DataGiven = None, split: str = "val", **settings: Unpack[keywords.ClassificationKeywords]
+        self, data: DataGiven = None, split: str | None = None, **settings: Unpack[keywords.ClassificationKeywords]
     ) -> ClassificationMetrics:
         """Evaluate the model on a split.
 
         Args:
-            data: a description of the images (a mapping, or a registered name), or None for the one it learned from.
-            split: train, val or test.
+            data: a folder of folders of classes, a mapping or a registered name, or None for the one it learned from.
+            split: train, val or test; None for val, or for the only split of other data.
             **settings: sections of the experiment, such as `evaluate={"batch_size": 64}`.
 
         Raises:
@@ -480,7 +481,8 @@ class Classifier:
         """
         loaded = self._model()
         config = changed_config(self.config, data, settings, "Classifier")
-        return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, split))
+        chosen = split_to_evaluate(config, split, data is not None)
+        return evaluate_classifier(LoadedClassifier(config, loaded.model, loaded.file), read_images(config, chosen))
 
     @keywords.with_keywords(keywords.ClassificationKeywords)
     def train(
@@ -494,7 +496,7 @@ class Classifier:
         """Train, from the present weights or from scratch, and take over the best weights of the run.
 
         Args:
-            data: a description of the images, or None for the configured one.
+            data: a folder of folders of classes, a mapping or a registered name, or None for the configured one.
             report: called with every event.
             progress: as `Detector.train` takes it.
             **settings: sections of the experiment, such as `train={"epochs": 5}`.
@@ -503,8 +505,8 @@ class Classifier:
             DatasetError: the images cannot be used.
             DivergenceError: a loss or gradient is not finite.
         """
-        config = changed_config(self.config, data, settings, "Classifier")
         with shown_progress(report, progress) as told:
+            config = changed_config(self.config, data, settings, "Classifier", told)
             result = train(config, start=self._loaded.file if self._loaded else None, report=told)
         self._take(result.folder.best)
         return result

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -120,6 +122,34 @@ def _own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+class Hung(BaseException):
+    """A piece of work took too long; no code under test catches it."""
+
+
+@pytest.fixture
+def bounded() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which 10 s of processor time raise `Hung`, and 2 GB of new memory cannot be allocated."""
+
+    def hung(number: int, frame: object) -> NoReturn:
+        raise Hung("took over 10 s of processor time")
+
+    @contextmanager
+    def bounds() -> Iterator[None]:
+        status = Path("/proc/self/status").read_text()
+        held = 1024 * int(status.partition("VmData:")[2].split()[0])
+        limits, handler = resource.getrlimit(resource.RLIMIT_DATA), signal.signal(signal.SIGPROF, hung)
+        resource.setrlimit(resource.RLIMIT_DATA, (held + 2**31, limits[1]))
+        signal.setitimer(signal.ITIMER_PROF, 10)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, handler)
+            resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+    return bounds
+
+
 @pytest.fixture
 def draw_video(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that draws a video; six black or white bars of each frame are the bits of its number."""
@@ -145,10 +175,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
 
 
-# Small networks: one of the family and one of a Darknet .cfg.
+# Small networks, each a preset and its overrides: of two families and of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": "model.width=0.125",
-    "darknet": f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",
+    "mish-n": ("mish-n", "model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    "yolox": ("yolox-nano", "model.width=0.125"),
+    "darknet": ("mish-n", f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}"),
 }
 # A very small run: about a twentieth of a second per step.
 TINY = (
@@ -179,11 +210,11 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
 
     The network is that of mish-n, or the one of `NETWORKS` that the fixture's parameter names.
     """
-    network = NETWORKS[getattr(request, "param", "mish-n")]
+    preset, *network = NETWORKS[getattr(request, "param", "mish-n")]
 
     def make(*overrides: str, data: Path = tiny_shapes) -> DetectionConfig:
-        own = [network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
-        return load_detection("mish-n", [*own, *overrides])
+        own = [*network, *TINY, data_override(data), f"train.project={tmp_path}/runs"]
+        return load_detection(preset, [*own, *overrides])
 
     return make
 

@@ -18,7 +18,7 @@ from detector.models.checkpoint import load_model_file
 from detector.training.events import Event, StepDone
 
 SETTINGS: dict[str, Any] = {
-    "model": {"width": 0.125},
+    "model": {"width": 0.125, "depth": 0.1, "max_channels": 64},
     "input": {"size": 64},
     "loader": {"workers": 0, "batch_size": 4},
     "augment": {"albumentations": [], "mosaic": 0.0},

@@ -65,7 +65,7 @@ except SystemExit as end:
 data, out = sys.argv[2:4]
 shapes = [f"data=shapes", f"data.root={data}", "data.num_train=12", "data.num_val=6", "data.image_size=64"]
 settings = ["input.size=64", "loader.workers=0", "loader.batch_size=2", "train.iterations=2", "train.evaluations=1",
-            "evaluate.batch_size=2", f"train.project={out}", "device=cpu"]
+            "evaluate.batch_size=2", f"train.project={out}", "device=cpu", "model.width=0.125"]
 assert run(["train", "mish-n", *shapes, *settings, "-q"]) == 0, "train"
 best = f"{out}/train/weights/best.safetensors"
 assert run(["evaluate", best, "--json", "-q", "--save-dir", f"{out}/val"]) == 0, "evaluate"
@@ -74,6 +74,7 @@ assert os.path.exists(f"{out}/predict/predictions.json")
 from detector import Detector
 found = Detector(best).predict(f"{data}/images/val/000001.jpg")
 assert found.image_hw == (64, 64)
+assert "torch._dynamo" not in sys.modules  # torch's compiler, whose import takes seconds
 print("done")
 """
 

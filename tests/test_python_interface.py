@@ -53,7 +53,7 @@ def settings(root: Path, project: Path) -> dict[str, Any]:
     }
     return {
         "data": {"name": "coco", **splits},
-        "model": {"width": 0.125},
+        "model": {"width": 0.125, "depth": 0.1, "max_channels": 64},
         "input": {"size": 64},
         "loader": {"workers": 0, "batch_size": 4},
         "augment": {"albumentations": [], "mosaic": 0.0},

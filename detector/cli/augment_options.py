@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, whole_number
 from detector.cli.usage import check_keys, split_words
 from detector.errors import ConfigError
 
@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser, aliases=("--preview",))
     parser.add_argument("--config", default="mish-n", metavar="CONFIG", help="a YAML file or preset (default mish-n)")
     parser.add_argument("--split", default="train", metavar="NAME", help="the split to draw from (default train)")
-    parser.add_argument("--num", type=int, default=6, metavar="N", help="whole training images drawn (default 6)")
+    parser.add_argument(
+        "--num", type=whole_number, default=6, metavar="N", help="whole training images drawn (default 6)"
+    )
     add_out(parser, "the picture (default augment.jpg)", "FILE", aliases=("--output",))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from detector.cli.common_options import whole_number
 from detector.cli.usage import check_keys, split_words
 
 EXAMPLES = (
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="model files, exports, or presets with random weights; then overrides such as device=cpu",
     )
     parser.add_argument("--sizes", metavar="N,N", help="sides of the canvas in pixels (default: the model's own)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in a call (default 1)")
+    parser.add_argument("--batch", type=whole_number, default=1, metavar="N", help="images in a call (default 1)")
     parser.add_argument(
         "--backends",
         metavar="A,B",
@@ -30,9 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "it is native)",
     )
     parser.add_argument(
-        "--turns", type=int, default=20, metavar="N", help="turns of each back end, with 3 calls each (default 20)"
+        "--turns",
+        type=whole_number,
+        default=20,
+        metavar="N",
+        help="turns of each back end, with 3 calls each (default 20)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="threads of torch (default: its own choice)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print every call as JSON")

@@ -64,7 +64,7 @@ def _test_lines(test: PairedTest) -> list[str]:
     difference = test.difference
     if math.isnan(difference.value):
         return ["  nothing to test: no ground truth"]
-    sign = "better" if difference.value > 0 else "worse" if difference.value < 0 else "as good"
+    sign = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no evidence of a difference"
     return [
         f"  AP {difference.value:+.4f} ({difference.low:+.4f} .. {difference.high:+.4f}, 95 % over images), {sign}",
         f"  p = {test.p_value:.3g} (permutation of images, {test.num_resamples} draws); "

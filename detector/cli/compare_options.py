@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detector.cli.common_options import seed, whole_number
 from detector.errors import ConfigError
 
 EXAMPLES = (
@@ -25,9 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--annotations", type=Path, metavar="FILE", help="COCO ground truth (default: that of the runs)"
     )
     parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="draws of the paired test (default 1000)"
+        "--resamples", type=whole_number, default=1000, metavar="N", help="draws of the paired test (default 1000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default 0)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from detector.cli.data_words import configured
@@ -13,11 +13,24 @@ from detector.cli.progress import say
 from detector.cli.usage import data_words
 from detector.config import registry
 from detector.config.nodes import read_foreign
+from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import read_extras
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
-from detector.data.csv_boxes import read_csv
-from detector.data.dataset_editing import Portion, merge, remap_classes, split_portion, subset
-from detector.data.pascal_voc import read_voc
+from detector.data.dataset_editing import (
+    Portion,
+    merge,
+    numbered_alike,
+    pooled,
+    remap_classes,
+    require_no_leak,
+    split_portion,
+    subset,
+)
+from detector.data.doctor.look_alikes import copies_between, groups_of_look_alikes
+from detector.data.doctor.orphan_checks import check_orphans
+from detector.data.foreign_dataset import ForeignDataset
+from detector.data.problems import shown
+from detector.data.split_words import SPLIT_WORDS, word_of
 from detector.errors import ConfigError, DatasetError
 from detector.io.nouns import plural
 
@@ -41,21 +54,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(words: list[str], target: Path) -> tuple[dict[str, Portion], list[str]]:
+def _read(words: list[str], target: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Portion], list[str]]:
     """Return every split of a data set and the notes of its reader; reject a target in a folder of its images."""
-    _, config = configured(words)
+    _, config = configured([*words, *overrides])
     assert config.data is not None  # `configured` names one
     dataset = registry.build(config.data)
     names = dataset.split_names()
     if not names:
         raise DatasetError(f"{words[0]}: the data set has no split; give data.train.annotations and data.train.images")
-    portions, notes = {}, []
+    portions, notes = {}, list(dataset.notes())
     for name in names:
         annotations = dataset.split(name)
         notes += [f"{name}: {problem}" for problem in annotations.problems if problem.outcome != "noted"]
-        portions[name] = Portion(annotations, read_extras(annotations))
+        extras = dataset.portion(name)[1] if isinstance(dataset, ForeignDataset) else read_extras(annotations)
+        portions[name] = Portion(annotations, extras)
+    for finding in check_orphans({name: portion.annotations for name, portion in portions.items()}):
+        notes.append(f"{finding.title}, first: {finding.examples[0]}")
     _require_apart(portions, target)
-    return portions, notes
+    return numbered_alike(portions, notes), notes
 
 
 def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
@@ -74,23 +90,9 @@ def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
 
 
 def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    names = words[1:]
-    if names and Path(names[0]).suffix.lower() in (".csv", ".tsv"):
-        if len(names) > 2:
-            raise ConfigError(
-                f"expected a table and the folder of its images, got {', '.join(names)}; leave the others out"
-            )
-        table = Path(names[0])
-        tables, notes = read_csv(table, Path(names[1]) if len(names) == 2 else table.parent)
-    elif len(names) == 1 and Path(names[0]).is_dir():
-        tables, notes = read_voc(Path(names[0]), difficult=arguments.difficult, first_pixel=arguments.first_pixel)
-    else:
-        portions, notes = _read(names, arguments.out)
-        return _write(portions, arguments.out), notes
-    portions = {name: Portion(annotations, extras) for name, (annotations, extras) in tables.items()}
-    for name, portion in portions.items():
-        notes += [f"{name}: {problem}" for problem in portion.annotations.problems if problem.outcome != "noted"]
-    _require_apart(portions, arguments.out)
+    settings = {"difficult": arguments.difficult, "first_pixel": arguments.first_pixel}
+    overrides = [f"data.{key}={value}" for key, value in settings.items() if value is not None]
+    portions, notes = _read(words[1:], arguments.out, overrides)
     return _write(portions, arguments.out), notes
 
 
@@ -102,30 +104,47 @@ def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
         if keys:
             notes.append(f"{name}: text labels cannot hold {', '.join(keys)}, which is left out")
     if words[0] == "to-darknet":
-        return coco_to_darknet(splits, arguments.out, link=arguments.link), notes
+        return coco_to_darknet(splits, arguments.out, link=arguments.link, relative=arguments.relative), notes
     return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     shares = _shares(arguments.shares)
     portions, notes = _read(words[1:], arguments.out)
-    if arguments.from_split not in portions:
+    source, again = arguments.from_split, arguments.again
+    if source not in portions and not again:
         raise DatasetError(
-            f"{words[1]}: expected a split of {', '.join(portions)}, got {arguments.from_split!r}; change --from-split"
+            f"{words[1]}: expected a split of {', '.join(portions)}, got {source!r}; change --from-split"
         )
-    whole = portions[arguments.from_split]
-    kept = {name: portion for name, portion in portions.items() if name not in (*shares, arguments.from_split)}
-    lost = [name for name in portions if name in shares and name != arguments.from_split]
-    if lost:
+    divided = {name: portion for name, portion in portions.items() if name == source or (again and name in shares)}
+    kept = {name: portion for name, portion in portions.items() if name not in divided}
+    if lost := [name for name in kept if name in shares]:
         raise ConfigError(
-            f"{words[1]}: already has a split {lost[0]}; merge the splits first, or leave it out of --shares"
+            f"{words[1]}: already has a split {lost[0]}; give --again to divide them together, or leave {lost[0]} out "
+            "of --shares"
         )
-    parts = split_portion(whole, shares, seed=arguments.seed, group_of=_group_of(arguments.group))
+    if not divided:
+        raise ConfigError(f"{words[1]}: --shares names none of its splits {', '.join(portions)}; name one of them")
+    whole = pooled(divided, notes)
+    groups = _groups(arguments.group, whole.annotations, notes)
+    parts = split_portion(whole, shares, seed=arguments.seed, groups=groups)
+    made = {**parts, **kept}
+    require_no_leak(made, "add the splits to --shares and give --again to divide them together")
     notes += [
         f"{name}: {plural(len(part.annotations), 'image')}, {plural(part.annotations.num_boxes, 'box', 'boxes')}"
         for name, part in parts.items()
     ]
-    return _write({**parts, **kept}, arguments.out), notes
+    return _write(made, arguments.out), [*notes, *_copies(made, "--group duplicates keeps copies in one split")]
+
+
+def _copies(portions: Mapping[str, Portion], remedy: str) -> list[str]:
+    """Return a note for each two splits that share copies of images."""
+    found = copies_between({name: portion.annotations for name, portion in portions.items()})
+    return [
+        f"{other} has {plural(len(pairs), 'copy', 'copies')} of images of {one}, first {shown(pairs[0][1])} of "
+        f"{shown(pairs[0][0])}; {remedy}"
+        for (one, other), pairs in found.items()
+    ]
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -144,15 +163,24 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _group_of(how: str | None) -> Callable[[str], str] | None:
+def _groups(how: str | None, annotations: CocoAnnotations, notes: list[str]) -> list[str] | None:
+    """Return the group of each image, or None."""
+    names = annotations.file_names
     if how is None:
         return None
     if how == "folder":
-        return lambda name: str(PurePosixPath(name).parent)
+        return [str(PurePosixPath(name).parent) for name in names]
+    if how == "duplicates":
+        groups = groups_of_look_alikes(annotations)
+        num_different = len(set(groups))
+        notes.append(f"{plural(len(names), 'image')}, {num_different} of them different; look-alikes stay together")
+        return groups
     try:
         pattern = re.compile(how)
     except re.error as error:
-        raise ConfigError(f"--group: expected 'folder' or a regular expression, got {how!r}: {error}") from error
+        raise ConfigError(
+            f"--group: expected 'folder', 'duplicates' or a regular expression, got {how!r}: {error}"
+        ) from error
 
     def group(name: str) -> str:
         match = pattern.search(name)
@@ -160,7 +188,7 @@ def _group_of(how: str | None) -> Callable[[str], str] | None:
             raise ConfigError(f"--group {how!r} does not match {name!r}; every image needs a group")
         return match[1] if pattern.groups and match[1] is not None else match[0]
 
-    return group
+    return list(map(group, names))
 
 
 def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
@@ -173,9 +201,24 @@ def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     for word in words[1:]:
         portions, own_notes = _read([word], arguments.out)
         notes += [f"{word}: {note}" for note in own_notes]
+        name = _split_named(word)
+        if name != "train" and list(portions) == ["train"]:
+            portions = {name: portions["train"]}
+            notes.append(f"{word}: its images are the split {name}, as its name says")
         data_sets.append(portions)
     merged, changed = merge(data_sets)
-    return _write(merged, arguments.out), [*notes, *changed]
+    require_no_leak(merged, "leave them out of one of the data sets")
+    return _write(merged, arguments.out), [
+        *notes,
+        *changed,
+        *_copies(merged, "check the data sets with detector check"),
+    ]
+
+
+def _split_named(word: str) -> str:
+    """Return the split that the name of a file or of its folder means, `train` by default."""
+    path = Path(word)
+    return SPLIT_WORDS.get(word_of("/".join(path.absolute().parts[-2:])) or "", "train") if path.is_file() else "train"
 
 
 def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, seed, whole_number
 from detector.cli.usage import DATA_HELP, check_data_words
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 _ACTIONS = {
-    "to-coco": "write COCO files from any supported data set, a Pascal VOC folder, or a CSV file and its images",
+    "to-coco": "write COCO files from a data set in any of the supported formats",
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
     "split": "divide the images of one split, each class in the same shares",
@@ -38,14 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "folder of the result, new or empty (no default)", aliases=("--to",))
     parser.add_argument("--link", action="store_true", help="to-yolo, to-darknet: link images instead of copying them")
     parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="to-darknet: write relative paths, so that the folder can be moved; start Darknet in it",
+    )
+    parser.add_argument(
         "--difficult",
         choices=("ignore", "keep", "drop"),
-        default="ignore",
-        help="to-coco from VOC: treatment of difficult objects (default ignore: in training and in evaluation)",
+        help="to-coco from VOC, DOTA, labelme: treatment of difficult objects (default ignore: they are crowd regions)",
     )
     parser.add_argument(
         "--first-pixel",
-        type=int,
+        type=whole_number,
         choices=(0, 1),
         help="to-coco from VOC: the number of the first pixel (default: 0 where the files show it, else 1 as in VOC)",
     )
@@ -56,14 +62,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group",
         metavar="HOW",
-        help="split: keep images of a group in one split; the group is the folder (folder) or the text that a regular "
-        "expression matches in the file name (its first group, if it has one) (default: each image alone)",
+        help="split: keep images of a group in one split; the group is the folder (folder), the images that look the "
+        "same (duplicates) or the text that a regular expression matches in the file name (its first group, if it has "
+        "one) (default: each image alone)",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="split: divide the splits of --shares and --from-split together; other splits stay (default: an error)",
     )
     parser.add_argument("--classes", metavar="A,B", help="subset: the classes to keep (default: all)")
-    parser.add_argument("--num", type=int, metavar="N", help="subset: draw N images from each split (default: all)")
+    parser.add_argument(
+        "--num", type=whole_number, metavar="N", help="subset: draw N images from each split (default: all)"
+    )
     parser.add_argument("--keep-empty", action="store_true", help="subset: keep images that have none of the classes")
     parser.add_argument("--map", type=Path, metavar="FILE", help="remap: YAML of old: new (default: words old=new)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default 0)")
+
+
+def narrow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Describe one action only: hide the options of the others, whose help begins with their actions."""
+    action = next((word for word in words if word in _ACTIONS), None)
+    if action is None or not {"-h", "--help"} & set(words):
+        return
+    parser.description = f"{action}: {_ACTIONS[action]}"
+    parser.usage = f"detector dataset {action} DATA --out FOLDER [options]"
+    for option in parser._actions:
+        owners, colon, text = (option.help or "").partition(": ")
+        names = {name for name in _ACTIONS if re.search(rf"\b{name}\b", owners)}
+        if option.dest == "words":
+            option.help, option.metavar = DATA_HELP, "DATA"
+        elif colon and names:
+            option.help = text if action in names else argparse.SUPPRESS
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -81,5 +111,5 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.out is None:
         raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
-    if words[0] in ("to-yolo", "to-darknet", "split", "subset"):
+    if words[0] in ("to-coco", "to-yolo", "to-darknet", "split", "subset"):
         check_data_words(arguments, words[1:])

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_given, refuse_unsupported
-from detector.cli.progress import say
+from detector.cli.progress import say, say_warning
 from detector.cli.report import check_report_options
 from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
@@ -153,7 +153,7 @@ def _measure_model(
     )
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
     with _ImageBar(is_shown=sys.stderr.isatty() and not arguments.quiet) as bar:
-        return evaluate_file(request, Observer(lambda text: say(text, arguments.quiet), progress, bar))
+        return evaluate_file(request, Observer(lambda text: say(text, arguments.quiet), say_warning, progress, bar))
 
 
 class _ImageBar:

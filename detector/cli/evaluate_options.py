@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, number, whole_number
 from detector.cli.model_file_options import add_darknet_options, add_runtime_options
 from detector.cli.report_options import add_report_options
 from detector.cli.usage import check_model_words
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_darknet_options(parser)
     add_runtime_options(parser)
-    parser.add_argument("--split", default="val", help="train, val or test (default val)")
+    parser.add_argument("--split", help="train, val or test (default: val, or the only split of other data)")
     _add_files(parser)
     parser.add_argument(
         "--ignore-unknown",
@@ -55,13 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--points",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="recall levels of the AP, 0 for the area under the curve; voc: 11 or 0; darknet: 0, 11, 101 "
         "(default: that of the metric)",
     )
     parser.add_argument(
-        "--match-iou", type=float, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
+        "--match-iou", type=number, metavar="0..1", help="voc, darknet: overlap of a match (default 0.5)"
     )
     add_view_options(parser)
     add_out(parser, "folder for results (default runs/detect/val)", aliases=("--save-dir",))

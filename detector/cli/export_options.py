@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, number, whole_number
 from detector.cli.model_file_options import add_darknet_options
 from detector.cli.usage import check_model_words
 
@@ -39,7 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dynamic", action="store_true", help="accept canvases of any size (the batch is always free)")
     parser.add_argument("--raw-maps", action="store_true", help="output the raw maps too")
     parser.add_argument(
-        "--opset", type=int, default=18, metavar="N", help="onnx, openvino: version of the operators (default 18)"
+        "--opset",
+        type=whole_number,
+        default=18,
+        metavar="N",
+        help="onnx, openvino: version of the operators (default 18)",
     )
     parser.add_argument(
         "--mish-form", choices=("mish", "softplus", "sigmoid"), help="how Mish is written (default: the fastest)"
@@ -55,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-ap-loss",
-        type=float,
+        type=number,
         default=0.1,
         metavar="SHARE",
         help="int8: largest share of its AP on the val split that the model may lose (default 0.1; 1: any)",

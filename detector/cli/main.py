@@ -16,6 +16,7 @@ from typing import NoReturn, TextIO, cast
 from detector import __version__
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, unknown_key
 from detector.errors import ConfigError, DetectorError
+from detector.io.announcements import announcing
 from detector.io.child_process import safe_path
 from detector.io.guarded_stream import GuardedStream
 
@@ -117,6 +118,8 @@ def build_parser(chosen: Iterable[str]) -> argparse.ArgumentParser:
         if name in chosen:
             options = importlib.import_module(f"detector.cli.{module}_options")
             options.configure(command)
+            if hasattr(options, "narrow"):
+                options.narrow(command, list(chosen))
             command.epilog = f"{_examples(options.EXAMPLES)}{EXIT_CODES}"
     return parser
 
@@ -188,7 +191,8 @@ def _run(argv: Sequence[str]) -> int:
 
             for path in arguments.imports:
                 import_parts(path)
-        return int(module.run(arguments))
+        with announcing(lambda text: None if arguments.quiet else print(text, file=sys.stderr, flush=True)):
+            return int(module.run(arguments))
     except DetectorError as error:
         if arguments.debug:
             raise

@@ -14,7 +14,7 @@ from detector.workflows.describe import describe_model
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the model presets, or describe a model file; return the exit code."""
+    """List the model presets, or describe a model file or preset; return the exit code."""
     if arguments.words:
         return _describe(arguments)
     if arguments.layers:

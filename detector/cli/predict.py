@@ -13,7 +13,7 @@ from typing import Any
 from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_given, refuse_unsupported
 from detector.cli.predict_video import VideoProgress, refuse_video_options, run_video
-from detector.cli.progress import say
+from detector.cli.progress import say, say_warning
 from detector.cli.show import Window
 from detector.cli.usage import split_words
 from detector.cli.views import require_effect, view_overrides
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_views=functools.partial(require_effect, arguments),
         check_frames=lambda has_frames: None if has_frames else refuse_video_options(arguments),
     )
-    records = predict_file(request, Observer(progress.say), None if window is None else window.show)
+    records = predict_file(request, Observer(progress.say, say_warning), None if window is None else window.show)
     if records.has_frames:
         return run_video(arguments, records, progress, window)
     _print_images(arguments, records, formats, words[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detector.cli.common_options import add_out
+from detector.cli.common_options import add_out, number, whole_number
 from detector.cli.model_file_options import add_darknet_options, add_runtime_options
 from detector.cli.predict_tracks_options import add_track_options
 from detector.cli.predict_video_options import add_video_options
@@ -46,13 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--iou",
-        type=float,
+        type=number,
         metavar="0..1",
         help="overlap above which the lower-scoring box is dropped (default: predict.iou, 0.7)",
     )
     parser.add_argument(
         "--max-detections",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="most detections per image (default: predict.max_detections, 300)",
     )
@@ -92,8 +92,8 @@ def _confidence(text: str) -> float | str:
     if text in _WORDS_FOR_CONFIDENCE:
         return text
     try:
-        return float(text)
-    except ValueError as error:
+        return number(text)
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"expected a number of 0..1, best or best-overall, got {text!r}") from error
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
+
+from detector.cli.common_options import number
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
@@ -63,11 +64,8 @@ def _numbers(text: str, check: Callable[[Sequence[float]], object]) -> tuple[flo
 
 
 def _length(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:  # also true for NaN
+    value = number(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
     return value
 

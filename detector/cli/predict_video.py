@@ -108,7 +108,7 @@ def _source_text(source: SourceSummary) -> str:
     if not source.num_read:
         return "not read"
     listed = ", ".join(f"{count} {name}" for name, count in source.counts.most_common()) or "nothing"
-    followed = "" if source.num_tracks is None else ", each followed,"
+    followed = ", each followed," if source.counts and source.num_tracks is not None else ""
     return f"{listed}{followed} in {plural(source.num_read, 'frame')}" if source.is_video else listed
 
 

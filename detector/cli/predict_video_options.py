@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+from detector.cli.common_options import natural, positive
+
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for sources with frames."""
@@ -16,11 +18,11 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames per second of images and stdin; makes one video of the images of a folder, glob or f_%%04d.png",
     )
-    group.add_argument("--stride", type=_positive, default=1, metavar="N", help="look at every Nth frame (default 1)")
+    group.add_argument("--stride", type=positive, default=1, metavar="N", help="look at every Nth frame (default 1)")
     group.add_argument("--every-frame", action="store_true", help="let live sources wait instead of dropping frames")
     group.add_argument(
         "--max-reconnect",
-        type=_natural,
+        type=natural,
         default=5,
         metavar="N",
         help="attempts in a row to reach a lost live source (default 5)",
@@ -39,15 +41,3 @@ def _rate(text: str) -> float:
     if not 0.1 <= fps <= 500:
         raise argparse.ArgumentTypeError(f"expected a number of 0.1 to 500, got {text!r}")
     return fps
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, whole_number
 from detector.cli.usage import check_keys, require_one, split_words
 from detector.errors import ConfigError
 
@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="AXIS=A,B",
         help="keep these values of an axis; the baseline stays (default: all)",
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: the study's)")
+    parser.add_argument(
+        "--seeds", type=whole_number, metavar="N", help="runs of each combination (default: the study's)"
+    )
     parser.add_argument(
         "--shard",
         metavar="I/N",

@@ -35,7 +35,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder,
         own = config.train.project.resolve() / config.train.run_name
         run = own if RunFolder(own).saved_state else None
     if run:
-        config, folder, state = open_run(run, config)
+        config, folder, state = open_run(run, config, () if names else overrides)
         resume = (folder, state)
     if config is None:
         raise ConfigError("expected a configuration, got none; give a preset or file such as mish-n")

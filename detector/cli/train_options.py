@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out
-from detector.cli.usage import check_keys, split_words
+from detector.cli.usage import check_keys, names_data, split_words
 from detector.errors import ConfigError
 
 EXAMPLES = (
@@ -32,7 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="continue an interrupted run, given by its folder (default: a new run)",
+        help="continue an interrupted run, given by its folder; data=... names a new place of its data (default: a new "
+        "run)",
     )
     parser.add_argument(
         "--continue",
@@ -77,11 +79,28 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"expected one configuration, got {', '.join(names) or 'none'}; give a preset or file such as mish-n"
         )
-    if overrides and not names:
+    if names and (what := _data_given(names[0])):
+        name = names[0]
+        raise ConfigError(f"{name}: expected a configuration, got {what}; give detector train mish-n data={name}")
+    if not names and not all(names_data([override]) for override in overrides):
         raise ConfigError(
-            "--resume: expected no overrides, since a run resumes unchanged; leave them out, or repeat the command"
+            "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), "
+            "since a run resumes unchanged; leave them out, or repeat the command"
         )
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
-    if names:
-        check_keys(arguments, overrides, names[0])
+    check_keys(arguments, overrides, names[0] if names else None)
+
+
+def _data_given(name: str) -> str:
+    """Return what a word is that names data in place of a configuration; empty where it does not."""
+    path = Path(name)
+    if path.is_dir():
+        return "" if (path / "config.yaml").is_file() else "a folder"
+    if path.suffix.lower() in (".zip", ".json", ".csv", ".data", ".tar", ".tgz", ".gz") and path.is_file():
+        return "a data set"
+    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        is_data = re.search(r"^(names|nc)\s*:", text, re.MULTILINE)
+        return "the description of a data set" if is_data and not re.search(r"^(base|model)\s*:", text, re.M) else ""
+    return ""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from detector.errors import ConfigError
 
-DATA_HELP = "a data set: FILE.yaml, shapes, a data.yaml or .data file, or a COCO FILE.json and its folder of images"
+DATA_HELP = (
+    "a data set: a folder or zip with images and annotations, a data.yaml, a .data file, a COCO FILE.json or a CSV "
+    "table, optionally with the folder of its images, or shapes"
+)
 
 
 def is_override(word: str) -> bool:
@@ -19,12 +22,9 @@ def is_override(word: str) -> bool:
 
 
 def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Return the names and the overrides of a command line; `--data` is an override."""
+    """Return the names and the overrides of a command line, `--data` first, so that `data.KEY` changes it."""
     names = [word for word in arguments.words if not is_override(word)]
-    overrides = [word for word in arguments.words if is_override(word)]
-    if getattr(arguments, "data", None) is not None:
-        overrides.append(f"data={json.dumps(arguments.data)}")
-    return names, overrides
+    return names, data_words(arguments, [word for word in arguments.words if is_override(word)])
 
 
 def require_one(names: Sequence[str], what: str, example: str) -> str:
@@ -75,8 +75,27 @@ def check_model_words(arguments: argparse.Namespace) -> None:
 
 
 def data_words(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
-    """Return the words about a data set; the value of `--data` counts as one."""
-    return [*words, *([f"data={json.dumps(arguments.data)}"] if arguments.data is not None else [])]
+    """Return the words about a data set; the value of `--data` counts as one, before the keys that change it."""
+    data = getattr(arguments, "data", None)
+    return [*([] if data is None else [f"data={json.dumps(data)}"]), *words]
+
+
+def split_data_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of a data set (itself, and for a file also the folder of its images) and the overrides.
+
+    Raises:
+        ConfigError: there is not exactly one data set.
+    """
+    names, overrides = [w for w in words if not is_override(w)], [w for w in words if is_override(w)]
+    is_file = bool(names) and Path(names[0]).suffix.lower() in (".json", ".csv", ".tsv")
+    if len(names) > 1 + is_file or (not names and not names_data(overrides)):
+        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
+    return names, overrides
+
+
+def data_label(overrides: Sequence[str]) -> str:
+    """Return the data set that overrides give, in words."""
+    return next(each for each in overrides if names_data([each])).removeprefix("data=").strip('"')
 
 
 def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config_name: str = "base") -> None:
@@ -85,13 +104,8 @@ def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config
     Raises:
         ConfigError: a mistake.
     """
-    given = data_words(arguments, words)
-    names, overrides = [word for word in given if "=" not in word], [word for word in given if "=" in word]
-    is_coco = bool(names) and Path(names[0]).suffix.lower() == ".json"
-    if len(names) > 1 + is_coco or (not names and not names_data(overrides)):
-        raise ConfigError(f"expected one data set, got {', '.join(names) or 'none'}; give {DATA_HELP}")
-    data = [] if not names else ["data=coco"] if is_coco else [f"data={json.dumps(names[0])}"]
-    check_keys(arguments, [*data, *overrides], config_name)
+    names, overrides = split_data_words(data_words(arguments, words))
+    check_keys(arguments, [*(f"data={json.dumps(name)}" for name in names[:1]), *overrides], config_name)
 
 
 def names_data(overrides: Sequence[str]) -> bool:

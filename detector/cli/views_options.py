@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+from detector.cli.common_options import number, whole_number
+
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
     """Add the options; each sets a key of the section `views`."""
     group = parser.add_argument_group("several views of each image")
     group.add_argument(
         "--tile",
-        type=int,
+        type=whole_number,
         metavar="PX",
         help="cut images into overlapping squares of this side (default: whole images)",
     )
     group.add_argument(
-        "--overlap", type=float, metavar="0..0.9", help="share of a tile that the next tile also covers (default 0.2)"
+        "--overlap", type=number, metavar="0..0.9", help="share of a tile that the next tile also covers (default 0.2)"
     )
     group.add_argument("--no-whole", action="store_true", help="do not add a view of the whole image to the tiles")
     group.add_argument("--flip", action="store_true", help="add a flipped version of each view")

@@ -22,7 +22,7 @@ from detector.config.key_table import (
     key_table,
     types_of,
 )
-from detector.config.name_suggestions import unknown_key, unknown_name, value_hint
+from detector.config.name_suggestions import unknown_key, value_hint
 from detector.config.nodes import (
     MAX_INTEGER,
     Mistakes,
@@ -31,9 +31,11 @@ from detector.config.nodes import (
     describe,
     find_config,
     find_section_file,
+    missing_path,
     plain_of,
     read_nodes,
     shown,
+    unknown_part,
     with_overrides,
 )
 from detector.errors import ConfigError
@@ -84,18 +86,19 @@ def _check(node: Node, overrides: Sequence[str], is_whole: bool) -> None:
 
 def _section_of(text: str, where: Where) -> Node:
     """Return the section that a text stands for; that of a file or folder is not read."""
-    if _is_folder(text, where):
+    if _is_unread(text, where):
         return Node({"name": Node(_UNREAD, where)}, where)
+    if "/" in text and not text.endswith((".yaml", ".yml")):
+        raise ConfigError(missing_path(text, where))
     if not Path(text).suffix:
         return Node({"name": Node(text, where)}, where)
     find_section_file(text, where)
     return Node({"name": Node(_UNREAD, where)}, where)
 
 
-def _is_folder(text: str, where: Where) -> bool:
-    """Tell whether a text names a folder, such as that of a run, and not a part."""
-    folder = where.folder / text
-    return os.path.isfile(folder / "config.yaml") if text and "/" not in text else bool(text) and os.path.isdir(folder)
+def _is_unread(text: str, where: Where) -> bool:
+    """Tell whether a text names a file or folder, such as that of a run or of data, which only `schema` reads."""
+    return bool(text) and os.path.exists(where.folder / os.path.expanduser(text))
 
 
 class _Check:
@@ -110,6 +113,7 @@ class _Check:
         self._paths = table.paths()
         self._is_whole = is_whole  # a section without a name belongs to the default part
         self._open_sections: set[str] = set()
+        self._is_partly_unread = not is_whole  # the rest of a section may be in a file that is not read here
         self.is_undecided = False
 
     def value(self, keys: Sequence[TableKey], node: Node, path: str) -> None:
@@ -126,7 +130,7 @@ class _Check:
         kinds = [self._table.kinds[key.kind] for key in keys if key.kind]
         sections = [section for key in keys for section in self._table.candidates(key.value_type)]
         if isinstance(node.value, str) and (
-            any(section.reads_file for section in sections) or _is_folder(node.value, node.where)
+            any(section.reads_file for section in sections) or _is_unread(node.value, node.where)
         ):
             return
         if isinstance(node.value, str) and (kinds or node.value.endswith((".yaml", ".yml"))):
@@ -140,7 +144,10 @@ class _Check:
         elif not kinds:
             self._keys(sections, node, path)
         elif (chosen := self._chosen(keys, kinds, node, path)) is not None:
-            self._keys(chosen, node, path, kinds[0].name_key)
+            before, name_key = self._is_partly_unread, kinds[0].name_key
+            self._is_partly_unread |= name_key in node.value and node.value[name_key].value == _UNREAD
+            self._keys(chosen, node, path, name_key)
+            self._is_partly_unread = before
 
     def _chosen(
         self, keys: Sequence[TableKey], kinds: Sequence[KindOfPart], node: Node, path: str
@@ -150,7 +157,7 @@ class _Check:
         kind = kinds[0]
         known = {name: section for each in kinds for name, section in each.parts.items()}
         named = node.value.get(kind.name_key)
-        if named is not None and (named.value == _UNREAD or _is_folder(str(named.value), named.where)):
+        if named is not None and (named.value == _UNREAD or _is_unread(str(named.value), named.where)):
             return [self._table.sections[section] for section in known.values()]
         if named is None:
             usual = keys[0].default if isinstance(keys[0].default, str) else kind.unnamed
@@ -162,8 +169,8 @@ class _Check:
             self.mistakes.add(named.where, f"{path or kind.name_key}: expected a {kind.name_key}, one of {names}")
             return None
         if named.value not in known:
-            message = unknown_name(kind.label, named.value, known)
-            self.mistakes.add(named.where, f"{path or kind.name_key}: {message}")
+            label = path or kind.name_key
+            self.mistakes.append(unknown_part(named.where, label, kind.label, named.value, known))
             return None
         parts = [each.parts[named.value] for each in kinds if named.value in each.parts]
         return [self._table.sections[part] for part in parts]
@@ -181,7 +188,7 @@ class _Check:
             elif name != name_key:
                 known = [*sections[0].keys, *([name_key] if name_key else [])]
                 self.mistakes.add(child.where, f"unknown key {shown(full)}{unknown_key(full, known, self._paths)}")
-        for name, key in sections[0].keys.items() if len(sections) == 1 else ():
+        for name, key in sections[0].keys.items() if len(sections) == 1 and not self._is_partly_unread else ():
             if key.is_required and name not in node.value:
                 full = f"{path}.{name}" if path else name
                 self.mistakes.add(node.where, f"key {full!r} is missing; add it")

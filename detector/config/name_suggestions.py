@@ -5,6 +5,7 @@ The words are keys and options that users know from the ultralytics family, Dark
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable
 
@@ -149,6 +150,7 @@ FOREIGN_PARTS: dict[str, dict[str, str]] = {
     "dataset": {"ultralytics": "yolo", "yolov5": "yolo", "yolo_txt": "yolo"},
     "image set": {"imagefolder": "folders", "image_folder": "folders", "imagenet": "folders", "cifar10": "cifar"},
 }
+_READING_PATHS = ("dataset", "image set")  # kinds whose parts read files and folders
 _SIZED_MODEL = re.compile(r"yolo[-_]?(?:v?5|v?8|v?9|v?10|v?11|v?12|v?26|x)[-_]?(?:u|p6)?([nsmlx])\b", re.IGNORECASE)
 
 
@@ -197,6 +199,10 @@ def foreign_part(label: str, name: str) -> str | None:
 def unknown_name(label: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a part that is not registered."""
     meant = foreign_part(label, name)
+    if label in _READING_PATHS and not meant:
+        close = near_names(name, [*known, *os.listdir()])
+        hint = did_you_mean(close) if close else "; check the path (detector parts lists the readers by name)"
+        return f"there is no file or folder {name!r}, and no {label} of that name{hint}"
     return f"no {label} is named {name!r}" + (f"; here it is {meant}" if meant else nearest(name, known))
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import yaml
 
 from detector.config import registry
-from detector.config.name_suggestions import near_names, nearest, preset_hint
+from detector.config.name_suggestions import did_you_mean, near_names, nearest, preset_hint, unknown_name
 from detector.errors import ConfigError
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -277,6 +277,10 @@ def _relative(path: Path) -> str:
         return str(path)
 
 
+class SectionText(str):
+    """A text in place of a section: the name of a part, or a path; the value of a key `name` can only be a name."""
+
+
 SectionReader: TypeAlias = "Callable[[str, Where], Node]"
 
 
@@ -313,27 +317,19 @@ def replaced_lengths(base: Collection[str], over: Collection[str]) -> tuple[str,
 
 
 def section_of(text: str, where: Where) -> Node:
-    """Return the section that a text stands for: that of the file it names, or a part by its registered name.
+    """Return the section that a text stands for: that of the YAML file it names, or a part by its registered name.
 
-    A file of another program's format, or a folder, stands for the part that claims it.
+    A path of another program's file or folder takes the place of the name; `schema` finds the part that reads it.
 
     Raises:
         ConfigError: the named file cannot be read.
     """
-    folder = where.folder / text
-    if text and os.path.isfile(folder / "config.yaml"):  # of a run: `with_section_of_run` knows the key
-        return Node({"name": Node(text, where)}, where)
-    if "/" in text and os.path.isdir(folder) and (claim := registry.claimant(folder)):
-        return Node({"name": Node(claim.name, where), claim.key: Node(text, where)}, where)
-    is_config = text.endswith((".yaml", ".yml"))
-    if not is_config and not Path(text).suffix:
-        return Node({"name": Node(text, where)}, where)
+    named = Node({"name": Node(SectionText(text), where)}, where)
+    if not Path(text).suffix or text.endswith("/") or os.path.isdir(where.folder / text):
+        return named
     path = find_section_file(text, where)
     try:
-        claim = registry.claimant(path)
-        if claim is not None:
-            return Node({"name": Node(claim.name, where), claim.key: Node(str(path.resolve()), where)}, where)
-        return read_nodes(path) if is_config else Node({"name": Node(text, where)}, where)
+        return read_nodes(path) if text.endswith((".yaml", ".yml")) and not registry.is_foreign(path) else named
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -342,14 +338,45 @@ def find_section_file(text: str, where: Where) -> Path:
     """Return the file that a text in place of a section names, by path or by the name of a shipped preset.
 
     Raises:
-        ConfigError: there is none; the message gives the nearest preset if one has a similar name.
+        ConfigError: there is none; the message gives the nearest file or preset, if one has a similar name.
     """
     try:
         return find_config(text, relative_to=where.folder)
     except ConfigError as error:
         is_near = near_names(Path(text).stem, [preset.stem for preset in presets_dir().glob("*.yaml")])
-        what = str(error) if is_near else f"there is no file {shown(text)}; check the path"
-        raise ConfigError(f"{where}: {what}") from error
+        raise ConfigError(f"{where}: {error}" if is_near else missing_path(text, where)) from error
+
+
+def missing_path(text: str, where: Where) -> str:
+    """Return the message for a file or folder that does not exist, with the part of its path that is missing.
+
+    It begins with the place where the path is written, if that is in a file.
+    """
+    path = where.folder / os.path.expanduser(text)
+    parent = next((above for above in path.parents if os.path.isdir(above)), path.parent)
+    missing = path.relative_to(parent).parts[0]
+    try:
+        close = [parent / name for name in near_names(missing, os.listdir(parent))]
+        near = [str(each) if os.path.isabs(text) else os.path.relpath(each, where.folder) for each in close]
+    except (OSError, ValueError):  # a folder that cannot be listed, a null character
+        near = []
+    what = "file" if Path(text).suffix and not text.endswith("/") else "file or folder"
+    inside = "there is no folder" if parent == Path.cwd() else f"{shown(_relative(parent))} has no"
+    lacks = "" if missing == path.name else f", because {inside} {shown(missing)}"
+    source = f"{where}: " if where.line else ""
+    return f"{source}there is no {what} {shown(text)}{lacks}{did_you_mean(near) if near else '; check the path'}"
+
+
+def unknown_part(where: Where, key: str, label: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is none of the parts of a kind; a missing path of the user's comes first."""
+    text = unknown_name(label, name, known)
+    return text if text.startswith("there is no file") and not where.line else f"{where}: {key}: {text}"
+
+
+def is_path(text: str, where: Where) -> bool:
+    """Tell whether a text in place of the name of a part can only be a path: it names one, or looks like one."""
+    looks_like_one = "/" in text or "\\" in text or bool(Path(text).suffix)
+    return bool(text) and (looks_like_one or os.path.exists(where.folder / text))
 
 
 def with_section_of_run(node: Node, key: str) -> Node:

@@ -24,7 +24,7 @@ import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar, cast
@@ -55,26 +55,11 @@ class PartConfig(Generic[Contract_co]):
     fallback_name: ClassVar[str | None] = None
 
 
-class FileReader:
-    """Base class of the contracts of parts that may read a file of another program's format, or a folder.
-
-    Attributes:
-        path_key: the key of the part's config that takes the path.
-    """
-
-    path_key: ClassVar[str] = "file"
-
-    @classmethod
-    def claims(cls, path: Path) -> bool:
-        """Tell whether the part reads this file or folder; the default is false."""
-        return False
-
-
 class Claim(NamedTuple):
-    """The part that reads a path, and the key of its config that takes it."""
+    """The part that reads a path, and the keys of its config that say so."""
 
     name: str
-    key: str
+    keys: Mapping[str, object]
 
 
 Kind: TypeAlias = "type[PartConfig[object]]"
@@ -82,7 +67,7 @@ Kind: TypeAlias = "type[PartConfig[object]]"
 _PARTS: dict[Kind, dict[str, type]] = {}
 _PART_OF_CONFIG: dict[type[PartConfig[object]], tuple[str, type]] = {}
 _WITHOUT_PARTS = ("detector.__main__", "detector.api", "detector.cli", "detector.media", "detector.workflows")
-_READER_FOLDERS = ("data",)  # hold the parts that read files of other programs
+_RECOGNISER = "detector.data.recogniser"  # lies above this file, so it is imported by its name
 _imported_folders: set[str] = set()
 _imported_files: dict[Path, None] = {}  # in the order of their import
 
@@ -208,14 +193,29 @@ def find_config_class(kind: type[OwnConfig], name: str) -> type[OwnConfig]:
     return config_class
 
 
-def claimant(path: Path) -> Claim | None:
-    """Return the part that reads a file of another program's format or a folder, by its `claims(path)`, or None."""
-    _import_folders(_READER_FOLDERS)
-    for parts in _PARTS.values():
-        for name, part in parts.items():
-            if issubclass(part, FileReader) and part.claims(path):
-                return Claim(name, part.path_key)
-    return None
+def reads_paths(kind: Kind) -> bool:
+    """Tell whether parts of a kind read files and folders of other programs."""
+    return any(hasattr(part, "recognise") for part in parts_of(kind).values())
+
+
+def is_foreign(path: Path) -> bool:
+    """Tell whether a file belongs to another program, and a part reads it."""
+    return bool(importlib.import_module(_RECOGNISER).is_foreign(path))
+
+
+def claim_of(path: Path, kind: Kind, images: Path | None = None) -> Claim:
+    """Return the part of a kind that reads a file or folder, and its keys.
+
+    Args:
+        path: the file or folder, which must exist.
+        kind: the kind of the part.
+        images: the folder of the images of an annotation file; None to look for it.
+
+    Raises:
+        DatasetError: no part reads it, or several do.
+    """
+    claim: Claim = importlib.import_module(_RECOGNISER).recognise(path, kind, images)
+    return claim
 
 
 def _registered(config_class: type) -> tuple[str, type]:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,15 +29,19 @@ from detector.config.nodes import (
     Mistakes,
     Node,
     NodeValue,
+    SectionText,
     Where,
     describe,
     find_config,
+    is_path,
     merge,
+    missing_path,
     plain_of,
     read_nodes,
     replaced_lengths,
     section_of,
     shown,
+    unknown_part,
     with_overrides,
     with_section_of_run,
 )
@@ -113,11 +118,19 @@ class _Builder:
                 where = node.where if name is None else name.where
                 self.mistakes.add(where, f"{key or schema.name_key}: expected a {schema.name_key}, one of {known}")
                 return _FAILED
-            try:
-                schema = registry.find_config_class(schema, name.value)
-            except ConfigError as error:
-                self.mistakes.add(name.where, f"{key or schema.name_key}: {error}")
+            part_name = name.value
+            if _is_path(schema, name, entries):
+                if not os.path.exists(path := name.where.folder / os.path.expanduser(part_name)):
+                    self.mistakes.append(missing_path(part_name, name.where))
+                    return _FAILED
+                part_name, keys = registry.claim_of(path, schema)
+                entries = {**typing.cast("dict[str, Node]", _nodes(keys, name.where)), **entries}
+            parts = registry.config_classes(schema)
+            if part_name not in parts:
+                label = registry.label_of(schema)
+                self.mistakes.append(unknown_part(name.where, key or schema.name_key, label, part_name, parts))
                 return _FAILED
+            schema = parts[part_name]
         return self.fields(schema, entries, node, key)
 
     def fields(self, schema: type[DataclassInstance], entries: dict[str, Node], node: Node, key: str) -> object:
@@ -187,6 +200,19 @@ class _Builder:
             node.where, f"{key}: expected {expected}, got {describe(plain)}{value_hint(key, plain, names)}"
         )
         return _FAILED
+
+
+def _is_path(kind: registry.Kind, name: Node, entries: Mapping[str, Node]) -> bool:
+    """Tell whether the name of a part of a kind is instead the path of something that parts of the kind read.
+
+    The name of a part that reads nothing without a path is rather that of a folder, if there is one.
+    """
+    if not isinstance(name.value, SectionText):
+        return False
+    if not is_path(name.value, name.where) or not registry.reads_paths(kind):
+        return False
+    part: Any = registry.parts_of(kind).get(name.value)
+    return part is None or (not entries and getattr(part.Config(), part.path_key, name) is None)
 
 
 def _named(node: Node, default: object) -> Node:

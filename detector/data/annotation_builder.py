@@ -12,8 +12,15 @@ from detector.data.coco import CocoAnnotations, usable_boxes
 from detector.data.coco_extras import Extras, entries
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
-from detector.media.images import IMAGE_SUFFIXES, image_hw
+from detector.media.images import image_hw
 from detector.structures.boxes import xyxy_to_xywh
+
+# What becomes of difficult objects, by the setting.
+DIFFICULT = {
+    "ignore": "become crowd regions, which are ignored in training and in evaluation",
+    "keep": "become ordinary objects",
+    "drop": "are left out",
+}
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,14 @@ class ListedObjects:
         place: its place in a file, for messages.
         listed_hw: its height and width as written; 0, 0 where they are not written.
         objects: its objects.
+        near: the folder of the file that lists it.
     """
 
     file_name: str
     place: str
     listed_hw: tuple[int, int] = (0, 0)
     objects: list[NamedObject] = field(default_factory=list)
+    near: Path | None = None
 
 
 def assemble(
@@ -58,6 +67,7 @@ def assemble(
     splits: Mapping[str, Sequence[ListedObjects]],
     *,
     are_shares: bool = False,
+    class_names: Sequence[str] = (),
 ) -> dict[str, tuple[CocoAnnotations, Extras]]:
     """Return splits with the classes of all of them, sorted by name, with ids from 1; every box is checked.
 
@@ -66,12 +76,14 @@ def assemble(
         folder: the folder that file names start from.
         splits: images by split.
         are_shares: whether corners are shares of the image instead of pixels.
+        class_names: the classes in the order of their ids, where the format has such an order.
 
     Raises:
         DatasetError: the splits hold no object, or more than `MAX_SKIPPED_SHARE` of the images or boxes cannot be used.
     """
-    names = sorted({item.class_name for images in splits.values() for image in images for item in image.objects})
-    if not names:
+    used = {item.class_name for images in splits.values() for image in images for item in image.objects}
+    names = [*class_names, *sorted(used.difference(class_names))]
+    if not used:
         raise DatasetError(f"{source}: holds no object; check that it is the right file")
     return {name: _assemble(source, folder, images, names, are_shares) for name, images in splits.items()}
 
@@ -132,23 +144,3 @@ def _size(folder: Path, image: ListedObjects, findings: Findings) -> tuple[int, 
             return None
         findings.accept("image written with width and height exchanged", image.place)
     return size
-
-
-def nearest_files(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return the file for each name that is written in another case, without its suffix or with another one.
-
-    Raises:
-        DatasetError: the folder cannot be listed.
-    """
-    try:
-        present = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise DatasetError(f"{folder}: the folder of images cannot be listed, {error.strerror}") from error
-    by_name = {name.lower(): name for name in reversed(present)}
-    by_stem = {Path(name).stem: name for name in reversed(present) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    meant = {}
-    for name in names:
-        file = by_name.get(name.lower()) or by_stem.get(name) or by_stem.get(Path(name).stem)
-        if file is not None:
-            meant[name] = file
-    return meant

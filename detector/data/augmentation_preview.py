@@ -68,8 +68,8 @@ class _FullStrength(np.random.Generator):
 
 
 def whole_tiles(samples: TrainingSamples, num: int) -> list[Tile]:
-    """Return training images of the first epoch, spread over the whole data set."""
-    indices = np.linspace(0, len(samples), num, endpoint=False).astype(int).tolist()
+    """Return at most `num` training images of the first epoch, spread over the whole data set."""
+    indices = np.linspace(0, len(samples), min(num, len(samples)), endpoint=False).astype(int).tolist()
     return [Tile(f"training image {i + 1}", samples[SampleKey(0, index, False)]) for i, index in enumerate(indices)]
 
 

@@ -51,12 +51,14 @@ class ClassMatch:
         of_class: the position of that category in the file for each class of the model, or None.
         is_matched: bool (C,), the categories of the file that a class stands for, in the order of the file.
         notes: sentences about classes that were not matched by an equal name, for the user.
+        warning: a sentence about categories that match no class, which the numbers lack; or empty.
     """
 
     category_ids: tuple[int, ...]
     of_class: tuple[int | None, ...]
     is_matched: npt.NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    warning: str = ""
 
     def matched_part(self, annotations: CocoAnnotations) -> CocoAnnotations:
         """Return the annotations without the categories that match no class; their objects count as skipped."""
@@ -114,7 +116,7 @@ def match_classes(
     # Ids of weights without names only count the classes; such a model is rather matched in order.
     are_from_file = any(not name.isdecimal() for name in class_names)
     if is_by_name:
-        of_class, how = _by_name(class_names, category_ids, annotations), ""
+        of_class, how = matched_names(class_names, names, category_ids, ids), ""
     elif is_by_id and (are_from_file or set(ids) <= set(category_ids) or len(ids) != len(category_ids)):
         at = {identifier: label for label, identifier in enumerate(ids)}
         of_class, how = [at.get(identifier) for identifier in category_ids], "by category id"
@@ -136,7 +138,7 @@ def match_classes(
     unused = itertools.count(max((*ids, *category_ids)) + 1)
     found = tuple(next(unused) if label is None else ids[label] for label in of_class)
     notes = tuple(_notes(class_names, annotations, of_class, how, who))
-    return ClassMatch(found, tuple(of_class), is_matched, notes)
+    return ClassMatch(found, tuple(of_class), is_matched, notes, _warning(class_names, annotations, of_class, who))
 
 
 def _are_digits(names: Sequence[str]) -> bool:
@@ -144,9 +146,14 @@ def _are_digits(names: Sequence[str]) -> bool:
     return len(set(names)) == len(names) and all(name.isdecimal() for name in names)
 
 
-def _by_name(class_names: Sequence[str], category_ids: Sequence[int], annotations: CocoAnnotations) -> list[int | None]:
-    """Return the index of the category of each class, or None; each category is given once."""
-    names, ids = annotations.class_names, annotations.category_ids
+def matched_names(
+    class_names: Sequence[str], names: Sequence[str], category_ids: Sequence[int] = (), ids: Sequence[int] = ()
+) -> list[int | None]:
+    """Return the index in `names` of the same class for each class, or None; each index is given once.
+
+    Names match as `match_classes` describes it; `category_ids` and `ids` are those of the classes, if they are known.
+    """
+    category_ids, ids = category_ids or [0] * len(class_names), ids or [0] * len(names)
     of_class: list[int | None] = [None] * len(class_names)
     keys: tuple[Callable[[str, int], Hashable], ...] = (
         lambda name, identifier: (name, identifier),
@@ -179,15 +186,20 @@ def _notes(
     other = [f"{there} = {own}" for own, there in pairs if own != there]
     if other and not how:
         yield f"{file}: {len(other)} categories are matched with another spelling: {_listed(other)}"
-    matched = set(of_class)
+
+
+def _warning(class_names: Sequence[str], annotations: CocoAnnotations, of_class: Sequence[int | None], who: str) -> str:
+    """Return a sentence about the categories that match no class; empty if there are none."""
+    names, matched = annotations.class_names, set(of_class)
     rest = [name for j, name in enumerate(names) if j not in matched]
-    if rest:
-        lacking = [name for name, j in zip(class_names, of_class, strict=True) if j is None]
-        without = f"; classes of {who} without a category: {_listed(lacking)}" if lacking else ""
-        yield (
-            f"{file}: {len(rest)} of {len(names)} categories match no class of {who} and are left out: {_listed(rest)}"
-            f"{without}"
-        )
+    if not rest:
+        return ""
+    lacking = [name for name, j in zip(class_names, of_class, strict=True) if j is None]
+    without = f"; classes of {who} without a category: {_listed(lacking)}" if lacking else ""
+    return (
+        f"{annotations.annotations}: {len(rest)} of {len(names)} categories match no class of {who} and are left out: "
+        f"{_listed(rest)}{without}"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
@@ -9,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.config.registry import FileReader, PartConfig
+from detector.config.registry import PartConfig
+from detector.data.file_reader import FileReader
 from detector.data.problems import Problem
 from detector.errors import DatasetError
 from detector.structures.canvas import Canvas
@@ -49,6 +52,10 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the class and the name of each image, as 64 hex digits."""
+        return hashlib.sha256(json.dumps((self.class_names, self.labels.tolist(), self.sources)).encode()).hexdigest()
 
     def with_classes(self, class_names: tuple[str, ...]) -> LabelledImages:
         """Return the same images with labels that count the given classes.

@@ -6,6 +6,8 @@ must score them as written; `CocoAnnotations.source_xyxy` returns them clipped, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,15 @@ class CocoAnnotations:
     def num_boxes(self) -> int:
         """Number of boxes, crowd regions included."""
         return len(self.labels)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content, as 64 hex digits; it does not depend on the folders of the files."""
+        names = [name.rpartition("/")[2] for name in self.file_names]
+        listed = (self.class_names, self.category_ids, self.image_ids.tolist(), names)
+        content = hashlib.sha256(json.dumps(listed).encode())
+        for array in (self.image_hw, self.offsets, self.boxes_xywh, self.labels, self.is_crowd, self.areas):
+            content.update(np.ascontiguousarray(array).data)
+        return content.hexdigest()
 
     def path(self, index: int) -> Path:
         """Return the file of an image.

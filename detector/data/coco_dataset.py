@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.dataset import Dataset, DatasetConfig
+from detector.data.dataset import Dataset, DatasetConfig, require_place
+from detector.data.file_reader import FoundData
+from detector.data.path_contents import PathContents, shown_path
+from detector.data.split_words import SPLIT_WORDS, in_order, word_of
 from detector.errors import DatasetError
 
 
@@ -46,8 +52,28 @@ class CocoDataset(Dataset):
         ignore_unknown: bool = False
         allow_outside: bool = False
 
+    path_key = "train"
+
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    @classmethod
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
+        """Return the COCO file that a path is, or the COCO files of the splits that a folder holds.
+
+        Several files for one split are alternatives.
+
+        Raises:
+            DatasetError: the images of a file are in none of the usual folders.
+        """
+        files = [name for name in contents.ending(".json") if _is_coco(contents, name)]
+        files = [name for name in files if PurePosixPath(name).name.startswith("instances_")] or files
+        words: dict[str, list[str]] = {}
+        for name in files:
+            words.setdefault((contents.is_folder and word_of(name)) or "train", []).append(name)
+        if any(len(names) > 1 for names in words.values()):
+            return [_found(contents, {"train": name}) for name in files]
+        return _found(contents, {word: words[word][0] for word in in_order(words)}) if files else None
 
     def _splits(self) -> dict[str, SplitConfig]:
         """Return the splits that are configured, by name."""
@@ -69,9 +95,70 @@ class CocoDataset(Dataset):
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"
             )
+        require_place(split.annotations, f"{name}.annotations")
+        require_place(split.images, f"{name}.images")
         return read_coco(
             split.annotations,
             split.images,
             ignore_unknown=self.config.ignore_unknown,
             allow_outside=self.config.allow_outside,
         )
+
+
+# Folders that may hold the images of a COCO file, relative to the folder of the file.
+_USUAL_FOLDERS = ("images", "../images", ".", "..")
+_FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_NUM_NAMES = 10
+
+
+def images_beside(contents: PathContents, name: str) -> Path:
+    """Return the folder that holds the first images of a COCO file, out of the usual ones.
+
+    Args:
+        contents: the contents of the file, or of a folder above it.
+        name: its name in them.
+
+    Raises:
+        DatasetError: none of them holds such an image.
+    """
+    annotations = contents.root / name
+    names = [str(json.loads(text)) for text in _FILE_NAME.findall(contents.head(name))[:_NUM_NAMES]]
+    if not names:  # a large file that begins with its annotations
+        names = list(read_coco(annotations, None, require_annotations=False).file_names[:_NUM_NAMES])
+    names += [name.replace("\\", "/") for name in names if "\\" in name]  # as the reader finds them
+    split = annotations.stem.removeprefix("instances_")
+    words = dict.fromkeys(each for each in (split, word_of(name)) if each)
+    below = [folder for word in words for folder in (word, f"../{word}", f"../images/{word}", f"images/{word}")]
+    folders = [*_USUAL_FOLDERS, *below]
+    for folder in folders:
+        if any((annotations.parent / folder / each).is_file() for each in names):
+            return annotations.parent / folder
+    raise DatasetError(
+        f"{shown_path(annotations)}: its images ({names[0] if names else 'none listed'}, ...) are not in "
+        f"{', '.join(folders)} beside it; give "
+        f"data='{{name: coco, train: {{annotations: {shown_path(annotations)}, images: FOLDER}}}}'"
+    )
+
+
+def _is_coco(contents: PathContents, name: str) -> bool:
+    keys = contents.keys(name)
+    if not keys or not {"images", "annotations"} & keys[0]:
+        return False
+    has_rows = len(keys) > 1 and {"image_id", "category_id"} <= keys[1]  # a large file may begin with them
+    return has_rows or bool(_FILE_NAME.search(contents.head(name))) or {"images", "annotations"} <= keys[0]
+
+
+def _found(contents: PathContents, files: Mapping[str, str]) -> FoundData:
+    """Return the data set of some COCO files by the word for their split."""
+    keys: dict[str, object] = {}
+    images: dict[str, int] = {}
+    num_classes = None
+    for word, name in files.items():
+        folder = (contents.given_images or images_beside(contents, name)).resolve()
+        keys[SPLIT_WORDS[word]] = {"annotations": str(contents.root / name), "images": str(folder)}
+        parsed = contents.json(name)
+        listed = [parsed.get(key) for key in ("images", "categories")] if isinstance(parsed, dict) else [None, None]
+        sizes = [len(each) if isinstance(each, list) else 0 for each in listed]
+        images[word], num_classes = sizes[0], sizes[1] or num_classes
+    is_roboflow = any(name.endswith("_annotations.coco.json") for name in files.values())
+    return FoundData("Roboflow COCO export" if is_roboflow else "COCO data set", keys, images, num_classes)

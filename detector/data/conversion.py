@@ -108,16 +108,20 @@ def coco_to_yolo(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: b
     return Conversion(folder / "data.yaml", tuple(notes))
 
 
-def coco_to_darknet(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False) -> Conversion:
+def coco_to_darknet(
+    splits: Mapping[str, CocoAnnotations], folder: Path, *, link: bool = False, relative: bool = False
+) -> Conversion:
     """Write splits as Darknet reads them: labels beside the images, a list per split, `data.names` and `data.data`.
 
     Darknet calls the split `val` `valid`. Paths in the lists are absolute, because Darknet starts relative ones at its
-    working directory; it cannot read a path with a space in it.
+    working directory; it cannot read a path with a space in it. `DarknetDataset` also reads absolute paths of a folder
+    that was moved.
 
     Args:
         splits: by name, `train` or `val`, of the same classes, read with their images.
         folder: the folder of the new data set; it must be new or empty.
         link: whether to make symbolic links to the images instead of copies.
+        relative: whether paths are relative to the folder, so that it can be moved; Darknet then has to start in it.
 
     Raises:
         DatasetError: as for `coco_to_yolo`, or a split is neither `train` nor `val`.
@@ -128,17 +132,19 @@ def coco_to_darknet(splits: Mapping[str, CocoAnnotations], folder: Path, *, link
     _require_new(folder)
     notes: list[str] = []
     lines = [f"classes = {len(names)}"]
+
+    def named(path: Path) -> str:
+        return path.relative_to(folder).as_posix() if relative else os.path.abspath(path)
+
     for name, split in splits.items():
         # Absolute, but without resolving the links made here: Darknet looks for labels beside the path in the list.
-        written = [
-            os.path.abspath(path) for path in _write_split(split, folder / name, darknet_lists.label_file, link, notes)
-        ]
+        written = [named(path) for path in _write_split(split, folder / name, darknet_lists.label_file, link, notes)]
         if spaced := [path for path in written if path.split() != [path]]:
             notes.append(f"Darknet cannot read {len(spaced)} paths with spaces in them, first: {spaced[0]}")
         _write(folder / f"{name}.txt", "".join(f"{path}\n" for path in written))
-        lines.append(f"{'valid' if name == 'val' else name} = {folder.absolute() / name}.txt")
+        lines.append(f"{'valid' if name == 'val' else name} = {named(folder / f'{name}.txt')}")
     _write(folder / "data.names", "".join(f"{name}\n" for name in names))
-    lines.append(f"names = {folder.absolute() / 'data.names'}")
+    lines.append(f"names = {named(folder / 'data.names')}")
     _write(folder / "data.data", "\n".join(lines) + "\n")
     return Conversion(folder / "data.data", tuple(notes))
 

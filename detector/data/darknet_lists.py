@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from detector.config.name_suggestions import nearest
 from detector.config.registry import register
 from detector.data.coco import CocoAnnotations
 from detector.data.dataset import Dataset, DatasetConfig, required_file
+from detector.data.file_reader import FoundData
+from detector.data.path_contents import PathContents
 from detector.data.problems import Findings
 from detector.data.txt_labels import TextLabels, checked_names, read_class_names, read_image_list, read_txt_labels
 from detector.errors import DatasetError
+from detector.io.folders import found_by_end
 
 _EXPECTED = "a .data file of Darknet"
 _MAX_FILE_BYTES = 65_536  # a .data file is five lines
@@ -68,6 +71,12 @@ class DarknetDataset(Dataset):
         """Tell whether the name of a file ends in `.data`."""
         return path.suffix.lower() == ".data"
 
+    @classmethod
+    def recognise(cls, contents: PathContents) -> FoundData | Sequence[FoundData] | None:
+        """Return the `.data` files that a path is or holds at its top."""
+        names = [name for name in contents.ending(".data") if "/" not in name]
+        return [_recognised(contents.root / name) for name in names] or None
+
     def split_names(self) -> tuple[str, ...]:
         """Return the names of the splits that the `.data` file has.
 
@@ -92,7 +101,7 @@ class DarknetDataset(Dataset):
             raise DatasetError(f"{file}: has no split {name!r}; train= and valid= name the splits train and val")
         images_list = _found(file, entries[key])
         # A list in a folder of its own still names paths relative to the same folders as the .data file.
-        images = read_image_list(images_list, [*_starts(file), images_list.parent])
+        images = read_image_list(images_list, [*_starts(file), images_list.parent], findings)
         names = _class_names(file, entries, findings)
         labels = TextLabels(label_file, names, ignore_unknown=self.config.ignore_unknown)
         return read_txt_labels(file, file.parent, images, labels, findings)
@@ -152,8 +161,26 @@ def _found(file: Path, entry: DataEntry) -> Path:
     for path in tried:
         if path.is_file():
             return path
-    listed = ", ".join(dict.fromkeys(map(str, tried)))
-    raise DatasetError(f"{file}:{entry.line}: {entry.value} does not exist; looked at {listed}")
+    if (by_end := found_by_end(value, (file.parent,))) is not None and by_end.is_file():
+        return by_end  # exports name paths of the machine that they are meant for, such as data/train.txt
+    raise DatasetError(
+        f"{file}:{entry.line}: {entry.value} does not exist, neither from {file.parent} nor from the folder above it "
+        "or the working directory; correct the path"
+    )
+
+
+def _recognised(file: Path) -> FoundData:
+    """Return what a `.data` file describes, as far as it can be read."""
+    images: dict[str, int] = {}
+    findings = Findings(str(file))
+    try:
+        entries = read_data_file(file, findings)
+        for name, key in _KEYS.items():
+            if key in entries:
+                images[name] = len(read_image_list(_found(file, entries[key]), [file.parent]))
+        return FoundData("Darknet data set", {"file": str(file)}, images, len(_class_names(file, entries, findings)))
+    except DatasetError:  # reading a split reports it
+        return FoundData("Darknet data set", {"file": str(file)})
 
 
 def _class_names(file: Path, entries: Mapping[str, DataEntry], findings: Findings) -> tuple[str, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.config.registry import FileReader, PartConfig
+from detector.config.registry import PartConfig
 from detector.data.coco import CocoAnnotations
+from detector.data.file_reader import FileReader
+from detector.data.path_contents import shown_path
 from detector.errors import DatasetError
 
 
@@ -33,6 +36,10 @@ class Dataset(FileReader, ABC):
             DatasetError: the data set has no such split, or its annotations are refused.
         """
 
+    def notes(self) -> Sequence[str]:
+        """Return what the reader assumed about the data set, in sentences for people; none by default."""
+        return ()
+
 
 @dataclass(frozen=True)
 class DatasetConfig(PartConfig[Dataset]):
@@ -42,12 +49,27 @@ class DatasetConfig(PartConfig[Dataset]):
     fallback_name = "coco"
 
 
-def required_file(file: Path | None, what: str) -> Path:
-    """Return the file that describes a data set.
+def required_file(file: Path | None, what: str, key: str = "file") -> Path:
+    """Return the file or folder that a data set is read from, which `data.KEY` gives.
 
     Raises:
-        DatasetError: none is configured.
+        DatasetError: none is configured, or it is not there any longer.
     """
     if file is None:
-        raise DatasetError(f"data.file: expected {what}, got none; give data.file")
+        raise DatasetError(f"data.{key}: expected {what}, got none; give data.{key}")
+    require_place(file, key)
     return file
+
+
+def require_place(path: Path, key: str) -> None:
+    """Reject the path of a configuration or saved run that does not exist (any longer).
+
+    Raises:
+        DatasetError: it does not exist; the message names the key `data.KEY` that gives its new place.
+    """
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):  # reading it reports the reason
+        return
+    if not is_there:
+        raise DatasetError(f"data.{key}: there is no {shown_path(path)}; if it was moved, give data.{key}=NEW_PLACE")

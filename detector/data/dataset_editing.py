@@ -7,7 +7,7 @@ Stratified splits: K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratifica
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from detector.config.name_suggestions import nearest
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
+from detector.data.problems import shown
 from detector.errors import DatasetError
 from detector.io.nouns import plural
 
@@ -70,7 +71,7 @@ def split_portion(
     shares: Mapping[str, float],
     *,
     seed: int = 0,
-    group_of: Callable[[str], str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Portion]:
     """Split images so that every class is divided by the given shares.
 
@@ -78,7 +79,7 @@ def split_portion(
         portion: the images.
         shares: share of each split by name, together 1.
         seed: seed of the draws; equal arguments give equal splits.
-        group_of: returns the group of a file name; images of one group stay together. None puts each into its own.
+        groups: group of each image; images of one group stay together. None puts each into its own.
 
     Raises:
         DatasetError: a share is not within 0..1, the shares do not add up to 1, or a split would be empty.
@@ -87,10 +88,10 @@ def split_portion(
         given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
         raise DatasetError(f"expected shares above 0 that add up to 1, got {given}")
     names = portion.annotations.file_names
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        groups.setdefault(group_of(name) if group_of else str(index), []).append(index)
-    members = list(groups.values())
+    by_group: dict[str, list[int]] = {}
+    for index, own in enumerate(groups if groups is not None else map(str, range(len(names)))):
+        by_group.setdefault(own, []).append(index)
+    members = list(by_group.values())
     split_of_group = _stratify(_class_counts(portion.annotations, members), list(shares.values()), seed)
     result = {}
     for number, name in enumerate(shares):
@@ -139,6 +140,54 @@ def _stratify(counts: npt.NDArray[np.int64], shares: Sequence[float], seed: int)
             missing[chosen] -= counts[group]
             left = left - counts[group]
     return split_of
+
+
+def pooled(splits: Mapping[str, Portion], notes: list[str]) -> Portion:
+    """Return the images of several splits as one, each image once.
+
+    Args:
+        splits: at least one.
+        notes: takes a note for each change.
+    """
+    seen: set[str] = set()
+    parts = []
+    for name, portion in splits.items():
+        real = [os.path.realpath(portion.annotations.path(index)) for index in range(len(portion.annotations))]
+        new = [index for index, path in enumerate(real) if path not in seen]
+        if len(new) < len(real):
+            notes.append(f"{plural(len(real) - len(new), 'image')} of {name} also in another split, used once")
+        seen.update(real)
+        parts.append({"train": take(portion, np.array(new, dtype=np.int64))} if new else {})
+    filled = [part for part in parts if part]
+    if len(filled) == 1:
+        return filled[0]["train"]
+    joined, changed = merge(filled)
+    notes += [note for note in changed if not note.startswith("train: the splits of")]
+    return joined["train"]
+
+
+def require_no_leak(splits: Mapping[str, Portion], remedy: str) -> None:
+    """Reject splits that share images.
+
+    Args:
+        splits: the splits by name.
+        remedy: what to do, for the message.
+
+    Raises:
+        DatasetError: an image is in two splits.
+    """
+    split_of: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for name, portion in splits.items():
+        for index, file_name in enumerate(portion.annotations.file_names):
+            other = split_of.setdefault(os.path.realpath(portion.annotations.path(index)), name)
+            if other != name:
+                shared.setdefault((other, name), []).append(file_name)
+    for (one, other), names in shared.items():
+        raise DatasetError(
+            f"{one} and {other} would share {plural(len(names), 'image')}, so that results on {other} say nothing, "
+            f"first: {shown(names[0])}; {remedy}"
+        )
 
 
 # --- subset --------------------------------------------------------------------------------------------------------
@@ -242,8 +291,53 @@ def merge(data_sets: Sequence[Mapping[str, Portion]]) -> tuple[dict[str, Portion
     merged = {}
     for name in dict.fromkeys(name for splits in data_sets for name in splits):
         parts = [splits[name] for splits in data_sets if name in splits]
+        if len(parts) > 1:
+            counts = " + ".join(f"{len(part.annotations):,}" for part in parts)
+            notes.append(f"{name}: the splits of {len(parts)} data sets are joined, {counts} images")
         merged[name] = _joined(parts, id_of, name, notes)
     return merged, tuple(dict.fromkeys(notes))
+
+
+def numbered_together(
+    splits: Mapping[str, tuple[CocoAnnotations, Extras]], id_of: Mapping[str, int] | None = None
+) -> dict[str, tuple[CocoAnnotations, Extras]]:
+    """Return splits that belong together with the classes of all of them.
+
+    Args:
+        splits: annotations and their other content by split.
+        id_of: the id of each class name; None sorts the names and counts them from 1.
+    """
+    names = sorted({name for annotations, _ in splits.values() for name in annotations.class_names})
+    ids = {name: number for number, name in enumerate(names, start=1)} if id_of is None else id_of
+    return {split: _with_ids(annotations, extras, ids) for split, (annotations, extras) in splits.items()}
+
+
+def numbered_alike(portions: Mapping[str, Portion], notes: list[str]) -> dict[str, Portion]:
+    """Return the splits of one data set with the same classes in all, and add a note where they differed."""
+    tables = [portion.annotations for portion in portions.values()]
+    classes = {(table.class_names, table.category_ids) for table in tables}
+    if len(classes) < 2 or any(len(set(names)) < len(names) for names, _ in classes):
+        return dict(portions)
+    changed: list[str] = []
+    id_of = _common_ids(list(portions.values()), changed)
+    notes += [f"the splits list different classes, so that each gets all {len(id_of)} of them", *changed]
+    pairs = {name: (portion.annotations, portion.extras) for name, portion in portions.items()}
+    return {name: Portion(*pair) for name, pair in numbered_together(pairs, id_of).items()}
+
+
+def _with_ids(annotations: CocoAnnotations, extras: Extras, id_of: Mapping[str, int]) -> tuple[CocoAnnotations, Extras]:
+    """Return annotations with the given classes, among which are all of their own."""
+    names = sorted(id_of, key=lambda name: id_of[name])
+    new_label = np.array([names.index(name) for name in annotations.class_names], dtype=np.int64)
+    own = dict(zip(annotations.category_ids, annotations.class_names, strict=True))
+    categories = {id_of[own[identifier]]: entry for identifier, entry in extras.categories.items() if identifier in own}
+    relabelled = replace(
+        annotations,
+        class_names=tuple(names),
+        category_ids=tuple(id_of[name] for name in names),
+        labels=new_label[annotations.labels],
+    )
+    return relabelled, replace(extras, categories=categories)
 
 
 def _common_ids(portions: Sequence[Portion], notes: list[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 
 from detector.config.registry import register
 from detector.data.classification_split import ImageSet, ImageSetConfig, LabelledImages
+from detector.data.file_reader import FoundData
+from detector.data.path_contents import PathContents
 from detector.data.problems import MAX_SKIPPED_SHARE, Findings
 from detector.errors import DatasetError, MediaError
 from detector.io.folders import files_below
@@ -62,9 +65,20 @@ class FolderSet(ImageSet):
     path_key = "root"
 
     @classmethod
-    def claims(cls, path: Path) -> bool:
-        """Tell whether the path is a folder."""
-        return path.is_dir()
+    def recognise(cls, contents: PathContents) -> FoundData | None:
+        """Return the folders of classes that hold the images of a folder; a guess where other files lie beside them."""
+        names = [name.split("/") for name in contents.images]
+        has_splits = contents.is_folder and _has_split_folders(contents.path)
+        classes = {parts[has_splits] for parts in names if len(parts) > 1 + has_splits}
+        words = (lambda parts: parts[0]) if has_splits else (lambda parts: "")
+        splits = Counter(words(parts) for parts in names if parts[0] in _SPLITS or not has_splits)
+        if len(classes) < 2 or not contents.is_folder:
+            return None
+        others = len(contents.names) - len(contents.images)
+        is_plain = others <= len(classes) and not contents.ending(".xml", ".json", ".yaml", ".csv")
+        found = {name: splits[name] for name in ("", *_SPLITS) if splits[name]}
+        label = "folders of classes"
+        return FoundData(label, {"root": str(contents.path)}, found, len(classes), is_certain=is_plain)
 
     def __init__(self, config: Config) -> None:
         self.config = config

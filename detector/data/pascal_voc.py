@@ -2,21 +2,20 @@
 
 The format: the annotation guidelines and development kit of the PASCAL VOC challenge 2012. Corners are pixels counted
 from 1, both inside the box: `xmin` 1 is the left edge of the image. LabelImg, CVAT and Roboflow write the edges of the
-box instead, so that 0 is the left edge of the image. `_first_pixel` decides by what the files hold.
+box instead, so that 0 is the left edge of the image. `detector.data.first_pixel` decides by what the files hold.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from detector.data.annotation_builder import ListedObjects, NamedObject, assemble
+from detector.data.annotation_builder import DIFFICULT, ListedObjects, NamedObject, assemble
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
+from detector.data.first_pixel import first_pixel_of
 from detector.data.problems import NUM_LISTED_REFUSALS, shown
 from detector.errors import DatasetError
 from detector.media.images import IMAGE_SUFFIXES
@@ -25,10 +24,8 @@ _MAX_BYTES, _MAX_DEPTH = 2**24, 32
 _SPLITS = ("train", "val", "test")
 _FLAGS = ("truncated", "occluded")
 # Names of folders, in any case, by what they hold.
-_XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
+XML_FOLDERS = ("annotations", "annotation", "annots", "xml", "xmls")
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
-# The text of <database> in files of LabelImg and CVAT, and of Roboflow.
-_PROGRAMS_WITH_EDGES = re.compile(r"unknown|unspecified|roboflow", re.IGNORECASE)
 
 
 class _RefusedError(Exception):
@@ -58,7 +55,11 @@ class _PlainTree(ElementTree.TreeBuilder):
 
 
 def read_voc(
-    root: Path, *, difficult: str = "ignore", first_pixel: int | None = None
+    root: Path,
+    *,
+    difficult: str = "ignore",
+    first_pixel: int | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, tuple[CocoAnnotations, Extras]], list[str]]:
     """Read a data set: `Annotations/*.xml`, `JPEGImages/` and, if present, `ImageSets/Main/train.txt` and so on.
 
@@ -68,9 +69,9 @@ def read_voc(
     Args:
         root: the folder.
         difficult: treatment of objects marked as difficult: `ignore` (in training and in evaluation), `keep` or `drop`.
-
         first_pixel: the number of the first pixel: 1 as in VOC, where both corners are pixels of the box, or 0, where
             they are its edges; None to decide by the files.
+        parts: the folder of each split, relative to `root`, by split; None where `root` holds all.
 
     Returns:
         The splits, and notes on what is changed.
@@ -78,62 +79,54 @@ def read_voc(
     Raises:
         DatasetError: there is no annotation file, some are wrong (all of them are named), or the data is refused.
     """
-    folder = _subfolder(root, _XML_FOLDERS) or root
-    images = _subfolder(root, _IMAGE_FOLDERS) or folder
-    files = sorted(path for path in folder.glob("*.xml") if path.is_file())
-    if not files:
-        raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
-    read, notes, programs = _read_files(root, files, images)
-    objects = [item for image in read.values() for item in image.objects]
-    counted_from, reason = _first_pixel(objects, programs) if first_pixel is None else (first_pixel, "as asked")
+    notes, programs = list[str](), list[str]()
+    splits: dict[str, list[ListedObjects]] = {}
+    images = root
+    for split, folder in (parts or {"": "."}).items():
+        images, read = _read_folder(root / folder, notes, programs)
+        if not parts:
+            splits = _splits(root, read, notes)
+            continue
+        for image in read.values():
+            image.file_name = (images.relative_to(root) / image.file_name).as_posix()
+        splits[split] = list(read.values())
+    found = [image for of_split in splits.values() for image in of_split]
+    objects = [item for image in found for item in image.objects]
+    counted_from, reason = first_pixel_of(found, programs, root) if first_pixel is None else (first_pixel, "as asked")
     notes.append(
         f"{reason}: pixels count from 1 and belong to the box, as in VOC: boxes begin 1 px before xmin and ymin"
         if counted_from
         else f"{reason}: coordinates are taken as edges, not as the pixels of VOC, which count from 1"
     )
-    num_difficult = sum(item.is_ignored for item in objects)
-    if num_difficult:
-        treatment = {
-            "ignore": "become crowd regions, which are ignored in training and in evaluation",
-            "keep": "become ordinary objects",
-        }
-        notes.append(f"{num_difficult} difficult objects {treatment.get(difficult, 'are left out')}")
-    for image in read.values():
+    if num_difficult := sum(item.is_ignored for item in objects):
+        notes.append(f"{num_difficult} difficult objects {DIFFICULT[difficult]}")
+    for image in {id(image): image for image in found}.values():
+        kept = [item for item in image.objects if not (item.is_ignored and difficult == "drop")]
+        is_ignored = difficult == "ignore"
         image.objects = [
-            replace(
-                item,
-                source_xyxy=_edges(item, float(counted_from)),
-                is_ignored=item.is_ignored and difficult == "ignore",
-            )
-            for item in image.objects
-            if not (item.is_ignored and difficult == "drop")
+            replace(item, source_xyxy=_edges(item, float(counted_from)), is_ignored=item.is_ignored and is_ignored)
+            for item in kept
         ]
-    return assemble(root, images, _splits(root, read, notes)), notes
+    return assemble(root, root if parts else images, splits), notes
+
+
+def _read_folder(root: Path, notes: list[str], programs: list[str]) -> tuple[Path, dict[str, ListedObjects]]:
+    """Return the folder of images and the images by the stem of their annotation file; add notes and programs."""
+    folder = _subfolder(root, XML_FOLDERS) or root
+    images = _subfolder(root, _IMAGE_FOLDERS) or folder
+    files = sorted(path for path in folder.glob("*.xml") if path.is_file())
+    if not files:
+        raise DatasetError(f"{root}: expected annotation files *.xml in it or in Annotations, got none")
+    read, own_notes, own_programs = _read_files(root, files, images)
+    notes += own_notes
+    programs += own_programs
+    return images, read
 
 
 def _subfolder(root: Path, names: Sequence[str]) -> Path | None:
     """Return the folder of the first of the names that there is, in any case; None without one."""
     found = {path.name.lower(): path for path in sorted(root.iterdir(), reverse=True) if path.is_dir()}
     return next((found[name] for name in names if name in found), None)
-
-
-def _first_pixel(objects: Sequence[NamedObject], programs: Sequence[str]) -> tuple[int, str]:
-    """Return the number of the first pixel, 0 or 1, and the reason.
-
-    Args:
-        objects: all objects, as written.
-        programs: the text of <database> of each file, empty where there is none.
-    """
-    if any(min(item.source_xyxy[:2]) < 1 for item in objects):
-        return 0, "some coordinates are 0"
-    if any(not value.is_integer() for item in objects for value in item.source_xyxy if math.isfinite(value)):
-        return 0, "some coordinates have decimals"
-    if programs and all(_PROGRAMS_WITH_EDGES.search(program) for program in programs):
-        return (
-            0,
-            f"<database> is {shown(programs[0])!r}, as LabelImg, CVAT and Roboflow write it (--first-pixel 1 if not)",
-        )
-    return 1, "nothing tells that pixels count from 0 (--first-pixel 0 if they do)"
 
 
 def _read_files(
@@ -221,8 +214,8 @@ def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> 
     return splits
 
 
-def parse_xml(path: Path) -> ElementTree.Element:
-    """Return the root element of an XML file.
+def parse_xml(path: Path, max_bytes: int = _MAX_BYTES) -> ElementTree.Element:
+    """Return the root element of an XML file of at most `max_bytes`.
 
     Raises:
         DatasetError: the file cannot be read, is not XML, is too large or too deeply nested, or declares a document
@@ -230,8 +223,8 @@ def parse_xml(path: Path) -> ElementTree.Element:
     """
     try:
         size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise DatasetError(f"{path}: expected an annotation file of at most {_MAX_BYTES} bytes, got {size}")
+        if size > max_bytes:
+            raise DatasetError(f"{path}: expected an annotation file of at most {max_bytes} bytes, got {size}")
         parser = ElementTree.XMLParser(target=_PlainTree())
         parser.feed(path.read_bytes())
         root: ElementTree.Element = parser.close()

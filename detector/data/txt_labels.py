@@ -12,7 +12,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from detector.data.coco import CocoAnnotations, usable_boxes
 from detector.data.key_points import NUM_OF_BOX, num_key_point_numbers
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
+from detector.io.folders import found_by_end
 from detector.media.images import image_hw
 from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 
@@ -100,12 +101,16 @@ def checked_names(names: Sequence[str], source: str, findings: Findings) -> tupl
     return tuple(checked)
 
 
-def read_image_list(path: Path, folders: Sequence[Path]) -> list[ListedImage]:
+def read_image_list(path: Path, folders: Sequence[Path], findings: Findings | None = None) -> list[ListedImage]:
     """Return the images of a list file, one path per line.
+
+    Where none of the first images exists, as in a list that was written elsewhere, the folders are looked through for
+    the longest end of one of their paths, and all lines lose the same folders at their beginning.
 
     Args:
         path: the list.
         folders: folders that relative paths may start from; the first one that holds one of the first images is used.
+        findings: counts a list that was written elsewhere.
 
     Raises:
         DatasetError: the file cannot be read, or lists no image.
@@ -114,8 +119,33 @@ def read_image_list(path: Path, folders: Sequence[Path]) -> list[ListedImage]:
     lines = [(number, _with_slashes(line.strip())) for number, line in numbered if line.strip()]
     if not lines:
         raise DatasetError(f"{path} lists no image; write one path per line")
-    start = next((f for f in folders if any((f / name).is_file() for _, name in lines[:10])), folders[0])
-    return [ListedImage(start / name, f"{path}:{number}") for number, name in lines]
+    first = [name for _, name in lines[:10]]
+    start = next((f for f in folders if any((f / name).is_file() for name in first)), None)
+    if start is not None:
+        return [ListedImage(start / name, f"{path}:{number}") for number, name in lines]
+    for name in first:
+        found = found_by_end(name, folders)
+        if found is not None and found.is_file():
+            start = next(f for f in folders if found.is_relative_to(f))
+            num_lost = len(PurePosixPath(name).parts) - len(found.relative_to(start).parts)
+            if findings is not None:
+                findings.accept("list of paths of elsewhere", f"{name} is read as {found}")
+            ends = [PurePosixPath(*PurePosixPath(name).parts[num_lost:]) for _, name in lines]
+            return [ListedImage(start / end, f"{path}:{number}") for end, (number, _) in zip(ends, lines, strict=True)]
+    return [ListedImage(folders[0] / name, f"{path}:{number}") for number, name in lines]
+
+
+def num_classes_of(files: Iterable[Path]) -> int:
+    """Return the number of classes that label files need: the largest class number and one, at least 1."""
+    largest = 0
+    for file in files:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError):  # reading the labels reports it
+            continue
+        numbers = [int(line.split()[0].partition(".")[0]) for line in lines if line.strip()[:1].isdecimal()]
+        largest = max(largest, *numbers, 0)
+    return largest + 1
 
 
 def _with_slashes(name: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detector.errors import CheckpointError, ConfigError, DatasetError
 from detector.evaluation.confidence import Target, choose_thresholds
 from detector.evaluation.ranking import Ranking
 from detector.evaluation.scoring_arrays import GroundTruth
+from detector.export.export_config import target_of
 from detector.models.checkpoint import ModelFile
 from detector.structures.selection import SelectConfig
 
@@ -74,8 +76,11 @@ class OperatingPoint:
             CheckpointError: they are not one number within 0..1 for each class.
         """
         if not file.operating_point:
+            is_export = target_of(Path(who)) is not None
+            again = ", WEIGHTS being the model file it was made of, then export FILE" if is_export else ""
             raise ConfigError(
-                f"{who} holds no thresholds; store some with detector evaluate {who} --store-thresholds FILE"
+                f"{who} holds no thresholds; store some with detector evaluate {'WEIGHTS' if is_export else who} "
+                f"--store-thresholds FILE{again}"
             )
         found = cls._read(file.operating_point)
         if found is None or len(found.by_class) != len(file.class_names):

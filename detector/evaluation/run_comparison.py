@@ -106,7 +106,7 @@ def read_run(path: Path) -> MeasuredRun:
             return _evaluated(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
         if (folder / "results.csv").is_file():
             return _trained(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DatasetError(f"{folder}: the numbers cannot be read ({error}); evaluate the run again") from error
     raise ConfigError(
         f"{path}: expected a folder with metrics.json (detector evaluate) or results.csv (train), got neither"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import pickletools
 import re
 import struct
 import zipfile
@@ -13,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from detector.errors import CheckpointError
-from detector.io.zip_entries import pack, read_entries
+from detector.io.zip_entries import pack, pickled_names, read_entries
 
-_NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ValueError,
            RuntimeError, LookupError, TypeError, AttributeError)  # fmt: skip
 
@@ -106,9 +104,7 @@ def _named_in(entries: Mapping[str, bytes]) -> Iterator[str]:
     """Yield the Python objects, other than a tensor's, that the pickle of the example input names."""
     for name, content in entries.items():
         if name.endswith(".pkl"):
-            opcodes = pickletools.genops(content)
-            named = {str(arg or code.name) for code, arg, _ in opcodes if code.name in _NAMING_OPCODES}
-            yield from sorted(named - _SAMPLE_GLOBALS)
+            yield from sorted(pickled_names(content) - _SAMPLE_GLOBALS)
 
 
 def _foreign(value: object) -> Iterator[str]:

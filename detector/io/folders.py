@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder and below it, sorted; links to folders are followed.
+def files_below(folder: Path, most: int | None = None) -> list[Path]:
+    """Return the files in a folder and below it, sorted, at most so many; links to folders are followed.
 
     A folder is listed once, however many links lead to it. A link to a folder that contains the link, or the folder
     given, is not followed. Folders that cannot be read are left out, as by `Path.rglob`.
     """
-    return sorted(_walk(folder))
+    return sorted(itertools.islice(_walk(folder), most))
 
 
 def alike_in_folder(path: Path) -> str:
@@ -26,6 +27,20 @@ def alike_in_folder(path: Path) -> str:
     except (OSError, ValueError):  # ValueError: a null byte in the name
         return ""
     return f"; did you mean {str(path.with_name(names[0]))!r}?" if names else ""
+
+
+def found_by_end(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the file or folder below one of some folders whose path is the longest end of a path of elsewhere.
+
+    Of `/home/other/set/images/train` it is `images/train` in a folder that has it. None where there is none.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        for folder in folders:
+            path = folder.joinpath(*parts[start:])
+            if os.path.exists(path):
+                return path
+    return None
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ Python's `json` module decodes each value and defines the syntax; this module st
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 import sys
@@ -17,6 +18,7 @@ from detector.errors import DatasetError
 
 Item: TypeAlias = "tuple[str, int, Any]"  # key, position, element
 _CHUNK_BYTES = 2**20
+MAX_VALUE_BYTES = 2**30
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _LONGEST_WORD = 16  # most characters by which a word or escape sequence can be cut at the end of a chunk
 _NAMES_TRAILING_COMMA = sys.version_info >= (3, 13)  # earlier, `json` names the bracket after it
@@ -46,6 +48,28 @@ def read_items(path: Path, lists: Collection[str], on_duplicate: Callable[[str, 
     Raises:
         DatasetError: the file is not JSON; the message gives file, line and column.
     """
+    with _opened(path) as file:
+        yield from _Scanner(path, file, on_duplicate).items(lists)
+
+
+def read_value(path: Path, what: str) -> Any:
+    """Return the value that a JSON file holds; of a duplicate key the last value is used.
+
+    Args:
+        path: the file, UTF-8, with or without a byte order mark, of at most `MAX_VALUE_BYTES`.
+        what: the expected content, for messages, such as "labelme file".
+
+    Raises:
+        DatasetError: the file is not JSON, or too large; the message gives file, line and column.
+    """
+    with _opened(path) as file:
+        if (size := path.stat().st_size) > MAX_VALUE_BYTES:
+            raise DatasetError(f"{path}: expected a {what} of at most {MAX_VALUE_BYTES} bytes, got {size}; split it")
+        return _Scanner(path, file, lambda name, place: None, what).whole()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise DatasetError(f"{path} cannot be read: Is a directory; name a file")
     if path.exists() and not path.is_file():  # reading a pipe would block, reading a device would never end
@@ -57,7 +81,7 @@ def read_items(path: Path, lists: Collection[str], on_duplicate: Callable[[str, 
                 if start.startswith(signature):
                     raise DatasetError(f"{path} {reason}")
             file.seek(0)
-            yield from _Scanner(path, file, on_duplicate).items(lists)
+            yield file
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
 
@@ -65,8 +89,10 @@ def read_items(path: Path, lists: Collection[str], on_duplicate: Callable[[str, 
 class _Scanner:
     """Window on the text of a file that moves on when a value does not fit into it."""
 
-    def __init__(self, path: Path, file: BinaryIO, on_duplicate: Callable[[str, str], None]) -> None:
-        self._path, self._file, self._on_duplicate = path, file, on_duplicate
+    def __init__(
+        self, path: Path, file: BinaryIO, on_duplicate: Callable[[str, str], None], what: str = "COCO file"
+    ) -> None:
+        self._path, self._file, self._on_duplicate, self._what = path, file, on_duplicate, what
         self._decode = json.JSONDecoder(object_pairs_hook=self._object).raw_decode
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._num_bytes, self._is_last = 0, False
@@ -74,12 +100,23 @@ class _Scanner:
         self._line, self._column = 1, 1  # of the first character of the window
         self._duplicates: list[str] = []
 
-    def items(self, lists: Collection[str]) -> Iterator[Item]:
+    def _begin(self) -> str:
         self._grow()
         self._text = self._text.removeprefix("\ufeff")
         start = self._next()
         if not start:
-            raise DatasetError(f"{self._path} is empty, line 1, column 1; expected a COCO file")
+            raise DatasetError(f"{self._path} is empty, line 1, column 1; expected a {self._what}")
+        return start
+
+    def whole(self) -> Any:
+        self._begin()
+        value = self._value("the file")
+        if self._next():
+            raise self._error("Extra data", self._at)
+        return value
+
+    def items(self, lists: Collection[str]) -> Iterator[Item]:
+        start = self._begin()
         if start != "{":
             yield "", -1, [] if start == "[" else self._value("the file")
             return
@@ -164,9 +201,9 @@ class _Scanner:
                 if self._is_last or not is_cut:
                     raise self._error(error.msg, error.pos) from error
             except RecursionError as error:
-                raise DatasetError(f"{self._path} is no COCO file: its objects are nested too deep") from error
+                raise DatasetError(f"{self._path} is no {self._what}: its objects are nested too deep") from error
             except ValueError as error:  # an integer of more digits than Python converts
-                raise DatasetError(f"{self._path} is no COCO file: {error}") from error
+                raise DatasetError(f"{self._path} is no {self._what}: {error}") from error
             self._duplicates.clear()
             self._grow()
         self._at = end

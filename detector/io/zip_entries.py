@@ -8,6 +8,7 @@ other reader. Source of the layout: PKWARE, .ZIP File Format Specification (APPN
 from __future__ import annotations
 
 import io
+import pickletools
 import re
 import struct
 import zipfile
@@ -18,6 +19,7 @@ _NUM_END_BYTES = 22  # of the end of central directory record without a comment
 _NUM_ZIP64_END_BYTES = 56 + 20  # of the zip64 end of central directory record and its locator
 _HAS_DESCRIPTOR = 1 << 3  # general purpose bit: checksum and sizes follow the data
 _IS_FOLDER = 0x10  # MS-DOS attribute; torch returns uninitialised memory for such an entry
+_NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _NAME = re.compile(r"(?!.*\.\./)[\w.+-]+(/[\w.+-]+)*", re.ASCII)
 
 
@@ -48,6 +50,15 @@ def read_entries(content: bytes, *, may_compress: bool = False, max_extra_bytes:
                 raise zipfile.BadZipFile(f"it has an entry {entry.orig_filename[:80]!r}")
         _require_no_gap(content, entries, archive.start_dir)
         return {entry.filename: archive.read(entry) for entry in entries}
+
+
+def pickled_names(pickled: bytes) -> set[str]:
+    """Return the classes and functions that a pickle names, as module and name, without unpickling it.
+
+    An instruction that takes its name from the stack or from a registry is returned in place of the name.
+    """
+    opcodes = pickletools.genops(pickled)
+    return {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
 
 
 def pack(entries: Mapping[str, bytes]) -> io.BytesIO:

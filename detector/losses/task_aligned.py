@@ -107,9 +107,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
 
         logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
         predicted_xyxy = boxes_of_distributions(logits, points_xy, strides)
-        from torchvision.ops import complete_box_iou_loss  # its import takes longer than that of torch
-
-        box = (complete_box_iou_loss(predicted_xyxy, boxes, reduction="none") * quality).sum()
+        box = (complete_iou_loss(predicted_xyxy, boxes) * quality).sum()
         distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]
         distribution = distribution_focal_loss(logits, distances).mean(1) * quality
         parts = {
@@ -118,6 +116,41 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             "dfl": config.distribution * distribution.sum() / normaliser,
         }
         return LossParts(parts, count)
+
+
+def complete_iou_loss(predicted_xyxy: Tensor, xyxy: Tensor) -> Tensor:
+    """Return 1 - CIoU of pairs of boxes (Zheng et al. 2020, equation 10), to the bits of `complete_box_iou_loss`.
+
+    The import of torchvision, which has that function, takes longer than that of torch.
+
+    Args:
+        predicted_xyxy: predicted boxes, float32 or float64 (P, 4).
+        xyxy: the boxes of their objects, (P, 4).
+
+    Returns:
+        (P,), at least 0.
+    """
+    left, top, right, bottom = xyxy.unbind(-1)
+    x0, y0, x1, y1 = predicted_xyxy.unbind(-1)
+    inner = torch.max(x0, left), torch.max(y0, top), torch.min(x1, right), torch.min(y1, bottom)
+    width, height = inner[2] - inner[0], inner[3] - inner[1]
+    intersection = torch.where((width > 0) & (height > 0), width * height, 0.0)
+    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - intersection
+    iou = intersection / (union + 1e-7)
+
+    x0, y0, x1, y1 = predicted_xyxy.unbind(-1)  # again, so that autograd sums each part by itself
+    hull = torch.min(x0, left), torch.min(y0, top), torch.max(x1, right), torch.max(y1, bottom)
+    diagonal = (hull[2] - hull[0]) ** 2 + (hull[3] - hull[1]) ** 2 + 1e-7
+    x, y = (x1 + x0) / 2, (y1 + y0) / 2
+    distance = (x - (left + right) / 2) ** 2 + (y - (top + bottom) / 2) ** 2
+    centred = 1 - iou + distance / diagonal
+
+    x0, y0, x1, y1 = predicted_xyxy.unbind(-1)
+    angle = torch.atan((right - left) / (bottom - top)) - torch.atan((x1 - x0) / (y1 - y0))
+    aspect = 4 / torch.pi**2 * angle**2
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect + 1e-7)
+    return centred + weight * aspect
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
 _EXIF_ORIENTATION = 0x0112  # EXIF 2.32, table 4
 _MAX_UINT16 = 65535
+_FEW, _MANY = 4, 16  # channels where height is expected, and the reverse: the axes are in another order
 
 
 def require_channel_order(order: str) -> None:
@@ -54,11 +55,19 @@ def pixels_of(given: Any, name: str, channel_order: ChannelOrder = "rgb") -> tup
         raise MediaError(f"image {name}: expected a path, array, PIL image or tensor, got {type(given).__name__}")
     # Before any conversion: NumPy has no counterpart of some of torch's dtypes.
     dtype, shape = str(given.dtype).removeprefix("torch."), tuple(given.shape)
+    if len(shape) == 4:
+        raise MediaError(
+            f"image {name}: expected one image, got a batch {shape}; give a list of its images: predict(list(batch))"
+        )
     if dtype not in ("uint8", "uint16", ">u2", "bool") or len(shape) not in (2, 3) or 0 in shape:
         raise MediaError(
             f"image {name}: expected uint8 pixels of shape (H, W, C), or a tensor (C, H, W), got {dtype} {shape}; "
             "scale to 0..255 and convert"
         )
+    if len(shape) == 3 and (shape[0] if is_tensor else shape[2]) > _MANY and min(shape[0], shape[2]) <= _FEW:
+        expected, fix = ("(C, H, W)", "permute(2, 0, 1)") if is_tensor else ("(H, W, C)", "transpose(1, 2, 0)")
+        what = "a tensor" if is_tensor else "an array"
+        raise MediaError(f"image {name}: expected {what} of shape {expected}, got {shape}; give image.{fix}")
     if is_tensor:
         given = given.detach().cpu().numpy()
         given = given.transpose(1, 2, 0) if given.ndim == 3 else given

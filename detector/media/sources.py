@@ -32,6 +32,11 @@ _UNCERTAIN_SUFFIXES = ("", ".ts")
 STDIN = "-"
 _BYTES = (bytes, bytearray, memoryview)
 _BINARY_FILES = (io.RawIOBase, io.BufferedIOBase)  # open(path, 'rb') and io.BytesIO; both are iterables of lines
+# A folder with one of these holds pictures that training, evaluation or prediction has drawn.
+_RESULT_FILES = (
+    *("weights/best.safetensors", "weights/last.safetensors", "metrics.json"),
+    *("predictions.json", "predictions.jsonl", "predictions.csv"),
+)
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,4})")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/?#]*@)?(?P<host>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 
@@ -155,9 +160,10 @@ Source: TypeAlias = "ImageSource | VideoSource"
 def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = True) -> list[Source]:
     """Return the sources that a word names: a file, folder, glob, pattern, `.txt` list, camera, URL or stdin.
 
-    A folder or glob gives its images and videos sorted by name; links to folders are followed. A relative path in a
-    list file starts from the folder of that file; a line may also be a camera or URL. An animated image is a video if
-    it is named alone, else an image. A pattern such as `f_%04d.png` gives one video. A camera is `camera:0`, or `0` if
+    A folder or glob gives its images and videos sorted by name; links to folders are followed, and folders of runs and
+    results below a folder, whose pictures have boxes drawn on them, are left out. A relative path in a list file starts
+    from the folder of that file; a line may also be a camera or URL. An animated image is a video if it is named alone,
+    else an image. A pattern such as `f_%04d.png` gives one video. A camera is `camera:0`, or `0` if
     no file has that name; stdin is `-`.
 
     Args:
@@ -175,8 +181,9 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
     if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
         return [stream]
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
-        found: list[Source] = [_file(p) for p in _files_of(files_below(path))]
-        expected = "an image or video"
+        files = _files_of(files_below(path))
+        found: list[Source] = [_file(p) for p in _without_results(files, path)]
+        expected = "an image or video" + (" that no run has drawn (name such a folder itself)" if files else "")
     elif os.path.isfile(path) or os.path.islink(path):
         named = VideoSource(text, path) if is_alone and holds_animation(path) else _file(path)
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [named]
@@ -267,6 +274,19 @@ def _files_of(paths: Iterable[Path]) -> list[Path]:
         if (holds_video(path) if is_uncertain else path.suffix.lower() in suffixes) and not os.path.isdir(path):
             found.setdefault((os.path.realpath(path.parent), path.name), path)
     return sorted(found.values())
+
+
+def _without_results(files: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Yield the files that are not in the folder of a run or of results below a folder."""
+    holds_results: dict[Path, bool] = {root: False}
+
+    def is_result(folder: Path) -> bool:
+        if folder not in holds_results:
+            is_own = any(os.path.isfile(folder / name) for name in _RESULT_FILES)
+            holds_results[folder] = is_own or is_result(folder.parent)
+        return holds_results[folder]
+
+    return (path for path in files if not is_result(path.parent))
 
 
 def _listed(path: Path, allow_url: bool) -> list[Source]:

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config.registry import build
+from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig, Mish
 from detector.ops.norm_mish import bias_mish_, norm_mish
 
 # Batch-norm constants of the PyTorch ports of Darknet: statistics over few batches, an epsilon that 16 bit can hold.
 BN_MOMENTUM = 0.03
 BN_EPSILON = 1e-3
+_MOST = 8192  # bottlenecks, or eights of channels; far more than any network has
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,28 @@ class Scale:
     activation: ActivationConfig = Mish.Config()  # noqa: RUF009 (frozen: shared safely)
 
     def channels(self, base: int) -> int:
-        """Return the channels of a layer of `base` channels at width 1: a multiple of 8, at least 8."""
-        return max(8, round(min(base, self.max_channels) * self.width / 8) * 8)
+        """Return the channels of a layer of `base` channels at width 1: a multiple of 8, at least 8.
+
+        Raises:
+            ConfigError: they are more than any network has.
+        """
+        return max(
+            8, _rounded(min(base, self.max_channels) * self.width / 8, "eights of channels of a layer", "width") * 8
+        )
 
     def repeats(self, base: int) -> int:
-        """Return the bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1."""
-        return max(1, round(base * self.depth))
+        """Return the bottlenecks of a stage of `base` bottlenecks at depth 1: at least 1.
+
+        Raises:
+            ConfigError: they are more than any network has.
+        """
+        return max(1, _rounded(base * self.depth, "bottlenecks of a stage", "depth"))
+
+
+def _rounded(number: float, what: str, key: str) -> int:
+    if number > _MOST:
+        raise ConfigError(f"model: expected at most {_MOST:,} {what}, got {number:.4g}; lower model.{key}")
+    return round(number)
 
 
 class ConvNormAct(nn.Module):

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pickle
-import pickletools
 import struct
 import zipfile
 import zlib
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from detector.errors import CheckpointError
 from detector.io.atomic import write_atomically
-from detector.io.zip_entries import pack, read_entries
+from detector.io.zip_entries import pack, pickled_names, read_entries
 from detector.models.tensor_tree import flatten, unflatten
 
 FORMAT_VERSION = 1
@@ -60,8 +59,6 @@ _ALLOWED_GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"
     f"torch {kind}Storage"
     for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 }
-
-_NAMING_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
 # Errors that zipfile, pickletools and torch.load are known to raise on damaged or malicious files.
 _ARCHIVE_ERRORS = (
@@ -98,12 +95,13 @@ class ModelFile:
 
 
 class RunIdentity(TypedDict):
-    """Configuration, classes and provenance of a run, plain data as in a `ModelFile`."""
+    """Configuration, classes and provenance of a run, plain data as in a `ModelFile`; a hash of its annotations."""
 
     config: dict[str, object]
     class_names: list[str]
     category_ids: list[int]
     provenance: dict[str, str]
+    data_digest: str
 
 
 class TrainingState(RunIdentity, total=False):
@@ -352,9 +350,7 @@ def _checked_archive(path: Path) -> BinaryIO:
     pickles = [content for name, content in entries.items() if name.endswith(".pkl")]
     if not pickles:
         raise CheckpointError(f"{path} is a zip archive of something else: give {_EXPECTED}")
-    opcodes = (opcode for content in pickles for opcode in pickletools.genops(content))
-    named = {str(argument or opcode.name) for opcode, argument, _ in opcodes if opcode.name in _NAMING_OPCODES}
-    foreign = named - _ALLOWED_GLOBALS
+    foreign = set[str]().union(*map(pickled_names, pickles)) - _ALLOWED_GLOBALS
     if foreign:
         raise CheckpointError(f"{path} asks for code ({_some(sorted(foreign))}) and was not loaded: give {_EXPECTED}")
     return pack(entries)
@@ -394,7 +390,10 @@ def checked_model_file(source: Mapping[str, object], state: object, who: str) ->
     if not num_classes == num_ids == len(fields["category_ids"]):
         raise CheckpointError(f"{who}: expected a category id per class ({num_classes}), got {num_ids}: correct them")
     names, ids = tuple(fields["class_names"]), tuple(fields["category_ids"])
-    metrics = {name: float(value) for name, value in fields["metrics"].items()}
+    try:
+        metrics = {name: float(value) for name, value in fields["metrics"].items()}
+    except OverflowError as error:
+        raise CheckpointError(f"{who}: expected metrics within float64, got more digits: correct them") from error
     described = (fields["operating_point"], fields["provenance"])
     return ModelFile(fields["config"], names, ids, _state_dict(state, who), metrics, *described)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from detector.structures.letterbox import ARITHMETICS, FITS, Image, Letterbox
+
+MAX_CANVAS_PIXELS, MAX_CHANNELS = 2**26, 1024  # more than any network is trained with
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class InputConfig:
         if min(self.canvas_hw) < 1 or self.channels < 1:
             raise ValueError(
                 f"expected an input with a size and channels of at least 1, got {self.size} and {self.channels}"
+            )
+        if math.prod(self.canvas_hw) > MAX_CANVAS_PIXELS or self.channels > MAX_CHANNELS:
+            raise ValueError(
+                f"expected an input of at most {MAX_CANVAS_PIXELS:,} pixels and {MAX_CHANNELS} channels, got "
+                f"{self.size} and {self.channels}; lower input.size or input.channels"
             )
         if self.fit not in FITS:
             raise ValueError(f"expected input.fit to be {' or '.join(FITS)}, got {self.fit!r}")

@@ -63,6 +63,8 @@ class SelectConfig:
             raise ValueError(f"confidence and iou: expected values within 0..1, got {self.confidence} and {self.iou}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections: expected at least 1, got {self.max_detections}")
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes: expected at least one class, got an empty list; leave it out to keep all")
         if self.classes and min(self.classes) < 0:
             raise ValueError(f"classes: expected indices of at least 0, got {min(self.classes)}")
         if not self.nms_beta > 0:

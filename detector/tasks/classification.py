@@ -68,6 +68,7 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         self.num_images, self.batch_size = len(self._images), config.loader.batch_size
         self.num_val_images = len(self._val) if self._val is not None else 0
         self.num_objects = self.num_val_objects = None
+        self.data_digest = " ".join(part.digest() for part in (self._images, self._val) if part is not None)
         self.problems = (*self._images.problems, *(self._val.problems if self._val is not None else ()))
 
     @classmethod

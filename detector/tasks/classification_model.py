@@ -28,7 +28,7 @@ from detector.models.precision import choose_device
 from detector.structures.canvas import Canvas
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.requests import SILENT, EvaluationOutcome, ModelRequest, Observer
-from detector.tasks.task import build_checked, config_of_file
+from detector.tasks.task import build_checked, config_of_file, split_to_evaluate
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
 from detector.training.run_folder import results_folder
@@ -51,7 +51,7 @@ def read_images(config: ClassificationConfig, split: str, report: Report = lambd
         DatasetError: there is no such split, or it cannot be used.
     """
     if config.data is None:
-        raise DatasetError("no images are configured; give data=drawn, or data={name: folders, root: FOLDER}")
+        raise DatasetError("no images are configured; give data=FOLDER with a folder for each class")
     canvas = Canvas(config.input.canvas_hw, config.input.channels, config.input.fit)
     images: LabelledImages = registry.build(config.data).split(split, canvas)
     if not len(images):
@@ -197,7 +197,8 @@ def evaluate_classifier_file(request: ModelRequest, observer: Observer = SILENT)
         MediaError: the metrics cannot be written.
     """
     loaded = load_classifier(request.weights, request.overrides)
-    split = read_images(loaded.config, request.split, observer.report)
+    name = split_to_evaluate(loaded.config, request.split, request.is_other_data, observer.note)
+    split = read_images(loaded.config, name, observer.report)
     metrics = evaluate_classifier(loaded, split)
     num_left_out = num_skipped(split.problems)
     document = {**metrics.to_plain(), "num_skipped": num_left_out, "images": split.origin}

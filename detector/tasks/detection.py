@@ -68,10 +68,12 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
-            val = read_split(config, "val", report)
+            val = read_split(config, "val", report, with_notes=False)
             match = match_classes(self.class_names, self.category_ids, val, "the training split")
             for text in match.notes:
                 report(Noted(text))
+            if match.warning:
+                report(Noted(match.warning, is_warning=True))
             self._val, self._val_ids = match.matched_part(val), match.category_ids
             if not (~self._val.is_crowd).any():
                 report(Noted(f"{val.annotations}: has no object to measure AP on, the last weights count as the best"))
@@ -80,6 +82,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         self.num_val_images = len(self._val) if self._val is not None else 0
         self.num_val_objects = self._val.num_boxes if self._val is not None else 0
         self.problems = (*self._annotations.problems, *(self._val.problems if self._val is not None else ()))
+        self.data_digest = " ".join(part.digest() for part in (self._annotations, self._val) if part is not None)
         self._pictures: RunPictures | None = None
 
     @classmethod

@@ -30,6 +30,7 @@ from detector.export.export_runtime import ExportRuntime
 from detector.models.checkpoint import save_model
 from detector.tasks.detection_model import LoadedModel, load_model, matched, measure_model, read_split
 from detector.tasks.requests import SILENT, EvaluationOutcome, EvaluationRequest, ModelRequest, Observer, ResultsRequest
+from detector.tasks.task import split_to_evaluate
 from detector.training.run_folder import removed_if_empty, results_folder
 
 _CHUNK_BYTES = 2**20
@@ -114,8 +115,9 @@ def evaluate_detector(request: ModelRequest, observer: Observer = SILENT) -> Eva
             f"{request.weights} selects by itself: evaluated with its confidence {lowest:g}; boxes of lower scores are "
             f"missing from the numbers"
         )
-    annotations = read_split(opened.config, request.split, observer.report)
-    loaded, annotations = matched(opened, annotations, observer.note)
+    split = split_to_evaluate(opened.config, request.split, request.is_other_data, observer.note)
+    annotations = read_split(opened.config, split, observer.report)
+    loaded, annotations = matched(opened, annotations, observer.note, observer.warn)
     folder = results_folder(request.save_dir or request.report, "val")
     num_images = len(annotations)
     with removed_if_empty(folder, request.save_dir or request.report):
@@ -212,7 +214,7 @@ def _store_thresholds(
 
 def _file_entry(path: Path) -> dict[str, str | None]:
     """Return the path of a file that numbers were computed from and, of a JSON file, the sha256 of its bytes."""
-    if path.suffix != ".json":  # a description of a data set, whose labels are in other files
+    if path.suffix != ".json" or path.is_dir():  # a description of a data set, whose labels are in other files
         return {"file": str(path), "sha256": None}
     digest = hashlib.sha256()
     with path.open("rb") as file:

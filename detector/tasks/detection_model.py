@@ -198,25 +198,39 @@ def build_predictor(loaded: LoadedModel, batch_size: int = 1) -> Predictor:
     return Predictor(runtime, loaded.config.input, names, ids, batch_size=batch_size, views=loaded.config.views)
 
 
-def read_split(config: DetectionConfig, split: str, report: Report = lambda event: None) -> CocoAnnotations:
+def read_split(
+    config: DetectionConfig, split: str, report: Report = lambda event: None, *, with_notes: bool = True
+) -> CocoAnnotations:
     """Read a split of the experiment's data set and report what was skipped in its file.
+
+    Args:
+        config: the experiment.
+        split: the name of the split.
+        report: receives a note on each kind of fault.
+        with_notes: whether to report what the reader assumed about the whole data set.
 
     Raises:
         DatasetError: there is no such split, or its file is refused.
     """
     if config.data is None:
         raise DatasetError(
-            "no data set is configured; give data=FILE.yaml, or data.train.annotations, data.train.images and the same "
-            "for data.val"
+            "no data set is configured; give data=DATA, a folder, zip or file with images and annotations, such as "
+            "data=data.yaml"
         )
-    annotations: CocoAnnotations = registry.build(config.data).split(split)
+    dataset = registry.build(config.data)
+    annotations = dataset.split(split)
+    for note in dataset.notes() if with_notes else ():
+        report(Noted(note))
     for problem in annotations.problems:
         report(Noted(f"{annotations.annotations}: {problem}", is_of_data=True))
     return annotations
 
 
 def matched(
-    loaded: LoadedModel, annotations: CocoAnnotations, note: Callable[[str], None]
+    loaded: LoadedModel,
+    annotations: CocoAnnotations,
+    note: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[LoadedModel, CocoAnnotations]:
     """Return the model with the category ids of an annotation file, and the part of the file that it can be scored on.
 
@@ -224,6 +238,7 @@ def matched(
         loaded: the model.
         annotations: the file; `match_classes` matches its categories with the classes of the model.
         note: called with each line about classes that were not matched by an equal name.
+        warn: called with the line about categories that are left out; None for `note`.
 
     Raises:
         DatasetError: no category matches a class of the model.
@@ -231,6 +246,8 @@ def matched(
     match = match_classes(loaded.file.class_names, loaded.file.category_ids, annotations)
     for text in match.notes:
         note(text)
+    if match.warning:
+        (warn or note)(match.warning)
     file = replace(loaded.file, category_ids=match.category_ids)
     return replace(loaded, file=file), match.matched_part(annotations)
 

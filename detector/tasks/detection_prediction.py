@@ -9,6 +9,7 @@ from typing import SupportsIndex
 
 from detector.config.name_suggestions import nearest
 from detector.config.schema import config_from_plain, config_to_plain
+from detector.data.class_matching import matched_names
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import ConfigError
@@ -104,6 +105,7 @@ def open_run(
     build: Callable[[LoadedModel, int], Predictor] = build_predictor,
     on_picture: OnPicture | None = None,
     report: Report = lambda text: None,
+    warn: Report | None = None,
 ) -> PredictionRun:
     """Return a run that writes into the folder of its options, or into a new one under the project of detection.
 
@@ -115,6 +117,7 @@ def open_run(
         build: makes the predictor of a model and a batch size.
         on_picture: as `PredictionRun` takes it.
         report: told of each warning and each skipped image.
+        warn: told of the categories of the annotations that are left out; None for `report`.
 
     Raises:
         ConfigError: the options do not suit the sources or the model.
@@ -125,7 +128,7 @@ def open_run(
     if options.has_tracks:
         require_videos(sources)
     if annotations is not None:
-        loaded, annotations = matched(loaded, annotations, report)
+        loaded, annotations = matched(loaded, annotations, report, warn)
     if "coco" in options.formats:
         batch_size = loaded.config.evaluate.batch_size
     else:
@@ -187,6 +190,8 @@ def _class_indices(given: object, class_names: Sequence[str]) -> list[int]:
 def _class_index(word: object, class_names: Sequence[str]) -> int:
     if isinstance(word, str) and word in class_names:
         return class_names.index(word)
+    if isinstance(word, str) and (found := matched_names([word], class_names)[0]) is not None:
+        return found
     if isinstance(word, str) and word.isdecimal():
         word = int(word)
     if isinstance(word, SupportsIndex) and not isinstance(word, bool) and 0 <= word.__index__() < len(class_names):
@@ -225,4 +230,4 @@ def predict_with_detector(
     own = selection_of(loaded, options.formats)
     select = select_boxes(own, loaded.file, request.selection, str(request.weights))
     request.check_frames(inputs.has_frames)
-    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note)
+    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note, warn=observer.warn)

@@ -69,7 +69,7 @@ class ModelRequest(EvaluationRequest):
         overrides: texts such as `evaluate.iou=0.6`.
         cfg: the .cfg of a .weights file, or None for the one beside it.
         names: the class names of a .weights file, or None for those beside it.
-        split: train, val or test.
+        split: train, val or test; None for val, or for the only split of other data.
         thresholds: file to write the model to with its best thresholds, or None.
         check_views: called with the views of the opened model; it may reject options that have no effect.
     """
@@ -78,9 +78,14 @@ class ModelRequest(EvaluationRequest):
     overrides: tuple[str, ...] = ()
     cfg: str | None = None
     names: Path | None = None
-    split: str = "val"
+    split: str | None = None
     thresholds: Path | None = None
     check_views: Callable[[ViewsConfig], None] = lambda views: None
+
+    @property
+    def is_other_data(self) -> bool:
+        """True if an override names the data set."""
+        return any(override.startswith(("data=", "data.")) for override in self.overrides)
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,13 @@ class Observer:
 
     Attributes:
         note: called with each line on the progress and on unusual input.
+        warn: called with each line that changes the meaning of the numbers.
         report: called with each event of reading a split.
         on_image: called after each image with the number of images done and of all images.
     """
 
     note: Callable[[str], None] = lambda text: None
+    warn: Callable[[str], None] = lambda text: None
     report: Callable[[Event], None] = lambda event: None
     on_image: Callable[[int, int], None] = lambda done, total: None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,15 +16,17 @@ from detector.config.schema import config_from_plain, config_to_plain, load_conf
 from detector.data.problems import Problem
 from detector.errors import CheckpointError, ConfigError
 from detector.inference.prediction_run import OnPicture
+from detector.io.announcements import announcing
 from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
+from detector.models.network_size import require_bounded
 from detector.models.precision import choose_device
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
 from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.training.distributed import World
-from detector.training.events import Report
+from detector.training.events import Noted, Report
 from detector.training.optimizers import OptimizerConfig
 from detector.training.run_folder import RunFolder
 from detector.training.schedules import ScheduleConfig
@@ -78,8 +80,12 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         return self.data is not None and "val" in registry.build(self.data).split_names()
 
     def resumed_as(self: Config, asked: TaskConfig) -> Config:
-        """Return this config of an interrupted run with the settings of `asked` that change no number."""
-        return replace(self, device=asked.device, train=replace(self.train, timeout_s=asked.train.timeout_s))
+        """Return this config of an interrupted run with the settings of `asked` that change no number.
+
+        The place of the data is one of them: `train` compares the annotations themselves.
+        """
+        train = replace(self.train, timeout_s=asked.train.timeout_s)
+        return replace(self, device=asked.device, data=asked.data or self.data, train=train)
 
     def for_canvas(self: Config) -> Config:
         """Return the config with the settings of the model that are left to the canvas chosen for it."""
@@ -131,6 +137,8 @@ class Task(abc.ABC, Generic[Config, Model]):
         batch_size: images of a batch of one process.
         has_val: true if there is a split to evaluate on.
         problems: what the readers skipped or accepted in the splits.
+        data_digest: a hash of the annotations of the splits that does not depend on where their files lie; empty where
+            a task has none.
     """
 
     evaluate_options: ClassVar[frozenset[str] | None] = None
@@ -146,6 +154,7 @@ class Task(abc.ABC, Generic[Config, Model]):
     batch_size: int
     has_val: bool
     problems: tuple[Problem, ...]
+    data_digest: str = ""
 
     @classmethod
     def choose_batch_size(cls, config: Config, world: World, report: Report) -> Config:
@@ -267,8 +276,12 @@ def config_of_file(
     return carried, changed
 
 
-def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: str) -> Config:
+def changed_config(
+    config: Config, data: Any, settings: Mapping[str, Any], who: str, report: Report = lambda event: None
+) -> Config:
     """Return an experiment with other data, unless they are None, and other sections or keys, given as plain data.
+
+    What was found at the path of a data set is reported.
 
     Raises:
         ConfigError: a setting is wrong; `who` names where it was given.
@@ -276,10 +289,22 @@ def changed_config(config: Config, data: Any, settings: Mapping[str, Any], who: 
     plain = merged_plain(config_to_plain(config), dict(settings))
     if data is not None:
         plain["data"] = str(data) if isinstance(data, Path) else data
-    changed = config_from_plain(TaskConfig, plain, who)
+    with announcing(lambda text: report(Noted(text))):
+        changed = config_from_plain(TaskConfig, plain, who)
     if not isinstance(changed, type(config)):
         raise ConfigError(f"{who}: expected settings of the task at hand, got another task; leave the key task out")
     return changed
+
+
+def split_to_evaluate(
+    config: TaskConfig, asked: str | None, is_other_data: bool, note: Callable[[str], None] = lambda text: None
+) -> str:
+    """Return the split to evaluate on: the one asked for, or val, or the only one of other data, with a note."""
+    names = registry.build(config.data).split_names() if config.data is not None else ()
+    if asked is not None or not is_other_data or "val" in names or len(names) != 1:
+        return asked or "val"
+    note(f"evaluated on {names[0]}, the only split of the data set")
+    return str(names[0])
 
 
 def with_device(config: Config, device: str | None) -> Config:
@@ -298,8 +323,9 @@ def build_checked(model: PartConfig[Model], num_classes: int, canvas: InputConfi
     """Return the model of a config with random weights, after checking that it takes such a canvas.
 
     Raises:
-        ConfigError: the input size does not suit the model.
+        ConfigError: the input size does not suit the model, or the network is too large.
     """
+    require_bounded(lambda: registry.build(model, num_classes, canvas.channels))
     built = registry.build(model, num_classes, canvas.channels)
     try:
         built.check_image_hw(canvas.canvas_hw)

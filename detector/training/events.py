@@ -76,10 +76,12 @@ class Noted(Event):
     Attributes:
         text: one sentence.
         is_of_data: whether it is about one image or one line of an annotation file, of which there may be many.
+        is_warning: whether it changes the meaning of the numbers, so that it is shown also by a quiet command.
     """
 
     text: str
     is_of_data: bool = False
+    is_warning: bool = False
 
 
 Report = Callable[[Event], None]

@@ -1,13 +1,29 @@
-"""Optimiser wrappers: gradient centralisation and Lookahead. Ranger is RAdam with both.
+"""Optimiser wrappers: gradient centralisation and Lookahead, both of which Ranger adds to RAdam, and a quicker start.
 
-Both are hooks of torch's optimisers and keep their state in the optimiser, so that saving, resuming and the schedule
-need no code for them.
+The first two are hooks of torch's optimisers and keep their state in the optimiser, so that saving, resuming and the
+schedule need no code for them.
 """
 
 from __future__ import annotations
 
+import inspect
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
+
+
+def eager(kind: type[_Optimizer]) -> type[_Optimizer]:
+    """Remove torch's preparations for `torch.compile` from the methods of a class of optimisers.
+
+    Their first call imports the compiler, which takes seconds at the start of a run and is never used.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"):
+        method = inspect.unwrap(getattr(kind, name))
+        setattr(kind, name, torch.no_grad()(method) if name == "step" else method)
+    return kind
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detector.config.registry import PartConfig, build, register
 from detector.models.precision import has_native_bf16
-from detector.training.optimizer_wrappers import Lookahead, centralise
+from detector.training.optimizer_wrappers import Lookahead, centralise, eager
 
 # Of optimisers whose updates have the size of the learning rate whatever the gradient: a higher rate destroys trained
 # weights in its first steps.
@@ -80,6 +80,7 @@ class AdamConfig(OptimizerConfig):
 
 
 @register("adamw")
+@eager
 class AdamW(torch.optim.AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
 
@@ -92,6 +93,7 @@ class AdamW(torch.optim.AdamW):
 
 
 @register("radam")
+@eager
 class RAdam(torch.optim.RAdam):
     """Adam with a rectified variance in its first steps (Liu et al. 2019, algorithm 2), with decoupled decay."""
 
@@ -121,6 +123,7 @@ class Ranger(RAdam):
 
 
 @register("sgd")
+@eager
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent, with Nesterov's momentum (Sutskever et al. 2013) or plain momentum."""
 
@@ -175,6 +178,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 @register("muon")
+@eager
 class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum on convolution kernels, AdamW on everything else.
 

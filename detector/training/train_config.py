@@ -33,7 +33,8 @@ class TrainConfig:
         sync_batch_norm: whether the statistics of batch norm cover the batches of all processes; on GPUs only, and
             without the fused batch norm + Mish.
         timeout_s: seconds that a process waits for another one before the run ends with an error.
-        weights: a model file to start from, or None for random weights.
+        weights: a model file, run folder or name of published weights (yolox-s) to start from, or None for random
+            weights.
         weights_partial: whether to start also from weights that fit less than a tenth of the model's parameters.
         freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
         tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.

@@ -39,6 +39,7 @@ from detector.models.blocks import ConvNormAct
 from detector.models.checkpoint import ModelFile
 from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device, has_native_bf16
+from detector.models.published_weights import MODEL_SUFFIXES
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import LoadedModel, build_model, build_predictor, load_detection, load_model
 from detector.workflows.export import export_model
@@ -53,7 +54,6 @@ TORCH_BACKENDS = {
     "torch-bf16-graph": RuntimeConfig("bf16", cuda_graph=True),
     "torch-fp16-graph": RuntimeConfig("fp16", cuda_graph=True),
 }
-_MODEL_SUFFIXES = (".safetensors", ".pt", ".weights")
 _NUM_CLASSES = 80  # COCO's number, for a network with random weights
 _SOURCE_HW = (480, 640)
 
@@ -198,7 +198,7 @@ class ReferenceRuntime:
 
 def _load(model: str, overrides: Sequence[str]) -> LoadedModel:
     path = Path(model)
-    if path.suffix.lower() in _MODEL_SUFFIXES or target_of(path) is not None:
+    if path.suffix.lower() in MODEL_SUFFIXES or target_of(path) is not None:
         return load_model(path, overrides)
     config = load_detection(model, overrides)
     torch.manual_seed(0)

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from detector.config.schema import config_from_plain
+from detector.config import registry
+from detector.config.nodes import presets_dir
+from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import num_classes_of
 from detector.darknet.network import CfgText
 from detector.models.checkpoint import ModelFile
-from detector.models.published_weights import located_weights
+from detector.models.published_weights import find_weights, is_published, located_weights
+from detector.structures.coco_classes import COCO_CLASS_NAMES
 from detector.tasks.detection_model import read_file
 from detector.tasks.task import TaskConfig, build_checked, load_experiment, task_of
 
@@ -64,18 +67,20 @@ class ModelDescription:
 
 
 def describe_model(path: Path, cfg: str | None = None, names: Path | None = None) -> ModelDescription:
-    """Describe a model file, an export, a .cfg or published weights that are on this machine.
+    """Describe a model file, an export, a .cfg, a preset or published weights that are on this machine.
 
-    The network of an export is described as it was before the export.
+    A preset has COCO's classes. The network of an export is described as it was before the export.
 
     Raises:
         DetectorError: the file cannot be read or is of another program.
     """
     written: dict[str, object] = {}
-    if path.suffix == ".cfg":
+    if path.suffix == ".cfg" or _is_preset(path):
         config = load_experiment(str(path))
-        num_classes = num_classes_of(CfgText.of_file(str(path)).parsed())
-        file = ModelFile({}, tuple(map(str, range(num_classes))), tuple(range(num_classes)), {})
+        is_cfg = path.suffix == ".cfg"
+        num_classes = num_classes_of(CfgText.of_file(str(path)).parsed()) if is_cfg else len(COCO_CLASS_NAMES)
+        names_of = tuple(map(str, range(num_classes))) if is_cfg else COCO_CLASS_NAMES
+        file = ModelFile(config_to_plain(config), names_of, tuple(range(num_classes)), {})
     else:
         path = located_weights(path)
         file, export = read_file(path, cfg, names)
@@ -90,7 +95,7 @@ def describe_model(path: Path, cfg: str | None = None, names: Path | None = None
     return ModelDescription(
         str(path),
         task_of(type(config)).product,
-        str(dict(file.config.get("model") or {"name": "darknet"}).get("name")),  # type: ignore[call-overload]
+        registry.name_of(config.model),
         sum(parameter.numel() for parameter in model.parameters()),
         gflops,
         dataclasses.asdict(config.input),
@@ -101,6 +106,12 @@ def describe_model(path: Path, cfg: str | None = None, names: Path | None = None
         written,
         layers,
     )
+
+
+def _is_preset(path: Path) -> bool:
+    """Tell whether a word is the name of a preset, and not of a file or of weights that are on this machine."""
+    is_taken = path.exists() or (is_published(path) and find_weights(path.name) is not None)
+    return not is_taken and len(path.parts) == 1 and (presets_dir() / f"{path}.yaml").is_file()
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, TypeVar
 
-from detector.config.name_suggestions import nearest
+from detector.config.key_table import key_table
+from detector.config.name_suggestions import unknown_key
 from detector.config.schema import config_from_plain
 from detector.errors import ConfigError
 from detector.export.export_target import ExportPrecision
@@ -131,7 +132,9 @@ def split_keywords(given: Mapping[str, object], who: str) -> tuple[PredictionOpt
     known = own | {f.name for f in dataclasses.fields(SelectConfig)}
     for key in given:
         if key not in known:
-            raise ConfigError(f"{who}: unknown key {key!r}{nearest(key, known)}")
+            hint = unknown_key(key, known, key_table().paths())
+            own_words = [word.removeprefix("predict.") for word in hint.split() if word.startswith("predict.")]
+            raise ConfigError(f"{who}: unknown key {key!r}{f'; here it is {own_words[0]}' if own_words else hint}")
     options = {key: value for key, value in given.items() if key in own}
     settings = {key: value for key, value in given.items() if key not in own}
     return config_from_plain(PredictionOptions, options, who), settings

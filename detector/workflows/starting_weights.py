@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet_file
 from detector.darknet.network import DarknetNet
+from detector.data.class_matching import matched_names
 from detector.errors import CheckpointError, ConfigError
 from detector.models.checkpoint import ModelFile, find_weights, load_model_file
 from detector.models.class_rows import is_named
@@ -90,7 +91,10 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
         DarknetError: the .weights file cannot be read, or is of another network.
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
-    weights = located_weights(weights)
+    try:
+        weights = located_weights(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.weights: {error}") from error
     if not find_weights(weights).exists():
         raise CheckpointError(f"train.weights={weights}: there is no such file; check the path")
     if is_yolox_weights(weights):
@@ -106,14 +110,14 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
 
 
 def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[str]) -> Taken:
-    """Copy the tensors of a model file whose names and shapes fit, with class rows matched by class name.
+    """Copy the tensors of a model file whose names and shapes fit, with class rows matched as `matched_names` does.
 
     If the classes differ, every other tensor is copied, and classes that both have keep their rows. If one side has no
     class names, all rows are copied if there are as many classes, else only rows that belong to no class.
     """
     own, rows = model.state_dict(), model.class_rows()
     by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)
-    index = {name: i for i, name in enumerate(file.class_names)} if by_name else {}
+    given = matched_names(class_names, file.class_names) if by_name else [None] * len(class_names)
     fitting: dict[str, Tensor] = {}
     shares: dict[str, float] = {}  # of the rows of a tensor
     for name, tensor in file.state.items():
@@ -121,7 +125,6 @@ def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[
             continue
         remaps = name in rows and (by_name or len(class_names) != len(file.class_names))
         if remaps and len(tensor) == rows[name].num_rows(len(file.class_names)):
-            given = [index.get(c) for c in class_names]
             fitting[name] = rows[name].remapped(own[name], tensor, given)
             shares[name] = rows[name].num_rows(sum(i is not None for i in given)) / len(own[name])
         elif not remaps and tensor.shape == own[name].shape:
@@ -133,13 +136,9 @@ def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[
         return Taken(len(own), left, share)
     if not by_name:
         return Taken(len(own), left, share, num_unnamed=len(class_names))
-    return Taken(
-        len(own),
-        left,
-        share,
-        tuple(name for name in class_names if name in index),
-        tuple(name for name in class_names if name not in index),
-    )
+    pairs = [(name, None if i is None else file.class_names[i]) for name, i in zip(class_names, given, strict=True)]
+    known = tuple(name if name == other else f"{name} (from {other})" for name, other in pairs if other is not None)
+    return Taken(len(own), left, share, known, tuple(name for name, other in pairs if other is None))
 
 
 def _share_of_parameters(model: TrainableModel, shares: Mapping[str, float]) -> float:

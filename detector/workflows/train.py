@@ -14,6 +14,7 @@ from detector.config.schema import config_from_plain, config_to_plain, config_to
 from detector.data.canvas_sizes import training_canvases
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
+from detector.io.nouns import plural
 from detector.models.checkpoint import (
     ModelFile,
     RunIdentity,
@@ -62,21 +63,25 @@ class TrainingResult:
     batch_size: int = 0
 
 
-def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, RunFolder, TrainingState]:
+def open_run(
+    run: Path, asked: TaskConfig | None = None, moved: Sequence[str] = ()
+) -> tuple[TaskConfig, RunFolder, TrainingState]:
     """Return the experiment, folder and state of an interrupted run.
 
     Args:
         run: the run folder, or its `weights/last.safetensors`.
         asked: an experiment that must agree with that of the run, so that the same command can be given again.
             Settings that change no number may differ and are taken from it: the device, the workers, caches and
-            timeout of the loader, and the timeout between processes.
+            timeout of the loader, the timeout between processes, and the place of the data.
+        moved: overrides of the key `data`, if the data have moved since the run began.
 
     Raises:
-        CheckpointError: there is no state to resume, or `asked` differs; every difference is listed.
+        CheckpointError: there is no state to resume.
+        ConfigError: `asked` differs; every difference is listed.
     """
     last = _state_file(run)
     state = load_training_state(last)
-    config = config_from_plain(TaskConfig, state["config"], str(last))
+    config = config_from_plain(TaskConfig, state["config"], str(last), moved)
     if asked is not None:
         config = config.resumed_as(asked)
         asked = asked.with_choices_of(config)  # such as the batch size measured when the run began
@@ -85,8 +90,8 @@ def open_run(run: Path, asked: TaskConfig | None = None) -> tuple[TaskConfig, Ru
         asked = replace(asked, train=config.train.resumed_as(asked.train))
         found = differences(config_to_plain(asked), config_to_plain(config))
         if found:
-            raise CheckpointError(
-                f"{last}: expected the configuration that the run began with, got {len(found)} differences: "
+            raise ConfigError(
+                f"{last}: expected the configuration that the run began with, got {plural(len(found), 'difference')}: "
                 f"{'; '.join(found)}; drop them or start a new run"
             )
     return config, RunFolder(last.parent.parent), state
@@ -167,12 +172,7 @@ def _train(
     task = open_task(config, report)
     if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
-    device = choose_device(config.device)
-    if world.size > 1 and device.type == "cuda":
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = _device_of(config, world)
     torch.manual_seed(config.train.seed)
     given = start or (config.train.weights if resume is None else None)
     model, origin = _prepared(task.model(), task.class_names, config, device, given, report, is_new=resume is None)
@@ -181,9 +181,10 @@ def _train(
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
         "provenance": resume[1].get("provenance", {}) if resume is not None else origin,
+        "data_digest": task.data_digest,
     }
     if resume is not None:
-        _require_same_classes(resume[1], identity, resume[0].last)
+        _require_same_data(resume[1], identity, resume[0].last, report)
     folder = resume[0] if resume is not None else _new_folder(config, world, reuse_folder)
     if world.is_main:
         folder.write_config(config_to_yaml(config))
@@ -214,6 +215,17 @@ def _train(
     return TrainingResult(
         folder, finished, trainer.metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
     )
+
+
+def _device_of(config: TaskConfig, world: World) -> torch.device:
+    """Return the device of this process, prepared for training."""
+    device = choose_device(config.device)
+    if world.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def _require_expressible(model: TrainableModel, config: TaskConfig) -> None:
@@ -284,7 +296,12 @@ def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
 
 
-def _require_same_classes(state: TrainingState, identity: RunIdentity, last: Path) -> None:
+def _require_same_data(state: TrainingState, identity: RunIdentity, last: Path, report: Report) -> None:
+    """Reject other classes, and other annotations where the data have moved; report annotations that were changed.
+
+    Raises:
+        CheckpointError: the data set is not that of the run.
+    """
     found = [
         f"{what}: {identity[what]!r} in the data set, {state[what]!r} in the run"
         for what in ("class_names", "category_ids")
@@ -294,3 +311,15 @@ def _require_same_classes(state: TrainingState, identity: RunIdentity, last: Pat
         raise CheckpointError(
             f"{last}: expected the classes that the run began with, got {'; '.join(found)}; start a new run"
         )
+    known = state.get("data_digest")  # absent from states of older versions
+    if known and known == identity["data_digest"]:
+        return
+    if state["config"].get("data") == identity["config"]["data"]:
+        if known:
+            report(Noted("the annotations have changed since the run began, so its numbers are those of both versions"))
+        return
+    got = "other images or boxes" if known else "a run of an older version, which did not note a hash of them"
+    raise CheckpointError(
+        f"{last}: expected the annotations that the run began with, at the new place of the data, got {got}; put the "
+        f"data where they were, or start a new run with train.weights={last.parent.parent}"
+    )

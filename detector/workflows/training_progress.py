@@ -24,7 +24,7 @@ class TrainingProgress:
     """Reporter that shows training events."""
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        """Set up a reporter: `quiet` shows nothing, `verbose` all notes on data, not the first ten only."""
+        """Set up a reporter: `quiet` shows warnings only, `verbose` all notes on data, not the first ten only."""
         self._quiet, self._verbose = quiet, verbose
         self._stream = GuardedStream(sys.stderr)  # a terminal that has gone must not end the training
         self._bar: tqdm[NoReturn] | None = None
@@ -34,9 +34,11 @@ class TrainingProgress:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        if self._quiet:
+        if isinstance(event, Noted) and event.is_warning:
+            self._write(f"warning: {event.text}")
+        elif self._quiet:
             return
-        if isinstance(event, Started):
+        elif isinstance(event, Started):
             self._start(event)
         elif isinstance(event, StepDone):
             self._step(event)
@@ -109,10 +111,11 @@ def shown_progress(report: Report | None = None, progress: bool | None = None) -
     """
     if progress is None:
         progress = report is None and (GuardedStream(sys.stderr).isatty() or is_notebook())
-    shown = TrainingProgress(quiet=not progress)
+    shown = TrainingProgress()
 
     def receive(event: Event) -> None:
-        shown(event)
+        if progress:
+            shown(event)
         if report is not None:
             report(event)
 

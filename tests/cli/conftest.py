@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from detector.tasks.task import load_experiment
-from detector.workflows.train import train
+from detector.cli.main import run
+from detector.models.checkpoint import load_model_file
 
+DARKNET_CFG = Path(__file__).parents[1] / "darknet/tiny.cfg"
 # A small model, small images and no augmentation, so that training overfits in seconds.
+TINY_MODEL = ("model.width=0.125", "model.depth=0.1", "model.max_channels=256")
 TINY = (
-    "model.width=0.125",
+    *TINY_MODEL,
     "input.size=64",
     "loader.workers=0",
     "loader.batch_size=6",
@@ -37,7 +42,7 @@ def data_override(root: Path, train_split: str = "train", val_split: str = "val"
 
 @dataclass(frozen=True)
 class Trained:
-    """Model trained on the validation images of `tiny_shapes` until its metrics are above 0.
+    """Model trained on the validation images of `tiny_shapes` until its AP is above 0.1.
 
     Attributes:
         weights: its file.
@@ -52,15 +57,35 @@ class Trained:
     data: str
 
 
+def train_once(experiment: str, factory: pytest.TempPathFactory, shapes: Path, *overrides: str) -> Trained:
+    """Train a model on the validation images, once for all processes of pytest."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / f"trained-{Path(experiment).stem}"
+    folder.mkdir(exist_ok=True)
+    best, data = folder / "best.safetensors", data_override(shapes, "val")
+    with FileLock(folder / "lock"):
+        if not best.exists():
+            shared = [word for word in TINY if word not in TINY_MODEL]
+            own = [data, "train.evaluations=1", f"train.project={folder}/runs", *overrides]
+            assert run(["train", experiment, *shared, *own, "--quiet"]) == 0
+            shutil.copy(folder / "runs/train/weights/best.safetensors", best)
+            assert load_model_file(best).metrics["AP"] > 0.1
+    return Trained(best, shapes / "images/val", shapes / "annotations/val.json", data)
+
+
 @pytest.fixture(scope="session")
 def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    project = tmp_path_factory.mktemp("trained")
-    data = data_override(tiny_shapes, "val")
-    overrides = [*TINY, data, f"train.project={project}"]
-    overrides += ["train.iterations=120", "train.evaluations=1", "optimizer={name: adamw, lr: 0.01}"]
-    result = train(load_experiment("mish-n", overrides))
-    assert result.best > 0.1
-    return Trained(result.folder.best, tiny_shapes / "images/val", tiny_shapes / "annotations/val.json", data)
+    own = (*TINY_MODEL, "train.iterations=60", "optimizer={name: adamw, lr: 0.02}")
+    return train_once("mish-n", tmp_path_factory, tiny_shapes, *own)
+
+
+@pytest.fixture(scope="session")
+def trained_darknet(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Train a Darknet network, which has few layers and is exported in a few seconds."""
+    own = ("train.iterations=150", "optimizer={name: adamw, lr: 0.02}")
+    return train_once(str(DARKNET_CFG), tmp_path_factory, tiny_shapes, *own)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_configured_augmentation_is_checked(tiny_shapes, tmp_path, capsys):
         ([], 2, "expected one data set, got none"),
         (["a.yaml", "b.yaml"], 2, "expected one data set, got a.yaml, b.yaml"),
         (["none.yaml"], 2, "there is no file 'none.yaml'; check the path"),
-        (["none.json"], 3, "none.json cannot be read"),
+        (["none.json"], 2, "there is no file 'none.json'; check the path"),
         (["shapes", "input.sise=3"], 2, "unknown key 'input.sise'; did you mean 'size'?"),
     ],
 )
@@ -107,8 +107,8 @@ def test_missing_images_are_an_error_with_the_folders_tried(tiny_shapes, tmp_pat
     path = tmp_path / "a" / "val.json"
     path.parent.mkdir()
     path.write_bytes((tiny_shapes / "annotations" / "val.json").read_bytes())
-    assert run(["check", str(path)]) == 2
-    assert "its images are not in images, ../images, ., .., val" in capsys.readouterr().err
+    assert run(["check", str(path)]) == 3
+    assert "its images (000001.jpg, ...) are not in images, ../images, ., .., val" in capsys.readouterr().err
 
 
 def test_report_that_cannot_be_written_is_an_error(description, tmp_path, capsys):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,40 +14,16 @@ QUIET = ("--json", "--quiet")
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Darknet network trained on the validation images of `tiny_shapes`, and the paths of these images."""
-
-    weights: Path
-    images: Path
-    annotations: Path
-    data: str
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    root = tmp_path_factory.mktemp("darknet")
-    images, annotations = tiny_shapes / "images/val", tiny_shapes / "annotations/val.json"
-    split = f"{{annotations: {annotations}, images: {images}}}"
-    data = f"data={{name: coco, train: {split}, val: {split}}}"
-    code = run(
-        [
-            *("train", str(TINY), data, "--quiet"),
-            *("loader={workers: 0, batch_size: 6}", "device=cpu", "optimizer={name: adamw, lr: 0.02}"),
-            "augment={mosaic: 0, scale: 0, translate: 0, flip_horizontal: 0, hue: 0, saturation: 0, value: 0}",
-            "augment.albumentations=[]",
-            f"train={{iterations: 150, evaluations: 1, precision: fp32, project: {root}/runs}}",
-        ]
-    )
-    assert code == 0
-    return Trained(root / "runs/train/weights/best.safetensors", images, annotations, data)
+@pytest.fixture(name="trained")
+def trained_network(trained_darknet: Any) -> Any:
+    return trained_darknet
 
 
 def words(*given: object) -> list[str]:
     return [str(word) for word in given]
 
 
-def test_network_converted_to_weights_and_back_has_the_same_ap(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_network_converted_to_weights_and_back_has_the_same_ap(trained: Any, tmp_path: Path, capsys) -> None:
     target = tmp_path / "shapes.weights"
     assert run(words("convert", trained.weights, target)) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / f"shapes.{k}") for k in ("weights", "cfg", "names")]
@@ -72,7 +48,7 @@ def test_network_converted_to_weights_and_back_has_the_same_ap(trained: Trained,
     assert found["folded"] == pytest.approx(found["best"], abs=0.01)
 
 
-def test_results_of_predict_have_the_metrics_of_evaluate(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_results_of_predict_have_the_metrics_of_evaluate(trained: Any, tmp_path: Path, capsys) -> None:
     weights = tmp_path / "shapes.weights"
     assert run(words("convert", trained.weights, weights)) == 0
     assert (
@@ -109,7 +85,7 @@ def test_results_of_predict_have_the_metrics_of_evaluate(trained: Trained, tmp_p
 
 
 def test_without_names_classes_are_numbers_and_categories_are_matched_by_order(
-    trained: Trained, tmp_path: Path, capsys
+    trained: Any, tmp_path: Path, capsys
 ) -> None:
     weights = tmp_path / "shapes.weights"
     assert run(words("convert", trained.weights, weights)) == 0
@@ -145,7 +121,7 @@ def test_impossible_conversion_is_rejected_with_the_reason(given, reason, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_files_are_replaced_only_with_overwrite(trained: Trained, tmp_path: Path, capsys) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(trained: Any, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine.cfg").write_text("precious")
     assert run(words("convert", trained.weights, tmp_path / "mine.weights")) == 2
     assert "mine.cfg: already exists; choose another TARGET or give --overwrite" in capsys.readouterr().err

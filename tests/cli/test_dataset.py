@@ -163,8 +163,8 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
             "has no class 'circel'; did you mean 'circle'?",
         ),
         (("remap", "SOURCE", "--to", "OUT"), 2, "expected a mapping, got none"),
-        (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "expected a table and the folder of its images"),
-        (("to-coco", "none.csv", "--to", "OUT"), 3, "none.csv cannot be read"),
+        (("to-coco", "a.csv", "b", "c", "--to", "OUT"), 2, "expected one data set, got a.csv, b, c; give a data set"),
+        (("to-coco", "none.csv", "--to", "OUT"), 2, "there is no file 'none.csv'; check the path"),
         (("to-coco", "SOURCE", "--to", "INSIDE"), 2, "which holds images of the source; name a folder elsewhere"),
         (("to-coco", "SOURCE", "--to", "FULL"), 3, "is not empty; name a new folder"),
     ],
@@ -183,3 +183,155 @@ def test_error_is_one_line_and_nothing_is_written(source, tiny_shapes, tmp_path,
     assert not places["INSIDE"].exists()
     assert tree(tmp_path / "full").keys() == {"mine.txt"}
     assert tree(tiny_shapes) == before
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A data set of ten train, three valid and two test images; two look like a third, one of them to the byte."""
+    rng, root = np.random.default_rng(0), tmp_path / "published"
+    third = np.zeros((48, 64, 3), np.uint8)
+    for split, count in (("train", 10), ("valid", 3), ("test", 2)):
+        for folder in ("images", "labels"):
+            (root / split / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
+            if split == "train" and number in (3, 4):
+                pixels = np.maximum(third, np.uint8(3 * (number - 3)))
+            third = pixels if number == 2 else third
+            cv2.imwrite(str(root / f"{split}/images/{split}{number}.png"), pixels)
+            (root / f"{split}/labels/{split}{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.25 0.25\n")
+    (root / "data.yaml").write_text(
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat, dog]\n"
+    )
+    return root
+
+
+def test_splits_are_divided_again_and_the_test_split_stays(published, tmp_path, capsys):
+    assert called("split", published, "--again", "--shares", "train=0.6,val=0.4", "--to", tmp_path / "new") == 0
+    made = {name: split_of(tmp_path / "new/data.yaml", name) for name in ("train", "val", "test")}
+    assert {name: len(split) for name, split in made.items()} == {"train": 8, "val": 5, "test": 2}
+    assert sorted(Path(name).name for name in made["test"].file_names) == ["test0.png", "test1.png"]
+    shares = "train=0.6,val=0.2,test=0.2"
+    assert called("split", published, "--again", "--shares", shares, "--to", tmp_path / "all") == 0
+    assert sum(len(split_of(tmp_path / "all/data.yaml", name)) for name in ("train", "val", "test")) == 15
+    assert called("split", published, "--to", tmp_path / "refused") == 2
+    assert "already has a split val; give --again to divide them together" in capsys.readouterr().err
+
+
+def test_images_that_look_the_same_stay_in_one_split(published, tmp_path, capsys):
+    words = ("split", published, "--again", "--shares", "train=0.5,val=0.5")
+    for seed in range(3):
+        out = tmp_path / f"seed{seed}"
+        assert called(*words, "--group", "duplicates", "--seed", seed, "--to", out) == 0
+        names = {Path(name).stem for name in split_of(out / "data.yaml").file_names}
+        assert len(names & {"train2", "train3", "train4"}) in (0, 3)
+        assert "13 images, 11 of them different" in capsys.readouterr().err
+
+
+def test_copies_on_both_sides_are_reported(published, tmp_path, capsys):
+    (published / "valid/images/valid0.png").write_bytes((published / "test/images/test0.png").read_bytes())
+    assert called("split", published, "--again", "--to", tmp_path / "new") == 0
+    said = capsys.readouterr().err
+    assert "copies of images of" in said or "1 copy of images of" in said
+    assert "--group duplicates keeps copies in one split" in said
+
+
+def test_a_split_that_would_share_images_with_another_is_refused(published, tmp_path, capsys):
+    (published / "data.yaml").write_text(
+        "train: train/images\nval: train/images\ntest: train/images\nnames: [cat, dog]\n"
+    )
+    shares = ("--shares", "train=0.5,val=0.5")
+    assert called("split", published, "--again", *shares, "--to", tmp_path / "leak") == 3
+    said = capsys.readouterr().err
+    assert "would share" in said
+    assert "results on test say nothing" in said
+    assert not (tmp_path / "leak").exists()
+    (published / "data.yaml").write_text("train: train/images\nval: train/images\nnames: [cat, dog]\n")
+    assert called("split", published, "--again", *shares, "--to", tmp_path / "apart") == 0
+    assert "10 images of val also in another split, used once" in capsys.readouterr().err
+    names = [set(split_of(tmp_path / "apart/data.yaml", name).file_names) for name in ("train", "val")]
+    assert len(names[0] | names[1]) == 10
+    assert not names[0] & names[1]
+
+
+def test_merged_files_keep_the_splits_that_their_names_say(tiny_shapes, tmp_path, capsys):
+    files = [tiny_shapes / f"annotations/{name}.json" for name in ("train", "val")]
+    assert called("merge", *files, "--to", tmp_path / "both") == 0
+    assert "val.json: its images are the split val, as its name says" in capsys.readouterr().err
+    parts = [split_of(tmp_path / "both/data.yaml", name) for name in ("train", "val")]
+    assert [len(part) for part in parts] == [len(json.loads(file.read_text())["images"]) for file in files]
+
+
+def test_merged_splits_of_the_same_name_are_reported(published, source, tmp_path, capsys):
+    assert called("merge", published, source, "--to", tmp_path / "both") == 0
+    assert "train: the splits of 2 data sets are joined, 10 + " in capsys.readouterr().err
+    assert called("merge", published, published / "train", "--to", tmp_path / "twice") == 3
+    assert "is in two of the data sets" in capsys.readouterr().err
+
+
+@pytest.fixture
+def held_by_all(tmp_path: Path) -> Path:
+    """Two splits with what COCO files, text labels and Darknet's lists can hold, in folders and with odd names."""
+    root = tmp_path / "held"
+    names = {"train": ["a.png", "é 1.png", "deep/er/c.png"], "val": ["deep/a.png", "b'c.png"]}
+    for split, files in names.items():
+        rows, images = list[dict[str, object]](), list[dict[str, object]]()
+        for number, name in enumerate(files):
+            (root / split / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / split / name), np.full((48, 64, 3), 20 * number, np.uint8))
+            images.append({"id": number, "file_name": name, "width": 64, "height": 48})
+            boxes = [(5.1, 6.0 + number, 10.7, 12.0), (0.0, 0.0, 64.0, 48.0)][: number + 1 if number < 2 else 0]
+            rows += [
+                {"id": len(rows) + at + 1, "image_id": number, "category_id": at, "bbox": box, "area": box[2] * box[3],
+                 "iscrowd": 0} for at, box in enumerate(boxes)
+            ]  # fmt: skip
+        categories = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog: a", "never used"))]
+        content = {"images": images, "categories": categories, "annotations": rows}
+        (root / f"instances_{split}.json").write_text(json.dumps(content))
+    lines = [f"{split}: {{annotations: instances_{split}.json, images: {split}}}\n" for split in names]
+    (root / "data.yaml").write_text("name: coco\n" + "".join(lines))
+    return root / "data.yaml"
+
+
+WRITTEN = ("to-coco", "to-yolo", "to-darknet")
+
+
+@pytest.mark.parametrize("first", WRITTEN)
+@pytest.mark.parametrize("second", WRITTEN)
+def test_round_trips_keep_what_all_formats_hold(first, second, held_by_all, tmp_path, capsys):
+    source = held_by_all
+    for number, action in enumerate((first, second, first)):
+        assert called(action, source, "--to", tmp_path / f"trip{number}") == 0
+        source = Path(capsys.readouterr().out.strip())
+    for split in ("train", "val"):
+        one, two = split_of(held_by_all, split), split_of(source, split)
+        assert two.class_names == one.class_names
+        assert two.category_ids == one.category_ids
+        files = {two.path(index).read_bytes(): index for index in range(len(two))}
+        assert len(files) == len(two) == len(one)
+        for index, name in enumerate(one.file_names):
+            other = files[one.path(index).read_bytes()]
+            assert Path(two.file_names[other]).name == Path(name).name
+            assert two.image_hw[other].tolist() == one.image_hw[index].tolist()
+            assert two.labels_of(other).tolist() == one.labels_of(index).tolist()
+            mine, theirs = one.source_xyxy(index), two.source_xyxy(other)
+            np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-5)
+    if {first, second} == {"to-coco"}:
+        files = (tmp_path / "trip2/annotations/instances_train.json", held_by_all.parent / "instances_train.json")
+        kept, given = (json.loads(file.read_text())["annotations"] for file in files)
+        assert kept == given
+
+
+def test_a_foreign_format_keeps_its_other_content_in_coco_files(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    box = '<box label="cat" xtl="1.25" ytl="2" xbr="9" ybr="8" occluded="1"><attribute name="age">3</attribute></box>'
+    (tmp_path / "annotations.xml").write_text(f'<annotations><image id="0" name="a.png">{box}</image></annotations>')
+    out = tmp_path / "out"
+    assert called("to-coco", tmp_path / "annotations.xml", "--to", out / "one") == 2  # in the folder of the images
+    assert "holds images of the source" in capsys.readouterr().err
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images/a.png")
+    assert called("to-coco", tmp_path / "annotations.xml", "--to", out / "one") == 0
+    assert called("to-coco", out / "one/data.yaml", "--to", out / "two") == 0
+    (row,) = json.loads((out / "two/annotations/instances_train.json").read_text())["annotations"]
+    assert (row["bbox"], row["occluded"], row["attributes"]) == ([1.25, 2, 7.75, 6], 1, {"age": "3"})

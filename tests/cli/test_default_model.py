@@ -109,6 +109,14 @@ def test_models_describes_the_shipped_weights(photo: Path, capsys: pytest.Captur
     assert "layers" not in plain
 
 
+def test_models_describes_a_pth_like_the_model_itself(photo: Path) -> None:
+    assert run(["convert", "yolox-nano", "own.pth", "--quiet"]) == 0
+    shipped, found = describe_model(SHIPPED), describe_model(Path("own.pth"))
+    assert (found.network, found.num_parameters, found.gflops) == ("yolox", 912_159, shipped.gflops)
+    assert found.class_names == shipped.class_names
+    assert found.layers == shipped.layers
+
+
 def test_layers_hold_every_parameter_once() -> None:
     for name in (str(SHIPPED), "yolov4-tiny.cfg"):
         found = describe_model(Path(name))

@@ -12,10 +12,16 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 
+@pytest.fixture(name="trained")
+def trained_network_of_few_layers(trained_darknet):
+    return trained_darknet
+
+
 @pytest.fixture(scope="module")
-def made(trained, tmp_path_factory) -> Path:
+def made(trained_darknet, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "m.onnx"
-    assert run(["export", str(trained.weights), trained.data, "--to", "onnx", "--out", str(path), "-q"]) == 0
+    weights, data = str(trained_darknet.weights), trained_darknet.data
+    assert run(["export", weights, data, "--to", "onnx", "--out", str(path), "-q"]) == 0
     return path
 
 

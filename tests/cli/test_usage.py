@@ -140,6 +140,8 @@ def test_data_set_may_be_a_word_an_option_or_an_override(words, tmp_path, monkey
     small = ["data.num_train=4", "data.num_val=2", "data.image_size=64"]
     assert called("anchors", *words, *small, "--num", "2", "--size", "64", "--json", "-q") == 0
     assert len(json.loads(capsys.readouterr().out)["anchors"]) == 2
+    drawn = json.loads(Path("data/shapes/shapes.json").read_text())["parameters"]
+    assert (drawn["num_train"], drawn["num_val"], drawn["image_size"]) == (4, 2, 64)
 
 
 # --- run folders ---------------------------------------------------------------------------------------------------
@@ -279,5 +281,6 @@ def test_damaged_weights_have_the_exit_code_of_model_files(tmp_path, capsys):
 def test_missing_data_file_is_named_without_a_list_of_presets(name, capsys):
     assert called("train", "mish-n", f"data={name}") == 2
     error = capsys.readouterr().err
-    assert f"there is no file '{name}'; check the path" in error
+    assert f"there is no file '{name}'" in error
+    assert error.endswith("; check the path\n")
     assert "mish-" not in error.partition("there is")[2]

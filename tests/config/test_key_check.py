@@ -146,3 +146,13 @@ def test_wrong_key_is_answered_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "did you mean 'epochs'?" in done.stderr
     assert not {"torch", "numpy", "cv2", "pydantic"} & set(done.stdout.split())
+
+
+def test_override_of_one_key_of_a_file_or_run_does_not_ask_for_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = "{annotations: a.json, images: .}"
+    (tmp_path / "mine.yaml").write_text(f"train: {split}\nval: {split}\n", encoding="utf-8")
+    given = ("data=mine.yaml", "data.train.annotations=b.json")
+    check_experiment("mish-n", given)
+    assert load_experiment("mish-n", given).data.train.annotations == tmp_path / "b.json"
+    check_overrides(["data.val.annotations=b.json"])  # of the data of a model file or an interrupted run

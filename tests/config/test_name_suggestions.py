@@ -53,7 +53,10 @@ FOREIGN = [
     ("batch_size=2", "here it is loader.batch_size"),
     ("lr_scheduler=multisteplr", "here it is schedule=NAME"),
     ("box_score_thresh=0.05", "here it is predict.confidence"),
-    ("data={name: imagefolder}", "no dataset is named 'imagefolder'"),
+    (
+        "data={name: imagefolder}",
+        "no file or folder 'imagefolder', and no dataset of that name; check the path",
+    ),
 ]
 TYPING_MISTAKES = [
     ("train.epohcs=3", "did you mean 'epochs'?"),

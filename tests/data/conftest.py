@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from detector.config import registry
 from detector.data.coco import CocoAnnotations, read_coco
+from detector.data.dataset import Dataset
+from detector.tasks.detection_model import load_detection
 
 NUM_IMAGES = 40  # enough for one fault to stay below the share that may be skipped
 HEIGHT, WIDTH = 60, 80
@@ -66,3 +70,45 @@ def read_changed(tmp_path: Path, pictures: Path) -> Callable[..., CocoAnnotation
         return read_coco(path, folder, **options)
 
     return read
+
+
+def objects_of(annotations: CocoAnnotations) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the objects by the name of their image, sorted: class, x1, y1, x2, y2, and `ignored` for crowds."""
+    found = {}
+    for index, name in enumerate(annotations.file_names):
+        rows = slice(int(annotations.offsets[index]), int(annotations.offsets[index + 1]))
+        names = [annotations.class_names[label] for label in annotations.labels[rows].tolist()]
+        corners = annotations.boxes_xywh[rows].copy()
+        corners[:, 2:] += corners[:, :2]
+        marks = [("ignored",) if crowd else () for crowd in annotations.is_crowd[rows].tolist()]
+        columns = zip(names, corners.tolist(), marks, strict=True)
+        found[Path(name).name] = sorted((label, *box, *mark) for label, box, mark in columns)
+    return found
+
+
+@pytest.fixture
+def assert_export() -> Callable[..., Dataset]:
+    """Read a path as `data=PATH` does, and compare with the truth: images, boxes, classes, splits and sizes."""
+
+    def check(path: Path, truth: dict[str, Any], reader: str, image_hw: tuple[int, int]) -> Dataset:
+        config = load_detection("base", [f"data={json.dumps(str(path))}"])
+        assert config.data is not None
+        assert registry.name_of(config.data) == reader
+        dataset = registry.build(config.data)
+        assert isinstance(dataset, Dataset)
+        assert sorted(dataset.split_names()) == sorted(truth)
+        for split, images in truth.items():
+            annotations = dataset.split(split)
+            found = objects_of(annotations)
+            expected = {Path(image).name: sorted(objects) for image, objects in images.items()}
+            assert sorted(found) == sorted(expected)
+            for image, objects in expected.items():
+                got = found[image]
+                assert [(item[0], *item[5:]) for item in got] == [(item[0], *item[5:]) for item in objects], image
+                np.testing.assert_allclose([item[1:5] for item in got], [item[1:5] for item in objects], atol=0.01)
+            assert annotations.images is not None
+            assert all(annotations.path(index).is_file() for index in range(len(annotations)))
+            assert (annotations.image_hw == image_hw).all()
+        return dataset
+
+    return check

@@ -12,6 +12,7 @@ import pytest
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, write_coco, yolo_to_coco
+from detector.data.darknet_lists import DarknetDataset
 from detector.errors import DatasetError
 from detector.tasks.detection_model import load_detection, read_split
 
@@ -189,3 +190,27 @@ def test_real_photos_keep_their_objects(data_folder, tmp_path):
     root = data_folder / "bccd"
     original = read_coco(root / "annotations" / "instances_val.json", root / "images")
     assert_same_objects(original, again(coco_to_yolo({"val": original}, tmp_path / "out", link=True), "val"))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_darknet_folder_that_was_moved_is_read(source, relative, tmp_path):
+    original = read(source)
+    coco_to_darknet({"train": original}, tmp_path / "out", relative=relative)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").rename(tmp_path / "elsewhere" / "moved")
+    file = tmp_path / "elsewhere" / "moved" / "data.data"
+    assert (str(tmp_path) in file.read_text()) is not relative
+    found = DarknetDataset(DarknetDataset.Config(file)).split("train")
+    assert len(found) == len(original)
+    assert found.num_boxes == int((~original.is_crowd).sum())
+    told = [problem.kind for problem in found.problems if "elsewhere" in problem.kind]
+    assert told == ([] if relative else ["list of paths of elsewhere"])
+
+
+def test_a_moved_folder_of_images_is_named_with_its_key(source, tmp_path):
+    description = yolo_to_coco({"train": read(source)}, tmp_path / "out").description
+    config = load_detection("mish-n", [f"data={description}", f"data.train.images={tmp_path}/x"])
+    with pytest.raises(
+        DatasetError, match=r"^data.train.images: there is no .*/x; if it was moved, give data.train.im"
+    ):
+        read_split(config, "train")

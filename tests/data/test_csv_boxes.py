@@ -70,9 +70,11 @@ def test_the_usual_tables_are_read_the_same(read, text):
 
 
 def test_interpretations_of_a_table_are_noted(read):
-    assert read(CORNERS)[1] == []
+    left_out = "1 image without annotations left out, first: c.png"
+    assert read(CORNERS)[1] == [left_out]
     assert read(CORNERS.replace("class", "class,notes", 1).replace(",cat", ",cat,x").replace(",dog", ",dog,y"))[1] == [
-        "columns that are not read: notes"
+        "columns that are not read: notes",
+        left_out,
     ]
     assert "no line of names" in read("a.jpg,5,6,15,18,cat\n")[1][0]
     assert "taken as shares of the image" in read("image,label,x1,y1,x2,y2\na.jpg,cat,0.1,0.1,0.5,0.5\n")[1][0]
@@ -81,7 +83,7 @@ def test_interpretations_of_a_table_are_noted(read):
 def test_boxes_of_whole_numbers_up_to_one_are_pixels(read):
     splits, notes = read("image,label,x1,y1,x2,y2\na.jpg,cat,0,0,1,1\n")
     assert boxes_of(splits) == {"a.jpg": [("cat", [0, 0, 1, 1])]}
-    assert notes == []
+    assert notes == ["2 images without annotations left out, first: b.jpg"]
 
 
 def test_images_without_objects_are_kept(read):
@@ -89,6 +91,71 @@ def test_images_without_objects_are_kept(read):
     assert boxes_of(splits)["c.png"] == []
     splits, _ = read("a.jpg,5,6,15,18,cat\nc.png,,,,,\n")
     assert boxes_of(splits)["c.png"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,cx,cy,w,h,label\na.jpg,10,12,10,12,cat\na.jpg,20,15,40,30,dog\nb.jpg,2.5,4,3,4,dog\n", ""),
+        ("path,x_center,y_center,width,height,label\na,.25,.4,.25,.4,cat\na,.5,.5,1,1,dog\nb,.0625,.133333333333,"
+         ".075,.133333333333,dog\n", "taken as shares of the image"),
+        ('image_id,width,height,bbox,class\na,40,30,"[5.0, 6, 10, 12]",cat\na,40,30,"[0, 0, 40, 30]",dog\n'
+         'b,40,30,"[1, 2, 3, 4]",dog\nc,40,30,,\n', "taken as x, y, width, height"),
+        ('image_id,width,height,bbox,class\na,40,30,"5,6,15,18",cat\na,40,30,"0,0,40,30",dog\nb,40,30,"(1 2 4 6)",'
+         "dog\n", "taken as x, y, width, height"),
+        ("image_name,BoxesString,class\na.jpg,5 6 15 18,cat\na.jpg,0 0 40 30,dog\nb.jpg,1 2 4 6,dog\nc.png,no_box,\n",
+         "taken as x1, y1, x2, y2"),
+    ],
+    ids=["centre", "shares", "list", "corners that look like sizes", "boxes of wheat"],
+)  # fmt: skip
+def test_other_forms_of_boxes_are_read(read, text, words):
+    splits, notes = read(text)
+    assert words in "; ".join(notes)
+    found = boxes_of(splits)
+    if "no_box" in text or "c,40,30,," in text:
+        assert found.pop("c.png") == []
+    if "5,6,15,18" in text:  # both readings are possible: nothing ends outside its image
+        assert found["a.jpg"][0] == ("cat", [5, 6, 15, 18])
+        return
+    assert found.keys() == EXPECTED.keys()
+    for name, boxes in EXPECTED.items():
+        assert [label for label, _ in found[name]] == [label for label, _ in boxes]
+        np.testing.assert_allclose([box for _, box in found[name]], [box for _, box in boxes], atol=1e-6)
+
+
+def test_lists_of_corners_are_told_by_boxes_that_would_leave_their_image(read):
+    text = 'image_id,width,height,bbox,class\na,40,30,"25,16,35,28",cat\na,40,30,"0,0,40,30",dog\n'
+    splits, notes = read(text)
+    assert boxes_of(splits)["a.jpg"] == [("cat", [25, 16, 10, 12]), ("dog", [0, 0, 40, 30])]
+    assert "four numbers in one column are taken as x1, y1, x2, y2" in notes
+
+
+def test_a_table_without_classes_has_one_class(read):
+    splits, notes = read("image,xmin,ymin,xmax,ymax\na.jpg,5,6,15,18\n")
+    assert boxes_of(splits) == {"a.jpg": [("object", [5, 6, 10, 12])]}
+    assert "no column of classes: all boxes are of the class 'object'" in notes
+
+
+def test_open_images_has_groups_and_names_of_classes(read, tmp_path):
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/011k07,Tortoise\n/m/01g317,Person\n")
+    columns = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
+    splits, _ = read(f"{columns}\na,xclick,/m/011k07,1,0,1,0,1,1,-1,0\nb,xclick,/m/01g317,1,0.5,1,0,0.5,0,0,1\n")
+    annotations, extras = splits["train"]
+    assert boxes_of(splits) == {"a.jpg": [("Tortoise", [0, 0, 40, 30])], "b.jpg": [("Person", [20, 0, 20, 15])]}
+    assert annotations.is_crowd.tolist() == [False, True]
+    assert [dict(row) for row in extras.rows] == [{"occluded": 1}, {}]
+
+
+def test_tables_of_a_folder_are_its_splits(read, tmp_path):
+    read(CORNERS)
+    (tmp_path / "boxes.csv").rename(tmp_path / "train_labels.csv")
+    (tmp_path / "test_labels.csv").write_text("filename,class,xmin,ymin,xmax,ymax\nc.png,bird,1,2,3,4\n")
+    (tmp_path / "sample_submission.csv").write_text("id,target\n1,0\n")
+    splits, notes = read_csv(tmp_path)
+    assert boxes_of(splits, "test") == {"c.png": [("bird", [1, 2, 2, 2])]}
+    assert len(splits["train"][0]) == 2
+    assert splits["train"][0].class_names == ("bird", "cat", "dog")
+    assert "1 tables are not read, first: " in notes[0]
 
 
 def test_splits_are_read_from_their_column(read):

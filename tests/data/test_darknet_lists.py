@@ -107,7 +107,7 @@ def test_lines_without_effect_are_counted(data_file):
             "train",
             "x.data:1: data/none.txt does not exist",
         ),
-        ("train=data/train.txt\nnames=none", "train", "x.data:2: none does not exist; looked at"),
+        ("train=data/train.txt\nnames=none", "train", "x.data:2: none does not exist, neither from"),
         ("classes=3\ntrain=data/train.txt\nnames=data/x.names", "train", "x.data:1: classes=3, but"),
         ("classes=two\ntrain=data/train.txt", "train", "x.data:1: classes=: expected a number of classes, got 'two'"),
         ("classes=0\ntrain=data/train.txt", "train", "got '0'"),
@@ -122,7 +122,7 @@ def test_a_wrong_data_file_is_refused_with_its_line(data_file, text, name, words
 
 def test_an_unreadable_data_file_is_refused(tmp_path):
     path = tmp_path / "x.data"
-    assert "cannot be read: No such file" in refused(path)
+    assert "data.file: there is no " in refused(path)
     path.write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text at byte 0" in refused(path)
     path.write_bytes(b"a=b\n" * 20_000)

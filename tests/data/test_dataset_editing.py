@@ -104,12 +104,14 @@ def test_a_split_depends_on_its_seed_alone():
 
 def test_groups_stay_together():
     whole = portion_of(random_labels(200))
-    parts = split_portion(whole, {"train": 0.5, "val": 0.5}, group_of=lambda name: name.split("/")[0])
+    parts = split_portion(
+        whole, {"train": 0.5, "val": 0.5}, groups=[name.split("/")[0] for name in whole.annotations.file_names]
+    )
     folders = [{name.split("/")[0] for name in part.annotations.file_names} for part in parts.values()]
     assert [len(f) for f in folders] == [2, 2]
     assert not folders[0] & folders[1]
     with pytest.raises(DatasetError, match="200 images in 1 group leave the split val empty; group by"):
-        split_portion(whole, {"train": 0.5, "val": 0.5}, group_of=lambda name: "all")
+        split_portion(whole, {"train": 0.5, "val": 0.5}, groups=["all"] * 200)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,7 @@ def test_merged_data_sets_match_classes_by_name_and_note_changes():
         "category 2 (fish) becomes 4",
         "category 1 (dog) becomes 2",
         "category 2 (fish) becomes 4",
+        "the splits of 2 data sets are joined, 2 + 2 images",
         "image ids are used more than once: all 4 images are numbered again from 1",
     ]
 
@@ -184,7 +187,7 @@ def test_merged_data_sets_match_classes_by_name_and_note_changes():
 def test_unique_image_ids_are_kept_by_a_merge():
     merged, notes = merge([{"train": portion_of([[0]])}, {"train": portion_of([[1]], folder="/data/b", first_id=40)}])
     assert merged["train"].annotations.image_ids.tolist() == [1, 40]
-    assert notes == ()
+    assert notes == ("train: the splits of 2 data sets are joined, 1 + 1 images",)
     assert merged["train"].extras.categories == {1: {"super": "x"}, 2: {}, 3: {}}
 
 
@@ -201,7 +204,7 @@ def test_a_split_data_set_merges_back_to_the_same(tiny_shapes):
     whole = Portion(annotations, read_extras(annotations))
     parts = split_portion(whole, {"train": 0.5, "val": 0.5})
     merged, notes = merge([{"train": parts["train"]}, {"train": parts["val"]}])
-    assert notes == ()
+    assert notes == ("train: the splits of 2 data sets are joined, 6 + 6 images",)
     order = np.argsort(merged["train"].annotations.image_ids)
     again = take(merged["train"], order)
     truth = replace(annotations, problems=()).ground_truth()

@@ -268,3 +268,21 @@ def test_first_pixel_is_decided_by_evidence_and_announced(tmp_path, database, bo
     top = 6 - (left == 4)
     assert annotations.boxes_xywh.tolist() == [[left, top, 20 - left, 10 - top]]
     assert words in notes[0]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("folder", ["labels", "Annotations"])
+def test_text_labels_of_the_same_boxes_tell_the_first_pixel(voc, first, folder):
+    (voc.root / folder).mkdir(exist_ok=True)
+    voc.add("000002", [("dog", 0, 5, 5, 9, 9)])
+    boxes = {"000001": [(1, 1, 40, 30), (11, 6, 20, 10)], "000002": [(5, 5, 9, 9)]}
+    for stem, of in boxes.items():
+        edges = [(x1 - first, y1 - first, x2, y2) for x1, y1, x2, y2 in of]
+        rows = [((a + c) / 80, (b + d) / 60, (c - a) / 40, (d - b) / 30) for a, b, c, d in edges]
+        lines = [f"0 {x:.6f} {y:.6f} {w:.6f} {h:.6f}" for x, y, w, h in rows]
+        (voc.root / folder / f"{stem}.txt").write_text("\n".join(lines))
+    _, notes = read_voc(voc.root)
+    assert notes[0].startswith(f"text labels of the same boxes begin {first} px before xmin: ")
+    assert ("taken as edges" in notes[0]) == (first == 0)
+    (voc.root / folder / "000002.txt").write_text("0 0.5 0.5 0.1 0.1")  # other boxes tell nothing
+    assert "nothing tells" in read_voc(voc.root)[1][0]

@@ -39,6 +39,8 @@ def test_the_error_of_a_file_without_thresholds_says_how_to_store_some(tmp_path:
     save_model(tmp_path / "m.safetensors", model_file())
     with pytest.raises(ConfigError, match="m holds no thresholds; store some with detector evaluate m"):
         OperatingPoint.of_file(load_model_file(tmp_path / "m.safetensors"), "m")
+    with pytest.raises(ConfigError, match="evaluate WEIGHTS --store-thresholds FILE, WEIGHTS being the model file"):
+        OperatingPoint.of_file(load_model_file(tmp_path / "m.safetensors"), "best.onnx")
 
 
 @pytest.mark.parametrize(

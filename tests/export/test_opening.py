@@ -22,6 +22,7 @@ from detector.export.torch_archive import read_pt2
 from detector.export.writer import open_export
 from detector.models.checkpoint import ModelFile
 from detector.tasks.detection_model import load_model
+from detector.workflows.describe import describe_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
 TARGETS = list(SUFFIXES)
@@ -225,6 +226,14 @@ def test_override_that_the_export_cannot_follow_is_rejected(override, says, expo
 def test_settings_of_evaluation_and_prediction_can_be_overridden(exported):
     config = load_model(exported("onnx").exported.files[0], ["predict.confidence=0.4", "evaluate.iou=0.5"]).config
     assert (config.predict.confidence, config.evaluate.iou) == (0.4, 0.5)
+
+
+def test_export_is_described_like_its_model(exported, darknet_file):
+    model, export = describe_model(darknet_file), describe_model(exported("onnx").exported.files[0])
+    assert export.written == {"target": "onnx", "precision": "fp32"}
+    assert export.has_weights
+    for name in ("product", "network", "num_parameters", "gflops", "class_names", "provenance", "layers"):
+        assert getattr(export, name) == getattr(model, name), name
 
 
 def test_description_is_json_under_one_key_in_every_format(exported):

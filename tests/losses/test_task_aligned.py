@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import complete_box_iou_loss
 
 import detector.losses
+from detector.losses import task_aligned
 from detector.losses.task_aligned import TaskAlignedLoss, distribution_focal_loss
 from detector.losses.task_aligned_assignment import Alignment, Assignment, PaddedObjects, assign_task_aligned
 from detector.models.heads import DecoupledHead
@@ -348,6 +350,21 @@ def test_under_bf16_autocast_the_loss_is_computed_in_float32(loss: TaskAlignedLo
 
 
 # ---- distribution focal loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_complete_iou_loss_has_the_bits_of_torchvision(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    corners, sizes = (torch.rand(2, 500, 2, generator=draw, dtype=dtype) * scale for scale in (90.0, 60.0))
+    predicted, boxes = torch.cat([corners, corners + 0.1 + sizes], dim=-1)
+    predicted[:20] = boxes[:20]
+    weights = torch.linspace(0, 1, 500, dtype=dtype)
+    ours = task_aligned.complete_iou_loss(predicted.requires_grad_(), boxes)
+    theirs = complete_box_iou_loss(predicted, boxes)
+    assert ours.min() < 1e-5 < 1 < ours.max()
+    assert torch.equal(ours, theirs)
+    gradients = [torch.autograd.grad((loss * weights).sum(), predicted)[0] for loss in (ours, theirs)]
+    assert torch.equal(*gradients)
 
 
 def test_distribution_focal_loss_equals_a_loop() -> None:

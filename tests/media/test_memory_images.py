@@ -156,3 +156,21 @@ def test_channels_are_converted_as_those_of_files() -> None:
     assert grey is not None
     luma = RGB.astype(np.float64) @ [0.299, 0.587, 0.114]  # ITU-R BT.601
     assert_near(grey[..., 0], luma, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((2, 48, 64, 3), np.uint8), r"expected one image, got a batch \(2, 48, 64, 3\); give a list of its"),
+        (torch.zeros((1, 3, 48, 64)), r"expected one image, got a batch \(1, 3, 48, 64\); give a list of its images"),
+        (
+            torch.zeros((48, 64, 3), dtype=torch.uint8),
+            r"tensor of shape \(C, H, W\), got \(48, 64, 3\).*permute",
+        ),
+        (np.zeros((3, 48, 64), np.uint8), r"array of shape \(H, W, C\), got \(3, 48, 64\).*transpose\(1, 2, 0\)"),
+    ],
+    ids=["batch", "batch-of-one-tensor", "tensor-hwc", "array-chw"],
+)
+def test_batch_and_other_order_of_axes_are_named(given: object, words: str) -> None:
+    with pytest.raises(MediaError, match=words):
+        pixels_of(given)

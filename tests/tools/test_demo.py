@@ -24,11 +24,18 @@ def demo() -> ModuleType:
     return module
 
 
+def step_time(demo: ModuleType, step_s: float, fixed: float = 0.0) -> object:
+    """Return the time of a step of `step_s` seconds at 128 px, of which a share does not depend on the size."""
+    return demo.StepTime(step_s * fixed, step_s * (1 - fixed) / 128**2)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("step_s", [0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
 @pytest.mark.parametrize("minutes", [2.0, 4.5, 20.0])
-def test_plan_fits_into_the_budget(demo: ModuleType, step_s: float, minutes: float) -> None:
-    plan = demo.fit(minutes * 60, 15.0, step_s, 16, 160)
-    size_step_s = step_s * (plan.size / demo.TIMED_SIZE) ** 2
+def test_plan_fits_into_the_budget(demo: ModuleType, step_s: float, minutes: float, fixed: float) -> None:
+    step = step_time(demo, step_s, fixed)
+    plan = demo.fit(minutes * 60, 15.0, step, 16, 160)
+    size_step_s = step.at(plan.size)
     evaluation_s = demo.EVALUATION_SHARE * 160 / 16 * size_step_s
     needed_s = 15.0 + plan.num_steps * size_step_s + (plan.evaluations + 1) * evaluation_s + demo.LAST_COMMANDS_S
     assert plan.num_steps <= demo.FULL_STEPS
@@ -40,7 +47,7 @@ def test_plan_fits_into_the_budget(demo: ModuleType, step_s: float, minutes: flo
 
 
 def test_faster_machine_gets_larger_images_and_more_steps(demo: ModuleType) -> None:
-    fast, middle, slow = (demo.fit(270.0, 15.0, step_s, 16, 160) for step_s in (0.01, 0.3, 3.0))
+    fast, middle, slow = (demo.fit(270.0, 15.0, step_time(demo, step_s), 16, 160) for step_s in (0.01, 0.3, 3.0))
     assert (fast.size, fast.num_steps) == (demo.FULL_SIZE, demo.FULL_STEPS)
     assert middle.size < fast.size
     assert middle.num_steps >= demo.MIN_STEPS
@@ -48,19 +55,27 @@ def test_faster_machine_gets_larger_images_and_more_steps(demo: ModuleType) -> N
     assert slow.num_steps < middle.num_steps
 
 
+def test_step_time_is_fitted_through_two_sizes(demo: ModuleType) -> None:
+    step = demo.StepTime.through((96, 192), (0.2 + 96**2 * 1e-5, 0.2 + 192**2 * 1e-5))
+    assert step.at(320) == pytest.approx(0.2 + 320**2 * 1e-5)
+    # Times of a busy machine: neither part becomes negative.
+    assert demo.StepTime.through((96, 192), (0.5, 0.3)).at(320) == pytest.approx(0.3)
+    assert demo.StepTime.through((96, 192), (0.01, 0.3)).at(96) == pytest.approx(0.3 / 4)
+
+
 def test_demo_stops_at_its_deadline_and_still_shows_detections(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "TIMED_SIZE", 64)
+    monkeypatch.setattr(demo, "TIMED_SIZES", (32, 64))
     monkeypatch.setattr(demo, "SIZES", (64,))
     monkeypatch.setattr(demo, "TIMED_STEPS", 1)
     data = (f"data.root={tmp_path}/shapes", "data.num_train=8", "data.num_val=4", "data.image_size=64")
-    toy = ("model.width=0.125", "loader={workers: 0, batch_size: 2}", "augment.albumentations=[]", "device=cpu")
+    toy = ("loader={workers: 0, batch_size: 2}", "augment.albumentations=[]", "device=cpu")
     demo.demo(0.1, (*data, *toy), tmp_path / "demo")
     text = capsys.readouterr().out
     assert "the time is over; to train the rest: detector train --resume" in text
     assert re.search(r"^Reached: AP \d\.\d{3} with \d+ steps at 64 px$", text, re.MULTILINE)
-    assert "A faster machine: AP 0.685" in text
+    assert f"A faster machine: {demo.FULL_RESULT}" in text
     picture = cv2.imread(str(tmp_path / "demo/1/detections.jpg"))
     assert picture is not None
     assert picture.shape == (64, 4 * 64 + 3 * demo.GAP_PX, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detector.errors import CheckpointError
+from detector.errors import CheckpointError, ConfigError
 from detector.models.checkpoint import load_model_file, load_training_state
 from detector.tasks.detection_config import DetectionConfig
 from detector.training.events import Event, Noted
@@ -18,8 +18,10 @@ from detector.workflows.train import open_run, train
 
 Make = Callable[..., DetectionConfig]
 Assert = Callable[..., None]
-# Run a test on both kinds of network.
+# Run a test on each kind of network.
 BOTH = pytest.mark.parametrize("experiment", ["mish-n", "darknet"], indirect=True)
+NIGHTLY_YOLOX = pytest.param("yolox", marks=pytest.mark.nightly)
+ALL = pytest.mark.parametrize("experiment", ["mish-n", "darknet", NIGHTLY_YOLOX], indirect=True)
 
 
 def rows(folder: RunFolder) -> list[dict[str, str]]:
@@ -42,7 +44,7 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
     return should_stop
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -116,7 +118,7 @@ def test_resuming_a_finished_run_changes_nothing(experiment: Make, assert_same: 
 def test_resuming_with_another_config_reports_every_difference(experiment: Make) -> None:
     stopped = train(experiment(), should_stop=stop_after(1))
     asked = experiment("model.width=0.25", "optimizer.lr=0.5", "augment.mosaic=0.0", "input.size=96")
-    with pytest.raises(CheckpointError, match=r"last\.safetensors: .* got 4 differences") as caught:
+    with pytest.raises(ConfigError, match=r"last\.safetensors: .* got 4 differences") as caught:
         open_run(stopped.folder.path, asked)
     for difference in (
         "model.width: 0.25 here, 0.125 there",
@@ -133,7 +135,7 @@ def test_run_that_began_with_a_floor_for_any_epochs_keeps_it(experiment: Make) -
     stopped = train(begun, should_stop=stop_after(1))
     config, _, _ = open_run(stopped.folder.path, experiment("train.epochs=5"))
     assert config.train == begun.train
-    with pytest.raises(CheckpointError, match=r"train\.epochs: 6\.0 here, 5\.0 there"):
+    with pytest.raises(ConfigError, match=r"train\.epochs: 6\.0 here, 5\.0 there"):
         open_run(stopped.folder.path, experiment("train.epochs=6"))
 
 
@@ -153,6 +155,68 @@ def test_resuming_with_other_classes_is_rejected(experiment: Make, tiny_shapes: 
     assert "category_ids: " in str(caught.value)
     assert "'hexagon'" in str(caught.value)
     assert stopped.folder.last.read_bytes() == before
+
+
+def moved_data(data: Path) -> list[str]:
+    """Return the overrides that name the splits of a data set at another place, as the command line gives them."""
+    splits = ("train", "val")
+    return [f"data.{name}.annotations={data}/annotations/{name}.json" for name in splits] + [
+        f"data.{name}.images={data}/images/{name}" for name in splits
+    ]
+
+
+@pytest.mark.parametrize("is_repeated", [False, True], ids=["overrides", "repeated-command"])
+def test_run_resumes_to_the_same_bits_after_its_data_moved(
+    is_repeated: bool, experiment: Make, tiny_shapes: Path, assert_same: Assert, tmp_path: Path
+) -> None:
+    old, new = Path(shutil.copytree(tiny_shapes, tmp_path / "old")), tmp_path / "new place"
+    stopped = train(experiment(data=old), should_stop=stop_after(2))
+    old.rename(new)
+    given = (experiment(data=new), ()) if is_repeated else (None, moved_data(new))
+    config, folder, state = open_run(stopped.folder.path, *given)
+    assert train(config, resume=(folder, state)).finished
+    assert str(new) in (folder.path / "config.yaml").read_text()
+    whole = train(experiment())
+    assert_same(load_training_state(folder.last)["model"], load_training_state(whole.folder.last)["model"])
+    assert load_training_state(folder.last)["data_digest"] == state["data_digest"]
+
+
+@pytest.mark.parametrize("is_old_state", [False, True])
+def test_run_is_not_resumed_with_other_data_at_a_new_place(
+    is_old_state: bool, experiment: Make, tiny_shapes: Path, tmp_path: Path
+) -> None:
+    stopped = train(experiment(), should_stop=stop_after(1))
+    new = Path(shutil.copytree(tiny_shapes, tmp_path / "new"))
+    if not is_old_state:
+        path = new / "annotations/val.json"
+        content = json.loads(path.read_text())
+        content["annotations"][0]["bbox"][2] += 1
+        path.write_text(json.dumps(content))
+    config, folder, state = open_run(stopped.folder.path, None, moved_data(new))
+    if is_old_state:
+        del state["data_digest"]
+    expected = "an older version" if is_old_state else "other images or boxes"
+    with pytest.raises(CheckpointError, match=rf"annotations that the run began with, at the new .*{expected}"):
+        train(config, resume=(folder, state))
+
+
+@pytest.mark.parametrize("is_old_state", [False, True])
+def test_changed_annotations_at_the_same_place_are_reported(
+    is_old_state: bool, experiment: Make, tiny_shapes: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(tiny_shapes, tmp_path / "data"))
+    stopped = train(experiment("train.evaluations=0", data=data), should_stop=stop_after(5))
+    path = data / "annotations/train.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]
+    path.write_text(json.dumps(content))
+    config, folder, state = open_run(stopped.folder.path)
+    if is_old_state:
+        del state["data_digest"]
+    events: list[Event] = []
+    assert train(config, resume=(folder, state), report=events.append).finished
+    noted = [event.text for event in events if isinstance(event, Noted) and "annotations have changed" in event.text]
+    assert len(noted) == (0 if is_old_state else 1)
 
 
 def test_number_of_unreadable_images_survives_a_resume(experiment: Make, tiny_shapes: Path, tmp_path: Path) -> None:

@@ -361,3 +361,10 @@ def test_provenance_goes_from_the_first_weights_into_every_file_of_a_run(
 def test_missing_weights_to_start_from_are_named(name, config, tmp_path):
     with pytest.raises(CheckpointError, match=f"train.weights=.*{re.escape(name)}: there is no such file"):
         read_start(tmp_path / name, config)
+
+
+def test_classes_are_taken_by_the_aliases_that_evaluation_uses(config: DetectionConfig) -> None:
+    names, given = ("motorbike", "emu", "potted_plant"), ("Motorcycle", "dog", "potted plant")
+    taken = load_matching(model_of(config, 3, 1), file_of(model_of(config, 3, 2), given), names)
+    assert taken.known == ("motorbike (from Motorcycle)", "potted_plant (from potted plant)")
+    assert taken.new == ("emu",)

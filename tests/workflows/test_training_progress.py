@@ -33,3 +33,10 @@ def test_finished_run_is_not_said_to_go_on(capsys: pytest.CaptureFixture[str]) -
     (line,) = shown(capsys, half)
     assert "training 30 steps" in line
     assert "resumed at step 15" in line
+
+
+def test_warning_is_shown_also_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TrainingProgress(quiet=True)
+    progress(Noted("starting from given weights"))
+    progress(Noted("1 of 3 categories match no class", is_warning=True))
+    assert capsys.readouterr().err == "warning: 1 of 3 categories match no class\n"

@@ -15,9 +15,11 @@ from detector.data.doctor.box_checks import check_boxes, tabulate
 from detector.data.doctor.class_checks import check_classes, summarise_classes
 from detector.data.doctor.file_checks import check_files, scan_files
 from detector.data.doctor.findings import NUM_EXAMPLES, SEVERITIES, Finding, Report, Severity, SplitSummary
+from detector.data.doctor.orphan_checks import check_orphans
 from detector.data.doctor.suggestions import suggest
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.io.announcements import announce
 from detector.io.nouns import plural
 from detector.structures.canvas import Canvas
 
@@ -50,6 +52,8 @@ def read_splits(
     names = selected or dataset.split_names()
     if not names:
         raise DatasetError("the data set has no split; give data.train.annotations and data.train.images")
+    for note in dataset.notes():
+        announce(note)
     for name in names:
         try:
             splits[name] = dataset.split(name)
@@ -108,6 +112,7 @@ def examine(
         *check_classes(splits, classes, augment or AugmentConfig()),
         *check_boxes(splits, tables),
         *check_files(splits, files),
+        *check_orphans(splits),
     ]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     main = "train" if "train" in splits else next(iter(splits), "")

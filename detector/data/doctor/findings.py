@@ -54,6 +54,9 @@ ADVICE: dict[str, str] = {
     "image-duplicate": "Remove one of each pair, because it counts twice.",
     "image-duplicate-labels": "One of the two is wrong, or each has half of the objects: merge them or remove one.",
     "image-near-duplicate": "They are copies in another size or compression, or frames of a video, and add little.",
+    "label-without-image": "Their objects are left out. If images were renamed or moved, rename the labels alike.",
+    "image-unlisted": "They are left out. List them if they belong to a split; images without objects are useful too.",
+    "image-type-unread": "They are left out: convert them to JPEG or PNG.",
     "leak-exact": "Evaluation on training images gives metrics that are too high: remove them from one split.",
     "leak-near": "Frames of one video or copies of one photo are in two splits: split by source (detector dataset "
     "split --group).",

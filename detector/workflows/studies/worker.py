@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from detector.config.registry import import_parts
+from detector.config.schema import config_to_plain
 from detector.errors import CheckpointError, ConfigError
 from detector.io.machine import machine, peak_bytes
 from detector.models.checkpoint import TrainingState
@@ -131,6 +132,8 @@ def _interrupted(folder: Path, config: TaskConfig, record: RunRecord) -> tuple[R
         return None
     try:
         _, run_folder, state = open_run(folder, config)
+        if state["config"].get("data") != config_to_plain(config)["data"]:
+            return None  # other data may need other steps, and `train` would refuse other annotations
         known = {evaluation.step for evaluation in record.evaluations}
         measured = [int(row["step"]) for row in run_folder.results()]
         is_older = any(step not in known for step in measured if step <= state["step"])
