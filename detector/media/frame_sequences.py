@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def stem_of_frames(name: str) -> str:
     return path.parent.name if path.name == _MOT_FRAMES else path.name
 
 
-def sequence_frames(source: VideoSource, stride: int = 1) -> Iterator[ImageSource]:
+def sequence_frames(source: VideoSource, stride: int = 1) -> Generator[ImageSource, None, None]:
     """Yield every `stride`-th frame of a sequence, each with its number and time; it is read when it is loaded.
 
     The numbers in the names count, so that missing files leave gaps in numbers and times. Names that count in steps, as

@@ -97,6 +97,11 @@ def _opened(container: InputContainer, name: str, is_live: bool) -> PyAvReader |
         raise
 
 
+def _no_decoder(name: str, container: InputContainer) -> str:
+    codec = " ".join(("codec", codec_of(container.name))).rstrip()
+    return f"{name} cannot be read: there is no decoder for its {codec}; convert the video"
+
+
 def _place(container: InputContainer, index: int) -> int:
     return next(place for place, stream in enumerate(container.streams.video) if stream.index == index)
 
@@ -117,8 +122,7 @@ class PyAvReader(FrameReader):
             MediaError: there is no decoder for the codec.
         """
         if stream.codec_context is None:
-            codec = f" {known}" if (known := codec_of(container.name)) else ""
-            raise MediaError(f"{name} cannot be read: there is no decoder for its codec{codec}; convert the video")
+            raise MediaError(_no_decoder(name, container))
         self.name, self._container, self._stream = name, container, stream
         # Threads over whole frames are faster, but hold back frames, for which live sources must not wait.
         stream.codec_context.thread_type = "SLICE" if is_live else "AUTO"

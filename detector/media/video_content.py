@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from detector.media.headers import HeaderError, read_header
+from detector.media.headers import read_header
+from detector.media.tiff import HeaderError
 
 _NUM_HEAD_BYTES = 2**16
 _ANIMATED = re.compile(rb"GIF8[79]a|RIFF....WEBP|\x89PNG\r\n\x1a\n.*?acTL", re.DOTALL)

@@ -14,7 +14,12 @@ from detector.errors import MediaError
 from detector.media.sources import ImageSource, VideoSource, as_sources, find_sources, require_images
 from detector.media.streams import frames_of
 
-FORMATS = {"a.gif": {}, "a.png": {}, "a.apng": {"format": "PNG"}, "a.webp": {"lossless": True}}
+FORMATS: dict[str, dict[str, Any]] = {
+    "a.gif": {},
+    "a.png": {},
+    "a.apng": {"format": "PNG"},
+    "a.webp": {"lossless": True},
+}
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
 
 

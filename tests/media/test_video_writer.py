@@ -6,11 +6,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from detector.errors import ConfigError, MediaError
-from detector.media import video_writer
 from detector.media.sources import VideoSource
 from detector.media.video import read_header, video_frames
 from detector.media.video_writer import CODECS, VideoWriter
@@ -88,14 +88,14 @@ def test_tiny_frames_are_enlarged_and_nothing_is_printed(
 def test_what_others_print_to_stderr_while_a_file_is_opened_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    opened = video_writer.cv2.VideoWriter
+    opened = cv2.VideoWriter
 
     def printing(*arguments: object) -> object:
         os.write(2, b"OpenCV: FFMPEG: tag 0x30395056 is not supported\nwarning of another thread\n")
         return opened(*arguments)
 
     printing.fourcc = opened.fourcc  # type: ignore[attr-defined]
-    monkeypatch.setattr(video_writer.cv2, "VideoWriter", printing)
+    monkeypatch.setattr(cv2, "VideoWriter", printing)
     VideoWriter(tmp_path / "out.mp4", 25, (48, 64)).close()
     assert capfd.readouterr().err == "warning of another thread\n"
 
@@ -124,7 +124,8 @@ def test_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
     program = f"""
         import resource
         from pathlib import Path
-        import numpy as np
+        import cv2
+import numpy as np
         from detector.errors import MediaError
         from detector.media.video_writer import VideoWriter
 
