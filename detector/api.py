@@ -21,17 +21,9 @@ from detector.inference.prediction_summary import PredictionSummary
 from detector.inference.predictor import Prediction, Predictor, only_detections
 from detector.inference.shown_results import ImageDetections
 from detector.inference.views import ViewsConfig
-from detector.media.frame_sequences import as_sequences
-from detector.media.memory_images import ChannelOrder, require_channel_order
-from detector.media.sources import (
-    Source,
-    VideoSource,
-    as_sources,
-    each_source,
-    is_endless,
-    require_images,
-    require_videos,
-)
+from detector.media.frame_sequences import stream_sources
+from detector.media.memory_images import ChannelOrder
+from detector.media.sources import VideoSource, as_sources, require_images
 from detector.models.published_weights import DEFAULT_MODEL, MODEL_SUFFIXES, find_weights, is_published
 from detector.structures.selection import SelectConfig
 from detector.tasks.classification_config import ClassificationConfig
@@ -236,16 +228,7 @@ class Detector:
         if options.save_dir is None and (idle := [name for name in _OF_FILES if name in settings]):
             raise ConfigError(f"Detector.stream: {', '.join(idle)}: no files are written without save_dir; give it")
         select, predictor = self._select(selection), self._predictor(self._viewed(views), batch_size)
-        sources: Sequence[Source] | Iterator[Source]
-        if is_endless(source):
-            require_channel_order(channel_order)
-            if options.fps is not None:
-                raise ConfigError("fps: expected images or stdin, got a generator, which may have no end; give a list")
-            sources = each_source(source, allow_url, channel_order)
-        else:
-            sources = as_sequences(as_sources(source, allow_url, channel_order)[0], options.fps)
-            if options.has_tracks:
-                require_videos(sources)
+        sources = stream_sources(source, allow_url, channel_order, options.fps, options.has_tracks)
         if options.save_dir is not None:
             options = dataclasses.replace(options, save_dir=results_folder(options.save_dir, "predict"))
         return PredictionRun(predictor, sources, select, options).records()

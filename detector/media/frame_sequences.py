@@ -5,13 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detector.errors import ConfigError
 from detector.media.frame_reader import DEFAULT_FPS, MAX_FPS, MIN_FPS
-from detector.media.sources import FrameOrigin, ImageSource, Source, VideoSource
+from detector.media.memory_images import ChannelOrder, require_channel_order
+from detector.media.sources import (
+    FrameOrigin,
+    ImageSource,
+    Source,
+    VideoSource,
+    as_sources,
+    each_source,
+    is_endless,
+    require_videos,
+)
 
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")  # the last number of a name
 _MOT_FRAMES = "img1"  # name of the folder of frames below that of each sequence (motchallenge.net)
@@ -25,6 +35,32 @@ def require_fps(fps: float) -> None:
     """
     if not MIN_FPS <= fps <= MAX_FPS:  # also true for NaN
         raise ValueError(f"expected fps of {MIN_FPS:g} to {MAX_FPS:g} frames per second, got {fps:g}")
+
+
+def stream_sources(
+    source: object, allow_url: bool, channel_order: ChannelOrder, fps: float | None, are_tracked: bool
+) -> Sequence[Source] | Iterator[Source]:
+    """Return what a source of any type gives one after the other; an endless one is read item by item.
+
+    Args:
+        source: what `as_sources` takes, or a generator without an end.
+        allow_url: whether an address may be opened.
+        channel_order: order of the channels of arrays.
+        fps: as `as_sequences` takes it.
+        are_tracked: whether every source has to be a video.
+
+    Raises:
+        ConfigError: the rate or tracking does not suit the source, or an address is not allowed.
+    """
+    if not is_endless(source):
+        sources = as_sequences(as_sources(source, allow_url, channel_order)[0], fps)
+        if are_tracked:
+            require_videos(sources)
+        return sources
+    require_channel_order(channel_order)
+    if fps is not None:
+        raise ConfigError("fps: expected images or stdin, got a generator, which may have no end; give a list")
+    return each_source(source, allow_url, channel_order)
 
 
 def as_sequences(sources: Sequence[Source], fps: float | None) -> list[Source]:
