@@ -153,7 +153,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 # Small networks: one of the family and one of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": ("model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    "mish-n": ("model.width=0.125",),
     "darknet": (f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}",),
 }
 # A very small run: about a twentieth of a second per step.
