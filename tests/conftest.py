@@ -183,7 +183,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 # Small networks, each a preset and its overrides: of two families and of a Darknet .cfg.
 NETWORKS = {
-    "mish-n": ("mish-n", "model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    "mish-n": ("mish-n", "model.width=0.125"),
     "yolox": ("yolox-nano", "model.width=0.125"),
     "darknet": ("mish-n", f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}"),
 }
