@@ -185,7 +185,7 @@ def fuzz(seeds: dict[str, bytes], num: int, folder: Path, bounded: Bounded) -> i
     return num_read
 
 
-@pytest.mark.parametrize("num", [120, pytest.param(20_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("num", [80, pytest.param(20_000, marks=pytest.mark.nightly)])
 def test_mutated_model_files_give_a_model_or_an_error(
     num: int, seeds: dict[str, bytes], tmp_path: Path, bounded: Bounded
 ) -> None:
