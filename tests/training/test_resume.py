@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -194,7 +194,7 @@ def test_run_is_not_resumed_with_other_data_at_a_new_place(
         path.write_text(json.dumps(content))
     config, folder, state = open_run(stopped.folder.path, None, moved_data(new))
     if is_old_state:
-        del state["data_digest"]
+        cast("dict[str, object]", state).pop("data_digest")
     expected = "an older version" if is_old_state else "other images or boxes"
     with pytest.raises(CheckpointError, match=rf"annotations that the run began with, at the new .*{expected}"):
         train(config, resume=(folder, state))
@@ -212,7 +212,7 @@ def test_changed_annotations_at_the_same_place_are_reported(
     path.write_text(json.dumps(content))
     config, folder, state = open_run(stopped.folder.path)
     if is_old_state:
-        del state["data_digest"]
+        cast("dict[str, object]", state).pop("data_digest")
     events: list[Event] = []
     assert train(config, resume=(folder, state), report=events.append).finished
     noted = [event.text for event in events if isinstance(event, Noted) and "annotations have changed" in event.text]

@@ -70,7 +70,9 @@ def bare_trainer(
     model = build_model(config, 6)
     assert isinstance(model, Yolo)
     names, ids = list("abcdef"), list(range(6))
-    identity = RunIdentity(config=config_to_plain(config), class_names=names, category_ids=ids, provenance={})
+    identity = RunIdentity(
+        config=config_to_plain(config), class_names=names, category_ids=ids, provenance={}, data_digest=""
+    )
     return Trainer(
         model,
         loss(model) if loss else registry.build(config.loss, model),
