@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -189,7 +190,7 @@ def test_error_is_one_line_and_nothing_is_written(source, tiny_shapes, tmp_path,
 def published(tmp_path: Path) -> Path:
     """A data set of ten train, three valid and two test images; two look like a third, one of them to the byte."""
     rng, root = np.random.default_rng(0), tmp_path / "published"
-    third = np.zeros((48, 64, 3), np.uint8)
+    third: Any = None
     for split, count in (("train", 10), ("valid", 3), ("test", 2)):
         for folder in ("images", "labels"):
             (root / split / folder).mkdir(parents=True)
