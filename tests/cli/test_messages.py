@@ -12,7 +12,7 @@ from detector.cli.main import run
 from detector.cli.predict_video import _source_text
 from detector.errors import ConfigError
 from detector.evaluation.resampling import Interval, PairedTest
-from detector.inference.prediction_run import SourceSummary
+from detector.inference.prediction_summary import SourceSummary
 from detector.models.checkpoint import ModelFile
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_prediction import select_boxes
