@@ -48,7 +48,7 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("form", ["folder", "glob", "pattern"])
 def test_frames_are_tracked_and_written_as_a_video(form: str, trained: Any, frames: Path, tmp_path: Path) -> None:
-    given = {"folder": frames, "glob": f"{frames}/*.png", "pattern": f"{frames}/%06d.png"}[form]
+    given = {"folder": str(frames), "glob": f"{frames}/*.png", "pattern": f"{frames}/%06d.png"}[form]
     assert predict(trained, given, "--fps", "10", "--track", "--strict", to=tmp_path / "out") == 0
     records = records_in(tmp_path / "out")
     assert [(r["frame"], r["time_s"]) for r in records] == [(number, number / 10) for number in range(8)]
