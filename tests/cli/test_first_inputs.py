@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,8 +34,12 @@ def put(name: str, content: str | bytes | dict | list = b"") -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def putter(*files: tuple[str, object]) -> Callable[[], None]:
-    return lambda: [put(*file) for file in files] and None  # type: ignore[arg-type, func-returns-value]
+def putter(*files: tuple[str, Any]) -> Callable[[], None]:
+    def write() -> None:
+        for name, content in files:
+            put(name, content)
+
+    return write
 
 
 def zipped(name: str, *members: tuple[str, bytes]) -> Callable[[], None]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,6 +58,11 @@ def roboflow(tmp_path: Path) -> Path:
     return root
 
 
+def data_of(*words: str, preset: str = "mish-n") -> Any:
+    """Return the data set of an experiment."""
+    return load_experiment(preset, words).data
+
+
 def said(path: Path, kind: registry.Kind = DatasetConfig) -> list[str]:
     lines: list[str] = []
     with announcing(lines.append):
@@ -68,8 +74,8 @@ def test_one_line_says_what_was_found(roboflow: Path) -> None:
     assert said(roboflow) == ["export: Roboflow COCO export: train 3, valid 2 images, 1 class"]
     config = load_detection("mish-n", [f"data={roboflow}"])
     assert [len(read_split(config, name)) for name in ("train", "val")] == [3, 2]
-    with_key = load_detection("mish-n", [f"data={roboflow}", "data.ignore_unknown=true"])
-    assert (with_key.data.val, with_key.data.ignore_unknown) == (config.data.val, True)
+    with_key = data_of(f"data={roboflow}", "data.ignore_unknown=true")
+    assert (with_key.val, with_key.ignore_unknown) == (data_of(f"data={roboflow}").val, True)
 
 
 def test_the_folder_around_an_export_may_be_given(roboflow: Path, tmp_path: Path) -> None:
@@ -107,8 +113,7 @@ def test_several_data_sets_are_listed_with_the_words_that_choose_them(roboflow: 
     with pytest.raises(DatasetError, match=r"^export: holds 2 data sets, expected one; choose: ") as caught:
         recognise(roboflow, DatasetConfig)
     assert "YOLO data set: train 3, valid 2 images, 1 class (data=export/data.yaml)" in str(caught.value)
-    config = load_detection("mish-n", ["data=export/data.yaml"])
-    assert registry.name_of(config.data) == "yolo"
+    assert registry.name_of(data_of("data=export/data.yaml")) == "yolo"
 
 
 def test_two_files_for_one_split_are_alternatives(tmp_path: Path) -> None:
@@ -131,8 +136,7 @@ def test_folders_of_classes_belong_to_classification(tmp_path: Path, roboflow: P
     for name in ("cat/a", "cat/b", "dog/c"):
         put(tmp_path / f"classes/{name}.png", PNG)
     assert said(tmp_path / "classes", ImageSetConfig) == ["classes: folders of classes: 3 images, 2 classes"]
-    config = load_experiment("classify", ["data=classes"])
-    assert registry.name_of(config.data) == "folders"
+    assert registry.name_of(data_of("data=classes", preset="classify")) == "folders"
     with pytest.raises(DatasetError, match=r"use detector train classify data=classes$"):
         load_experiment("mish-n", ["data=classes"])
     with pytest.raises(DatasetError, match=r"got Roboflow COCO export: .*use detector train mish-n data=export$"):
@@ -141,10 +145,10 @@ def test_folders_of_classes_belong_to_classification(tmp_path: Path, roboflow: P
 
 def test_a_folder_with_the_name_of_a_reader_is_read(roboflow: Path, tmp_path: Path) -> None:
     roboflow.rename(tmp_path / "coco")
-    assert registry.name_of(load_detection("mish-n", ["data=coco"]).data) == "coco"
-    assert load_detection("mish-n", ["data=coco"]).data.train is not None
+    assert registry.name_of(data_of("data=coco")) == "coco"
+    assert data_of("data=coco").train is not None
     (tmp_path / "shapes").mkdir()  # this name stands for a data set without a path
-    assert registry.name_of(load_detection("mish-n", ["data=shapes"]).data) == "shapes"
+    assert registry.name_of(data_of("data=shapes")) == "shapes"
 
 
 def test_the_only_split_of_other_data_is_evaluated(roboflow: Path) -> None:

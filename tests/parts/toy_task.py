@@ -66,7 +66,7 @@ class TurnTask(ClassificationTask):
     def evaluate_file(cls, request: ModelRequest, observer: Observer) -> EvaluationOutcome:
         """Evaluate a model on the turned images of a split and write its numbers."""
         loaded = load_classifier(request.weights, request.overrides)
-        split = turned(read_images(loaded.config, request.split, observer.report))
+        split = turned(read_images(loaded.config, request.split or "val", observer.report))
         metrics = evaluate_classifier(loaded, split)
         folder = results_folder(request.save_dir, "val", loaded.config.train.project)
         write_text(folder / "metrics.json", json.dumps(metrics.to_plain(), indent=1))

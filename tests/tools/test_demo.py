@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import pytest
@@ -24,7 +25,7 @@ def demo() -> ModuleType:
     return module
 
 
-def step_time(demo: ModuleType, step_s: float, fixed: float = 0.0) -> object:
+def step_time(demo: ModuleType, step_s: float, fixed: float = 0.0) -> Any:
     """Return the time of a step of `step_s` seconds at 128 px, of which a share does not depend on the size."""
     return demo.StepTime(step_s * fixed, step_s * (1 - fixed) / 128**2)
 
