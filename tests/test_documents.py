@@ -192,6 +192,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Pat
         assert run(["dataset", "to-yolo", "data/mine.yaml", "--to", "yolo"]) == 0
         described = yaml.safe_load(Path("yolo/data.yaml").read_text())
         Path("data.yaml").write_text(yaml.safe_dump({**described, "path": "yolo"}))
+        shutil.make_archive("export", "zip", "yolo")
         few_layers = f"model={{name: darknet, cfg: {ROOT}/tests/darknet/tiny.cfg}}"  # exported in seconds
         for preset, name in (("mish-n", "best"), ("classify", "classifier")):
             words = ["data=data/mine.yaml", few_layers] if preset == "mish-n" else ["data=photos_by_class/"]
@@ -207,6 +208,7 @@ def work(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Return a copy of the prepared folder as the working directory, with the toy presets in use."""
     folder = shutil.copytree(prepared, tmp_path / "work")
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # archives are unpacked there
     monkeypatch.setattr(nodes, "presets_dir", lambda: prepared.parent / "presets")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield Path(folder)

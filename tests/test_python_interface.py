@@ -218,7 +218,8 @@ def test_classes_are_given_by_name_or_index(weights: Path, image: Path) -> None:
         assert bits(single(model.predict(image, classes=classes, **everything))) == expected
     assert set(single(model.predict(image, classes="star", **everything)).names) == {"star"}
     assert set(single(model.predict(image, classes=3, **everything)).names) == {"star"}
-    assert len(single(model.predict(image, classes=[], **everything))) == 0
+    with pytest.raises(ConfigError, match="classes: expected at least one class, got an empty list"):
+        model.predict(image, classes=[], **everything)
     assert bits(single(model.predict(image, classes=None, **everything))) == bits(
         single(model.predict(image, **everything))
     )
