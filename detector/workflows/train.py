@@ -314,7 +314,9 @@ def _require_same_data(state: TrainingState, identity: RunIdentity, last: Path, 
     known = state.get("data_digest")  # absent from states of older versions
     if known and known == identity["data_digest"]:
         return
-    if state["config"].get("data") == identity["config"]["data"]:
+    # Read as a configuration: the state of an older version lacks the keys that came later.
+    before = config_to_plain(config_from_plain(TaskConfig, state["config"], str(last)))
+    if before["data"] == identity["config"]["data"]:
         if known:
             report(Noted("the annotations have changed since the run began, so its numbers are those of both versions"))
         return

@@ -135,7 +135,7 @@ def test_stopped_run_resumes_to_the_same_bits(overrides: tuple[str, ...], classi
 
 def test_resuming_with_another_config_is_rejected(classifier_experiment: Make) -> None:
     stopped = train(classifier_experiment(), should_stop=stop_after(1))
-    with pytest.raises(CheckpointError, match=r"augment\.cutout: 3 here, 0 there"):
+    with pytest.raises(ConfigError, match=r"augment\.cutout: 3 here, 0 there"):
         open_run(stopped.folder.path, classifier_experiment("augment.cutout=3"))
 
 
