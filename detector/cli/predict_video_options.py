@@ -16,7 +16,8 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         "--fps",
         type=_rate,
         metavar="N",
-        help="frames per second of images and stdin; makes one video of the images of a folder, glob or f_%%04d.png",
+        help="frames per second of images and stdin; makes one video of the images of a folder, glob or f_%%04d.png "
+        "(default: they are single images)",
     )
     group.add_argument("--stride", type=positive, default=1, metavar="N", help="look at every Nth frame (default 1)")
     group.add_argument("--every-frame", action="store_true", help="let live sources wait instead of dropping frames")

@@ -11,22 +11,27 @@ import pytest
 from detector.api import Detector
 from detector.cli.main import run
 from detector.errors import ConfigError
+from detector.inference.tracking import TrackConfig, VideoTracks
 from detector.media.images import load_image
 from detector.media.video import read_header
 from detector.media.video_writer import VideoWriter
 
 
-@pytest.fixture
-def moving(trained: Any, tmp_path: Path) -> Path:
-    """Write a video in which the objects of an image move one pixel to the right per frame."""
-    image = load_image(sorted(trained.images.iterdir())[0], 3).pixels
-    writer = VideoWriter(tmp_path / "moving.mp4", 25, (64, 64))
+def written(trained: Any, path: Path, other_frame: int | None = None) -> Path:
+    """Write a video in which the objects of an image move one pixel to the right per frame; one frame shows others."""
+    image, other = (load_image(image, 3).pixels[:64, :64] for image in sorted(trained.images.iterdir())[:2])
+    writer = VideoWriter(path, 25, (64, 64))
     for number in range(12):
         canvas = np.full((64, 64, 3), 114, np.uint8)
-        canvas[:, number:] = image[:64, : 64 - number]
-        writer.write(canvas)
+        canvas[:, number:] = image[:, : 64 - number]
+        writer.write(other if number == other_frame else canvas)
     writer.close()
     return writer.path
+
+
+@pytest.fixture
+def moving(trained: Any, tmp_path: Path) -> Path:
+    return written(trained, tmp_path / "moving.mp4")
 
 
 def predict(trained: Any, *words: str | Path, to: Path) -> int:
@@ -136,8 +141,9 @@ def test_malformed_line_or_zone_is_refused(
 
 
 def test_detections_without_a_track_are_counted_in_a_message_and_kept_on_request(
-    trained: Any, moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    moving = written(trained, tmp_path / "moving.mp4", other_frame=6)  # its objects are seen once
     assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "a") == 0
     said = capsys.readouterr().err
     assert predict(trained, moving, "--untracked", "--track", "--format", "jsonl,csv", to=tmp_path / "b") == 0
@@ -187,9 +193,20 @@ def test_tracking_options_out_of_range_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_tracking_options_reach_the_tracker(trained: Any, moving: Path, tmp_path: Path) -> None:
-    words = ("--track", "--no-pictures", "--camera-motion", "--track-match", "0.99", "--track-enlarge", "0")
-    assert predict(trained, moving, *words, "--track-buffer", "0", to=tmp_path / "a") == 0
-    assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "b") == 0
-    few, many = ([d for r in records_in(tmp_path / name) for d in r["detections"]] for name in "ab")
-    assert len(few) < len(many)
+def test_tracking_options_reach_the_tracker(
+    trained: Any, moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[TrackConfig | None, bool, bool]] = []
+    build = VideoTracks.__init__
+
+    def note(self: VideoTracks, config: TrackConfig | None, keep_untracked: bool, follow_camera: bool) -> None:
+        built.append((config, keep_untracked, follow_camera))
+        build(self, config, keep_untracked, follow_camera)
+
+    monkeypatch.setattr(VideoTracks, "__init__", note)
+    words = ("--camera-motion", "--untracked", "--track-match", "0.9", "--track-enlarge", "0", "--track-buffer", "0.5")
+    assert predict(trained, moving, "--track", "--no-pictures", *words, to=tmp_path / "a") == 0
+    ((config, keep_untracked, follow_camera),) = built
+    assert config is not None
+    assert (config.match, config.enlarge, config.buffer_s) == (0.9, 0.0, 0.5)
+    assert (keep_untracked, follow_camera) == (True, True)

@@ -125,7 +125,7 @@ def test_full_disk_is_an_error(codec: str, tmp_path: Path) -> None:  # row 73
         import resource
         from pathlib import Path
         import cv2
-import numpy as np
+        import numpy as np
         from detector.errors import MediaError
         from detector.media.video_writer import VideoWriter
 

@@ -307,7 +307,7 @@ def test_error_in_closing_one_video_still_closes_the_others(tmp_path: Path) -> N
     closed = []
 
     class Writer:
-        warnings = ()
+        warnings = notes = ()
 
         def close(self) -> None:
             closed.append(self)

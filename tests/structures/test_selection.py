@@ -130,7 +130,7 @@ def test_the_overlap_at_the_threshold_is_kept():
 def test_only_the_selected_classes_are_returned():
     rng = np.random.default_rng(2)
     boxes, scores = random_boxes(rng, 50), torch.from_numpy(rng.uniform(0, 1, (50, 6)).astype(np.float32))
-    for classes in ((1, 4), (0,), (), (5, 5)):
+    for classes in ((1, 4), (0,), (5, 5)):
         config = SelectConfig(confidence=0.3, iou=0.512345, classes=classes)
         kept, _ = select_by_loops(boxes, scores, config)
         found = select(boxes, scores, config)
@@ -144,6 +144,8 @@ def test_a_class_that_the_model_does_not_have_is_refused():
         select(boxes, scores, SelectConfig(classes=(2, 6)))
     with pytest.raises(ValueError, match="classes: expected indices of at least 0, got -1"):
         SelectConfig(classes=(-1,))
+    with pytest.raises(ValueError, match="classes: expected at least one class, got an empty list"):
+        SelectConfig(classes=())
 
 
 def test_the_best_max_detections_are_kept():

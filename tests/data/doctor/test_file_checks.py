@@ -110,6 +110,7 @@ def test_resized_recompressed_copy_is_a_near_duplicate(folder, paint):
         assert finding.examples == (f"{split} small.jpg = train train3.png",)
         assert folder.codes(decode=False) == []
         folder.images[split].pop()
+        folder.path(split, "small.jpg").unlink()
 
 
 def test_flat_images_are_not_near_duplicates(folder):
