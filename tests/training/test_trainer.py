@@ -375,8 +375,8 @@ def test_invalid_training_settings_are_rejected(settings: dict[str, Any]) -> Non
         TrainConfig(**settings)
 
 
-# The roundings of the processor and of the number of threads decide how soon the small network fits: after 150 steps its
-# AP50 is 0.71 with one thread of an AVX2 processor and 0.92 elsewhere, after 220 steps 0.96.
+# The roundings of the processor and the threads decide how soon the small network fits: after 150 steps its AP50 is
+# 0.71 with one thread of an AVX2 processor and 0.92 elsewhere, after 220 steps 0.96.
 SMALL = ("model.width=0.25", "optimizer={name: adamw, lr: 0.005}", "train.iterations=220")
 
 
