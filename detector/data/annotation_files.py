@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from detector.data.file_reader import FoundData
-from detector.data.foreign_dataset import ForeignDataset, Splits
+from detector.data.foreign_dataset import DifficultConfig, ForeignDataset, Splits
 from detector.data.foreign_listing import Listing, assembled
 from detector.data.path_contents import PathContents
 from detector.data.problems import shown
@@ -96,4 +96,4 @@ class AnnotationFiles(ForeignDataset):
         self.finish(listing)
         if others:
             listing.notes.append(f"{plural(len(others), 'other file')} not read, first: {shown(others[0])}")
-        return assembled(listing, getattr(self.config, "difficult", "ignore"))
+        return assembled(listing, self.config.difficult if isinstance(self.config, DifficultConfig) else "ignore")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import NamedObject
-from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_dataset import DifficultConfig
 from detector.data.label_lines import LabelLines, numbers_of
 
 
@@ -22,14 +21,8 @@ class DotaLabels(LabelLines):
     """Label files; the folders `train`, `val` and `test` are splits."""
 
     @dataclass(frozen=True)
-    class Config(ForeignConfig):
-        """Paths, and the treatment of difficult objects.
-
-        Attributes:
-            difficult: ignore them in training and in evaluation, keep or drop them.
-        """
-
-        difficult: Literal["ignore", "keep", "drop"] = "ignore"
+    class Config(DifficultConfig):
+        """Paths, and the treatment of difficult objects."""
 
     label = "DOTA labels"
     line = re.compile(r"(-?[\d.]+(e[+-]?\d+)? +){8}[^\d\s.-]\S*( +\d)?", re.IGNORECASE)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras
@@ -30,6 +31,17 @@ class ForeignConfig(DatasetConfig):
 
     root: Path | None = None
     images: Path | None = None
+
+
+@dataclass(frozen=True)
+class DifficultConfig(ForeignConfig):
+    """Path of a data set of a format that marks objects as difficult.
+
+    Attributes:
+        difficult: treatment of objects marked as difficult: ignore (in training and in evaluation), keep or drop.
+    """
+
+    difficult: Literal["ignore", "keep", "drop"] = "ignore"
 
 
 class ForeignDataset(Dataset):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from detector.config.registry import register
 from detector.data import outlines
 from detector.data.annotation_builder import ListedObjects, NamedObject
 from detector.data.annotation_files import AnnotationFiles
-from detector.data.foreign_dataset import ForeignConfig
+from detector.data.foreign_dataset import DifficultConfig
 from detector.data.foreign_listing import Listing, hw_in, named, points_in, typed
 from detector.data.path_contents import PathContents
 from detector.errors import DatasetError
@@ -31,14 +31,8 @@ class LabelmeFiles(AnnotationFiles):
     """A JSON file for each image."""
 
     @dataclass(frozen=True)
-    class Config(ForeignConfig):
-        """Paths, and the treatment of difficult objects.
-
-        Attributes:
-            difficult: ignore them in training and in evaluation, keep or drop them.
-        """
-
-        difficult: Literal["ignore", "keep", "drop"] = "ignore"
+    class Config(DifficultConfig):
+        """Paths, and the treatment of difficult objects."""
 
     label = "labelme files"
 

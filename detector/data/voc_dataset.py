@@ -9,7 +9,7 @@ from typing import Literal
 
 from detector.config.registry import register
 from detector.data.file_reader import FoundData
-from detector.data.foreign_dataset import ForeignConfig, ForeignDataset, Splits
+from detector.data.foreign_dataset import DifficultConfig, ForeignDataset, Splits
 from detector.data.pascal_voc import XML_FOLDERS, read_voc
 from detector.data.path_contents import PathContents
 from detector.data.split_words import SPLIT_WORDS, in_order
@@ -20,16 +20,14 @@ class VocDataset(ForeignDataset):
     """XML files and images; `train`, `valid` and so on are splits where the folder holds such folders only."""
 
     @dataclass(frozen=True)
-    class Config(ForeignConfig):
+    class Config(DifficultConfig):
         """Path of the data set, and how it is read.
 
         Attributes:
-            difficult: treatment of objects marked as difficult: ignore (in training and in evaluation), keep or drop.
             first_pixel: the number of the first pixel: 1 as in VOC, where both corners are pixels of the box, or 0,
                 where they are its edges; None to decide by the files.
         """
 
-        difficult: Literal["ignore", "keep", "drop"] = "ignore"
         first_pixel: Literal[0, 1] | None = None
 
     config: Config
