@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tarfile
 import tempfile
@@ -14,6 +13,7 @@ from detector.data.path_contents import shown_path
 from detector.errors import DatasetError, DetectorError
 from detector.io.announcements import announce
 from detector.io.archive import unpack
+from detector.io.folders import user_cache
 
 _MOST_BYTES = 2**38  # 256 GB unpacked; the free space of the disk is checked as well
 _SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -21,8 +21,7 @@ _SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", 
 
 def cache_folder() -> Path:
     """Return the user's folder of unpacked archives, `~/.cache/detector/data` or below `XDG_CACHE_HOME`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "detector" / "data"
+    return user_cache() / "data"
 
 
 def is_archive(path: Path) -> bool:

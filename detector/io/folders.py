@@ -67,3 +67,8 @@ def _is_followed(path: str, parent: str, root: str) -> bool:
 def _is_within(path: str, folder: str) -> bool:
     """Return whether a real path is a folder or below it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def user_cache() -> Path:
+    """Return the user's cache of this package, `~/.cache/detector` or `detector` below `XDG_CACHE_HOME`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.config.name_suggestions import nearest
 from detector.config.schema import load_config
 from detector.errors import CheckpointError
+from detector.io.folders import user_cache
 from detector.models.checkpoint import ModelFile
 from detector.models.yolox_checkpoint import size_of_config
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
@@ -96,8 +96,7 @@ def published_weights() -> dict[str, PublishedWeights]:
 
 def cache_folder() -> Path:
     """Return the user's folder of weights, `~/.cache/detector/weights` or below `XDG_CACHE_HOME`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "detector" / "weights"
+    return user_cache() / "weights"
 
 
 def find_weights(name: str) -> Path | None:

@@ -25,6 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from detector.io.folders import user_cache
+
 _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = (
     "-std=c++17",
@@ -51,7 +53,7 @@ def cache_folder() -> Path:
     If other users can write there, or it cannot be made, a warning says so, and the folder is a private temporary one
     of this process: whoever writes a library there decides what this process executes.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector"
+    folder = user_cache()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_private(folder):
