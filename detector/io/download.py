@@ -1,7 +1,8 @@
 """Downloads whose length, checksum and content are checked before the file takes its name.
 
-Nothing here is called unless the user asks for a file by its name. Only https is used, also after a redirect. Proxy
-settings of the environment are ignored. A file of another length than the published one is never kept.
+Nothing here is called unless the user asks for a file by its name. Only https is used, also after a redirect. The proxy
+of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) passes encrypted bytes on and cannot read or change them. A
+file of another length than the published one is never kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import shutil
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from detector.errors import DetectorError
 from detector.io.files import put_in_place
@@ -122,27 +124,56 @@ def answer(
         parts = urlsplit(url)
         if parts.scheme not in schemes or not parts.hostname:
             raise DetectorError(f"{url} is refused: expected an address of {' or '.join(schemes)}")
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout_s, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        proxy = _proxy_of(parts)
+        connection = _connection(parts, proxy, timeout_s)
         with contextlib.closing(connection):
-            headers = {"Accept-Encoding": "identity", "User-Agent": "detector"}
-            if parts.username is not None:
-                secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-                headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"  # RFC 7617
+            headers = {"Accept-Encoding": "identity", "User-Agent": "detector", **_login("Authorization", parts)}
+            asked = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+            if proxy and parts.scheme == "http":
+                asked = f"http://{parts.netloc.rpartition('@')[2]}{asked}"
+                headers |= _login("Proxy-Authorization", proxy)
             if num_done:
                 headers["Range"] = f"bytes={num_done}-"
-            connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", None, headers)
+            connection.request("GET", asked, None, headers)
             response = connection.getresponse()
             if response.status not in _REDIRECTS:
                 yield response
                 return
             url = urljoin(url, response.headers.get("Location", ""))
     raise DetectorError(f"{url} is refused: expected at most {MAX_REDIRECTS} redirects, got more")
+
+
+def _proxy_of(parts: SplitResult) -> SplitResult | None:
+    """Return the proxy that the environment or the system sets for an address, or None."""
+    named = getproxies().get(parts.scheme)
+    if not named or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        shown = f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
+        raise DetectorError(f"{parts.scheme.upper()}_PROXY: expected a proxy such as http://HOST:PORT, got {shown}")
+    return proxy
+
+
+def _connection(parts: SplitResult, proxy: SplitResult | None, timeout_s: float) -> http.client.HTTPConnection:
+    """Return a connection to the host of an address or to its proxy; https goes through a tunnel to the host."""
+    hostname, port = parts.hostname or "", parts.port
+    through = (hostname, port) if proxy is None else (proxy.hostname or "", proxy.port or 80)
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(*through, timeout=timeout_s)
+    context = ssl.create_default_context()
+    connection = http.client.HTTPSConnection(*through, timeout=timeout_s, context=context)
+    if proxy is not None:
+        connection.set_tunnel(hostname, port or 443, _login("Proxy-Authorization", proxy))
+    return connection
+
+
+def _login(header: str, parts: SplitResult) -> dict[str, str]:
+    """Return the header with the name and password of an address, or none (RFC 7617)."""
+    if parts.username is None:
+        return {}
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return {header: f"Basic {base64.b64encode(secret).decode()}"}
 
 
 @contextlib.contextmanager

@@ -128,6 +128,9 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """A local server; the tests allow plain http."""
     monkeypatch.setattr(download, "SCHEMES", ("https", "http"))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.daemon_threads = True
     made.requests, made.ended = [], threading.Event()  # type: ignore[attr-defined]
@@ -311,7 +314,54 @@ def test_invalid_certificate_is_refused(server, tmp_path):
         fetch(f"https://127.0.0.1:{server.server_port}/good", tmp_path / "x", num_bytes=10, timeout_s=2)
 
 
-def test_proxies_of_the_environment_are_not_used(get, monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+# --- proxies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def through(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[tuple[str, str]]]:
+    """Return a function that names the server as proxy; it returns the requests that the proxy gets, with the login."""
+    seen: list[tuple[str, str]] = []
+
+    class Proxy(Handler):
+        def do_GET(self) -> None:
+            seen.append((f"GET {self.path}", self.headers.get("Proxy-Authorization", "")))
+            self.say(200, CONTENT)
+
+        def do_CONNECT(self) -> None:
+            seen.append((f"CONNECT {self.path}", self.headers.get("Proxy-Authorization", "")))
+            self.say(502)
+
+    monkeypatch.setattr(server, "RequestHandlerClass", Proxy)
+
+    def named(login: str = "") -> list[tuple[str, str]]:
+        for scheme in ("http", "https"):
+            monkeypatch.setenv(f"{scheme}_proxy", f"http://{login}127.0.0.1:{server.server_port}")
+        return seen
+
+    return named
+
+
+def test_download_goes_through_the_proxy_of_the_environment(through, tmp_path):
+    seen = through("me:secret@")
+    fetch("http://files.invalid/a?b=1#c", tmp_path / "x", num_bytes=len(CONTENT))
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert seen == [("GET http://files.invalid/a?b=1", "Basic bWU6c2VjcmV0")]
+
+
+def test_https_download_asks_the_proxy_for_a_tunnel(through, tmp_path):
+    seen = through("me:secret@")
+    with pytest.raises(DetectorError, match=r"stopped after 0 of 9 bytes \(Tunnel connection failed: 502"):
+        fetch("https://files.invalid/a", tmp_path / "x", num_bytes=9)
+    assert seen == [("CONNECT files.invalid:443", "Basic bWU6c2VjcmV0")]
+
+
+def test_proxy_is_left_out_for_hosts_of_no_proxy(get, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
     assert get("good").read_bytes() == CONTENT
+
+
+def test_proxy_of_another_scheme_is_refused_without_its_password(get, monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:9")
+    message = refused(get, "good")
+    assert message == "HTTP_PROXY: expected a proxy such as http://HOST:PORT, got socks5://127.0.0.1:9"
