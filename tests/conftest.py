@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -135,6 +135,9 @@ class Hung(BaseException):
 @pytest.fixture
 def bounded() -> Callable[[], AbstractContextManager[None]]:
     """Return a context in which 10 s of processor time raise `Hung`, and 2 GB of new memory cannot be allocated."""
+    if sys.platform != "linux":
+        pytest.skip("the limits of time and memory of a process are those of Linux")
+    import resource
 
     def hung(number: int, frame: object) -> NoReturn:
         raise Hung("took over 10 s of processor time")

@@ -97,7 +97,7 @@ class ExportTarget(abc.ABC):
     companion_suffixes: ClassVar[tuple[str, ...]] = ()
     write_libraries: ClassVar[tuple[str, ...]] = ()
     open_libraries: ClassVar[tuple[str, ...]] = ()
-    install_command: ClassVar[str] = 'pip install "detector[export]"'
+    install_command: ClassVar[str] = 'pip install "detector-toolkit[export]"'
     precisions: ClassVar[tuple[ExportPrecision, ...]] = ("fp32",)
     fastest_mish: ClassVar[MishForm] = "mish"
     can_select: ClassVar[bool] = False

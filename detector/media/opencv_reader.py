@@ -34,7 +34,7 @@ from detector.structures.letterbox import Image
 # FFmpeg inside OpenCV writes to stderr; its problems are reported here instead. A setting of the user has priority.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
-INSTALL = "install PyAV: pip install 'detector[video]'"
+INSTALL = "install PyAV: pip install 'detector-toolkit[video]'"
 _MATROSKA_CODEC = re.compile(rb"\x86[\x80-\xff](V_[\w/.-]+)")  # CodecID (RFC 9559, 5.1.4.1.21)
 _NUM_HEAD_BYTES = 2**16
 _NUM_PROBED = 8  # packets: streams that were cut out of others may begin with other data than a sequence header

@@ -38,7 +38,7 @@ def summary_writer() -> Callable[..., ScalarWriter]:
     except ImportError as error:
         raise ConfigError(
             f"train.tensorboard: the package tensorboard cannot be imported ({error}); install it "
-            f"with: pip install 'detector[log]', or leave train.tensorboard=false"
+            f"with: pip install 'detector-toolkit[log]', or leave train.tensorboard=false"
         ) from error
     return writer
 

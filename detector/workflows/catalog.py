@@ -114,6 +114,7 @@ def fetch_data_set(
     """Download the archives of a data set and unpack them; the folder appears only when it is complete.
 
     Archives and unpacked files are collected in `folder` + `.part`, so that the same call continues after a failure.
+    The description of the data set, for `data=`, is written beside its folder unless there is a file of that name.
 
     Raises:
         DetectorError: the folder exists, or as `detector.io.download.fetch` and `detector.io.archive.unpack`.
@@ -140,3 +141,6 @@ def fetch_data_set(
         shutil.rmtree(part)
     except OSError as error:
         raise DetectorError(f"{part} cannot be renamed to {folder}: {error.strerror}") from error
+    described, beside = packed_file(f"index/{entry.name}.yaml", f"data/{entry.name}.yaml"), f"{entry.name}.yaml"
+    if folder.name == entry.name and described.is_file() and not folder.with_name(beside).exists():
+        shutil.copyfile(described, folder.with_name(beside))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pytest
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.errors import DatasetError
 from detector.media.images import write_image
+
+resource = pytest.importorskip("resource")  # Windows has none
 
 NUM_IMAGES = 12
 VALUES: list[Any] = [

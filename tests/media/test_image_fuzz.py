@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
 import struct
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from detector.errors import MediaError
 from detector.media.headers import read_header
 from detector.media.images import MAX_PIXELS, image_hw, load_image
 from detector.media.tiff import HeaderError
+
+resource = pytest.importorskip("resource")  # Windows has none
 
 Y, X = np.mgrid[0:24, 0:40]
 PICTURE = np.stack([X * 6, Y * 10, (X + Y) * 2], axis=-1).astype(np.uint8)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import resource
 import subprocess
 import sys
 import warnings
@@ -215,6 +214,7 @@ def test_a_full_disk_keeps_the_earlier_file_and_leaves_no_temporary_file(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    resource = pytest.importorskip("resource")  # Windows has none
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if failing == "limit":  # a real write that fails half-way
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))

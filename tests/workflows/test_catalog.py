@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,19 @@ def test_data_set_appears_with_all_its_files(data_set, tmp_path):
     assert seen == sorted(seen)
     with pytest.raises(DetectorError, match=r"set exists; remove it, or name another place with --out"):
         fetch_data_set(data_set, tmp_path / "data" / "set")
+
+
+def test_description_of_a_data_set_is_written_beside_its_folder(data_set, tmp_path):
+    coco = replace(data_set, name="coco2017")
+    fetch_data_set(coco, tmp_path / "data" / "coco2017")
+    described = (tmp_path / "data" / "coco2017.yaml").read_text()
+    assert described == (Path(__file__).parents[2] / "data" / "coco2017.yaml").read_text()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "coco2017.yaml").write_text("mine")
+    fetch_data_set(coco, tmp_path / "own" / "coco2017")
+    assert (tmp_path / "own" / "coco2017.yaml").read_text() == "mine"
+    fetch_data_set(coco, tmp_path / "other" / "name")
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["name"]
 
 
 def test_data_set_with_a_damaged_archive_does_not_appear_and_can_be_retried(data_set, served, tmp_path):
