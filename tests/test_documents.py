@@ -31,6 +31,7 @@ from detector.config.schema import load_config
 from detector.darknet.darknet_model_file import save_darknet_files
 from detector.darknet.network import CfgText, DarknetNet
 from detector.data.dataset import DatasetConfig
+from detector.tasks.detection_model import load_detection
 from detector.workflows.studies.plan import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +198,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> Pat
         for preset, name in (("mish-n", "best"), ("classify", "classifier")):
             words = ["data=data/mine.yaml", few_layers] if preset == "mish-n" else ["data=photos_by_class/"]
             assert run(["train", preset, *words, "train.iterations=2", "train.project=prepared", "--quiet"]) == 0
-            shutil.move("prepared/train/weights/best.safetensors", f"{name}.safetensors")
+            shutil.copy("prepared/train/weights/best.safetensors", f"{name}.safetensors")
+            if preset == "mish-n":  # the run that guides evaluate and predict with
+                shutil.copytree("prepared/train", "runs/detect/train")
             shutil.rmtree("prepared")
         shutil.copy("best.safetensors", "bccd.safetensors")
     return folder
@@ -234,11 +237,13 @@ def execute(command: str) -> str:
 
 
 def check_yaml(block: Block, folder: Path) -> None:
-    """Read a block as a data set or a study; the rest of a document may use a data set by the name it begins with."""
+    """Read a block as a data set, an experiment or a study; the document may use it by the name it begins with."""
     if "axes:" in block.text:
         text = block.text.replace("/data/mine.yaml", str(folder / "data/mine.yaml"))
         Path("study.yaml").write_text(text, encoding="utf-8")
         assert load_study("study.yaml").seeds
+    elif block.text.startswith(("# own", "model:")):
+        assert load_detection(write_named(block.text)), block.text
     else:
         assert load_config(DatasetConfig, write_named(block.text)), block.text
 
