@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test suite test-avx2 nightly lowest newest gpu lint types format wheel reference locks clean
+.PHONY: help demo test suite test-avx2 nightly lowest newest gpu lint types format wheel reference docs locks clean
 
 help:  ## print this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -70,8 +70,12 @@ format: $(READY)  ## rewrite the source in the project's format
 reference: $(READY)  ## write docs/reference/ and the table of keys again, after a key has changed
 	PYTHONPATH=. $(PYTHON_BIN) tools/reference.py
 
-wheel: $(READY)  ## build the wheel into dist/
-	$(PYTHON_BIN) -m build --wheel
+docs: .venv-docs/.ready  ## build the documentation into site/; fails on a warning, such as a broken link
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo 'The start page is site/index.html'
+
+wheel: $(READY)  ## build the wheel and the source archive into dist/
+	$(PYTHON_BIN) -m build
 
 # One file for every supported Python, and the lowest versions for the lowest Python. uv reads UV_DEFAULT_INDEX, not the
 # configuration of pip. The last line proves that each Python finds a wheel of every package.
@@ -85,7 +89,7 @@ locks: $(READY)  ## renew the exact versions in requirements/
 	done
 
 clean:  ## remove build results and caches; keep .venv, runs, data and weights
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find detector tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that make repeats an interrupted installation; pip skips installed packages.
@@ -110,3 +114,9 @@ $(READY): pyproject.toml requirements/locked.txt requirements/lowest.txt tools/i
 	@echo 'Installing the package and its tools into $(VENV) (the first time takes minutes)'
 	@$(PYTHON_BIN) tools/install.py $(VERSIONS)
 	@touch $(READY)
+
+# MkDocs reads the code without importing torch, so this environment holds only the extra `docs`, in a minute.
+.venv-docs/.ready: pyproject.toml tools/install.py
+	@$(or $(PYTHON),python3) -m venv --clear .venv-docs
+	@.venv-docs/bin/python tools/install.py docs
+	@touch $@

@@ -283,6 +283,28 @@ def test_every_block_of_a_document_can_be_executed(
     assert not failures, "\n".join(failures)
 
 
+TOY_PARAMETERS = """
+if "DATA" in globals():
+    DATA, STEPS = {**DATA, "num_train": 8, "num_val": 4, "image_size": 64}, 2
+"""
+
+
+@pytest.mark.parametrize("notebook", sorted(ROOT.glob("docs/notebooks/*.ipynb")), ids=lambda path: path.name)
+def test_every_cell_of_a_notebook_can_be_executed(notebook: Path, work: Path) -> None:
+    """Execute the cells in one process; the cell with the tag `parameters` gets toy values."""
+    book = json.loads(notebook.read_text(encoding="utf-8"))
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    names: dict[str, Any] = {"__name__": "notebook"}
+    for number, cell in enumerate(book["cells"]):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], f"cell {number}: clear the outputs"
+            text = "".join(cell["source"])
+            exec(compile(text, f"{notebook.name}, cell {number}", "exec"), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                exec(TOY_PARAMETERS, names)
+
+
 def inline_commands(document: str) -> Iterator[str]:
     """Yield the commands inside the sentences and tables of a document."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -3,6 +3,7 @@
     .venv/bin/python tools/install.py            # the exact versions of requirements/locked.txt
     .venv/bin/python tools/install.py lowest     # the lowest versions that pyproject.toml allows
     .venv/bin/python tools/install.py newest     # the newest versions that pyproject.toml allows
+    .venv-docs/bin/python tools/install.py docs  # MkDocs alone, the extra `docs`; `make docs` runs this
 
 The files of requirements/ are for Linux on x86_64. Another system gets the newest versions in place of the locked ones.
 Only the standard library is imported, since nothing is installed yet.
@@ -10,6 +11,7 @@ Only the standard library is imported, since nothing is installed yet.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -31,9 +33,14 @@ def has_lock(versions: str, minor: int, platform: str) -> bool:
 def installations(versions: str, minor: int, platform: str) -> list[list[str]]:
     """Return the arguments of each call of `pip install`, in order.
 
+    The documentation is built without the package and its dependencies, so `docs` installs the extra of that name alone.
+
     Raises:
         LookupError: The lowest versions are asked for where requirements/ does not hold them.
     """
+    if versions == "docs":
+        extra = re.search(r"^docs = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        return [re.findall(r'"([^"]+)"', extra[1] if extra else "")]
     if has_lock(versions, minor, platform):
         # Wheels only and no isolated build: nothing is fetched that the file does not name with its hash.
         locked = ["--require-hashes", "--only-binary=:all:", "--requirement", f"requirements/{versions}.txt"]
@@ -47,8 +54,8 @@ def installations(versions: str, minor: int, platform: str) -> list[list[str]]:
 def main(words: Sequence[str]) -> int:
     """Install the versions that the first word names; return 1 with a message if pip fails."""
     versions = words[0] if words else "locked"
-    if versions not in ("locked", "lowest", "newest") or len(words) > 1:
-        print(f"install: expected locked, lowest or newest, got {' '.join(words)}", file=sys.stderr)
+    if versions not in ("locked", "lowest", "newest", "docs") or len(words) > 1:
+        print(f"install: expected locked, lowest, newest or docs, got {' '.join(words)}", file=sys.stderr)
         return 2
     here = (sys.version_info.minor, sysconfig.get_platform())
     try:

@@ -55,6 +55,10 @@ def test_newest_versions_are_installed_by_ranges() -> None:
     assert only == ["--upgrade", "--upgrade-strategy=eager", "--editable", ".[dev]"]
 
 
+def test_documentation_needs_the_extra_for_it_alone() -> None:
+    assert install.installations("docs", 12, LINUX) == [["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]]
+
+
 @pytest.mark.parametrize(("minor", "platform"), [(11, LINUX), (10, "win-amd64")])
 def test_lowest_versions_for_another_system_are_refused(minor: int, platform: str) -> None:
     assert install.installations("lowest", 10, LINUX)[0][-1] == "requirements/lowest.txt"
