@@ -1,8 +1,8 @@
 """Hooks of MkDocs: pages from files outside docs/, from the commands and from the notebooks, and links between them.
 
 `make docs` runs MkDocs with `mkdocs.yml`, which names this file. The documents link to each other as files of the
-repository; `on_page_markdown` turns these links into links between pages. A link to another file of the repository, such
-as a source file, becomes plain text.
+repository; `on_page_markdown` turns these links into links between pages. A link to another file of the repository,
+such as a source file, becomes plain text.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ API_PAGES = {
     ),
     "api/errors.md": (
         "Errors",
-        "Every error that an input can cause is a `DetectorError`; each kind has its own exit code on the command line.",
+        "Every error that an input can cause is a `DetectorError`; each kind has its own exit code.",
         ("detector.errors",),
     ),
 }

@@ -33,7 +33,7 @@ def has_lock(versions: str, minor: int, platform: str) -> bool:
 def installations(versions: str, minor: int, platform: str) -> list[list[str]]:
     """Return the arguments of each call of `pip install`, in order.
 
-    The documentation is built without the package and its dependencies, so `docs` installs the extra of that name alone.
+    The documentation is built without the package and its dependencies, so `docs` installs only that extra.
 
     Raises:
         LookupError: The lowest versions are asked for where requirements/ does not hold them.

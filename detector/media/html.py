@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1d2329; --soft: #5c6772; --line: #e1e5ea;
-  --error: #c22d1b; --warning: #b06a00; --note: #2b6cb0; --good: #1f7a4d; }
+  --error: #c22d1b; --warning: #985b00; --note: #2b6cb0; --good: #1f7a4d; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14181c; --card: #1d2329; --ink: #e6eaee; --soft: #9aa6b2;
   --line: #313a43; --error: #ff7b68; --warning: #f0b04a; --note: #7fb4ec; --good: #62c896; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 25px; margin: 0 0 2px; overflow-wrap: anywhere; }
+h1 { font-size: 25px; margin: 0 0 2px; }
+h1, h2, h3, p, li, summary, code, figcaption { overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 34px 0 12px; }
 h3 { font-size: 15px; margin: 0 0 8px; }
 p { margin: 0 0 8px; }
@@ -30,19 +31,20 @@ p { margin: 0 0 8px; }
 .badge.good { background: var(--good); }
 .verdict { font-size: 17px; margin: 12px 0 22px; }
 .title { font-weight: 600; }
-code { font: 13px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-ul { margin: 6px 0; padding-left: 20px; } li { overflow-wrap: anywhere; }
+code { font: 13px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+ul { margin: 6px 0; padding-left: 20px; }
 .pictures { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 10px; }
-figure { margin: 0; } figcaption { font-size: 12.5px; color: var(--soft); max-width: 360px; overflow-wrap: anywhere; }
+figure { margin: 0; } figcaption { font-size: 12.5px; color: var(--soft); max-width: 360px; }
 .pictures img { max-width: 100%; border-radius: 6px; display: block; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(430px, 1fr)); gap: 12px; align-items: start; }
 .charts img { width: 100%; border-radius: 6px; display: block; }
-@media (max-width: 520px) { .charts { grid-template-columns: 1fr; } }
+@media (max-width: 520px) { .charts { grid-template-columns: 1fr; } main { padding: 18px 12px 40px; } }
+@media (prefers-color-scheme: dark) { .charts img { filter: invert(0.88) hue-rotate(180deg); } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: break-word; max-width: 15em; }
 summary { cursor: pointer; color: var(--soft); }
 """
 
