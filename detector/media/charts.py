@@ -48,7 +48,10 @@ def class_chart(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> by
     for number, (split, of_split) in enumerate(counts.items()):
         offset = 0.4 - thickness * (number + 0.5)
         values = np.array(of_split)[order]
-        panel.barh(places + offset, values, thickness, color=COLOURS[number % 4], label=split)
+        bars = panel.barh(places + offset, values, thickness, color=COLOURS[number % 4], label=split)
+        if len(counts) == 1:
+            panel.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8, color=INK)
+            panel.margins(x=0.12)
     shown = totals[order]
     if shown.max() > 30 * max(1, shown.min()):
         panel.set_xscale("symlog", linthresh=1)

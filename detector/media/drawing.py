@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import functools
 import math
 import unicodedata
@@ -21,11 +20,18 @@ from detector.structures.types import Detections, Sample
 IGNORED_RGB = (150, 150, 150)
 GROUND_RGB = (PADDING_VALUE // 2,) * 3  # background of sheets
 _TITLE_PX, _TITLE_TEXT_PX = 24, 13
-_MAX_CAPTIONS = 12  # on a small picture, more captions hide the objects
+# More captions than this on a small picture, or on more than this share of a larger one, hide the objects.
+_MAX_CAPTIONS, _CAPTION_SHARE = 12, 0.1
 # Sizes as shares of the side of a square with the picture's area, and of a box's sides.
 _LINE_SHARE, _TEXT_SHARE, _MIN_TEXT_PX = 1 / 300, 1 / 50, 11
 _LINE_SHARE_OF_BOX, _TEXT_SHARE_OF_BOX = 1 / 12, 1 / 3
-_NUM_HUES = 12  # that people can distinguish; each in two brightnesses
+# Chosen from a grid of saturated colours so that the least CIEDE2000 difference of two of them is greatest (19.1).
+_COLOURS: tuple[RGB, ...] = (
+    (255, 72, 120), (168, 48, 72), (255, 168, 144), (255, 48, 0), (144, 48, 0), (255, 144, 0), (96, 72, 0),
+    (168, 144, 72), (255, 216, 0), (96, 144, 0), (192, 216, 144), (48, 255, 0), (0, 96, 48), (24, 255, 192),
+    (48, 168, 144), (0, 240, 255), (24, 168, 216), (48, 120, 255), (0, 72, 168), (168, 168, 240), (120, 0, 255),
+    (255, 144, 255), (120, 48, 120), (216, 48, 192),
+)  # fmt: skip
 _UNTRACKED = (160, 160, 160)  # detections without a track
 _STEP = 5  # to the next colour if one is taken: a clearly different one, and coprime to their number to reach all
 
@@ -38,22 +44,15 @@ def class_colours(class_names: tuple[str, ...]) -> tuple[RGB, ...]:
     the alphabet has taken it. Up to 24 classes have different colours.
     """
     colour_of: dict[str, RGB] = {}
-    num, taken = 2 * _NUM_HUES, set[int]()
+    num, taken = len(_COLOURS), set[int]()
     plain = [unicodedata.normalize("NFC", name).casefold() for name in class_names]
     for name in sorted(set(plain)):
         place = zlib.crc32(name.encode("utf-8", "surrogatepass")) % num
         while place in taken and len(taken) < num:
             place = (place + _STEP) % num
         taken.add(place)
-        colour_of[name] = _colour(place)
+        colour_of[name] = _COLOURS[place]
     return tuple(colour_of[name] for name in plain)
-
-
-def _colour(place: int) -> RGB:
-    """Return one of the 24 colours."""
-    is_dark, hue = divmod(place, _NUM_HUES)
-    red, green, blue = colorsys.hsv_to_rgb((hue + is_dark / 2) / _NUM_HUES, 0.85, 0.62 if is_dark else 0.97)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def as_rgb(image: Image) -> Image:
@@ -67,6 +66,8 @@ def draw_boxes(
     image: Image, boxes_xyxy: npt.NDArray[np.float32], captions: Sequence[str], colours: Sequence[RGB]
 ) -> Image:
     """Return a copy of an image, RGB, with boxes and captions, whose size follows the image and each box.
+
+    A crowded picture gets captions for the boxes on top only: at least 12, and as many as cover a tenth of it.
 
     Args:
         image: uint8 (H, W, C).
@@ -88,6 +89,9 @@ def draw_boxes(
         patches.append(caption(text, text_px, colour) if text else None)
     rows = [row for row, patch in enumerate(patches) if patch is not None][::-1]
     shown = [patch for patch in patches if patch is not None][::-1]
+    num_fitting = np.count_nonzero(np.cumsum([patch[..., 0].size for patch in shown]) <= _CAPTION_SHARE * side**2)
+    num_shown = max(_MAX_CAPTIONS, num_fitting)
+    rows, shown = rows[:num_shown], shown[:num_shown]
     sizes_wh = np.array([patch.shape[1::-1] for patch in shown], np.int64).reshape(-1, 2)
     places = place_captions(corners[rows], sizes_wh, (height, width))
     for patch, left_top in zip(shown[::-1], places[::-1].tolist(), strict=True):
@@ -113,7 +117,7 @@ def _draw_tracks(image: Image, detections: Detections, track_ids: npt.NDArray[np
     order = np.argsort(-track_ids)  # the first tracks on top
     names, ids = detections.names, track_ids[order].tolist()
     captions = [f"{names[row]} {i}" if i > 0 else names[row] for row, i in zip(order.tolist(), ids, strict=True)]
-    colours = [_colour(_STEP * i % (2 * _NUM_HUES)) if i > 0 else _UNTRACKED for i in ids]
+    colours = [_COLOURS[_STEP * i % len(_COLOURS)] if i > 0 else _UNTRACKED for i in ids]
     return draw_boxes(image, detections.source_xyxy.numpy()[order], captions, colours)
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from detector.media import charts
+from detector.media.captions import caption, lay
 from detector.media.charts import GRID, INK
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 COLOURS = (*charts.COLOURS, "#E69F00", "#56B4E9")  # two more of the same palette
 # From this ratio of the largest to the smallest value on, losses are drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 20.0
-_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10, "fontweight": "bold", "color": INK}
+_STRIP_PX = 32  # height of a title above a picture
+# Lines differ by their dashes too, for prints without colour and for readers who do not see it.
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 12, "fontweight": "bold", "color": INK}
 _MARGINS = {"left": 0.06, "right": 0.985, "top": 0.95, "bottom": 0.075, "wspace": 0.14, "hspace": 0.28}
 
 
@@ -40,11 +44,11 @@ def results_chart(rows: Sequence[Mapping[str, str]]) -> bytes:
     losses, rate, precision, recall = figure.subplots(2, 2).flatten()
     for panel, title in zip(
         (losses, rate, precision, recall),
-        ("Training loss", "Learning rate", "AP", "Precision and recall (best F1)"),
+        ("Training loss", "Learning rate", "AP", "At the best F1"),
         strict=True,
     ):
         _prepare(panel, title)
-        panel.set_xlabel("step", fontsize=8, color=INK, loc="right", labelpad=1)
+        panel.set_xlabel("optimiser step", fontsize=10, color=INK, loc="right", labelpad=1)
 
     parts = [name for name in rows[-1] if name.startswith("train/")]
     curves = {name.removeprefix("train/").removesuffix("_loss"): column(name) for name in parts}
@@ -129,11 +133,14 @@ def schedule_chart(plan: SchedulePlan) -> bytes:
     return _png(figure)
 
 
-def side_by_side(*pictures: bytes) -> bytes:
-    """Join pictures, each the bytes of a PNG, in one row on white."""
-    decoded = [
-        np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), np.uint8) for picture in pictures
-    ]
+def side_by_side(titled: Mapping[str, bytes]) -> bytes:
+    """Join pictures, each the bytes of a PNG, in one row on white, each below its title."""
+    decoded = []
+    for title, picture in titled.items():
+        plain = np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+        below = np.pad(plain, ((_STRIP_PX, 0), (0, 0), (0, 0)), constant_values=255)
+        lay(below, caption(title, _STRIP_PX // 2, (255, 255, 255)), (4, 4))
+        decoded.append(below)
     height = max(picture.shape[0] for picture in decoded)
     padded = [np.pad(p, ((0, height - p.shape[0]), (0, 12), (0, 0)), constant_values=255) for p in decoded]
     return bytes(cv2.imencode(".png", np.concatenate(padded, axis=1))[1])
@@ -153,7 +160,7 @@ def _prepare(panel: Axes, title: str = "") -> None:
     panel.grid(color=GRID, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.spines[:].set_visible(False)
-    panel.tick_params(length=0, labelsize=9, labelcolor="#555555", which="both")
+    panel.tick_params(length=0, labelsize=10, labelcolor=INK, which="both")
 
 
 def _png(figure: Figure) -> bytes:
@@ -168,7 +175,10 @@ def _draw_lines(
     dots = "o" if len(steps) <= 40 else ""
     for number, (name, values) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
-        panel.plot(steps, values, color=colour, linewidth=1.8, marker=dots, markersize=3.5, label=name)
+        dashes = _DASHES[number % len(_DASHES)]
+        panel.plot(
+            steps, values, color=colour, linewidth=1.8, linestyle=dashes, marker=dots, markersize=3.5, label=name
+        )
     panel.set_xlim(left=0)
     panel.locator_params(axis="x", integer=True)
     if has_legend and curves:

@@ -11,6 +11,7 @@ from detector.data.coco import CocoAnnotations
 from detector.errors import DetectorError
 from detector.evaluation.evaluator import annotated_sources
 from detector.inference.predictor import Predictor
+from detector.io.nouns import plural
 from detector.media.charts import COCO_MEDIUM_PX, COCO_SMALL_PX, class_chart, place_chart, size_chart
 from detector.media.comparisons import ImageComparison, draw_comparisons
 from detector.media.images import write_image
@@ -81,10 +82,18 @@ def labels_picture(annotations: CocoAnnotations, canvas: InputConfig) -> bytes:
     if canvas.fit == "letterbox":
         scale = scale.min(axis=1, keepdims=True)
     sides = np.sqrt((boxes_xywh[:, 2:] * scale).prod(axis=1))
+    size_label = "side of a box in pixels of the network's input"
+    place_title = f"Centres of {plural(len(sides), 'object')}: darker means more"
     return side_by_side(
-        class_chart(annotations.class_names, {"train": counts}),
-        size_chart({"train": sides}, "side of a box in pixels of the network's input", (COCO_SMALL_PX, COCO_MEDIUM_PX)),
-        place_chart((boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2) / source_wh),
+        {
+            f"{plural(sum(counts), 'object')} of each class in {plural(len(annotations), 'image')}": class_chart(
+                annotations.class_names, {"train": counts}
+            ),
+            f"Sizes of {plural(len(sides), 'object')}": size_chart(
+                {"train": sides}, size_label, (COCO_SMALL_PX, COCO_MEDIUM_PX)
+            ),
+            place_title: place_chart((boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2) / source_wh),
+        }
     )
 
 

@@ -100,6 +100,54 @@ def test_detection_with_the_highest_score_is_drawn_on_top() -> None:
     assert not is_close(drawn[70, 60], class_colours(NAMES)[0])
 
 
+def lab(rgb: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Return colours of sRGB in CIE L*a*b* (D65)."""
+    unit = np.array(rgb) / 255
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    xyz = linear @ to_xyz.T / (0.9505, 1.0, 1.0888)
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+def ciede2000(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the differences of colours in CIE L*a*b*, (N, 3) each (Sharma, Wu and Dalal 2005)."""
+    (l1, a1, b1), (l2, a2, b2) = one.T, other.T
+    chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    stretch = 1.5 - 0.5 * np.sqrt(chroma**7 / (chroma**7 + 25**7))
+    c1, c2 = np.hypot(a1 * stretch, b1), np.hypot(a2 * stretch, b2)
+    h1, h2 = np.degrees(np.arctan2(b1, a1 * stretch)), np.degrees(np.arctan2(b2, a2 * stretch))
+    turn = (h2 - h1 + 180) % 360 - 180
+    hue, lightness, mean = h1 + turn / 2, (l1 + l2) / 2, (c1 + c2) / 2
+    waves = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.2, 4, -63))
+    t = 1 + sum(size * np.cos(np.radians(times * hue + shift)) for size, times, shift in waves)
+    x = (l2 - l1) / (1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2))
+    y = (c2 - c1) / (1 + 0.045 * mean)
+    z = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * mean * t)
+    blue = np.exp(-((((hue % 360) - 275) / 25) ** 2))
+    rotation = -2 * np.sqrt(mean**7 / (mean**7 + 25**7)) * np.sin(np.radians(60 * blue))
+    return np.sqrt(x * x + y * y + z * z + rotation * y * z)
+
+
+def test_difference_of_colours_is_that_of_the_publication() -> None:
+    one, other = np.array([[50, 2.6772, -79.7751], [50, 2.5, 0]]), np.array([[50, 0, -82.7485], [73, 25, -18]])
+    np.testing.assert_allclose(ciede2000(one, other), (2.0425, 27.1492), atol=1e-4)
+
+
+def test_crowded_picture_has_captions_for_the_boxes_on_top_only() -> None:
+    image = plain(480, 640)
+    left_top = np.stack(np.meshgrid(np.arange(0, 640, 40), np.arange(0, 480, 40)), axis=-1).reshape(-1, 2)
+    boxes = np.concatenate([left_top, left_top + 30], axis=1).astype(np.float32)
+    colour = (255, 72, 120)
+    few = draw_boxes(image, boxes[-12:], ["person 0.90"] * 12, [colour] * 12)
+    many = draw_boxes(image, boxes, ["person 0.90"] * len(boxes), [colour] * len(boxes))
+    without = draw_boxes(image, boxes, [""] * len(boxes), [colour] * len(boxes))
+    changed = (many != without).any(axis=-1)
+    assert 0.04 < changed.mean() < 0.1
+    assert not changed[:300].any()  # the first boxes are below the others
+    assert (few != draw_boxes(image, boxes[-12:], [""] * 12, [colour] * 12)).any(axis=-1).mean() > 0.01
+
+
 def test_class_has_the_same_colour_in_every_model() -> None:
     names = ("person", "Car", "猫", "dog")
     alone = [class_colours((name,))[0] for name in names]
@@ -107,15 +155,15 @@ def test_class_has_the_same_colour_in_every_model() -> None:
     assert class_colours(("dog", "bus", "CAR"))[2] == alone[1]
     assert class_colours(("u\u0308ber",)) == class_colours(("\u00fcber",))  # two encodings of one letter
     # These values must not change, so that old and new pictures have the same colours.
-    assert alone == [(125, 158, 24), (125, 24, 158), (247, 37, 37), (158, 125, 24)]
+    assert alone == [(48, 168, 144), (255, 144, 255), (255, 72, 120), (24, 255, 192)]
 
 
 def test_classes_of_a_model_have_different_colours_whatever_their_names_and_order() -> None:
     names = tuple(f"class {number}" for number in range(24))
     colours = class_colours(names)
     assert len(set(colours)) == 24
-    distance = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours) for b in colours[:i]]
-    assert min(distance) > 60
+    first, second = np.triu_indices(24, 1)
+    assert ciede2000(lab(colours)[first], lab(colours)[second]).min() > 19
     assert class_colours(names[::-1])[::-1] == colours
     assert all(0 <= value <= 255 for colour in colours for value in colour)
     many = class_colours(tuple(map(str, range(1000))))

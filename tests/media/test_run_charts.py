@@ -120,8 +120,9 @@ def test_pictures_of_different_heights_are_joined_in_one_row() -> None:
     def plain(height: int, width: int, value: int) -> bytes:
         return bytes(cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1])
 
-    joined = decoded(side_by_side(plain(10, 20, 0), plain(30, 5, 100)))
-    assert joined.shape[0] == 30
-    assert (joined[:10, :20] == 0).all()
-    assert (joined[10:, :20] == 255).all()
-    assert (joined == 100).all(axis=2).sum() == 30 * 5
+    joined = decoded(side_by_side({"Sizes": plain(10, 100, 0), "": plain(30, 5, 100)}))
+    assert joined.shape[0] == 32 + 30
+    assert (joined[:32, :100] < 100).any()  # the title
+    assert (joined[32:42, :100] == 0).all()
+    assert (joined[42:, :100] == 255).all()
+    assert (joined[32:, 112:117] == 100).all()
