@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,18 @@ def _mistakes(analysis: Analysis) -> tuple[Mistake, ...]:
     return (*analysis.false_positives, *analysis.missed, *analysis.suspects)
 
 
+def _anchor(mistake: Mistake) -> str:
+    """Return the id of the picture of a mistake on the page."""
+    box = mistake.detected_xywh or mistake.labelled_xywh or ()
+    return "-".join(["mistake", str(mistake.image_id), *(f"{value:.0f}" for value in box)])
+
+
+def _links(analysis: Analysis, of: Callable[[Mistake], Iterable[str | None]]) -> dict[str, str]:
+    """Return the ids of the first pictures of mistakes by a property of theirs."""
+    drawn = (*analysis.false_positives, *analysis.missed, *analysis.suspects[:_MAX_SUSPECTS_DRAWN])
+    return {name: _anchor(mistake) for mistake in drawn[::-1] for name in of(mistake) if name}
+
+
 def _head(title: str, metrics: CocoMetrics, analysis: Analysis, facts: Sequence[str]) -> Iterator[str]:
     ap, ap50 = (analysis.intervals.stats[name] for name in ("AP", "AP50"))
     yield f"<h1>{text(title)}</h1>"
@@ -136,7 +148,7 @@ def _numbers(metrics: CocoMetrics, analysis: Analysis) -> Iterator[str]:
         bounds = f"{number_text(interval.low)} to {number_text(interval.high)}"
         ap = number_text(row.ap), bounds, number_text(row.ap50), number_text(row.ap75)
         rows.append([row.name, f"{row.num_objects:,}", *ap, *([f"{v:.3f}" for v in at_best] or ["n/a"] * 4)])
-    yield table(heads, rows)
+    yield table(heads, rows, _links(analysis, lambda mistake: (mistake.detected_as, mistake.labelled_as)))
     if len(metrics.classes) > _MAX_CLASSES_LISTED:
         yield f"<p class='soft'>and {len(metrics.classes) - _MAX_CLASSES_LISTED} more classes, in classes.csv</p>"
 
@@ -147,6 +159,7 @@ def _errors(analysis: Analysis, charts: Sequence[tuple[str, str, bytes]]) -> Ite
     yield table(
         ("error", "meaning", "count", "AP50 lost"),
         [(name, _MEANINGS[name], f"{errors.counts[name]:,}", number_text(cost)) for name, cost in errors.costs.items()],
+        _links(analysis, lambda mistake: (mistake.kind,)),
     )
     notes = {
         "calibration": f"D-ECE {number_text(analysis.calibration.error)}, {_direction(analysis.calibration.excess)}",
@@ -187,12 +200,12 @@ def _pictures(
         yield "<p class='soft'>Red: the detection. Green: the label it refers to. Blue: other labels.</p>"
     yield "<div class='pictures'>"
     for mistake in mistakes:
-        caption = text(_caption(mistake, names[mistake.image_id]))
+        caption, figure = text(_caption(mistake, names[mistake.image_id])), f"<figure id='{_anchor(mistake)}'>"
         if id(mistake) in pictures:
             source = embedded(pictures[id(mistake)], "jpeg")
-            yield f"<figure><img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
+            yield f"{figure}<img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
         else:
-            yield f"<figure><figcaption>{caption}</figcaption></figure>"
+            yield f"{figure}<figcaption>{caption}</figcaption></figure>"
     yield "</div>"
 
 

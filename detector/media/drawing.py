@@ -89,8 +89,8 @@ def draw_boxes(
         patches.append(caption(text, text_px, colour) if text else None)
     rows = [row for row, patch in enumerate(patches) if patch is not None][::-1]
     shown = [patch for patch in patches if patch is not None][::-1]
-    num_fitting = np.count_nonzero(np.cumsum([patch[..., 0].size for patch in shown]) <= _CAPTION_SHARE * side**2)
-    num_shown = max(_MAX_CAPTIONS, num_fitting)
+    covered_px = np.cumsum([patch[..., 0].size for patch in shown])
+    num_shown = max(_MAX_CAPTIONS, int((covered_px <= _CAPTION_SHARE * side**2).sum()))
     rows, shown = rows[:num_shown], shown[:num_shown]
     sizes_wh = np.array([patch.shape[1::-1] for patch in shown], np.int64).reshape(-1, 2)
     places = place_captions(corners[rows], sizes_wh, (height, width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1d2329; --soft: #5c6772; --line: #e1e5ea;
@@ -45,7 +45,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: break-word; max-width: 15em; }
-summary { cursor: pointer; color: var(--soft); }
+summary { cursor: pointer; color: var(--soft); } a { color: inherit; } figure:target { outline: 3px solid var(--note); }
 """
 
 
@@ -69,9 +69,20 @@ def embedded(picture: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table on a card; the first column is aligned left, the others right."""
-    body = "\n".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]], links: Mapping[str, str] | None = None) -> str:
+    """Return a table on a card; the first column is aligned left, the others right.
+
+    `links` leads from values of the first column to elements of the page, by their ids.
+    """
+
+    def first(cell: object) -> str:
+        anchor = (links or {}).get(str(cell))
+        return f"<a href='#{text(anchor)}'>{text(cell)}</a>" if anchor else text(cell)
+
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{text(cell) if at else first(cell)}</td>" for at, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
     head = "".join(f"<th>{text(cell)}</th>" for cell in heads)
     return f"<div class='card scroll'><table><tr>{head}</tr>\n{body}</table></div>"
 

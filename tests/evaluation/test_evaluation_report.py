@@ -4,6 +4,7 @@ import csv
 import html.parser
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def checked_page(page: Path) -> tuple[str, Checker]:
     checker.close()
     assert checker.open == []
     assert not {"script", "link", "iframe", "object", "base", "form"} & set(checker.seen)
-    assert all(address.startswith("data:image/") for address in checker.addresses)
+    assert all(address.startswith(("data:image/", "#")) for address in checker.addresses)
     assert "url(" not in text
     assert "@import" not in text
     return text, checker
@@ -98,6 +99,9 @@ def test_the_page_is_self_contained_and_escapes_names(
     assert num_pictures > 20
     assert checker.seen.count("img") == num_pictures + num_charts
     assert len(list((page.parent / "pictures").iterdir())) == num_pictures
+    links = re.findall(r"<td><a href='#([^']+)'>", text)  # from classes and kinds of errors to the pictures
+    assert len(links) > 3
+    assert set(links) <= set(re.findall(r"<figure id='([^']+)'>", text))
 
 
 def test_the_charts_and_pictures_are_images_of_a_readable_size(
