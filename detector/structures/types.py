@@ -17,6 +17,7 @@ from torch import Tensor
 from detector.errors import DetectorError
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.letterbox import Image, Letterbox
+from detector.structures.transfer import sent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,7 @@ class Targets:
         image_index: int64 (T,), ascending, 0 .. num_images - 1.
         ignore: bool (T,), crowd regions.
         num_images: images in the batch, with or without objects.
+        host: the same objects on the CPU, which knows their numbers without waiting, where these are on a GPU.
     """
 
     canvas_xyxy: Tensor
@@ -107,6 +109,7 @@ class Targets:
     image_index: Tensor
     ignore: Tensor
     num_images: int
+    host: Targets | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         num = len(self.canvas_xyxy)
@@ -116,13 +119,8 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on another device."""
-        return Targets(
-            self.canvas_xyxy.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.image_index.to(device, non_blocking=True),
-            self.ignore.to(device, non_blocking=True),
-            self.num_images,
-        )
+        own = (sent(values, device) for values in (self.canvas_xyxy, self.labels, self.image_index, self.ignore))
+        return Targets(*own, self.num_images, None if device.type == "cpu" else self.host or self)
 
     def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objects (or, with `ignore`, the crowd regions) as one row of equal length per image.
@@ -130,6 +128,10 @@ class Targets:
         Returns:
             canvas_xyxy float32 (B, M, 4), labels int64 (B, M), valid bool (B, M); M is the largest number in an image.
         """
+        if self.host is not None:
+            boxes, labels, valid = self.host.padded(ignore)
+            device = self.labels.device
+            return sent(boxes, device), sent(labels, device), sent(valid, device)
         keep = self.ignore if ignore else ~self.ignore
         boxes, labels, image_index = self.canvas_xyxy[keep], self.labels[keep], self.image_index[keep]
         counts = torch.bincount(image_index, minlength=self.num_images)
@@ -205,8 +207,8 @@ class ImageClasses:
 
     def to(self, device: torch.device) -> ImageClasses:
         """Return the classes on another device."""
-        mixed = None if self.mixed_labels is None else self.mixed_labels.to(device, non_blocking=True)
-        return ImageClasses(self.labels.to(device, non_blocking=True), mixed, self.share)
+        mixed = None if self.mixed_labels is None else sent(self.mixed_labels, device)
+        return ImageClasses(sent(self.labels, device), mixed, self.share)
 
 
 @dataclass(frozen=True)
