@@ -166,7 +166,7 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObject
     predictions = _Predictions.of(raw_map, level)
     objectness, near = _free_cell_deltas(predictions, objects)
     on_host = _assigned(predictions, objects.host or objects)
-    taken = torch.cat([near.cell.to(on_host.cell.device), on_host.cell])
+    taken = on_host.cell if not len(near.cell) else torch.cat([near.cell.to(on_host.cell.device), on_host.cell])
     taken = taken.unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assigned, cell = on_host.to(raw_map.device), transfer.sent(taken, raw_map.device)
     entries = predictions.entries(cell)

@@ -16,8 +16,8 @@ from detector.losses.simota_assignment import Candidates, assign_simota
 from detector.losses.task_aligned_assignment import PaddedObjects, cells_in_crowds, pairwise_iou
 from detector.models.contracts import DetectionModel
 from detector.models.yolox import CellPredictions, YoloxHead
+from detector.structures import transfer
 from detector.structures.boxes import xyxy_to_cxcywh
-from detector.structures.transfer import runs_ahead
 from detector.structures.types import Targets
 
 _SIZE_EPSILON = 1e-8  # of the logarithm of a box side in strides
@@ -109,7 +109,7 @@ class SimOTALoss(Loss[tuple[Tensor, ...], Targets]):
             objectness = objectness.masked_fill(in_crowd, 0.0)
 
         class_logits, box_numbers = cells.class_logits[image, cell], cells.box_numbers[image, cell]
-        if runs_ahead(counts):  # entries that do not count have the probability 0 and finite boxes
+        if transfer.runs_ahead(counts):  # entries that do not count have the probability 0 and finite boxes
             class_logits = class_logits.where(counts[:, None], _IMPOSSIBLE)
             box_numbers = box_numbers.where(counts[:, None], 0.0)
         class_target = torch.zeros_like(class_logits)

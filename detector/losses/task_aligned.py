@@ -15,7 +15,7 @@ from detector.losses.loss import Loss, LossConfig, LossParts, divisor_of
 from detector.losses.task_aligned_assignment import Alignment, PaddedObjects, assign_task_aligned, cells_in_crowds
 from detector.models.contracts import DetectionModel
 from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
-from detector.structures.transfer import runs_ahead
+from detector.structures import transfer
 from detector.structures.types import Targets
 
 
@@ -108,10 +108,10 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             entropy = entropy.masked_fill(in_crowd[..., None], 0.0)
 
         logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
-        if runs_ahead(logits):  # entries that do not count must not be NaN
+        if transfer.runs_ahead(logits):  # entries that do not count must not be NaN
             logits = logits.where(positive.counts[:, None, None], 0.0)
         predicted_xyxy = boxes_of_distributions(logits, points_xy, strides)
-        if runs_ahead(logits):
+        if transfer.runs_ahead(logits):
             boxes = boxes.where(positive.counts[:, None], predicted_xyxy.detach())
         box = (complete_iou_loss(predicted_xyxy, boxes) * quality).sum()
         distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]

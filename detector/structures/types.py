@@ -174,6 +174,10 @@ class Batch:
                 f"{self.targets.num_images} in the targets, {len(self.image_ids)} ids"
             )
 
+    def pin_memory(self) -> Batch:
+        """Return the batch with its images in pinned memory; torch's loader calls this in a thread."""
+        return replace(self, images=self.images.pin_memory())
+
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
