@@ -183,7 +183,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
 
 
-class HostWait(Exception):
+class HostWaitError(Exception):
     """The CPU would wait for a GPU."""
 
 
@@ -244,7 +244,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
             hosts = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor)]
             reason = self.reason(func, args, kwargs, fakes, hosts) if self.checks else None
             if reason is not None:
-                raise HostWait(f"{func}: {reason}")
+                raise HostWaitError(f"{func}: {reason}")
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
@@ -274,7 +274,8 @@ def _backward(root: Tensor) -> None:
     ready: list[Any] = [root.grad_fn]
     while ready:
         node = ready.pop()
-        grads = [given[node].get(number) for number in range(len(node._input_metadata))]
+        declared = [(given[node].get(number), made) for number, made in enumerate(node._input_metadata)]
+        grads = [grad if grad is None else grad.to(made.dtype) for grad, made in declared]
         if hasattr(node, "variable"):
             before = node.variable.grad
             node.variable.grad = grads[0] if before is None else before + grads[0]
@@ -282,8 +283,12 @@ def _backward(root: Tensor) -> None:
         own: Any = None
         if any(grad is not None for grad in grads):
             own = (node if callable(node) else node.apply)(*grads)
-        results = own if isinstance(own, tuple) else (own,) * len(node.next_functions)
-        for (child, number), grad in zip(node.next_functions, results, strict=True):
+        edges = node.next_functions
+        if own is not None and not callable(node):  # a function in Python returns None for what is no tensor
+            own = tuple(grad for grad, needs in zip(own, node.needs_input_grad, strict=True) if needs)
+            edges = tuple(edge for edge in edges if edge[0] is not None)
+        results = own if isinstance(own, tuple) else (own,) * len(edges)
+        for (child, number), grad in zip(edges, results, strict=True):
             before = given[child].get(number)
             if grad is not None:
                 given[child][number] = grad if before is None else before + grad

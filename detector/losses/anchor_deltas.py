@@ -44,13 +44,6 @@ class RelativeObjects:
     crowd_valid: Tensor
     host: RelativeObjects | None = None
 
-    def to(self, device: torch.device) -> RelativeObjects:
-        """Return the objects of the CPU on a device."""
-        if device.type == "cpu":
-            return self
-        own = (self.cxcywh, self.labels, self.valid, self.crowd_xyxy, self.crowd_valid)
-        return RelativeObjects(*(transfer.sent(values, device) for values in own), host=self)
-
 
 @dataclass(frozen=True)
 class Deltas:
@@ -150,9 +143,6 @@ class _Matches:
     def __getitem__(self, chosen: Tensor | slice) -> _Matches:
         return _Matches(self.cell[chosen], self.image[chosen], self.index[chosen], self.overlap[chosen])
 
-    def to(self, device: torch.device) -> _Matches:
-        return _Matches(*(transfer.sent(values, device) for values in (self.cell, self.image, self.index, self.overlap)))
-
 
 @torch.no_grad()
 def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObjects) -> Deltas:
@@ -168,7 +158,7 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObject
     on_host = _assigned(predictions, objects.host or objects)
     taken = on_host.cell if not len(near.cell) else torch.cat([near.cell.to(on_host.cell.device), on_host.cell])
     taken = taken.unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    assigned, cell = on_host.to(raw_map.device), transfer.sent(taken, raw_map.device)
+    assigned, cell = transfer.sent_record(on_host, raw_map.device), transfer.sent(taken, raw_map.device)
     entries = predictions.entries(cell)
     box, classes = torch.zeros_like(entries[:, :4]), torch.zeros_like(entries[:, 5:])
     deltas = Deltas(objectness, cell, box, classes, objectness.new_zeros(()))
@@ -304,24 +294,17 @@ def _add_assigned_cells(
     predictions: _Predictions,
     objects: RelativeObjects,
     assigned: _Matches,
-    row_on_host: Tensor,
+    row: Tensor,
 ) -> None:
-    """Add the deltas of the cells of every object to `deltas`; objects that share a cell follow one another.
+    """Add the deltas of the cells of every object to `deltas`, in `row` (P,), which is on the CPU.
 
-    Args:
-        deltas: the deltas so far.
-        entries: float32 (U, 5 + classes), activated.
-        predictions: the predictions of the level.
-        objects: the objects of the batch.
-        assigned: the cells of the objects.
-        row_on_host: int64 (P,), the row of each in `deltas`, on the CPU.
+    Objects that share a cell follow one another.
     """
-    training = predictions.level.training
-    row = transfer.sent(row_on_host, entries.device)
+    training, turn = predictions.level.training, _turns(row)
+    row = transfer.sent(row, entries.device)
     label = objects.labels[assigned.image, assigned.index]
     box = _box_deltas(entries[row], predictions, objects, assigned)
     objectness = predictions.weight(label) * training.obj_normalizer * (1 - entries[row, 4])
-    turn = _turns(row_on_host)
     for rank in range(int(turn.max()) + 1):  # the objects of a cell, rarely more than two
         now = transfer.sent((turn == rank).nonzero().squeeze(1), row.device)
         at, cell = row[now], assigned.cell[now]

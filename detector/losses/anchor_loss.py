@@ -21,7 +21,7 @@ from detector.losses.anchor_deltas import Deltas, RelativeObjects, deltas_of_lev
 from detector.losses.loss import Loss, LossConfig, LossParts
 from detector.models.anchor_levels import AnchorLevel
 from detector.models.contracts import DetectionModel
-from detector.structures.transfer import unravelled
+from detector.structures.transfer import sent_record, unravelled
 from detector.structures.types import Targets
 
 
@@ -108,7 +108,8 @@ class AnchorLoss(Loss[tuple[Tensor, ...], Targets]):
 
     def _parts_of_level(self, raw_map: Tensor, level: AnchorLevel, targets: Targets) -> Tensor:
         objects = _objects(targets.host or targets, level, (raw_map.shape[2], raw_map.shape[3]))
-        deltas = deltas_of_level(raw_map, level, objects.to(raw_map.device))
+        on_device = sent_record(objects, raw_map.device, host=objects)
+        deltas = deltas_of_level(raw_map, level, on_device)
         # Only the reported numbers are averaged over the levels: the deltas of every level count in full.
         reported = _reported(deltas, level) / (len(raw_map) * len(self.levels))
         given = deltas.objectness, deltas.cell, deltas.box, deltas.classes

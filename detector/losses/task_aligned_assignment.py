@@ -14,7 +14,7 @@ from detector.structures.boxes import area_xyxy, covered_areas
 # Pairs of an object and a cell that are compared at once, which bounds the memory: 16 images of 1280 x 1280 px, one of
 # them with 2,000 objects, have a thousand million pairs if every image is padded to the fullest.
 _MAX_COMPARED = 2**21
-# Rounds in which objects without a cell get one on a GPU, which does not stop by itself; on the CPU all rounds are made.
+# Rounds in which objects without a cell get one on a GPU, which does not stop by itself; the CPU makes all rounds.
 _MAX_ROUNDS = 8
 
 
@@ -117,10 +117,9 @@ def assign_task_aligned(
     """
     num_images, num_objects = objects.valid.shape
     image, target = transfer.entries(objects.valid)
-    candidates = _padded_candidates if transfer.runs_ahead(scores) else _candidates
     num_rows = max(1, _MAX_COMPARED // len(points_xy))
     parts = [
-        candidates(scores, canvas_xyxy, points_xy, strides, objects, alignment, rows)
+        _candidates(scores, canvas_xyxy, points_xy, strides, objects, alignment, rows)
         for rows in zip(torch.split(image, num_rows), torch.split(target, num_rows), strict=True)
     ]
     image, target, cell, overlap, aligned = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -137,10 +136,21 @@ def _candidates(
     alignment: Alignment,
     chosen: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the best cells of some objects, `chosen` by image (R,) and column (R,), as the tensors of `_Pairs`."""
+    """Return the best cells of some objects, `chosen` by image (R,) and column (R,), as the tensors of `_Pairs`.
+
+    On a GPU there are as many for every object; those that do not count have overlap and alignment -1.
+    """
     image, target = chosen
     object_xyxy, labels = objects.canvas_xyxy[image, target], objects.labels[image, target]
     inside = cells_in_boxes(points_xy, strides, object_xyxy)
+    if transfer.runs_ahead(inside):
+        overlap = pairwise_iou(canvas_xyxy[image], object_xyxy[:, None])
+        aligned = scores[image, :, labels].pow(alignment.alpha) * overlap.pow(alignment.beta)
+        aligned = aligned.where(inside & objects.valid[image, target][:, None], -1.0)
+        best, cell = aligned.topk(min(alignment.num_candidates, len(points_xy)), dim=-1)
+        overlap = overlap.gather(1, cell).where(best >= 0, -1.0)
+        pairs = (image[:, None].expand_as(cell), target[:, None].expand_as(cell), cell, overlap, best)
+        return tuple(values.flatten() for values in pairs)  # type: ignore[return-value]  # five of them
     row, cell = inside.nonzero(as_tuple=True)
     overlap = pairwise_iou(canvas_xyxy[image[row], cell], object_xyxy[row])
     aligned = scores[image[row], cell, labels[row]].pow(alignment.alpha) * overlap.pow(alignment.beta)
@@ -150,27 +160,6 @@ def _candidates(
     taken = best >= 0  # cells outside the object have -1
     keep = torch.zeros_like(inside).scatter_(1, best_cell, taken)[row, cell]
     return image[row[keep]], target[row[keep]], cell[keep], overlap[keep], aligned[keep]
-
-
-def _padded_candidates(
-    scores: Tensor,
-    canvas_xyxy: Tensor,
-    points_xy: Tensor,
-    strides: Tensor,
-    objects: PaddedObjects,
-    alignment: Alignment,
-    chosen: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the same with equally many cells for each object; those that do not count have overlap and alignment -1."""
-    image, target = chosen
-    object_xyxy, labels = objects.canvas_xyxy[image, target], objects.labels[image, target]
-    inside = cells_in_boxes(points_xy, strides, object_xyxy) & objects.valid[image, target][:, None]
-    overlap = pairwise_iou(canvas_xyxy[image], object_xyxy[:, None])
-    aligned = scores[image, :, labels].pow(alignment.alpha) * overlap.pow(alignment.beta)
-    best, cell = aligned.masked_fill_(~inside, -1.0).topk(min(alignment.num_candidates, len(points_xy)), dim=-1)
-    overlap = overlap.gather(1, cell).masked_fill_(best < 0, -1.0)
-    image, target = (index[:, None].expand_as(cell) for index in (image, target))
-    return image.flatten(), target.flatten(), cell.flatten(), overlap.flatten(), best.flatten()
 
 
 @dataclass(frozen=True)
@@ -245,9 +234,7 @@ def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
     weighs = quality > 0
     if transfer.runs_ahead(weighs):
         return Assignment(pairs.image, pairs.cell, pairs.target, quality, weighs)
-    return Assignment(
-        pairs.image[weighs], pairs.cell[weighs], pairs.target[weighs], quality[weighs], weighs[weighs]
-    )
+    return Assignment(pairs.image[weighs], pairs.cell[weighs], pairs.target[weighs], quality[weighs], weighs[weighs])
 
 
 def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor, num_images: int) -> Tensor:

@@ -68,7 +68,8 @@ def area_xyxy(boxes_xyxy: Boxes) -> Boxes:
 def covered_areas(boxes_xyxy: Boxes, regions_xyxy: Boxes) -> Boxes:
     """Return the area of each box (N, 4) that lies under the union of regions (C, 4), shape (N,); for tensors.
 
-    On a GPU the regions may be those of several images, (B, C, 4), for areas (B, N). The sides of the regions cut the plane into rectangles, each of which is wholly under a region or under none.
+    On a GPU the regions may be those of several images, (B, C, 4), for areas (B, N). The sides of the regions cut the
+    plane into rectangles, each of which is wholly under a region or under none.
     """
     import torch  # the caller, who holds a tensor, has imported it already
 

@@ -103,9 +103,7 @@ def select(
     return canvas_xyxy[row], scores[row, label], label
 
 
-def taken_to_host(
-    canvas_xyxy: Tensor, scores: Tensor, configs: Sequence[SelectConfig]
-) -> list[tuple[Tensor, Tensor]]:
+def taken_to_host(canvas_xyxy: Tensor, scores: Tensor, configs: Sequence[SelectConfig]) -> list[tuple[Tensor, Tensor]]:
     """Return the boxes and scores of each image on the CPU, from a GPU only those that can pass `select`, in order.
 
     This is where the CPU waits for a GPU, once for a batch. Suppression needs counts after every class of every image,

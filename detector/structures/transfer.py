@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Record = TypeVar("Record", bound=Any)
 
 
 def runs_ahead(tensor: Tensor) -> bool:
@@ -36,6 +40,13 @@ def sent_aside(tensor: Tensor, device: torch.device) -> Tensor:
     current.wait_stream(copies)
     copied.record_stream(current)  # the allocator must not give its memory to the next copy too early
     return copied
+
+
+def sent_record(record: Record, device: torch.device, **changes: Any) -> Record:
+    """Return a dataclass with its tensors on a device and some other fields changed."""
+    tensors = {own.name: value for own in fields(record) if isinstance(value := getattr(record, own.name), Tensor)}
+    moved: Record = replace(record, **{name: sent(value, device) for name, value in tensors.items()}, **changes)
+    return moved
 
 
 @functools.cache

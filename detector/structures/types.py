@@ -17,7 +17,7 @@ from torch import Tensor
 from detector.errors import DetectorError
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.letterbox import Image, Letterbox
-from detector.structures.transfer import sent
+from detector.structures.transfer import sent, sent_record
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,8 +119,7 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on another device."""
-        own = (sent(values, device) for values in (self.canvas_xyxy, self.labels, self.image_index, self.ignore))
-        return Targets(*own, self.num_images, None if device.type == "cpu" else self.host or self)
+        return sent_record(self, device, host=None if device.type == "cpu" else self.host or self)
 
     def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objects (or, with `ignore`, the crowd regions) as one row of equal length per image.
@@ -211,8 +210,7 @@ class ImageClasses:
 
     def to(self, device: torch.device) -> ImageClasses:
         """Return the classes on another device."""
-        mixed = None if self.mixed_labels is None else sent(self.mixed_labels, device)
-        return ImageClasses(sent(self.labels, device), mixed, self.share)
+        return sent_record(self, device)
 
 
 @dataclass(frozen=True)

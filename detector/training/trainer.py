@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from detector.models.precision import Precision, on_device
 from detector.structures.metrics import Metrics
 from detector.structures.transfer import sent_aside
 from detector.structures.types import Batch, ClassBatch
-from detector.training.averaging import averaged_model
+from detector.training.averaging import MovingAverage
 from detector.training.batch_norm import batch_norm_in_words
 from detector.training.distributed import World
 from detector.training.events import Evaluated, Noted, Report, Started, StepDone
@@ -78,15 +78,6 @@ class RunPlan:
 READ_EVERY = 20
 
 
-class _Unread(NamedTuple):
-    """Numbers of a step that are still on the device: losses, or with no loss among them the gradient norm."""
-
-    step: int
-    values: Mapping[str, Tensor]
-    image_ids: tuple[int, ...]
-    are_losses: bool
-
-
 class Trainer:
     """One training run.
 
@@ -127,7 +118,7 @@ class Trainer:
         self.model = on_device(model, plan.device)
         self._frozen = freeze(self.model, config.freeze)
         self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
-        self.averaged = averaged_model(self.model, config.ema_horizon * plan.num_steps)
+        self.averaged = MovingAverage(self.model, config.ema_horizon * plan.num_steps)
         self.optimizer = build_optimizer(recipe.optimizer, self.model, self.model.parts_in_order())
         self.precision = Precision(config.precision, plan.device)
         self.rate = LearningRate(recipe.schedule, plan.num_steps)
@@ -139,7 +130,8 @@ class Trainer:
         self._restored_metrics: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._num_summed = 0
-        self._unread: list[_Unread] = []
+        self._reads_late = plan.device.type != "cpu"
+        self._unread: list[tuple[int, Mapping[str, Tensor], tuple[int, ...], bool]] = []  # see `_note`
         self._skipped: set[str] = set()
         self._warnings: set[str] = set()
         self._elapsed_s = 0.0
@@ -234,8 +226,8 @@ class Trainer:
         """Note numbers of a step, scalar float32, which are read at once on the CPU."""
         own = {name: value.detach() for name, value in values.items()}
         ids = tuple(i for batch in group for i in batch.image_ids)
-        self._unread.append(_Unread(self.step, own, ids, are_losses))
-        if not self._is_read_late:
+        self._unread.append((self.step, own, ids, are_losses))
+        if not self._reads_late:
             self._read()
 
     def _read(self) -> None:
@@ -245,20 +237,20 @@ class Trainer:
             DivergenceError: a number is not finite.
         """
         unread, self._unread = self._unread, []
-        tensors = [value for noted in unread for value in noted.values.values()]
+        tensors = [value for _, noted, _, _ in unread for value in noted.values()]
         numbers = iter(torch.stack(tensors).tolist() if tensors else [])
-        for noted in unread:
-            values = dict(zip(noted.values, numbers, strict=False))
+        for step, noted, image_ids, are_losses in unread:
+            values = dict(zip(noted, numbers, strict=False))
             if not all(math.isfinite(value) for value in values.values()):
                 listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
                 raise DivergenceError(
-                    f"training diverged at step {noted.step} ({listed}) on the images with ids "
-                    f"{', '.join(map(str, noted.image_ids))}; lower optimizer.lr, raise schedule.warmup_iterations or "
+                    f"training diverged at step {step} ({listed}) on the images with ids "
+                    f"{', '.join(map(str, image_ids))}; lower optimizer.lr, raise schedule.warmup_iterations or "
                     f"use train.precision=fp32, then train again or resume the last save"
                 )
-            for name, value in values.items() if noted.are_losses else ():
+            for name, value in values.items() if are_losses else ():
                 self._sums[name] = self._sums.get(name, 0.0) + value
-            self._num_summed += noted.are_losses
+            self._num_summed += are_losses
 
     def _note_skipped(self, group: list[Batch | ClassBatch]) -> None:
         new = {reason for batch in group for reason in batch.skipped} - self._skipped
@@ -302,10 +294,6 @@ class Trainer:
             return False
         # Evaluation k of n falls on step ceil(k * steps / n); the last is the last step.
         return self.step * count // self._plan.num_steps > (self.step - 1) * count // self._plan.num_steps
-
-    @property
-    def _is_read_late(self) -> bool:
-        return self._plan.device.type != "cpu"
 
     def _mean_losses(self) -> dict[str, float]:
         return {name: value / max(1, self._num_summed) for name, value in self._sums.items()}
@@ -362,9 +350,6 @@ class Trainer:
         """Write the whole state to `weights/last.safetensors`.
 
         Without evaluations the averaged weights count as the best.
-
-        Raises:
-            DivergenceError: a loss or gradient since the last save is not finite; nothing is written.
         """
         self._read()
         self._skipped = set(self._world.gathered(sorted(self._skipped)))

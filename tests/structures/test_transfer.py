@@ -35,7 +35,7 @@ def test_fake_gpu_finds_waits(name: str, fake_gpu: Any) -> None:
         x = torch.ones(3, device=GPU)
         with pytest.raises(Exception) as found:  # noqa: PT011 (torch's own or that of the fixture)
             WAITS[name](x)
-    assert type(found.value).__name__ == "HostWait" or isinstance(found.value, DynamicOutputShapeException)
+    assert type(found.value).__name__ == "HostWaitError" or isinstance(found.value, DynamicOutputShapeException)
 
 
 def test_copies_constants_and_masks_do_not_wait(fake_gpu: Any) -> None:
