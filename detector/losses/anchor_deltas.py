@@ -289,12 +289,7 @@ def _assigned(predictions: _Predictions, objects: RelativeObjects) -> _Matches:
 
 
 def _add_assigned_cells(
-    deltas: Deltas,
-    entries: Tensor,
-    predictions: _Predictions,
-    objects: RelativeObjects,
-    assigned: _Matches,
-    row: Tensor,
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, matches: _Matches, row: Tensor
 ) -> None:
     """Add the deltas of the cells of every object to `deltas`, in `row` (P,), which is on the CPU.
 
@@ -302,12 +297,12 @@ def _add_assigned_cells(
     """
     training, turn = predictions.level.training, _turns(row)
     row = transfer.sent(row, entries.device)
-    label = objects.labels[assigned.image, assigned.index]
-    box = _box_deltas(entries[row], predictions, objects, assigned)
+    label = objects.labels[matches.image, matches.index]
+    box = _box_deltas(entries[row], predictions, objects, matches)
     objectness = predictions.weight(label) * training.obj_normalizer * (1 - entries[row, 4])
     for rank in range(int(turn.max()) + 1):  # the objects of a cell, rarely more than two
         now = transfer.sent((turn == rank).nonzero().squeeze(1), row.device)
-        at, cell = row[now], assigned.cell[now]
+        at, cell = row[now], matches.cell[now]
         deltas.box[at] += box[now]
         before = deltas.objectness[cell]
         keeps = (before != 0) if training.objectness_smooth else torch.zeros_like(before, dtype=torch.bool)
