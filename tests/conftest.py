@@ -285,7 +285,8 @@ def _backward(root: Tensor) -> None:
             own = (node if callable(node) else node.apply)(*grads)
         edges = node.next_functions
         if own is not None and not callable(node):  # a function in Python returns None for what is no tensor
-            own = tuple(grad for grad, needs in zip(own, node.needs_input_grad, strict=True) if needs)
+            given_back = own if isinstance(own, tuple) else (own,)
+            own = tuple(grad for grad, needs in zip(given_back, node.needs_input_grad, strict=True) if needs)
             edges = tuple(edge for edge in edges if edge[0] is not None)
         results = own if isinstance(own, tuple) else (own,) * len(edges)
         for (child, number), grad in zip(edges, results, strict=True):

@@ -64,8 +64,9 @@ def ratio(
     def measure(results: Results) -> float:
         found = rows(results, part, table)
         names = {f"{tensor}{suffix}" for tensor in tensors for suffix in suffixes}
-        ours = {row["tensor"]: row[column] for row in found if row["variant"] in OURS and row["tensor"] in names}
-        others = {row["tensor"]: row[column] for row in found if row["variant"] == other}
+        timed = [row for row in found if isinstance(row.get(column), float)]
+        ours = {row["tensor"]: row[column] for row in timed if row["variant"] in OURS and row["tensor"] in names}
+        others = {row["tensor"]: row[column] for row in timed if row["variant"] == other}
         return lowest(others[tensor] / time for tensor, time in ours.items() if tensor in others)
 
     return measure

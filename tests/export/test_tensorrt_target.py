@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,8 +18,8 @@ from detector import Detector
 from detector.config.registry import import_parts
 from detector.errors import CheckpointError, ConfigError, DetectorError
 from detector.export.export_config import ExportSettings
-from detector.export.export_target import find_export_target
-from detector.export.writer import open_export
+from detector.export.export_target import FileVariant, find_export_target
+from detector.export.writer import _description, open_export
 from detector.tasks.detection_model import load_model
 from detector.workflows.export import export_model
 
@@ -111,21 +112,48 @@ def calls(target: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]
     return recorded
 
 
-def test_engine_is_built_compared_and_opened_like_any_model(
+def small_network() -> onnx.ModelProto:
+    """Return a graph of canvases (B, 64, 64, 3) that gives boxes (B, 3072, 4) and scores (B, 64, 3)."""
+    make = onnx.helper
+    nodes = [
+        make.make_node("Transpose", ["images"], ["turned"], perm=[0, 3, 1, 2]),
+        make.make_node("Cast", ["turned"], ["float"], to=onnx.TensorProto.FLOAT),
+        make.make_node("Reshape", ["float", "shape"], ["boxes"]),
+        make.make_node("ReduceMean", ["float", "axis"], ["mean"], keepdims=0),
+        make.make_node("Transpose", ["mean"], ["scores"], perm=[0, 2, 1]),
+    ]
+    values = {"shape": [0, 3072, 4], "axis": [3]}
+    constants = [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items()]
+    inputs = [make.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 64, 64, 3])]
+    shapes = {"boxes": ["batch", 3072, 4], "scores": ["batch", 64, 3]}
+    outputs = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    opset = make.make_opsetid("", 18)
+    return make.make_model(
+        make.make_graph(nodes, "g", inputs, outputs, constants), opset_imports=[opset], ir_version=10
+    )
+
+
+def test_engine_is_built_opened_and_run(
     calls: list[tuple[Any, ...]], target: Any, yolo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "m.engine"
-    report = export_model(load_model(yolo_file), path, ExportSettings("tensorrt"))
-    assert report.exported.difference.num_unmatched == 0
+    loaded, path = load_model(yolo_file), tmp_path / "m.engine"
+    settings = ExportSettings("tensorrt")
+    document = _description(loaded.model, loaded.file, loaded.config.input, settings).to_json()
+    monkeypatch.setattr(target, "convert_job", lambda job: small_network())
+    job = SimpleNamespace(dynamic=False, canvas_hw=(64, 64), graph=SimpleNamespace(model=loaded.model))
+    encode = find_export_target("tensorrt").convert(job)
+    path.write_bytes(encode(FileVariant(document, with_raw_maps=True))[0])
     assert ("clear", "tf32") in calls
     assert ("images", (1, 64, 64, 3), (8, 64, 64, 3), (32, 64, 64, 3)) in calls
+
     runtime = open_export(path)
+    assert runtime.description.target == "tensorrt"
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     boxes, scores = runtime.boxes(images)
+    assert np.array_equal(boxes.numpy(), images.transpose(0, 3, 1, 2).reshape(5, 3072, 4))
+    np.testing.assert_allclose(scores.numpy(), images.mean(axis=2, dtype=np.float64), rtol=1e-5)
     monkeypatch.setattr(target, "_BATCHES", (1, 2, 2))  # a batch of five in three parts
     assert all(torch.equal(*pair) for pair in zip(runtime.boxes(images), (boxes, scores), strict=True))
-    expected = Detector(yolo_file).predict(images[0], confidence=0.05)
-    assert Detector(path).predict(images[0], confidence=0.05).labels.tolist() == expected.labels.tolist()
 
     content = path.read_bytes()
     for damaged in (content[:-1], content[:500], b"x" + content[1:]):
@@ -137,23 +165,30 @@ def test_engine_is_built_compared_and_opened_like_any_model(
         open_export(path)
 
 
-def test_engine_for_canvases_of_any_size_is_refused(
+@pytest.mark.nightly
+def test_engine_is_compared_with_its_model_and_opened_like_it(
     calls: list[tuple[Any, ...]], yolo_file: Path, tmp_path: Path
 ) -> None:
+    path, image = tmp_path / "m.engine", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    report = export_model(load_model(yolo_file), path, ExportSettings("tensorrt"))
+    assert report.exported.difference.num_unmatched == 0
+    expected = Detector(yolo_file).predict(image, confidence=0.05)
+    assert Detector(path).predict(image, confidence=0.05).labels.tolist() == expected.labels.tolist()
+
+
+def test_engine_for_canvases_of_any_size_is_refused(calls: list[tuple[Any, ...]]) -> None:
     with pytest.raises(ConfigError, match="an engine has one size of canvas"):
-        export_model(load_model(yolo_file), tmp_path / "m.engine", ExportSettings("tensorrt", dynamic=True))
+        find_export_target("tensorrt").convert(SimpleNamespace(dynamic=True))
 
 
-def test_export_without_tensorrt_or_gpu_says_what_to_do(
-    yolo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_without_tensorrt_or_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorrt = find_export_target("tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(DetectorError, match=r"needs the library tensorrt, .* pip install tensorrt .* export to onnx"):
-        export_model(load_model(yolo_file), tmp_path / "m.engine", ExportSettings("tensorrt"))
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_binding([]))
+        tensorrt.require_libraries(tensorrt.write_libraries)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DetectorError, match=r"expected an NVIDIA GPU, .* got none; use onnx"):
-        export_model(load_model(yolo_file), tmp_path / "m.engine", ExportSettings("tensorrt"))
+        tensorrt.convert(SimpleNamespace(dynamic=False))
 
 
 @pytest.mark.gpu
