@@ -121,7 +121,7 @@ def taken_to_host(canvas_xyxy: Tensor, scores: Tensor, configs: Sequence[SelectC
     image, row = (scores[:num] >= lowest).any(dim=2).nonzero(as_tuple=True)
     rows = torch.cat([image[:, None].float(), canvas_xyxy[image, row], scores[image, row]], dim=1).cpu()
     counts = torch.bincount(rows[:, 0].long(), minlength=num).tolist()
-    return [(part[:, 1:5], part[:, 5:]) for part in rows.split(counts)]
+    return [(part[:, 1:5], part[:, 5:]) for part in torch.split(rows, counts)]
 
 
 def select_rows(
