@@ -142,7 +142,8 @@ def judged(results: Results) -> list[Row]:
         is_met = value <= target.least if target.is_most else value >= target.least
         verdict = "not measured" if math.isnan(value) else "yes" if is_met else "no"
         sign = "at most" if target.is_most else "at least"
-        found.append({"measured": target.text, "target": f"{sign} {target.least:g}", "value": value, "met": verdict})
+        shown = "" if math.isnan(value) else value
+        found.append({"measured": target.text, "target": f"{sign} {target.least:g}", "value": shown, "met": verdict})
     tests = rows(results, "tests", "tests")
     verdict = "not measured" if not tests else "yes" if tests[0]["status"] == 0 else "no"
     return [*found, {"measured": "Accuracy: `make gpu` passes", "target": "", "value": "", "met": verdict}]
