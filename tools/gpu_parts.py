@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mish_timing import Bench
+from mish_timing import Bench, Table
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -109,14 +109,22 @@ def _value(cell: str) -> float | str:
 
 
 def _sections(part: Part, names: Sequence[str]) -> None:
-    """Run sections of `benchmark_mish.py` and note the rows of their tables."""
+    """Run sections of `benchmark_mish.py` and note each row of their tables as soon as it is measured."""
     import benchmark_mish
 
-    bench = part.bench()
-    for name in names:
-        section: Callable[[Bench], str] = getattr(benchmark_mish, f"section_{name}")
-        for row in rows_of(section(bench)):
-            part.note("queueing" if name == "act" and "call" in row else name, **row)
+    bench, add = part.bench(), Table.add
+
+    def noted(table: Table, *cells: object) -> None:
+        add(table, *cells)
+        row = rows_of(str(table))[-1]
+        part.note("queueing" if "call" in row else name, **row)
+
+    try:
+        Table.add = noted  # type: ignore[method-assign]
+        for name in names:
+            getattr(benchmark_mish, f"section_{name}")(bench)
+    finally:
+        Table.add = add  # type: ignore[method-assign]
 
 
 def environment(part: Part) -> None:
@@ -139,7 +147,8 @@ def environment(part: Part) -> None:
 
 def tests(part: Part) -> None:
     """Run the tests of `make gpu` with this Python."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    files = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8")]
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     words = [sys.executable, "-S", "-c", "print('1 passed')"] if part.dry else words
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     lines = (done.stdout + done.stderr).strip().splitlines()
@@ -180,10 +189,15 @@ def step(part: Part) -> None:
     """Measure whole training steps of mish-n with loss and optimiser, and the time in which the CPU queues one."""
     from steps import Step
 
+    from detector.models.precision import has_native_bf16
     from detector.structures.types import Targets
 
-    size, batches = (64, (2,)) if part.dry else (640, (16, 64))
-    for batch_size in batches:
+    size, precision = 64 if part.dry else 640, "bf16" if has_native_bf16(part.device) else "fp32"
+    # Compiling takes longest, so it comes last.
+    runs = (
+        [("fused", 2)] if part.dry else [("fused", 16), ("eager", 16), ("fused", 64), ("eager", 64), ("compiled", 16)]
+    )
+    for name, batch_size in runs:
         corners = torch.rand(12 * batch_size, 2) * size * 0.7
         targets = Targets(
             torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
@@ -193,22 +207,19 @@ def step(part: Part) -> None:
             batch_size,
         )
         images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-        variants = {"fused": ("mish", False), "eager": ("torch_mish", False), "compiled": ("mish", True)}
-        for name, (activation, compiles) in variants.items():
-            if part.dry and name != "fused":
-                continue
-            make = Step(activation, "bf16", "channels_last", 3, part.device, compiles=compiles)
-            if part.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(part.device)
-            seconds = part.seconds_of(lambda: make(images, targets), rounds=10)  # noqa: B023 - called in this turn
-            part.sync()
-            started_s = time.perf_counter()
-            make(images, targets)
-            queued_s = time.perf_counter() - started_s
-            peak = torch.cuda.max_memory_allocated(part.device) if part.device.type == "cuda" else 0
-            row = {"batch": batch_size, "variant": name, "ms": round(seconds * 1e3, 2)}
-            row |= {"images/s": round(batch_size / seconds, 1), "queued in ms": round(queued_s * 1e3, 2)}
-            part.note("step", **row, **{"peak GiB": round(peak / 2**30, 2)})
+        activation = "torch_mish" if name == "eager" else "mish"
+        make = Step(activation, precision, "channels_last", 3, part.device, compiles=name == "compiled")
+        if part.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(part.device)
+        seconds = part.seconds_of(lambda: make(images, targets), rounds=10)  # noqa: B023 - called in this turn
+        part.sync()
+        started_s = time.perf_counter()
+        make(images, targets)
+        queued_s = time.perf_counter() - started_s
+        peak = torch.cuda.max_memory_allocated(part.device) if part.device.type == "cuda" else 0
+        row: Row = {"batch": batch_size, "variant": name, "precision": precision, "ms": round(seconds * 1e3, 2)}
+        row |= {"images/s": round(batch_size / seconds, 1), "queued in ms": round(queued_s * 1e3, 2)}
+        part.note("step", **row, **{"peak GiB": round(peak / 2**30, 2)})
 
 
 def prediction(part: Part) -> None:
@@ -281,15 +292,21 @@ def training(part: Part) -> None:
         result = train(config, report=report, should_stop=lambda: time.monotonic() > ends_s)
         row: Row = {"steps": len(rates), "images/s": round(rates[-1], 1) if rates else 0.0}
         if not part.dry:
-            words = [sys.executable, "-m", "detector", "evaluate", str(result.folder.best), f"device={part.device}"]
-            done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
-            found = re.search(r"\bAP\D{1,9}(\d*\.\d+)", done.stdout.decode(errors="replace"))
-            row["AP"] = float(found[1]) if found else done.stderr.decode(errors="replace")[-200:]
+            part.note("training", **row)  # in case that the evaluation is stopped
+            words = [sys.executable, "-m", "detector", "evaluate", str(result.folder.best), "--json"]
+            words += [f"data={data}", f"device={part.device}", "evaluate.batch_size=16"]
+            variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, errors="replace")
+            found = re.search(r'"AP": (\d*\.?\d+)', done.stdout)
+            row = {"AP": float(found[1]) if found else done.stderr[-200:]}
         part.note("training", **row)
 
 
 def exports(part: Part) -> None:
     """Export mish-n and time ONNX Runtime on the GPU and an engine of TensorRT, where they are installed."""
+    from detector.config.registry import import_parts
+
+    import_parts(ROOT / "tools/tensorrt_target.py")
     for name, library, provider in (("onnx", "onnxruntime", "CUDAExecutionProvider"), ("tensorrt", "tensorrt", "")):
         if not importlib.util.find_spec(library):
             part.note("exports", target=name, result=f"skipped: {library} is not installed")

@@ -25,8 +25,8 @@ from gpu_targets import judged, rows
 Row = dict[str, Any]
 # Seconds after which a part is stopped, in the order in which they run: 470 in all.
 LIMITS = {
-    "environment": 15, "kernels": 70, "norm": 70, "tests": 75, "step": 45, "copies": 10, "prediction": 30,
-    "training": 100, "network": 40, "exports": 15,
+    "environment": 15, "kernels": 60, "norm": 60, "tests": 60, "step": 45, "copies": 15, "prediction": 30,
+    "training": 125, "network": 40, "exports": 20,
 }  # fmt: skip
 _SPARE_S = 8.0  # the start of a process and its last result
 TITLES = {

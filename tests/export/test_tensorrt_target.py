@@ -112,6 +112,11 @@ def calls(target: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]
     return recorded
 
 
+def job_of(**settings: object) -> Any:
+    """Return the part of a job that the target reads."""
+    return SimpleNamespace(**settings)
+
+
 def small_network() -> onnx.ModelProto:
     """Return a graph of canvases (B, 64, 64, 3) that gives boxes (B, 3072, 4) and scores (B, 64, 3)."""
     make = onnx.helper
@@ -140,7 +145,7 @@ def test_engine_is_built_opened_and_run(
     settings = ExportSettings("tensorrt")
     document = _description(loaded.model, loaded.file, loaded.config.input, settings).to_json()
     monkeypatch.setattr(target, "convert_job", lambda job: small_network())
-    job = SimpleNamespace(dynamic=False, canvas_hw=(64, 64), graph=SimpleNamespace(model=loaded.model))
+    job = job_of(dynamic=False, canvas_hw=(64, 64), graph=SimpleNamespace(model=loaded.model))
     encode = find_export_target("tensorrt").convert(job)
     path.write_bytes(encode(FileVariant(document, with_raw_maps=True))[0])
     assert ("clear", "tf32") in calls
@@ -172,13 +177,13 @@ def test_engine_is_compared_with_its_model_and_opened_like_it(
     path, image = tmp_path / "m.engine", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     report = export_model(load_model(yolo_file), path, ExportSettings("tensorrt"))
     assert report.exported.difference.num_unmatched == 0
-    expected = Detector(yolo_file).predict(image, confidence=0.05)
-    assert Detector(path).predict(image, confidence=0.05).labels.tolist() == expected.labels.tolist()
+    found: Any = [Detector(file).predict(image, confidence=0.05) for file in (yolo_file, path)]
+    assert found[0].labels.tolist() == found[1].labels.tolist()
 
 
 def test_engine_for_canvases_of_any_size_is_refused(calls: list[tuple[Any, ...]]) -> None:
     with pytest.raises(ConfigError, match="an engine has one size of canvas"):
-        find_export_target("tensorrt").convert(SimpleNamespace(dynamic=True))
+        find_export_target("tensorrt").convert(job_of(dynamic=True))
 
 
 def test_export_without_tensorrt_or_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +193,7 @@ def test_export_without_tensorrt_or_gpu_says_what_to_do(monkeypatch: pytest.Monk
         tensorrt.require_libraries(tensorrt.write_libraries)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DetectorError, match=r"expected an NVIDIA GPU, .* got none; use onnx"):
-        tensorrt.convert(SimpleNamespace(dynamic=False))
+        tensorrt.convert(job_of(dynamic=False))
 
 
 @pytest.mark.gpu
