@@ -214,7 +214,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
             yield
             self.checks = True
 
-        def reason(self, func: Any, args: Any, kwargs: Any, fakes: list[Tensor], hosts: list[Tensor]) -> str | None:
+        def reason(self, func: Any, args: Any, kwargs: Any, fakes: Any, hosts: Any) -> str | None:
             to_gpu, is_copy = _is_gpu(kwargs.get("device")), func is aten.copy_.default
             if func in (aten._local_scalar_dense.default, aten.equal.default):
                 return "a value is read"

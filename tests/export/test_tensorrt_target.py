@@ -24,15 +24,16 @@ from detector.tasks.detection_model import load_model
 from detector.workflows.export import export_model
 
 
-def array_at(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def array_at(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return the memory at an address as an array."""
-    buffer = (ctypes.c_char * int(np.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
+    buffer: Any = (ctypes.c_char * int(np.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
     return np.frombuffer(buffer, dtype).reshape(shape)
 
 
 class Context:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self.session, self.addresses, self.shape = session, dict[str, int](), (0,)
+        self.session, self.addresses = session, dict[str, int]()
+        self.shape: tuple[int, ...] = ()
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "images"
@@ -130,7 +131,7 @@ def small_network() -> onnx.ModelProto:
     values = {"shape": [0, 3072, 4], "axis": [3]}
     constants = [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items()]
     inputs = [make.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 64, 64, 3])]
-    shapes = {"boxes": ["batch", 3072, 4], "scores": ["batch", 64, 3]}
+    shapes: dict[str, list[Any]] = {"boxes": ["batch", 3072, 4], "scores": ["batch", 64, 3]}
     outputs = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     opset = make.make_opsetid("", 18)
     return make.make_model(
@@ -142,8 +143,9 @@ def test_engine_is_built_opened_and_run(
     calls: list[tuple[Any, ...]], target: Any, yolo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, path = load_model(yolo_file), tmp_path / "m.engine"
+    model: Any = loaded.model
     settings = ExportSettings("tensorrt")
-    document = _description(loaded.model, loaded.file, loaded.config.input, settings).to_json()
+    document = _description(model, loaded.file, loaded.config.input, settings).to_json()
     monkeypatch.setattr(target, "convert_job", lambda job: small_network())
     job = job_of(dynamic=False, canvas_hw=(64, 64), graph=SimpleNamespace(model=loaded.model))
     encode = find_export_target("tensorrt").convert(job)

@@ -58,7 +58,9 @@ def test_selection_from_the_boxes_that_a_gpu_sends_is_the_same(
     boxes[0, 3] = scores[0, 4] = torch.nan
 
     class Given:
-        num_classes, notes, precision, selection = 3, (), "fp32", None
+        num_classes, precision = 3, "fp32"
+        notes: tuple[str, ...] = ()
+        selection: SelectConfig | None = None
 
         def check_image_hw(self, image_hw: tuple[int, int]) -> None:
             pass
