@@ -25,7 +25,7 @@ def runs_ahead(tensor: Tensor) -> bool:
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the CPU on a device, by way of pinned memory to a GPU, without waiting for the copy."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -41,6 +41,7 @@ def test_fake_gpu_finds_waits(name: str, fake_gpu: Any) -> None:
 def test_copies_constants_and_masks_do_not_wait(fake_gpu: Any) -> None:
     with fake_gpu:
         assert sent(torch.ones(3), GPU).device == sent_aside(torch.ones(3), GPU).device == GPU
+        assert sent(sent(torch.ones(3), GPU), GPU).device == GPU
         assert constant([[1.0, 2.0], [3.0, 4.0]], GPU).shape == (2, 2)
         mask = sent(torch.tensor([[True, False, True]]), GPU)
         assert [index.shape for index in entries(mask)] == [(3,), (3,)]
