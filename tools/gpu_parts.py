@@ -120,7 +120,7 @@ def _sections(part: Part, names: Sequence[str]) -> None:
         part.note("queueing" if "call" in row else name, **row)
 
     try:
-        Table.add = noted  # type: ignore[method-assign]
+        Table.add = noted  # type: ignore[method-assign, assignment]
         for name in names:
             getattr(benchmark_mish, f"section_{name}")(bench)
     finally:

@@ -73,7 +73,7 @@ def test_targets_are_judged_by_the_worst_tensor(report: Any) -> None:
         for number, tensor in enumerate(large)
         for variant, time in (("F.mish", 200.0 - 20 * number), ("ours", 100.0))
     ]
-    results = {"kernels": {"tables": {"act": rows}}, "tests": {"tables": {"tests": [{"status": 0}]}}}
+    results: Any = {"kernels": {"tables": {"act": rows}}, "tests": {"tables": {"tests": [{"status": 0}]}}}
     verdicts = {row["measured"]: row for row in gpu_targets.judged(results)}
     assert verdicts["Mish forward, % of a copy"] == {
         "measured": "Mish forward, % of a copy", "target": "at least 90", "value": 93.0, "met": "yes",
