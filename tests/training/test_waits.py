@@ -68,15 +68,16 @@ def test_step_on_a_gpu_queues_its_work_without_a_wait(
 ) -> None:
     """Assignment, loss, gradient clipping, average and optimiser included; the numbers to report are read later."""
     monkeypatch.setattr(cuda, "available", lambda device: has_kernels)
-    config = experiment(f"optimizer={{name: {optimizer}}}", "train.precision=bf16", "train.accumulate=2")
+    num_batches = 2 if optimizer == "sgd" else 1
+    config = experiment(f"optimizer={{name: {optimizer}}}", "train.precision=bf16", f"train.accumulate={num_batches}")
     with fake_gpu:
         with fake_gpu.setting_up():
             trainer = trainer_on(GPU, config, tmp_path)
             trainer.averaged.n_averaged.fill_(1)  # the first update of the average is a copy
-        trainer._optimise([batch_of(), batch_of()])
+        trainer._optimise([batch_of() for _ in range(num_batches)])
         assert trainer.step == 1
         assert next(trainer.model.parameters()).device == GPU
-        assert [are_losses for *_, are_losses in trainer._unread] == [True, True, False]
+        assert [are_losses for *_, are_losses in trainer._unread] == [True] * num_batches + [False]
         with pytest.raises(Exception, match=r"value is read|local_scalar_dense"):
             trainer._read()
 
