@@ -66,7 +66,14 @@ class Place:
         (root / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
         (root / "study.yaml").write_text("base: mish-n\nvary: {optimizer.lr: [0.1, 0.2]}\nseeds: [0]\n")
         weights, overrides = str(root / OWN_VALUE), [data, "device=cpu"]
-        tiny = ["model.width=0.125", "input.size=64", "loader.workers=0", "loader.batch_size=2", "train.iterations=1"]
+        tiny = [
+            "model.width=0.125",
+            "model.depth=0.1",
+            "input.size=64",
+            "loader.workers=0",
+            "loader.batch_size=2",
+            "train.iterations=1",
+        ]
         small = ["loader.workers=0", "augment.albumentations=[]"]
         self.lines: dict[str, list[list[str]]] = {
             "train": [["mish-n", *overrides, *tiny]],
