@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from detector.config import registry
 from detector.config import key_table as key_table_module
+from detector.config import registry
 from detector.config.key_reference import entries, key_text, pages
 from detector.config.key_survey import survey
 from detector.config.key_table import TABLE_FILE, key_table, table_of_text, table_to_text
