@@ -32,6 +32,7 @@ from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
 from detector.data.split_words import SPLIT_WORDS, word_of
 from detector.errors import ConfigError, DatasetError
+from detector.io.folders import absolute
 from detector.io.nouns import plural
 
 
@@ -81,10 +82,10 @@ def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
 
 def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
     """Reject a target that is, or lies below, a folder of source images."""
-    target = folder.resolve()
+    target = absolute(folder)
     for source in (portion.annotations for portion in portions.values()):
         holders = {source.path(index).parent for index in range(len(source))}
-        inside = next((holder for holder in holders if target.is_relative_to(holder.resolve())), None)
+        inside = next((holder for holder in holders if target.is_relative_to(absolute(holder))), None)
         if inside is not None:
             raise ConfigError(f"{folder} lies in {inside}, which holds images of the source; name a folder elsewhere")
 

@@ -217,7 +217,8 @@ def read_coco(
             than `MAX_SKIPPED_SHARE` of the images or boxes would be skipped.
     """
     if images is not None and not images.is_dir():
-        raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
+        fault = "is a file" if images.exists() else "does not exist"
+        raise DatasetError(f"the folder of images {images} (for {annotations}) {fault}; check the path")
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
     is_present = find_images(parts.images, images, findings)

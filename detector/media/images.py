@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import MediaError
-from detector.io.folders import alike_in_folder
+from detector.io.folders import hint_for_missing
 from detector.media import tiff
 from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
@@ -356,8 +356,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
-        hint = alike_in_folder(path) or "; check the path"
-        raise MediaError(f"{path} cannot be read: there is no such file{hint}") from error
+        raise MediaError(f"{path} cannot be read: there is no such file{hint_for_missing(path)}") from error
     except PermissionError as error:
         raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except OSError as error:

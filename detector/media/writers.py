@@ -26,6 +26,7 @@ import numpy.typing as npt
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
+from detector.io.folders import absolute
 from detector.media.drawing import as_rgb
 from detector.media.frame_sequences import stem_of_frames
 from detector.media.images import write_image
@@ -49,8 +50,8 @@ class FileNames:
 
     def __init__(self, folder: Path, sources: Iterable[Path] = ()) -> None:
         """Take the folder of results and the files of all sources."""
-        inside = folder.resolve()
-        self._taken = {key_of(path.stem) for path in sources if path.resolve().is_relative_to(inside)}
+        inside = absolute(folder)
+        self._taken = {key_of(path.stem) for path in sources if absolute(path).is_relative_to(inside)}
 
     def of(self, source: ImageSource) -> str:
         """Return a new name without suffix: that of the source's file, with a number appended if it is taken."""
