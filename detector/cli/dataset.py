@@ -243,13 +243,13 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
 
 def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     mapping = _mapping(arguments.map) if arguments.map is not None else {}
-    pairs = [word for word in words[1:] if "=" in word]
+    pairs = [word for word in words[1:] if "=" in word and not word.startswith(("data=", "data."))]
     mapping.update((old.strip(), new.strip()) for old, _, new in (pair.partition("=") for pair in pairs))
     if not mapping:
         raise ConfigError(
             "expected a mapping, got none; give words old=new (old= leaves a class out) or --map FILE.yaml"
         )
-    portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.out)
+    portions, notes = _read([word for word in words[1:] if word not in pairs], arguments.out)
     changed = {name: remap_classes(portion, mapping) for name, portion in portions.items()}
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes

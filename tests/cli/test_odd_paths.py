@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -121,3 +124,35 @@ def test_odd_path_is_named(name: str, model: Path, capfd: pytest.CaptureFixture[
     said = capfd.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+@contextmanager
+def disk_full(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("afile/y.safetensors", "its folder is a file"), ("folder.safetensors", "a folder has this name")],
+)
+def test_model_is_not_saved_below_a_file_or_over_a_folder(
+    target: str, words: str, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("afile").write_text("x")
+    Path("folder.safetensors").mkdir()
+    assert run(["convert", str(model), target, "--overwrite"]) == 1
+    assert f"{target} is not saved: {words}; choose another path" in capfd.readouterr().err
+
+
+def test_classes_of_a_data_set_that_is_given_as_a_key_are_renamed(tiny_shapes: Path) -> None:
+    split = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
+    assert run(["dataset", "remap", f"data={{name: coco, train: {split}}}", "circle=disc", "--out", "renamed"]) == 0
+    written = json.loads(next(Path("renamed").rglob("*.json")).read_text())
+    assert "disc" in [category["name"] for category in written["categories"]]
