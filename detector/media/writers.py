@@ -41,8 +41,7 @@ _CSV_COLUMNS = ("image", "width", "height", *(field.name for field in dataclasse
 _OLD_CSV_COLUMNS = ("class", "xmin", "ymin", "xmax", "ymax")  # up to version 0.1; removed after 0.2
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
 _CSV_TRACK_COLUMNS = ("track_id",)
-_MAX_STREAM_STEM = 80
-_MAX_STEM_BYTES = 200  # file systems take 255 for a name; a number and a suffix are appended
+_MAX_STREAM_STEM, _MAX_STEM_BYTES = 80, 200  # file systems take 255 for a name; a number and a suffix are appended
 
 
 class FileNames:

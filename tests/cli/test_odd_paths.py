@@ -35,6 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DETECTOR_MISH", "native")  # the other cache has no compiled kernels
 
 
 def encrypted() -> None:
@@ -156,3 +157,29 @@ def test_classes_of_a_data_set_that_is_given_as_a_key_are_renamed(tiny_shapes: P
     assert run(["dataset", "remap", f"data={{name: coco, train: {split}}}", "circle=disc", "--out", "renamed"]) == 0
     written = json.loads(next(Path("renamed").rglob("*.json")).read_text())
     assert "disc" in [category["name"] for category in written["categories"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "num_bytes", "message"),
+    [
+        (["predict", "MODEL", "a.jpg", "--out", "out", "device=cpu"], 300, "out/a.jpg cannot be written"),
+        (
+            ["convert", "MODEL", "y.safetensors", "--overwrite"],
+            1000,
+            "y.safetensors is not saved (File too large), an old one is whole",
+        ),
+    ],
+    ids=["picture", "model"],
+)
+def test_full_disk_is_named(
+    words: list[str], num_bytes: int, message: str, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite("a.jpg", np.zeros((48, 64, 3), np.uint8))
+    Path("y.safetensors").write_bytes(b"old")
+    with disk_full(num_bytes):
+        code = run([str(model) if word == "MODEL" else word for word in words])
+    said = capfd.readouterr().err
+    assert code in (1, 3)
+    assert message in said
+    assert "Traceback" not in said
+    assert Path("y.safetensors").read_bytes() == b"old"
