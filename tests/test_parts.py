@@ -76,7 +76,7 @@ RUN = (
 )
 # Every key that a part of detection is named by; the head names its loss.
 DETECTION = (
-    "model={width: 0.25, activation: toy, backbone: {name: toy, attention: toy}, neck: toy, head: toy}",
+    "model={width: 0.25, depth: 0.1, activation: toy, backbone: {name: toy, attention: toy}, neck: toy, head: toy}",
     "optimizer={name: toy, lr: 0.01}",
     "schedule={name: toy, flat: 2, warmup_iterations: 0}",
     "augment.extra=[{name: toy, probability: 1.0}]",

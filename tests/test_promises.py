@@ -65,7 +65,8 @@ except SystemExit as end:
 data, out = sys.argv[2:4]
 shapes = [f"data=shapes", f"data.root={data}", "data.num_train=12", "data.num_val=6", "data.image_size=64"]
 settings = ["input.size=64", "loader.workers=0", "loader.batch_size=2", "train.iterations=2", "train.evaluations=1",
-            "evaluate.batch_size=2", f"train.project={out}", "device=cpu", "model.width=0.125"]
+            "evaluate.batch_size=2", f"train.project={out}", "device=cpu", "model.width=0.125",
+            "model.depth=0.1"]
 assert run(["train", "mish-n", *shapes, *settings, "-q"]) == 0, "train"
 best = f"{out}/train/weights/best.safetensors"
 assert run(["evaluate", best, "--json", "-q", "--save-dir", f"{out}/val"]) == 0, "evaluate"

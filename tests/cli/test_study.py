@@ -19,6 +19,7 @@ overrides:
   - "data={name: drawn, num_train: 20, num_val: 10, image_size: 32}"
   - loader.batch_size=10
   - model.width=0.125
+  - model.depth=0.1
   - train.iterations=2
   - train.evaluations=1
   - train.precision=fp32

@@ -69,7 +69,8 @@ class Place:
         (root / "study.yaml").write_text("base: mish-n\nvary: {optimizer.lr: [0.1, 0.2]}\nseeds: [0]\n")
         weights, overrides = str(root / OWN_VALUE), [data, "device=cpu"]
         small = ["loader.workers=0", "augment.albumentations=[]"]
-        tiny = ["model.width=0.125", "input.size=64", *small, "loader.batch_size=2", "train.iterations=1"]
+        tiny = ["model.width=0.125", "model.depth=0.1", "input.size=64", *small]
+        tiny += ["loader.batch_size=2", "train.iterations=1"]
         self.lines: dict[str, list[list[str]]] = {
             "train": [["mish-n", *overrides, *tiny]],
             "evaluate": [

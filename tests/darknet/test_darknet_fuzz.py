@@ -272,11 +272,11 @@ def fuzz_weights(num_inputs: int, seed: int, tmp_path: Path) -> None:
     assert measured.worst_seconds < 2
 
 
-def test_a_thousand_mutated_cfg_files_give_a_network_or_an_error(tmp_path):
-    fuzz_cfgs(1_000, 1, tmp_path)
+def test_mutated_cfg_files_give_a_network_or_an_error(tmp_path):
+    fuzz_cfgs(300, 1, tmp_path)
 
 
-def test_a_thousand_mutated_weights_files_give_arrays_or_an_error(tmp_path):
+def test_mutated_weights_files_give_arrays_or_an_error(tmp_path):
     fuzz_weights(1_000, 1, tmp_path)
 
 

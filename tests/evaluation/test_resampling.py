@@ -133,7 +133,7 @@ def worsened(results: list[dict[str, Any]], share: float, seed: int) -> list[dic
     return moved
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_the_paired_test_equals_that_of_brute_force(
     seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
 ) -> None:

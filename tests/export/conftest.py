@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from detector.config.schema import config_to_plain
+from detector.export import onnx as onnx_target
+from detector.export import pt2
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
+from detector.export.graph import DetectionGraph, WrittenMish
 from detector.models.checkpoint import ModelFile, save_model
 from detector.tasks.detection_model import build_model, load_detection, load_model
 from detector.workflows.export import ExportReport, export_model
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -49,6 +56,54 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
     return path
 
 
+def key_of(graph: DetectionGraph) -> str:
+    """Return a hash of the layers and weights of a network."""
+    forms = [module.form for module in graph.modules() if isinstance(module, WrittenMish)]
+    digest = hashlib.sha256(f"{graph!r} {graph.output_names} {forms}".encode())
+    for name, tensor in graph.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A network that is recorded when its conversion is not there yet; the arguments of `pt2.exported_program`."""
+
+    graph: DetectionGraph
+    canvas_hw: tuple[int, int]
+    dtype: torch.dtype
+    dynamic: bool
+
+    @property
+    def name(self) -> str:
+        height, width = self.canvas_hw
+        return f"{key_of(self.graph)}-{height}x{width}-{self.dtype}-{self.dynamic}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _converted_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Convert equal networks once for all processes: it takes torch seconds, the rest of an export a tenth of that."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    convert = onnx_target.converted
+
+    def recording(graph: DetectionGraph, canvas_hw: tuple[int, int], dtype: torch.dtype, *, dynamic: bool) -> Recording:
+        return Recording(graph, canvas_hw, dtype, dynamic)
+
+    def converted(of: Recording, graph: DetectionGraph, opset: int) -> Any:
+        path = folder / f"{of.name}-{opset}.onnx"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                program = pt2.exported_program(of.graph, of.canvas_hw, of.dtype, dynamic=of.dynamic)
+                path.write_bytes(convert(program, graph, opset).SerializeToString())
+        return onnx.load_model(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_target, "exported_program", recording)
+        patch.setattr(onnx_target, "converted", converted)
+        yield
+
+
 @pytest.fixture(scope="session")
 def darknet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Darknet network of two anchor heads, 64 x 64, canvases float32; its suppression is plain."""
@@ -58,11 +113,12 @@ def darknet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def yolo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow `mish-n`, 64 x 64, canvases uint8, with thresholds of its own."""
+    """A narrow, shallow `mish-n`, 64 x 64, canvases uint8, with thresholds of its own."""
     path = tmp_path_factory.mktemp("export") / "yolo.safetensors"
     thresholds = {"target": "f1", "overall": 0.5, "by_class": [0.4, 0.5, 0.6], "num_images": 4,
                   "ground_truth_sha256": "0" * 64}  # fmt: skip
-    return saved(path, "mish-n", ["model.width=0.125", "input.size=64", "device=cpu"], thresholds)
+    small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "input.size=64", "device=cpu"]
+    return saved(path, "mish-n", small, thresholds)
 
 
 @pytest.fixture(scope="session")
@@ -77,14 +133,6 @@ def exported(darknet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return made[target]
 
     return export
-
-
-@pytest.fixture(scope="session")
-def dynamic_onnx(yolo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The narrow `mish-n` for canvases of any size."""
-    path = tmp_path_factory.mktemp("exported") / "dynamic.onnx"
-    export_model(load_model(yolo_file), path, ExportSettings("onnx", dynamic=True))
-    return path
 
 
 @pytest.fixture(scope="session")

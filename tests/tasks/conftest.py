@@ -12,6 +12,7 @@ from detector.tasks.task import TaskConfig, load_experiment
 # A very small run: some hundredths of a second per step.
 TINY = (
     "model.width=0.125",
+    "model.depth=0.1",
     "data.num_train=40",
     "data.num_val=20",
     "loader.batch_size=8",

@@ -328,7 +328,8 @@ def test_detector_starts_from_the_backbone_of_a_classifier(trained: Path, tiny_s
     config = load_experiment(
         "mish-n",
         [
-            *("model.width=0.125", "input.size=64", "loader.workers=0", "loader.batch_size=2", "train.iterations=1"),
+            *("model.width=0.125", "model.depth=0.1", "input.size=64"),
+            *("loader.workers=0", "loader.batch_size=2", "train.iterations=1"),
             *("train.evaluations=0", "augment.albumentations=[]", "device=cpu", "optimizer.lr=1e-9"),
             *(f"train.weights={trained}", f"train.project={tmp_path}/detect"),
             f"data={{name: coco, train: {{annotations: {tiny_shapes}/annotations/train.json, "

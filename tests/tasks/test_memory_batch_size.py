@@ -28,7 +28,14 @@ def experiment(data: Path, folder: Path, *overrides: str) -> DetectionConfig:
     own = [
         f"data={{name: coco, train: {listed}}}",
         f"train.project={folder}/runs",
-        *("model.width=0.125", "input.size=64", "loader.workers=0", "train.iterations=2", "device=cpu"),
+        *(
+            "model.width=0.125",
+            "model.depth=0.1",
+            "input.size=64",
+            "loader.workers=0",
+            "train.iterations=2",
+            "device=cpu",
+        ),
     ]
     return load_detection("mish-n", [*own, *overrides])
 

@@ -25,6 +25,7 @@ from detector.config.schema import config_to_yaml
 from detector.errors import ConfigError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.models.checkpoint import TrainingState, load_training_state
+from detector.models.yolo import Yolo
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_model, load_detection
 from detector.training.distributed import World, joined, with_shared_statistics
@@ -86,8 +87,10 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(
 ) -> None:
     from detector.workflows.train import train
 
-    alone = train(experiment(*ALIKE, "train.accumulate=2", "train.run_name=alone"))
-    (code, printed, told), (other_code, other_printed, _) = forked(fork, experiment(*ALIKE), tmp_path)
+    # Running statistics differ; in the shallow network of the other tests they change which boxes are kept.
+    alike = [*ALIKE, *(["model.depth=0.33"] if isinstance(experiment().model, Yolo.Config) else [])]
+    alone = train(experiment(*alike, "train.accumulate=2", "train.run_name=alone"))
+    (code, printed, told), (other_code, other_printed, _) = forked(fork, experiment(*alike), tmp_path)
     assert (code, other_code, other_printed) == (0, 0, ""), told
     summary = json.loads(printed)  # only one process prints the result
     assert isinstance(alone.metrics, CocoMetrics)
@@ -223,7 +226,11 @@ def test_stopped_run_of_two_processes_resumes_to_the_same_bits(
     assert "as many processes as the run began with, 2, got 1" in capsys.readouterr().err
 
 
-def test_error_in_one_process_ends_the_run_and_is_reported(experiment: Make, tmp_path: Path) -> None:
+# Torchrun imports torch three times, which takes most of the time of this test.
+@pytest.mark.parametrize("is_torchrun", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_error_in_one_process_ends_the_run_and_is_reported(
+    is_torchrun: bool, experiment: Make, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     part = tmp_path / "part.py"
     part.write_text(
         "import os\n"
@@ -235,9 +242,16 @@ def test_error_in_one_process_ends_the_run_and_is_reported(experiment: Make, tmp
         "    return whole(self, key)\n"
         "loader.TrainingSamples.__getitem__ = fails\n"
     )
-    done = torchrun(experiment("train.timeout_s=60"), tmp_path, "--import", str(part))
-    assert done.returncode != 0
-    assert "the cause" in done.stderr
+    config = experiment("train.timeout_s=60")
+    if is_torchrun:
+        done = torchrun(config, tmp_path, "--import", str(part))
+        assert done.returncode != 0
+        assert "the cause" in done.stderr
+        return
+    (code, _, _), (failed, _, told) = forked(fork, config, tmp_path, "--import", str(part))
+    assert code != 0
+    assert failed != 0
+    assert "the cause" in told
 
 
 # Signal that process 1 sends to itself after its fourth step; the third was saved.

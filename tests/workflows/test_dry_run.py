@@ -22,7 +22,13 @@ def experiment(data: Path, project: Path, *overrides: str) -> DetectionConfig:
     listed = ", ".join(
         f"{n}: {{annotations: {data}/annotations/{n}.json, images: {data}/images/{n}}}" for n in ("train", "val")
     )
-    own = ["model.width=0.125", "input.size=64", "loader={workers: 0, batch_size: 4}", "augment.albumentations=[]"]
+    own = [
+        "model.width=0.125",
+        "model.depth=0.1",
+        "input.size=64",
+        "loader={workers: 0, batch_size: 4}",
+        "augment.albumentations=[]",
+    ]
     own += ["evaluate.batch_size=4", "train.precision=fp32", "device=cpu", "train.iterations=40"]
     return load_detection("mish-n", [*own, f"data={{name: coco, {listed}}}", f"train.project={project}", *overrides])
 

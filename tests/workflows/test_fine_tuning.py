@@ -35,10 +35,10 @@ from detector.workflows.train import chosen_settings, open_run, train
 
 TINY = Path(__file__).parents[1] / "darknet" / "tiny.cfg"
 EXPERIMENTS = {
-    "mish-n": ("mish-n", ["model.width=0.125"]),
+    "mish-n": ("mish-n", ["model.width=0.125", "model.depth=0.1"]),
     "darknet": (str(TINY), []),
     "anchor": ("yolov4-csp-mish", ["model.width=0.125", "model.depth=0.33"]),
-    "yolox": ("yolox-nano", ["model.width=0.125"]),
+    "yolox": ("yolox-nano", ["model.width=0.125", "model.depth=0.1"]),
 }
 OLD, NEW = ("cat", "dog", "ant"), ("dog", "emu", "cat", "yak")
 

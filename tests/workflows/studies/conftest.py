@@ -13,6 +13,7 @@ overrides:
   - "data={name: drawn, num_train: 40, num_val: 20, image_size: 32}"
   - loader.batch_size=10
   - model.width=0.125
+  - model.depth=0.1
   - train.iterations=4
   - train.evaluations=2
   - train.precision=fp32

@@ -124,8 +124,8 @@ def test_mistakes_in_all_combinations_are_reported_together_and_once(small_study
         load_study(str(small_study))
     lines = str(error.value).splitlines()
     assert len(lines) == 2
-    assert re.search(r"small\.yaml:14: override 'model\.activation=mihs': .* no activation is named 'mihs'", lines[0])
-    assert re.search(r"small\.yaml:13: override 'input\.size=sixty': input\.size: expected", lines[1])
+    assert re.search(r"small\.yaml:15: override 'model\.activation=mihs': .* no activation is named 'mihs'", lines[0])
+    assert re.search(r"small\.yaml:14: override 'input\.size=sixty': input\.size: expected", lines[1])
 
 
 def test_mistakes_in_the_study_itself_are_reported_together(small_study):
