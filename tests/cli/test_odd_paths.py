@@ -20,7 +20,7 @@ from detector.config.schema import config_to_plain
 from detector.models.checkpoint import ModelFile, save_model
 from detector.tasks.detection_model import build_model, load_detection
 
-COCO = {"images": [], "annotations": [], "categories": []}
+COCO: dict[str, list[object]] = {"images": [], "annotations": [], "categories": []}
 
 
 @pytest.fixture(scope="module")
