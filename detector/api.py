@@ -24,7 +24,7 @@ from detector.inference.views import ViewsConfig
 from detector.media.frame_sequences import stream_sources
 from detector.media.memory_images import ChannelOrder
 from detector.media.sources import VideoSource, as_sources, require_images
-from detector.models.published_weights import DEFAULT_MODEL, MODEL_SUFFIXES, find_weights, is_published
+from detector.models.published_weights import DEFAULT_MODEL, MODEL_SUFFIXES, is_published, published_file
 from detector.structures.selection import SelectConfig
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.classification_model import (
@@ -91,7 +91,7 @@ class Detector:
         self._loaded: LoadedModel | None = None
         self._device = None if device is None else str(device)
         self.name = str(model)
-        found = find_weights(self.name) if is_published(model) else None
+        found = published_file(self.name) if is_published(model) else None
         if found or Path(model).suffix in MODEL_SUFFIXES or target_of(Path(model)) is not None:
             self._take(found or Path(model))
         else:

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import cv2
@@ -187,6 +189,125 @@ def draw_video(tmp_path: Path) -> Callable[..., Path]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the number of skipped tests, also if it is 0."""
     terminalreporter.write_line(f"tests skipped: {len(terminalreporter.stats.get('skipped', []))}")
+
+
+class HostWaitError(Exception):
+    """The CPU would wait for a GPU."""
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a mode in which tensors on `cuda` have shapes only, and anything that the CPU would wait for raises.
+
+    These are values and numbers of values (`.item()`, `nonzero`, masks as indices), copies to the CPU, and copies from
+    it that are not asynchronous, such as `torch.tensor(..., device="cuda")`. Tensors on the CPU are real. Within
+    `fake_gpu.setting_up()` such copies are allowed.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+    from torch.utils._pytree import tree_leaves
+
+    from detector.structures import transfer
+
+    aten = torch.ops.aten
+    indexing = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
+
+    class FakeGpu(FakeTensorMode):
+        def __init__(self) -> None:
+            super().__init__(allow_non_fake_inputs=True)
+            self.checks = True
+
+        @contextmanager
+        def setting_up(self) -> Iterator[None]:
+            self.checks = False
+            yield
+            self.checks = True
+
+        def reason(self, func: Any, args: Any, kwargs: Any, fakes: Any, hosts: Any) -> str | None:
+            to_gpu, is_copy = _is_gpu(kwargs.get("device")), func is aten.copy_.default
+            if func in (aten._local_scalar_dense.default, aten.equal.default):
+                return "a value is read"
+            if fakes and kwargs.get("device") is not None and not to_gpu:
+                return "a copy to the CPU"
+            if hosts and (to_gpu or is_copy) and not (kwargs.get("non_blocking") or (is_copy and args[2:] == (True,))):
+                return "a copy that waits"
+            if func in indexing and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]):
+                return "a mask as an index"
+            if fakes and not is_copy and any(tensor.ndim for tensor in hosts):
+                return "tensors of the CPU"
+            return None
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is aten._fused_sgd_.default:  # torch cannot tell the shapes of this one
+                return None
+            if torch.is_inference_mode_enabled() and func.namespace == "aten":  # else, autograd has decomposed it
+                with self:
+                    result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            fakes = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
+            if not fakes and not _is_gpu(kwargs.get("device")):
+                return func(*args, **kwargs)
+            hosts = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor)]
+            reason = self.reason(func, args, kwargs, fakes, hosts) if self.checks else None
+            if reason is not None:
+                raise HostWaitError(f"{func}: {reason}")
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(transfer, "_copy_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.autograd, "backward", torch.no_grad()(_backward))
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    return FakeGpu()
+
+
+def _backward(root: Tensor) -> None:
+    """Run the backward functions of a graph in Python: torch's engine asks the driver of a GPU, of fake tensors too."""
+    assert root.grad_fn is not None
+    pending: Counter[Any] = Counter()
+    found, seen = [root.grad_fn], {root.grad_fn}
+    while found:
+        for child, _ in found.pop().next_functions:
+            pending[child] += 1
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    given: dict[Any, dict[int, Any]] = defaultdict(dict, {root.grad_fn: {0: torch.ones_like(root)}})
+    ready: list[Any] = [root.grad_fn]
+    while ready:
+        node = ready.pop()
+        declared = [(given[node].get(number), made) for number, made in enumerate(node._input_metadata)]
+        grads = [grad if grad is None else grad.to(made.dtype) for grad, made in declared]
+        if hasattr(node, "variable"):
+            before = node.variable.grad
+            node.variable.grad = grads[0] if before is None else before + grads[0]
+            continue
+        own: Any = None
+        if any(grad is not None for grad in grads):
+            own = (node if callable(node) else node.apply)(*grads)
+        edges = node.next_functions
+        if own is not None and not callable(node):  # a function in Python returns None for what is no tensor
+            given_back = own if isinstance(own, tuple) else (own,)
+            own = tuple(grad for grad, needs in zip(given_back, node.needs_input_grad, strict=True) if needs)
+            edges = tuple(edge for edge in edges if edge[0] is not None)
+        results = own if isinstance(own, tuple) else (own,) * len(edges)
+        for (child, number), grad in zip(edges, results, strict=True):
+            before = given[child].get(number)
+            if grad is not None:
+                given[child][number] = grad if before is None else before + grad
+            pending[child] -= 1
+            if child is not None and not pending[child]:
+                ready.append(child)
+
+
+def _is_gpu(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
 
 
 # Small networks, each a preset and its overrides: of two families and of a Darknet .cfg.

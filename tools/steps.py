@@ -13,8 +13,9 @@ from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.activations import ActivationConfig
 from detector.models.precision import keep_freed_memory
 from detector.models.yolo import Yolo
+from detector.structures.transfer import sent_aside
 from detector.structures.types import Targets
-from detector.training.averaging import averaged_model
+from detector.training.averaging import MovingAverage
 from detector.training.optimizers import Muon, build_optimizer
 from detector.training.train_config import TrainConfig
 
@@ -38,9 +39,18 @@ class TorchMish(nn.Module):
 
 
 class Step:
-    """Training step as the trainer makes it, on the CPU."""
+    """Training step as the trainer makes it, which reads no number from a GPU."""
 
-    def __init__(self, activation: str, precision: str, layout: str, num_classes: int) -> None:
+    def __init__(
+        self,
+        activation: str,
+        precision: str,
+        layout: str,
+        num_classes: int,
+        device: torch.device | None = None,
+        *,
+        compiles: bool = False,
+    ) -> None:
         """Build a mish-n of `num_classes` classes with random weights.
 
         Args:
@@ -48,23 +58,27 @@ class Step:
             precision: fp32 or bf16.
             layout: a key of `LAYOUTS`.
             num_classes: number of classes.
+            device: the device, by default the CPU.
+            compiles: whether torch compiles the network.
         """
         keep_freed_memory()
         torch.manual_seed(0)
         config_class = registry.find_config_class(ActivationConfig, activation)
         self.layout, self._is_bf16 = LAYOUTS[layout], precision == "bf16"
         model = Yolo(Yolo.Config(activation=config_class()), num_classes)
-        self._model = model.to(memory_format=self.layout)
+        self._device = device or torch.device("cpu")
+        self._model = model.to(self._device, memory_format=self.layout)  # type: ignore[call-overload]  # stub gap
+        self._network = torch.compile(self._model, dynamic=False) if compiles else self._model
         self._loss = TaskAlignedLoss(TaskAlignedLoss.Config(), self._model)
         self._optimizer = build_optimizer(Muon.Config(), self._model)
-        self._averaged = averaged_model(self._model, 100)
+        self._averaged = MovingAverage(self._model, 100)
 
     def __call__(self, images: Tensor, targets: Targets) -> None:
         """Make one optimiser step on uint8 images (B, 3, H, W)."""
-        images = images.contiguous(memory_format=self.layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bf16):
-            raw_maps = self._model(images)
-        torch.stack(list(self._loss(raw_maps, targets).values())).sum().backward()  # type: ignore[no-untyped-call]
+        images = sent_aside(images, self._device).contiguous(memory_format=self.layout)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
+            raw_maps = self._network(images)
+        torch.stack(list(self._loss(raw_maps, targets.to(self._device)).values())).sum().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._model.parameters(), TrainConfig().clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

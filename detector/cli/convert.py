@@ -15,7 +15,8 @@ from detector.darknet.network import DarknetNet
 from detector.errors import ConfigError
 from detector.export.export_runtime import ExportRuntime
 from detector.io.atomic import write_atomically
-from detector.models.checkpoint import find_weights, save_model
+from detector.models.checkpoint import save_model
+from detector.models.published_weights import resolve_weights
 from detector.models.yolox import Yolox
 from detector.models.yolox_checkpoint import save_yolox_file
 from detector.tasks.detection_model import LoadedModel
@@ -25,7 +26,7 @@ from detector.workflows.unfold import unfold_model
 def run(arguments: argparse.Namespace) -> int:
     """Convert a model file; return the exit code."""
     names, overrides = split_words(arguments)
-    source, target = find_weights(Path(names[0])), arguments.out or Path(names[1])
+    source, target = resolve_weights(Path(names[0])), arguments.out or Path(names[1])
     suffixes = {
         ".safetensors": (".safetensors",),
         ".weights": (".weights", ".cfg", ".names"),

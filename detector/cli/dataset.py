@@ -32,6 +32,7 @@ from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
 from detector.data.split_words import SPLIT_WORDS, word_of
 from detector.errors import ConfigError, DatasetError
+from detector.io.folders import absolute
 from detector.io.nouns import plural
 
 
@@ -81,10 +82,10 @@ def _write(portions: Mapping[str, Portion], folder: Path) -> Conversion:
 
 def _require_apart(portions: Mapping[str, Portion], folder: Path) -> None:
     """Reject a target that is, or lies below, a folder of source images."""
-    target = folder.resolve()
+    target = absolute(folder)
     for source in (portion.annotations for portion in portions.values()):
         holders = {source.path(index).parent for index in range(len(source))}
-        inside = next((holder for holder in holders if target.is_relative_to(holder.resolve())), None)
+        inside = next((holder for holder in holders if target.is_relative_to(absolute(holder))), None)
         if inside is not None:
             raise ConfigError(f"{folder} lies in {inside}, which holds images of the source; name a folder elsewhere")
 
@@ -242,13 +243,13 @@ def _subset(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion
 
 def _remap(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     mapping = _mapping(arguments.map) if arguments.map is not None else {}
-    pairs = [word for word in words[1:] if "=" in word]
+    pairs = [word for word in words[1:] if "=" in word and not word.startswith(("data=", "data."))]
     mapping.update((old.strip(), new.strip()) for old, _, new in (pair.partition("=") for pair in pairs))
     if not mapping:
         raise ConfigError(
             "expected a mapping, got none; give words old=new (old= leaves a class out) or --map FILE.yaml"
         )
-    portions, notes = _read([word for word in words[1:] if "=" not in word], arguments.out)
+    portions, notes = _read([word for word in words[1:] if word not in pairs], arguments.out)
     changed = {name: remap_classes(portion, mapping) for name, portion in portions.items()}
     for name, portion in changed.items():
         lost = portions[name].annotations.num_boxes - portion.annotations.num_boxes

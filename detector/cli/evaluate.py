@@ -27,7 +27,7 @@ from detector.evaluation.confidence import Target
 from detector.evaluation.detection_metric import MetricConfig
 from detector.evaluation.mot_file import frames_of_tracks, read_mot_file
 from detector.evaluation.track_scores import score_tracks
-from detector.models.checkpoint import find_weights
+from detector.models.published_weights import resolve_weights
 from detector.tasks.task import task_of_file
 from detector.workflows.evaluate import (
     EvaluationOutcome,
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = _score_file(arguments, config)
     else:
         names, overrides = split_words(arguments)
-        outcome = _measure_model(arguments, config, find_weights(Path(names[0])), overrides)
+        outcome = _measure_model(arguments, config, resolve_weights(Path(names[0])), overrides)
     if arguments.json:
         print(json.dumps(outcome.document))
     else:

@@ -12,14 +12,14 @@ from detector.cli.progress import say
 from detector.cli.usage import split_words
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import find_export_target
-from detector.models.checkpoint import find_weights
+from detector.models.published_weights import resolve_weights
 from detector.workflows.export import ExportReport, export_model, require_new_files
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export a model; return the exit code."""
     names, overrides = split_words(arguments)
-    weights = find_weights(Path(names[0]))
+    weights = resolve_weights(Path(names[0]))
     settings = _settings(arguments)
     target = find_export_target(settings.target)
     path = arguments.out or weights.with_suffix(target.suffix)

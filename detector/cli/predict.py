@@ -23,7 +23,7 @@ from detector.inference.prediction_run import PredictionOptions
 from detector.io.nouns import plural
 from detector.media.sources import can_be_source
 from detector.media.writers import require_format
-from detector.models.published_weights import DEFAULT_MODEL, located_weights, published_weights
+from detector.models.published_weights import DEFAULT_MODEL, published_weights, resolve_weights
 from detector.tasks.detection_model import is_model, is_model_name
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     words = _with_model(arguments, words)
     formats = _formats(arguments.format)
     _require_tracks(arguments)
-    weights = located_weights(Path(words[0]))
+    weights = resolve_weights(Path(words[0]))
     if words[0] == DEFAULT_MODEL:
         say(f"model: {DEFAULT_MODEL}, 80 classes of COCO ({weights})", arguments.quiet)
     task = task_of_file(weights)

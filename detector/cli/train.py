@@ -13,6 +13,7 @@ from detector.cli.signals import noted_signals
 from detector.cli.train_options import experiment_words
 from detector.errors import ConfigError
 from detector.evaluation.number_text import number_text
+from detector.io.folders import absolute
 from detector.io.nouns import plural
 from detector.models.checkpoint import TrainingState
 from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
@@ -32,7 +33,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder,
     config = load_experiment(names[0], overrides) if names else None
     resume, run = None, arguments.resume
     if config is not None and arguments.go_on:
-        own = config.train.project.resolve() / config.train.run_name
+        own = absolute(config.train.project) / config.train.run_name
         run = own if RunFolder(own).saved_state else None
     if run:
         config, folder, state = open_run(run, config, () if names else overrides)

@@ -195,18 +195,21 @@ def package_files() -> list[str]:
 @functools.cache
 def is_current() -> bool:
     """Return true if the table was made from the files that the package has; a new file may hold a new part."""
-    files: list[str] = json.loads(TABLE_FILE.read_text(encoding="utf-8"))["files"]
-    return files == package_files()
+    return _stored()[1] == package_files()
+
+
+def key_table() -> KeyTable:
+    """Return the table of the parts of the package."""
+    return _stored()[0]
 
 
 @functools.cache
-def key_table() -> KeyTable:
-    """Return the table of the parts of the package."""
+def _stored() -> tuple[KeyTable, list[str]]:
     return table_of_text(TABLE_FILE.read_text(encoding="utf-8"))
 
 
-def table_of_text(text: str) -> KeyTable:
-    """Return the table that `table_to_text` has written."""
+def table_of_text(text: str) -> tuple[KeyTable, list[str]]:
+    """Return the table that `table_to_text` has written, and the files that it was made from."""
     plain = json.loads(text)
     kinds = {
         name: KindOfPart(**{**kind, "parts": dict(sorted(kind["parts"].items()))})
@@ -216,7 +219,7 @@ def table_of_text(text: str) -> KeyTable:
         name: TableSection(**{**section, "keys": {key: TableKey(*values) for key, values in section["keys"].items()}})
         for name, section in plain["sections"].items()
     }
-    return KeyTable(kinds, sections)
+    return KeyTable(kinds, sections), plain["files"]
 
 
 def table_to_text(table: KeyTable) -> str:

@@ -200,7 +200,7 @@ def unknown_name(label: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a part that is not registered."""
     meant = foreign_part(label, name)
     if label in _READING_PATHS and not meant:
-        close = near_names(name, [*known, *os.listdir()])
+        close = near_names(name, {*known, *os.listdir()} - {name})  # a link that leads nowhere has the name itself
         hint = did_you_mean(close) if close else "; check the path (detector parts lists the readers by name)"
         return f"there is no file or folder {name!r}, and no {label} of that name{hint}"
     return f"no {label} is named {name!r}" + (f"; here it is {meant}" if meant else nearest(name, known))

@@ -18,6 +18,7 @@ import yaml
 from detector.config import registry
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, preset_hint, unknown_name
 from detector.errors import ConfigError
+from detector.io.folders import absolute
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
 MAX_FILE_BYTES = 65_536
@@ -201,7 +202,7 @@ def read_nodes(path: Path, chain: tuple[Path, ...] = (), section: SectionReader 
     Raises:
         ConfigError: the file cannot be read, is not plain YAML, or its parents form a circle.
     """
-    path = path.resolve()
+    path = absolute(path)
     if path in chain:
         raise ConfigError(f"{path}: base: leads back to this file through {', '.join(p.name for p in chain)}")
     node = _parse_text(_text_of(path), _relative(path), path.parent)

@@ -31,6 +31,7 @@ from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar,
 
 from detector.config.name_suggestions import unknown_name
 from detector.errors import ConfigError
+from detector.io.folders import absolute
 
 Contract = TypeVar("Contract")
 Contract_co = TypeVar("Contract_co", covariant=True)
@@ -259,7 +260,7 @@ def import_parts(path: Path) -> None:
     Raises:
         ConfigError: the file is missing or is not a Python file.
     """
-    if path.resolve() in _imported_files:
+    if absolute(path) in _imported_files:
         return
     specification = importlib.util.spec_from_file_location(f"detector_parts_{path.stem}", path)
     if not path.is_file() or specification is None or specification.loader is None:
@@ -267,7 +268,7 @@ def import_parts(path: Path) -> None:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # dataclasses look their module up
     specification.loader.exec_module(module)
-    _imported_files[path.resolve()] = None
+    _imported_files[absolute(path)] = None
 
 
 class ImportedFiles:

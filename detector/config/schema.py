@@ -46,6 +46,7 @@ from detector.config.nodes import (
     with_section_of_run,
 )
 from detector.errors import ConfigError, DetectorError
+from detector.io.folders import absolute
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -174,7 +175,7 @@ class _Builder:
         try:
             if isinstance(node.value, str) and node.value:
                 path = Path(node.value).expanduser()
-                return path if path.is_absolute() else (node.where.folder / path).resolve()
+                return path if path.is_absolute() else absolute(node.where.folder / path)
             problem = ""
         except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a null character
             problem = f" ({error})"
@@ -274,7 +275,7 @@ def _finish(schema: type[Schema], node: Node) -> Schema:
 def _with_absolute_paths(built: object) -> object:
     """Return a config with absolute paths, so that it means the same in every working directory once saved."""
     if isinstance(built, Path):
-        return built.resolve()
+        return absolute(built)
     if not dataclasses.is_dataclass(built) or isinstance(built, type):
         return built
     before = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}

@@ -191,6 +191,10 @@ class CocoAnnotations:
         }
 
 
+def _fault(folder: Path) -> str:
+    return "is a file" if folder.exists() else "does not exist"
+
+
 def read_coco(
     annotations: Path,
     images: Path | None,
@@ -217,7 +221,7 @@ def read_coco(
             than `MAX_SKIPPED_SHARE` of the images or boxes would be skipped.
     """
     if images is not None and not images.is_dir():
-        raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
+        raise DatasetError(f"the folder of images {images} (for {annotations}) {_fault(images)}; check the path")
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
     is_present = find_images(parts.images, images, findings)

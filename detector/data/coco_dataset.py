@@ -15,6 +15,7 @@ from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.split_words import SPLIT_WORDS, in_order, word_of
 from detector.errors import DatasetError
+from detector.io.folders import absolute
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _found(contents: PathContents, files: Mapping[str, str]) -> FoundData:
     images: dict[str, int] = {}
     num_classes = None
     for word, name in files.items():
-        folder = (contents.given_images or images_beside(contents, name)).resolve()
+        folder = absolute(contents.given_images or images_beside(contents, name))
         keys[SPLIT_WORDS[word]] = {"annotations": str(contents.root / name), "images": str(folder)}
         parsed = contents.json(name)
         listed = [parsed.get(key) for key in ("images", "categories")] if isinstance(parsed, dict) else [None, None]

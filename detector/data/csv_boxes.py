@@ -24,9 +24,11 @@ from detector.data.problems import Findings, shown
 from detector.data.split_words import SPLIT_WORDS
 from detector.errors import DatasetError
 from detector.io.folders import files_below
+from detector.io.text_file import read_text
 
 _MAX_BYTES = 2**31
 _MOST_BYTES_COUNTED = 2**24
+_MAX_COLUMNS = 10_000
 SHAPE_COLUMN = "region_shape_attributes"  # of a table of VGG VIA, which has a reader of its own
 _DELIMITERS = ",;\t"
 SUFFIXES = (".csv", ".tsv")
@@ -170,14 +172,7 @@ def _class_names(path: Path) -> dict[str, str]:
 
 def _lines(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Return the lines that are not empty, with their numbers, and the first of them."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DatasetError(f"{path}: expected a table of at most {_MAX_BYTES} bytes, got a larger one; split it")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}; expected a table of boxes") from error
+    text = read_text(path, "a table of boxes", _MAX_BYTES)
     first = text.split("\n", 1)[0]
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -188,6 +183,8 @@ def _lines(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
         raise DatasetError(f"{path}:{reader.line_num}: is not a table, {error}") from error
     if not lines:
         raise DatasetError(f"{path} is empty; expected a table of boxes")
+    if (most := max(len(cells) for _, cells in lines)) > _MAX_COLUMNS:
+        raise DatasetError(f"{path}: expected at most {_MAX_COLUMNS} columns, got {most}; remove those of other data")
     return lines, lines[0][1]
 
 

@@ -24,7 +24,6 @@ from detector.data.problems import shown
 from detector.errors import DatasetError
 
 _MAX_BYTES = 2**29
-_MAX_FRAMES = 10_000_000
 _WITH_AREA = ("box", "polygon", "ellipse", "mask", "cuboid")
 _WITHOUT_AREA = ("polyline", "points", "skeleton")
 
@@ -116,8 +115,9 @@ def _add_frames(listing: Listing, file: Path, root: ElementTree.Element, tracks:
                 )
     sides = {key: root.findtext(f"meta//original_size/{key}") for key in ("height", "width")}
     hw = hw_in(sides, "height", "width")
-    num_frames = min(side_in({"size": root.findtext("meta//size")}, "size"), _MAX_FRAMES)
-    for frame in sorted({*objects, *range(num_frames)}):
+    num_frames = side_in({"size": root.findtext("meta//size")}, "size")
+    exported = {int(stem[6:]) for stem in listing.finder.stems() if re.fullmatch(r"frame_[0-9]{6,8}", stem)}
+    for frame in sorted({*objects, *(number for number in exported if number < num_frames)}):
         name = f"frame_{frame:06d}"
         if frame in objects or listing.finder.find(name, file.parent):
             image = ListedObjects(name, f"{file}, frame {frame}", hw, objects.get(frame, []), file.parent)

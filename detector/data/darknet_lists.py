@@ -25,6 +25,7 @@ from detector.data.problems import Findings
 from detector.data.txt_labels import TextLabels, checked_names, read_class_names, read_image_list, read_txt_labels
 from detector.errors import DatasetError
 from detector.io.folders import found_by_end
+from detector.io.text_file import read_text
 
 _EXPECTED = "a .data file of Darknet"
 _MAX_FILE_BYTES = 65_536  # a .data file is five lines
@@ -121,14 +122,7 @@ def read_data_file(file: Path, findings: Findings) -> dict[str, DataEntry]:
     Raises:
         DatasetError: the file cannot be read, or has a key that is not supported; every wrong line is named.
     """
-    try:
-        if file.stat().st_size > _MAX_FILE_BYTES:
-            raise DatasetError(f"{file}: expected a .data file of at most {_MAX_FILE_BYTES} bytes, got a larger one")
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{file} is not UTF-8 text at byte {error.start}; expected a .data file") from error
+    text = read_text(file, "a .data file", _MAX_FILE_BYTES)
     entries: dict[str, DataEntry] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith(("#", ";")):

@@ -21,6 +21,7 @@ from detector.errors import DatasetError
 from detector.io.nouns import plural
 
 EVERY_CLASS = ""  # class name of a region in which objects of all classes are ignored
+_MAX_REGIONS = 2_000_000  # of all classes together; KITTI has 90,000
 
 
 @dataclass
@@ -137,13 +138,22 @@ def treat_difficult(listing: Listing, how: str) -> None:
 
 
 def _expand_regions(listing: Listing) -> None:
-    """Replace each region of every class by a crowd region for each of the classes."""
+    """Replace each region of every class by a crowd region for each of the classes.
+
+    Raises:
+        DatasetError: there are more than `_MAX_REGIONS` of them.
+    """
     listed = listing.listed()
     regions = [item for image in listed for item in image.objects if item.class_name == EVERY_CLASS]
     if not regions:
         return
     used = {item.class_name for image in listed for item in image.objects} - {EVERY_CLASS}
     names = [*listing.class_names, *sorted(used.difference(listing.class_names))]
+    if len(regions) * len(names) > _MAX_REGIONS:
+        raise DatasetError(
+            f"{listing.root}: {len(regions)} ignored regions of each of {len(names)} classes > limit of "
+            f"{_MAX_REGIONS}; check the names of the classes"
+        )
     for image in listed:
         image.objects = [
             replace(item, class_name=name)

@@ -67,6 +67,11 @@ class ImageFinder:
             return None
         return ranked[-1][1]
 
+    def stems(self) -> set[str]:
+        """Return the names of all images without their suffixes, in lower case."""
+        known = (self._own, self._neighbours) if self._beside else (self._own,)
+        return {name[:-1] for images in known for name in images if name.endswith("/")}
+
     def others(self, used: set[Path]) -> list[Path]:
         """Return the images below the root that are not among those used, sorted."""
         paths = {path for found in self._own.values() for path in found}

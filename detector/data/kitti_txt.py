@@ -36,5 +36,5 @@ class KittiLabels(LabelLines):
         if words[0] == "DontCare":
             return NamedObject(EVERY_CLASS, (x1, y1, x2, y2), place, True)
         flags = zip(("truncated", "occluded"), numbers, strict=False)
-        extras = {key: int(value) if value == int(value) else value for key, value in flags if value > 0}
+        extras = {key: int(value) if value.is_integer() else value for key, value in flags if value > 0}
         return NamedObject(words[0], (x1, y1, x2, y2), place, extras=extras)

@@ -14,6 +14,7 @@ from detector.data.foreign_listing import Listing, number_in, split_in
 from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
+from detector.io.text_file import read_text
 
 _MAX_BYTES = 2**26
 
@@ -65,12 +66,13 @@ class LabelLines(AnnotationFiles):
     def _splits(self) -> dict[str, str]:
         """The split of each stem in `ImageSets/train.txt` and so on."""
         paths = {name: self.root / "ImageSets" / f"{name}.txt" for name in ("train", "val", "test")}
-        return {stem: name for name, path in paths.items() if path.is_file() for stem in _text(path).split()}
+        texts = {name: read_text(path, "a list", _MAX_BYTES) for name, path in paths.items() if path.is_file()}
+        return {stem: name for name, text in texts.items() for stem in text.split()}
 
     def add_file(self, listing: Listing, file: Path) -> None:
         """Add an image."""
         image = ListedObjects(file.stem, str(file), near=file.parent)
-        for number, text in enumerate(_text(file).splitlines(), start=1):
+        for number, text in enumerate(read_text(file, "a text file", _MAX_BYTES).splitlines(), start=1):
             line, place = text.strip(), f"{file}:{number}"
             if not line or (self.heads and line.lower().startswith(self.heads)):
                 continue
@@ -84,17 +86,6 @@ class LabelLines(AnnotationFiles):
         own = self.name_of_split.search(listing.folder.name) if self.name_of_split else None
         by_name = by_name or (own and split_in(own[0]))
         listing.add(image, self._splits.get(file.stem) or listing.split_of(file) or by_name)
-
-
-def _text(path: Path) -> str:
-    try:
-        if (size := path.stat().st_size) > _MAX_BYTES:
-            raise DatasetError(f"{path}: expected a text file of at most {_MAX_BYTES} bytes, got {size}")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}") from error
 
 
 def numbers_of(words: list[str], place: str) -> list[float]:

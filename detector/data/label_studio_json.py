@@ -28,6 +28,7 @@ from detector.io.json_stream import read_value
 from detector.media.images import IMAGE_SUFFIXES, image_hw
 
 _WITHOUT_AREA = ("keypoint", "keypointlabels", "brush", "brushlabels", "vector", "vectorlabels")
+_MAX_LABELS = 20  # of one region
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of an uploaded file
 
 
@@ -124,14 +125,16 @@ def _as_result(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_objects(image: ListedObjects, results: list[dict[str, Any]], found: Path | None, listing: Listing) -> None:
-    labels = {item.get("id"): names for item in results if (names := _label_names(item))}
+    labels = {str(item.get("id")): names for item in results if (names := _label_names(item))}
     for number, item in enumerate(results, start=1):
         kind, place = str(item.get("type")), f"{image.place}, region {number}"
         if kind in _WITHOUT_AREA:
             listing.left_out[kind] += 1
         if not kind.startswith(("rectangle", "polygon", "ellipse")):
             continue  # labels and texts of a region, or of the whole image
-        names = _label_names(item) or labels.get(item.get("id")) or [None]
+        names = _label_names(item) or labels.get(str(item.get("id"))) or [None]
+        if len(names) > _MAX_LABELS:  # regions share their labels, so a small file could list any number of objects
+            raise DatasetError(f"{place}: expected at most {_MAX_LABELS} labels of a region, got {len(names)}")
         hw = hw_in(item, "original_height", "original_width")
         image.listed_hw = hw if all(hw) else image.listed_hw
         if item.get("image_rotation"):

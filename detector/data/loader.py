@@ -373,6 +373,8 @@ def training_loader(
         # The loader draws a seed for its workers, which do not use it; from here, so that it takes no random number
         # from the generator of the model.
         generator=torch.Generator(),
+        # A thread copies the images into memory that a GPU reads while the CPU goes on (`Batch.pin_memory`).
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -18,6 +18,7 @@ from detector.data.coco_extras import Extras
 from detector.data.first_pixel import first_pixel_of
 from detector.data.problems import NUM_LISTED_REFUSALS, shown
 from detector.errors import DatasetError
+from detector.io.text_file import read_text
 from detector.media.images import IMAGE_SUFFIXES
 
 _MAX_BYTES, _MAX_DEPTH = 2**24, 32
@@ -192,10 +193,8 @@ def _splits(root: Path, read: Mapping[str, ListedObjects], notes: list[str]) -> 
         path = lists / f"{name}.txt"
         if not path.is_file():
             continue
-        try:
-            stems = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{path} cannot be read: {error}") from error
+        text = read_text(path, "a list of images")
+        stems = [line.split()[0] for line in text.splitlines() if line.strip()]
         unknown = [stem for stem in stems if stem not in read]
         if unknown:
             notes.append(

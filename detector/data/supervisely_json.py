@@ -28,7 +28,7 @@ from detector.media.headers import read_header
 from detector.media.tiff import HeaderError
 
 _WITH_POINTS = ("rectangle", "polygon")
-_MAX_MASK_BYTES = 2**26
+_NUM_HEADER_BYTES = 2**16  # of the image of a mask, of which only the size is read
 
 
 @register("supervisely")
@@ -67,7 +67,8 @@ class SuperviselyProject(AnnotationFiles):
                 continue
             corners = _of_mask(item, place) if kind == "bitmap" else _of_points(item, place)
             image.objects.append(named(item.get("classTitle"), corners, place))
-        tags = [str(tag.get("name")) for tag in content.get("tags") or [] if isinstance(tag, dict)]
+        listed = typed(content.get("tags") or [], list, "a list of tags", str(file))
+        tags = [str(tag.get("name")) for tag in listed if isinstance(tag, dict)]
         listing.add(image, listing.split_of(file, *tags))
 
 
@@ -84,7 +85,7 @@ def _of_mask(item: dict[str, Any], place: str) -> outlines.Corners:
     ((x, y),) = points_in([bitmap.get("origin")], place)
     try:
         packed = base64.b64decode(typed(bitmap.get("data"), str, "data", place), validate=True)
-        png = zlib.decompressobj().decompress(packed, _MAX_MASK_BYTES)
+        png = zlib.decompressobj().decompress(packed, _NUM_HEADER_BYTES)
         height, width = read_header(io.BytesIO(png)).stored_hw
     except (binascii.Error, zlib.error, HeaderError, ValueError) as error:
         raise DatasetError(f"{place}: the mask cannot be read: {shown(str(error))}") from error

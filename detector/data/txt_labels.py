@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +23,13 @@ from detector.data.key_points import NUM_OF_BOX, num_key_point_numbers
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
 from detector.io.folders import found_by_end
+from detector.io.text_file import read_text
 from detector.media.images import image_hw
 from detector.structures.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 
 # A number above this cannot be a share of the image with a rounding error: the numbers are pixels.
 _LARGEST_SHARE = 2.0
+_CLASS_NUMBER = re.compile(r"\s*([0-9]{1,6})(?![0-9])")
 _MIN_POLYGON_NUMBERS = 6  # three corners
 
 
@@ -83,7 +86,7 @@ def read_class_names(path: Path, findings: Findings) -> tuple[str, ...]:
     Raises:
         DatasetError: the file cannot be read, or names no class.
     """
-    lines = _text(path, "a file of class names").rstrip().splitlines()
+    lines = read_text(path, "a file of class names").rstrip().splitlines()
     if not lines:
         raise DatasetError(f"{path} names no class; write one name per line")
     return checked_names([line.strip() for line in lines], str(path), findings)
@@ -92,12 +95,14 @@ def read_class_names(path: Path, findings: Findings) -> tuple[str, ...]:
 def checked_names(names: Sequence[str], source: str, findings: Findings) -> tuple[str, ...]:
     """Return class names with missing ones replaced by names such as `class_3`; odd names are counted."""
     checked: list[str] = []
+    known: set[str] = set()
     for number, name in enumerate(names):
         if not name:
             findings.accept("class without name", f"{source}, class {number}, now class_{number}")
-        elif name in checked:
+        elif name in known:
             findings.accept("class name used twice", f"{name}, class {number}")
         checked.append(name or f"class_{number}")
+        known.add(checked[-1])
     return tuple(checked)
 
 
@@ -115,7 +120,7 @@ def read_image_list(path: Path, folders: Sequence[Path], findings: Findings | No
     Raises:
         DatasetError: the file cannot be read, or lists no image.
     """
-    numbered = enumerate(_text(path, "a list of images").splitlines(), start=1)
+    numbered = enumerate(read_text(path, "a list of images").splitlines(), start=1)
     lines = [(number, _with_slashes(line.strip())) for number, line in numbered if line.strip()]
     if not lines:
         raise DatasetError(f"{path} lists no image; write one path per line")
@@ -136,14 +141,17 @@ def read_image_list(path: Path, folders: Sequence[Path], findings: Findings | No
 
 
 def num_classes_of(files: Iterable[Path]) -> int:
-    """Return the number of classes that label files need: the largest class number and one, at least 1."""
+    """Return the number of classes that label files need: the largest class number and one, at least 1.
+
+    Class numbers of more than six digits are left to the reader of the labels, which refuses them.
+    """
     largest = 0
     for file in files:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError):  # reading the labels reports it
             continue
-        numbers = [int(line.split()[0].partition(".")[0]) for line in lines if line.strip()[:1].isdecimal()]
+        numbers = [int(found[0]) for line in lines if (found := _CLASS_NUMBER.match(line))]
         largest = max(largest, *numbers, 0)
     return largest + 1
 
@@ -151,17 +159,6 @@ def num_classes_of(files: Iterable[Path]) -> int:
 def _with_slashes(name: str) -> str:
     """Return a path that was written on Windows as other systems read it."""
     return name.replace("\\", "/") if "/" not in name else name
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; expected {what}, check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text at byte {error.start}; expected {what}") from error
-    except ValueError as error:  # a null character in the name
-        raise DatasetError(f"{str(path)!r} cannot be read: no file can have that name; correct it") from error
 
 
 def read_txt_labels(

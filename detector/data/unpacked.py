@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tarfile
 import tempfile
@@ -57,8 +58,8 @@ def unpacked(archive: Path) -> Path:
         unpack(archive, partial, max_bytes=_MOST_BYTES)
         partial.rename(folder)
     except DetectorError as error:
-        reason = str(error).replace(str(archive), place).removesuffix("; remove it")
-        raise DatasetError(f"{reason}; download it again") from error
+        reason = str(error).replace(str(archive), place)
+        raise DatasetError(re.sub("; remove it$", "; download it again", reason)) from error
     except OSError:  # another process was faster
         if not folder.is_dir():
             raise

@@ -62,7 +62,8 @@ def require_content(contents: PathContents, place: str) -> None:
     if not contents.names:
         raise DatasetError(f"{place}: the folder is empty, expected a data set; {_GIVE}")
     if not contents.is_folder and not contents.path.stat().st_size:
-        raise DatasetError(f"{place}: the file is empty, expected a data set; {_GIVE}")
+        found = "the file is empty" if contents.path.is_file() else "it is a pipe or a device"
+        raise DatasetError(f"{place}: {found}, expected a data set; {_GIVE}")
     texts = [n for n in contents.names if PurePosixPath(n).suffix.lower() in (".json", ".csv", ".xml", ".yaml", ".txt")]
     for name in (*contents.samples(contents.images), *contents.samples(texts), *contents.samples(contents.names)):
         if contents.head(name).startswith(_LFS):

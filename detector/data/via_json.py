@@ -25,7 +25,8 @@ from detector.data.foreign_listing import Listing, number_in, typed
 from detector.data.path_contents import PathContents
 from detector.data.problems import shown
 from detector.errors import DatasetError
-from detector.io.json_stream import read_value
+from detector.io.json_stream import MAX_VALUE_BYTES, read_value
+from detector.io.text_file import read_text
 
 _CLASS_NAMES = ("class", "label", "name", "category", "type", "object", "class_name", "label_name", "object_name")
 _WITHOUT_AREA = ("point", "polyline", "line")
@@ -94,8 +95,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the images of an exported table, one for each line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(read_text(path, "a table", MAX_VALUE_BYTES), newline=""), strict=True)
         for row in reader:
             place = f"{path}:{reader.line_num}"
             region = {key: json.loads(row.get(f"region_{key}") or "{}") for key in ("shape_attributes", "attributes")}
@@ -109,9 +109,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     "regions": [{**shape, "shape_attributes": region["shape_attributes"]}] if has_region else [],
                 },
             )
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except (csv.Error, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (csv.Error, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not a table that VIA exports: {shown(str(error))}; export it again") from error
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from detector.data.problems import shown
 from detector.errors import DatasetError
 from detector.evaluation.track_scores import TrackFrame
+from detector.io.text_file import read_text
 
 Rows = npt.NDArray[np.float64]  # (N, 6): frame, id, x1, y1, x2, y2
 
 _NUM_COLUMNS, _NUM_LISTED = 6, 10
+_MAX_FRAMES = 1_000_000  # nine hours at 30 frames per second
+_MAX_PAIRS = 2**25  # of an object and a track, 40 bytes each when they are scored
+_LARGEST = 2.0**53  # the whole numbers up to it are exact
 
 
 def read_mot_file(path: Path, is_truth: bool = False) -> Rows:
@@ -26,10 +30,7 @@ def read_mot_file(path: Path, is_truth: bool = False) -> Rows:
     Raises:
         DatasetError: the file cannot be read, or lines are malformed; all of them are named.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a text file of tracks, got {error}; check the path") from error
+    lines = read_text(path, "a text file of tracks").splitlines()
     rows: list[list[float]] = []
     problems: list[str] = []
     first: dict[tuple[float, float], int] = {}
@@ -39,7 +40,7 @@ def read_mot_file(path: Path, is_truth: bool = False) -> Rows:
         values = _numbers(line)
         if values is None:
             problems.append(
-                f"line {number}: expected frame,id,left,top,width,height with whole frame and id, got {line}"
+                f"line {number}: expected frame,id,left,top,width,height with whole frame and id, got {shown(line)}"
             )
             continue
         if is_truth and len(values) > _NUM_COLUMNS and values[_NUM_COLUMNS] == 0:
@@ -60,7 +61,7 @@ def _numbers(line: str) -> list[float] | None:
         values = [float(word) for word in line.split(",")]
     except ValueError:
         return None
-    if len(values) < _NUM_COLUMNS or not all(map(math.isfinite, values)) or min(values[4:6]) < 0:
+    if len(values) < _NUM_COLUMNS or not all(abs(value) <= _LARGEST for value in values) or min(values[4:6]) < 0:
         return None
     return values if values[0] >= 1 and all(value.is_integer() for value in values[:2]) else None
 
@@ -69,12 +70,18 @@ def frames_of_tracks(truth: Rows, tracks: Rows) -> list[TrackFrame]:
     """Return the frames of two files for `score_tracks`, from 1 to the last one of the ground truth.
 
     Raises:
-        DatasetError: tracks lie in frames after those of the ground truth.
+        DatasetError: tracks lie in frames after those of the ground truth, or there are too many frames or ids.
     """
     num_frames = int(truth[:, 0].max(initial=0))
     if (last := int(tracks[:, 0].max(initial=0))) > num_frames:
         raise DatasetError(
             f"the tracks go on to frame {last}, the ground truth ends at {num_frames}; give files of the same video"
+        )
+    num_ids = [len(np.unique(rows[:, 1])) for rows in (truth, tracks)]
+    if num_frames > _MAX_FRAMES or num_ids[0] * num_ids[1] > _MAX_PAIRS:
+        raise DatasetError(
+            f"expected at most {_MAX_FRAMES} frames, and {_MAX_PAIRS} pairs of an object and a track, got {num_frames} "
+            f"and {num_ids[0]} x {num_ids[1]}; give the parts of the video one by one"
         )
     parts = [_by_frame(rows, num_frames) for rows in (truth, tracks)]
     return [

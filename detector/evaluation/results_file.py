@@ -24,10 +24,12 @@ from detector.data.coco_rows import identifier_of
 from detector.data.problems import Findings, Problem
 from detector.errors import DatasetError
 from detector.evaluation.scoring_arrays import GroundTruth, Results
+from detector.io.text_file import read_text
 
 _SECTION = "results"
 _PLAIN = frozenset((int, float))
 _NUM_LISTED = 10
+_MAX_BYTES = 2**32
 
 
 def read_results(
@@ -53,14 +55,10 @@ def read_results(
         return entry
 
     try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=as_object)
+        records = json.loads(read_text(path, "a list of results", _MAX_BYTES), object_pairs_hook=as_object)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DatasetError(f"{path} cannot be read, {where}: {error.msg}; write it again as a JSON list") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} cannot be read, at byte {error.start}: not UTF-8; save it as UTF-8") from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except RecursionError as error:
         raise DatasetError(f"{path} cannot be read: it is nested too deeply for a list of results") from error
     except ValueError as error:  # an integer of more digits than Python converts

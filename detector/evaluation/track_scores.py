@@ -144,17 +144,18 @@ def _hota(pairs: _Pairs) -> tuple[float, float, float]:
         together[np.ix_(true, found)] += np.divide(overlaps, total, out=np.zeros_like(overlaps), where=total > 0)
     # Pairs of tracks that go together over the whole video are matched first.
     alignment = np.divide(together, both - together, out=np.zeros(shape), where=both > together)
-    matches = np.zeros((len(_LEVELS), *shape))
+    matched: list[tuple[Integers, Float64s]] = [(np.zeros(0, np.int64), np.zeros(0))]  # pair and overlap
     for true, found, overlaps in pairs.frames:
         row, column = linear_sum_assignment(alignment[np.ix_(true, found)] * overlaps, maximize=True)
-        for level, least in enumerate(_LEVELS):
-            is_match = overlaps[row, column] >= least - _ROUNDING
-            matches[level, true[row[is_match]], found[column[is_match]]] += 1
-    num_matches = matches.sum((1, 2))
+        matched.append((true[row] * shape[1] + found[column], overlaps[row, column]))
+    every, overlap = (np.concatenate(parts) for parts in zip(*matched, strict=True))
+    used, place = np.unique(every, return_inverse=True)
+    matches = np.stack([np.bincount(place[overlap >= least - _ROUNDING], minlength=len(used)) for least in _LEVELS])
+    num_matches = matches.sum(1)
     num_all = pairs.true_counts.sum() + pairs.track_counts.sum() - num_matches
     det_a = num_matches / np.maximum(num_all, 1)
-    association = matches / np.maximum(both - matches, 1)
-    ass_a = (matches * association).sum((1, 2)) / np.maximum(num_matches, 1)
+    association = matches / np.maximum(both.ravel()[used] - matches, 1)
+    ass_a = (matches * association).sum(1) / np.maximum(num_matches, 1)
     return float(np.sqrt(det_a * ass_a).mean()), float(det_a.mean()), float(ass_a.mean())
 
 

@@ -25,7 +25,7 @@ from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource
 from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import Image, Letterbox
-from detector.structures.selection import SelectConfig, require_within, select
+from detector.structures.selection import SelectConfig, require_within, select, taken_to_host
 from detector.structures.types import Detections
 
 _NUM_READERS = 2  # threads that decode ahead; decoding releases the interpreter lock
@@ -154,9 +154,9 @@ class Predictor:
         """Return the detections in up to a batch of views with canvases of one size, in pixels of the sources."""
         canvas_xyxy, scores = self._boxes([view.canvas(image) for view, image in parts])
         found = []
-        for (view, _), config, boxes, of_boxes in zip(parts, selections, canvas_xyxy, scores, strict=False):
-            kept = select(boxes, of_boxes, config, view.letterbox.resized_hw)
-            boxes, of_boxes, labels = (tensor.cpu() for tensor in kept)
+        candidates = taken_to_host(canvas_xyxy, scores, selections)
+        for (view, _), config, (boxes, of_boxes) in zip(parts, selections, candidates, strict=True):
+            boxes, of_boxes, labels = select(boxes, of_boxes, config, view.letterbox.resized_hw)
             found.append((view.boxes_to_source(boxes), of_boxes, labels))
         return found
 

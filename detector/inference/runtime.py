@@ -19,6 +19,7 @@ from detector.models.folding import fold
 from detector.models.packing import pack
 from detector.models.precision import Precision, PrecisionName, has_native_bf16, keep_freed_memory, on_device
 from detector.structures.selection import SelectConfig
+from detector.structures.transfer import sent_aside
 
 # Canvases (..., H, W, C): uint8, or float32 in 0..1 as Darknet's arithmetic makes them.
 Canvases: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
@@ -130,7 +131,7 @@ class TorchRuntime:
     def boxes(self, canvases: Canvases) -> tuple[Tensor, Tensor]:
         """Return all boxes of a batch, as `Runtime` defines it, on the device."""
         # (B, H, W, C) memory seen as (B, C, H, W) is channels_last already.
-        images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
+        images = sent_aside(torch.from_numpy(canvases).permute(0, 3, 1, 2), self.device)
         with self._precision.autocast():
             raw_maps = self._network(images)
         canvas_xyxy, scores = self.model.decode(raw_maps)

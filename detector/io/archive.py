@@ -73,6 +73,8 @@ def _in_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DetectorError(f"{archive} is refused: {info.filename!r} in it is a link or a device")
+        if info.flag_bits & 1:
+            raise DetectorError(f"{archive} is encrypted; unpack it with its password and give the folder")
         path = _safe(archive, info.filename)
         if not info.is_dir():
             yield _Member(path, info.file_size, lambda info=info: opened.open(info))  # type: ignore[misc]  # mypy#12557

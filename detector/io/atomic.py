@@ -24,6 +24,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
+        if isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError):
+            fault = "a folder has this name" if isinstance(cause, IsADirectoryError) else "its folder is a file"
+            raise SaveError(f"{path} is not saved: {fault}; choose another path") from error
         raise SaveError(f"{path} is not saved ({cause.strerror}), an old one is whole: check the disk") from error
 
 

@@ -17,16 +17,23 @@ def files_below(folder: Path, most: int | None = None) -> list[Path]:
     return sorted(itertools.islice(_walk(folder), most))
 
 
-def alike_in_folder(path: Path) -> str:
-    """Return the end of a message that names the file of a folder whose name differs from a missing one in case only.
+def hint_for_missing(path: Path) -> str:
+    """Return the end of a message about a missing file.
 
-    It is empty where there is none, and where the folder cannot be listed.
+    It names the file whose name differs in case only, or says that the path is a link that leads nowhere.
     """
+    if os.path.islink(path):
+        return "; it is a link that leads to no file"
     try:
         names = sorted(name for name in os.listdir(path.parent) if name.casefold() == path.name.casefold())
     except (OSError, ValueError):  # ValueError: a null byte in the name
-        return ""
-    return f"; did you mean {str(path.with_name(names[0]))!r}?" if names else ""
+        names = []
+    return f"; did you mean {str(path.with_name(names[0]))!r}?" if names else "; check the path"
+
+
+def absolute(path: Path) -> Path:
+    """Return an absolute path without links; unlike `Path.resolve`, it does not raise for links that form a loop."""
+    return Path(os.path.realpath(path))
 
 
 def found_by_end(name: str, folders: Sequence[Path]) -> Path | None:

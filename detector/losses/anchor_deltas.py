@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detector.losses.darknet_iou import overlap_gradient, overlap_of
 from detector.models.anchor_levels import AnchorLevel, Overlap, activate_entries, boxes_cxcywh
+from detector.structures import transfer
 from detector.structures.boxes import covered_areas, cxcywh_to_xyxy
 
 _LIKELY_CLASS = 0.25  # a free cell is compared with objects only if one of its classes has a higher probability
@@ -33,6 +34,7 @@ class RelativeObjects:
         valid: bool (B, M), false on padding.
         crowd_xyxy: float32 (B, C, 4), crowd regions, relative.
         crowd_valid: bool (B, C).
+        host: the same objects on the CPU, where these are on a GPU.
     """
 
     cxcywh: Tensor
@@ -40,6 +42,7 @@ class RelativeObjects:
     valid: Tensor
     crowd_xyxy: Tensor
     crowd_valid: Tensor
+    host: RelativeObjects | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class _Predictions:
         dense = activate_entries(raw[:, :, :5], level)
         boxes = boxes_cxcywh(dense[:, :, 0:2], dense[:, :, 2:4], level).movedim(2, 4).reshape(-1, 4)
         canvas_h, canvas_w = level.canvas_hw((height, width))
-        relative = boxes / boxes.new_tensor([canvas_w, canvas_h, canvas_w, canvas_h])
+        relative = boxes / transfer.constant([canvas_w, canvas_h, canvas_w, canvas_h], boxes.device)
         return cls(level, raw, relative, dense[:, :, 4].flatten(), _class_weights(level, raw.device))
 
     @property
@@ -109,7 +112,7 @@ class _Predictions:
     def place(self, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return image, anchor, row and column of cells (P,)."""
         num_images, num_anchors, _, rows, columns = self.raw.shape
-        image, slot, row, column = torch.unravel_index(cell, (num_images, num_anchors, rows, columns))
+        image, slot, row, column = transfer.unravelled(cell, (num_images, num_anchors, rows, columns))
         return image, slot, row, column
 
     def weight(self, label: Tensor) -> Tensor:
@@ -123,9 +126,9 @@ def _class_weights(level: AnchorLevel, device: torch.device) -> Tensor | None:
     training = level.training
     if training.counters_per_class is None:
         return None
-    counters = torch.tensor(training.counters_per_class, dtype=torch.float32, device=device)
+    counters = torch.tensor(training.counters_per_class, dtype=torch.float32)
     weights = counters.max() / counters.clamp(min=1)
-    return weights if training.max_delta is None else weights.clamp(max=training.max_delta)
+    return transfer.sent(weights if training.max_delta is None else weights.clamp(max=training.max_delta), device)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class _Matches:
     index: Tensor
     overlap: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> _Matches:
+    def __getitem__(self, chosen: Tensor | slice) -> _Matches:
         return _Matches(self.cell[chosen], self.image[chosen], self.index[chosen], self.overlap[chosen])
 
 
@@ -152,8 +155,10 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObject
     """
     predictions = _Predictions.of(raw_map, level)
     objectness, near = _free_cell_deltas(predictions, objects)
-    assigned = _assigned(predictions, objects)
-    cell = torch.cat([near.cell, assigned.cell]).unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    on_host = _assigned(predictions, objects.host or objects)
+    taken = on_host.cell if not len(near.cell) else torch.cat([near.cell.to(on_host.cell.device), on_host.cell])
+    taken = taken.unique()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assigned, cell = transfer.sent_record(on_host, raw_map.device), transfer.sent(taken, raw_map.device)
     entries = predictions.entries(cell)
     box, classes = torch.zeros_like(entries[:, :4]), torch.zeros_like(entries[:, 5:])
     deltas = Deltas(objectness, cell, box, classes, objectness.new_zeros(()))
@@ -161,7 +166,7 @@ def deltas_of_level(raw_map: Tensor, level: AnchorLevel, objects: RelativeObject
         _add_near_cells(deltas, entries, predictions, objects, near)
     if not len(assigned.cell):
         return deltas
-    _add_assigned_cells(deltas, entries, predictions, objects, assigned)
+    _add_assigned_cells(deltas, entries, predictions, objects, assigned, torch.searchsorted(taken, on_host.cell))
     if level.training.iou_thresh < 1:
         num_positive = (classes > 0).sum(dim=1).clamp_(min=1)
         box /= torch.where(objectness[cell] != 0, num_positive, 1)[:, None]
@@ -184,29 +189,39 @@ def _free_cell_deltas(predictions: _Predictions, objects: RelativeObjects) -> tu
     objectness = predictions.objectness
     deltas = training.obj_normalizer * (0 - objectness)
     near = _overlapping(predictions, objects)
-    known = near[near.overlap > training.ignore_thresh]
+    is_known = near.overlap > training.ignore_thresh
     if training.truth_thresh < 1:
-        known = known[predictions.has_likely_class()[known.cell]]
+        is_known &= predictions.has_likely_class()[near.cell]
+    known = near
+    if not transfer.runs_ahead(is_known):
+        known, is_known = near[is_known], is_known[is_known]
+    before = deltas[known.cell]
+    after = torch.zeros_like(before)
     if training.objectness_smooth:
-        towards = training.obj_normalizer * (known.overlap - objectness[known.cell])
-        deltas[known.cell] = torch.maximum(deltas[known.cell], towards)
-    else:
-        deltas[known.cell] = 0.0
-    if objects.crowd_valid.any():
+        after = torch.maximum(before, training.obj_normalizer * (known.overlap - objectness[known.cell]))
+    deltas[known.cell] = torch.where(is_known, after, before)
+    if (objects.host or objects).crowd_valid.any():
         deltas.masked_fill_(_in_crowds(predictions, objects) & (deltas < 0), 0.0)
-    return deltas, near[near.overlap > training.truth_thresh]
+    if transfer.runs_ahead(deltas) and training.truth_thresh >= 1:
+        return deltas, near[:0]
+    return deltas, near[near.overlap > training.truth_thresh]  # on a GPU, the CPU waits
 
 
 def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Matches:
-    """Return the first of the objects that overlap a cell most, for every cell that is compared with objects."""
+    """Return the first of the objects that overlap a cell most, for every cell that is compared with objects.
+
+    On a GPU the other cells are returned too, with overlap -1.
+    """
     num_images = len(predictions.raw)
     compares = predictions.has_likely_class()
     if predictions.level.training.truth_thresh < 1:  # then every cell does
         compares = torch.ones_like(compares)
     has_objects = objects.valid.any(dim=1).repeat_interleave(len(compares) // num_images)
-    cell = (compares & has_objects).nonzero().squeeze(1)
+    compares &= has_objects
+    (cell,) = transfer.entries(compares)
     image = cell // (len(compares) // num_images)
-    if not len(cell):
+    if not (len(cell) and objects.valid.shape[1]):
+        cell, image = cell[:0], image[:0]
         return _Matches(cell, image, image, predictions.cxcywh.new_zeros(0))
     parts = []
     num_rows = max(1, _MAX_COMPARED // objects.valid.shape[1])
@@ -214,7 +229,7 @@ def _overlapping(predictions: _Predictions, objects: RelativeObjects) -> _Matche
         overlap = overlap_of(predictions.cxcywh[cells, None], objects.cxcywh[images], "iou")
         parts.append(overlap.masked_fill_(~objects.valid[images], 0.0).max(dim=1))
     best, index = (torch.cat(values) for values in zip(*parts, strict=True))
-    return _Matches(cell, image, index, best)
+    return _Matches(cell, image, index, best.where(compares[cell], -1.0))
 
 
 def _in_crowds(predictions: _Predictions, objects: RelativeObjects) -> Tensor:
@@ -222,8 +237,9 @@ def _in_crowds(predictions: _Predictions, objects: RelativeObjects) -> Tensor:
     boxes = cxcywh_to_xyxy(predictions.cxcywh).view(len(predictions.raw), -1, 4)
     areas = predictions.cxcywh[:, 2:].prod(dim=1).view(boxes.shape[:2])
     inside = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-    for image in objects.crowd_valid.any(dim=1).nonzero().flatten().tolist():
-        covered = covered_areas(boxes[image], objects.crowd_xyxy[image, objects.crowd_valid[image]])
+    num_regions = (objects.host or objects).crowd_valid.sum(dim=1)
+    for image in num_regions.nonzero().flatten().tolist():
+        covered = covered_areas(boxes[image], objects.crowd_xyxy[image, : int(num_regions[image])])
         inside[image] = covered > _CROWD_SHARE * areas[image]
     return inside.flatten()
 
@@ -273,18 +289,20 @@ def _assigned(predictions: _Predictions, objects: RelativeObjects) -> _Matches:
 
 
 def _add_assigned_cells(
-    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, assigned: _Matches
+    deltas: Deltas, entries: Tensor, predictions: _Predictions, objects: RelativeObjects, matches: _Matches, row: Tensor
 ) -> None:
-    """Add the deltas of the cells of every object to `deltas`; objects that share a cell follow one another."""
-    training = predictions.level.training
-    row = torch.searchsorted(deltas.cell, assigned.cell)
-    label = objects.labels[assigned.image, assigned.index]
-    box = _box_deltas(entries[row], predictions, objects, assigned)
+    """Add the deltas of the cells of every object to `deltas`, in `row` (P,), which is on the CPU.
+
+    Objects that share a cell follow one another.
+    """
+    training, turn = predictions.level.training, _turns(row)
+    row = transfer.sent(row, entries.device)
+    label = objects.labels[matches.image, matches.index]
+    box = _box_deltas(entries[row], predictions, objects, matches)
     objectness = predictions.weight(label) * training.obj_normalizer * (1 - entries[row, 4])
-    turn = _turns(row)
     for rank in range(int(turn.max()) + 1):  # the objects of a cell, rarely more than two
-        now = turn == rank
-        at, cell = row[now], assigned.cell[now]
+        now = transfer.sent((turn == rank).nonzero().squeeze(1), row.device)
+        at, cell = row[now], matches.cell[now]
         deltas.box[at] += box[now]
         before = deltas.objectness[cell]
         keeps = (before != 0) if training.objectness_smooth else torch.zeros_like(before, dtype=torch.bool)
@@ -337,9 +355,10 @@ def _box_deltas(entries: Tensor, predictions: _Predictions, objects: RelativeObj
     if training.iou_loss == "mse":
         _, slot, row, column = predictions.place(matches.cell)
         canvas_h, canvas_w = level.canvas_hw((rows, columns))
-        offset = wanted[:, :2] * wanted.new_tensor([columns, rows]) - torch.stack([column, row], dim=1)
+        grid_wh = transfer.constant([columns, rows], wanted.device)
+        offset = wanted[:, :2] * grid_wh - torch.stack([column, row], dim=1)
         anchors = level.own_anchors_wh(wanted.device)[slot]
-        ratio = wanted[:, 2:] * wanted.new_tensor([canvas_w, canvas_h]) / anchors
+        ratio = wanted[:, 2:] * transfer.constant([canvas_w, canvas_h], wanted.device) / anchors
         size = (ratio / 4).sqrt() if level.new_coords else ratio.log()
         small = 2 - wanted[:, 2] * wanted[:, 3]  # small objects weigh more
         return (small * scale)[:, None] * (torch.cat([offset, size], dim=1) - entries[:, :4])

@@ -21,6 +21,7 @@ from detector.losses.anchor_deltas import Deltas, RelativeObjects, deltas_of_lev
 from detector.losses.loss import Loss, LossConfig, LossParts
 from detector.models.anchor_levels import AnchorLevel
 from detector.models.contracts import DetectionModel
+from detector.structures.transfer import sent_record, unravelled
 from detector.structures.types import Targets
 
 
@@ -52,7 +53,7 @@ class _PartsWithDeltas(torch.autograd.Function):
         scale = -gradient.float() / num_images
         whole = torch.zeros_like(raw_map)
         entries = whole.view(num_images, -1, num_entries, rows, columns)
-        places = torch.unravel_index(cell, (num_images, entries.shape[1], rows, columns))
+        places = unravelled(cell, (num_images, entries.shape[1], rows, columns))
         chosen = torch.cat([box * scale[0], (objectness[cell] * scale[1])[:, None], classes * scale[2]], dim=1)
         entries[:, :, 4] = (objectness * scale[1]).view_as(entries[:, :, 4]).to(whole.dtype)
         entries[places[0], places[1], :, places[2], places[3]] = chosen.to(whole.dtype)
@@ -103,11 +104,12 @@ class AnchorLoss(Loss[tuple[Tensor, ...], Targets]):
             levels = zip(raw_maps, self.levels, strict=True)
             parts = torch.stack([self._parts_of_level(raw_map, level, targets) for raw_map, level in levels])
         named = dict(zip(("box", "obj", "cls"), parts.sum(dim=0).unbind(), strict=True))
-        return LossParts(named, parts.new_tensor(float(len(raw_maps[0]))))
+        return LossParts(named, parts.new_full((), float(len(raw_maps[0]))))
 
     def _parts_of_level(self, raw_map: Tensor, level: AnchorLevel, targets: Targets) -> Tensor:
-        objects = _objects(targets, level, (raw_map.shape[2], raw_map.shape[3]))
-        deltas = deltas_of_level(raw_map, level, objects)
+        objects = _objects(targets.host or targets, level, (raw_map.shape[2], raw_map.shape[3]))
+        on_device = sent_record(objects, raw_map.device, host=objects)
+        deltas = deltas_of_level(raw_map, level, on_device)
         # Only the reported numbers are averaged over the levels: the deltas of every level count in full.
         reported = _reported(deltas, level) / (len(raw_map) * len(self.levels))
         given = deltas.objectness, deltas.cell, deltas.box, deltas.classes

@@ -46,4 +46,4 @@ class CrossEntropyLoss(Loss[Tensor, ImageClasses]):
             if targets.mixed_labels is not None:
                 mixed = F.cross_entropy(scores, targets.mixed_labels, reduction="none", label_smoothing=smoothing)
                 entropy = targets.share * entropy + (1 - targets.share) * mixed
-            return LossParts({"entropy": entropy.mean()}, entropy.new_tensor(float(len(entropy))))
+            return LossParts({"entropy": entropy.mean()}, entropy.new_full((), float(len(entropy))))

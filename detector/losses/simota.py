@@ -16,10 +16,12 @@ from detector.losses.simota_assignment import Candidates, assign_simota
 from detector.losses.task_aligned_assignment import PaddedObjects, cells_in_crowds, pairwise_iou
 from detector.models.contracts import DetectionModel
 from detector.models.yolox import CellPredictions, YoloxHead
+from detector.structures import transfer
 from detector.structures.boxes import xyxy_to_cxcywh
 from detector.structures.types import Targets
 
 _SIZE_EPSILON = 1e-8  # of the logarithm of a box side in strides
+_IMPOSSIBLE = -1e4  # logit of a class whose entropy and gradient are 0
 
 
 @register("simota")
@@ -91,36 +93,39 @@ class SimOTALoss(Loss[tuple[Tensor, ...], Targets]):
         config = self.config
         objects = PaddedObjects(*targets.padded(ignore=False))
         positive = assign_simota(cells, objects, Candidates(config.radius, config.num_overlaps))
-        image, cell = positive.image_index, positive.cell_index
+        image, cell, counts = positive.image_index, positive.cell_index, positive.counts
         boxes = objects.canvas_xyxy[image, positive.object_index]
-        count = cells.strides.new_tensor(float(len(cell)))
+        count = counts.sum().to(cells.strides.dtype)
         normaliser = divisor_of(count)
 
         is_object = torch.zeros_like(cells.objectness_logits)
-        is_object[image, cell] = 1.0
+        is_object.index_put_((image, cell), counts.to(is_object.dtype), accumulate=True)
         objectness = F.binary_cross_entropy_with_logits(cells.objectness_logits, is_object, reduction="none")
         crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
         if crowd_xyxy.shape[1]:
             points_xy = (cells.corners_xy + 0.5) * cells.strides[:, None]
             in_crowd = cells_in_crowds(points_xy, cells.strides, crowd_xyxy, crowd_valid)
-            in_crowd[image, cell] = False  # a cell assigned to an object is not background
+            in_crowd &= is_object == 0  # a cell assigned to an object is not background
             objectness = objectness.masked_fill(in_crowd, 0.0)
 
-        class_logits = cells.class_logits[image, cell]
+        class_logits, box_numbers = cells.class_logits[image, cell], cells.box_numbers[image, cell]
+        if transfer.runs_ahead(counts):  # entries that do not count have the probability 0 and finite boxes
+            class_logits = class_logits.where(counts[:, None], _IMPOSSIBLE)
+            box_numbers = box_numbers.where(counts[:, None], 0.0)
         class_target = torch.zeros_like(class_logits)
         labels = objects.labels[image, positive.object_index]
-        class_target.scatter_(1, labels[:, None], positive.quality[:, None])
+        class_target.scatter_(1, labels[:, None], positive.quality.where(counts, 0.0)[:, None])
         classes = F.binary_cross_entropy_with_logits(class_logits, class_target, reduction="sum")
 
         chosen = CellPredictions(
-            cells.box_numbers[image, cell],
+            box_numbers,
             cells.objectness_logits[image, cell],
             class_logits,
             cells.corners_xy[cell],
             cells.strides[cell],
         )
-        box = (1 - pairwise_iou(chosen.canvas_xyxy(), boxes).square()).sum()
-        l1 = _l1(chosen, boxes) if self._has_l1 else box.new_zeros(())
+        box = (1 - pairwise_iou(chosen.canvas_xyxy(), boxes).square()).where(counts, 0.0).sum()
+        l1 = _l1(chosen, boxes, counts) if self._has_l1 else box.new_zeros(())
         parts = {
             "box": config.box * box / normaliser,
             "obj": config.objectness * objectness.sum() / normaliser,
@@ -130,8 +135,8 @@ class SimOTALoss(Loss[tuple[Tensor, ...], Targets]):
         return LossParts(parts, count)
 
 
-def _l1(chosen: CellPredictions, canvas_xyxy: Tensor) -> Tensor:
-    """Return the summed distance of the raw box numbers from those of the objects, a scalar."""
+def _l1(chosen: CellPredictions, canvas_xyxy: Tensor, counts: Tensor) -> Tensor:
+    """Return the summed distance of the raw box numbers from those of the objects that count, a scalar."""
     in_cells = xyxy_to_cxcywh(canvas_xyxy) / chosen.strides[:, None]
     wanted = torch.cat([in_cells[:, :2] - chosen.corners_xy, (in_cells[:, 2:] + _SIZE_EPSILON).log()], dim=1)
-    return (chosen.box_numbers - wanted).abs().sum()
+    return (chosen.box_numbers - wanted).abs().where(counts[:, None], 0.0).sum()

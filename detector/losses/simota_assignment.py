@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detector.losses.task_aligned_assignment import Assignment, PaddedObjects, pairwise_iou
 from detector.models.yolox import CellPredictions
+from detector.structures import transfer
 
 _IOU_WEIGHT = 3.0  # of the overlap in the cost
 _FAR_COST = 1e6  # added where the cell is no candidate of the object
@@ -47,9 +48,9 @@ def assign_simota(cells: CellPredictions, objects: PaddedObjects, settings: Cand
     is_near = _near_centre(cells, objects, settings.radius)
     index, is_used = _padded_union(is_near.any(dim=1))
     num_images, num_columns = index.shape
-    if not num_columns:  # no objects, or none near any cell
+    if not num_columns or not objects.valid.shape[1]:  # no objects, or none near any cell
         nothing = index.new_zeros(0)
-        return Assignment(nothing, nothing, nothing, cells.strides.new_zeros(0))
+        return Assignment(nothing, nothing, nothing, cells.strides.new_zeros(0), nothing.bool())
     image = torch.arange(num_images, device=index.device)[:, None]
     overlap = pairwise_iou(objects.canvas_xyxy[:, :, None], cells.canvas_xyxy()[image, index][:, None])
     overlap = overlap.masked_fill(~(is_used[:, None] & objects.valid[..., None]), 0.0)
@@ -66,10 +67,16 @@ def assign_simota(cells: CellPredictions, objects: PaddedObjects, settings: Cand
     chosen = torch.zeros_like(cost, dtype=torch.bool).scatter_(2, column, taken)
     num_owners = chosen.sum(dim=1)
     owner = torch.where(num_owners > 1, cost.argmin(dim=1), chosen.int().argmax(dim=1))
-    image_index, column_index = (num_owners > 0).nonzero(as_tuple=True)
+    if transfer.runs_ahead(index):
+        num = min(num_owners.numel(), taken.numel())
+        place, counts = transfer.padded_places(num_owners.flatten() > 0, num)
+        image_index, column_index = transfer.unravelled(place, index.shape)
+    else:
+        image_index, column_index = (num_owners > 0).nonzero(as_tuple=True)
+        counts = torch.ones_like(image_index, dtype=torch.bool)
     object_index = owner[image_index, column_index]
     quality = overlap[image_index, object_index, column_index]
-    return Assignment(image_index, index[image_index, column_index], object_index, quality)
+    return Assignment(image_index, index[image_index, column_index], object_index, quality, counts)
 
 
 def _near_centre(cells: CellPredictions, objects: PaddedObjects, radius: float) -> Tensor:
@@ -82,7 +89,12 @@ def _near_centre(cells: CellPredictions, objects: PaddedObjects, radius: float) 
 
 
 def _padded_union(is_any: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the true columns of each row of bool (B, A), padded with 0: int64 (B, P), and what is no padding."""
+    """Return the true columns of each row of bool (B, A), padded with 0: int64 (B, P), and what is no padding.
+
+    On a GPU they are all columns, those that are false as padding.
+    """
+    if transfer.runs_ahead(is_any):
+        return torch.arange(is_any.shape[1], device=is_any.device).expand_as(is_any), is_any
     row, column = is_any.nonzero(as_tuple=True)
     counts = is_any.sum(dim=1)
     num_columns = int(counts.max()) if len(row) else 0

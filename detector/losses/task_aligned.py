@@ -15,6 +15,7 @@ from detector.losses.loss import Loss, LossConfig, LossParts, divisor_of
 from detector.losses.task_aligned_assignment import Alignment, PaddedObjects, assign_task_aligned, cells_in_crowds
 from detector.models.contracts import DetectionModel
 from detector.models.heads import DenseHead, DensePredictions, boxes_of_distributions
+from detector.structures import transfer
 from detector.structures.types import Targets
 
 
@@ -97,16 +98,21 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
         normaliser = divisor_of(count)
 
         class_target = torch.zeros_like(dense.class_logits)
-        class_target[image, cell, objects.labels[image, positive.object_index]] = quality
+        labels = objects.labels[image, positive.object_index]
+        class_target.index_put_((image, cell, labels), quality, accumulate=True)  # adds 0 for entries that do not count
         entropy = F.binary_cross_entropy_with_logits(dense.class_logits, class_target, reduction="none")
         crowd_xyxy, _, crowd_valid = targets.padded(ignore=True)
         if crowd_xyxy.shape[1]:
             in_crowd = cells_in_crowds(dense.points_xy, dense.strides, crowd_xyxy, crowd_valid)
-            in_crowd[image, cell] = False  # a cell assigned to an object is not background
+            in_crowd &= (class_target == 0).all(dim=2)  # a cell assigned to an object is not background
             entropy = entropy.masked_fill(in_crowd[..., None], 0.0)
 
         logits, points_xy, strides = dense.distribution_logits[image, cell], dense.points_xy[cell], dense.strides[cell]
+        if transfer.runs_ahead(logits):  # entries that do not count must not be NaN
+            logits = logits.where(positive.counts[:, None, None], 0.0)
         predicted_xyxy = boxes_of_distributions(logits, points_xy, strides)
+        if transfer.runs_ahead(logits):
+            boxes = boxes.where(positive.counts[:, None], predicted_xyxy.detach())
         box = (complete_iou_loss(predicted_xyxy, boxes) * quality).sum()
         distances = torch.cat([points_xy - boxes[:, :2], boxes[:, 2:] - points_xy], dim=1) / strides[:, None]
         distribution = distribution_focal_loss(logits, distances).mean(1) * quality

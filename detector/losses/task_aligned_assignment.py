@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from detector.structures import transfer
 from detector.structures.boxes import area_xyxy, covered_areas
 
 # Pairs of an object and a cell that are compared at once, which bounds the memory: 16 images of 1280 x 1280 px, one of
 # them with 2,000 objects, have a thousand million pairs if every image is padded to the fullest.
 _MAX_COMPARED = 2**21
+# Rounds in which objects without a cell get one on a GPU, which does not stop by itself; the CPU makes all rounds.
+_MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Cells assigned to objects, flat over the batch.
+    """Cells assigned to objects, flat over the batch; on a GPU with entries that do not count among them.
 
     Attributes:
         image_index: int64 (P,), the image of each positive cell.
@@ -54,12 +58,14 @@ class Assignment:
         object_index: int64 (P,), the column of its object in the padded targets.
         quality: float32 (P,), above 0 and at most 1, the target of the cell's class score: its alignment relative to
             the best cell of the object, times the best overlap of the object with any of its cells.
+        counts: bool (P,), whether the entry counts; true of all on the CPU.
     """
 
     image_index: Tensor
     cell_index: Tensor
     object_index: Tensor
     quality: Tensor
+    counts: Tensor
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
@@ -79,7 +85,7 @@ def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> T
     a cell centre.
     """
     centre = (canvas_xyxy[..., :2] + canvas_xyxy[..., 2:]) / 2
-    half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=float(strides.min()) / 2)
+    half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=strides.min() / 2)
     x, y = points_xy.unbind(1)
     inside_x = (x - centre[..., :1]).abs() <= half[..., :1]
     inside_y = (y - centre[..., 1:]).abs() <= half[..., 1:]
@@ -110,7 +116,7 @@ def assign_task_aligned(
         alignment: settings of the alignment and the number of cells of an object.
     """
     num_images, num_objects = objects.valid.shape
-    image, target = objects.valid.nonzero(as_tuple=True)
+    image, target = transfer.entries(objects.valid)
     num_rows = max(1, _MAX_COMPARED // len(points_xy))
     parts = [
         _candidates(scores, canvas_xyxy, points_xy, strides, objects, alignment, rows)
@@ -130,10 +136,21 @@ def _candidates(
     alignment: Alignment,
     chosen: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the best cells of some objects, `chosen` by image (R,) and column (R,), as the tensors of `_Pairs`."""
+    """Return the best cells of some objects, `chosen` by image (R,) and column (R,), as the tensors of `_Pairs`.
+
+    On a GPU there are as many for every object; those that do not count have overlap and alignment -1.
+    """
     image, target = chosen
     object_xyxy, labels = objects.canvas_xyxy[image, target], objects.labels[image, target]
     inside = cells_in_boxes(points_xy, strides, object_xyxy)
+    if transfer.runs_ahead(inside):
+        overlap = pairwise_iou(canvas_xyxy[image], object_xyxy[:, None])
+        aligned = scores[image, :, labels].pow(alignment.alpha) * overlap.pow(alignment.beta)
+        aligned = aligned.where(inside & objects.valid[image, target][:, None], -1.0)
+        best, cell = aligned.topk(min(alignment.num_candidates, len(points_xy)), dim=-1)
+        overlap = overlap.gather(1, cell).where(best >= 0, -1.0)
+        pairs = (image[:, None].expand_as(cell), target[:, None].expand_as(cell), cell, overlap, best)
+        return tuple(values.flatten() for values in pairs)  # type: ignore[return-value]  # five of them
     row, cell = inside.nonzero(as_tuple=True)
     overlap = pairwise_iou(canvas_xyxy[image[row], cell], object_xyxy[row])
     aligned = scores[image[row], cell, labels[row]].pow(alignment.alpha) * overlap.pow(alignment.beta)
@@ -153,8 +170,8 @@ class _Pairs:
         image: int64 (P,), the image.
         target: int64 (P,), the object in the image.
         cell: int64 (P,), the cell in the image.
-        overlap: float32 (P,), of the predicted box of the cell with the object.
-        alignment: float32 (P,).
+        overlap: float32 (P,), of the predicted box of the cell with the object; on a GPU -1 where the pair is none.
+        alignment: float32 (P,), on a GPU -1 where the pair is none.
         num_objects: objects of an image, padding included.
         num_cells: cells of an image.
     """
@@ -168,6 +185,9 @@ class _Pairs:
     num_cells: int
 
     def __getitem__(self, chosen: Tensor) -> _Pairs:
+        if transfer.runs_ahead(chosen):
+            overlap, alignment = (values.where(chosen, 0.0) for values in (self.overlap, self.alignment))
+            return replace(self, overlap=overlap, alignment=alignment)
         return replace(
             self,
             image=self.image[chosen],
@@ -193,12 +213,12 @@ def _winners(pairs: _Pairs, num_images: int) -> Tensor:
     place, shape = pairs.place, (num_images, pairs.num_cells)
     best_overlap = pairs.overlap.new_full(shape, -1.0)
     best_overlap.view(-1).scatter_reduce_(0, place, pairs.overlap, "amax")
-    wins = pairs.overlap == best_overlap[pairs.image, pairs.cell]
+    wins = (pairs.overlap == best_overlap[pairs.image, pairs.cell]) & (pairs.alignment >= 0)
     # Two objects may tie to the last bit (duplicates in the annotation file); the first of them keeps the cell.
     first = torch.full(shape, pairs.num_objects, device=place.device)
-    first.view(-1).scatter_reduce_(0, place[wins], pairs.target[wins], "amin")
-    owner = first[pairs.image, pairs.cell]
-    return _with_lost_objects(wins & (pairs.target == owner), pairs, owner)
+    first.view(-1).scatter_reduce_(0, place, pairs.target.where(wins, pairs.num_objects), "amin")
+    owner = first.clamp_(max=pairs.num_objects - 1)[pairs.image, pairs.cell]  # nobody owns a cell without a pair
+    return _with_lost_objects(wins & (pairs.target == owner), pairs, owner, num_images)
 
 
 def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
@@ -212,10 +232,12 @@ def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:
     quality = pairs.alignment / peak_alignment[row].clamp(min=tiny) * peak_overlap[row]
     # A cell of weight 0 has no effect, but a predicted box without area would make 0 * NaN of its CIoU.
     weighs = quality > 0
-    return Assignment(pairs.image[weighs], pairs.cell[weighs], pairs.target[weighs], quality[weighs])
+    if transfer.runs_ahead(weighs):
+        return Assignment(pairs.image, pairs.cell, pairs.target, quality, weighs)
+    return Assignment(pairs.image[weighs], pairs.cell[weighs], pairs.target[weighs], quality[weighs], weighs[weighs])
 
 
-def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
+def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor, num_images: int) -> Tensor:
     """Return the pairs that match once objects without a cell have got their best one back, bool (P,).
 
     Every object asks for its best cell whose owner has another one. An owner gives one cell, to the first object that
@@ -225,35 +247,42 @@ def _with_lost_objects(wins: Tensor, pairs: _Pairs, owner: Tensor) -> Tensor:
         wins: bool (P,), the pairs that match so far.
         pairs: the pairs.
         owner: int64 (P,), the object in the image that owns the cell of the pair.
+        num_images: images in the batch.
     """
     row, owner_row, place, alignment = pairs.row, pairs.image * pairs.num_objects + owner, pairs.place, pairs.alignment
-    size, num_places = (int(values.max()) + 1 if len(values) else 0 for values in (row, place))
-    while True:
+    size, num_places = num_images * pairs.num_objects, num_images * pairs.num_cells
+    # A round gives a cell to one of the objects of an image that have none; another object owns it.
+    last = min(_MAX_ROUNDS, pairs.num_objects - 1) if transfer.runs_ahead(wins) else None
+    for number in itertools.count():
         num_won = torch.zeros(size, device=row.device).index_add_(0, row, wins.float())
         asks = (num_won[row] == 0) & (num_won[owner_row] > 1) & (alignment > 0)
-        if not asks.any():
-            return wins
-        peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row[asks], alignment[asks], "amax")
+        if not asks.any() if last is None else number >= last:
+            break
+        peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row, alignment.where(asks, -1.0), "amax")
         asks &= alignment == peak[row]
-        asks &= place == _lowest(place, row, asks)  # the first of cells that are equally good
-        asks &= row == _lowest(row, owner_row, asks)
+        asks &= place == _lowest(place, row, asks, size)  # the first of cells that are equally good
+        asks &= row == _lowest(row, owner_row, asks, size)
         taker = torch.full((num_places,), -1, device=place.device)
-        taker[place[asks]] = row[asks]
+        taker.scatter_reduce_(0, place, row.where(asks, -1), "amax")
         is_given = taker[place] >= 0
         wins = (wins & ~is_given) | asks
         owner_row = torch.where(is_given, taker[place], owner_row)
+    return wins
 
 
-def _lowest(values: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
+def _lowest(values: Tensor, keys: Tensor, chosen: Tensor, num_keys: int) -> Tensor:
     """Return the lowest chosen value with the key of each entry, int64 (P,), or more than any value without one."""
-    lowest = torch.full((int(keys.max()) + 1,), int(values.max()) + 1, device=keys.device)
-    return lowest.scatter_reduce_(0, keys[chosen], values[chosen], "amin")[keys]
+    most = torch.iinfo(torch.int64).max
+    lowest = torch.full((num_keys,), most, device=keys.device)
+    return lowest.scatter_reduce_(0, keys, values.where(chosen, most), "amin")[keys]
 
 
 def cells_in_crowds(points_xy: Tensor, strides: Tensor, crowd_xyxy: Tensor, valid: Tensor) -> Tensor:
     """Return the cells with more than half of their square inside the union of the crowd regions: bool (B, A)."""
     half = strides[:, None] / 2
     cells_xyxy = torch.cat([points_xy - half, points_xy + half], dim=1)
+    if transfer.runs_ahead(valid):  # padding has no area
+        return covered_areas(cells_xyxy, crowd_xyxy) > 0.5 * strides.square()
     inside = torch.zeros(len(valid), len(points_xy), dtype=torch.bool, device=points_xy.device)
     for image in valid.any(dim=1).nonzero().flatten().tolist():
         inside[image] = covered_areas(cells_xyxy, crowd_xyxy[image, valid[image]]) > 0.5 * strides.square()

@@ -11,14 +11,19 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import DecompressionBombError
+from PIL.Image import open as open_image
 
 from detector.errors import MediaError
 from detector.media.frame_reader import FrameReader, plausible_header
-from detector.media.images import MAX_PIXELS
+from detector.media.images import MAX_PIXELS, image_header, require_decodable_size
 from detector.structures.letterbox import Image
 
 _SIGNATURES = re.compile(rb"GIF8[79]a|RIFF....WEBP|\x89PNG\r\n\x1a\n", re.DOTALL)
-_FAILURES = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error)
+_FAILURES = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error),
+    DecompressionBombError,  # a frame that reaches beyond the size in the header
+)
 _NUM_TIMED = 64  # frames whose durations give the rate of the output
 # Browsers and FFmpeg play frames of 0 or 10 ms, which many programs write for "as fast as possible", like this.
 _LEAST_MS, _USUAL_MS = 10.0, 100.0
@@ -42,18 +47,16 @@ class AnimationReader(FrameReader):
         Raises:
             MediaError: it is damaged or too large.
         """
-        from PIL.Image import open as open_image
-
+        require_decodable_size(name, image_header(path).stored_hw)  # before Pillow refuses it in its own way
         self.name, self._time_ms, self._next_ms = name, 0.0, 0.0
         try:
             self._image = open_image(path, formats=("GIF", "PNG", "WEBP"))
             width, height = self._image.size
-            if width * height > MAX_PIXELS:
-                raise MediaError(f"{name} cannot be read: {width} x {height} pixels > limit of {MAX_PIXELS}; shrink it")
             # The still image of an APNG need not be part of its animation.
             self._first = int(bool(self._image.info.get("default_image")))
             num_frames = getattr(self._image, "n_frames", 1) - self._first
-            durations = [self._seek(number) for number in range(min(num_frames, _NUM_TIMED))]
+            num_timed = min(num_frames, _NUM_TIMED, MAX_PIXELS // (height * width))
+            durations = [self._seek(number) for number in range(num_timed)]
         except _FAILURES as error:
             raise MediaError(f"{name} cannot be read: it is a damaged animation; replace or remove it") from error
         fps = 1000 * len(durations) / sum(durations)

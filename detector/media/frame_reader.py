@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.media.container_ends import is_cut
+from detector.media.images import MAX_PIXELS, require_decodable_size
 from detector.structures.letterbox import Image
 
 DEFAULT_FPS = 30.0  # of the output if the source has no valid rate
@@ -35,7 +36,12 @@ class VideoHeader:
 
 
 def plausible_header(name: str, fps: float, num_frames: float, image_hw: tuple[int, int]) -> VideoHeader:
-    """Return the header of a video, with a warning in place of a rate that no video has."""
+    """Return the header of a video, with a warning in place of a rate that no video has.
+
+    Raises:
+        MediaError: its frames have more pixels than an image may have.
+    """
+    require_decodable_size(name, image_hw)
     warnings: tuple[str, ...] = ()
     if not MIN_FPS <= fps <= MAX_FPS:  # also true for NaN
         warnings = (
@@ -90,7 +96,7 @@ class FrameReader(ABC):
 
     def no_frame_reason(self) -> str:
         """Return the reason why an open video may have no frame that can be read."""
-        return "check that the video plays"
+        return f"check that the video plays, and that its frames have at most {MAX_PIXELS} pixels"
 
     def damage_report(self) -> list[str]:
         """Return a warning about frames that could not be decoded, if there are any."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detector.errors import ConfigError
+from detector.io.folders import absolute
 from detector.media.frame_reader import DEFAULT_FPS, MAX_FPS, MIN_FPS
 from detector.media.memory_images import ChannelOrder, require_channel_order
 from detector.media.sources import (
@@ -105,7 +106,7 @@ def _natural(path: Path | None) -> list[int | str]:
 
 def stem_of_frames(name: str) -> str:
     """Return a file name for the video of a folder or pattern of frames."""
-    path = Path(name).resolve()
+    path = absolute(Path(name))
     if "%" in path.name:
         stem = re.sub(r"[-_. ]*%0?[0-9]?d", "", path.stem)
         path = path.with_name(stem) if stem else path.parent

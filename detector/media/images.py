@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import MediaError
-from detector.io.folders import alike_in_folder
+from detector.io.folders import hint_for_missing
 from detector.media import tiff
 from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
@@ -218,17 +218,26 @@ def size_warning(path: Path, image_hw: tuple[int, int], listed_hw: tuple[int, in
 
 def _require_decodable(path: Path, header: ImageHeader, channels: int) -> None:
     """Refuse a file whose header shows that it cannot be read."""
-    height, width = header.largest_hw
-    if height * width > MAX_PIXELS:
-        raise MediaError(
-            f"{path} cannot be decoded: its header claims {width} x {height} = {height * width} pixels > limit of "
-            f"{MAX_PIXELS}; cut it into tiles or shrink it"
-        )
+    require_decodable_size(path, header.largest_hw)
     pixel_type = "uint8" if header.directory is None else header.directory.pixel_type
     if not pixel_type.startswith("uint") or header.bits > 16:
         raise MediaError(f"{path}: expected pixels of 8 or 16 bits, got {pixel_type}; convert it")
     if header.num_planes > 4 and header.num_planes != channels:
         raise MediaError(_wrong_channels(path, header.num_planes, channels))
+
+
+def require_decodable_size(name: str | Path, image_hw: tuple[int, int]) -> None:
+    """Reject an image or a video by the size in its header, before a decoder allocates it.
+
+    Raises:
+        MediaError: it has more than `MAX_PIXELS` pixels.
+    """
+    height, width = image_hw
+    if height * width > MAX_PIXELS:
+        raise MediaError(
+            f"{name} cannot be decoded: its header claims {width} x {height} = {height * width} pixels > limit of "
+            f"{MAX_PIXELS}; cut it into tiles or shrink it"
+        )
 
 
 def _wrong_channels(path: Path, found: int, expected: int) -> str:
@@ -347,8 +356,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
-        hint = alike_in_folder(path) or "; check the path"
-        raise MediaError(f"{path} cannot be read: there is no such file{hint}") from error
+        raise MediaError(f"{path} cannot be read: there is no such file{hint_for_missing(path)}") from error
     except PermissionError as error:
         raise MediaError(f"{path} cannot be read: no permission; check the rights of the file") from error
     except OSError as error:

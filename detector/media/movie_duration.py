@@ -28,7 +28,7 @@ def boxes(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[bytes, 
         stop = start + size if size else file.seek(0, 2)  # size 0: up to the end of the file
         if stop < body:
             return
-        yield kind, body, stop
+        yield kind, body, stop if end is None else min(stop, end)  # a box may claim more than holds it
         start = stop
 
 

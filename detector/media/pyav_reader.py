@@ -28,6 +28,7 @@ from detector.media.frame_reader import (
     VideoHeader,
     plausible_header,
 )
+from detector.media.images import MAX_PIXELS
 from detector.media.opencv_reader import codec_of
 from detector.structures.letterbox import Image
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # A local file must not make FFmpeg open addresses that it lists (playlists); the names are FFmpeg's.
 _LOCAL_ONLY = {"protocol_whitelist": "file,crypto,data"}
+# Frames may be larger than the container says; FFmpeg's search for their size keeps to it too.
+_BOUNDED = {"max_pixels": str(MAX_PIXELS)}
 # Weston 3-field deinterlacing with motion compensation: one frame for each frame, and none of those that are not marked
 # as interlaced is changed (FFmpeg's documentation of filters, `bwdif`).
 _DEINTERLACER = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
@@ -59,9 +62,9 @@ def open_file(path: Path, name: str) -> PyAvReader | None:
         MediaError: there is no decoder for the video.
     """
     try:
-        container = av.open(str(path), "r", options=_LOCAL_ONLY)
+        container = av.open(str(path), "r", options={**_LOCAL_ONLY, **_BOUNDED})
     except UnicodeEncodeError:  # a name that is no UTF-8
-        container = av.open(path.open("rb"), "r")
+        container = av.open(path.open("rb"), "r", options=_BOUNDED)
     except _FAILURES:
         return None
     return _opened(container, name, is_live=False)
@@ -79,7 +82,7 @@ def open_address(address: str, name: str, is_live: bool) -> PyAvReader | None:
         MediaError: there is no decoder for the video.
     """
     try:
-        container = av.open(address, "r", timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S))
+        container = av.open(address, "r", options=_BOUNDED, timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S))
     except _FAILURES:
         return None
     return _opened(container, name, is_live)
@@ -124,6 +127,7 @@ class PyAvReader(FrameReader):
         if stream.codec_context is None:
             raise MediaError(_no_decoder(name, container))
         self.name, self._container, self._stream = name, container, stream
+        stream.codec_context.options = _BOUNDED
         # Threads over whole frames are faster, but hold back frames, for which live sources must not wait.
         stream.codec_context.thread_type = "SLICE" if is_live else "AUTO"
         self._unit_s = float(stream.time_base or Fraction(1, 1))

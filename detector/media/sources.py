@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
 from detector.errors import ConfigError, MediaError
-from detector.io.folders import alike_in_folder, files_below
+from detector.io.folders import files_below, hint_for_missing
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
 from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
 from detector.media.video_content import holds_animation, holds_video
@@ -194,7 +194,9 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
         found = [_file(p) for p in _matching(text)]
         expected = "a matching image or video"
     else:
-        hint = alike_in_folder(path) or "; check the path"
+        if os.path.exists(path):
+            raise MediaError(f"{text} cannot be read: it is a pipe or a device; name a file, or - for frames on stdin")
+        hint = hint_for_missing(path)
         raise MediaError(f"{text}: no such image, video, folder, glob, list file or camera{hint}")
     if not found:
         raise MediaError(f"{text}: expected {expected}, got none; check the path")

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from detector.errors import MediaError
-from detector.io.folders import alike_in_folder
+from detector.io.folders import hint_for_missing
 from detector.media import animation_reader
 from detector.media.frame_reader import MAX_FAILURES, FrameReader, VideoHeader
 from detector.media.movie_duration import boxes
@@ -188,8 +188,7 @@ def _opened_file(path: Path) -> FrameReader:
         if path.is_dir():
             raise MediaError(f"{path} cannot be read: it is a folder, not a video; name a file")
         if not path.exists():
-            hint = alike_in_folder(path) or "; check the path"
-            raise MediaError(f"{path} cannot be read: there is no such file{hint}")
+            raise MediaError(f"{path} cannot be read: there is no such file{hint_for_missing(path)}")
         if not path.is_file():  # a pipe would block, a device would never end
             raise MediaError(f"{path} cannot be read: it is a pipe or a device, not a file; use - for frames on stdin")
         with path.open("rb") as file:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError, MediaError
 from detector.io.files import write_whole
+from detector.io.folders import absolute
 from detector.media.drawing import as_rgb
 from detector.media.frame_sequences import stem_of_frames
 from detector.media.images import write_image
@@ -40,8 +41,7 @@ _CSV_COLUMNS = ("image", "width", "height", *(field.name for field in dataclasse
 _OLD_CSV_COLUMNS = ("class", "xmin", "ymin", "xmax", "ymax")  # up to version 0.1; removed after 0.2
 _CSV_FRAME_COLUMNS = ("frame", "time_s")
 _CSV_TRACK_COLUMNS = ("track_id",)
-_MAX_STREAM_STEM = 80
-_MAX_STEM_BYTES = 200  # file systems take 255 for a name; a number and a suffix are appended
+_MAX_STREAM_STEM, _MAX_STEM_BYTES = 80, 200  # file systems take 255 for a name; a number and a suffix are appended
 
 
 class FileNames:
@@ -49,8 +49,8 @@ class FileNames:
 
     def __init__(self, folder: Path, sources: Iterable[Path] = ()) -> None:
         """Take the folder of results and the files of all sources."""
-        inside = folder.resolve()
-        self._taken = {key_of(path.stem) for path in sources if path.resolve().is_relative_to(inside)}
+        inside = absolute(folder)
+        self._taken = {key_of(path.stem) for path in sources if absolute(path).is_relative_to(inside)}
 
     def of(self, source: ImageSource) -> str:
         """Return a new name without suffix: that of the source's file, with a number appended if it is taken."""

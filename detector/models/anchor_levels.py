@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detector.structures.transfer import constant
+
 LevelKind = Literal["yolo", "gaussian", "region"]
 BoxLoss = Literal["mse", "iou", "giou", "diou", "ciou"]
 Overlap = Literal["iou", "giou", "diou", "ciou"]
@@ -133,7 +135,7 @@ class AnchorLevel:
 
     def own_anchors_wh(self, device: torch.device) -> Tensor:
         """Return the anchors of the mask, float32 (len(mask), 2)."""
-        return torch.tensor([self.anchors_wh[index] for index in self.mask], dtype=torch.float32, device=device)
+        return constant([self.anchors_wh[index] for index in self.mask], device)
 
 
 def activate(raw_map: Tensor, level: AnchorLevel) -> Tensor:
@@ -199,7 +201,7 @@ def boxes_cxcywh(xy: Tensor, wh: Tensor, level: AnchorLevel) -> Tensor:
     row = torch.arange(height, dtype=torch.float32, device=xy.device)[:, None]
     anchors = level.own_anchors_wh(xy.device)[:, :, None, None]
     if level.kind == "region":
-        anchors = anchors * anchors.new_tensor([stride_x, stride_y])[:, None, None]
+        anchors = anchors * constant([stride_x, stride_y], anchors.device)[:, None, None]
     sizes = 4 * wh.square() * anchors if level.new_coords else wh.exp() * anchors
     x, y = (xy[:, :, 0] + column) * stride_x, (xy[:, :, 1] + row) * stride_y
     if level.kind == "gaussian" and level.yolo_point != "center":

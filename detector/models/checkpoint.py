@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -141,12 +140,9 @@ def save_model(path: Path, model_file: ModelFile) -> None:
 def load_model_file(path: Path) -> ModelFile:
     """Load a model file, or the EMA weights of a training state; the content decides which of the two, not the name.
 
-    A run folder stands for its best weights.
-
     Raises:
         CheckpointError: the file is neither, is damaged, is not finite, or is of another project or a newer version.
     """
-    path = find_weights(path)
     if _is_archive(path):
         return _of_training_state(_load_archive(path), path)
     key, text, state = _read_safetensors(path)
@@ -188,22 +184,8 @@ def _read_safetensors(path: Path) -> tuple[str, str, dict[str, Tensor]]:
     return key, text, state
 
 
-def find_weights(path: Path) -> Path:
-    """Return the file of weights that a path stands for, the path itself if there is none.
-
-    A run folder stands for its best weights, or the last ones before its first evaluation. A file may also lie in a
-    folder `weights` beside its path, where downloads are put.
-    """
-    if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
-        names = ("best.safetensors", "last.safetensors", "last.pt")
-        return next((file for name in names if (file := path / "weights" / name).is_file()), path)
-    beside = path.parent / "weights" / path.name
-    return beside if os.path.isfile(beside) and not os.path.exists(path) else path
-
-
 def peek_config(path: Path) -> dict[str, object]:
     """Return the configuration in a model file, without its tensors; empty if the file cannot be read or has none."""
-    path = find_weights(path)
     try:
         if _is_archive(path):
             document: object = _load_archive(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def cache_folder() -> Path:
     return user_cache() / "weights"
 
 
-def find_weights(name: str) -> Path | None:
+def published_file(name: str) -> Path | None:
     """Return the file of a published name, or None if it is not on this machine.
 
     It is looked for in `weights/` of the working directory, in the package and in `cache_folder()`.
@@ -115,25 +116,35 @@ def find_weights(name: str) -> Path | None:
 
 def is_published(word: str | Path) -> bool:
     """Tell whether a word is the name of published weights and not of an existing file or folder."""
-    return not Path(word).exists() and Path(word).name in published_weights()
+    return not os.path.exists(word) and Path(word).name in published_weights()
 
 
-def located_weights(path: Path) -> Path:
-    """Return the path of a model file that is given by path, by its run folder or by published name.
+def run_weights(folder: Path) -> Path | None:
+    """Return the best weights of a run folder, or the last ones before its first evaluation; None for another path."""
+    files = (folder / "weights" / name for name in ("best.safetensors", "last.safetensors", "last.pt"))
+    return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises for a long name
+
+
+def resolve_weights(path: Path) -> Path:
+    """Return the model file that a word names: a path, a run folder, or the name of published weights.
+
+    A file may also lie in a folder `weights` beside its path, where downloads are put. The path of a missing file is
+    returned as it is.
 
     Raises:
-        CheckpointError: it is the name of published weights that are not on this machine; the message names the command
-            that fetches them.
+        CheckpointError: it is the name of published weights that are not on this machine, and the message names the
+            command that fetches them; or no file has this name, which has no suffix.
     """
-    best = path / "weights" / "best.safetensors"
-    if best.is_file():
-        return best
+    if os.path.exists(path):
+        return run_weights(path) or path
+    if os.path.isfile(beside := path.parent / "weights" / path.name):
+        return beside
     if not is_published(path):
-        if not path.exists() and not path.suffix:
+        if not path.suffix:
             known = nearest(path.name, published_weights())
             raise CheckpointError(f"{path} is no model file, and no published weights have this name{known}")
         return path
-    found = find_weights(path.name)
+    found = published_file(path.name)
     if found is None:
         entry = published_weights()[path.name]
         raise CheckpointError(

@@ -24,6 +24,7 @@ from detector.models.class_rows import ClassRows
 from detector.models.heads import Head, HeadConfig
 from detector.models.necks import Neck, NeckConfig
 from detector.models.yolo import Yolo
+from detector.structures.transfer import constant
 
 # Starting probability of every class and of objectness in a cell (Lin et al. 2017, section 4.1).
 _PRIOR = 0.01
@@ -364,7 +365,7 @@ class Yolox(Yolo):
         """Return images as `Config.pixels` says, in the dtype of the weights."""
         if self.pixels == "imagenet":
             unit = self.in_unit_range(images)
-            mean, deviation = unit.new_tensor(_IMAGENET_MEAN), unit.new_tensor(_IMAGENET_DEVIATION)
+            mean, deviation = (constant(v, unit.device, unit.dtype) for v in (_IMAGENET_MEAN, _IMAGENET_DEVIATION))
             return (unit - mean[:, None, None]) / deviation[:, None, None]
         levels = images.to(next(self.parameters()).dtype)
         levels = levels * 255 if images.is_floating_point() else levels

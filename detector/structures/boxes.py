@@ -68,17 +68,22 @@ def area_xyxy(boxes_xyxy: Boxes) -> Boxes:
 def covered_areas(boxes_xyxy: Boxes, regions_xyxy: Boxes) -> Boxes:
     """Return the area of each box (N, 4) that lies under the union of regions (C, 4), shape (N,); for tensors.
 
-    The sides of the regions cut the plane into rectangles, each of which is wholly under a region or under none.
+    On a GPU the regions may be those of several images, (B, C, 4), for areas (B, N). The sides of the regions cut the
+    plane into rectangles, each of which is wholly under a region or under none.
     """
     import torch  # the caller, who holds a tensor, has imported it already
 
+    from detector.structures.transfer import runs_ahead
+
     lengths, covers = [], []
     for axis in (0, 1):
-        cuts = regions_xyxy[:, axis::2].flatten().unique()
-        first, last = cuts[:-1], cuts[1:]
-        low = torch.maximum(boxes_xyxy[:, axis, None], first)
-        lengths.append((torch.minimum(boxes_xyxy[:, axis + 2, None], last) - low).clamp(min=0))
-        covers.append(((regions_xyxy[:, axis, None] <= first) & (last <= regions_xyxy[:, axis + 2, None])).float())
-    is_covered = (covers[0].T @ covers[1] > 0).to(boxes_xyxy.dtype)
-    areas: Boxes = ((lengths[0] @ is_covered) * lengths[1]).sum(dim=1)
+        sides = regions_xyxy[..., axis::2].flatten(-2)
+        # Equal sides cut off nothing, and only the GPU knows how many of its own are equal.
+        cuts = sides.sort(dim=-1).values if runs_ahead(sides) else sides.unique()
+        first, last = cuts[..., None, :-1], cuts[..., None, 1:]
+        low = torch.maximum(boxes_xyxy[..., axis, None], first)
+        lengths.append((torch.minimum(boxes_xyxy[..., axis + 2, None], last) - low).clamp(min=0))
+        covers.append(((regions_xyxy[..., axis, None] <= first) & (last <= regions_xyxy[..., axis + 2, None])).float())
+    is_covered = (covers[0].mT @ covers[1] > 0).to(boxes_xyxy.dtype)
+    areas: Boxes = ((lengths[0] @ is_covered) * lengths[1]).sum(dim=-1)
     return areas

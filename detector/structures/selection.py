@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.machinery
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
+from detector.structures import transfer
 
 # Candidates beyond this number are never kept in practice, and the time of suppression is quadratic in their number.
 MAX_CANDIDATES = 30_000
@@ -100,6 +101,27 @@ def select(
     """
     row, label = select_rows(canvas_xyxy, scores, config, image_hw)
     return canvas_xyxy[row], scores[row, label], label
+
+
+def taken_to_host(canvas_xyxy: Tensor, scores: Tensor, configs: Sequence[SelectConfig]) -> list[tuple[Tensor, Tensor]]:
+    """Return the boxes and scores of each image on the CPU, from a GPU only those that can pass `select`, in order.
+
+    This is where the CPU waits for a GPU, once for a batch. Suppression needs counts after every class of every image,
+    which would make it wait for each of them, so it follows on the CPU.
+
+    Args:
+        canvas_xyxy: float32 (B, A, 4), any frame.
+        scores: float32 (B, A, classes).
+        configs: settings of the selection of the images, of the first ones of the batch.
+    """
+    num = len(configs)
+    if scores.device.type == "cpu" and not transfer.runs_ahead(scores):
+        return list(zip(canvas_xyxy[:num], scores[:num], strict=True))
+    lowest = min(min(config.class_confidence or (config.confidence,)) for config in configs)
+    image, row = (scores[:num] >= lowest).any(dim=2).nonzero(as_tuple=True)
+    rows = torch.cat([image[:, None].float(), canvas_xyxy[image, row], scores[image, row]], dim=1).cpu()
+    counts = torch.bincount(rows[:, 0].long(), minlength=num).tolist()
+    return [(part[:, 1:5], part[:, 5:]) for part in torch.split(rows, counts)]
 
 
 def select_rows(

@@ -17,6 +17,7 @@ from torch import Tensor
 from detector.errors import DetectorError
 from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.letterbox import Image, Letterbox
+from detector.structures.transfer import sent, sent_record
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,7 @@ class Targets:
         image_index: int64 (T,), ascending, 0 .. num_images - 1.
         ignore: bool (T,), crowd regions.
         num_images: images in the batch, with or without objects.
+        host: the same objects on the CPU, which knows their numbers without waiting, where these are on a GPU.
     """
 
     canvas_xyxy: Tensor
@@ -107,6 +109,7 @@ class Targets:
     image_index: Tensor
     ignore: Tensor
     num_images: int
+    host: Targets | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         num = len(self.canvas_xyxy)
@@ -116,13 +119,7 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on another device."""
-        return Targets(
-            self.canvas_xyxy.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.image_index.to(device, non_blocking=True),
-            self.ignore.to(device, non_blocking=True),
-            self.num_images,
-        )
+        return sent_record(self, device, host=None if device.type == "cpu" else self.host or self)
 
     def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objects (or, with `ignore`, the crowd regions) as one row of equal length per image.
@@ -130,6 +127,10 @@ class Targets:
         Returns:
             canvas_xyxy float32 (B, M, 4), labels int64 (B, M), valid bool (B, M); M is the largest number in an image.
         """
+        if self.host is not None:
+            boxes, labels, valid = self.host.padded(ignore)
+            device = self.labels.device
+            return sent(boxes, device), sent(labels, device), sent(valid, device)
         keep = self.ignore if ignore else ~self.ignore
         boxes, labels, image_index = self.canvas_xyxy[keep], self.labels[keep], self.image_index[keep]
         counts = torch.bincount(image_index, minlength=self.num_images)
@@ -172,6 +173,10 @@ class Batch:
                 f"{self.targets.num_images} in the targets, {len(self.image_ids)} ids"
             )
 
+    def pin_memory(self) -> Batch:
+        """Return the batch with its images in pinned memory; torch's loader calls this in a thread."""
+        return replace(self, images=self.images.pin_memory())
+
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
@@ -205,8 +210,7 @@ class ImageClasses:
 
     def to(self, device: torch.device) -> ImageClasses:
         """Return the classes on another device."""
-        mixed = None if self.mixed_labels is None else self.mixed_labels.to(device, non_blocking=True)
-        return ImageClasses(self.labels.to(device, non_blocking=True), mixed, self.share)
+        return sent_record(self, device)
 
 
 @dataclass(frozen=True)

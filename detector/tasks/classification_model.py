@@ -21,10 +21,11 @@ from detector.evaluation.accuracy import ClassificationMetrics, classification_m
 from detector.media.images import LoadedImage
 from detector.media.sources import ImageSource
 from detector.media.writers import write_text
-from detector.models.checkpoint import ModelFile, find_weights, load_model_file, load_state
+from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import TrainableModel
 from detector.models.folding import fold
 from detector.models.precision import choose_device
+from detector.models.published_weights import resolve_weights
 from detector.structures.canvas import Canvas
 from detector.tasks.classification_config import ClassificationConfig
 from detector.tasks.requests import SILENT, EvaluationOutcome, ModelRequest, Observer
@@ -111,7 +112,7 @@ def load_classifier(weights: Path, overrides: Sequence[str] = ()) -> LoadedClass
         CheckpointError: the file cannot be read, is of a detector, or does not fit its own configuration.
         ConfigError: an override is wrong.
     """
-    weights = find_weights(weights)
+    weights = resolve_weights(weights)
     file = load_model_file(weights)
     _, config = config_of_file(ClassificationConfig, file, weights, overrides)
     model = build_classifier(config, len(file.class_names))

@@ -29,7 +29,7 @@ from detector.inference.views import ViewsConfig
 from detector.models.checkpoint import ModelFile, load_model_file, load_state
 from detector.models.contracts import DetectionModel
 from detector.models.precision import choose_device
-from detector.models.published_weights import MODEL_SUFFIXES, is_published, located_weights, with_origin
+from detector.models.published_weights import MODEL_SUFFIXES, is_published, resolve_weights, run_weights, with_origin
 from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file, size_of_config
 from detector.structures.selection import with_selection
 from detector.tasks.detection_config import DetectionConfig
@@ -77,8 +77,8 @@ def is_model(word: str) -> bool:
 def is_model_name(word: str) -> bool:
     """Tell whether a word names a model file by its suffix, a run folder or published weights."""
     path = Path(word)
-    is_run = (path / "weights" / "best.safetensors").is_file()
-    return path.suffix in MODEL_SUFFIXES or target_of(path) is not None or is_run or is_published(word)
+    is_file = path.suffix in MODEL_SUFFIXES or target_of(path) is not None
+    return is_file or run_weights(path) is not None or is_published(word)
 
 
 def read_file(
@@ -124,7 +124,7 @@ def load_model(
         DarknetError: a Darknet file cannot be read, or the files do not fit together.
         ConfigError: an override is wrong.
     """
-    weights = located_weights(weights)
+    weights = resolve_weights(weights)
     file, export = read_file(weights, cfg, names)
     carried, config = config_of_file(DetectionConfig, file, weights, overrides)
     if export is not None:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def averaged_model(model: nn.Module, horizon_steps: float) -> AveragedModel:
-    """Return an exponential moving average of parameters and buffers; `.module` is the averaged model.
+class MovingAverage(AveragedModel):
+    """Exponential moving average of parameters and buffers; `.module` is the averaged model.
 
     After t updates the average covers about min(horizon_steps, t / 2) steps, so that it follows the model closely at
     the start of a run and smooths it later.
-
-    Args:
-        model: the model in training, which is copied.
-        horizon_steps: steps that the average covers after its warm-up, above 0.
     """
 
-    @torch.no_grad()
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], num_averaged: Tensor | int) -> None:
-        look_back = min(horizon_steps, float(num_averaged) / 2)
-        weight = 1.0 / (1.0 + look_back)
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(list(averages), list(values), weight)
-        else:
-            for average, value in zip(averages, values, strict=True):
-                average.copy_(value)
+    def __init__(self, model: nn.Module, horizon_steps: float) -> None:
+        """Copy the model in training; `horizon_steps`, above 0, is what the average covers after its warm-up."""
+        super().__init__(model, use_buffers=True)
+        self._horizon_steps = horizon_steps
+        self.requires_grad_(False)
+        self.eval()
 
-    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    averaged.requires_grad_(False)
-    averaged.eval()
-    return averaged
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of a model into the average; torch's method copies the count to the GPU and waits."""
+        count, pairs = int(self.n_averaged), list(zip(_values(self.module), _values(model), strict=True))
+        averaged = [pair for pair in pairs if count and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (count and pair[0].is_floating_point())]
+        if averaged:
+            weight = 1.0 / (1.0 + min(self._horizon_steps, count / 2))
+            torch._foreach_lerp_([average for average, _ in averaged], [value for _, value in averaged], weight)
+        if copied:
+            torch._foreach_copy_([average for average, _ in copied], [value for _, value in copied])
+        self.n_averaged += 1
+
+
+def _values(model: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in (*model.parameters(), *model.buffers())]

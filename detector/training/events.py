@@ -42,7 +42,7 @@ class StepDone(Event):
     Attributes:
         step: steps done so far.
         num_steps: steps of the whole run.
-        losses: mean of each loss part since the last evaluation.
+        losses: mean of each loss part since the last evaluation, on a GPU without the last few steps.
         images_per_s: images per second since the run started or resumed, evaluations excluded.
     """
 

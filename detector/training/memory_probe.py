@@ -18,7 +18,7 @@ from detector.losses.loss import LossParts
 from detector.models.contracts import DetectionModel
 from detector.models.precision import Precision, on_device
 from detector.structures.types import Targets
-from detector.training.averaging import averaged_model
+from detector.training.averaging import MovingAverage
 from detector.training.batch_norm import is_refusal
 from detector.training.optimizers import OptimizerConfig, build_optimizer
 
@@ -148,7 +148,7 @@ class _Stepper:
         self._probed = probed
         self._model = on_device(probed.model, probed.device)
         self._optimizer = build_optimizer(probed.optimizer, self._model, self._model.parts_in_order())
-        self._averaged = averaged_model(self._model, 100)
+        self._averaged = MovingAverage(self._model, 100)
 
     def step(self, batch_size: int) -> None:
         """Make a training step on grey images with many boxes."""

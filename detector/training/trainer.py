@@ -26,8 +26,9 @@ from detector.models.checkpoint import (
 from detector.models.contracts import TrainableModel
 from detector.models.precision import Precision, on_device
 from detector.structures.metrics import Metrics
+from detector.structures.transfer import sent_aside
 from detector.structures.types import Batch, ClassBatch
-from detector.training.averaging import averaged_model
+from detector.training.averaging import MovingAverage
 from detector.training.batch_norm import batch_norm_in_words
 from detector.training.distributed import World
 from detector.training.events import Evaluated, Noted, Report, Started, StepDone
@@ -73,6 +74,10 @@ class RunPlan:
     identity: RunIdentity
 
 
+# Steps on a GPU between two looks at losses and gradient norms, for which the CPU waits.
+READ_EVERY = 20
+
+
 class Trainer:
     """One training run.
 
@@ -113,7 +118,7 @@ class Trainer:
         self.model = on_device(model, plan.device)
         self._frozen = freeze(self.model, config.freeze)
         self._network = self._world.wrap(self.model, may_skip_parameters=self.model.may_skip_parameters)
-        self.averaged = averaged_model(self.model, config.ema_horizon * plan.num_steps)
+        self.averaged = MovingAverage(self.model, config.ema_horizon * plan.num_steps)
         self.optimizer = build_optimizer(recipe.optimizer, self.model, self.model.parts_in_order())
         self.precision = Precision(config.precision, plan.device)
         self.rate = LearningRate(recipe.schedule, plan.num_steps)
@@ -125,6 +130,8 @@ class Trainer:
         self._restored_metrics: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._num_summed = 0
+        self._reads_late = plan.device.type != "cpu"
+        self._unread: list[tuple[int, Mapping[str, Tensor], tuple[int, ...], bool]] = []  # see `_note`
         self._skipped: set[str] = set()
         self._warnings: set[str] = set()
         self._elapsed_s = 0.0
@@ -142,7 +149,7 @@ class Trainer:
             True if the run reached its end, by early stopping or not.
 
         Raises:
-            DivergenceError: a loss or gradient is not finite.
+            DivergenceError: a loss or gradient is not finite; on a GPU up to 20 steps later, but before it is saved.
             DatasetError: too many images cannot be read.
             DetectorError: the memory is too small for a step.
         """
@@ -160,6 +167,8 @@ class Trainer:
             self._note_skipped(group)
             with memory_in_words(self.step, tuple(group[0].images.shape), self._config.accumulate, self._plan.device):
                 self._optimise(group)
+                if self.step % READ_EVERY == 0:
+                    self._read()
             stepping_s += time.monotonic() - step_started_s
             steps_timed += 1
             self._elapsed_s = time.monotonic() - started_s
@@ -187,20 +196,17 @@ class Trainer:
         shares = len(group) * self._world.size
         count = torch.zeros((), device=self._plan.device)
         for number, batch in enumerate(group, start=1):
-            images = batch.images.to(self._plan.device, non_blocking=True, memory_format=torch.channels_last)
+            images = sent_aside(batch.images, self._plan.device).contiguous(memory_format=torch.channels_last)
             with self._world.alone(self._network, active=number < len(group)):
                 with self.precision.autocast(), batch_norm_in_words(len(images), (images.shape[2], images.shape[3])):
                     raw = self._network(images)
                 parts = self._loss(raw, batch.targets.to(self._plan.device))
-                self._require_finite(parts, group)
+                self._note(parts, group, are_losses=True)
                 total = parts.total()
                 if shares > 1:  # the sum over the batch, until the count of the whole step is known
                     total = parts.total_of_batch()
                     count += parts.count
                 torch.autograd.backward(self.precision.scaler.scale(total))
-            for name, value in parts.items():
-                self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
-            self._num_summed += 1
         self.precision.scaler.unscale_(self.optimizer)
         if shares > 1:  # DistributedDataParallel averages the gradients
             mean = self._world.size / divisor_of(self._world.total(count))
@@ -209,22 +215,42 @@ class Trainer:
                     parameter.grad *= mean
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
         if not self.precision.scaler.is_enabled():  # the fp16 scaler expects infinities and skips such steps
-            self._require_finite({"gradient norm": norm}, group)
+            self._note({"gradient norm": norm}, group, are_losses=False)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.averaged.update_parameters(self.model)
         self.step += 1
 
-    def _require_finite(self, parts: Mapping[str, Tensor], group: list[Batch | ClassBatch]) -> None:
-        if all(bool(torch.isfinite(value)) for value in parts.values()):
-            return
-        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
-        ids = ", ".join(str(i) for batch in group for i in batch.image_ids)
-        raise DivergenceError(
-            f"training diverged at step {self.step} ({values}) on the images with ids {ids}; lower optimizer.lr, raise "
-            f"schedule.warmup_iterations or use train.precision=fp32, then train again or resume the last save"
-        )
+    def _note(self, values: Mapping[str, Tensor], group: list[Batch | ClassBatch], *, are_losses: bool) -> None:
+        """Note numbers of a step, scalar float32, which are read at once on the CPU."""
+        own = {name: value.detach() for name, value in values.items()}
+        ids = tuple(i for batch in group for i in batch.image_ids)
+        self._unread.append((self.step, own, ids, are_losses))
+        if not self._reads_late:
+            self._read()
+
+    def _read(self) -> None:
+        """Add the losses noted to their sums, by one copy from the device.
+
+        Raises:
+            DivergenceError: a number is not finite.
+        """
+        unread, self._unread = self._unread, []
+        tensors = [value for _, noted, _, _ in unread for value in noted.values()]
+        numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+        for step, noted, image_ids, are_losses in unread:
+            values = dict(zip(noted, numbers, strict=False))
+            if not all(math.isfinite(value) for value in values.values()):
+                listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+                raise DivergenceError(
+                    f"training diverged at step {step} ({listed}) on the images with ids "
+                    f"{', '.join(map(str, image_ids))}; lower optimizer.lr, raise schedule.warmup_iterations or "
+                    f"use train.precision=fp32, then train again or resume the last save"
+                )
+            for name, value in values.items() if are_losses else ():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._num_summed += are_losses
 
     def _note_skipped(self, group: list[Batch | ClassBatch]) -> None:
         new = {reason for batch in group for reason in batch.skipped} - self._skipped
@@ -274,6 +300,7 @@ class Trainer:
 
     def _measure(self) -> None:
         assert self._evaluate is not None  # for the type checker: an evaluation is due only with a validation split
+        self._read()
         averaged: Any = self.averaged.module
         self._world.equalise(averaged)
         self._metrics = self._evaluate(averaged)
@@ -324,6 +351,7 @@ class Trainer:
 
         Without evaluations the averaged weights count as the best.
         """
+        self._read()
         self._skipped = set(self._world.gathered(sorted(self._skipped)))
         random = self._world.gathered([torch.get_rng_state()])
         if self._world.is_main:

@@ -17,7 +17,7 @@ from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import num_classes_of
 from detector.darknet.network import CfgText
 from detector.models.checkpoint import ModelFile
-from detector.models.published_weights import find_weights, is_published, located_weights
+from detector.models.published_weights import is_published, published_file, resolve_weights
 from detector.structures.coco_classes import COCO_CLASS_NAMES
 from detector.tasks.detection_model import read_file
 from detector.tasks.task import TaskConfig, build_checked, load_experiment, task_of
@@ -82,7 +82,7 @@ def describe_model(path: Path, cfg: str | None = None, names: Path | None = None
         names_of = tuple(map(str, range(num_classes))) if is_cfg else COCO_CLASS_NAMES
         file = ModelFile(config_to_plain(config), names_of, tuple(range(num_classes)), {})
     else:
-        path = located_weights(path)
+        path = resolve_weights(path)
         file, export = read_file(path, cfg, names)
         config = config_from_plain(TaskConfig, file.config, str(path))
         if export is not None:
@@ -110,7 +110,7 @@ def describe_model(path: Path, cfg: str | None = None, names: Path | None = None
 
 def _is_preset(path: Path) -> bool:
     """Tell whether a word is the name of a preset, and not of a file or of weights that are on this machine."""
-    is_taken = path.exists() or (is_published(path) and find_weights(path.name) is not None)
+    is_taken = path.exists() or (is_published(path) and published_file(path.name) is not None)
     return not is_taken and len(path.parts) == 1 and (presets_dir() / f"{path}.yaml").is_file()
 
 

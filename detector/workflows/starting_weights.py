@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from detector.darknet.darknet_model_file import is_darknet_weights, load_darknet
 from detector.darknet.network import DarknetNet
 from detector.data.class_matching import matched_names
 from detector.errors import CheckpointError, ConfigError
-from detector.models.checkpoint import ModelFile, find_weights, load_model_file
+from detector.models.checkpoint import ModelFile, load_model_file
 from detector.models.class_rows import is_named
 from detector.models.contracts import TrainableModel
-from detector.models.published_weights import located_weights, with_origin
+from detector.models.published_weights import resolve_weights, with_origin
 from detector.models.yolox_checkpoint import is_yolox_weights, load_yolox_file
 from detector.tasks.task import TaskConfig
 
@@ -92,10 +93,10 @@ def read_start(weights: Path, config: TaskConfig) -> ModelFile:
         ConfigError: the file is Darknet's and the model of the experiment is not.
     """
     try:
-        weights = located_weights(weights)
+        weights = resolve_weights(weights)
     except CheckpointError as error:
         raise CheckpointError(f"train.weights: {error}") from error
-    if not find_weights(weights).exists():
+    if not os.path.exists(weights):  # Path.exists raises for a long name
         raise CheckpointError(f"train.weights={weights}: there is no such file; check the path")
     if is_yolox_weights(weights):
         return with_origin(load_yolox_file(weights), weights)

@@ -14,6 +14,7 @@ from detector.config.schema import config_from_plain, config_to_plain, config_to
 from detector.data.canvas_sizes import training_canvases
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
+from detector.io.folders import absolute
 from detector.io.nouns import plural
 from detector.models.checkpoint import (
     ModelFile,
@@ -292,7 +293,7 @@ def _prepared(
 
 def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
     """Create the folder of a new run in process 0 and return it in every process."""
-    project, name = config.train.project.resolve(), config.train.run_name
+    project, name = absolute(config.train.project), config.train.run_name
     return RunFolder(world.shared(RunFolder.create(project, name, reuse=reuse).path if world.is_main else project))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from detector.config import key_table as key_table_module
 from detector.config import registry
 from detector.config.key_reference import entries, key_text, pages
 from detector.config.key_survey import survey
@@ -34,8 +35,18 @@ def test_committed_pages_are_those_of_the_code(table):
 
 
 def test_table_survives_its_file(table):
-    assert table_of_text(table_to_text(table)).sections.keys() == table.sections.keys()
-    assert table_to_text(table_of_text(table_to_text(table))) == table_to_text(table)
+    assert table_of_text(table_to_text(table))[0].sections.keys() == table.sections.keys()
+    assert table_to_text(table_of_text(table_to_text(table))[0]) == table_to_text(table)
+
+
+def test_stored_table_is_parsed_once(monkeypatch):
+    texts = []
+    monkeypatch.setattr(key_table_module, "table_of_text", lambda text: texts.append(text) or table_of_text(text))
+    for cached in (key_table_module._stored, key_table_module.is_current):
+        cached.cache_clear()
+    assert key_table_module.is_current()
+    assert key_table_module.key_table() is key_table_module.key_table()
+    assert len(texts) == 1
 
 
 def test_every_key_has_a_meaning_and_a_source(table):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from detector.cli.main import run
 from detector.errors import DatasetError
 from detector.evaluation.mot_file import frames_of_tracks, read_mot_file
-from detector.evaluation.track_scores import score_tracks
+from detector.evaluation.track_scores import TrackFrame, score_tracks
 
 TRUTH = "1,1,10,10,20,20,1,1,1\n1,2,50,50,20,20,1,1,1\n3,1,14,10,20,20,1,1,1\n3,2,50,50,20,20,0,1,1\n"
 TRACKS = "3,7,14,10,20,20,0.9,-1,-1,-1\n1,7,10,10,20,20,0.9,-1,-1,-1\n\n1,8,90,90,5,5,0.4,-1,-1,-1\n"
@@ -74,3 +76,32 @@ def test_command_with_other_inputs_is_refused(
 ) -> None:
     assert run(["evaluate", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("truth", "tracks", "words"),
+    [
+        (f"{10**12},1,0,0,5,5\n", "1,1,0,0,5,5\n", "at most 1000000 frames"),
+        (f"{2**60},1,0,0,5,5\n", "1,1,0,0,5,5\n", "line 1: expected frame"),
+        ("1,1,0,0,1e308,1e308\n", "1,1,1e308,1e308,1e308,1e308\n", "line 1: expected frame"),
+        ("1,1,0,0,5,5\n" + "x" * 100_000, "1,1,0,0,5,5\n", "line 2: expected frame"),
+        *[("".join(f"1,{n},0,0,5,5\n" for n in range(6_000)),) * 2 + ("got 1 and 6000 x 6000",)],
+    ],
+    ids=["frames", "large number", "boxes that overflow", "long line", "ids"],
+)
+def test_numbers_that_claim_too_much_are_refused(truth: str, tracks: str, words: str, tmp_path: Path) -> None:
+    for name, text in (("gt.txt", truth), ("found.csv", tracks)):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=words) as caught:
+        frames_of_tracks(read_mot_file(tmp_path / "gt.txt", is_truth=True), read_mot_file(tmp_path / "found.csv"))
+    assert len(str(caught.value)) < 2000
+
+
+def test_many_ids_are_scored_in_bounded_memory(bounded: Callable[[], AbstractContextManager[None]]) -> None:
+    frames = []
+    for first in range(0, 3000, 10):
+        ids = np.arange(first, first + 10)
+        boxes_xyxy = ids[:, None] * 5.0 + [0, 0, 4, 4]
+        frames.append(TrackFrame(ids, ids, boxes_xyxy, boxes_xyxy))
+    with bounded():
+        assert score_tracks(frames).hota == pytest.approx(1)

@@ -172,7 +172,7 @@ def test_nan_results_are_rejected_although_pycocotools_counts_them_as_matches(
         (b'[{"image_id": 5},\n {]', "cannot be read, line 2, column 3"),
         (b"[" * 100_000, "cannot be read: it is nested too deeply"),
         (b"[" + b"1" * 5000 + b"]", "cannot be read: Exceeds the limit"),
-        (b"[\xff\xfe]", "cannot be read, at byte 1: not UTF-8"),
+        (b"[\xff\xfe]", "is not UTF-8 text at byte 1"),
         (b'{"annotations": []}', "expected a list of results, got dict; give the predictions"),
         (b"17", "expected a list of results, got int"),
         (b"[17]", "results[0]: expected an object, got 17"),

@@ -92,7 +92,7 @@ def test_truncated_animation_is_reported(name: str, share: float, tmp_path: Path
 
 def test_animation_without_a_single_frame_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(8))
-    with pytest.raises(MediaError, match="it is a damaged animation"):
+    with pytest.raises(MediaError, match="it is a GIF that claims 0 x 0 pixels"):
         raise_error(VideoSource("a.gif", tmp_path / "a.gif"))
 
 

@@ -10,11 +10,11 @@ from detector.models import published_weights as published
 from detector.models.checkpoint import ModelFile, load_model_file
 from detector.models.published_weights import (
     DEFAULT_MODEL,
-    find_weights,
     is_published,
-    located_weights,
+    published_file,
     published_weights,
     require_network,
+    resolve_weights,
     with_origin,
 )
 from detector.models.unfolding import is_folded
@@ -22,6 +22,7 @@ from detector.models.yolox import Yolox
 from detector.models.yolox_checkpoint import SIZES, config_of_size, plain_model
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from detector.structures.selection import SelectConfig, select
+from detector.tasks.detection_model import is_model_name
 
 ROOT = Path(__file__).parents[2]
 # best labels, their scores, and the first box on a drawn canvas
@@ -52,7 +53,7 @@ def test_index_lists_the_six_sizes_with_licence_and_figures():
 
 
 def test_shipped_weights_are_the_default_and_are_described(nano):
-    assert find_weights(DEFAULT_MODEL) == ROOT / "weights" / "yolox-nano.safetensors"
+    assert published_file(DEFAULT_MODEL) == ROOT / "weights" / "yolox-nano.safetensors"
     assert nano.class_names == COCO_CLASS_NAMES
     assert nano.category_ids == COCO_CATEGORY_IDS
     assert nano.provenance["licence"].startswith("Apache-2.0")
@@ -83,32 +84,32 @@ def test_shipped_weights_give_the_stored_numbers(nano):
 
 
 def test_file_in_the_working_directory_comes_before_the_shipped_one_and_the_cache_last(elsewhere):
-    assert find_weights("yolox-s") is None
+    assert published_file("yolox-s") is None
     in_cache = elsewhere / "cache" / "detector" / "weights" / "yolox_s.pth"
     in_cache.parent.mkdir(parents=True)
     in_cache.write_bytes(b"x")
-    assert find_weights("yolox-s") == in_cache
+    assert published_file("yolox-s") == in_cache
     own = elsewhere / "weights" / "yolox_s.pth"
     own.parent.mkdir()
     own.write_bytes(b"x")
-    assert find_weights("yolox-s") == Path("weights/yolox_s.pth")
+    assert published_file("yolox-s") == Path("weights/yolox_s.pth")
 
 
 @pytest.mark.parametrize("name", ["yolox-x", "yolov4-tiny", "yolov4.conv.137"])
 def test_missing_weights_name_the_command_that_fetches_them(name):
     with pytest.raises(CheckpointError, match=f"`detector download {name}` fetches them"):
-        located_weights(Path(name))
+        resolve_weights(Path(name))
 
 
 def test_unknown_name_gives_the_nearest_one():
     with pytest.raises(CheckpointError, match=r"did you mean 'yolox-s'\?"):
-        located_weights(Path("yolo-s"))
+        resolve_weights(Path("yolo-s"))
 
 
 def test_existing_file_of_a_published_name_is_that_file(elsewhere):
     (elsewhere / "yolox-s").write_bytes(b"x")
     assert not is_published("yolox-s")
-    assert located_weights(Path("yolox-s")) == Path("yolox-s")
+    assert resolve_weights(Path("yolox-s")) == Path("yolox-s")
 
 
 def test_darknet_file_of_a_published_name_gets_names_and_provenance():
@@ -127,3 +128,18 @@ def test_file_of_another_size_is_refused():
     with pytest.raises(CheckpointError, match="expected the weights of yolox-s with 80 classes, got yolox-m"):
         require_network(entry, other)
     require_network(published.published_weights()["yolox-m"], other)
+
+
+def test_run_folder_stands_for_its_best_weights_or_the_last_ones(tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    assert resolve_weights(tmp_path) == tmp_path  # the error names the folder that was given
+    for name in ("last.pt", "last.safetensors", "best.safetensors"):
+        (folder / name).write_bytes(b"x")
+        assert resolve_weights(tmp_path) == folder / name
+        assert is_model_name(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".pt", "a/" * 3000 + "x.pt", "a\0b.pt"])
+def test_path_that_no_file_can_have_is_returned_as_it_is(name):
+    assert resolve_weights(Path(name)) == Path(name)

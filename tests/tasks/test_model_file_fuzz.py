@@ -31,6 +31,7 @@ from detector.workflows.export import export_model
 
 EXPORTS = {"torchscript": "torch", "pt2": "torch", "onnx": "onnxscript", "openvino": "openvino"}  # target: library
 Bounded = Callable[[], AbstractContextManager[None]]
+Mutation = Callable[[bytes, random.Random], bytes]
 VALUES: list[Any] = [
     *(None, True, 0, 1, -1, 2, 7, 0.5, 1e300, 2**31, 2**53, 2**63, 2**64, 10**400, float("nan"), float("inf")),
     *("", "x", "7", "x" * 300, "../x", "\ud800", "F32", "U8", [], {}, [1], [0], [2**40, 2**40], [None] * 4, [[[[]]]]),
@@ -124,7 +125,8 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     plain, names, ids = config_to_plain(config), ("ball", "box"), (1, 2)
     save_model(root / "x.safetensors", ModelFile(plain, names, ids, state, {"AP": 0.5}))
     run: dict[str, object] = {"config": plain, "class_names": list(names), "category_ids": list(ids), "metrics": {}}
-    run |= {"model": state, "ema": state, "optimizer": {"state": {0: {"step": 1}}}, "random": [torch.zeros(8)]}
+    few = dict(list(state.items())[:20])  # loading takes time for each tensor, whatever its size
+    run |= {"model": few, "ema": few, "optimizer": {"state": {0: {"step": 1}}}, "random": [torch.zeros(8)]}
     save_training_state(root / "last.safetensors", run)
     torch.save({**run, "format_version": 1}, root / "last.pt")
     save_yolox_file(root / "x.pth", Yolox(config_of_size("nano"), 2))
@@ -147,15 +149,11 @@ def exports(seeds: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -
     return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
-def mutated(name: str, content: bytes, generator: random.Random) -> bytes:
-    """Return a mutated file; half of the files stay sound for the parser around what was changed."""
-    if generator.random() < 0.3:
-        return flipped(content, generator)
+def mutations(name: str, content: bytes) -> tuple[Mutation, ...]:
+    """Return the mutations of a file in turn; half of the files stay sound for the parser around what was changed."""
     if name.endswith(".safetensors"):
-        return (with_document if generator.random() < 0.7 else with_header)(content, generator)
-    if content.startswith(b"PK"):
-        return with_entry(content, generator)
-    return flipped(content, generator)
+        return with_document, flipped, with_header
+    return (with_entry, flipped) if content.startswith(b"PK") else (flipped,)
 
 
 def fuzz(seeds: dict[str, bytes], num: int, folder: Path, bounded: Bounded) -> int:
@@ -168,9 +166,10 @@ def fuzz(seeds: dict[str, bytes], num: int, folder: Path, bounded: Bounded) -> i
     for number in range(num):
         name = kinds[number % len(kinds)]
         path = folder / name
-        read: Callable[[Path], object] = load_model if number // len(kinds) % 4 == 0 else read_file
+        read: Callable[[Path], object] = load_model if generator.random() < 0.25 else read_file
         read = load_training_state if name.startswith("last") else read
-        path.write_bytes(mutated(name, seeds[name], generator))
+        turns = mutations(name, seeds[name])
+        path.write_bytes(turns[number // len(kinds) % len(turns)](seeds[name], generator))
         try:
             with bounded(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -186,7 +185,7 @@ def fuzz(seeds: dict[str, bytes], num: int, folder: Path, bounded: Bounded) -> i
     return num_read
 
 
-@pytest.mark.parametrize("num", [80, pytest.param(20_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("num", [24, pytest.param(20_000, marks=pytest.mark.nightly)])
 def test_mutated_model_files_give_a_model_or_an_error(
     num: int, seeds: dict[str, bytes], tmp_path: Path, bounded: Bounded
 ) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.training.averaging import averaged_model
+from detector.training.averaging import MovingAverage
 
 
 def network() -> nn.Sequential:
@@ -29,7 +29,7 @@ def flat(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("horizon", [1.0, 3.0, 50.0, 0.4])
 def test_average_equals_a_float64_reference_loop(horizon: float) -> None:
     model = network()
-    averaged = averaged_model(model, horizon)
+    averaged = MovingAverage(model, horizon)
     wanted = flat(model)
     for update in range(30):
         shake(model, update)
@@ -48,7 +48,7 @@ def test_average_equals_a_float64_reference_loop(horizon: float) -> None:
 def test_early_updates_look_back_over_half_of_the_steps() -> None:
     """The average looks back over min(horizon, t / 2) steps after t updates."""
     model = nn.Linear(1, 1, bias=False)
-    averaged = averaged_model(model, 2.0)
+    averaged = MovingAverage(model, 2.0)
     average = averaged.module
     assert isinstance(average, nn.Linear)
     moves: list[tuple[float, float]] = []
@@ -69,7 +69,7 @@ def test_early_updates_look_back_over_half_of_the_steps() -> None:
 
 def test_counts_are_copied_not_averaged() -> None:
     model = network()
-    averaged = averaged_model(model, 10.0)
+    averaged = MovingAverage(model, 10.0)
     for count in (1, 2, 7):
         model.get_buffer("1.num_batches_tracked").fill_(count)
         averaged.update_parameters(model)
@@ -81,7 +81,7 @@ def test_counts_are_copied_not_averaged() -> None:
 def test_average_is_a_separate_copy_without_gradients() -> None:
     model = network()
     before = flat(model)
-    averaged = averaged_model(model, 10.0)
+    averaged = MovingAverage(model, 10.0)
     assert not any(p.requires_grad for p in averaged.parameters())
     assert all(p.requires_grad for p in model.parameters())
     assert model.training
@@ -94,13 +94,13 @@ def test_average_is_a_separate_copy_without_gradients() -> None:
 
 def test_average_resumes_exactly_from_its_weights_and_number_of_updates() -> None:
     whole_model, model = network(), network()
-    whole, first = averaged_model(whole_model, 4.0), averaged_model(model, 4.0)
+    whole, first = MovingAverage(whole_model, 4.0), MovingAverage(model, 4.0)
     for step in range(3):
         shake(whole_model, step)
         whole.update_parameters(whole_model)
         shake(model, step)
         first.update_parameters(model)
-    second = averaged_model(model, 4.0)
+    second = MovingAverage(model, 4.0)
     second.module.load_state_dict(first.module.state_dict())
     second.n_averaged.fill_(int(first.n_averaged))
     for step in range(3, 9):

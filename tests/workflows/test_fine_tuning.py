@@ -17,7 +17,6 @@ from detector.darknet.network import CfgText, DarknetNet
 from detector.errors import CheckpointError, ConfigError, DarknetError
 from detector.models.checkpoint import (
     ModelFile,
-    find_weights,
     load_model_file,
     load_training_state,
     save_model,
@@ -25,6 +24,7 @@ from detector.models.checkpoint import (
 )
 from detector.models.class_rows import ClassRows, is_named
 from detector.models.contracts import DetectionModel
+from detector.models.published_weights import resolve_weights
 from detector.models.yolox import Yolox
 from detector.models.yolox_checkpoint import save_yolox_file
 from detector.tasks.detection_config import DetectionConfig
@@ -317,12 +317,12 @@ def test_network_that_cannot_be_trained_is_rejected_before_anything_is_written(
 
 def test_weights_are_also_found_in_the_folder_weights_beside_their_path(tmp_path: Path) -> None:
     here, there = tmp_path / "net.conv.6", tmp_path / "weights/net.conv.6"
-    assert find_weights(here) == here  # the error about a missing file names the path that was given
+    assert resolve_weights(here) == here  # the error about a missing file names the path that was given
     there.parent.mkdir()
     there.write_bytes(b"downloaded")
-    assert find_weights(here) == there
+    assert resolve_weights(here) == there
     here.write_bytes(b"own")
-    assert find_weights(here) == here
+    assert resolve_weights(here) == here
 
 
 def test_published_name_and_pth_are_read_as_weights_to_start_from(tmp_path: Path) -> None:
