@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import os
 from dataclasses import dataclass
@@ -134,9 +135,14 @@ def resolve_weights(path: Path) -> Path:
     Raises:
         CheckpointError: it is the name of published weights that are not on this machine, and the message names the
             command that fetches them; or no file has this name, which has no suffix.
+        OSError: the name is too long for a file.
     """
-    if os.path.exists(path):
+    try:
+        os.stat(path)
         return run_weights(path) or path
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
     if not is_published(path):
