@@ -152,7 +152,7 @@ def commands(folder: Path, images: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.fixture(scope="module", params=["folders", "--import"])
+@pytest.fixture(scope="module", params=["folders", pytest.param("--import", marks=pytest.mark.nightly)])
 def session(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """Commands with the examples in the folders of a copy of the package, or given with `--import`."""
     folder = tmp_path_factory.mktemp("parts")

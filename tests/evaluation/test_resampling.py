@@ -140,22 +140,22 @@ def test_the_paired_test_equals_that_of_brute_force(
     truth, results = random_set(seed)
     other = worsened(results, 0.3, seed)
     image_ids = sorted(image["id"] for image in truth["images"])
-    found = paired_test(ranking_of(truth, other), ranking_of(truth, results), num_resamples=40, seed=7)
+    found = paired_test(ranking_of(truth, other), ranking_of(truth, results), num_resamples=20, seed=7)
 
     def ap(images: dict[str, Any], records: list[dict[str, Any]]) -> float:
         return float(by_pycocotools(images, records).stats[0])
 
     own = ap(truth, results) - ap(truth, other)
     assert found.difference.value == pytest.approx(own, abs=1e-12)
-    swaps = np.random.default_rng(7).integers(0, 2, (40, len(image_ids)), dtype=np.int32)
+    swaps = np.random.default_rng(7).integers(0, 2, (20, len(image_ids)), dtype=np.int32)
     count = 0
     for row in swaps:
         is_swapped = dict(zip(image_ids, row.tolist(), strict=True))
         first = [r for r in other if not is_swapped[r["image_id"]]] + [r for r in results if is_swapped[r["image_id"]]]
         second = [r for r in results if not is_swapped[r["image_id"]]] + [r for r in other if is_swapped[r["image_id"]]]
         count += abs(ap(truth, second) - ap(truth, first)) >= abs(own) - 1e-12
-    assert found.p_value == (1 + count) / 41
-    weights = draw_weights(len(image_ids), 40, 7)
+    assert found.p_value == (1 + count) / 21
+    weights = draw_weights(len(image_ids), 20, 7)
     drawn = [ap(*resampled(truth, results, row)) - ap(*resampled(truth, other, row)) for row in weights]
     assert (found.difference.low, found.difference.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-12)
     assert found.share_better == np.mean(np.array(drawn) > 0)

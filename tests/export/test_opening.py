@@ -204,7 +204,7 @@ def test_missing_library_is_named_with_the_command_that_installs_it(exported, mo
     for target, library in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         path = exported(target).exported.files[0]
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(DetectorError, match=rf'{library}.*pip install "detector\[export\]"'):
+        with pytest.raises(DetectorError, match=rf'{library}.*pip install "detector-toolkit\[export\]"'):
             open_export(path)
 
 

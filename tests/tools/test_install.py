@@ -71,7 +71,7 @@ def test_lowest_versions_for_another_system_are_refused(minor: int, platform: st
 
 def test_unknown_word_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert install.main(["oldest"]) == 2
-    assert capsys.readouterr().err == "install: expected locked, lowest or newest, got oldest\n"
+    assert capsys.readouterr().err == "install: expected locked, lowest, newest or docs, got oldest\n"
 
 
 def test_failure_of_pip_stops_and_is_reported(
