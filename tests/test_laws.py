@@ -55,6 +55,7 @@ FENCES = {
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
+    "tensorrt": ("export/",),
 }
 
 

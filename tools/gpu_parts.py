@@ -304,9 +304,6 @@ def training(part: Part) -> None:
 
 def exports(part: Part) -> None:
     """Export mish-n and time ONNX Runtime on the GPU and an engine of TensorRT, where they are installed."""
-    from detector.config.registry import import_parts
-
-    import_parts(ROOT / "tools/tensorrt_target.py")
     for name, library, provider in (("onnx", "onnxruntime", "CUDAExecutionProvider"), ("tensorrt", "tensorrt", "")):
         if not importlib.util.find_spec(library):
             part.note("exports", target=name, result=f"skipped: {library} is not installed")

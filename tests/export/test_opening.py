@@ -25,7 +25,7 @@ from detector.tasks.detection_model import load_model
 from detector.workflows.describe import describe_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
-TARGETS = list(SUFFIXES)
+TARGETS = [name for name in SUFFIXES if name != "tensorrt"]  # which needs a GPU; see test_tensorrt.py
 
 
 def copied(files: tuple[Path, ...], folder: Path) -> Path:

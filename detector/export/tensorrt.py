@@ -1,7 +1,7 @@
 """The export target `tensorrt`: engines of TensorRT, built from the ONNX graph on the GPU where they run.
 
-    detector export best.safetensors --to tensorrt --out best.engine --import tools/tensorrt_target.py
-    detector predict best.engine photos/ --import tools/tensorrt_target.py
+    detector export best.safetensors --to tensorrt
+    detector predict best.engine photos/
 
 An engine holds programs for one model of GPU and one version of TensorRT, which runs them: open only engines that you
 built. The metadata and a digest follow the engine in the file; the digest finds damage, not malice.
@@ -44,7 +44,9 @@ class TensorRtTarget(ExportTarget):
     suffix = ".engine"
     write_libraries = ("onnx", "onnxscript", "tensorrt")
     open_libraries = ("tensorrt",)
-    install_command = 'on a machine with an NVIDIA GPU: pip install tensorrt "detector[export]"; else export to onnx'
+    install_command = (
+        'on a machine with an NVIDIA GPU: pip install tensorrt "detector-toolkit[export]"; else export to onnx'
+    )
     precisions = ("fp32", "fp16")
     fastest_mish = "sigmoid"
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from detector import Detector
-from detector.config.registry import import_parts
 from detector.errors import CheckpointError, ConfigError, DetectorError
 from detector.export.export_config import ExportSettings
 from detector.export.export_target import FileVariant, find_export_target
@@ -97,8 +96,7 @@ def fake_binding(calls: list[tuple[Any, ...]]) -> Any:
 
 @pytest.fixture(autouse=True)
 def target() -> Any:
-    """Register the target and return its module."""
-    import_parts(Path(__file__).parents[2] / "tools/tensorrt_target.py")
+    """Return the module of the target, whose name the library has too."""
     return sys.modules[type(find_export_target("tensorrt")).__module__]
 
 
