@@ -22,6 +22,7 @@ from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 
 DEFAULT_MODEL = "yolox-nano"  # the weights in the package
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
+MAX_NAME_BYTES = 255  # of the name of a file, on Linux, macOS and Windows
 
 
 @dataclass(frozen=True)
@@ -135,18 +136,16 @@ def resolve_weights(path: Path) -> Path:
     Raises:
         CheckpointError: it is the name of published weights that are not on this machine, and the message names the
             command that fetches them; or no file has this name, which has no suffix.
-        OSError: the name is too long for a file.
+        OSError: the name has no suffix and is too long for a file.
     """
-    try:
-        os.stat(path)
+    if os.path.exists(path):
         return run_weights(path) or path
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
     if not is_published(path):
         if not path.suffix:
+            if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
             known = nearest(path.name, published_weights())
             raise CheckpointError(f"{path} is no model file, and no published weights have this name{known}")
         return path
