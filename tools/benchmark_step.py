@@ -29,21 +29,11 @@ VARIANTS = {
 
 def worker(activation: str, precision: str, layout: str, size: int, batch_size: int) -> None:
     """Run one training step for each line on stdin and print its milliseconds."""
-    import torch
-    from steps import Step
-
-    from detector.structures.types import Targets
+    from steps import Step, drawn_batch
 
     step = Step(activation, precision, layout, 3)
-    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8).contiguous(memory_format=step.layout)
-    corners = torch.rand(12 * batch_size, 2) * size * 0.7
-    targets = Targets(
-        torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
-        torch.randint(0, 3, (12 * batch_size,)),
-        torch.arange(batch_size).repeat_interleave(12),
-        torch.zeros(12 * batch_size, dtype=torch.bool),
-        batch_size,
-    )
+    images, targets = drawn_batch(size, batch_size)
+    images = images.contiguous(memory_format=step.layout)
     for _ in sys.stdin:
         started_s = time.perf_counter()
         step(images, targets)

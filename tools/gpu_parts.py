@@ -187,10 +187,9 @@ def network(part: Part) -> None:
 
 def step(part: Part) -> None:
     """Measure whole training steps of mish-n with loss and optimiser, and the time in which the CPU queues one."""
-    from steps import Step
+    from steps import Step, drawn_batch
 
     from detector.models.precision import has_native_bf16
-    from detector.structures.types import Targets
 
     size, precision = 64 if part.dry else 640, "bf16" if has_native_bf16(part.device) else "fp32"
     # Compiling takes longest, so it comes last.
@@ -198,15 +197,7 @@ def step(part: Part) -> None:
         [("fused", 2)] if part.dry else [("fused", 16), ("eager", 16), ("fused", 64), ("eager", 64), ("compiled", 16)]
     )
     for name, batch_size in runs:
-        corners = torch.rand(12 * batch_size, 2) * size * 0.7
-        targets = Targets(
-            torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
-            torch.randint(0, 3, (12 * batch_size,)),
-            torch.arange(batch_size).repeat_interleave(12),
-            torch.zeros(12 * batch_size, dtype=torch.bool),
-            batch_size,
-        )
-        images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
+        images, targets = drawn_batch(size, batch_size)
         activation = "torch_mish" if name == "eager" else "mish"
         make = Step(activation, precision, "channels_last", 3, part.device, compiles=name == "compiled")
         if part.device.type == "cuda":

@@ -38,6 +38,20 @@ class TorchMish(nn.Module):
         return F.mish(x)
 
 
+def drawn_batch(size: int, batch_size: int) -> tuple[Tensor, Targets]:
+    """Return random uint8 images (B, 3, size, size), and twelve objects of three classes in each."""
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
+    corners = torch.rand(12 * batch_size, 2) * size * 0.7
+    targets = Targets(
+        torch.cat([corners, corners + 8 + torch.rand_like(corners) * size * 0.3], dim=1),
+        torch.randint(0, 3, (12 * batch_size,)),
+        torch.arange(batch_size).repeat_interleave(12),
+        torch.zeros(12 * batch_size, dtype=torch.bool),
+        batch_size,
+    )
+    return images, targets
+
+
 class Step:
     """Training step as the trainer makes it, which reads no number from a GPU."""
 

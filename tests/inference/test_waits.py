@@ -28,7 +28,7 @@ EVERY = pytest.mark.parametrize("experiment", ["mish-n", "yolox", "darknet"], in
 def test_canvases_become_boxes_without_a_wait(
     experiment: Callable[..., DetectionConfig], fake_gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits is the count of the boxes that can be detections, at the end; suppression follows on the CPU."""
+    """Wait once, at the end, for the count of the boxes that can be detections; suppression follows on the CPU."""
     monkeypatch.setattr(cuda, "available", lambda device: False)  # its kernels need the memory of a GPU
     model = build_model(experiment(), 6)
     with fake_gpu:
