@@ -372,7 +372,7 @@ class Detector:
             CheckpointError: the export differs from the model by more than the tolerance; it is not kept.
             ConfigError: a key is unknown or not supported by the format, or a file exists.
         """
-        loaded, target = self._model(), target_to_write(Path(path), overwrite)
+        loaded, target = self._model(), target_to_write(Path(path), overwrite, has_runner=bool(settings.get("runner")))
         own = {f.name for f in dataclasses.fields(ExportSettings)} - {"target"}
         others = {key: value for key, value in settings.items() if key not in own}
         config = changed_config(self.config, None, others, "Detector")

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = find_export_target(settings.target)
     path = arguments.out or weights.with_suffix(target.suffix)
     if not arguments.overwrite:
-        require_new_files(path, settings.target, "choose another --out or give --overwrite")
+        require_new_files(path, settings, "choose another --out or give --overwrite")
     loaded = load(arguments, weights, overrides)
     report = export_model(
         loaded, path, settings, check_images=arguments.check_images, calibration=arguments.calibration
@@ -46,6 +46,7 @@ def _settings(arguments: argparse.Namespace) -> ExportSettings:
         mish_form=arguments.mish_form,
         precision=arguments.precision,
         max_ap_loss=arguments.max_ap_loss,
+        runner=arguments.runner,
     )
 
 

@@ -11,6 +11,7 @@ from detector.cli.usage import check_model_words
 
 EXAMPLES = (
     "detector export runs/detect/train --to onnx --nms",
+    "detector export best.safetensors --to onnx --runner --out deploy/best.onnx",
     "detector export best.safetensors --to openvino --precision int8 --out best.xml",
 )
 
@@ -69,6 +70,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="images to compare the export with its model on (default: the val split, else drawn ones)",
+    )
+    parser.add_argument(
+        "--runner",
+        action="store_true",
+        help="onnx, openvino: write run.py beside it, which needs no torch",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--json", action="store_true", help="print the differences from the model as JSON")

@@ -32,6 +32,7 @@ class ExportSettings:
         precision: number format of the weights and of the network's arithmetic. With openvino, `fp16` halves the
             weights alone. `int8` quantises weights and activations of the convolutions; the ranges of the activations
             are taken from images.
+        runner: whether the program `run.py`, which runs the file without this package, is written beside it.
         max_ap_loss: largest share of its AP on the split `val` that a model may lose by int8, 0..1; a file that loses
             more is not written. 1 writes it in any case.
     """
@@ -44,6 +45,7 @@ class ExportSettings:
     mish_form: MishForm | None = None
     precision: ExportPrecision = "fp32"
     max_ap_loss: float = 0.1
+    runner: bool = False
 
     def __post_init__(self) -> None:
         target = find_export_target(self.target)
@@ -53,6 +55,9 @@ class ExportSettings:
                 f"--nms: a file of {self.target} cannot hold a suppression; leave it out, or export to "
                 f"{' or '.join(able)}"
             )
+        if self.runner and not target.has_runner:
+            able = [name for name, other in export_targets().items() if other.has_runner]
+            raise ConfigError(f"--runner is for {' and '.join(able)}, got {self.target}; leave it out")
         if self.nms and self.raw_maps:
             raise ConfigError("--nms and --raw-maps exclude one another; leave one of them out")
         if self.precision not in target.precisions:

@@ -90,6 +90,7 @@ class ExportTarget(abc.ABC):
         fastest_mish: the form of Mish that the runtime computes fastest.
         can_select: whether score filter and non-maximum suppression can be part of a file.
         has_opset: whether `ExportJob.opset` has an effect.
+        has_runner: whether the program `run.py` runs a file.
         halves_network: whether fp16 is a network that computes in float16; else only its weights are halved.
     """
 
@@ -102,6 +103,7 @@ class ExportTarget(abc.ABC):
     fastest_mish: ClassVar[MishForm] = "mish"
     can_select: ClassVar[bool] = False
     has_opset: ClassVar[bool] = False
+    has_runner: ClassVar[bool] = False
     halves_network: ClassVar[bool] = True
 
     def __init__(self, config: ExportTargetConfig) -> None:

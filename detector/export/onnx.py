@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from onnxruntime import InferenceSession
 
-_LENGTH_KEY, _DIGEST_KEY = "detector_length", "detector_sha256"
+LENGTH_KEY, DIGEST_KEY = "detector_length", "detector_sha256"
 _MAX_BYTES = (1 << 31) - 1  # the largest message of protobuf
 # The exceptions of ONNX Runtime, which have no common base class.
 _STATES = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException", "EPFail")
@@ -43,6 +43,7 @@ class OnnxTarget(ExportTarget):
     fastest_mish = "sigmoid"  # measured in docs/benchmarks/exports.md
     can_select = True
     has_opset = True
+    has_runner = True
 
     @dataclass(frozen=True)
     class Config(ExportTargetConfig):
@@ -170,7 +171,7 @@ def save(model: ModelProto, document: str) -> bytes:
         raise CheckpointError(f"ONNX's checker rejects the exported graph: {str(error).splitlines()[0]}") from error
     tail = onnx.ModelProto()
     digest = hashlib.sha256(body + document.encode()).hexdigest()
-    for key, value in ((DOCUMENT_KEY, document), (_LENGTH_KEY, str(len(body))), (_DIGEST_KEY, digest)):
+    for key, value in ((DOCUMENT_KEY, document), (LENGTH_KEY, str(len(body))), (DIGEST_KEY, digest)):
         tail.metadata_props.add(key=key, value=value)
     return bytes(body + tail.SerializeToString())
 
@@ -190,7 +191,7 @@ def _checked_description(path: Path, content: bytes) -> Description:
         raise CheckpointError(f"{path} {_DAMAGED}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     description = Description.of_json(metadata.get(DOCUMENT_KEY), str(path))
-    length = metadata.get(_LENGTH_KEY, "")
+    length = metadata.get(LENGTH_KEY, "")
     if not (length.isascii() and length.isdecimal() and len(length) <= 12 and int(length) <= len(content)):
         raise CheckpointError(f"{path} {_DAMAGED}")
     body = content[: int(length)]
@@ -199,7 +200,7 @@ def _checked_description(path: Path, content: bytes) -> Description:
         tail.metadata_props.add(key=entry.key, value=entry.value)
     is_whole = body + tail.SerializeToString() == content
     digest = hashlib.sha256(body + metadata[DOCUMENT_KEY].encode()).hexdigest()
-    if not is_whole or digest != metadata.get(_DIGEST_KEY):
+    if not is_whole or digest != metadata.get(DIGEST_KEY):
         raise CheckpointError(f"{path} {_DAMAGED}")
     if _refers_to_files(model):
         raise CheckpointError(f"{path} keeps weights in other files, which no export does; export the model again")

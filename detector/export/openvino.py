@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Model
 
 # The last line of the graph's file is a comment with the digests of all bytes before it and of the weights.
-_SEAL = re.compile(rb"<!-- detector sha256 ([0-9a-f]{64}) ([0-9a-f]{64}) -->\n\Z")
+SEAL = re.compile(rb"<!-- detector sha256 ([0-9a-f]{64}) ([0-9a-f]{64}) -->\n\Z")
 _DAMAGED = "is truncated, damaged or was changed after its export; export the model again"
 
 
@@ -41,6 +41,7 @@ class OpenVinoTarget(ExportTarget):
     precisions = ("fp32", "fp16", "int8")
     can_select = True
     has_opset = True
+    has_runner = True
     halves_network = False
 
     @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _compiled(path: Path) -> tuple[str, CompiledModel]:
     import openvino
 
     graph = read_bounded(path)
-    seal = _SEAL.search(graph[-200:])
+    seal = SEAL.search(graph[-200:])
     if seal is None:
         raise CheckpointError(f"{path} does not describe its model; give a whole file that `detector export` wrote")
     weights = read_bounded(path.with_suffix(".bin"))

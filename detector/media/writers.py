@@ -164,11 +164,11 @@ def record_of(found: Found) -> dict[str, Any]:
         **record,
         "height": detections.image_hw[0],
         "width": detections.image_hw[1],
-        "detections": [{**_fields_of(box), **track} for box, track in zip(detections.boxes, tracks, strict=True)],
+        "detections": [{**fields_of(box), **track} for box, track in zip(detections.boxes, tracks, strict=True)],
     }
 
 
-def _fields_of(box: Detection) -> dict[str, object]:
+def fields_of(box: Detection) -> dict[str, object]:
     """Return the fields of a box, rounded, and its old names."""
     corners = [round(side, 2) for side in (box.x1, box.y1, box.x2, box.y2)]
     return {

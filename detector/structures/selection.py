@@ -21,7 +21,7 @@ MAX_CANDIDATES = 30_000
 
 NmsKind = Literal["plain", "greedy", "diou", "none"]
 # The exponent of Darknet's `greedynms`, whose `diounms` has `beta_nms` in its place.
-_GREEDY_BETA = 0.6
+GREEDY_BETA = 0.6
 _BLOCK = 256  # boxes compared with one another at once
 _LIBRARIES = ("_C_stable", "_C")  # names of the library in newer and older versions of torchvision
 
@@ -289,7 +289,7 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, config: Sele
         if config.nms == "plain":
             chosen = _plain_nms(boxes[members], scores[members], config.iou)
         else:
-            beta = _GREEDY_BETA if config.nms == "greedy" else config.nms_beta
+            beta = GREEDY_BETA if config.nms == "greedy" else config.nms_beta
             most = max(config.max_detections, config.min_per_class)
             chosen = _distance_nms(boxes[members], config.iou, beta, most)
         kept.append(members[chosen])

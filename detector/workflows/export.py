@@ -18,6 +18,7 @@ from detector.export.export_config import ExportSettings, export_suffixes, targe
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import find_export_target
 from detector.export.quantization import NUM_CALIBRATION_IMAGES
+from detector.export.runner import RUNNER_NAME, require_runnable, runner_text
 from detector.export.writer import Exported, make_export, require_possible
 from detector.io.atomic import write_atomically
 from detector.media.sources import ImageSource, as_sources
@@ -71,6 +72,8 @@ def export_model(
     model = loaded.model
     if not isinstance(model, DetectionModel):
         raise ConfigError("an export cannot be exported again; give the model file it came from")
+    if settings.runner:
+        require_runnable(loaded.config.input, is_plain=loaded.config.views.is_plain)
     canvases, checked_on = canvases_of(loaded.config, check_images, "val", NUM_CHECKED_IMAGES, may_draw=True)
     calibration_canvases: Sequence[Array] = ()
     calibrated_on = None
@@ -86,16 +89,16 @@ def export_model(
         return make_export(to, model, file, config.input, config.predict, asked, canvases, calibration_canvases)
 
     if settings.precision != "int8":
-        return ExportReport(make(path, settings), checked_on)
+        return ExportReport(_with_runner(make(path, settings), settings), checked_on)
     with tempfile.TemporaryDirectory() as folder:
         exported = make(Path(folder) / path.name, replace(settings, nms=False))
         ap = _measured(loaded, exported.runtime)
         _require_small_loss(path, ap, settings.max_ap_loss)
         exported = make(path, settings) if settings.nms else _moved(exported, path)
-    return ExportReport(exported, checked_on, calibrated_on, ap)
+    return ExportReport(_with_runner(exported, settings), checked_on, calibrated_on, ap)
 
 
-def target_to_write(path: Path, overwrite: bool) -> str:
+def target_to_write(path: Path, overwrite: bool, *, has_runner: bool = False) -> str:
     """Return the target that the suffix of a path names.
 
     Raises:
@@ -105,19 +108,31 @@ def target_to_write(path: Path, overwrite: bool) -> str:
     if target is None:
         raise ConfigError(f"{path}: an export ends in {', '.join(export_suffixes())}; rename it")
     if not overwrite:
-        require_new_files(path, target, "choose another path or give overwrite=True")
+        require_new_files(path, ExportSettings(target, runner=has_runner), "choose another path or give overwrite=True")
     return target
 
 
-def require_new_files(path: Path, target: str, remedy: str) -> None:
+def require_new_files(path: Path, settings: ExportSettings, remedy: str) -> None:
     """Reject an export that would replace a file; `remedy` says what to do instead.
 
     Raises:
-        ConfigError: one of the files that an export to the path writes exists.
+        ConfigError: one of the files that an export to the path writes exists; the program of another export may.
     """
-    for file in find_export_target(target).files_of(path):
+    for file in find_export_target(settings.target).files_of(path):
         if file.exists():
             raise ConfigError(f"{file}: already exists; {remedy}")
+    program = path.with_name(RUNNER_NAME)
+    if settings.runner and program.exists() and program.read_bytes() != runner_text().encode():
+        raise ConfigError(f"{program}: already exists and is another program; {remedy}")
+
+
+def _with_runner(exported: Exported, settings: ExportSettings) -> Exported:
+    """Write the program beside an export if the settings ask for it, and return the export with all of its files."""
+    if not settings.runner:
+        return exported
+    program = exported.files[0].with_name(RUNNER_NAME)
+    write_atomically(program, functools.partial(_write, runner_text().encode()))
+    return replace(exported, files=(*exported.files, program))
 
 
 def _require_small_loss(path: Path, ap: tuple[float, float] | None, max_loss: float) -> None:

@@ -94,6 +94,7 @@ class ExportKeywords(DetectionKeywords, total=False):
     mish_form: MishForm | None
     precision: ExportPrecision
     max_ap_loss: float
+    runner: bool
 
 
 def with_keywords(keywords: type) -> Callable[[Function], Function]:

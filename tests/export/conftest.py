@@ -37,7 +37,9 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
     torch.manual_seed(1)
     config = load_detection(name, overrides)
     model = build_model(config, len(NAMES))
-    branches = getattr(getattr(model, "head", None), "class_branches", ())
+    head = getattr(model, "head", None)
+    branches = getattr(head, "class_branches", ())
+    last = getattr(head, "class_predictions", [branch[-1] for branch in branches])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 4:
@@ -47,9 +49,9 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.momentum = None
             model.train()(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
-        for branch in branches:
-            branch[-1].weight.normal_(0, 0.3)
-            branch[-1].bias.fill_(-1)
+        for convolution in (*last, *getattr(head, "objectness_predictions", ())):
+            convolution.weight.normal_(0, 0.3)
+            convolution.bias.fill_(-1)
     plain = config_to_plain(config)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     save_model(path, ModelFile(plain, NAMES, (3, 7, 90), state, {"AP": 0.25}, thresholds))
@@ -119,6 +121,14 @@ def yolo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                   "ground_truth_sha256": "0" * 64}  # fmt: skip
     small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "input.size=64", "device=cpu"]
     return saved(path, "mish-n", small, thresholds)
+
+
+@pytest.fixture(scope="session")
+def yolox_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow, shallow `yolox-nano`, 64 x 64, whose images lie in the top-left corner."""
+    path = tmp_path_factory.mktemp("export") / "yolox.safetensors"
+    small = ["model.width=0.125", "model.depth=0.1", "input.size=64", "device=cpu"]
+    return saved(path, "yolox-nano", small, {})
 
 
 @pytest.fixture(scope="session")
