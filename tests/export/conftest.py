@@ -52,6 +52,8 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
         for convolution in (*last, *getattr(head, "objectness_predictions", ())):
             convolution.weight.normal_(0, 0.3)
             convolution.bias.fill_(-1)
+        for convolution in getattr(head, "box_predictions", ()):
+            convolution.weight.mul_(0.05)  # sizes are exponentials of its outputs
     plain = config_to_plain(config)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     save_model(path, ModelFile(plain, NAMES, (3, 7, 90), state, {"AP": 0.25}, thresholds))
