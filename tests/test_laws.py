@@ -37,6 +37,7 @@ FLOORS = (
     "tasks",
     "workflows",
     "api",
+    "service",
     "cli",
     "__main__",
 )
@@ -56,6 +57,11 @@ FENCES = {
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
     "tensorrt": ("export/",),
+    "fastapi": ("service/",),
+    "starlette": ("service/",),
+    "uvicorn": ("service/",),
+    "h11": ("service/",),
+    "prometheus_client": ("service/",),
 }
 
 

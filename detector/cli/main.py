@@ -39,6 +39,7 @@ COMMANDS = {
     "benchmark": ("benchmark", "compare back ends: latency, throughput, memory"),
     "convert": ("convert", "convert between .safetensors and Darknet's .weights or YOLOX's .pth, both ways"),
     "export": ("export", "export a model to ONNX, OpenVINO, TorchScript or torch.export, and compare the file with it"),
+    "serve": ("serve", "answer requests for detections over HTTP, with a page for people"),
     "anchors": ("anchors", "find anchors for a data set by k-means"),
     "download": ("download", "fetch published weights (YOLOX, Darknet) or a data set, by name"),
     "completion": ("completion", "print a script that completes commands, options and keys in bash, zsh or fish"),
@@ -49,7 +50,19 @@ EXAMPLES = (
     "detector evaluate runs/detect/train",
     "detector predict runs/detect/train photos/",
 )
-WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
+WITH_OVERRIDES = (
+    "train",
+    "evaluate",
+    "val",
+    "predict",
+    "export",
+    "study",
+    "augment",
+    "check",
+    "anchors",
+    "benchmark",
+    "serve",
+)
 # Commands of other programs, and those with their meaning here.
 _FOREIGN_COMMANDS = {
     "detect": "predict",

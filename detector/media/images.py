@@ -173,6 +173,11 @@ def load_image(
         return _load(path, file, channels, listed_hw, reduction)
 
 
+def encoded_header(name: str, encoded: bytes) -> ImageHeader:
+    """Read the header of an image like `image_header`, from the bytes of a file that messages call `name`."""
+    return _header(Path(name), BytesIO(encoded))
+
+
 def load_encoded(name: str, encoded: bytes, channels: int = 3) -> LoadedImage:
     """Read an image like `load_image`, from the bytes of a file that messages call `name`."""
     return _load(Path(name), BytesIO(encoded), channels, None, 1)
@@ -340,6 +345,11 @@ def within_side(image: npt.NDArray[np.uint8], max_side_px: int) -> npt.NDArray[n
 def as_png(image_rgb: npt.NDArray[np.uint8]) -> bytes:
     """Encode an image, uint8 (H, W, 3), RGB, as the bytes of a PNG file."""
     return bytes(cv2.imencode(".png", np.ascontiguousarray(image_rgb[:, :, ::-1]))[1])
+
+
+def as_jpeg(image_rgb: npt.NDArray[np.uint8]) -> bytes:
+    """Encode an image, uint8 (H, W, 3), RGB, as the bytes of a JPEG file."""
+    return bytes(cv2.imencode(".jpg", np.ascontiguousarray(image_rgb[:, :, ::-1]))[1])
 
 
 @contextmanager
