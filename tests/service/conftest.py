@@ -60,8 +60,12 @@ class Running:
 
     port: int
     stubs: dict[str, Stub]
-    service: Any
+    app: Any
     server: Any
+
+    @property
+    def service(self) -> Any:
+        return self.app.state.service
 
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -103,7 +107,7 @@ def run_service(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         thread.start()
         assert is_started.wait(20)
         try:
-            yield Running(int(announced[0].rpartition(":")[2]), stubs, app.state.service, server)
+            yield Running(int(announced[0].rpartition(":")[2]), stubs, app, server)
         finally:
             server.should_exit = True
             thread.join(20)

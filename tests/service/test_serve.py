@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,6 @@ from detector.errors import ConfigError
 from detector.io.machine import resident_bytes
 from detector.service.served_models import open_models
 from detector.service.service_config import ServiceConfig
-from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import build_predictor, load_model
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_command_serves_what_predict_finds_stores_nothing_and_ends_on_a_signal(t
     for library in ("fastapi", "uvicorn", "prometheus_client"):
         pytest.importorskip(library)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    encoded = cv2.imencode(".png", image)[1].tobytes()
+    encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     server, port = started(tmp_path, "yolox-nano", "input.size=64")
     try:
         answer = posted(port, encoded)
@@ -99,7 +99,8 @@ def test_command_serves_what_predict_finds_stores_nothing_and_ends_on_a_signal(t
     assert answer["model"] == "yolox-nano"
     assert list(tmp_path.iterdir()) == []
     loaded = load_model(Path("yolox-nano"), ["input.size=64"])
-    expected = build_predictor(loaded).detect([image], SelectConfig(confidence=0, max_detections=5))[0]
+    select = replace(loaded.config.predict, confidence=0, max_detections=5)
+    expected = build_predictor(loaded).detect([image], select)[0]
     found = [(box["label"], box["score"]) for box in answer["detections"]]
     assert found == [(box.label, pytest.approx(box.score, abs=1e-5)) for box in expected.boxes]
     assert len(found) == 5
