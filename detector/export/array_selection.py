@@ -31,7 +31,8 @@ def select_arrays(
     columns = np.arange(scores.shape[1])
     lowest = config.confidence if config.class_confidence is None else config.class_confidence
     is_finite = np.isfinite(scores)
-    passing = is_finite & (scores >= np.asarray(lowest, np.float32)) & np.isfinite(canvas_xyxy).all(axis=1)[:, None]
+    is_whole: npt.NDArray[np.bool_] = np.isfinite(canvas_xyxy).all(axis=1, keepdims=True)
+    passing = is_finite & is_whole & (scores >= np.asarray(lowest, np.float32))
     if config.best_class:
         passing &= columns == np.where(is_finite, scores, np.float32(-1)).argmax(axis=1)[:, None]
     if config.classes is not None:
@@ -50,7 +51,7 @@ def _kept(boxes: Floats, labels: Indices, config: SelectConfig, image_hw: tuple[
         return np.arange(len(boxes))
     if config.nms != "plain":
         height, width = image_hw
-        boxes = boxes / np.array([width, height, width, height], np.float32)
+        boxes = np.divide(boxes, np.array([width, height, width, height], np.float32), dtype=np.float32)
     groups = np.zeros_like(labels) if config.class_agnostic else labels
     is_kept = np.zeros(len(boxes), np.bool_)
     for group in np.unique(groups):

@@ -40,8 +40,7 @@ def test_arrays_are_selected_as_tensors(config: SelectConfig) -> None:
         found = select_arrays(boxes, scores, config, (48, 64))
         assert len(found[1]) > 10
         for one, other in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(one.numpy(), other)
-            assert one.numpy().dtype == other.dtype
+            np.testing.assert_array_equal(one.numpy(), other, strict=True)
 
 
 def test_overlap_that_equals_the_threshold_is_kept() -> None:

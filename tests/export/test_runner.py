@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,12 +45,14 @@ def images() -> list[np.ndarray]:
     return [rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for hw in ((48, 80), (121, 64), (64, 64), (31, 9), (7, 200))]
 
 
-def assert_equal(program: ModuleType, path: Path, pictures: list[np.ndarray], least: int, **settings: float) -> None:
+def assert_equal(program: ModuleType, path: Path, pictures: list[np.ndarray], least: int, **settings: Any) -> None:
     """Compare order, classes, boxes and scores of the program and of the package on one file."""
     detector, runner = Detector(path), program.Runner(path, num_threads=1, **settings)
     num_found = 0
     for picture in pictures:
-        expected, found = detector.predict(picture, **settings).boxes, runner.predict(picture)
+        detections = detector.predict(picture, **settings)
+        assert not isinstance(detections, list)
+        expected, found = detections.boxes, runner.predict(picture)
         assert [(box.name, box.label, box.category_id) for box in found] == [
             (box.name, box.label, box.category_id) for box in expected
         ]

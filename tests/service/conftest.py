@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -51,7 +51,9 @@ def stub_model(name: str, stub: Stub, config: ServiceConfig, monkeypatch: pytest
     plain = DetectionConfig()
     of_stub = replace(plain, input=replace(plain.input, size=32), predict=replace(plain.predict, confidence=0.1))
     monkeypatch.setattr("detector.tasks.detection_model.TorchRuntime", lambda model, device, runtime: stub)
-    return ServedModel(name, LoadedModel(of_stub, torch.nn.Identity(), ModelFile({}, NAMES, (3, 7), {})), config)
+    return ServedModel(
+        name, LoadedModel(of_stub, cast("Any", torch.nn.Identity()), ModelFile({}, NAMES, (3, 7), {})), config
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ class Recorder:
         return list(range(len(images)))
 
 
-def batcher(recorder: Recorder, max_wait_s: float = 0.0, sizes: tuple[int, ...] = (1, 2, 4)) -> Batcher:
-    return Batcher(dict.fromkeys(sizes, recorder), max_wait_s)  # type: ignore[dict-item]
+def batcher(recorder: Any, max_wait_s: float = 0.0, sizes: tuple[int, ...] = (1, 2, 4)) -> Batcher:
+    return Batcher(dict.fromkeys(sizes, recorder), max_wait_s)
 
 
 def submitted(made: Batcher, *configs: SelectConfig) -> list[Future]:
