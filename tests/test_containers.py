@@ -32,12 +32,14 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 def test_container_serves_as_a_user_without_rights(path: Path) -> None:
     given = instructions(path)
     words = [word for word, _ in given]
-    last = {word: argument for word, argument in given}
+    last = dict(given)
     assert set(words) <= {"FROM", "ENV", "RUN", "COPY", "USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
     assert int(last["USER"]) > 0
     assert words.index("USER") < words.index("ENTRYPOINT")
     assert not any(word in ("RUN", "COPY") for word in words[words.index("USER") :])
-    assert all(re.match(r"python:\d\.\d+-slim-\w+( AS build)?$", argument) for word, argument in given if word == "FROM")
+    assert all(
+        re.match(r"python:\d\.\d+-slim-\w+( AS build)?$", argument) for word, argument in given if word == "FROM"
+    )
     assert not any("curl" in argument or "wget" in argument for _, argument in given)
     command = [*json.loads(last["ENTRYPOINT"]), *json.loads(last["CMD"])]
     assert command[:2] == ["detector", "serve"]

@@ -57,6 +57,8 @@ FENCES = {
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
     "tensorrt": ("export/",),
+    "ncnn": ("export/",),
+    "pnnx": ("export/",),
     "fastapi": ("service/",),
     "starlette": ("service/",),
     "uvicorn": ("service/",),
