@@ -25,7 +25,8 @@ from detector.tasks.detection_model import load_model
 from detector.workflows.describe import describe_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
-TARGETS = [name for name in SUFFIXES if name != "tensorrt"]  # which needs a GPU; see test_tensorrt.py
+# test_tensorrt.py needs a GPU, test_ncnn.py the libraries of ncnn.
+TARGETS = [name for name in SUFFIXES if name not in ("tensorrt", "ncnn")]
 
 
 def copied(files: tuple[Path, ...], folder: Path) -> Path:

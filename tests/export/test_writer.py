@@ -23,7 +23,8 @@ from detector.workflows import export as export_workflow
 from detector.workflows.export import export_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
-TARGETS = [name for name in SUFFIXES if name != "tensorrt"]  # which needs a GPU; see test_tensorrt.py
+# test_tensorrt.py needs a GPU, test_ncnn.py the libraries of ncnn.
+TARGETS = [name for name in SUFFIXES if name not in ("tensorrt", "ncnn")]
 LOW = SelectConfig(confidence=0.05)
 
 
