@@ -52,6 +52,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="number format (default fp32)"
     )
+    _add_images(parser)
+    parser.add_argument(
+        "--runner",
+        action="store_true",
+        help="onnx, openvino: write run.py beside it, which needs no torch",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--json", action="store_true", help="print the differences from the model as JSON")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the images that an export is calibrated on and compared with its model on."""
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -71,13 +83,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="images to compare the export with its model on (default: the val split, else drawn ones)",
     )
-    parser.add_argument(
-        "--runner",
-        action="store_true",
-        help="onnx, openvino: write run.py beside it, which needs no torch",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument("--json", action="store_true", help="print the differences from the model as JSON")
 
 
 def check(arguments: argparse.Namespace) -> None:

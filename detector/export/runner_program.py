@@ -1,6 +1,6 @@
 """The program `run.py` of `detector export --runner`: detections of an exported file without torch.
 
-`runner.py` writes the program from this file and from all definitions that it uses, so that the program computes what
+`runner_text.py` writes the program from this file and from all definitions that it uses, so that the program computes what
 this package computes.
 """
 

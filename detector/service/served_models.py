@@ -55,7 +55,7 @@ class ServedModel:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it answers."""
+        """True while it answers."""
         return self._batcher.is_alive
 
     @property

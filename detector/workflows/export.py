@@ -18,7 +18,7 @@ from detector.export.export_config import ExportSettings, export_suffixes, targe
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import find_export_target
 from detector.export.quantization import NUM_CALIBRATION_IMAGES
-from detector.export.runner import RUNNER_NAME, require_runnable, runner_text
+from detector.export.runner_text import RUNNER_NAME, require_runnable, runner_text
 from detector.export.writer import Exported, make_export, require_possible
 from detector.io.atomic import write_atomically
 from detector.media.sources import ImageSource, as_sources

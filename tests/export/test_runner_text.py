@@ -18,7 +18,7 @@ import pytest
 from detector import Detector
 from detector.errors import ConfigError
 from detector.export.export_config import ExportSettings
-from detector.export.runner import RUNNER_NAME, runner_text
+from detector.export.runner_text import RUNNER_NAME, runner_text
 from detector.tasks.detection_model import load_model
 from detector.workflows.export import export_model
 
