@@ -31,7 +31,7 @@ def select_arrays(
     columns = np.arange(scores.shape[1])
     lowest = config.confidence if config.class_confidence is None else config.class_confidence
     is_finite = np.isfinite(scores)
-    is_whole: npt.NDArray[np.bool_] = np.isfinite(canvas_xyxy).all(axis=1, keepdims=True)
+    is_whole = np.asarray(np.isfinite(canvas_xyxy).all(axis=1))[:, None]
     passing = is_finite & is_whole & (scores >= np.asarray(lowest, np.float32))
     if config.best_class:
         passing &= columns == np.where(is_finite, scores, np.float32(-1)).argmax(axis=1)[:, None]

@@ -1,7 +1,7 @@
 """The program `run.py` of `detector export --runner`: detections of an exported file without torch.
 
-`runner_text.py` writes the program from this file and from all definitions that it uses, so that the program computes what
-this package computes.
+`runner_text.py` writes the program from this file and from all definitions that it uses, so that the program computes
+what this package computes.
 """
 
 from __future__ import annotations
