@@ -102,6 +102,8 @@ def _print_images(
     each_ms = 1000 * (time.perf_counter() - started_s) / summary.num_read
     read = plural(summary.num_read, "image")
     say(f"{read}, {num_unread} skipped, {each_ms:.1f} ms per image: {paths}", arguments.quiet)
+    if summary.limit_text:
+        say(summary.limit_text, arguments.quiet)
 
 
 def _formats(given: Sequence[str] | None) -> list[str]:
