@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         check_views=functools.partial(require_effect, arguments),
         check_frames=lambda has_frames: None if has_frames else refuse_video_options(arguments),
     )
+    if arguments.backend == "auto":
+        from detector.workflows.backend_choice import with_fastest_backend  # loads the exports
+
+        request = with_fastest_backend(request, functools.partial(say, quiet=arguments.quiet))
     records = predict_file(request, Observer(progress.say, say_warning), None if window is None else window.show)
     if records.has_frames:
         return run_video(arguments, records, progress, window)

@@ -38,6 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_darknet_options(parser)
     add_runtime_options(parser)
     parser.add_argument(
+        "--backend",
+        choices=("torch", "auto"),
+        default="torch",
+        help="auto: the fastest of torch, ONNX Runtime and OpenVINO on this machine, as far as they are installed; "
+        "measured at the first call for a model and remembered (default: torch)",
+    )
+    parser.add_argument(
         "--confidence",
         type=_confidence,
         metavar="0..1|best",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -124,7 +124,7 @@ class Pipeline:
         self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if live else 2 * self.num_workers)
         self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in self._stages]
         self._num_threads_of = {READING: len(self._feeds), NETWORK: self.num_workers, **dict.fromkeys(stages, 1)}
-        self._busy_s = Counter[str]()
+        self._busy_s: dict[str, float] = defaultdict(float)
         self._started_s = self._ended_s = 0.0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
