@@ -18,7 +18,7 @@ _OPENVINO_TELEMETRY = "openvino_telemetry"
 def import_privately(library: str) -> None:
     """Import a library; ONNX Runtime and OpenVINO then send nothing for the rest of the process.
 
-    A user who wants the telemetry of ONNX Runtime sets `ORT_DISABLE_TELEMETRY=0`, or imports either library first.
+    `ORT_DISABLE_TELEMETRY=0` keeps the telemetry of ONNX Runtime; a library that is already imported stays as it is.
 
     Raises:
         ImportError: the library, or one that it needs, is missing.
