@@ -26,6 +26,7 @@ from detector.export.graph import INPUT
 from detector.export.metadata import DOCUMENT_KEY
 from detector.export.onnx import DIGEST_KEY, LENGTH_KEY
 from detector.export.openvino import SEAL
+from detector.export.private_import import import_privately
 from detector.media.drawing import class_colours
 from detector.media.images import IMAGE_SUFFIXES
 from detector.media.sources import VIDEO_SUFFIXES
@@ -44,6 +45,7 @@ def open_onnx(path: Path, num_threads: int) -> tuple[str, Network]:
     Raises:
         CheckpointError: the file is missing, damaged, changed or from another program.
     """
+    import_privately("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,6 +74,7 @@ def open_openvino(path: Path, num_threads: int) -> tuple[str, Network]:
     Raises:
         CheckpointError: a file is missing, damaged, changed or from another program.
     """
+    import_privately("openvino")
     import openvino
 
     # Without the first setting, processors with bfloat16 compute in it.

@@ -116,7 +116,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("blocked")
     for name in BLOCKED:
         (folder / f"{name}.py").write_text(f"raise ImportError('{name} is blocked')")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    (folder / "home").mkdir()
+    kept = {key: value for key, value in os.environ.items() if key not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    return {**kept, "PYTHONPATH": str(folder), "HOME": str(folder / "home")}
 
 
 def started(bare: dict[str, str], folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -150,6 +152,7 @@ def test_program_detects_in_images_folders_and_videos_without_torch(selecting_on
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "0.jpg", "1.jpg", "3.mp4", "predictions.jsonl",
     ]  # fmt: skip
+    assert list(Path(bare["HOME"]).iterdir()) == []  # ONNX Runtime reports nothing
     drawn = cv2.imread(str(tmp_path / "results/0.jpg"))
     assert drawn.shape == (48, 80, 3)
 
