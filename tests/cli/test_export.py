@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +23,22 @@ def trained_network_of_few_layers(trained_darknet):
 def made(trained_darknet, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "m.onnx"
     weights, data = str(trained_darknet.weights), trained_darknet.data
-    assert run(["export", weights, data, "--to", "onnx", "--out", str(path), "-q"]) == 0
+    assert run(["export", weights, data, "--to", "onnx", "--out", str(path), "--runner", "-q"]) == 0
     return path
 
 
 def measured(capsys, *words: str) -> dict[str, float]:
     assert run(["evaluate", *words, "--json", "-q"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def test_runner_is_written_beside_the_export_and_runs(made, tiny_shapes):
+    program, picture = made.with_name("run.py"), next((tiny_shapes / "images/val").iterdir())
+    command = [sys.executable, str(program), str(made), str(picture), "--confidence", "0.05", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    record = json.loads(done.stdout)
+    assert (record["source"], record["height"], record["width"]) == (str(picture), 64, 64)
+    assert record["detections"]
 
 
 def test_export_has_the_ap_of_its_model(trained, made, tmp_path, capsys):
