@@ -30,6 +30,7 @@ COMMANDS = {
     "predict": ("predict", "detect objects in images, videos and live streams"),
     "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
     "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
+    "labels": ("labels", "find wrong labels, correct them in a new file, label more images: pseudo-labels, ranking"),
     "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs, or describe a model file"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
@@ -49,7 +50,19 @@ EXAMPLES = (
     "detector evaluate runs/detect/train",
     "detector predict runs/detect/train photos/",
 )
-WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
+WITH_OVERRIDES = (
+    "train",
+    "evaluate",
+    "val",
+    "predict",
+    "export",
+    "study",
+    "augment",
+    "check",
+    "anchors",
+    "benchmark",
+    "labels",
+)
 # Commands of other programs, and those with their meaning here.
 _FOREIGN_COMMANDS = {
     "detect": "predict",
