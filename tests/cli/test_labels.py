@@ -115,7 +115,7 @@ def test_images_are_ranked_by_value_or_at_random(
         (("pseudo", "a.safetensors", "--out", "n.json"), "expected a model file and images"),
         (("pseudo", "a.safetensors", "x", "--out", "n.json", "--confidence", "2"), "expected a value within 0..1"),
         (("rank", "a.safetensors", "x", "--seed", "2"), "--seed belongs to --random"),
-        (("rank", "a.safetensors", "x", "input.sise=3"), "input.size"),
+        (("rank", "a.safetensors", "x", "input.sise=3"), "unknown key 'input.sise'"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_read(
