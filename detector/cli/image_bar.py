@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class ImageBar:
-    """Progress bar of images; it ends with the last image."""
+    """Progress bar of images; it ends with the last image, and the next one starts another."""
 
     def __init__(self, is_shown: bool) -> None:
         self._is_shown = is_shown
@@ -31,3 +31,4 @@ class ImageBar:
         self._bar.update(done - self._bar.n)
         if done == total:
             self._bar.close()
+            self._bar = None  # the next images get a bar of their own

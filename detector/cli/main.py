@@ -25,6 +25,7 @@ COMMANDS = {
     "train": ("train", "train a detector on a COCO-format data set"),
     "evaluate": ("evaluate", "evaluate a trained detector: the 12 COCO metrics and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
+    "diagnose": ("diagnose", "say what holds back the AP of a training run, and which key to change first"),
     "compare": ("compare", "compare evaluated runs: metrics, a paired test, deviation over seeds"),
     "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
@@ -146,7 +147,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 # Commands whose result is what they print. All others write files, which lost text does not make incomplete.
-_PRINTING = frozenset(("compare", "check", "models", "parts", "config", "activations", "benchmark", "anchors", "env"))
+_PRINTING = frozenset(
+    ("compare", "diagnose", "check", "models", "parts", "config", "activations", "benchmark", "anchors", "env")
+)
 
 
 def run(argv: Sequence[str]) -> int:

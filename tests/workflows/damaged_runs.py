@@ -1,6 +1,6 @@
 """Short trainings on drawn data sets, one sound and twelve damaged on purpose, for `detector diagnose`.
 
-    PYTHONPATH=. python tests/workflows/damaged_runs.py FOLDER [NAME ...]    # trains, writes FOLDER/NAME.json
+    PYTHONPATH=. python tests/workflows/damaged_runs.py FOLDER SEED [NAME ...]    # trains, writes FOLDER/NAME.json
 
 Each class has a shape and a colour of its own, so that a fine-tuned `yolox-nano` learns them in half a minute of CPU
 time and what remains missing is the effect of the damage.
@@ -9,6 +9,7 @@ time and what remains missing is the effect of the damage.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from detector.media.images import write_image
 from detector.tasks.detection_model import load_detection
+from detector.workflows.diagnose import Diagnosis, diagnose
 from detector.workflows.train import train
 
 CLASSES = {"disc": (210, 60, 50), "square": (50, 90, 210), "triangle": (60, 170, 70)}
@@ -109,7 +111,7 @@ DAMAGES = {
     "removed-boxes": Damage(("labels",), change_labels=_remove),
     "moved-boxes": Damage(("labels",), change_labels=_move),
     "few-images": Damage(("overfitting",), train=Drawn(6)),
-    "rate-too-high": Damage(("rate-high",), overrides=("optimizer.lr=3", "optimizer.fine_tuning_lr=null")),
+    "rate-too-high": Damage(("rate-high",), overrides=("optimizer.lr=0.3", "optimizer.fine_tuning_lr=null")),
     "rate-too-low": Damage(("rate-low",), overrides=("optimizer.lr=0.000003",)),
     "val-at-night": Damage(("mismatch",), change_val=_night),
 }
@@ -182,3 +184,23 @@ def trained_run(folder: Path, name: str, seed: int = 0) -> Path:
         *(f"train.project={folder / name}", *damage.overrides),
     ]
     return train(load_detection("yolox-nano", overrides)).folder.path
+
+
+def diagnosed(folder: Path, name: str, seed: int = 0) -> Diagnosis:
+    """Train on a damaged data set and return the diagnosis of the run."""
+    return diagnose(trained_run(folder, name, seed))
+
+
+def main() -> None:
+    """Train, and write the evidence on each run without the paths of this machine."""
+    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+    for name in sys.argv[3:] or DAMAGES:
+        found = diagnosed(folder, name, seed)
+        plain = {**found.evidence.to_plain(), "run": name}
+        (folder / f"{name}.json").write_text(json.dumps(plain, indent=1) + "\n")
+        codes = [(cause.code, round(cause.held_back, 3)) for cause in found.causes]
+        print(f"{name}: {codes}, right: {DAMAGES[name].answers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
