@@ -112,14 +112,13 @@ def _decision(entry: object, where: str) -> Decision:
     bbox = _box(entry, "bbox", where) if is_label else None
     if word == "reject":
         return Decision(image_id, category_id, bbox, category_id, bbox, is_change=False)
-    if word == "redraw":
-        new_category_id, new_bbox = _whole(entry, "drawn_category_id", where), _box(entry, "drawn_bbox", where)
-        return Decision(image_id, category_id, bbox, new_category_id, new_bbox, is_change=True)
-    if kind == "extra":
+    if word == "accept" and kind == "extra":
         return Decision(image_id, category_id, bbox, None, None, is_change=True)
+    origin = "drawn" if word == "redraw" else "proposed"
     # An accepted class keeps the box of the label, an accepted place keeps its class.
-    new_category_id = category_id if kind == "place" else _whole(entry, "proposed_category_id", where)
-    new_bbox = bbox if kind == "class" else _box(entry, "proposed_bbox", where)
+    keeps_class, keeps_box = (word, kind) == ("accept", "place"), (word, kind) == ("accept", "class")
+    new_category_id = category_id if keeps_class else _whole(entry, f"{origin}_category_id", where)
+    new_bbox = bbox if keeps_box else _box(entry, f"{origin}_bbox", where)
     return Decision(image_id, category_id, bbox, new_category_id, new_bbox, is_change=True)
 
 
@@ -131,9 +130,9 @@ def _whole(entry: _Entry, key: str, where: str) -> int:
 
 
 def _box(entry: _Entry, key: str, where: str) -> tuple[float, ...]:
-    value = entry.get(key)
+    value: Any = entry.get(key)
     is_box = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not is_box or not all(math.isfinite(v) for v in value) or min(value[2:]) <= 0:
+    if not is_box or not all(map(math.isfinite, value)) or min(value[2:]) <= 0:
         raise DatasetError(
             f"{where}: expected a box x, y, width, height above 0 as {key}, got {reprlib.repr(value)}; draw it again"
         )
@@ -190,10 +189,7 @@ def apply_decisions(annotations: Path, decisions: Path, target: Path) -> Applied
                 entries[position] = _with_box(entries[position], decision)
     content["annotations"] = _numbered([e for n, e in enumerate(entries) if n not in removed], entries, added)
     write_json(content, target, annotations)
-    return Applied(
-        *(counts[name] for name in ("added", "reclassified", "moved", "removed", "kept")),
-        num_shapes_dropped=counts["shapes"],
-    )
+    return Applied(*(counts[name] for name in ("added", "reclassified", "moved", "removed", "kept", "shapes")))
 
 
 def _places(entries: Sequence[_Entry]) -> dict[_Place, list[int]]:

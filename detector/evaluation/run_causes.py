@@ -253,10 +253,11 @@ def _length(run: RunEvidence) -> Iterator[Cause]:
     """Blame the length where AP still rose fast at the end."""
     last = run.steps[-1] if run.steps else 0
     before = [ap for step, ap in zip(run.steps, run.aps, strict=True) if step <= _BEFORE_THE_END * last]
-    if not before or run.aps[-1] - before[-1] < _STILL_RISING:
+    is_short = last < run.num_steps
+    # AP rises at the end of every schedule; a model that fits its training images does not lack steps.
+    if not before or run.aps[-1] - before[-1] < _STILL_RISING or (run.train.ap >= _LEARNT_AP and not is_short):
         return
     gain = run.aps[-1] - before[-1]
-    is_short = run.steps[-1] < run.num_steps
     done = f"after {run.steps[-1]} of {run.num_steps} steps" if is_short else f"after {run.num_steps} steps"
     yield Cause(
         "short",

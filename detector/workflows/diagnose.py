@@ -159,7 +159,8 @@ def smallest_stride(config: DetectionConfig, num_classes: int) -> int:
     with torch.device("meta"):
         model = build_model(config, num_classes).eval()
         maps = model(torch.zeros(1, config.input.channels, height, width, dtype=torch.uint8))
-    return round(height / max(each.shape[-2] for each in maps))
+    cells: int = max(each.shape[-2] for each in maps)
+    return round(height / cells)
 
 
 def _source_sides(annotations: CocoAnnotations) -> Floats:

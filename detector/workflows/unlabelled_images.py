@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from detector import __version__
-from detector.config import registry
 from detector.data.conversion import write_json
 from detector.data.label_decisions import sha256_of
 from detector.errors import ConfigError, DatasetError, MediaError
@@ -25,6 +24,7 @@ from detector.structures.boxes import xyxy_to_xywh
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import LoadedModel, build_predictor, load_model, matched, read_split
 from detector.tasks.requests import SILENT, Observer
+from detector.tasks.task import split_to_evaluate
 
 DEFAULT_TARGET = Target("precision", 0.9)
 LOWEST_SCORE = 0.05  # of detections whose value is counted; a model has many that are lower and mean nothing
@@ -173,7 +173,7 @@ def _thresholds(request: UnlabelledRequest, loaded: LoadedModel, observer: Obser
     if not request.has_data:
         point = OperatingPoint.of_file(loaded.file, str(request.weights))
         return point.by_class, f"{point.target} on {point.num_images} images, as stored in the model file"
-    split = request.split or ("val" if "val" in registry.build(loaded.config.data).split_names() else "train")
+    split = split_to_evaluate(loaded.config, request.split, request.has_data, observer.note)
     annotations = read_split(loaded.config, split, observer.report)
     known, annotations = matched(loaded, annotations, observer.note, observer.warn)
     predictor = build_predictor(known, loaded.config.evaluate.batch_size)

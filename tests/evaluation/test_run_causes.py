@@ -83,7 +83,9 @@ def test_objects_below_the_stride_ask_for_finer_maps_where_the_network_has_the_k
 
 def test_unfinished_and_short_runs_are_told_apart() -> None:
     sound = evidence_of("sound")
-    rising = dataclasses.replace(sound, aps=(0.1, 0.2, 0.4, 0.6, 0.8))
+    fitted = dataclasses.replace(sound, aps=(0.1, 0.2, 0.4, 0.6, 0.8))
+    assert causes_of(fitted) == ()  # training images are fitted, so that more steps are not what is missing
+    rising = dataclasses.replace(fitted, train=dataclasses.replace(sound.train, ap=0.5))
     assert [(c.code, c.change) for c in causes_of(rising)] == [("short", "train.iterations=300")]
     stopped = dataclasses.replace(rising, num_steps=400)
     assert [(c.code, c.change) for c in causes_of(stopped)] == [("short", "train --resume")]

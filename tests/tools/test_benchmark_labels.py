@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from detector.data.problems import Findings
 from detector.evaluation.label_suspects import Suspect
 from detector.evaluation.results_file import checked_results
 from detector.evaluation.scoring_arrays import GroundTruth
-from tools.benchmark_labels import damaged, interval, num_found, shares_found
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from benchmark_labels import damaged, interval, num_found, shares_found  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -161,8 +161,8 @@ def draw_split(folder: Path, name: str, drawn: Drawn, damage: Damage, rng: Gener
         images.append({"id": number, "file_name": f"{number:04}.png", "width": side, "height": side})
     if name == "train" and damage.change_labels is not None:
         rows = damage.change_labels(rows, rng)
-    for row in rows:
-        row["area"] = row["bbox"][2] * row["bbox"][3]
+    for entry in rows:
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3]
     categories = [{"id": number, "name": each} for number, each in enumerate(names, start=1)]
     content = {"images": images, "annotations": rows, "categories": categories}
     (folder / f"{name}.json").write_text(json.dumps(content))
