@@ -70,6 +70,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="suspects: folder of the images of --results (no default)"
     )
+    _add_settings(parser)
+    add_out(
+        parser,
+        "suspects: folder (default runs/detect/labels); apply, pseudo: the new COCO file (no default); rank: text file "
+        "with the paths, best first (default: none)",
+        metavar="PATH",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are numbers and switches."""
     parser.add_argument(
         "--num",
         type=positive,
@@ -97,13 +109,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--random", action="store_true", help="rank: random order, the baseline to compare with (default: by value)"
     )
     parser.add_argument("--seed", type=seed, help="rank: seed of the random order (default 0)")
-    add_out(
-        parser,
-        "suspects: folder (default runs/detect/labels); apply, pseudo: the new COCO file (no default); rank: text file "
-        "with the paths, best first (default: none)",
-        metavar="PATH",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def narrow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

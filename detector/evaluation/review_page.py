@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from detector.data.coco import CocoAnnotations
 from detector.data.label_decisions import FORMAT, VERSION
 from detector.errors import MediaError
 from detector.evaluation.label_suspects import Suspect
-from detector.evaluation.review_script import SCRIPT, STYLE
 from detector.media.closeups import part_around, part_jpeg
 from detector.media.html import embedded, page_of, text
 from detector.media.images import load_image
@@ -62,8 +62,9 @@ def review_page(
     # In a script element, only the end tag and comments have a meaning: both begin with this character.
     written = json.dumps(content).replace("<", "\\u003c")
     buttons = "".join(f"<button id='{name}'>{title} <kbd>{key}</kbd></button>" for name, key, title in _KEYS)
+    style, script = (Path(__file__).with_name(f"review.{kind}").read_text("utf-8") for kind in ("css", "js"))
     body = [
-        f"<style>{STYLE}</style>",
+        f"<style>{style}</style>",
         "<h1>Labels that may be wrong</h1>",
         *(f"<p class='soft'>{text(fact)}</p>" for fact in facts),
         "<div class='review'><div class='card'><svg id='picture' role='img' aria-label='Image with its labels'></svg>",
@@ -72,7 +73,7 @@ def review_page(
         "<p id='progress' aria-live='polite'></p>",
         "<p class='soft'>Green: the label. Red, dashed: the proposed box. Blue: other labels. Drag on the picture to "
         "draw the right box. This browser keeps the decisions; save them for detector labels apply.</p>",
-        f"</div></div><script type='application/json' id='suspects'>{written}</script><script>{SCRIPT}</script>",
+        f"</div></div><script type='application/json' id='suspects'>{written}</script><script>{script}</script>",
     ]
     return page_of(f"Labels that may be wrong: {annotations.annotations.name}", body, _POLICY)
 

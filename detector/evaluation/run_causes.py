@@ -1,4 +1,4 @@
-"""Causes that hold AP back, found in the evidence on a run: each with its numbers and the key to change first.
+"""Causes that hold AP back, from the evidence on a run: each with its numbers and the key to change first.
 
 A cause is named only where a number is far from that of a sound run. `held_back` is a rough estimate of the AP that the
 cause costs. It orders the causes and promises nothing.

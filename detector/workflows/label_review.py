@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.config.schema import config_from_plain
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.label_decisions import sha256_of
 from detector.errors import DatasetError, DetectorError
@@ -21,7 +20,7 @@ from detector.models.checkpoint import ModelFile
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_predictor, load_model, matched, read_split
 from detector.tasks.requests import SILENT, Observer
-from detector.tasks.task import TaskConfig, split_to_evaluate
+from detector.tasks.task import config_of_file, split_to_evaluate
 from detector.training.run_folder import results_folder
 
 
@@ -146,10 +145,8 @@ def _detected(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotatio
 def origin_of(file: ModelFile, weights: Path, annotations: CocoAnnotations) -> str:
     """Return a sentence on whether a model was trained on the images of a split, as far as its file tells."""
     try:
-        config = config_from_plain(TaskConfig, file.config, str(weights))
-        if not isinstance(config, DetectionConfig):
-            raise DatasetError("not a detector")
-        learnt = _real_paths(read_split(config, "train"))
+        carried, _ = config_of_file(DetectionConfig, file, weights)
+        learnt = _real_paths(read_split(carried, "train"))
     except DetectorError:
         return "It is not known which images the model was trained on: its file names no training split that is here."
     shared = len(learnt & _real_paths(annotations))

@@ -1,20 +1,5 @@
-"""Style and script of the page on which suspect labels are reviewed."""
-
-from __future__ import annotations
-
-STYLE = """
-.review { display: grid; grid-template-columns: minmax(0, 1fr) 300px; gap: 16px; align-items: start; }
-@media (max-width: 760px) { .review { grid-template-columns: minmax(0, 1fr); } }
-svg { width: 100%; max-height: 72vh; border-radius: 6px; display: block; background: var(--ground); cursor: crosshair;
-  touch-action: none; }
-rect { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2.5; }
-rect.label { stroke: #28a05a; } rect.proposed { stroke: #e63c1e; stroke-dasharray: 6 4; }
-rect.other { stroke: #466ec8; stroke-width: 1.2; } rect.drawn { stroke: #f2c200; }
-button, select { font: inherit; color: var(--ink); background: var(--card); border: 1px solid var(--line);
-  border-radius: 7px; padding: 6px 11px; margin: 0 4px 8px 0; max-width: 100%; }
-button.chosen { outline: 3px solid var(--note); } kbd { color: var(--soft); font-size: 12px; }
-"""
-SCRIPT = """"use strict";
+// Script of the page on which suspect labels are reviewed: shows one suspect at a time and keeps the decisions.
+"use strict";
 const data = JSON.parse(document.getElementById("suspects").textContent), all = data.suspects;
 const key = "label-review-" + data.list_sha256, at = id => document.getElementById(id);
 const numberOf = new Map(data.categories.map((category, number) => [category.id, number]));
@@ -134,4 +119,3 @@ addEventListener("keydown", event => {
   event.preventDefault();
 });
 show();
-"""
