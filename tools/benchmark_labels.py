@@ -51,7 +51,7 @@ _SAME_PLACE_IOU = 0.5
 _STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # 97.5 % quantiles, by the number of values
 # Short runs of the network that is shipped, so that the simulation fits into minutes of two cores.
 _RECIPE = (
-    *("input.size=192", "train.weights=yolox-nano", "optimizer.fine_tuning_lr=0.003", "loader.batch_size=8"),
+    *("input.size=128", "train.weights=yolox-nano", "optimizer.fine_tuning_lr=0.003", "loader.batch_size=8"),
     *("loader.workers=0", "augment.mosaic=0", "train.evaluations=1", "schedule.warmup_iterations=10"),
 )
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="added: repetitions (default 3)")
     parser.add_argument("--first", type=int, default=40, help="added: images to begin with (default 40)")
     parser.add_argument("--added", type=int, default=40, help="added: images to add (default 40)")
-    parser.add_argument("--steps", type=int, default=120, help="added: training steps of each run (default 120)")
+    parser.add_argument("--steps", type=int, default=60, help="added: training steps of each run (default 60)")
     arguments = parser.parse_args()
     overrides = [word for word in arguments.words if "=" in word]
     names = [word for word in arguments.words if "=" not in word]
