@@ -11,6 +11,7 @@ from detector.cli.image_bar import ImageBar
 from detector.cli.progress import say, say_warning
 from detector.cli.usage import split_words
 from detector.data.label_decisions import apply_decisions
+from detector.errors import DetectorError
 from detector.evaluation.confidence import Target
 from detector.io.files import write_whole
 from detector.io.nouns import plural
@@ -107,7 +108,10 @@ def _rank(arguments: argparse.Namespace, observer: Observer) -> None:
     ranked = rank_images(_request(arguments), seed=seed, observer=observer)[: arguments.num]
     if arguments.out is not None:
         lines = "".join(f"{image.path}\n" for image in ranked)
-        write_whole(arguments.out, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
+        try:
+            write_whole(arguments.out, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
+        except OSError as error:
+            raise DetectorError(f"{arguments.out} cannot be written: {error.strerror}; name another file") from error
         observer.note(f"list: {arguments.out}")
     if arguments.json:
         rows = [{"path": str(i.path), "value": i.value, "num_detections": i.num_detections} for i in ranked]

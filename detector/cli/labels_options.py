@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out, number, positive, seed
-from detector.cli.usage import check_keys, narrow_to_action, require_one, split_words
+from detector.cli.usage import check_keys, names_data, narrow_to_action, require_one, split_words
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
@@ -145,6 +145,18 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"apply takes no override, got {overrides[0]}; leave it out")
     check_keys(arguments, overrides)
     _check_words(action, names, arguments)
+    _check_thresholds(arguments, names_data(overrides))
+
+
+def _check_thresholds(arguments: argparse.Namespace, has_data: bool) -> None:
+    """Reject options of thresholds that have no effect, and thresholds out of range."""
+    is_chosen = arguments.threshold_for is not None or (arguments.words[0] == "pseudo" and arguments.split is not None)
+    if is_chosen and (arguments.confidence is not None or not has_data):
+        raise ConfigError(
+            "--threshold-for and --split choose thresholds on data=; give data=DATA and leave --confidence out"
+        )
+    if arguments.confidence is not None and not 0 <= arguments.confidence <= 1:
+        raise ConfigError(f"--confidence: expected a value within 0..1, got {arguments.confidence:g}; correct it")
 
 
 def _check_words(action: str, names: Sequence[str], arguments: argparse.Namespace) -> None:
@@ -170,5 +182,3 @@ def _check_words(action: str, names: Sequence[str], arguments: argparse.Namespac
         )
     if arguments.seed is not None and not arguments.random:
         raise ConfigError("--seed belongs to --random; leave it out or give --random")
-    if arguments.confidence is not None and not 0 <= arguments.confidence <= 1:
-        raise ConfigError(f"--confidence: expected a value within 0..1, got {arguments.confidence:g}; correct it")

@@ -23,6 +23,8 @@ from detector.tasks.requests import SILENT, Observer
 from detector.tasks.task import config_of_file, split_to_evaluate
 from detector.training.run_folder import results_folder
 
+_MAX_WRITTEN = 20_000  # places in the list of a large data set; each takes about 250 bytes
+
 
 @dataclass(frozen=True)
 class ReviewRequest:
@@ -103,7 +105,10 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
     page = folder / "review.html"
     _write(page, review_page(shown, annotations, sha256, facts))
     review = Review(page, shown, len(listed), annotations.num_boxes, origin)
-    _write(folder / "suspects.json", json.dumps({**review.to_plain(), "suspects": [s.to_plain() for s in listed]}))
+    _write(
+        folder / "suspects.json",
+        json.dumps({**review.to_plain(), "suspects": [s.to_plain() for s in listed[:_MAX_WRITTEN]]}),
+    )
     return review
 
 

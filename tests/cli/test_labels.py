@@ -100,6 +100,8 @@ def test_images_are_ranked_by_value_or_at_random(
     assert at_random == ranked("--random", "--seed", "3") != by_value
     assert ranked("--num", "2", "--out", tmp_path / "next.txt") == by_value[:2]
     assert (tmp_path / "next.txt").read_text().split() == [row["path"] for row in by_value[:2]]
+    assert called("rank", trained.weights, trained.images, "--out", tmp_path / "none/next.txt", "-q") == 1
+    assert "next.txt cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,11 @@ def test_images_are_ranked_by_value_or_at_random(
         (("apply", "d.json", "--annotations", "a.json", "--out", "n.json", "--num", "3"), "--num belongs to suspects"),
         (("pseudo", "a.safetensors", "--out", "n.json"), "expected a model file and images"),
         (("pseudo", "a.safetensors", "x", "--out", "n.json", "--confidence", "2"), "expected a value within 0..1"),
+        (("pseudo", "a.safetensors", "x", "--out", "n.json", "--split", "val"), "choose thresholds on data="),
+        (
+            ("pseudo", "a.safetensors", "x", "data=shapes", "--out", "n", "--confidence", "1", "--threshold-for", "f1"),
+            "leave",
+        ),
         (("rank", "a.safetensors", "x", "--seed", "2"), "--seed belongs to --random"),
         (("rank", "a.safetensors", "x", "input.sise=3"), "unknown key 'input.sise'"),
     ],
