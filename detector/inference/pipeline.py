@@ -33,6 +33,7 @@ from detector.structures.selection import SelectConfig
 
 READING, NETWORK = "reading", "the network"  # names of the stages that every pipeline has
 _MAX_WORKERS = 8  # batches in the network at once on a CPU; each has its own activations in memory
+_MAX_IMAGES = 16  # in these batches together: a photo may have 100 MB
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class Pipeline:
         self._live_names = {n: feed[0].name for n, feed in enumerate(self._feeds) if not may_wait[n]}
         self._inbox = Inbox(may_wait, 2 * batch_size)
         self.num_workers, self.num_threads = self._shares(is_live=not still)
-        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if live else 2 * self.num_workers)
+        # Batches of images are larger than those of frames, and photos larger than frames: fewer of them wait.
+        is_lean = bool(live) or not any(isinstance(source, VideoSource) for source in sources)
+        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if is_lean else 2 * self.num_workers)
         self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in self._stages]
         self._num_threads_of = {READING: len(self._feeds), NETWORK: self.num_workers, **dict.fromkeys(stages, 1)}
         self._busy_s: dict[str, float] = defaultdict(float)
@@ -135,7 +138,9 @@ class Pipeline:
         num_threads = torch.get_num_threads()
         device = getattr(self._predictor.runtime, "device", None)
         is_on_cpu = isinstance(device, torch.device) and device.type == "cpu"
-        suits = min(num_threads, _MAX_WORKERS) if is_on_cpu and not is_live else 1
+        suits = (
+            min(num_threads, _MAX_WORKERS, max(1, _MAX_IMAGES // self._batch_size)) if is_on_cpu and not is_live else 1
+        )
         num_workers = self._config.workers or suits
         return num_workers, max(1, num_threads // num_workers)
 

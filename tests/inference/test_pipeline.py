@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -295,3 +296,11 @@ def test_busy_shares_name_the_stage_that_limits(draw_video: Callable[..., Path])
     summary = PredictionSummary(20, 0, (), (), busy_shares=shares)
     assert str(summary.limit_text).startswith("the speed is limited by slow: busy ")
     assert PredictionSummary(1, 0, (), ()).limit_text is None
+
+
+def test_large_batches_are_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.torch, "get_num_threads", lambda: 64)
+    predictor = Bars()
+    predictor.runtime = SimpleNamespace(device=torch.device("cpu"))  # type: ignore[assignment]
+    at_once = {size: run(predictor, [ImageSource("a.jpg", path=Path("a.jpg"))], batch_size=size).num_workers for size in (1, 2, 8, 64)}
+    assert at_once == {1: 8, 2: 8, 8: 2, 64: 1}
