@@ -11,6 +11,7 @@ Commands inside a sentence are only parsed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -31,6 +32,7 @@ from detector.config.schema import load_config
 from detector.darknet.darknet_model_file import save_darknet_files
 from detector.darknet.network import CfgText, DarknetNet
 from detector.data.dataset import DatasetConfig
+from detector.data.label_decisions import FORMAT, VERSION
 from detector.tasks.detection_model import load_detection
 from detector.workflows.studies.plan import load_study
 
@@ -132,6 +134,7 @@ def write_coco(shapes: Path) -> None:
     found = json.loads(Path("gt.json").read_text())["annotations"]
     keys = ("image_id", "category_id", "bbox")
     Path("results.json").write_text(json.dumps([{**{key: box[key] for key in keys}, "score": 0.9} for box in found]))
+    write_decisions()
     write_folders()
     Path("data").mkdir()
     split = "{annotations: ../val.json, images: ../images}"
@@ -151,6 +154,19 @@ def write_coco(shapes: Path) -> None:
             class_folder = Path("photos_by_class") / split_name / name
             class_folder.mkdir(parents=True)
             cv2.imwrite(str(class_folder / "1.jpg"), image)
+
+
+def write_decisions() -> None:
+    """Write decisions about `val.json`, as the page of suspect labels saves them."""
+    content = Path("val.json").read_bytes()
+    first = json.loads(content)["annotations"][0]
+    decision = {key: first[key] for key in ("image_id", "category_id", "bbox")} | {
+        "kind": "extra",
+        "decision": "accept",
+    }
+    head = {"format": FORMAT, "version": VERSION, "annotations": "val.json"}
+    made = {**head, "annotations_sha256": hashlib.sha256(content).hexdigest(), "decisions": [decision]}
+    Path("decisions.json").write_text(json.dumps(made))
 
 
 def write_folders() -> None:

@@ -142,6 +142,23 @@ def evaluation_page(folder: Path, tiny_shapes: Path) -> Path:
     return folder / "report/report.html"
 
 
+def review_page(folder: Path, tiny_shapes: Path) -> Path:
+    """Write the page of suspect labels: a class with a long name, and detections of which some contradict labels."""
+    truth = folder / "labels.json"
+    content = json.loads((tiny_shapes / "annotations/val.json").read_text())
+    content["categories"][0]["name"] = f"</script><b>{LONG_NAME}"
+    truth.write_text(json.dumps(content))
+    found = []
+    for number, box in enumerate(content["annotations"]):
+        x, y, width, height = box["bbox"]
+        row = {"image_id": box["image_id"], "category_id": box["category_id"], "score": 0.9 - number / 100}
+        found.append({**row, "bbox": [x + 9 * (number % 3), y, width, height]})
+    (folder / "suspect.json").write_text(json.dumps(found))
+    words = ["--results", str(folder / "suspect.json"), "--annotations", str(truth), "--out", str(folder / "review")]
+    assert run(["labels", "suspects", *words, "--images", str(tiny_shapes / "images/val"), "-q"]) == 0
+    return folder / "review/review.html"
+
+
 def study_page(folder: Path) -> Path:
     """Write the report of a study of which one run failed."""
     study, records = load_study("depth", seeds=5), StudyFolder(folder / "study")
@@ -167,6 +184,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, tiny_shapes: Path) -> dict[s
         "check": check_page(folder, tiny_shapes),
         "evaluation": evaluation_page(folder, tiny_shapes),
         "study": study_page(folder),
+        "review": review_page(folder, tiny_shapes),
     }
     for name in ("index", "commands", "guides/from-ultralytics"):
         if (ROOT / f"site/{name}.html").exists():
@@ -187,6 +205,73 @@ def test_pages_fit_phone_and_desktop_with_readable_text(scheme: str, pages: dict
     assert len(found) == len(pages) * len(WIDTHS_PX)
     assert {seen["isDark"] for seen in found.values()} == {scheme == "dark"}
     assert {name: seen["found"] for name, seen in found.items() if seen["found"]} == {}
+
+
+# Decides about the first three suspects with keys and the mouse, and shows what a click on save would download.
+REVIEW = """<!doctype html><html><body><pre id="found"></pre><script>
+(async () => {
+  const frame = document.createElement("iframe");
+  frame.style = "width: 1280px; height: 900px; border: 0";
+  frame.src = PAGE;
+  const loaded = new Promise(resolve => frame.onload = resolve);
+  document.body.append(frame);
+  await loaded;
+  const page = frame.contentWindow, at = id => page.document.getElementById(id);
+  const press = key => page.dispatchEvent(new page.KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+  const saved = [];
+  page.URL.createObjectURL = blob => { saved.push(blob); return "data:,"; };
+  page.localStorage.clear();
+  const shown = [at("question").textContent];
+  press("a");
+  shown.push(at("question").textContent, at("progress").textContent);
+  press("r");
+  press("u");
+  press("ArrowLeft");
+  press("r");
+  const box = at("picture").getBoundingClientRect();
+  const point = (kind, x, y) => (kind == "pointerup" ? page : at("picture")).dispatchEvent(new page.PointerEvent(kind,
+    {clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true}));
+  point("pointerdown", 0.4, 0.4);
+  point("pointermove", 0.5, 0.5);
+  point("pointerup", 0.6, 0.7);
+  press("2");
+  const part = at("picture").getAttribute("viewBox").split(" ").map(Number);
+  at("save").click();
+  const text = await saved[0].text();
+  document.getElementById("found").textContent = JSON.stringify({shown, part, box: [box.width, box.height],
+    file: JSON.parse(text), picture: at("picture").querySelector("image").getAttribute("href").slice(0, 22)});
+})();
+</script></body></html>"""
+
+
+def test_labels_are_decided_by_keys_and_mouse_and_the_decisions_apply(pages: dict[str, Path], tmp_path: Path) -> None:
+    probe = tmp_path / "probe.html"
+    source = json.dumps(pages["review"].as_uri())
+    probe.write_text(REVIEW.replace("<script>", f"<script>const PAGE = {source};", 1), encoding="utf-8")
+    dumped = re.search(r'<pre id="found">(.*?)</pre>', chromium(probe, "light", "--dump-dom"), re.DOTALL)
+    assert dumped is not None
+    assert dumped[1], "the page did not answer in time"
+    found: dict[str, Any] = json.loads(unescape(dumped[1]))
+    listed = json.loads((pages["review"].parent / "suspects.json").read_text())["suspects"]
+    assert found["picture"] == "data:image/jpeg;base64"
+    assert found["shown"][0] != ""
+    assert found["shown"][2] == f"2 of {len(listed)}; 1 decided"
+    first, second, third = found["file"]["decisions"]
+    assert (first["decision"], first["bbox"], first["kind"]) == ("accept", listed[0]["bbox"], listed[0]["kind"])
+    assert second["decision"] == "reject"
+    assert third["decision"] == "redraw"
+    assert third["drawn_category_id"] == 7  # the second category
+    x, y, width, height = found["part"]
+    expected = [x + 0.4 * width, y + 0.4 * height, 0.2 * width, 0.3 * height]
+    assert third["drawn_bbox"] == pytest.approx(expected, abs=0.06 * max(width, height))
+    decisions, annotations = tmp_path / "decisions.json", pages["review"].parents[1] / "labels.json"
+    decisions.write_text(json.dumps(found["file"]))
+    before = annotations.read_bytes()
+    words = ["apply", str(decisions), "--annotations", str(annotations), "--out", str(tmp_path / "new.json"), "-q"]
+    assert run(["labels", *words]) == 0
+    assert annotations.read_bytes() == before
+    rows = json.loads((tmp_path / "new.json").read_text())["annotations"]
+    assert third["drawn_bbox"] in [row["bbox"] for row in rows]
 
 
 @pytest.mark.skipif("DETECTOR_SCREENSHOTS" not in os.environ, reason="DETECTOR_SCREENSHOTS names no folder")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out, seed, whole_number
-from detector.cli.usage import DATA_HELP, check_data_words
+from detector.cli.usage import DATA_HELP, check_data_words, narrow_to_action
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
@@ -82,18 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def narrow(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Describe one action only: hide the options of the others, whose help begins with their actions."""
-    action = next((word for word in words if word in _ACTIONS), None)
-    if action is None or not {"-h", "--help"} & set(words):
-        return
-    parser.description = f"{action}: {_ACTIONS[action]}"
-    parser.usage = f"detector dataset {action} DATA --out FOLDER [options]"
-    for option in parser._actions:
-        owners, colon, text = (option.help or "").partition(": ")
-        names = {name for name in _ACTIONS if re.search(rf"\b{name}\b", owners)}
-        if option.dest == "words":
-            option.help, option.metavar = DATA_HELP, "DATA"
-        elif colon and names:
-            option.help = text if action in names else argparse.SUPPRESS
+    narrow_to_action(parser, words, _ACTIONS, "detector dataset {} DATA --out FOLDER [options]", ("DATA", DATA_HELP))
 
 
 def check(arguments: argparse.Namespace) -> None:

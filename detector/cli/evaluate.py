@@ -8,11 +8,8 @@ import functools
 import json
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn
 
-from tqdm import tqdm
-
+from detector.cli.image_bar import ImageBar
 from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_given, refuse_unsupported
 from detector.cli.progress import say, say_warning
@@ -152,30 +149,5 @@ def _measure_model(
         check_views=functools.partial(require_effect, arguments),
     )
     progress = TrainingProgress(arguments.quiet, arguments.verbose)
-    with _ImageBar(is_shown=sys.stderr.isatty() and not arguments.quiet) as bar:
+    with ImageBar(is_shown=sys.stderr.isatty() and not arguments.quiet) as bar:
         return evaluate_file(request, Observer(lambda text: say(text, arguments.quiet), say_warning, progress, bar))
-
-
-class _ImageBar:
-    """Progress bar of images; it ends with the last image."""
-
-    def __init__(self, is_shown: bool) -> None:
-        self._is_shown = is_shown
-        self._bar: tqdm[NoReturn] | None = None
-
-    def __enter__(self) -> _ImageBar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show the number of images done."""
-        if self._bar is None:
-            self._bar = tqdm(total=total, unit="image", disable=not self._is_shown)
-        self._bar.update(done - self._bar.n)
-        if done == total:
-            self._bar.close()

@@ -25,11 +25,13 @@ COMMANDS = {
     "train": ("train", "train a detector on a COCO-format data set"),
     "evaluate": ("evaluate", "evaluate a trained detector: the 12 COCO metrics and AP per class"),
     "val": ("evaluate", "the same as evaluate"),
+    "diagnose": ("diagnose", "say what holds back the AP of a training run, and which key to change first"),
     "compare": ("compare", "compare evaluated runs: metrics, a paired test, deviation over seeds"),
     "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
     "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
     "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
+    "labels": ("labels", "find wrong labels, correct them in a new file, label more images: pseudo-labels, ranking"),
     "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
     "models": ("models", "list the model presets with measured parameters and GFLOPs, or describe a model file"),
     "parts": ("parts", "list the registered parts of each kind: backbones, heads, losses, data readers, ..."),
@@ -62,6 +64,7 @@ WITH_OVERRIDES = (
     "anchors",
     "benchmark",
     "serve",
+    "labels",
 )
 # Commands of other programs, and those with their meaning here.
 _FOREIGN_COMMANDS = {
@@ -146,7 +149,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 # Commands whose result is what they print. All others write files, which lost text does not make incomplete.
-_PRINTING = frozenset(("compare", "check", "models", "parts", "config", "activations", "benchmark", "anchors", "env"))
+_PRINTING = frozenset(
+    ("compare", "diagnose", "check", "models", "parts", "config", "activations", "benchmark", "anchors", "env")
+)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detector.errors import ConfigError
@@ -111,3 +112,36 @@ def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config
 def names_data(overrides: Sequence[str]) -> bool:
     """Tell whether overrides give a data set."""
     return any(override.startswith(("data=", "data.")) for override in overrides)
+
+
+def narrow_to_action(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    actions: Mapping[str, str],
+    usage: str,
+    described: tuple[str, str] | None = None,
+) -> None:
+    """Describe one action of a command only: hide options of the others, whose help begins with their actions.
+
+    Args:
+        parser: the parser of the command.
+        words: the command line.
+        actions: the meaning of each action.
+        usage: usage line, with `{}` for the action.
+        described: name and help of the words of every action; None to keep them.
+    """
+    action = next((word for word in words if word in actions), None)
+    if action is None or not {"-h", "--help"} & set(words):
+        return
+    parser.description, parser.usage = f"{action}: {actions[action]}", usage.format(action)
+    known = "|".join(actions)
+    for option in parser._actions:
+        # "split: ...; rank: ..." gives "", "split", "...", "rank", "...".
+        _, *parts = re.split(rf"(?:^|; )((?:{known})\b[^:;]*): ", option.help or "")
+        texts = zip(parts[::2], parts[1::2], strict=True)
+        owners = {name: text for head, text in texts for name in re.findall(rf"\b(?:{known})\b", head)}
+        if option.dest == "words":
+            if described is not None:
+                option.metavar, option.help = described
+        elif owners:
+            option.help = owners.get(action, argparse.SUPPRESS)

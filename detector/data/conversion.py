@@ -49,15 +49,27 @@ def write_coco(annotations: CocoAnnotations, path: Path, extras: Extras | None =
         DatasetError: the file exists, or cannot be written.
     """
     truth = annotations.ground_truth() if extras is None else ground_truth_with(annotations, extras)
+    write_json(truth, path, annotations.annotations)
+
+
+def write_json(content: Mapping[str, object], path: Path, source: Path) -> None:
+    """Write the content of a COCO file as JSON.
+
+    Args:
+        content: the content.
+        path: the file.
+        source: where the content comes from, for messages.
+
+    Raises:
+        DatasetError: the file exists or cannot be written, or the content holds a number that JSON cannot represent.
+    """
     try:
-        text = json.dumps(truth, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
-        text = json.dumps(truth, allow_nan=False)
+        text = json.dumps(content, allow_nan=False)
     except ValueError as error:
-        raise DatasetError(
-            f"{annotations.annotations}: holds a number that JSON cannot represent; correct it"
-        ) from error
+        raise DatasetError(f"{source}: holds a number that JSON cannot represent; correct it") from error
     _write(path, text)
 
 

@@ -49,10 +49,11 @@ summary { cursor: pointer; color: var(--soft); } a { color: inherit; } figure:ta
 """
 
 
-def page_of(title: str, body: Iterable[str]) -> str:
-    """Return a complete page from a plain title and parts that are HTML."""
+def page_of(title: str, body: Iterable[str], policy: str = "") -> str:
+    """Return a complete page from a plain title, parts that are HTML, and a Content-Security-Policy or none."""
+    allowed = f"<meta http-equiv='Content-Security-Policy' content=\"{policy}\">\n" if policy else ""
     head = [
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>",
+        f"<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n{allowed}"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
     ]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detector.cli.main import run
+from detector.data.coco import read_coco
+from detector.data.label_decisions import FORMAT
+
+
+def called(*words: object) -> int:
+    return run(["labels", *map(str, words)])
+
+
+def test_suspects_of_a_split_are_written_as_page_and_list(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called("suspects", trained.weights, trained.data, "--out", tmp_path, "--num", "5", "--json", "-q") == 0
+    printed = json.loads(capsys.readouterr().out)
+    listed = json.loads((tmp_path / "suspects.json").read_text())
+    assert listed["suspects"][:5] == printed["suspects"]
+    assert len(listed["suspects"]) == printed["num_listed"] >= printed["num_labels"]
+    # The fixture is trained on its own validation images.
+    assert "The model was trained on 6 of these 6 images" in printed["origin"]
+    page = (tmp_path / "review.html").read_text()
+    assert page.count("data:image/jpeg;base64") == 5
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_decisions_are_applied_to_a_new_file(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("suspects", trained.weights, trained.data, "--out", tmp_path, "--num", "30", "-q") == 0
+    text = (tmp_path / "review.html").read_text().partition("id='suspects'>")[2].partition("</script>")[0]
+    page = json.loads(text)
+    keys = ("format", "version", "annotations", "annotations_sha256")
+    decisions = [{**suspect, "decision": "accept"} for suspect in page["suspects"]]
+    assert page["format"] == FORMAT
+    path, new = tmp_path / "decisions.json", tmp_path / "new.json"
+    path.write_text(json.dumps({**{key: page[key] for key in keys}, "decisions": decisions}))
+    before = trained.annotations.read_bytes()
+    capsys.readouterr()
+    words = ("apply", path, "--annotations", trained.annotations, "--out", new)
+    assert called(*words, "--json") == 0
+    applied = json.loads(capsys.readouterr().out)
+    assert trained.annotations.read_bytes() == before
+    num_extra = sum(suspect["kind"] == "extra" for suspect in page["suspects"])
+    assert applied["num_removed"] == num_extra
+    num_before = read_coco(trained.annotations, None).num_boxes
+    assert read_coco(new, None).num_boxes == num_before - num_extra + applied["num_added"]
+    assert called(*words) == 3
+    assert "no file is replaced" in capsys.readouterr().err
+
+
+def test_pseudo_labels_carry_scores_and_provenance(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pseudo.json"
+    words = ("pseudo", trained.weights, trained.images, "--out", out)
+    assert called(*words) == 2
+    assert "holds no thresholds" in capsys.readouterr().err
+    assert called(*words, trained.data, "--threshold-for", "f1", "--json", "-q") == 0
+    printed, content = json.loads(capsys.readouterr().out), json.loads(out.read_text())
+    thresholds = content["info"]["thresholds"]
+    assert content["info"]["thresholds_from"] == "best F1 on the 6 images of val.json"
+    assert len(content["info"]["model_sha256"]) == 64
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert content["annotations"]
+    for row in content["annotations"]:
+        assert row["score"] >= thresholds[names[row["category_id"]]]
+        assert row["origin"] == "pseudo-label"
+    assert sum(printed["num_labels"].values()) == len(content["annotations"])
+    assert printed["num_images"] + printed["num_left_out"] == 6
+    assert read_coco(out, trained.images).num_boxes == len(content["annotations"])
+
+
+def test_one_confidence_and_empty_images_can_be_asked_for(trained: Any, tmp_path: Path) -> None:
+    out = tmp_path / "pseudo.json"
+    words = ("pseudo", trained.weights, trained.images, "--out", out, "-q")
+    assert called(*words, "--confidence", "1") == 3  # nothing is as certain
+    assert called(*words, "--confidence", "1", "--keep-empty") == 0
+    content = json.loads(out.read_text())
+    assert (len(content["images"]), content["annotations"]) == (6, [])
+
+
+def test_images_are_ranked_by_value_or_at_random(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ranked(*words: object) -> list[dict[str, Any]]:
+        assert called("rank", trained.weights, trained.images, "--json", "-q", *words) == 0
+        rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+        return rows
+
+    by_value, at_random = ranked(), ranked("--random", "--seed", "3")
+    values = [row["value"] for row in by_value]
+    assert values == sorted(values, reverse=True)
+    assert len(by_value) == 6
+    assert sorted(row["path"] for row in by_value) == sorted(row["path"] for row in at_random)
+    assert at_random == ranked("--random", "--seed", "3") != by_value
+    assert ranked("--num", "2", "--out", tmp_path / "next.txt") == by_value[:2]
+    assert (tmp_path / "next.txt").read_text().split() == [row["path"] for row in by_value[:2]]
+    assert called("rank", trained.weights, trained.images, "--out", tmp_path / "none/next.txt", "-q") == 1
+    assert "next.txt cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected an action, one of suspects, apply, pseudo, rank; got none"),
+        (("suspect",), "did you mean 'suspects'"),
+        (("suspects",), "expected one model file, got none"),
+        (("suspects", "a.safetensors", "--results", "r.json"), "give all three and no model"),
+        (("apply", "d.json", "--out", "n.json"), "give --annotations FILE.json"),
+        (("apply", "d.json", "--annotations", "a.json"), "give --out FILE.json"),
+        (("apply", "d.json", "--annotations", "a.json", "--out", "n.json", "--num", "3"), "--num belongs to suspects"),
+        (("pseudo", "a.safetensors", "--out", "n.json"), "expected a model file and images"),
+        (("pseudo", "a.safetensors", "x", "--out", "n.json", "--confidence", "2"), "expected a value within 0..1"),
+        (("pseudo", "a.safetensors", "x", "--out", "n.json", "--split", "val"), "choose thresholds on data="),
+        (
+            ("pseudo", "a.safetensors", "x", "data=shapes", "--out", "n", "--confidence", "1", "--threshold-for", "f1"),
+            "leave",
+        ),
+        (("rank", "a.safetensors", "x", "--seed", "2"), "--seed belongs to --random"),
+        (("rank", "a.safetensors", "x", "input.sise=3"), "unknown key 'input.sise'"),
+    ],
+)
+def test_mistakes_are_answered_before_anything_is_read(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(*words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_of_an_action_shows_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        called("rank", "--help")
+    text = capsys.readouterr().out
+    assert "--random" in text
+    assert "--keep-empty" not in text
+    assert "DECISIONS" not in text
