@@ -172,7 +172,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
         )
         if first_step == 0 and world.is_main:
-            for note in _notes_on_objects(model, annotations, config):
+            for note in (*_notes_on_objects(model, annotations, config), *_notes_on_tiles(config)):
                 report(Noted(note))
             _draw_first_batches(samples, sampler, annotations.class_names, folder)
         return training_batches(samples, sampler, config.loader)
@@ -233,4 +233,15 @@ def _notes_on_objects(model: DetectionModel, annotations: CocoAnnotations, confi
             f"loss: anchor: only the first {most} objects of a training image are trained on: {num_over} images have "
             f"more, the fullest {fullest}{', and a mosaic joins several' if has_mosaic else ''}; raise max in the "
             f"[yolo] sections, or model.head.training.max_truths"
+        )
+
+
+def _notes_on_tiles(config: DetectionConfig) -> Iterator[str]:
+    """Yield a note where training and evaluation show objects at different scales."""
+    trained, shown = config.augment.tile, config.views.tile
+    if trained is not None and trained != shown:
+        seen = "whole images" if shown is None else f"tiles of {shown} px"
+        yield (
+            f"training shows tiles of {trained} px, evaluation {seen}: objects have another size there; give "
+            f"views.tile={trained}"
         )
