@@ -56,6 +56,7 @@ FENCES = {
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
     "tensorrt": ("export/",),
+    "optuna": ("workflows/studies/optuna_sampler.py",),
 }
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "val": ("evaluate", "the same as evaluate"),
     "compare": ("compare", "compare evaluated runs: metrics, a paired test, deviation over seeds"),
     "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
+    "tune": ("tune", "search for better settings within a time, and measure them on held-out images"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
     "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
     "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
@@ -49,7 +50,19 @@ EXAMPLES = (
     "detector evaluate runs/detect/train",
     "detector predict runs/detect/train photos/",
 )
-WITH_OVERRIDES = ("train", "evaluate", "val", "predict", "export", "study", "augment", "check", "anchors", "benchmark")
+WITH_OVERRIDES = (
+    "train",
+    "evaluate",
+    "val",
+    "predict",
+    "export",
+    "study",
+    "tune",
+    "augment",
+    "check",
+    "anchors",
+    "benchmark",
+)
 # Commands of other programs, and those with their meaning here.
 _FOREIGN_COMMANDS = {
     "detect": "predict",
@@ -59,7 +72,6 @@ _FOREIGN_COMMANDS = {
     "eval": "evaluate",
     "validate": "evaluate",
     "map": "evaluate --metric darknet",
-    "tune": "study",
     "settings": "config",
     "cfg": "config",
     "info": "env",

@@ -15,6 +15,8 @@ from detector.config.registry import register
 from detector.data.canvas_sizes import training_canvases
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import no_extras
+from detector.data.dataset_editing import Portion, take
 from detector.data.image_cache import stated_cost
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
@@ -69,6 +71,8 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
             val = read_split(config, "val", report, with_notes=False)
+            if config.train.val_share != (0.0, 1.0):
+                val = take(Portion(val, no_extras(val)), config.train.val_images(len(val))).annotations
             match = match_classes(self.class_names, self.category_ids, val, "the training split")
             for text in match.notes:
                 report(Noted(text))
