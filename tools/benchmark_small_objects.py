@@ -39,8 +39,8 @@ _ENLARGED = "loss.enlarge_small=true"
 # Name of a row and its overrides.
 ROWS: dict[str, tuple[str, ...]] = {
     "levels 8, 16, 32 (default)": (),
-    "levels 8, 16, 32, small enlarged": (_ENLARGED,),
     "levels 4, 8, 16, 32": ("model.levels=[4,8,16,32]",),
+    "levels 8, 16, 32, small enlarged": (_ENLARGED,),
     "levels 4, 8, 16, 32, small enlarged": ("model.levels=[4,8,16,32]", _ENLARGED),
     "levels 4, 8, 16": ("model.levels=[4,8,16]",),
     "levels 4, 8, 16, small enlarged": ("model.levels=[4,8,16]", _ENLARGED),

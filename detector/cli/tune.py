@@ -8,8 +8,9 @@ from pathlib import Path
 
 from detector.cli.progress import say
 from detector.cli.usage import split_words
+from detector.workflows.studies.plan import found_experiment
 from detector.workflows.studies.trials import Budget
-from detector.workflows.studies.tuning import SearchConfig, found_experiment, tune
+from detector.workflows.studies.tuning import SearchConfig, keys_of, tune
 from detector.workflows.studies.tuning_report import write_tuning_report
 
 
@@ -17,13 +18,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, measure the best settings on held-out images and report; return the exit code."""
     (name,), overrides = split_words(arguments)
     config = SearchConfig(
-        experiment=found_experiment(name),
+        experiment=found_experiment(name, Path.cwd(), {}),
         overrides=tuple(overrides),
         search=tuple(arguments.search),
         metric=arguments.metric,
         held_out=arguments.held_out,
         seed=arguments.seed,
     )
+    if arguments.dry_run:
+        keys_of(config)
+        print(
+            f"search: {'; '.join(config.search)}\n{arguments.minutes:g} min, of which the last are for "
+            f"2 x {arguments.seeds} runs on {config.held_out:.0%} of the validation images"
+        )
+        return 0
     tuning = tune(
         config,
         Budget(arguments.minutes, arguments.trials, arguments.seeds),

@@ -53,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", default="AP", metavar="NAME", help="the metric to improve (default AP)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the search (default 0)")
     add_out(parser, "folder of the search; the same command continues it (default runs/tune/CONFIG)")
+    parser.add_argument("--dry-run", action="store_true", help="check all values and print the search; make no run")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -284,16 +284,10 @@ def draw_scene(
     sides_px: tuple[float, float] | None = None,
     num_objects: tuple[int, int] = NUM_OBJECTS_RANGE,
 ) -> Scene:
-    """Draw one image with its ground truth; other arguments than those of `draw_image` are for measurements.
+    """Draw one image with its ground truth; the first arguments are those of `draw_image`.
 
-    Args:
-        seed: as for `draw_image`.
-        split_name: as for `draw_image`.
-        index: as for `draw_image`.
-        image_size: as for `draw_image`.
-        sides_px: least and greatest length of the longer side of an object; by default those of the data set. The
-            six shapes cannot be told apart below 12 px.
-        num_objects: least and greatest number of objects of an image that is not empty.
+    Benchmarks give other bounds of the longer side of an object, and of the number of objects in an image that is not
+    empty; the six shapes cannot be told apart below 12 px.
     """
     rng = _generator(seed, split_name, 0, index)
     canvas = _draw_ground(rng, image_size)

@@ -97,14 +97,6 @@ class SearchedKey:
             return tuple(map(self.override, self.choices))
         return tuple(self.override(int(end) if self.is_whole else end) for end in (self.low, self.high))
 
-    @property
-    def text(self) -> str:
-        """The key and its values, as `parse` takes them."""
-        if self.choices:
-            return f"{self.key}=[{', '.join(self.choices)}]"
-        low, high = (f"{end:.0f}" if self.is_whole else f"{end:g}" for end in (self.low, self.high))
-        return f"{self.key}={low}{_RANGE}{high}{_LOG if self.is_log else ''}"
-
 
 def _listed(text: str) -> list[str]:
     """Return the values of a YAML list, each as the text of an override."""
@@ -124,12 +116,12 @@ def require_searchable(keys: Sequence[SearchedKey], experiment: str, overrides: 
     for number, key in enumerate(keys):
         others = [other.key for other in keys[:number]] + fixed
         if clash := [other for other in others if f"{other}.".startswith(f"{key.key}.") or other == key.key]:
-            mistakes += [f"--search {key.text}: expected a key that nothing else sets, got also {clash[0]}; keep one"]
+            mistakes += [f"--search {key.key}: expected a key that nothing else sets, got also {clash[0]}; keep one"]
         for probe in key.probes():
             try:
                 load_experiment(experiment, [*overrides, probe])
             except ConfigError as error:
-                mistakes += (f"--search {key.text}: {line}" for line in str(error).splitlines())
+                mistakes += (f"--search {key.key}: {line}" for line in str(error).splitlines())
     mistakes.raise_any()
 
 

@@ -25,7 +25,7 @@ from detector.workflows.studies.runner import begun, command_of, environment_of,
 from detector.workflows.studies.search_space import SearchedKey, Value, values_text
 
 SEARCH_SEED = 1000  # of the runs of all trials; the runs on the held-out share have the seeds 0, 1, ...
-_POLL_S, _STOP_S = 0.2, 120.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,7 @@ def _watched(
         if any(map(math.isnan, curve)) or not may_stop(curve):
             continue
         process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait()
         return read_record(path).state != "finished"
 
 

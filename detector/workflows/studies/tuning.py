@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.config.nodes import find_config, presets_dir
 from detector.config.schema import config_to_plain, config_to_yaml, load_config
 from detector.errors import ConfigError
 from detector.io.atomic import write_atomically
@@ -122,8 +121,7 @@ def tune(
         ConfigError: a mistake in the search, another search in the folder, or too small a budget.
         DetectorError: the given settings cannot be trained, or Optuna is not installed.
     """
-    keys = [SearchedKey.parse(text) for text in config.search]
-    require_searchable(keys, config.experiment, config.overrides)
+    keys = keys_of(config)
     sampler = sampler or OptunaSampler(keys, config.seed, is_falling=config.metric in FALLING)
     _write_or_compare(config, folder / "tune.yaml")
     search = StudyConfig(
@@ -150,16 +148,15 @@ def tune(
     return Tuning(config, tuple(trials), best, summary, folder)
 
 
-def found_experiment(name: str) -> str:
-    """Return a preset by its name, and a file by its whole path, as processes with other folders find it.
+def keys_of(config: SearchConfig) -> list[SearchedKey]:
+    """Return the keys of a search, after all of their values were checked.
 
     Raises:
-        ConfigError: there is no such experiment.
+        ConfigError: every mistake found.
     """
-    if name.endswith(".cfg"):
-        return str(Path(name).resolve()) if Path(name).is_file() else name
-    path = find_config(name)
-    return name if presets_dir() in path.parents else str(path.resolve())
+    keys = [SearchedKey.parse(text) for text in config.search]
+    require_searchable(keys, config.experiment, config.overrides)
+    return keys
 
 
 def _write_or_compare(config: SearchConfig, path: Path) -> None:

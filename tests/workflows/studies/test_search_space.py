@@ -31,7 +31,6 @@ def test_a_key_is_parsed_and_gives_overrides(text, key, probes):
     found = SearchedKey.parse(text)
     assert found == key
     assert probes is None or found.probes() == probes
-    assert SearchedKey.parse(found.text) == found
     assert [found.override(found.value_of(probe)) for probe in found.probes()] == list(found.probes())
 
 
@@ -73,6 +72,6 @@ def test_mistakes_of_all_keys_are_reported_together():
         require_searchable(keys, "mish-n", ["loss.box=5"])
     lines = str(error.value).splitlines()
     assert any("unknown key 'optimizer.lrr'" in line for line in lines)
-    assert any(line.startswith("--search augment.mosaic=0.5..1.5: ") and "within 0..1" in line for line in lines)
-    assert any("--search loss.box=4..9: expected a key that nothing else sets, got also loss.box" in t for t in lines)
+    assert any(line.startswith("--search augment.mosaic: ") and "within 0..1" in line for line in lines)
+    assert any("--search loss.box: expected a key that nothing else sets, got also loss.box" in t for t in lines)
     require_searchable([SearchedKey.parse("loss.box=4..9")], "mish-n", [])

@@ -26,7 +26,7 @@ from detector.workflows.studies import runner
 from detector.workflows.studies.records import StudyFolder
 from detector.workflows.studies.search_space import SearchedKey, Value
 from detector.workflows.studies.trials import Budget, Trial
-from detector.workflows.studies.tuning import SearchConfig, found_experiment, tune
+from detector.workflows.studies.tuning import SearchConfig, tune
 from detector.workflows.studies.tuning_report import write_tuning_report
 
 PROGRAM = """
@@ -238,10 +238,3 @@ def test_the_given_settings_are_kept_if_no_trial_is_better(program, tmp_path):
     assert "keep them" in tuning.sentences()[-1]
     assert load_experiment(str(tmp_path / "out/best.yaml")).loss.box == 7.5
     assert "held-out-" not in write_tuning_report(tuning).read_text()
-
-
-def test_experiments_are_found_from_other_folders(tmp_path, monkeypatch):
-    (tmp_path / "mine.yaml").write_text("base: mish-n.yaml\n")
-    monkeypatch.chdir(tmp_path)
-    assert found_experiment("mine.yaml") == str(tmp_path / "mine.yaml")
-    assert found_experiment("mish-n") == "mish-n"
