@@ -33,6 +33,16 @@ def test_wrong_arguments_are_rejected(words, told, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_checks_the_search_and_writes_nothing(tmp_path, capsys):
+    words = ["tune", "mish-n", "data=shapes", "--search", "loss.box=4..9", "--dry-run", "--out", str(tmp_path / "out")]
+    assert run(words) == 0
+    assert "search: loss.box=4..9" in capsys.readouterr().out
+    assert run([*words, "--search", "augment.mosaic=0.5..1.5"]) == 2
+    assert "--search augment.mosaic: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.nightly
 def test_a_search_with_real_runs_is_reported(tmp_path, capfd):
     pytest.importorskip("optuna")
     out = tmp_path / "my search"
