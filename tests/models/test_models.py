@@ -458,7 +458,7 @@ def test_chosen_levels_reach_maps_boxes_and_loss(levels: tuple[int, ...]) -> Non
         torch.tensor([[9.0, 9.0, 14.0, 15.0]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False]), 1
     )
     parts = build(TaskAlignedLoss.Config(enlarge_small=True), model)(raw, target)
-    sum(parts.values()).backward()
+    torch.stack(list(parts.values())).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
