@@ -28,10 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUES",
-        help="a key to search and its values: LOW..HIGH, LOW..HIGH,log or [A, B, C] (repeatable)",
+        help="a key to search and its values: LOW..HIGH, LOW..HIGH,log or [A, B, C]; repeatable, there is no default",
     )
     parser.add_argument(
-        "--minutes", type=number, default=60.0, metavar="N", help="time of all runs together (default 60)"
+        "--minutes", type=number, default=60, metavar="N", help="time of all runs together (default 60)"
     )
     parser.add_argument(
         "--trials", type=positive, metavar="N", help="largest number of trials (default: as many as the time allows)"
