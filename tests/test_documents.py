@@ -67,6 +67,7 @@ VOC_IMAGE = """<annotation><filename>1.jpg</filename><size><width>64</width><hei
 LAST_WORDS = {
     "train": ["train.iterations=2"],
     "study": ["--dry-run"],
+    "tune": ["--dry-run"],
     "benchmark": ["--turns", "1", "--backends", "reference"],
 }
 

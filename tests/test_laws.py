@@ -64,6 +64,7 @@ FENCES = {
     "uvicorn": ("service/",),
     "h11": ("service/",),
     "prometheus_client": ("service/",),
+    "optuna": ("workflows/studies/optuna_sampler.py",),
 }
 
 

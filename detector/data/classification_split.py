@@ -57,6 +57,11 @@ class LabelledImages:
         """Return the SHA-256 of the class and the name of each image, as 64 hex digits."""
         return hashlib.sha256(json.dumps((self.class_names, self.labels.tolist(), self.sources)).encode()).hexdigest()
 
+    def taken(self, positions: npt.NDArray[np.int64]) -> LabelledImages:
+        """Return the images at some positions, int64 (n,)."""
+        sources = tuple(self.sources[position] for position in positions.tolist())
+        return replace(self, images=self.images[positions], labels=self.labels[positions], sources=sources)
+
     def with_classes(self, class_names: tuple[str, ...]) -> LabelledImages:
         """Return the same images with labels that count the given classes.
 

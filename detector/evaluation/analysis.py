@@ -9,6 +9,8 @@ from detector.evaluation.coco_metrics import as_plain
 from detector.evaluation.confidence import Calibration, RankedScores, Target, Threshold, calibrate, choose_thresholds
 from detector.evaluation.confusion import confusion_matrix
 from detector.evaluation.error_split import ErrorSplit, split_errors
+from detector.evaluation.matching import match
+from detector.evaluation.precision_recall import AREA_NAMES
 from detector.evaluation.ranking import Integers, Ranking
 from detector.evaluation.resampling import NUM_RESAMPLES, Bootstrap, bootstrap
 from detector.evaluation.scoring_arrays import GroundTruth, Results
@@ -27,7 +29,7 @@ class Analysis:
         truth: the ground truth.
         results: the detections.
         ranking: the same, matched and ranked.
-        intervals: intervals of AP over images.
+        intervals: intervals of AP and of AP of small objects over images.
         errors: kind and cost of every error.
         target: the target that the thresholds are chosen for.
         overall: the threshold of all classes together; None without objects or detections.
@@ -122,7 +124,8 @@ def analyse(
         seed: seed of that draw.
     """
     target = target or Target()
-    ranking = Ranking.of(truth, results)
+    matches = match(truth, results)
+    ranking, small = (Ranking.of(truth, results, matches, AREA_NAMES.index(name)) for name in ("all", "small"))
     errors = split_errors(truth, results, ranking)
     overall, by_class = choose_thresholds(ranking, target)
     confidence = _WITHOUT_THRESHOLD if overall is None else overall.confidence
@@ -131,7 +134,7 @@ def analyse(
         truth=truth,
         results=results,
         ranking=ranking,
-        intervals=bootstrap(ranking, num_resamples=num_resamples, seed=seed),
+        intervals=bootstrap(ranking, small, num_resamples=num_resamples, seed=seed),
         errors=errors,
         target=target,
         overall=overall,

@@ -110,18 +110,20 @@ def _links(analysis: Analysis, of: Callable[[Mistake], Iterable[str | None]]) ->
 
 
 def _head(title: str, metrics: CocoMetrics, analysis: Analysis, facts: Sequence[str]) -> Iterator[str]:
-    ap, ap50 = (analysis.intervals.stats[name] for name in ("AP", "AP50"))
+    shown = {"AP": "AP", "AP50": "AP50", "APs": "AP of small objects"}
+    found = analysis.intervals.stats
+    numbers = [
+        f"<span class='title'>{title} {number_text(found[name].value)}</span> "
+        f"<span class='soft'>({number_text(found[name].low)} to {number_text(found[name].high)})</span>"
+        for name, title in shown.items()
+        if name in found
+    ]
     yield f"<h1>{text(title)}</h1>"
     yield (
         f"<p class='soft'>Evaluation on {metrics.num_images:,} images with {metrics.num_objects:,} objects, "
         f"{metrics.num_crowds:,} crowd regions; {metrics.num_detections:,} detections.</p>"
     )
-    yield (
-        f"<p class='verdict'><span class='title'>AP {number_text(ap.value)}</span> "
-        f"<span class='soft'>({number_text(ap.low)} to {number_text(ap.high)})</span>, "
-        f"<span class='title'>AP50 {number_text(ap50.value)}</span> "
-        f"<span class='soft'>({number_text(ap50.low)} to {number_text(ap50.high)})</span></p>"
-    )
+    yield f"<p class='verdict'>{', '.join(numbers)}</p>"
     best = analysis.overall
     if best is not None:
         reached = "" if best.is_reached else " (no threshold reaches the target; this one is nearest)"

@@ -51,7 +51,7 @@ class Bootstrap:
     """Intervals over the images of a set.
 
     Attributes:
-        stats: intervals of AP, AP50 and AP75.
+        stats: intervals of AP, AP50 and AP75, and of APs where small objects were ranked.
         class_ap: interval of the AP of each class, in the order of the categories.
         num_resamples: number of sets that were drawn.
         num_images: number of images of each set.
@@ -116,20 +116,30 @@ def draw_weights(num_images: int, num_resamples: int, seed: int) -> Weights:
 
 
 def bootstrap(
-    ranking: Ranking, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, level: float = LEVEL
+    ranking: Ranking,
+    small: Ranking | None = None,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Bootstrap:
     """Return percentile intervals of AP over images (Efron and Tibshirani 1993, section 13.3).
 
     Args:
         ranking: the matched detections of the set.
+        small: the ranking of its small objects, whose AP gets an interval, too, if there are any.
         num_resamples: number of sets to draw.
         seed: seed of the draw.
         level: share of the resamples within an interval.
     """
     own = _stats_of(ranking, _ones(ranking))[0]
-    drawn = _stats_of(ranking, draw_weights(ranking.num_images, num_resamples, seed))
+    weights = draw_weights(ranking.num_images, num_resamples, seed)
+    drawn = _stats_of(ranking, weights)
     intervals = [_interval(value, column, level) for value, column in zip(own.tolist(), drawn.T, strict=True)]
     stats = dict(zip(("AP", "AP50", "AP75"), intervals[:3], strict=True))
+    if small is not None and len(small.object_images):
+        value = float(_ap_of(small, _ones(small), _ones(small))[0])
+        stats["APs"] = _interval(value, _ap_of(small, weights, weights), level)
     return Bootstrap(stats, tuple(intervals[3:]), num_resamples, ranking.num_images, level, seed)
 
 

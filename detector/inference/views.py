@@ -16,7 +16,7 @@ from torch import Tensor
 from detector.errors import ConfigError
 from detector.inference.box_fusion import fuse
 from detector.structures.boxes import area_xyxy
-from detector.structures.canvas import InputConfig
+from detector.structures.canvas import LEAST_TILE_PX, InputConfig
 from detector.structures.letterbox import Image, Letterbox
 from detector.structures.selection import SelectConfig, select_labelled
 
@@ -56,8 +56,8 @@ class ViewsConfig:
     iou: float = 0.55
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 32:
-            raise ValueError(f"views.tile: expected at least 32 pixels, got {self.tile}")
+        if self.tile is not None and self.tile < LEAST_TILE_PX:
+            raise ValueError(f"views.tile: expected at least {LEAST_TILE_PX} pixels, got {self.tile}")
         if not 0 <= self.overlap <= 0.9:
             raise ValueError(f"views.overlap: expected a value within 0..0.9, got {self.overlap}")
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):

@@ -39,6 +39,8 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             num_candidates: cells an object may take.
             alpha: exponent of the class score in the alignment.
             beta: exponent of the overlap in the alignment.
+            enlarge_small: whether an object smaller than the second stride of the model takes cells as if it had that
+                size, so that more cells are trained on it.
         """
 
         box: float = 7.5
@@ -47,6 +49,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
         num_candidates: int = 10
         alpha: float = 0.5
         beta: float = 6.0
+        enlarge_small: bool = False
 
         def __post_init__(self) -> None:
             if min(self.box, self.classes, self.distribution, self.alpha, self.beta) < 0 or self.num_candidates < 1:
@@ -90,7 +93,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             dense.points_xy,
             dense.strides,
             objects,
-            Alignment(config.num_candidates, config.alpha, config.beta),
+            Alignment(config.num_candidates, config.alpha, config.beta, config.enlarge_small),
         )
         image, cell, quality = positive.image_index, positive.cell_index, positive.quality
         boxes = objects.canvas_xyxy[image, positive.object_index]

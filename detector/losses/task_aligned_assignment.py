@@ -41,11 +41,13 @@ class Alignment:
         num_candidates: cells an object may take.
         alpha: exponent of the score.
         beta: exponent of the overlap.
+        enlarge_small: whether objects take cells as if they were at least as large as the second stride.
     """
 
     num_candidates: int
     alpha: float
     beta: float
+    enlarge_small: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,19 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return iou
 
 
-def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor) -> Tensor:
+def cells_in_boxes(points_xy: Tensor, strides: Tensor, canvas_xyxy: Tensor, enlarge_small: bool = False) -> Tensor:
     """Return which cell centres lie in which boxes: bool (..., A) for points (A, 2) and boxes (..., 4).
 
     A box narrower or lower than a cell is widened about its centre to the finest stride, so that every object contains
-    a cell centre.
+    a cell centre. With `enlarge_small` it is widened to the second stride: it then contains four centres of the finest
+    level and one of the next, as with the centre sampling of Tian et al. 2020 ("FCOS: a simple and strong anchor-free
+    object detector"), which takes cells near the centre of an object however small its box is.
     """
     centre = (canvas_xyxy[..., :2] + canvas_xyxy[..., 2:]) / 2
-    half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=strides.min() / 2)
+    least = strides.min()
+    if enlarge_small:
+        least = strides.where(strides > least, strides.max()).min()  # of a single level its own stride
+    half = ((canvas_xyxy[..., 2:] - canvas_xyxy[..., :2]) / 2).clamp(min=least / 2)
     x, y = points_xy.unbind(1)
     inside_x = (x - centre[..., :1]).abs() <= half[..., :1]
     inside_y = (y - centre[..., 1:]).abs() <= half[..., 1:]
@@ -142,7 +149,7 @@ def _candidates(
     """
     image, target = chosen
     object_xyxy, labels = objects.canvas_xyxy[image, target], objects.labels[image, target]
-    inside = cells_in_boxes(points_xy, strides, object_xyxy)
+    inside = cells_in_boxes(points_xy, strides, object_xyxy, alignment.enlarge_small)
     if transfer.runs_ahead(inside):
         overlap = pairwise_iou(canvas_xyxy[image], object_xyxy[:, None])
         aligned = scores[image, :, labels].pow(alignment.alpha) * overlap.pow(alignment.beta)

@@ -28,12 +28,14 @@ class Scale:
         width: factor on the number of channels of a layer.
         max_channels: upper bound on a layer's channels before `width` is applied.
         activation: the non-linearity after every normalised convolution.
+        levels: strides of the maps that a backbone is asked for, ascending; None asks for those of its own.
     """
 
     depth: float = 1.0
     width: float = 1.0
     max_channels: int = 1024
     activation: ActivationConfig = Mish.Config()  # noqa: RUF009 (frozen: shared safely)
+    levels: tuple[int, ...] | None = None
 
     def channels(self, base: int) -> int:
         """Return the channels of a layer of `base` channels at width 1: a multiple of 8, at least 8.

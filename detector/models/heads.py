@@ -331,7 +331,7 @@ class AnchorHead(Head):
         if not config.anchors or len(config.anchors) % len(strides):
             raise ConfigError(
                 f"model.head: anchor: expected as many anchors for each of the {len(strides)} levels, got "
-                f"{len(config.anchors)} anchors"
+                f"{len(config.anchors)} anchors; give model.head.anchors"
             )
         per_level = len(config.anchors) // len(strides)
         self.new_coords = config.new_coords

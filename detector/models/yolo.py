@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from detector.config.registry import build, register
+from detector.config.registry import build, name_of, register
+from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig, Mish
-from detector.models.backbones import BackboneConfig, CSPDarknet
+from detector.models.backbones import Backbone, BackboneConfig, CSPDarknet
 from detector.models.blocks import Scale
 from detector.models.class_rows import ClassRows
 from detector.models.contracts import DetectionModel, ModelConfig, unfolded
@@ -34,6 +35,9 @@ class Yolo(DetectionModel):
             backbone: the backbone.
             neck: the neck.
             head: the head.
+            levels: strides of the maps that objects are detected on, such as `[4, 8, 16, 32]` for small objects, or
+                nothing for those of the backbone. They follow each other out of 4, 8, 16, 32 and 64; a YOLOX network
+                takes 4 in front of 8, 16 and 32.
         """
 
         depth: float = 0.33
@@ -43,6 +47,7 @@ class Yolo(DetectionModel):
         backbone: BackboneConfig = CSPDarknet.Config()  # noqa: RUF009 (frozen: shared safely)
         neck: NeckConfig = PAN.Config()  # noqa: RUF009 (frozen: shared safely)
         head: HeadConfig = DecoupledHead.Config()  # noqa: RUF009 (frozen: shared safely)
+        levels: tuple[int, ...] | None = None
 
         def __post_init__(self) -> None:
             if self.depth <= 0 or self.width <= 0 or self.max_channels < 8:
@@ -57,9 +62,8 @@ class Yolo(DetectionModel):
 
         def for_canvas(self, longest_px: float) -> Yolo.Config:
             """Return the config with the settings of the head that are left to the canvas."""
-            scale = Scale(self.depth, self.width, self.max_channels, self.activation)
             with torch.device("meta"):
-                stride = max(build(self.backbone, scale, 3).strides)
+                stride = max(_backbone_of(self, 3).strides)
             whole_px = math.ceil(longest_px / stride - 1e-3) * stride  # sides of a canvas are multiples of the stride
             return replace(self, head=self.head.for_canvas(whole_px, stride))
 
@@ -73,8 +77,8 @@ class Yolo(DetectionModel):
         super().__init__()
         if num_classes < 1 or image_channels < 1:
             raise ValueError(f"Yolo: expected at least 1 class and 1 channel, got {num_classes} and {image_channels}")
-        scale = Scale(config.depth, config.width, config.max_channels, config.activation)
-        self.backbone = build(config.backbone, scale, image_channels)
+        scale = _scale_of(config)
+        self.backbone = _backbone_of(config, image_channels)
         self.neck = build(config.neck, scale, self.backbone.out_channels)
         self.head = build(config.head, scale, self.neck.out_channels, self.backbone.strides, num_classes)
         self.num_classes, self.image_channels = num_classes, image_channels
@@ -106,3 +110,22 @@ class Yolo(DetectionModel):
     def detection_head(self) -> Head:
         """Return the head."""
         return self.head
+
+
+def _scale_of(config: Yolo.Config) -> Scale:
+    return Scale(config.depth, config.width, config.max_channels, config.activation, config.levels)
+
+
+def _backbone_of(config: Yolo.Config, image_channels: int) -> Backbone:
+    """Build the backbone of a model.
+
+    Raises:
+        ConfigError: its maps do not have the strides that the model asks for.
+    """
+    backbone = build(config.backbone, _scale_of(config), image_channels)
+    if config.levels is not None and backbone.strides != config.levels:
+        raise ConfigError(
+            f"model.levels: expected the strides {list(backbone.strides)} of the backbone {name_of(config.backbone)}, "
+            f"which has no others, got {list(config.levels)}; leave model.levels out"
+        )
+    return backbone

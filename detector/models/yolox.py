@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config.registry import register
+from detector.errors import ConfigError
 from detector.models.activations import ActivationConfig
 from detector.models.activations.gates import SiLU
-from detector.models.backbones import Backbone, BackboneConfig
+from detector.models.backbones import DEFAULT_LEVELS, Backbone, BackboneConfig, chosen_levels
 from detector.models.blocks import SPP, ConvNormAct, Scale
 from detector.models.class_rows import ClassRows
 from detector.models.heads import Head, HeadConfig
@@ -124,7 +125,7 @@ class YoloxDarknet(Backbone):
 
     Attributes:
         out_channels: channels of the returned maps.
-        strides: their strides, (8, 16, 32).
+        strides: their strides, (8, 16, 32), or (4, 8, 16, 32) if `Scale.levels` asks for them.
     """
 
     @dataclass(frozen=True)
@@ -156,17 +157,23 @@ class YoloxDarknet(Backbone):
                 CSPLayer(widths[4], widths[4], num, activation, depthwise=depthwise),
             )
         )
-        self.out_channels = (widths[2], widths[3], widths[4])
-        self.strides = (8, 16, 32)
+        # The pooling belongs to the stage of stride 32, so the maps always end there.
+        self.strides = chosen_levels("yolox_darknet", scale.levels, (4, 8, 16, 32))
+        if self.strides[-1] != 32 or len(self.strides) < len(DEFAULT_LEVELS):
+            raise ConfigError(
+                f"model.levels: yolox_darknet: expected [8, 16, 32] or [4, 8, 16, 32], got {list(self.strides)}; other "
+                f"levels are those of the mish presets"
+            )
+        self.out_channels = tuple(widths[-len(self.strides) :])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of strides 8, 16 and 32 of images (B, C, H, W)."""
+        """Return the maps of `strides` of images (B, C, H, W), the finest first."""
         maps = []
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return tuple(maps[1:])
+        return tuple(maps[-len(self.strides) :])
 
 
 @register("yolox_pan")

@@ -17,6 +17,7 @@ from torch import Tensor
 from detector.config.registry import PartConfig, name_of
 from detector.errors import CheckpointError
 from detector.io.atomic import write_atomically
+from detector.models.backbones import DEFAULT_LEVELS
 from detector.models.checkpoint import ModelFile, checked_model_file
 from detector.models.tensor_archive import read_archive
 from detector.models.yolox import Yolox, YoloxDarknet, YoloxHead, YoloxPAN
@@ -169,10 +170,15 @@ def save_yolox_file(path: Path, model: Yolox) -> None:
     """Write the weights of a model as a `.pth` file with the names of the original code, atomically.
 
     Raises:
-        CheckpointError: its parts are not those of YOLOX, or writing fails.
+        CheckpointError: its parts or levels are not those of YOLOX, or writing fails.
     """
     parts = (model.backbone, model.neck, model.head)
     if not all(isinstance(part, kind) for part, kind in zip(parts, (YoloxDarknet, YoloxPAN, YoloxHead), strict=True)):
         raise CheckpointError(f"{path}: expected a model with the parts of YOLOX, got others; choose .safetensors")
+    if model.backbone.strides != DEFAULT_LEVELS:
+        raise CheckpointError(
+            f"{path}: expected the levels {list(DEFAULT_LEVELS)} of the original code, got "
+            f"{list(model.backbone.strides)}; choose .safetensors"
+        )
     state = {original_name(name): t.cpu().contiguous().clone() for name, t in model.state_dict().items()}
     write_atomically(path, lambda file: torch.save({"model": state}, file, pickle_protocol=2))

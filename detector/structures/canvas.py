@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from detector.structures.letterbox import ARITHMETICS, FITS, Image, Letterbox
 
 MAX_CANVAS_PIXELS, MAX_CHANNELS = 2**26, 1024  # more than any network is trained with
+LEAST_TILE_PX = 32  # of tiles of large images, in training and in prediction
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
                 f"{', '.join(self.class_names)} alone; check data"
             )
         self._val = read_images(config, "val", report).with_classes(self.class_names) if self.has_val else None
+        if self._val is not None and config.train.val_share != (0.0, 1.0):
+            self._val = self._val.taken(config.train.val_images(len(self._val)))
         self.category_ids = tuple(range(len(self.class_names)))
         self.num_images, self.batch_size = len(self._images), config.loader.batch_size
         self.num_val_images = len(self._val) if self._val is not None else 0

@@ -15,6 +15,8 @@ from detector.config.registry import register
 from detector.data.canvas_sizes import training_canvases
 from detector.data.class_matching import match_classes
 from detector.data.coco import CocoAnnotations
+from detector.data.coco_extras import no_extras
+from detector.data.dataset_editing import Portion, take
 from detector.data.image_cache import stated_cost
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
@@ -69,6 +71,8 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
             val = read_split(config, "val", report, with_notes=False)
+            if config.train.val_share != (0.0, 1.0):
+                val = take(Portion(val, no_extras(val)), config.train.val_images(len(val))).annotations
             match = match_classes(self.class_names, self.category_ids, val, "the training split")
             for text in match.notes:
                 report(Noted(text))
@@ -172,7 +176,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             canvases=training_canvases(config.input.canvas_hw, config.input.multi_scale, model.max_stride),
         )
         if first_step == 0 and world.is_main:
-            for note in _notes_on_objects(model, annotations, config):
+            for note in (*_notes_on_objects(model, annotations, config), *_notes_on_tiles(config)):
                 report(Noted(note))
             _draw_first_batches(samples, sampler, annotations.class_names, folder)
         return training_batches(samples, sampler, config.loader)
@@ -233,4 +237,15 @@ def _notes_on_objects(model: DetectionModel, annotations: CocoAnnotations, confi
             f"loss: anchor: only the first {most} objects of a training image are trained on: {num_over} images have "
             f"more, the fullest {fullest}{', and a mosaic joins several' if has_mosaic else ''}; raise max in the "
             f"[yolo] sections, or model.head.training.max_truths"
+        )
+
+
+def _notes_on_tiles(config: DetectionConfig) -> Iterator[str]:
+    """Yield a note where training and evaluation show objects at different scales."""
+    trained, shown = config.augment.tile, config.views.tile
+    if trained is not None and trained != shown:
+        seen = "whole images" if shown is None else f"tiles of {shown} px"
+        yield (
+            f"training shows tiles of {trained} px, evaluation {seen}: objects have another size there; give "
+            f"views.tile={trained}"
         )

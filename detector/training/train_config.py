@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from detector.errors import ConfigError
 from detector.models.precision import PrecisionName
 
 Train = TypeVar("Train", bound="TrainConfig")
@@ -26,6 +30,9 @@ class TrainConfig:
         clip_norm: largest norm of the whole gradient.
         ema_horizon: share of the run that the averaged weights cover.
         evaluations: evaluations during the run, the last at its end.
+        val_share: part of the validation images that evaluations of the run use, as start and end in a fixed drawn
+            order, 0..1: `[0, 0.5]` is one half and `[0.5, 1]` the other. `detector tune` searches on one part and
+            reports on another.
         patience: early stopping: evaluations in a row without a better AP after which the run ends, before the closing
             part of its schedule and augmentation; 0 switches it off.
         precision: number format: auto, fp32, bf16 or fp16.
@@ -49,6 +56,7 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_horizon: float = 0.05
     evaluations: int = 20
+    val_share: tuple[float, float] = (0.0, 1.0)
     patience: int = 0
     precision: PrecisionName = "auto"
     seed: int = 0
@@ -75,12 +83,28 @@ class TrainConfig:
             raise ValueError("train: expected min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
             raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
+        if not 0 <= self.val_share[0] < self.val_share[1] <= 1:
+            raise ValueError(f"train.val_share: expected 0 <= start < end <= 1, got {list(self.val_share)}")
 
     def num_steps(self, num_images: int, batch_size: int) -> int:
         """Return the optimiser steps of a run over `num_images` images."""
         if self.iterations is not None:
             return self.iterations
         return max(self._steps_of_epochs(num_images, batch_size), self.min_iterations or 0)
+
+    def val_images(self, num_images: int) -> npt.NDArray[np.int64]:
+        """Return the positions of the validation images that evaluations of the run use, ascending: int64 (n,).
+
+        Raises:
+            ConfigError: `val_share` has none of them.
+        """
+        start, end = (round(share * num_images) for share in self.val_share)
+        if start >= end:
+            raise ConfigError(
+                f"train.val_share: expected a part with images, got {list(self.val_share)} of {num_images} validation "
+                f"images; widen it"
+            )
+        return np.sort(np.random.default_rng(0).permutation(num_images)[start:end]).astype(np.int64)
 
     def notes(self, num_images: int, batch_size: int) -> tuple[str, ...]:
         """Return sentences about a run over `num_images` images that is longer than its epochs."""

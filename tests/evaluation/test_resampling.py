@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +92,25 @@ def test_the_interval_equals_that_of_brute_force_resampling(
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
     assert interval.deviation == pytest.approx(np.std(drawn, ddof=1), abs=1e-12)
     assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_the_interval_of_small_objects_is_around_the_ap_that_is_reported(
+    seed: int, random_set: Callable[[int], Scored], by_pycocotools: Callable[..., Any]
+) -> None:
+    truth, results = random_set(seed)
+    ground_truth = GroundTruth.of_mapping(truth)
+    detections = checked_results(results, ground_truth, Findings("the test"))
+    small = Ranking.of(ground_truth, detections, area=1)
+    assert len(small.object_images)
+    found = bootstrap(ranking_of(truth, results), small, num_resamples=100)
+    interval, plain = found.stats["APs"], bootstrap(ranking_of(truth, results), num_resamples=100)
+    assert interval.value == by_pycocotools(truth, results).stats[3]
+    assert interval.low <= interval.value <= interval.high
+    assert {name: found.stats[name] for name in plain.stats} == plain.stats
+    none = Ranking.of(ground_truth, detections, area=1)
+    none = dataclasses.replace(none, object_images=none.object_images[:0], object_ends=none.object_ends * 0)
+    assert "APs" not in bootstrap(ranking_of(truth, results), none, num_resamples=2).stats
 
 
 def test_every_resample_has_as_many_images_as_the_set_and_a_seed_repeats_it() -> None:

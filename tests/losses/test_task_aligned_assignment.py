@@ -111,9 +111,11 @@ def contains(box: Box, point: Box, finest_stride: float) -> bool:
     )
 
 
-def assigned_by_loops(scene: Scene, num_candidates: int, alpha: float, beta: float) -> dict[tuple[int, int], Any]:
+def assigned_by_loops(
+    scene: Scene, num_candidates: int, alpha: float, beta: float, enlarge_small: bool = False
+) -> dict[tuple[int, int], Any]:
     """Return the cells with a quality above 0: (image, cell) -> (object, quality)."""
-    points, finest = scene.points_xy.tolist(), min(scene.strides.tolist())
+    points, finest = scene.points_xy.tolist(), sorted(set(scene.strides.tolist()))[enlarge_small]
     result: dict[tuple[int, int], Any] = {}
     for image in range(len(scene.valid)):
         wanted_by: dict[int, list[tuple[float, int, float]]] = {}  # cell -> (overlap, object, alignment)
@@ -206,6 +208,7 @@ def test_the_vectorised_assignment_equals_a_loop(seed: int) -> None:
         {"num_candidates": 1, "alpha": 0.5, "beta": 6.0},
         {"num_candidates": 3, "alpha": 1.0, "beta": 2.0},
         {"num_candidates": 10_000, "alpha": 1.0, "beta": 1.0},
+        {"num_candidates": 10, "alpha": 0.5, "beta": 6.0, "enlarge_small": True},
     ],
 )
 def test_the_assignment_equals_a_loop_for_other_settings(settings: dict[str, Any]) -> None:
@@ -434,6 +437,14 @@ def test_iou_with_an_empty_or_inverted_box_is_finite_and_within_0_to_1() -> None
     assert found.isfinite().all()
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+def test_a_small_object_takes_cells_within_the_second_stride_if_it_is_enlarged() -> None:
+    points, strides = grid()
+    box = torch.tensor([[[38.0, 30.0, 42.0, 34.0]]], dtype=torch.float64)
+    for enlarge, counts in ((False, [2, 0, 0]), (True, [4, 2, 0])):  # centres up to 4 px and 8 px away
+        inside = cells_in_boxes(points, strides, box, enlarge)[0, 0]
+        assert [int(inside[strides == s].sum()) for s in (8, 16, 32)] == counts
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,15 +11,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detector.config.nodes import presets_dir
 from detector.config.registry import Kind, build, find, find_config_class, names
+from detector.errors import ConfigError
 from detector.losses.loss import LossConfig
 from detector.losses.task_aligned import TaskAlignedLoss
 from detector.models.activations import ActivationConfig, Mish
-from detector.models.backbones import BackboneConfig
+from detector.models.attention import SqueezeExcite
+from detector.models.backbones import BackboneConfig, CSPDarknet
 from detector.models.blocks import SPP, ConvNormAct, CSPStage, Scale
 from detector.models.contracts import DetectionModel, ModelConfig
 from detector.models.heads import DecoupledHead, DensePredictions, HeadConfig
 from detector.models.necks import NeckConfig
 from detector.models.yolo import Yolo
+from detector.models.yolox import Yolox
 from detector.structures.canvas import InputConfig
 from detector.structures.types import Targets
 from detector.tasks.detection_config import DetectionConfig
@@ -428,3 +431,62 @@ def test_more_bins_change_only_the_last_convolution_of_the_boxes() -> None:
     first, second = shapes
     changed = {name for name in first if first[name] != second[name]}
     assert changed == {f"head.box_branches.{level}.2.{kind}" for level in range(3) for kind in ("weight", "bias")}
+
+
+# ---- levels
+
+
+def of_levels(levels: tuple[int, ...] | None, **settings: Any) -> DetectionModel:
+    return make(Yolo.Config(levels=levels, width=0.125, **settings))
+
+
+def test_default_levels_have_the_same_weights_as_none() -> None:
+    named, unnamed = of_levels((8, 16, 32)).state_dict(), of_levels(None).state_dict()
+    assert named.keys() == unnamed.keys()
+    assert all(torch.equal(named[key], unnamed[key]) for key in named)
+
+
+@pytest.mark.parametrize("levels", [(4, 8, 16, 32), (4, 8, 16), (8, 16, 32, 64), (8,)])
+def test_chosen_levels_reach_maps_boxes_and_loss(levels: tuple[int, ...]) -> None:
+    model = of_levels(levels)
+    assert model.max_stride == levels[-1]
+    raw = model(images((64, 128)))
+    assert [tuple(m.shape[2:]) for m in raw] == [(64 // s, 128 // s) for s in levels]
+    boxes, _ = model.decode(raw)
+    assert boxes.shape[1] == sum((64 // s) * (128 // s) for s in levels)
+    target = Targets(
+        torch.tensor([[9.0, 9.0, 14.0, 15.0]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False]), 1
+    )
+    parts = build(TaskAlignedLoss.Config(enlarge_small=True), model)(raw, target)
+    torch.stack(list(parts.values())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_yolox_takes_an_additional_fine_level() -> None:
+    model = make(Yolox.Config(levels=(4, 8, 16, 32), width=0.125))
+    assert [tuple(m.shape[2:]) for m in model(images((64, 64)))] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    with pytest.raises(ConfigError, match=r"expected \[8, 16, 32\] or \[4, 8, 16, 32\], got \[4, 8, 16\]"):
+        make(Yolox.Config(levels=(4, 8, 16)))
+
+
+@pytest.mark.parametrize("levels", [(), (32, 16), (4, 16), (2, 4), (8, 16, 32, 64, 128)])
+def test_levels_that_do_not_follow_each_other_are_refused(levels: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"model.levels: csp_darknet: expected strides that follow each other"):
+        of_levels(levels)
+
+
+def test_levels_that_a_backbone_does_not_have_are_refused() -> None:
+    backbone = find_config_class(BackboneConfig, "plain")()
+    with pytest.raises(ConfigError, match=r"model.levels: expected the strides \[8, 16, 32\] of the backbone plain"):
+        of_levels((4, 8, 16, 32), backbone=backbone)
+    attention = CSPDarknet.Config(attention=SqueezeExcite.Config())
+    with pytest.raises(ConfigError, match=r"attention_strides: expected strides of up to 16, .*got \[32\]"):
+        of_levels((4, 8, 16), backbone=attention)
+
+
+@pytest.mark.parametrize(("levels", "bins"), [((4, 8, 16), 22), ((4, 8, 16, 32), 16)])
+def test_the_coarsest_level_expresses_an_object_of_the_size_of_the_canvas(levels: tuple[int, ...], bins: int) -> None:
+    config = Yolo.Config(levels=levels).for_canvas(640)
+    assert isinstance(config.head, DecoupledHead.Config)
+    assert (config.head.bins or 16) == bins
+    assert make(config).longest_side_px >= 640

@@ -239,3 +239,9 @@ def test_random_damage_to_the_pickle_is_never_a_crash(tmp_path, saved):
         except CheckpointError as error:
             sentences.append(str(error))
     assert all(text.startswith(str(forged)) for text in sentences)
+
+
+def test_levels_that_the_original_code_does_not_have_are_refused(tmp_path):
+    model = Yolox(Yolox.Config(levels=(4, 8, 16, 32), width=0.125), 3)
+    with pytest.raises(CheckpointError, match=r"expected the levels \[8, 16, 32\] of the original code, got \[4, 8"):
+        save_yolox_file(tmp_path / "a.pth", model)

@@ -1,4 +1,4 @@
-"""Notes at the start of a run on objects that a model with anchors leaves out."""
+"""Notes at the start of a run: objects that a model with anchors leaves out, tiles that evaluation does not have."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ ANCHORS = "model.head={name: anchor, anchors: [[4, 4], [8, 8], [12, 12]], traini
     ("overrides", "notes"),
     [
         ([], []),  # a head without anchors
+        (["augment.tile=32", "views.tile=32"], []),
+        (["augment.tile=32"], ["training shows tiles of 32 px, evaluation whole images: objects have another size"]),
+        (["augment.tile=32", "views.tile=48"], ["evaluation tiles of 48 px: objects have another size there; give v"]),
         ([ANCHORS % 200, "loss=anchor", "input.size=32"], []),
         ([ANCHORS % 200, "loss=anchor"], ["express sides of up to 48 px, the canvas has 64 px"]),
         ([ANCHORS % 200, "loss=anchor", "model.head.new_coords=false"], []),  # exponentials have no bound

@@ -44,6 +44,19 @@ def stop_after(num_steps: int) -> Callable[[], bool]:
     return should_stop
 
 
+def test_run_on_tiles_with_a_finer_level_resumes_to_the_same_bits(experiment: Make, assert_same: Assert) -> None:
+    tiles = ("augment.tile=40", "views.tile=40", "model.levels=[4,8,16]", "loss.enlarge_small=true")
+    config = experiment("augment.mosaic=0.5", "augment.closing_share=0.4", "train.iterations=4", *tiles)
+    whole, stopped = train(config), train(config, should_stop=stop_after(2))
+    found, folder, state = open_run(stopped.folder.path, config)
+    resumed = train(found, resume=(folder, state))
+    ours, theirs = plain_state(resumed.folder), plain_state(whole.folder)
+    for key in ("elapsed_s", "config"):
+        ours.pop(key), theirs.pop(key)
+    assert_same(ours, theirs)
+    assert load_model_file(resumed.folder.best).config["model"]["levels"] == [4, 8, 16]  # type: ignore[index]
+
+
 @ALL
 @pytest.mark.parametrize(
     "overrides",

@@ -18,7 +18,7 @@ from detector.config.schema import config_to_plain
 from detector.data.coco import read_coco
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples
 from detector.data.synthetic_detection import draw_shapes
-from detector.errors import DatasetError, DivergenceError
+from detector.errors import ConfigError, DatasetError, DivergenceError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.losses.loss import LossParts
 from detector.media.images import read_image
@@ -413,3 +413,20 @@ def test_model_overfits_eight_images(
     assert (metrics.num_images, metrics.num_objects) == (8, num_objects)
     assert metrics.stats["AP50"] >= ap50
     assert metrics.ap >= ap
+
+
+@pytest.mark.parametrize("num_images", [2, 7, 100])
+def test_shares_of_the_validation_images_are_disjoint_and_complete(num_images):
+    parts = [TrainConfig(val_share=share).val_images(num_images).tolist() for share in ((0.0, 0.5), (0.5, 1.0))]
+    assert sorted([*parts[0], *parts[1]]) == list(range(num_images))
+    assert parts[0] == sorted(parts[0])
+    assert TrainConfig(val_share=(0.0, 0.5)).val_images(num_images).tolist() == parts[0]
+    assert TrainConfig().val_images(num_images).tolist() == list(range(num_images))
+
+
+def test_a_share_without_images_is_refused():
+    with pytest.raises(ConfigError, match=r"expected a part with images, got \[0\.0, 0\.1\] of 3 validation images"):
+        TrainConfig(val_share=(0.0, 0.1)).val_images(3)
+    for share in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.5)):
+        with pytest.raises(ValueError, match="expected 0 <= start < end <= 1"):
+            TrainConfig(val_share=share)

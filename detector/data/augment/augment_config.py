@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detector.data.augment.augmentation import AugmentationConfig
+from detector.structures.canvas import LEAST_TILE_PX
 
 # At 0.5 one corner of the canvas is shown three times as large as the opposite one; at 1 it would lie on the horizon.
 MAX_PERSPECTIVE = 0.5
@@ -19,6 +20,9 @@ class AugmentConfig:
     leaves less than a tenth of it, or less than 2 pixels of a side; a crowd region stays while any of it is visible.
 
     Attributes:
+        tile: side in source pixels of the square that is cut from a larger image each time it is shown, at a random
+            place that holds an object three times of four; None shows whole images. Give `views.tile` the same value:
+            evaluation and prediction then see objects at the scale of training.
         mosaic: probability of joining four images around a point.
         mosaic_nine: share of the mosaics that join nine smaller images instead of four.
         crop: probability, for each source image, of keeping only a window that holds an object and cuts none.
@@ -47,6 +51,7 @@ class AugmentConfig:
         closing_share: the last share of training, in which images are only letterboxed, mirrored and recoloured.
     """
 
+    tile: int | None = None
     mosaic: float = 1.0
     mosaic_nine: float = 0.0
     crop: float = 0.0
@@ -73,6 +78,8 @@ class AugmentConfig:
     closing_share: float = 0.15
 
     def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < LEAST_TILE_PX:
+            raise ValueError(f"expected a tile of at least {LEAST_TILE_PX} pixels, got {self.tile}")
         for names, greatest in (
             ("mosaic mosaic_nine crop flip_horizontal flip_vertical mixup copy_paste saturation value grayscale", 1),
             ("degraded_share closing_share", 1),

@@ -18,7 +18,7 @@ from detector.data.albumentations_chain import AlbumentationsChain
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmentation import Augmentation
 from detector.data.augment.colour import ColourShift, Degradation, random_hsv
-from detector.data.augment.patches import SMALLEST_CROP, CutOut, crop_to, crop_window, paste_objects
+from detector.data.augment.patches import SMALLEST_CROP, CutOut, crop_to, crop_window, paste_objects, tile_window
 from detector.data.augment.warp import (
     blank_canvas,
     mosaic_places,
@@ -84,7 +84,7 @@ class AugmentationRecipe:
         Raises:
             ConfigError: a step changes the shape or the dtype of the canvas.
         """
-        config = self._config
+        config, read = self._config, self._in_tiles(read, rng)
         image, objects = self._warped(index, read, rng)
         if rng.random() < config.mixup:
             other, other_objects = self._warped(self._partner(rng), read, rng)
@@ -104,8 +104,8 @@ class AugmentationRecipe:
         return image, objects
 
     def letterboxed(self, index: int, read: Read, rng: np.random.Generator) -> tuple[Image, ImageObjects, Letterbox]:
-        """Return source `index` fitted as in evaluation, then mirrored and recoloured at random."""
-        image, objects = read(index)
+        """Return source `index`, or a tile of it, fitted as in evaluation, then mirrored and recoloured at random."""
+        image, objects = self._in_tiles(read, rng)(index)
         letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self._canvas_hw, self._canvas.fit)
         matrix = letterbox.matrix()
         canvas = letterbox.apply(image)
@@ -118,6 +118,21 @@ class AugmentationRecipe:
         # A letterbox that has nothing to do returns the source itself, which may be cached for the next epoch.
         own = canvas.copy() if np.shares_memory(canvas, image) else np.ascontiguousarray(canvas)
         return random_hsv(own, self._config, rng), objects, letterbox
+
+    def _in_tiles(self, read: Read, rng: np.random.Generator) -> Read:
+        """Return a function that reads a random tile of a source, if the recipe shows tiles, else `read` itself."""
+        tile = self._config.tile
+        if tile is None:
+            return read
+
+        def read_tile(index: int) -> Source:
+            image, objects = read(index)
+            image_hw = (image.shape[0], image.shape[1])
+            if max(image_hw) <= tile:  # one view in prediction, too
+                return image, objects
+            return crop_to(image, objects, tile_window(objects, image_hw, tile, rng))
+
+        return read_tile
 
     def _partner(self, rng: np.random.Generator) -> int:
         if self._upper is None:
@@ -158,7 +173,12 @@ class AugmentationRecipe:
 
 
 def greatest_zoom(config: AugmentConfig, canvas_hw: tuple[int, int]) -> float:
-    """Return the greatest scale at which a recipe shows a part of a source, relative to its size when fitted."""
+    """Return the greatest scale at which a recipe shows a part of a source, relative to its size when fitted.
+
+    It is infinite for tiles, which show every source at the same scale, however large it is.
+    """
+    if config.tile is not None:
+        return math.inf
     zoom = 1 + config.scale
     if config.shear:  # the norm of [[1, a], [b, 1]] is at most 1 + max(a, b)
         zoom *= 1 + math.tan(math.radians(config.shear))

@@ -17,6 +17,7 @@ from detector.structures.types import ImageObjects
 SMALLEST_CROP = 0.3  # least side of a window as a share of the side of the image; objects may make it larger
 MAX_PASTED_OVER = 0.3  # share of an object that all pasted objects together may hide
 MAX_CUT_OUT = 0.5  # share of an object that all grey rectangles together may hide
+TILES_WITH_OBJECT = 0.75  # share of the tiles that are placed on an object; the others show the background, too
 NUM_PLACES_TRIED = 4
 NUM_RECTANGLES_TRIED = 24
 # Sides of a grey rectangle as shares of those of the canvas (Zhong et al. 2020 use one rectangle of 2 to 40 % of the
@@ -66,6 +67,34 @@ def crop_window(
             left, top, right, bottom = clip_xyxy(window, image_hw).astype(int).tolist()
             return left, top, right, bottom
         window = grown
+
+
+def tile_window(
+    objects: ImageObjects, image_hw: tuple[int, int], tile: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Return a random tile (left, top, right, bottom) of an image in whole pixels, as large as tiles of prediction.
+
+    A share `TILES_WITH_OBJECT` of the tiles holds the centre of an object, each object alike, if there is one.
+
+    Args:
+        objects: the objects of the image; ignored regions attract no tile.
+        image_hw: height and width of the image; a side shorter than the tile is kept whole.
+        tile: side of the tile in pixels.
+        rng: the source of every random number.
+    """
+    boxes = objects.xyxy[~objects.ignore].astype(np.float64)
+    is_placed = rng.random() < TILES_WITH_OBJECT and len(boxes) > 0
+    placed_xyxy = boxes[rng.integers(len(boxes))] if is_placed else None
+    starts, ends = [], []
+    for axis, side in enumerate(image_hw[::-1]):
+        length = min(tile, side)
+        first, last = 0, side - length
+        if placed_xyxy is not None:
+            centre = min(max((placed_xyxy[axis] + placed_xyxy[axis + 2]) / 2, 0.5), side - 0.5)
+            first, last = max(first, math.ceil(centre - length)), min(last, math.floor(centre))
+        starts.append(int(rng.integers(first, last, endpoint=True)))
+        ends.append(starts[-1] + length)
+    return starts[0], starts[1], ends[0], ends[1]
 
 
 def crop_to(image: Image, objects: ImageObjects, window: tuple[int, int, int, int]) -> tuple[Image, ImageObjects]:

@@ -1,4 +1,4 @@
-"""Settings that suit a data set: input size from its objects, anchors, repeat factors for rare classes."""
+"""Settings that suit a data set: input size, tiles and levels from its objects, anchors, repeat factors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from detector.errors import DatasetError
 INPUT_SIZES = (320, 416, 512, 640, 768, 896, 1024, 1280, 1536)
 MIN_OBJECT_PX = 8  # on the canvas; a cell of the finest common grid
 COVERED_SHARE = 0.95
+_SMALL_CELLS = 2  # side of a small object in cells of a level
+_MANY_SMALL = 0.25  # share of the objects from which a level of its own is worth its time
 _MOST_ENLARGED = 1.5  # largest factor, because further enlargement adds no detail
 NUM_ANCHORS = 9
 _MAX_MEASURED = 5_000  # boxes for k-means; more boxes change the anchors by less than a pixel
@@ -33,6 +35,8 @@ def suggest(
         return ()
     return (
         _input_size(table, canvas_hw),
+        *_tiles(table, canvas_hw),
+        *_levels(table, canvas_hw),
         *_anchors(table, canvas_hw),
         *_repeat_factors(annotations, split),
     )
@@ -60,6 +64,41 @@ def _input_size(table: BoxTable, canvas_hw: tuple[int, int]) -> Suggestion:
         reason += "; a larger size takes more time but may be more accurate"
     shares = {str(candidate): round(covered(candidate), 4) for candidate in INPUT_SIZES}
     return Suggestion("input.size", str(size), reason, {"size": size, "share_large_enough": shares})
+
+
+def _tiles(table: BoxTable, canvas_hw: tuple[int, int]) -> list[Suggestion]:
+    """Suggest tiles where the canvas reduces images so much that many objects become too small on it."""
+    tile = min(canvas_hw)
+    scale = table.canvas_wh.max(axis=1) / np.maximum(table.clipped_wh.max(axis=1), 1e-9)
+    sides, whole_sides = np.sqrt(table.canvas_wh.prod(axis=1)), np.sqrt(table.clipped_wh.prod(axis=1))
+    too_small = float((sides < MIN_OBJECT_PX).mean())
+    in_tiles = float((whole_sides < MIN_OBJECT_PX).mean())
+    is_larger = float(np.median(scale)) <= 1 / _MOST_ENLARGED
+    if too_small <= 1 - COVERED_SHARE or not is_larger or in_tiles > too_small / 2:
+        return []
+    reason = (
+        f"{too_small:.1%} of the objects are smaller than {MIN_OBJECT_PX} px on the canvas, {in_tiles:.1%} in tiles of "
+        f"the images as they are: train with augment.tile={tile} and views.tile={tile}"
+    )
+    return [Suggestion("tiles", str(tile), reason, {"tile": tile, "share_too_small": round(too_small, 4)})]
+
+
+def _levels(table: BoxTable, canvas_hw: tuple[int, int]) -> list[Suggestion]:
+    """Suggest a finer level if many objects are small on the canvas, and fewer coarse ones if none is large."""
+    sides = np.sqrt(table.canvas_wh.prod(axis=1))
+    small = float((sides < _SMALL_CELLS * MIN_OBJECT_PX).mean())
+    if small < _MANY_SMALL:
+        return []
+    # An object of a few cells is found on the level before, so the coarsest level serves those of many cells.
+    has_large = bool((table.canvas_wh.max(axis=1) > _SMALL_CELLS * 32).mean() > 1 - COVERED_SHARE)
+    levels = [4, 8, 16, 32] if has_large else [4, 8, 16]
+    reason = (
+        f"{small:.1%} of the objects are smaller than {_SMALL_CELLS * MIN_OBJECT_PX} px on the canvas of "
+        f"{canvas_hw[1]} x {canvas_hw[0]}, where the finest default level has cells of {MIN_OBJECT_PX} px; a level of "
+        f"4 px takes more time: model.levels={str(levels).replace(' ', '')}"
+    )
+    value = f"[{', '.join(map(str, levels))}]"
+    return [Suggestion("model.levels", value, reason, {"levels": levels, "share_small": round(small, 4)})]
 
 
 def _anchors(table: BoxTable, canvas_hw: tuple[int, int]) -> list[Suggestion]:

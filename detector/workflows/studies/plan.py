@@ -176,7 +176,7 @@ def load_study(
     places = _places_of(read_nodes(path))
     study = replace(
         study,
-        experiment=_found(study.experiment, path.parent, places),
+        experiment=found_experiment(study.experiment, path.parent, places),
         overrides=(*study.overrides, *overrides),
         seeds=seeds or study.seeds,
     )
@@ -190,8 +190,8 @@ def load_study(
     return study
 
 
-def _found(experiment: str, beside: Path, places: Mapping[str, Where]) -> str:
-    """Return the path of an experiment beside the study, or the name of a preset unchanged."""
+def found_experiment(experiment: str, beside: Path, places: Mapping[str, Where]) -> str:
+    """Return the path of an experiment in a folder, or the name of a preset unchanged; `places` is for messages."""
     if experiment.endswith(".cfg"):
         return str(beside / experiment) if os.path.isfile(beside / experiment) else experiment
     try:

@@ -21,7 +21,7 @@ from detector.io.atomic import write_atomically
 from detector.workflows.studies.plan import PlannedRun
 
 FALLING = ("entropy", "step_ms", "peak_mb")  # metrics whose lowest value is the best
-State = Literal["begun", "finished", "diverged", "failed"]
+State = Literal["begun", "finished", "diverged", "failed", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class RunRecord:
         seed: its seed.
         experiment: the experiment that was varied.
         overrides: the overrides of the experiment.
-        state: begun, finished, diverged (a loss or gradient was not finite) or failed.
+        state: begun, finished, diverged (a loss or gradient was not finite), failed, or pruned: ended early by a search
+            because other settings do better.
         error: the reason why it failed or diverged.
         evaluations: the evaluations in the order of their steps.
         num_steps: optimiser steps of the run.
@@ -78,7 +79,7 @@ class RunRecord:
     @property
     def is_done(self) -> bool:
         """True if the run need not be repeated."""
-        return self.state in ("finished", "diverged")
+        return self.state in ("finished", "diverged", "pruned")
 
     def number(self, metric: str, judged: str) -> float:
         """Return a metric of the final or the best evaluation; NaN if there is none."""

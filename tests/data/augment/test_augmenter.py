@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from detector.data.augment import augmenter as module
 from detector.data.augment.augment_config import AugmentConfig
 from detector.data.augment.augmenter import AugmentationRecipe, Read, Source, greatest_zoom
-from detector.structures.canvas import Canvas
+from detector.data.augment.patches import tile_window
+from detector.inference.views import Views, ViewsConfig
+from detector.structures.canvas import Canvas, InputConfig
 from detector.structures.letterbox import Letterbox
 from detector.structures.types import ImageObjects
 
@@ -128,6 +131,41 @@ def test_a_closing_image_is_letterboxed_mirrored_and_recoloured(seed: int) -> No
         wanted, boxes = wanted[::-1], (0, 96, 0, 96) + boxes[:, [0, 3, 2, 1]] * (1, -1, 1, -1)
     assert np.array_equal(image, plain_hsv(np.ascontiguousarray(wanted), config, rng.uniform(-1, 1, 3)))
     assert np.allclose(objects.xyxy, np.clip(boxes, 0, (128, 96, 128, 96)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_training_tile_shows_the_pixels_of_a_tile_of_prediction(closing: bool) -> None:
+    """A canvas without other changes is the view of the same region in prediction, and no larger tile is needed."""
+    tile, canvas_hw = 64, (96, 96)
+    views = Views(ViewsConfig(tile=tile, whole=False, overlap=0.0), InputConfig(size=96), lambda image_hw: None)
+    tiled = recipe(replace(STILL, tile=tile), canvas_hw)
+    original, objects = source(3)  # 40 x 120 px
+    height = original.shape[0]
+    for seed in range(6):
+        rng, same_rng = np.random.default_rng(seed), np.random.default_rng(seed)
+        if not closing:
+            same_rng.random()  # the draw of a mosaic
+        left, _, right, _ = tile_window(objects, (height, 120), tile, same_rng)
+        if closing:
+            image, found, _ = tiled.letterboxed(3, source, rng)
+        else:
+            image, found = tiled.varied(3, source, rng)
+        (view, *_) = views.of((height, 120))
+        same = replace(view, region_xyxy=(left, 0, right, height))
+        differences = np.abs(image.astype(int) - same.canvas(original).astype(int))
+        # A warp leaves out pixels at the border that it cannot interpolate.
+        assert differences[20:76, 2:94].max() <= (0 if closing else 1)
+        back = same.letterbox.boxes_to_source(torch.from_numpy(found.xyxy)).numpy() + np.array([left, 0, left, 0])
+        wanted = objects.xyxy.clip([left, 0, left, 0], [right, height, right, height])
+        for box in back:
+            assert np.abs(wanted - box).max(axis=1).min() < 1e-3
+
+
+def test_an_image_within_a_tile_is_shown_whole() -> None:
+    whole, tiled = recipe(AugmentConfig()), recipe(AugmentConfig(tile=120))
+    first, _ = whole.varied(2, source, np.random.default_rng(5))
+    second, _ = tiled.varied(2, source, np.random.default_rng(5))
+    assert np.array_equal(first, second)
 
 
 def test_a_source_that_fills_the_canvas_is_not_recoloured_itself() -> None:

@@ -7,7 +7,16 @@ import numpy.typing as npt
 import pytest
 
 from detector.data.augment.augment_config import AugmentConfig
-from detector.data.augment.patches import MAX_CUT_OUT, MAX_PASTED_OVER, crop_to, crop_window, cut_out, paste_objects
+from detector.data.augment.patches import (
+    MAX_CUT_OUT,
+    MAX_PASTED_OVER,
+    TILES_WITH_OBJECT,
+    crop_to,
+    crop_window,
+    cut_out,
+    paste_objects,
+    tile_window,
+)
 from detector.structures.letterbox import PADDING_VALUE
 from detector.structures.types import ImageObjects
 
@@ -72,6 +81,25 @@ def test_without_an_object_there_is_no_window_and_ignored_regions_may_be_cut() -
     )
     windows = [crop_window(crowd, IMAGE_HW, np.random.default_rng(seed)) for seed in range(10)]
     assert any(window != (0, 0, 120, 90) for window in windows)
+
+
+@pytest.mark.parametrize("tile", [32, 90, 100])
+def test_tiles_have_the_size_of_tiles_of_prediction_and_most_hold_an_object(tile: int) -> None:
+    boxes = np.array([[0, 0, 6, 6], [114, 84, 120, 90], [60, 40, 60, 40]], np.float32)
+    objects = ImageObjects(boxes, np.arange(3), np.zeros(3, bool))
+    windows = [tile_window(objects, IMAGE_HW, tile, np.random.default_rng(seed)) for seed in range(300)]
+    assert {(right - left, bottom - top) for left, top, right, bottom in windows} == {(tile, min(tile, IMAGE_HW[0]))}
+    assert all(w[0] >= 0 and w[1] >= 0 and w[2] <= IMAGE_HW[1] and w[3] <= IMAGE_HW[0] for w in windows)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    holds = [((centres >= w[:2]) & (centres <= w[2:])).all(axis=1).any() for w in np.array(windows)]
+    assert np.mean(holds) > TILES_WITH_OBJECT - 0.07
+    assert len({window[:2] for window in windows}) > 20  # at many places
+
+
+def test_tiles_of_an_image_without_objects_are_anywhere() -> None:
+    none = random_objects(0)[np.zeros(5, bool)]
+    lefts = [tile_window(none, IMAGE_HW, 40, np.random.default_rng(seed))[0] for seed in range(200)]
+    assert (min(lefts), max(lefts)) == (0, IMAGE_HW[1] - 40)
 
 
 def test_cropping_shifts_the_boxes_with_the_pixels_and_copies_nothing() -> None:

@@ -29,6 +29,35 @@ def test_input_size_follows_the_size_of_the_objects(folder, paint):
     assert (shares["320"], shares["640"]) == (0.0, 1.0)
 
 
+def test_a_finer_level_is_suggested_for_many_small_objects(folder):
+    assert "model.levels" not in suggested(folder.report())
+    for split in ("train", "val"):
+        for box in folder.boxes[split]:
+            box["bbox"][2:] = [7, 7]
+    small = suggested(folder.report())["model.levels"]
+    assert small.value == "[4, 8, 16]"
+    assert small.details == {"levels": [4, 8, 16], "share_small": 1.0}
+    assert "model.levels=[4,8,16]" in small.reason
+    for box in folder.boxes["train"][::2]:
+        box["bbox"][2:] = [120, 90]
+    assert suggested(folder.report())["model.levels"].value == "[4, 8, 16, 32]"
+
+
+def test_tiles_are_suggested_where_the_canvas_makes_objects_too_small(folder):
+    for split in ("train", "val"):
+        for box in folder.boxes[split]:
+            box["bbox"][2:] = [11, 11]
+    assert "tiles" not in suggested(folder.report())  # images of 320 px are enlarged
+    tiles = suggested(folder.report(canvas_hw=(160, 160)))["tiles"]
+    assert tiles.value == "160"
+    assert tiles.reason.startswith("100.0% of the objects are smaller than 8 px on the canvas, 0.0% in tiles")
+    assert tiles.reason.endswith("train with augment.tile=160 and views.tile=160")
+    for split in ("train", "val"):
+        for box in folder.boxes[split]:
+            box["bbox"][2:] = [5, 5]  # tiles would not help
+    assert "tiles" not in suggested(folder.report(canvas_hw=(160, 160)))
+
+
 def test_anchors_are_suggested_if_there_are_enough_boxes(folder):
     for box in folder.boxes["train"]:
         box["bbox"][2:] = [20 + 3 * box["id"], 90 - 2 * box["id"]]
