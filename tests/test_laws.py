@@ -56,6 +56,7 @@ FENCES = {
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
     "tensorrt": ("export/",),
+    "pyarrow": ("io/arrow_files.py",),
 }
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": ("compare", "compare evaluated runs: metrics, a paired test, deviation over seeds"),
     "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
+    "results": ("results", "merge the parts of a prediction on several machines into one file"),
     "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
     "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
     "augment": ("augment", "draw augmented images of a data set, and each augmentation on its own"),
