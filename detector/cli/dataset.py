@@ -30,6 +30,7 @@ from detector.data.doctor.look_alikes import copies_between, groups_of_look_alik
 from detector.data.doctor.orphan_checks import check_orphans
 from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
+from detector.data.shard_writer import coco_to_shards
 from detector.data.split_words import SPLIT_WORDS, word_of
 from detector.errors import ConfigError, DatasetError
 from detector.io.folders import absolute
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         "to-coco": _to_coco,
         "to-yolo": _to_text,
         "to-darknet": _to_text,
+        "to-shards": _to_shards,
         "split": _split,
         "merge": _merge,
         "subset": _subset,
@@ -107,6 +109,12 @@ def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
     if words[0] == "to-darknet":
         return coco_to_darknet(splits, arguments.out, link=arguments.link, relative=arguments.relative), notes
     return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
+
+
+def _to_shards(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    portions, notes = _read(words[1:], arguments.out)
+    splits = {name: portion.annotations for name, portion in portions.items()}
+    return coco_to_shards(splits, arguments.out, arguments.shard_mb), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:

@@ -225,6 +225,30 @@ def read_coco(
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
     is_present = find_images(parts.images, images, findings)
+    return checked_annotations(parts, annotations, images, is_present, findings, ignore_unknown)
+
+
+def checked_annotations(
+    parts: CocoParts,
+    annotations: Path,
+    images: Path | None,
+    is_present: npt.NDArray[np.bool_],
+    findings: Findings,
+    ignore_unknown: bool = False,
+) -> CocoAnnotations:
+    """Return the usable images and boxes of the sections of a file, checked as `read_coco` does.
+
+    Args:
+        parts: the sections; those of the images may be changed.
+        annotations: the file, or the one that stands for it.
+        images: the folder that file names are relative to, or None.
+        is_present: bool (N,), which images have a file; may be changed.
+        findings: the faults so far; the others are added.
+        ignore_unknown: as in `read_coco`.
+
+    Raises:
+        DatasetError: as `read_coco` raises.
+    """
     image_hw = image_sizes(parts.images, images, is_present, findings)
     columns = _Columns(parts)
     keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)

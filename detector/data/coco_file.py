@@ -135,13 +135,13 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
             findings.refuse(f"the key {key!r} is missing (a COCO file has the keys {', '.join(_SECTIONS)})")
         elif not found.get(key) and key in found and key != "annotations":
             findings.refuse(f"the list {key!r} is empty")
-    class_names, category_ids = _read_categories(categories, findings)
+    class_names, category_ids = read_categories(categories, findings)
     if not images.file_names or not category_ids:
         findings.raise_refusals()
     return CocoParts(images, rows, class_names, category_ids)
 
 
-def _read_categories(entries: list[object], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def read_categories(entries: list[object], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return names and ids of the categories, sorted by id."""
     names: dict[int, str] = {}
     taken: set[str] = set()

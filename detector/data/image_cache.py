@@ -20,6 +20,7 @@ import numpy as np
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError
 from detector.io.files import write_whole
+from detector.io.tar_members import file_holding
 from detector.media.images import load_image
 from detector.structures.letterbox import Image
 
@@ -75,7 +76,7 @@ class ImageCache:
         if self._folder is None:
             return self._decode(path, reduction, warned)
         try:
-            status = path.stat()
+            status = file_holding(path).stat()
         except (OSError, ValueError):  # the reader reports the error
             return self._decode(path, reduction, warned)
         stamp = (_MAGIC, status.st_size, status.st_mtime_ns)

@@ -14,7 +14,6 @@ from detector.errors import ConfigError, DetectorError
 from detector.tasks.requests import SILENT, PredictionRequest
 from detector.workflows.prediction_parts import PartCounts, open_parts
 
-
 # A Ray of this machine alone listens on the loopback interface, and holds numbers of parts only, which are small.
 _LOCAL: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
 
