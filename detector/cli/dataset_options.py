@@ -17,6 +17,7 @@ _ACTIONS = {
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
     "to-shards": "write tar shards of images and annotations, in the layout of WebDataset",
+    "index": "build an index of large COCO files, for data.index=FOLDER, and print the boxes of each class",
     "split": "divide the images of one split, each class in the same shares",
     "merge": "merge several data sets, matching classes by name",
     "subset": "keep some classes or images",
@@ -119,5 +120,5 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.out is None:
         raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
-    if words[0] in ("to-coco", "to-yolo", "to-darknet", "to-shards", "split", "subset"):
+    if words[0] in ("to-coco", "to-yolo", "to-darknet", "to-shards", "index", "split", "subset"):
         check_data_words(arguments, words[1:])

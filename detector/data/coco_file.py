@@ -10,6 +10,7 @@ import posixpath
 import re
 import reprlib
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,10 +93,23 @@ class CocoParts:
     category_ids: tuple[int, ...]
 
 
-def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findings: Findings) -> CocoParts:
+def read_parts(
+    path: Path,
+    require_annotations: bool,
+    allow_outside: bool,
+    findings: Findings,
+    new_rows: Callable[[], Rows] = Rows,
+) -> CocoParts:
     """Read a file section by section, in little memory.
 
     Refused entries are left out, so that the rest can be checked for more faults.
+
+    Args:
+        path: the file.
+        require_annotations: whether a file without the key `annotations` is refused.
+        allow_outside: whether file names may lead out of the folder of images.
+        findings: the faults; those of single entries are added.
+        new_rows: makes the rows that take the annotations.
 
     Raises:
         DatasetError: the file is not JSON, or has no images or no categories.
@@ -104,14 +118,14 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
     def on_twice(key: str, place: str) -> None:
         findings.accept("key given twice in one object, the last is taken", f"{key} in {place}")
 
-    images, rows, categories = ImageTable(), Rows(), list[object]()
+    images, rows, categories = ImageTable(), new_rows(), list[object]()
     found: dict[str, bool] = {}
     for key, position, entry in read_items(path, _SECTIONS, on_twice):
         if position < 0:  # a section begins; a duplicate key starts it again
             if key == "images":
                 images = ImageTable()
             elif key == "annotations":
-                rows = Rows()
+                rows = new_rows()
             else:
                 categories = []
             found[key] = False

@@ -123,25 +123,29 @@ def _save(path: Path, stamp: tuple[bytes, int, int], image: Image) -> None:
     write_whole(path, write, durable=False)
 
 
-def prepare_cache_folder(folder: Path, annotations: CocoAnnotations) -> None:
-    """Create the folder of decoded images.
+def prepare_cache_folder(folder: Path, annotations: Path, images: Path | None, key: str = "loader.disk_cache") -> None:
+    """Create a folder of derived files.
+
+    Args:
+        folder: the folder.
+        annotations: the annotation file of the data set.
+        images: the folder of its images, or None.
+        key: the key that names the folder, for messages.
 
     Raises:
         ConfigError: the folder lies inside the data set, which is never written to, or cannot be created.
     """
-    images, labels = annotations.images, annotations.annotations.parent
+    labels = annotations.parent
     is_inside = images is not None and folder.resolve().is_relative_to(images.resolve())
     if is_inside or folder.resolve() == labels.resolve():
         raise ConfigError(
-            f"loader.disk_cache: {folder} lies inside the data set ({images if is_inside else labels}), which is "
+            f"{key}: {folder} lies inside the data set ({images if is_inside else labels}), which is "
             f"never written to; name a folder elsewhere"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"loader.disk_cache: {folder} cannot be created, {error.strerror}; name another folder"
-        ) from error
+        raise ConfigError(f"{key}: {folder} cannot be created, {error.strerror}; name another folder") from error
 
 
 def stated_cost(annotations: CocoAnnotations, channels: int, folder: Path) -> str:

@@ -1,8 +1,4 @@
-"""Parquet and Arrow files, written whole and read with pyarrow; the only file that imports pyarrow.
-
-Parquet files hold results that other programs read. Arrow files hold arrays that are mapped into memory, so that they
-open at once and processes share them.
-"""
+"""Parquet files of results, written whole and read with pyarrow; the only file that imports pyarrow."""
 
 from __future__ import annotations
 
@@ -10,9 +6,6 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
 
 from detector.errors import ConfigError, DetectorError
 from detector.io.files import write_whole
@@ -25,7 +18,7 @@ Row = Mapping[str, object]
 
 
 def require_arrow(who: str) -> None:
-    """Reject the use of Arrow or Parquet files without pyarrow.
+    """Reject the use of Parquet files without pyarrow.
 
     Raises:
         ConfigError: pyarrow cannot be imported; `who` names the option or key that needs it.
@@ -112,37 +105,3 @@ def read_parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
                 yield file.read_row_group(group).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DetectorError(f"{path} cannot be read: {error}; write it again") from error
-
-
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write named arrays of one dimension, of any lengths, as an Arrow file with one row of lists.
-
-    Raises:
-        DetectorError: the disk refuses.
-    """
-    import pyarrow as pa
-
-    columns = {}
-    for name, array in arrays.items():
-        values = pa.array(np.ascontiguousarray(array), from_pandas=False)
-        columns[name] = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), values)
-    own = {key.encode(): value.encode() for key, value in metadata.items()}
-    table = pa.table(columns).replace_schema_metadata(own)
-
-    def write(file: BinaryIO) -> None:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-
-    _write(path, write)
-
-
-def map_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]] | None:
-    """Return the arrays of `write_arrays`, mapped read-only into memory, and the metadata; None if it is damaged."""
-    import pyarrow as pa
-
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        arrays = {name: table[name].chunk(0).flatten().to_numpy() for name in table.column_names}
-    except (OSError, pa.ArrowException, IndexError):
-        return None
-    return arrays, {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
