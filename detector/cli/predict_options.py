@@ -81,9 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, "folder of results (default runs/detect/predict)", aliases=("--save-dir",))
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 when there were skipped images or boxes, or warnings"
-    )
+    parser.add_argument("--strict", action="store_true", help="exit with 5 after skipped images or boxes, or warnings")
     parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
     add_video_options(parser)
     add_track_options(parser)
