@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,10 +50,13 @@ class SpilledRows(Rows):
         if self._large_ids:
             raise DatasetError("ids of more than 64 bits cannot be indexed; leave data.index out")
         try:
-            ids = {name: np.array(list(getattr(self, name)), np.int64) for name in ("image_ids", "category_ids")}
+            content: dict[str, Any] = {
+                name: np.array(list(getattr(self, name)), np.int64) for name in ("image_ids", "category_ids")
+            }
         except OverflowError as error:
             raise DatasetError("ids of more than 64 bits cannot be indexed; leave data.index out") from error
-        np.savez(self._path(self._num_chunks), **ids, **{name: np.array(getattr(self, name)) for name in _COLUMNS})
+        content |= {name: np.array(getattr(self, name)) for name in _COLUMNS}
+        np.savez(self._path(self._num_chunks), allow_pickle=False, **content)
         num_chunks, num_spilled = self._num_chunks + 1, len(self)
         super().__init__()
         self._num_chunks, self._num_spilled = num_chunks, num_spilled
