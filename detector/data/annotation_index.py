@@ -201,9 +201,8 @@ def _read(annotations: Path, images: Path, ignore_unknown: bool, allow_outside: 
     repeated = rows[-1].repeated_ids()
     positions = np.arange(len(repeated))
     findings.count("annotation id used twice", "accepted", positions, lambda i: f"annotation {repeated[i]}")
-    nothing = np.zeros(0, np.int64)
-    counted = KeptRows(nothing, nothing, nothing > 0, nothing + 0.0, nothing + 0.0, num_listed, hint)
-    present = require_enough(parts.images.file_names, is_present, buckets.num_boxes, counted, findings)
+    names = parts.images.file_names
+    present = require_enough(names, is_present, buckets.num_boxes, num_listed, hint, findings)
     shutil.rmtree(chunks)
     _write_index(folder, parts, (present, image_hw), buckets, findings.problems)
 
@@ -260,8 +259,9 @@ def _write_index(
     parts.images.index_of.clear()
     parts.images.file_names.clear()
     offsets = np.concatenate([[0], np.cumsum(buckets.num_boxes[present])]).astype(np.int64)
-    own = {"image_ids": image_ids, "image_hw": image_hw[present], "offsets": offsets}
-    for name, array in (*own.items(), *zip(_NAMES, names.arrays, strict=True)):
+    own: dict[str, npt.NDArray[Any]] = {"image_ids": image_ids, "image_hw": image_hw[present], "offsets": offsets}
+    own["name_bytes"], own["name_bounds"] = names.arrays
+    for name, array in own.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     tally = _Tally(parts.class_names)
     files = {name: (folder / f"{name}.npy").open("wb") for name in _PER_BOX}

@@ -207,7 +207,7 @@ def checked_annotations(
     image_hw = image_sizes(parts.images, images, is_present, findings)
     kept = checked_rows(parts, is_present, image_hw, images, findings, ignore_unknown)
     num_boxes = np.bincount(kept.image_index, minlength=len(is_present))
-    present = require_enough(parts.images.file_names, is_present, num_boxes, kept, findings)
+    present = require_enough(parts.images.file_names, is_present, num_boxes, kept.num_listed, kept.hint, findings)
     order = np.argsort(kept.image_index, kind="stable")
     return CocoAnnotations(
         annotations=annotations,
@@ -274,18 +274,28 @@ def checked_rows(
     keep, hint = _usable_rows(columns, keep, image_hw, findings)
     areas = _areas(columns, keep, findings)
     is_crowd = (columns.flags & CROWD) > 0
-    kept = (array[keep] for array in (columns.image_index, columns.labels, is_crowd, areas, columns.boxes_xywh))
-    return KeptRows(*kept, len(parts.rows) - num_ignored, hint)
+    num_listed, boxes_xywh = len(parts.rows) - num_ignored, columns.boxes_xywh[keep]
+    index, labels = columns.image_index[keep], columns.labels[keep]
+    return KeptRows(index, labels, is_crowd[keep], areas[keep], boxes_xywh, num_listed, hint)
 
 
 def require_enough(
     file_names: Sequence[str],
     is_present: npt.NDArray[np.bool_],
     num_boxes: npt.NDArray[np.int64],
-    kept: KeptRows,
+    num_listed: int,
+    hint: str,
     findings: Findings,
 ) -> npt.NDArray[np.int64]:
     """Return the positions of the images that are used; note those without boxes.
+
+    Args:
+        file_names: N names.
+        is_present: bool (N,), which images are used.
+        num_boxes: int64 (N,), usable boxes of each.
+        num_listed: as in `KeptRows`.
+        hint: as in `KeptRows`.
+        findings: the faults so far; images without boxes are added.
 
     Raises:
         DatasetError: too many images or boxes would be skipped.
@@ -295,8 +305,7 @@ def require_enough(
     )
     present = np.flatnonzero(is_present)
     findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
-    num_skipped = kept.num_listed - int(num_boxes.sum())
-    findings.raise_if_too_many_skipped("boxes", num_skipped, kept.num_listed, kept.hint)
+    findings.raise_if_too_many_skipped("boxes", num_listed - int(num_boxes.sum()), num_listed, hint)
     return present
 
 
