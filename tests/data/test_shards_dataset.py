@@ -18,6 +18,7 @@ from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.loader import BatchRange, LoaderConfig, StreamSampler, TrainingSamples, training_batches
 from detector.data.shards_dataset import ShardsDataset, samples_of
 from detector.errors import DatasetError, MediaError
+from detector.io.files import write_whole
 from detector.media.images import image_hw, load_image, read_image
 from detector.media.sources import find_sources
 from detector.structures.canvas import Canvas
@@ -198,17 +199,16 @@ def test_unusable_shard_is_refused(members: dict[str, bytes], message: str, tmp_
 
 def test_listing_is_checked(png: bytes, shards: Path, tmp_path: Path) -> None:
     split = {"shards": ["train-000000.tar"], "num_images": 1}
-    for number, (changes, message) in enumerate(
-        [
-            ({"format": "x"}, "expected the format"),
-            ({"splits": []}, "with splits"),
-            ({"splits": {"train": {**split, "shards": ["../x.tar"]}}}, "expected shards, as file names"),
-            ({"splits": {"train": {**split, "num_images": 3}}}, "expected 3 images in its shards, got 1"),
-            ({"splits": {"train": {**split, "shards": ["gone.tar"]}}}, "gone.tar cannot be read: No such file"),
-            ({"categories": []}, "expected categories with id and name"),
-            ({"splits": {"val": split}}, "no split 'train'; it has val"),
-        ]
-    ):
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"format": "x"}, "expected the format"),
+        ({"splits": []}, "with splits"),
+        ({"splits": {"train": {**split, "shards": ["../x.tar"]}}}, "expected shards, as file names"),
+        ({"splits": {"train": {**split, "num_images": 3}}}, "expected 3 images in its shards, got 1"),
+        ({"splits": {"train": {**split, "shards": ["gone.tar"]}}}, "gone.tar cannot be read: No such file"),
+        ({"categories": []}, "expected categories with id and name"),
+        ({"splits": {"val": split}}, "no split 'train'; it has val"),
+    ]
+    for number, (changes, message) in enumerate(cases):
         with pytest.raises(DatasetError, match=message):
             read(write_set(tmp_path / str(number), sample(png), **changes))
     with pytest.raises(DatasetError, match=r"expected tar shards with dataset\.json"):
@@ -222,12 +222,10 @@ def test_interrupted_writing_leaves_no_data_set(
 ) -> None:
     from detector.data import shard_writer
 
-    write = shard_writer.write_whole
-
     def fail(path: Path, content: Any) -> None:
         if path.name.startswith("val"):
             raise OSError(28, "No space left on device")
-        write(path, content)
+        write_whole(path, content)
 
     monkeypatch.setattr(shard_writer, "write_whole", fail)
     assert run(["dataset", "to-shards", str(tiny_shapes), "--out", str(tmp_path / "s")]) == 3

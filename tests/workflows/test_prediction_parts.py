@@ -13,6 +13,7 @@ import pytest
 
 from detector.cli.main import run
 from detector.errors import ConfigError, DetectorError
+from detector.io.files import write_whole
 from detector.workflows.merged_parts import merge_parts
 from detector.workflows.prediction_parts import Manifest, PartCounts, _suitable_size, read_manifest
 
@@ -277,12 +278,12 @@ def test_full_disk_leaves_no_part_and_the_command_continues(
 ) -> None:
     from detector.io import arrow_files
 
-    folder, write = tmp_path / "parts", arrow_files.write_whole
+    folder = tmp_path / "parts"
 
     def fail(path: Path, content: Any) -> None:
         if path.name == "part-000002.parquet":
             raise OSError(28, "No space left on device")
-        write(path, content)
+        write_whole(path, content)
 
     monkeypatch.setattr(arrow_files, "write_whole", fail)
     assert predict(folder, "--shard", "0/1") == 1
