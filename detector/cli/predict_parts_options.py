@@ -22,7 +22,7 @@ def add_parts_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=ENGINES,
-        help="write all parts with this engine on this machine or a cluster; needs the extra ray",
+        help="write all parts with this engine, on this machine or a cluster; needs the extra ray (default: none)",
     )
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="--engine: processes (default: one per GPU, or CPU core)"
