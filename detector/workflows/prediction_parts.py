@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ _SECTIONS = ("model", "input", "views", "runtime")  # of the experiment; those t
 # By default, a set has this many parts or fewer images in a part than the largest number.
 _NUM_PARTS, _MOST_IMAGES, _LEAST_IMAGES = 256, 1000, 8
 _CHUNK_BYTES = 2**20
+_LEFTOVER_S = 3600
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,9 @@ class PredictionParts:
             if not path.exists():
                 content = json.dumps(asdict(self.manifest), indent=1).encode()
                 write_whole(path, lambda file: file.write(content))
+            for leftover in self.folder.glob(".*.tmp"):  # of a killed process; a write takes seconds
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_S:
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise DetectorError(f"{path} cannot be written: {error.strerror}; check the folder and the disk") from error
         found = read_manifest(self.folder)
@@ -275,10 +280,10 @@ def _row(index: int, prediction: Prediction) -> dict[str, object]:
     source, found = prediction.source, prediction.detections
     row: dict[str, object] = {
         "index": index,
-        "image": source.name.encode("utf-8", "backslashreplace").decode(),
+        "image": _encodable(source.name),
         "image_id": source.image_id,
-        "error": prediction.error and prediction.error.encode("utf-8", "backslashreplace").decode(),
-        "warnings": list(prediction.warnings),
+        "error": prediction.error and _encodable(prediction.error),
+        "warnings": list(map(_encodable, prediction.warnings)),
         "detections": [],
     }
     if found is None:
@@ -295,6 +300,11 @@ def _row(index: int, prediction: Prediction) -> dict[str, object]:
         for corners, score, label in boxes
     ]
     return {**row, "height": found.image_hw[0], "width": found.image_hw[1], "detections": detections}
+
+
+def _encodable(text: str) -> str:
+    """Return a text without the surrogates that stand for bytes of a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def open_parts(request: PredictionRequest, observer: Observer, images_per_part: int | None = None) -> PredictionParts:

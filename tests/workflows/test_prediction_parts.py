@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
@@ -247,16 +248,26 @@ def test_unreadable_images_are_counted_and_named(
     photos.mkdir()
     for path in sorted((tiny_shapes / "images/train").iterdir())[:3]:
         (photos / path.name).write_bytes(path.read_bytes())
-    (photos / "a.jpg").write_bytes(b"no image")
+    (photos / os.fsdecode(b"a\xff.jpg")).write_bytes(b"no image")  # a name that is not UTF-8
     words = ["predict", str(random_weights), str(photos), "--out", str(folder), "--shard", "0/1"]
     assert run(words) == 0
     assert "4 images, 1 skipped: 1 part written, 0 kept, of 1" in (told := capsys.readouterr().err)
     assert "skipped: " in told
     assert run([*words, "--strict"]) == 5  # also where the part is kept
-    (photos / "b.jpg").write_bytes(b"no image")
-    only = [str(photos / "a.jpg"), "--out", str(tmp_path / "none"), "--shard", "0/1"]
+    only = [str(next(photos.glob("a*.jpg"))), "--out", str(tmp_path / "none"), "--shard", "0/1"]
     assert run(["predict", str(random_weights), *only]) == 3
     assert "none of 1 image could be read" in capsys.readouterr().err
+
+
+def test_old_leftovers_of_killed_processes_are_removed(predict: Callable[..., int], tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    old, new = folder / ".part-000001.parquet.0.tmp", folder / ".part-000002.parquet.1.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    assert predict(folder, "--shard", "5/6") == 0
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_videos_and_pictures_are_refused(
