@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.data.coco import CocoAnnotations, KeptRows, checked_rows, digest_of, require_enough
-from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
+from detector.data.coco_file import CocoParts, Names, find_images, image_sizes, read_parts
 from detector.data.image_cache import prepare_cache_folder
 from detector.data.problems import Findings, Problem
 from detector.data.spilled_rows import SpilledRows
-from detector.data.string_table import Names
 from detector.errors import DatasetError
 from detector.io.announcements import announce
 from detector.io.files import write_whole

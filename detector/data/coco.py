@@ -16,11 +16,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.box_faults import ROUNDING_PX, other_format, usable_boxes, without_rows
-from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
-from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX
+from detector.data.coco_file import CocoParts, Names, find_images, image_sizes, read_parts
+from detector.data.coco_rows import (
+    CROWD,
+    FROM_POLYGONS,
+    FROM_RUNS,
+    IGNORE,
+    ROUNDING_PX,
+    WITHOUT_BOX,
+    other_format,
+    usable_boxes,
+    without_rows,
+)
 from detector.data.problems import Findings, Problem, shown
-from detector.data.string_table import Names
 from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw as read_image_hw
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
