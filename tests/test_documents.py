@@ -12,6 +12,7 @@ Commands inside a sentence are only parsed.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import shlex
@@ -45,6 +46,7 @@ DOCUMENTS = sorted(
     )
     if path.name != "CHANGELOG.md"
 )
+NEEDS_ARROW = re.compile(r" --shard | --engine |^detector results |scored\.json")  # those of the optional pyarrow
 NEEDS = re.compile(r"\bneeds? (?:a|an|the|several) (?:NVIDIA )?(?:GPUs?|camera|network)\b")
 TOY: dict[str, Any] = {
     "input": {"size": 64},
@@ -244,6 +246,8 @@ def execute(command: str) -> str:
         return "" if re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) else "no such target"
     if program == "python" and words[0].startswith("tools/"):
         return "" if (ROOT / words[0]).is_file() else "no such file"
+    if NEEDS_ARROW.search(command) and importlib.util.find_spec("pyarrow") is None:
+        return ""
     if program != "detector":
         return f"{program} cannot be executed here; say what the line needs"
     try:

@@ -65,6 +65,7 @@ FENCES = {
     "h11": ("service/",),
     "prometheus_client": ("service/",),
     "optuna": ("workflows/studies/optuna_sampler.py",),
+    "pyarrow": ("io/arrow_files.py",),
 }
 
 

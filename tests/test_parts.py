@@ -42,6 +42,7 @@ FOLDERS = {
     "export target": "export",
     "head": "models",
     "image set": "data",
+    "logger": "training",
     "loss": "losses",
     "metric": "evaluation",
     "model": "models",
@@ -80,6 +81,7 @@ DETECTION = (
     "optimizer={name: toy, lr: 0.01}",
     "schedule={name: toy, flat: 2, warmup_iterations: 0}",
     "augment.extra=[{name: toy, probability: 1.0}]",
+    "train.loggers=[toy]",
     "train.iterations=8",
 )
 TASK = """
@@ -211,7 +213,10 @@ def test_a_network_of_new_parts_is_trained_on_a_new_data_set(session: Session) -
     parts = [model[kind] for kind in ("activation", "backbone", "neck", "head")]
     parts += [model["backbone"]["attention"], *config["augment"]["extra"]]
     parts += [config[section] for section in ("loss", "data", "optimizer", "schedule")]
-    assert [part["name"] for part in parts] == ["toy"] * 10
+    parts += config["train"]["loggers"]
+    assert [part["name"] for part in parts] == ["toy"] * 11
+    (logged,) = (session.folder / "detector/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(logged)["step"] == 8
     rows = list(csv.DictReader((session.folder / "detector/results.csv").open(encoding="utf-8")))
     assert float(rows[-1]["train/box_loss"]) > 0
     assert float(rows[-1]["train/cls_loss"]) > 0

@@ -72,6 +72,7 @@ API_PAGES = {
             "detector.data.classification_split.ImageSet",
             "detector.data.augment.augmentation.Augmentation",
             "detector.export.export_target.ExportTarget",
+            "detector.training.logger.Logger",
             "detector.evaluation.detection_metric.DetectionMetric",
             "detector.tasks.task.Task",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from detector.cli.progress import say
 from detector.cli.usage import data_words
 from detector.config import registry
 from detector.config.nodes import read_foreign
+from detector.data.annotation_index import IndexedAnnotations
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import read_extras
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
@@ -30,6 +32,7 @@ from detector.data.doctor.look_alikes import copies_between, groups_of_look_alik
 from detector.data.doctor.orphan_checks import check_orphans
 from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
+from detector.data.shard_writer import coco_to_shards
 from detector.data.split_words import SPLIT_WORDS, word_of
 from detector.errors import ConfigError, DatasetError
 from detector.io.folders import absolute
@@ -39,10 +42,13 @@ from detector.io.nouns import plural
 def run(arguments: argparse.Namespace) -> int:
     """Convert or edit a data set; return the exit code."""
     words = [arguments.words[0], *data_words(arguments, arguments.words[1:])]
+    if words[0] == "index":
+        return _index(words, arguments)
     actions: dict[str, Callable[[list[str], argparse.Namespace], tuple[Conversion, list[str]]]] = {
         "to-coco": _to_coco,
         "to-yolo": _to_text,
         "to-darknet": _to_text,
+        "to-shards": _to_shards,
         "split": _split,
         "merge": _merge,
         "subset": _subset,
@@ -107,6 +113,31 @@ def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
     if words[0] == "to-darknet":
         return coco_to_darknet(splits, arguments.out, link=arguments.link, relative=arguments.relative), notes
     return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
+
+
+def _index(words: list[str], arguments: argparse.Namespace) -> int:
+    """Build or open an index of each split, print its classes and return the exit code."""
+    folder = json.dumps(str(arguments.out.absolute()))
+    _, config = configured([*words[1:], f"data.index={folder}"])
+    assert config.data is not None  # `configured` names one
+    dataset = registry.build(config.data)
+    for name in dataset.split_names():
+        annotations = dataset.split(name)
+        assert isinstance(annotations, IndexedAnnotations)  # the key `index` is that of COCO files
+        for problem in annotations.problems:
+            say(f"{name}: {problem}", arguments.quiet)
+        print(f"{name}: {plural(len(annotations), 'image')}, {plural(annotations.num_boxes, 'box', 'boxes')}")
+        print(f"{'class':24}{'boxes':>12}{'images':>12}{'small':>12}{'medium':>12}{'large':>12}{'crowd':>12}")
+        for each in annotations.statistics:
+            counts = (each.num_boxes, each.num_images, each.num_small, each.num_medium, each.num_large, each.num_crowd)
+            print(f"{each.name:24}" + "".join(f"{count:12,}" for count in counts))
+    return 0
+
+
+def _to_shards(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+    portions, notes = _read(words[1:], arguments.out)
+    splits = {name: portion.annotations for name, portion in portions.items()}
+    return coco_to_shards(splits, arguments.out, arguments.shard_mb), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out, seed, whole_number
+from detector.cli.common_options import add_data, add_out, positive, seed, whole_number
 from detector.cli.usage import DATA_HELP, check_data_words, narrow_to_action
 from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
@@ -15,6 +15,8 @@ _ACTIONS = {
     "to-coco": "write COCO files from a data set in any of the supported formats",
     "to-yolo": "write text labels, images and a data.yaml",
     "to-darknet": "write text labels beside the images, lists and a .data file",
+    "to-shards": "write tar shards of images and annotations, in the layout of WebDataset",
+    "index": "build an index of large COCO files, for data.index=FOLDER, and print the boxes of each class",
     "split": "divide the images of one split, each class in the same shares",
     "merge": "merge several data sets, matching classes by name",
     "subset": "keep some classes or images",
@@ -53,6 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         choices=(0, 1),
         help="to-coco from VOC: the number of the first pixel (default: 0 where the files show it, else 1 as in VOC)",
+    )
+    parser.add_argument(
+        "--shard-mb",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="to-shards: megabytes from which on the next shard begins (default 256)",
     )
     parser.add_argument("--shares", default=_SHARES, metavar="S", help=f"split: the splits to make (default {_SHARES})")
     parser.add_argument(
@@ -99,5 +108,5 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if arguments.out is None:
         raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
-    if words[0] in ("to-coco", "to-yolo", "to-darknet", "split", "subset"):
+    if words[0] in ("to-coco", "to-yolo", "to-darknet", "to-shards", "index", "split", "subset"):
         check_data_words(arguments, words[1:])

@@ -30,6 +30,7 @@ COMMANDS = {
     "study": ("study", "run an experiment over settings and seeds, and report the differences with a test"),
     "tune": ("tune", "search for better settings within a time, and measure them on held-out images"),
     "predict": ("predict", "detect objects in images, videos and live streams"),
+    "results": ("results", "merge the parts of a prediction on several machines into one file"),
     "check": ("check", "check a data set: mistakes, duplicates, leaks, statistics, suggestions"),
     "dataset": ("dataset", "convert, split, merge and subset data sets, rename classes; sources are not changed"),
     "labels": ("labels", "find wrong labels, correct them in a new file, label more images: pseudo-labels, ranking"),

@@ -12,6 +12,8 @@ from typing import Any
 
 from detector.cli.model_file import runtime_overrides
 from detector.cli.options import refuse_given, refuse_unsupported
+from detector.cli.predict_parts import run_in_parts
+from detector.cli.predict_parts_options import has_parts
 from detector.cli.predict_video import VideoProgress, refuse_video_options, run_video
 from detector.cli.progress import say, say_warning
 from detector.cli.show import Window
@@ -55,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_views=functools.partial(require_effect, arguments),
         check_frames=lambda has_frames: None if has_frames else refuse_video_options(arguments),
     )
+    if has_parts(arguments):
+        return run_in_parts(arguments, request, Observer(progress.say, say_warning))
     if arguments.backend == "auto":
         from detector.workflows.backend_choice import with_fastest_backend  # loads the exports
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detector.cli.common_options import add_out, number, whole_number
 from detector.cli.model_file_options import add_darknet_options, add_runtime_options
+from detector.cli.predict_parts_options import add_parts_options, check_parts
 from detector.cli.predict_tracks_options import add_track_options
 from detector.cli.predict_video_options import add_video_options
 from detector.cli.usage import check_keys, split_words
@@ -21,6 +22,7 @@ EXAMPLES = (
     "detector predict yolox-s street.jpg",
     "detector predict runs/detect/train photos/",
     "detector predict best.safetensors clip.mp4 --track --out results",
+    "detector predict best.safetensors photos/ --out parts --shard 0/4",
     "detector predict best.safetensors image.jpg --confidence 0.4 --classes person,car --format csv",
 )
 
@@ -77,12 +79,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, "folder of results (default runs/detect/predict)", aliases=("--save-dir",))
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated pictures")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 5 when there were skipped images or boxes, or warnings"
-    )
+    parser.add_argument("--strict", action="store_true", help="exit with 5 after skipped images or boxes, or warnings")
     parser.add_argument("--json", action="store_true", help="print the records as JSON, one a line")
     add_video_options(parser)
     add_track_options(parser)
+    add_parts_options(parser)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -120,4 +121,5 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"expected a source, or a model file and a source, got {names}; give IMAGES, or best.safetensors IMAGES"
         )
+    check_parts(arguments)
     check_keys(arguments, overrides)

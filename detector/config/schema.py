@@ -368,6 +368,15 @@ def config_to_yaml(config: DataclassInstance) -> str:
     return yaml.dump(config_to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def flattened(plain: Mapping[str, object], key: str = "") -> dict[str, object]:
+    """Return the values of a plain configuration by the keys that overrides have, such as `optimizer.lr`."""
+    flat: dict[str, object] = {}
+    for name, value in plain.items():
+        full = f"{key}.{name}" if key else name
+        flat |= flattened(value, full) if isinstance(value, Mapping) else {full: value}
+    return flat
+
+
 def differences(ours: object, theirs: object, key: str = "") -> list[str]:
     """List the differences of two plain configurations, one line each: key, first value, second value."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):

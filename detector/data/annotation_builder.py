@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.coco import CocoAnnotations, usable_boxes
+from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras, entries
+from detector.data.coco_rows import usable_boxes
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw

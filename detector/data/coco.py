@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.coco_file import CocoParts, find_images, image_sizes, read_parts
-from detector.data.coco_rows import CROWD, FROM_POLYGONS, FROM_RUNS, IGNORE, WITHOUT_BOX
+from detector.data.coco_file import CocoParts, Names, find_images, image_sizes, read_parts
+from detector.data.coco_rows import (
+    CROWD,
+    FROM_POLYGONS,
+    FROM_RUNS,
+    IGNORE,
+    ROUNDING_PX,
+    WITHOUT_BOX,
+    other_format,
+    usable_boxes,
+    without_rows,
+)
 from detector.data.problems import Findings, Problem, shown
 from detector.errors import DatasetError, MediaError
 from detector.media.images import image_hw as read_image_hw
@@ -25,50 +35,6 @@ from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
 # Python's integers where an id takes more than 64 bits.
 ImageIds: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.object_]"
-
-# COCO files hold coordinates of two decimals, so a corner, which is the sum of two, may be off by this many pixels.
-_ROUNDING_PX = 0.01
-# From these shares of the boxes on, the file is assumed to hold another box format.
-_XYXY_SHARE, _NORMALISED_SHARE = 0.2, 0.5
-
-
-class Names(Sequence[str]):
-    """Sequence of texts without a Python object for each; it is equal to a tuple of the same texts.
-
-    Forked worker processes share its memory: reading a text changes nothing in the block, while reading a text of a
-    list changes its reference count and thereby copies a page of memory into the process. It is pickled in one piece.
-
-    Args:
-        names: the texts; a slice of the sequence is a tuple of them.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        # Names of files may not be valid UTF-8; Python represents the invalid bytes as surrogates.
-        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._bounds = np.concatenate([[0], np.cumsum([len(name) for name in encoded], dtype=np.int64)])
-
-    def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, (Names, tuple)) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # as for a list: it is compared, but never a key
-
-    def __len__(self) -> int:
-        return len(self._bounds) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
-        position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
-        return (
-            self._bytes[self._bounds[position] : self._bounds[position + 1]].tobytes().decode("utf-8", "surrogatepass")
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +88,9 @@ class CocoAnnotations:
 
     def digest(self) -> str:
         """Return the SHA-256 of the content, as 64 hex digits; it does not depend on the folders of the files."""
-        names = [name.rpartition("/")[2] for name in self.file_names]
-        listed = (self.class_names, self.category_ids, self.image_ids.tolist(), names)
-        content = hashlib.sha256(json.dumps(listed).encode())
-        for array in (self.image_hw, self.offsets, self.boxes_xywh, self.labels, self.is_crowd, self.areas):
-            content.update(np.ascontiguousarray(array).data)
-        return content.hexdigest()
+        arrays = (self.image_hw, self.offsets, self.boxes_xywh, self.labels, self.is_crowd, self.areas)
+        blocks = (np.ascontiguousarray(array).data for array in arrays)
+        return digest_of((self.class_names, self.category_ids), self.image_ids.tolist(), self.file_names, blocks)
 
     def path(self, index: int) -> Path:
         """Return the file of an image.
@@ -225,21 +188,35 @@ def read_coco(
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)
     is_present = find_images(parts.images, images, findings)
+    return checked_annotations(parts, annotations, images, is_present, findings, ignore_unknown)
+
+
+def checked_annotations(
+    parts: CocoParts,
+    annotations: Path,
+    images: Path | None,
+    is_present: npt.NDArray[np.bool_],
+    findings: Findings,
+    ignore_unknown: bool = False,
+) -> CocoAnnotations:
+    """Return the usable images and boxes of the sections of a file, checked as `read_coco` does.
+
+    Args:
+        parts: the sections; those of the images may be changed.
+        annotations: the file, or the one that stands for it.
+        images: the folder that file names are relative to, or None.
+        is_present: bool (N,), which images have a file; may be changed.
+        findings: the faults so far; the others are added.
+        ignore_unknown: as in `read_coco`.
+
+    Raises:
+        DatasetError: as `read_coco` raises.
+    """
     image_hw = image_sizes(parts.images, images, is_present, findings)
-    columns = _Columns(parts)
-    keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)
-    findings.raise_refusals()
-    _exchange_sides(columns, keep, image_hw, images, findings)
-    keep, hint = _usable_rows(columns, keep, image_hw, findings)
-    areas = _areas(columns, keep, findings)
-    num_boxes = np.bincount(columns.image_index[keep], minlength=len(is_present))
-    empty = np.flatnonzero(is_present & (num_boxes == 0))
-    findings.count("image without annotations", "noted", empty, lambda i: parts.images.file_names[i])
-    present = np.flatnonzero(is_present)
-    findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
-    num_listed = len(parts.rows) - num_ignored
-    findings.raise_if_too_many_skipped("boxes", num_listed - int(keep.sum()), num_listed, hint)
-    order = np.flatnonzero(keep)[np.argsort(columns.image_index[keep], kind="stable")]
+    kept = checked_rows(parts, is_present, image_hw, images, findings, ignore_unknown)
+    num_boxes = np.bincount(kept.image_index, minlength=len(is_present))
+    present = require_enough(parts.images.file_names, is_present, num_boxes, kept.num_listed, kept.hint, findings)
+    order = np.argsort(kept.image_index, kind="stable")
     return CocoAnnotations(
         annotations=annotations,
         images=images,
@@ -249,12 +226,109 @@ def read_coco(
         file_names=Names(parts.images.file_names[index] for index in present.tolist()),
         image_hw=image_hw[present],
         offsets=np.concatenate([[0], np.cumsum(num_boxes[present])]).astype(np.int64),
-        boxes_xywh=columns.boxes_xywh[order],
-        labels=columns.labels[order],
-        is_crowd=(columns.flags[order] & CROWD) > 0,
-        areas=areas[order],
+        boxes_xywh=kept.boxes_xywh[order],
+        labels=kept.labels[order],
+        is_crowd=kept.is_crowd[order],
+        areas=kept.areas[order],
         problems=findings.problems,
     )
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """Usable annotations of a file, or of a part of it: B rows in the order of the file.
+
+    Attributes:
+        image_index: int64 (B,), position of the image in the file.
+        labels, is_crowd, areas, boxes_xywh: as in `CocoAnnotations`.
+        num_listed: annotations that were looked at, without those of ignored categories.
+        hint: another box format that the boxes seem to have, or an empty text.
+    """
+
+    image_index: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    is_crowd: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.float64]
+    boxes_xywh: npt.NDArray[np.float64]
+    num_listed: int
+    hint: str
+
+
+def checked_rows(
+    parts: CocoParts,
+    is_present: npt.NDArray[np.bool_],
+    image_hw: npt.NDArray[np.int64],
+    images: Path | None,
+    findings: Findings,
+    ignore_unknown: bool,
+) -> KeptRows:
+    """Return the usable annotations of the sections of a file.
+
+    Args:
+        parts: the sections.
+        is_present: bool (N,), which images are used.
+        image_hw: int64 (N, 2), their sizes; those that are listed before they are turned upright are exchanged.
+        images: the folder of the images, or None.
+        findings: the faults so far; the others are added.
+        ignore_unknown: as in `read_coco`.
+
+    Raises:
+        DatasetError: the file is refused.
+    """
+    columns = _Columns(parts)
+    keep, num_ignored = _linked_rows(columns, is_present, ignore_unknown, findings)
+    findings.raise_refusals()
+    _exchange_sides(columns, keep, image_hw, images, findings)
+    keep, hint = _usable_rows(columns, keep, image_hw, findings)
+    areas = _areas(columns, keep, findings)
+    is_crowd = (columns.flags & CROWD) > 0
+    num_listed, boxes_xywh = len(parts.rows) - num_ignored, columns.boxes_xywh[keep]
+    index, labels = columns.image_index[keep], columns.labels[keep]
+    return KeptRows(index, labels, is_crowd[keep], areas[keep], boxes_xywh, num_listed, hint)
+
+
+def require_enough(
+    file_names: Sequence[str],
+    is_present: npt.NDArray[np.bool_],
+    num_boxes: npt.NDArray[np.int64],
+    num_listed: int,
+    hint: str,
+    findings: Findings,
+) -> npt.NDArray[np.int64]:
+    """Return the positions of the images that are used; note those without boxes.
+
+    Args:
+        file_names: N names.
+        is_present: bool (N,), which images are used.
+        num_boxes: int64 (N,), usable boxes of each.
+        num_listed: as in `KeptRows`.
+        hint: as in `KeptRows`.
+        findings: the faults so far; images without boxes are added.
+
+    Raises:
+        DatasetError: too many images or boxes would be skipped.
+    """
+    findings.count(
+        "image without annotations", "noted", np.flatnonzero(is_present & (num_boxes == 0)), lambda i: file_names[i]
+    )
+    present = np.flatnonzero(is_present)
+    findings.raise_if_too_many_skipped("images", len(is_present) - len(present), len(is_present))
+    findings.raise_if_too_many_skipped("boxes", num_listed - int(num_boxes.sum()), num_listed, hint)
+    return present
+
+
+def digest_of(
+    classes: tuple[Sequence[str], Sequence[int]],
+    image_ids: Sequence[int],
+    file_names: Iterable[str],
+    blocks: Iterable[bytes | memoryview],
+) -> str:
+    """Return the SHA-256 of annotations from class names and ids, images, and the bytes of the arrays, in order."""
+    names = [name.rpartition("/")[2] for name in file_names]
+    content = hashlib.sha256(json.dumps((*classes, image_ids, names)).encode())
+    for block in blocks:
+        content.update(block)
+    return content.hexdigest()
 
 
 class _Columns:
@@ -287,7 +361,8 @@ def _usable_rows(
 ) -> tuple[npt.NDArray[np.bool_], str]:
     """Return which of the rows to keep have a usable box, bool (A,), and a hint at another box format."""
     flags, place_of = columns.flags, columns.place_of
-    keep = _without(keep, (flags & WITHOUT_BOX) > 0, "annotation without four numbers for a box", place_of, findings)
+    is_bare = (flags & WITHOUT_BOX) > 0
+    keep = without_rows(keep, is_bare, "annotation without four numbers for a box", place_of, findings)
     findings.count("annotation id used twice", "accepted", columns.rows.repeated(), columns.rows.name)
     for bit, kind in (
         (FROM_POLYGONS, "annotation without bbox, the box around its polygons is taken"),
@@ -323,8 +398,8 @@ def _exchange_sides(
     with np.errstate(over="ignore"):  # a box of 1e308 pixels is rejected later
         ends = columns.boxes_xywh[rows, :2] + columns.boxes_xywh[rows, 2:]
     width_height = image_hw[image_index][:, ::-1]
-    is_beyond = (ends > width_height + _ROUNDING_PX).any(axis=1) & (width_height > 0).all(axis=1)
-    is_beyond_exchanged = (ends > width_height[:, ::-1] + _ROUNDING_PX).any(axis=1)
+    is_beyond = (ends > width_height + ROUNDING_PX).any(axis=1) & (width_height > 0).all(axis=1)
+    is_beyond_exchanged = (ends > width_height[:, ::-1] + ROUNDING_PX).any(axis=1)
     unfit = set(image_index[is_beyond_exchanged].tolist())
     exchanged = []
     for index in np.unique(image_index[is_beyond]).tolist():
@@ -363,18 +438,6 @@ def _indices(identifiers: dict[int, int], listed: Mapping[int, int]) -> npt.NDAr
     return np.array([listed.get(identifier, -1) for identifier in identifiers], dtype=np.int64)
 
 
-def _without(
-    keep: npt.NDArray[np.bool_],
-    is_wrong: npt.NDArray[np.bool_],
-    kind: str,
-    place_of: Callable[[int], str],
-    findings: Findings,
-) -> npt.NDArray[np.bool_]:
-    """Return `keep` without the wrong rows, and count these as skipped."""
-    findings.count(kind, "skipped", np.flatnonzero(keep & is_wrong), place_of)
-    return keep & ~is_wrong
-
-
 def _linked_rows(
     columns: _Columns, is_present: npt.NDArray[np.bool_], ignore_unknown: bool, findings: Findings
 ) -> tuple[npt.NDArray[np.bool_], int]:
@@ -389,10 +452,10 @@ def _linked_rows(
         return f"{place_of(row)}, category {category_ids[rows.category_ranks[row]]}"
 
     keep = np.ones(len(rows), dtype=np.bool_)
-    keep = _without(keep, columns.image_index < 0, "annotation of an unlisted image", place_without_image, findings)
+    keep = without_rows(keep, columns.image_index < 0, "annotation of an unlisted image", place_without_image, findings)
     is_unlisted = keep & (columns.labels < 0)
     if ignore_unknown:
-        keep = _without(keep, is_unlisted, "annotation of an unlisted category", place_with_category, findings)
+        keep = without_rows(keep, is_unlisted, "annotation of an unlisted category", place_with_category, findings)
     elif is_unlisted.any():
         ranks = np.array(rows.category_ranks)[is_unlisted]
         _, first = np.unique(ranks, return_index=True)
@@ -400,70 +463,5 @@ def _linked_rows(
         listed = ", ".join(f"{category_ids[rows.category_ranks[r]]} (by {place_of(r)})" for r in first_rows[:10])
         more = f" and {len(first_rows) - 10} more" if len(first_rows) > 10 else ""
         findings.refuse(f"annotations use category ids that 'categories' does not list: {listed}{more}")
-    keep = _without(keep, ~is_present[columns.image_index], "annotation of a missing image", place_of, findings)
+    keep = without_rows(keep, ~is_present[columns.image_index], "annotation of a missing image", place_of, findings)
     return keep, int(is_unlisted.sum()) if ignore_unknown else 0
-
-
-def other_format(
-    boxes_xywh: npt.NDArray[np.float64],
-    image_hw: npt.NDArray[np.int64],
-    place_of: Callable[[int], str],
-    findings: Findings,
-) -> str:
-    """Return a hint at the format that the boxes seem to have, or an empty text; count them as accepted.
-
-    Args:
-        boxes_xywh: float64 (A, 4), as written.
-        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is unknown.
-        place_of: returns the place of a row for a message.
-        findings: counts such boxes.
-    """
-    limit = np.where(image_hw > 0, image_hw, np.inf)[:, ::-1] + _ROUNDING_PX
-    start, size = boxes_xywh[:, :2], boxes_xywh[:, 2:]
-    with np.errstate(over="ignore", invalid="ignore"):
-        overflows = (start + size > limit).any(axis=1)
-        are_corners = overflows & (size > start).all(axis=1) & (size <= limit).all(axis=1)
-        are_shares = ((boxes_xywh >= 0) & (boxes_xywh <= 1)).all(axis=1) & (size > 0).all(axis=1)
-    if overflows.sum() > _XYXY_SHARE * len(boxes_xywh) and 2 * are_corners.sum() > overflows.sum():
-        kind, rows = "box that looks like xyxy, expected xywh", np.flatnonzero(are_corners)
-    elif are_shares.sum() > _NORMALISED_SHARE * len(boxes_xywh):
-        kind, rows = "box that looks normalised to 0..1, expected pixels", np.flatnonzero(are_shares)
-    else:
-        return ""
-    findings.count(kind, "accepted", rows, place_of)
-    return f"{len(rows)} x {kind}"
-
-
-def usable_boxes(
-    boxes_xywh: npt.NDArray[np.float64],
-    image_hw: npt.NDArray[np.int64],
-    place_of: Callable[[int], str],
-    findings: Findings,
-) -> npt.NDArray[np.bool_]:
-    """Return a mask of the boxes that can be used: bool (A,).
-
-    Args:
-        boxes_xywh: float64 (A, 4), as written.
-        image_hw: int64 (A, 2), the size of the image of each box; 0, 0 where it is unknown.
-        place_of: returns the place of a row for a message.
-        findings: counts the boxes that cannot be used.
-    """
-    limit = np.where(image_hw > 0, image_hw, np.inf)[:, [1, 0, 1, 0]]
-    width, height = boxes_xywh[:, 2], boxes_xywh[:, 3]
-    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are detected below
-        corners = xywh_to_xyxy(boxes_xywh)
-        is_finite = np.isfinite(corners.astype(np.float32))
-        visible = np.clip(corners, 0, limit).astype(np.float32)  # the box that training uses
-    keep: npt.NDArray[np.bool_] = np.ones(len(boxes_xywh), dtype=np.bool_)
-    wrong: tuple[tuple[str, Any], ...] = (
-        ("box with a number that is not finite", ~is_finite.all(axis=1)),
-        ("box of negative width or height", (width < 0) | (height < 0)),
-        ("box of zero width or height", (width == 0) | (height == 0)),
-        ("box wholly outside the image", (corners[:, 2:] <= 0).any(axis=1) | (corners >= limit)[:, :2].any(axis=1)),
-        ("box too thin to have an area in single precision", (visible[:, 2:] <= visible[:, :2]).any(axis=1)),
-    )
-    for kind, is_wrong in wrong:
-        keep = _without(keep, is_wrong, kind, place_of, findings)
-    is_partly_outside = (corners < -_ROUNDING_PX).any(axis=1) | (corners > limit + _ROUNDING_PX).any(axis=1)
-    findings.count("box partly outside the image", "accepted", np.flatnonzero(keep & is_partly_outside), place_of)
-    return keep

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from detector.config.registry import register
+from detector.data.annotation_index import indexed_coco
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.dataset import Dataset, DatasetConfig, require_place
 from detector.data.file_reader import FoundData
@@ -45,6 +46,8 @@ class CocoDataset(Dataset):
             test: a split kept for the final evaluation.
             ignore_unknown: count and skip annotations of categories that the file does not list, instead of refusing.
             allow_outside: whether file names of images may lead out of the folder of images.
+            index: folder for an index of each split, outside the data set, or None: a large file is read once and then
+                opened at once, and processes share its memory. Images are looked for only when the index is built.
         """
 
         train: SplitConfig | None = None
@@ -52,6 +55,7 @@ class CocoDataset(Dataset):
         test: SplitConfig | None = None
         ignore_unknown: bool = False
         allow_outside: bool = False
+        index: Path | None = None
 
     path_key = "train"
 
@@ -98,12 +102,16 @@ class CocoDataset(Dataset):
             )
         require_place(split.annotations, f"{name}.annotations")
         require_place(split.images, f"{name}.images")
-        return read_coco(
-            split.annotations,
-            split.images,
-            ignore_unknown=self.config.ignore_unknown,
-            allow_outside=self.config.allow_outside,
-        )
+        ignore_unknown, allow_outside = self.config.ignore_unknown, self.config.allow_outside
+        if self.config.index is not None:
+            return indexed_coco(
+                split.annotations,
+                split.images,
+                self.config.index,
+                ignore_unknown=ignore_unknown,
+                allow_outside=allow_outside,
+            )
+        return read_coco(split.annotations, split.images, ignore_unknown=ignore_unknown, allow_outside=allow_outside)
 
 
 # Folders that may hold the images of a COCO file, relative to the folder of the file.

@@ -10,8 +10,10 @@ import posixpath
 import re
 import reprlib
 from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,57 @@ _MAX_SIDE = 2**31 - 1  # pixels; no image format holds more
 _MIN_SIDE, _MAX_RATIO = 10, 50
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class Names(Sequence[str]):
+    """Sequence of texts without a Python object for each; it is equal to a tuple of the same texts.
+
+    Forked worker processes share its memory: reading a text changes nothing in the block, while reading a text of a
+    list changes its reference count and thereby copies a page of memory into the process. It is pickled in one piece.
+
+    Args:
+        names: the texts; a slice of the sequence is a tuple of them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # Names of files may not be valid UTF-8; Python represents the invalid bytes as surrogates.
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._bounds = np.concatenate([[0], np.cumsum([len(name) for name in encoded], dtype=np.int64)])
+
+    @classmethod
+    def of_arrays(cls, block: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> Names:
+        """Return texts whose bytes lie in a block, text i from `bounds[i]` to `bounds[i + 1]`; nothing is copied."""
+        table = cls(())
+        table._bytes, table._bounds = block, bounds
+        return table
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The block and the bounds that `of_arrays` takes."""
+        return self._bytes, self._bounds
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, (Names, tuple)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as for a list: it is compared, but never a key
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        position = range(len(self))[index]  # rejects an index past the end, counts a negative one from the end
+        return (
+            self._bytes[self._bounds[position] : self._bounds[position + 1]].tobytes().decode("utf-8", "surrogatepass")
+        )
 
 
 @dataclass
@@ -92,10 +145,23 @@ class CocoParts:
     category_ids: tuple[int, ...]
 
 
-def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findings: Findings) -> CocoParts:
+def read_parts(
+    path: Path,
+    require_annotations: bool,
+    allow_outside: bool,
+    findings: Findings,
+    new_rows: Callable[[], Rows] = Rows,
+) -> CocoParts:
     """Read a file section by section, in little memory.
 
     Refused entries are left out, so that the rest can be checked for more faults.
+
+    Args:
+        path: the file.
+        require_annotations: whether a file without the key `annotations` is refused.
+        allow_outside: whether file names may lead out of the folder of images.
+        findings: the faults; those of single entries are added.
+        new_rows: makes the rows that take the annotations.
 
     Raises:
         DatasetError: the file is not JSON, or has no images or no categories.
@@ -104,14 +170,14 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
     def on_twice(key: str, place: str) -> None:
         findings.accept("key given twice in one object, the last is taken", f"{key} in {place}")
 
-    images, rows, categories = ImageTable(), Rows(), list[object]()
+    images, rows, categories = ImageTable(), new_rows(), list[object]()
     found: dict[str, bool] = {}
     for key, position, entry in read_items(path, _SECTIONS, on_twice):
         if position < 0:  # a section begins; a duplicate key starts it again
             if key == "images":
                 images = ImageTable()
             elif key == "annotations":
-                rows = Rows()
+                rows = new_rows()
             else:
                 categories = []
             found[key] = False
@@ -135,13 +201,13 @@ def read_parts(path: Path, require_annotations: bool, allow_outside: bool, findi
             findings.refuse(f"the key {key!r} is missing (a COCO file has the keys {', '.join(_SECTIONS)})")
         elif not found.get(key) and key in found and key != "annotations":
             findings.refuse(f"the list {key!r} is empty")
-    class_names, category_ids = _read_categories(categories, findings)
+    class_names, category_ids = read_categories(categories, findings)
     if not images.file_names or not category_ids:
         findings.raise_refusals()
     return CocoParts(images, rows, class_names, category_ids)
 
 
-def _read_categories(entries: list[object], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def read_categories(entries: list[object], findings: Findings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return names and ids of the categories, sorted by id."""
     names: dict[int, str] = {}
     taken: set[str] = set()

@@ -20,7 +20,8 @@ from detector.data import darknet_lists, yolo_dataset
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import Extras, ground_truth_with
 from detector.errors import DatasetError, MediaError
-from detector.media.images import image_hw
+from detector.io.tar_members import file_holding
+from detector.media.images import image_hw, read_encoded
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy, xyxy_to_cxcywh
 
 
@@ -86,7 +87,7 @@ def yolo_to_coco(
     Raises:
         DatasetError: the folder is not empty, or cannot be written.
     """
-    _require_new(folder)
+    require_new(folder)
     lines = ["name: coco"]
     for name, split in splits.items():
         file = f"annotations/instances_{name}.json"
@@ -110,7 +111,7 @@ def coco_to_yolo(splits: Mapping[str, CocoAnnotations], folder: Path, *, link: b
             be written.
     """
     names = _class_names(splits)
-    _require_new(folder)
+    require_new(folder)
     notes: list[str] = []
     for name, split in splits.items():
         _write_split(split, folder / "images" / name, yolo_dataset.label_file, link, notes)
@@ -141,7 +142,7 @@ def coco_to_darknet(
     names = _class_names(splits)
     if unknown := sorted(set(splits) - {"train", "val"}):
         raise DatasetError(f"Darknet has the splits train and val, got also {', '.join(unknown)}; leave them out")
-    _require_new(folder)
+    require_new(folder)
     notes: list[str] = []
     lines = [f"classes = {len(names)}"]
 
@@ -188,7 +189,12 @@ def _class_names(splits: Mapping[str, CocoAnnotations]) -> tuple[str, ...]:
     return first.class_names
 
 
-def _require_new(folder: Path) -> None:
+def require_new(folder: Path) -> None:
+    """Create the folder of a converted data set.
+
+    Raises:
+        DatasetError: it holds files, or cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -273,6 +279,8 @@ def _place(source: Path, target: Path, link: bool) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
             os.symlink(source.resolve(), target)
+        elif file_holding(source) != source:
+            target.write_bytes(read_encoded(source))
         else:
             shutil.copyfile(source, target)
     except OSError as error:

@@ -20,6 +20,7 @@ import numpy as np
 from detector.data.coco import CocoAnnotations
 from detector.errors import ConfigError
 from detector.io.files import write_whole
+from detector.io.tar_members import file_holding
 from detector.media.images import load_image
 from detector.structures.letterbox import Image
 
@@ -75,7 +76,7 @@ class ImageCache:
         if self._folder is None:
             return self._decode(path, reduction, warned)
         try:
-            status = path.stat()
+            status = file_holding(path).stat()
         except (OSError, ValueError):  # the reader reports the error
             return self._decode(path, reduction, warned)
         stamp = (_MAGIC, status.st_size, status.st_mtime_ns)
@@ -122,25 +123,29 @@ def _save(path: Path, stamp: tuple[bytes, int, int], image: Image) -> None:
     write_whole(path, write, durable=False)
 
 
-def prepare_cache_folder(folder: Path, annotations: CocoAnnotations) -> None:
-    """Create the folder of decoded images.
+def prepare_cache_folder(folder: Path, annotations: Path, images: Path | None, key: str = "loader.disk_cache") -> None:
+    """Create a folder of derived files.
+
+    Args:
+        folder: the folder.
+        annotations: the annotation file of the data set.
+        images: the folder of its images, or None.
+        key: the key that names the folder, for messages.
 
     Raises:
         ConfigError: the folder lies inside the data set, which is never written to, or cannot be created.
     """
-    images, labels = annotations.images, annotations.annotations.parent
+    labels = annotations.parent
     is_inside = images is not None and folder.resolve().is_relative_to(images.resolve())
     if is_inside or folder.resolve() == labels.resolve():
         raise ConfigError(
-            f"loader.disk_cache: {folder} lies inside the data set ({images if is_inside else labels}), which is "
+            f"{key}: {folder} lies inside the data set ({images if is_inside else labels}), which is "
             f"never written to; name a folder elsewhere"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"loader.disk_cache: {folder} cannot be created, {error.strerror}; name another folder"
-        ) from error
+        raise ConfigError(f"{key}: {folder} cannot be created, {error.strerror}; name another folder") from error
 
 
 def stated_cost(annotations: CocoAnnotations, channels: int, folder: Path) -> str:

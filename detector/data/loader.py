@@ -235,7 +235,7 @@ class TrainingSamples(Dataset[Sample]):
             ConfigError: a listed transform or the folder of the cache cannot be used.
         """
         if disk_cache is not None:
-            prepare_cache_folder(disk_cache, annotations)
+            prepare_cache_folder(disk_cache, annotations.annotations, annotations.images)
         self._imported = ImportedFiles()  # first, for the classes of augmentations in a spawned worker
         self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
         self._factors, self._reduced_decode = factors, reduced_decode

@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.coco import CocoAnnotations, usable_boxes
+from detector.data.coco import CocoAnnotations
+from detector.data.coco_rows import usable_boxes
 from detector.data.key_points import NUM_OF_BOX, num_key_point_numbers
 from detector.data.problems import Findings
 from detector.errors import DatasetError, MediaError

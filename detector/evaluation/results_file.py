@@ -19,8 +19,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.coco import other_format
-from detector.data.coco_rows import identifier_of
+from detector.data.coco_rows import identifier_of, other_format
 from detector.data.problems import Findings, Problem
 from detector.errors import DatasetError
 from detector.evaluation.scoring_arrays import GroundTruth, Results

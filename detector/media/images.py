@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from detector.errors import MediaError
 from detector.io.folders import hint_for_missing
+from detector.io.tar_members import member_of, read_member
 from detector.media import tiff
 from detector.media.headers import ImageHeader, read_header
 from detector.media.tiff import HeaderError
@@ -131,6 +132,16 @@ def image_header(path: Path) -> ImageHeader:
     """
     with _opened(path) as file:
         return _header(path, file)
+
+
+def read_encoded(path: Path) -> bytes:
+    """Return the bytes of an image file, which are not decoded.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with _opened(path) as file:
+        return file.read()
 
 
 def read_image(path: Path, channels: int = 3, reduction: int = 1) -> npt.NDArray[np.uint8]:
@@ -354,9 +365,16 @@ def as_jpeg(image_rgb: npt.NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file; every error of the operating system becomes a `MediaError`."""
+    """Open a file, or a member of a tar archive; every error of the operating system becomes a `MediaError`."""
     try:
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except (NotADirectoryError, FileNotFoundError):
+            member = member_of(path)
+            if member is None:
+                raise
+            yield BytesIO(read_member(member))
+            return
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{path} cannot be read: it is a folder, not an image; name a file")
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end

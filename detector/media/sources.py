@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
-from detector.errors import ConfigError, MediaError
+from detector.errors import ConfigError, DatasetError, MediaError
 from detector.io.folders import files_below, hint_for_missing
+from detector.io.tar_members import list_members
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
 from detector.media.memory_images import ChannelOrder, pixels_of, require_channel_order
 from detector.media.video_content import holds_animation, holds_video
@@ -161,7 +162,8 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
     """Return the sources that a word names: a file, folder, glob, pattern, `.txt` list, camera, URL or stdin.
 
     A folder or glob gives its images and videos sorted by name; links to folders are followed, and folders of runs and
-    results below a folder, whose pictures have boxes drawn on them, are left out. A relative path in a list file starts
+    results below a folder, whose pictures have boxes drawn on them, are left out. A `.tar` archive, and a folder or
+    glob of archives only, gives the images in it, which are read where they lie. A relative path in a list file starts
     from the folder of that file; a line may also be a camera or URL. An animated image is a video if it is named alone,
     else an image. A pattern such as `f_%04d.png` gives one video. A camera is `camera:0`, or `0` if
     no file has that name; stdin is `-`.
@@ -183,15 +185,19 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
         files = _files_of(files_below(path))
         found: list[Source] = [_file(p) for p in _without_results(files, path)]
+        if not files:
+            found = [each for p in files_below(path) if _is_shard(p) for each in _images_in(p)]
         expected = "an image or video" + (" that no run has drawn (name such a folder itself)" if files else "")
     elif os.path.isfile(path) or os.path.islink(path):
         named = VideoSource(text, path) if is_alone and holds_animation(path) else _file(path)
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [named]
+        found = list(_images_in(path)) if _is_shard(path) else found
         expected = "a line with a path"
     elif (numbered := _numbered_frames(text)) is not None:
         return [numbered]
     elif glob.has_magic(text):
         found = [_file(p) for p in _matching(text)]
+        found = found or [each for p in sorted(map(Path, glob.iglob(text))) if _is_shard(p) for each in _images_in(p)]
         expected = "a matching image or video"
     else:
         if os.path.exists(path):
@@ -260,6 +266,20 @@ def _matching(pattern: str) -> list[Path]:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix.lower() == ".tar"
+
+
+def _images_in(shard: Path) -> Iterator[Source]:
+    """Yield the images of a tar archive, and the reason why it cannot be read to its end as a source of its own."""
+    try:
+        for member in list_members(shard):
+            if Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                yield ImageSource(str(member.path), member.path)
+    except DatasetError as error:
+        yield ImageSource(str(shard), error=str(error))
 
 
 def _file(path: Path) -> Source:

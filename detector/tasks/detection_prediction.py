@@ -200,16 +200,28 @@ def _class_index(word: object, class_names: Sequence[str]) -> int:
     raise ConfigError(f"classes: expected a class of the model, got {word!r}{known}")
 
 
-def predict_with_detector(
-    request: PredictionRequest, observer: Observer, on_picture: OnPicture | None = None
-) -> PredictionRun:
-    """Open the model and the sources of a request and return the run over them.
+@dataclass(frozen=True)
+class OpenedRequest:
+    """Model, sources and selection of a request, opened and checked; no file has been written.
+
+    Attributes:
+        loaded: the model.
+        inputs: the sources.
+        select: which of the model's boxes are kept.
+    """
+
+    loaded: LoadedModel
+    inputs: PredictionInputs
+    select: SelectConfig
+
+
+def open_request(request: PredictionRequest, observer: Observer) -> OpenedRequest:
+    """Open the model and the sources of a request.
 
     Raises:
         CheckpointError: the model file cannot be read.
         ConfigError: a setting is wrong or does not suit the sources.
         DatasetError: the annotations cannot be used.
-        DetectorError: the folder of results cannot be made.
     """
     options = request.options
     loaded = load_model(request.weights, request.overrides, cfg=request.cfg, names=request.names)
@@ -230,4 +242,27 @@ def predict_with_detector(
     own = selection_of(loaded, options.formats)
     select = select_boxes(own, loaded.file, request.selection, str(request.weights))
     request.check_frames(inputs.has_frames)
-    return open_run(loaded, inputs, select, options, on_picture=on_picture, report=observer.note, warn=observer.warn)
+    return OpenedRequest(loaded, inputs, select)
+
+
+def predict_with_detector(
+    request: PredictionRequest, observer: Observer, on_picture: OnPicture | None = None
+) -> PredictionRun:
+    """Open the model and the sources of a request and return the run over them.
+
+    Raises:
+        CheckpointError: the model file cannot be read.
+        ConfigError: a setting is wrong or does not suit the sources.
+        DatasetError: the annotations cannot be used.
+        DetectorError: the folder of results cannot be made.
+    """
+    opened, options = open_request(request, observer), request.options
+    return open_run(
+        opened.loaded,
+        opened.inputs,
+        opened.select,
+        options,
+        on_picture=on_picture,
+        report=observer.note,
+        warn=observer.warn,
+    )

@@ -84,7 +84,7 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
 
         The place of the data is one of them: `train` compares the annotations themselves.
         """
-        train = replace(self.train, timeout_s=asked.train.timeout_s)
+        train = replace(self.train, timeout_s=asked.train.timeout_s, loggers=asked.train.loggers)
         return replace(self, device=asked.device, data=asked.data or self.data, train=train)
 
     def for_canvas(self: Config) -> Config:

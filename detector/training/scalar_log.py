@@ -1,79 +1,61 @@
-"""The metrics of a run for TensorBoard, in addition to `results.csv`."""
+"""The metrics of a run for the programs of `train.loggers`, in addition to `results.csv`."""
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-from detector.errors import ConfigError
-from detector.training.events import Evaluated, Event, Report, Started
+from detector.training.events import Evaluated, Event, Noted, Report, Started
+from detector.training.logger import LoggedRun, Logger
 from detector.training.run_folder import RunFolder
 
 _NO_SCALARS = ("epoch", "step", "time")
 
 
-class ScalarWriter(Protocol):
-    """Writer of TensorBoard's event files, as `torch.utils.tensorboard.SummaryWriter` is."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Add a number at a step."""
-
-    def flush(self) -> None:
-        """Write what has been added."""
-
-    def close(self) -> None:
-        """Write the rest and close the file."""
-
-
-def summary_writer() -> Callable[..., ScalarWriter]:
-    """Return torch's class that writes TensorBoard's event files, which needs the package tensorboard.
-
-    Raises:
-        ConfigError: the package cannot be imported.
-    """
-    try:
-        writer: Callable[..., ScalarWriter] = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            f"train.tensorboard: the package tensorboard cannot be imported ({error}); install it "
-            f"with: pip install 'detector-toolkit[log]', or leave train.tensorboard=false"
-        ) from error
-    return writer
-
-
 class ScalarLog:
-    """Reporter that writes each row of `results.csv` as scalars of the same names into the run folder."""
+    """Reporter that gives each row of `results.csv` to loggers, under the same names."""
 
-    def __init__(self, folder: RunFolder, writer: Callable[..., ScalarWriter], report: Report) -> None:
-        """Set up a log in `folder` that passes events on to `report` first.
+    def __init__(
+        self, folder: RunFolder, loggers: Sequence[Logger], settings: Mapping[str, object], report: Report
+    ) -> None:
+        """Set up a log that passes events on to `report` first.
 
         Args:
             folder: the run folder.
-            writer: the class that `summary_writer` returns.
+            loggers: the loggers; each is started at the first evaluation.
+            settings: the configuration, flat.
             report: the next reporter.
         """
-        self._folder, self._make, self._report = folder, writer, report
+        self._folder, self._settings, self._report = folder, settings, report
+        self._waiting, self._running = list(loggers), list[Logger]()
         self._first_step = 0
-        self._writer: ScalarWriter | None = None
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on; after an evaluation, write its row of the results."""
+        """Pass an event on; after an evaluation, log its row of the results."""
         self._report(event)
         if isinstance(event, Started):
             self._first_step = event.first_step
         elif isinstance(event, Evaluated):
-            if self._writer is None:
-                # Hide what the interrupted run wrote about steps that are repeated.
-                purged_from = self._first_step + 1 if self._first_step else None
-                self._writer = self._make(log_dir=str(self._folder.path), purge_step=purged_from)
-            for name, text in self._folder.results()[-1].items():
-                if name not in _NO_SCALARS and text and math.isfinite(float(text)):
-                    self._writer.add_scalar(name, float(text), event.step)
-            self._writer.flush()
+            run = LoggedRun(self._folder.path, self._first_step, self._settings)
+            for logger in self._waiting:
+                self._running.append(logger)
+                self._attempt(logger, lambda logger=logger: logger.start(run))  # type: ignore[misc]  # mypy#12557
+            self._waiting.clear()
+            row = {name: text for name, text in self._folder.results()[-1].items() if name not in _NO_SCALARS}
+            numbers = {name: float(text) for name, text in row.items() if text and math.isfinite(float(text))}
+            for logger in tuple(self._running):
+                self._attempt(logger, lambda logger=logger: logger.log(numbers, event.step))  # type: ignore[misc]
+
+    def _attempt(self, logger: Logger, act: Callable[[], None]) -> None:
+        """Let a logger act; one that fails gets nothing more."""
+        try:
+            act()
+        except Exception as error:  # any error of another program, such as a server that is gone
+            self._running.remove(logger)
+            name = type(logger).__name__
+            self._report(Noted(f"{name}: nothing more is logged, {type(error).__name__}: {error}", is_warning=True))
 
     def close(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close the loggers."""
+        for logger in tuple(self._running):
+            self._attempt(logger, logger.close)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detector.errors import ConfigError
 from detector.models.precision import PrecisionName
+from detector.training.logger import LoggerConfig
 
 Train = TypeVar("Train", bound="TrainConfig")
 MIN_DEFAULT_STEPS = 2000  # mish-n on 205 images of blood cells: AP 0.574 after a fifth of these steps, 0.625 at the end
@@ -45,6 +46,8 @@ class TrainConfig:
         weights_partial: whether to start also from weights that fit less than a tenth of the model's parameters.
         freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
         tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.
+        loggers: programs that get the rows of `results.csv`, each a name (tensorboard, mlflow, wandb) or
+            `{name: ..., setting: value}`; nothing leaves the machine unless a setting says so.
         project: parent of the run folders.
         run_name: name of the run folder.
     """
@@ -66,6 +69,7 @@ class TrainConfig:
     weights_partial: bool = False
     freeze: tuple[str, ...] = ()
     tensorboard: bool = False
+    loggers: tuple[LoggerConfig, ...] = ()
     project: Path = Path("runs/detect")
     run_name: str = "train"
 

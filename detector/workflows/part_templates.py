@@ -26,6 +26,7 @@ USES = {
     "export target": "detector export best.safetensors --import FILE --to NAME --out best.NAME",
     "head": "detector train mish-n --import FILE model.head=NAME",
     "image set": "detector train classify --import FILE data=NAME",
+    "logger": "detector train mish-n --import FILE train.loggers=[NAME]",
     "loss": "detector train mish-n --import FILE model=NETWORK loss=NAME",
     "metric": "detector evaluate best.safetensors --import FILE --metric NAME",
     "model": "detector train mish-n --import FILE model=NAME",

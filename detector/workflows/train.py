@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences
+from detector.config import registry
+from detector.config.schema import config_from_plain, config_to_plain, config_to_yaml, differences, flattened
 from detector.data.canvas_sizes import training_canvases
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
@@ -31,8 +32,10 @@ from detector.tasks.task import Task, TaskConfig, open_task, task_of
 from detector.training.batch_norm import require_values
 from detector.training.distributed import World, joined, with_shared_statistics
 from detector.training.events import Noted, Report
+from detector.training.logger import Logger
 from detector.training.run_folder import RunFolder
-from detector.training.scalar_log import ScalarLog, summary_writer
+from detector.training.scalar_log import ScalarLog
+from detector.training.tensorboard_logger import TensorBoardLogger
 from detector.training.trainer import Recipe, RunPlan, Trainer
 from detector.workflows.starting_weights import load_matching, read_start
 
@@ -169,7 +172,7 @@ def _train(
     should_stop: Callable[[], bool],
     reuse_folder: bool,
 ) -> TrainingResult:
-    writer = summary_writer() if config.train.tensorboard else None
+    loggers = _loggers_of(config)
     task = open_task(config, report)
     if not task.has_val:
         report(Noted("no val split is configured: nothing is measured, the last weights count as the best"))
@@ -190,7 +193,8 @@ def _train(
     if world.is_main:
         folder.write_config(config_to_yaml(config))
     num_steps = _announced_steps(config, task, world, report)
-    scalars = ScalarLog(folder, writer, report) if writer and world.is_main else None
+    settings = flattened(identity["config"])
+    scalars = ScalarLog(folder, loggers, settings, report) if loggers and world.is_main else None
     trainer = Trainer(
         model,
         task.loss(model),
@@ -216,6 +220,18 @@ def _train(
     return TrainingResult(
         folder, finished, trainer.metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
     )
+
+
+def _loggers_of(config: TaskConfig) -> list[Logger]:
+    """Return the loggers of an experiment, each with its library imported.
+
+    Raises:
+        ConfigError: a library is missing.
+    """
+    listed = list(config.train.loggers)
+    if config.train.tensorboard and not any(isinstance(each, TensorBoardLogger.Config) for each in listed):
+        listed.append(TensorBoardLogger.Config())
+    return [registry.build(each) for each in listed]
 
 
 def _device_of(config: TaskConfig, world: World) -> torch.device:

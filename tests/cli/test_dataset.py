@@ -147,7 +147,11 @@ def test_voc_and_csv_are_converted_to_coco(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "expected an action, one of to-coco, to-yolo, to-darknet, split, merge, subset, remap; got none"),
+        (
+            (),
+            2,
+            "one of to-coco, to-yolo, to-darknet, to-shards, index, split, merge, subset, remap; got none",
+        ),
         (("to-voc", "SOURCE"), 2, "got to-voc"),
         (("split", "SOURCE"), 2, "expected a folder for the result, got none; give --out FOLDER"),
         (("split", "SOURCE", "--to", "OUT", "--shares", "train=1,dev=0"), 2, "--shares: expected train, val and test"),

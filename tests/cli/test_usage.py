@@ -81,7 +81,7 @@ def test_destination_is_named_out_in_every_command(parser):
         options = {option for action in actions_of(parser, command) for option in action.option_strings}
         assert not options & set(words), command
     with_out = [name for name in COMMANDS if any(action.dest == "out" for action in actions_of(parser, name))]
-    writing = "train evaluate val study tune predict dataset augment check convert export download labels"
+    writing = "train evaluate val study tune predict dataset augment check convert export download labels results"
     assert sorted(with_out) == sorted(writing.split())
 
 

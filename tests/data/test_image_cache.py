@@ -144,9 +144,9 @@ def test_a_folder_inside_the_data_set_is_refused(tiny_shapes: Path, tmp_path: Pa
     inside = (root / "images/train", root / "images/train/cache/deep", root / "annotations", tmp_path / "link/train/x")
     for folder in inside:
         with pytest.raises(ConfigError, match=r"loader\.disk_cache: .* lies inside the data set .*; name a folder"):
-            prepare_cache_folder(folder, annotations)
+            prepare_cache_folder(folder, annotations.annotations, annotations.images)
     assert sorted(root.rglob("*")) == before
-    prepare_cache_folder(tmp_path / "cache/deep", annotations)
+    prepare_cache_folder(tmp_path / "cache/deep", annotations.annotations, annotations.images)
     assert (tmp_path / "cache/deep").is_dir()
 
 
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_created_is_refused(tiny_shapes: Path, tmp_path:
     annotations = read_coco(tiny_shapes / "annotations/train.json", tiny_shapes / "images/train")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"loader\.disk_cache: .*file.* cannot be created.*; name another folder"):
-        prepare_cache_folder(tmp_path / "file/cache", annotations)
+        prepare_cache_folder(tmp_path / "file/cache", annotations.annotations, annotations.images)
 
 
 def test_the_stated_cost_is_the_measured_one(tiny_shapes: Path, tmp_path: Path) -> None:

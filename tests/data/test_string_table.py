@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from detector.data.coco import Names
+from detector.data.coco_file import Names
 
 TEXTS = ("000.jpg", "", "ordner ä/图片 🚗.png", "\udcff.png", "a\0b", "000.jpg")
 

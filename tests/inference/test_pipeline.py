@@ -302,5 +302,8 @@ def test_large_batches_are_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.torch, "get_num_threads", lambda: 64)
     predictor = Bars()
     predictor.runtime = SimpleNamespace(device=torch.device("cpu"))  # type: ignore[assignment]
-    at_once = {size: run(predictor, [ImageSource("a.jpg", path=Path("a.jpg"))], batch_size=size).num_workers for size in (1, 2, 8, 64)}
+    at_once = {
+        size: run(predictor, [ImageSource("a.jpg", path=Path("a.jpg"))], batch_size=size).num_workers
+        for size in (1, 2, 8, 64)
+    }
     assert at_once == {1: 8, 2: 8, 8: 2, 64: 1}

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 # The package itself, and the extras that `make` does not install into .venv: those for logs and for the documentation.
-NOT_LOCKED = ("detector-toolkit", "tensorboard", "mkdocs-material", "mkdocstrings")
+NOT_LOCKED = ("detector-toolkit", "mlflow-skinny", "ray", "tensorboard", "wandb", "mkdocs-material", "mkdocstrings")
 sys.path.insert(0, str(ROOT / "tools"))
 
 import install  # noqa: E402
