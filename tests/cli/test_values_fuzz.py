@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 import torch
 
+from detector.cli import serve as serve_command
 from detector.cli.main import COMMANDS, actions_of, build_parser, run
 from detector.config.key_table import key_table
 from detector.config.schema import config_to_plain
@@ -123,6 +124,7 @@ def place(tiny_shapes: Path, tmp_path: Path, draw_video: Callable[..., Path], mo
     monkeypatch.chdir(root)
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, _refuse_network)
+    monkeypatch.setattr(serve_command, "serve", lambda words, overrides, config, report: None)  # it waits for requests
     monkeypatch.setattr(Trainer, "run", lambda self, batches, should_stop: False)
     splits = ", ".join(
         f"{name}: {{annotations: {tiny_shapes}/annotations/{name}.json, images: {tiny_shapes}/images/{name}}}"
