@@ -299,7 +299,7 @@ def test_busy_shares_name_the_stage_that_limits(draw_video: Callable[..., Path])
 
 
 def test_large_batches_are_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     predictor = Bars()
     predictor.runtime = SimpleNamespace(device=torch.device("cpu"))  # type: ignore[assignment]
     at_once = {

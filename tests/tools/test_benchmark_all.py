@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A page to write, and two benchmarks that take no time."""
     table = "print('| a | b |\\n|---|---|\\n| 1 | 2 |')"
     monkeypatch.setattr(benchmark_all, "BENCHMARKS", {"one": ("-c", table), "two": ("-c", "print('text')")})
-    monkeypatch.setattr(benchmark_all.os, "getloadavg", lambda: (0.1, 0, 0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0, 0))
     monkeypatch.setattr(benchmark_all, "busy_s", lambda: 0.0)
     monkeypatch.setattr(sys, "argv", ["benchmark_all.py", "--out", str(tmp_path / "tables.md")])
     return tmp_path / "tables.md"
@@ -37,7 +38,7 @@ def test_busy_machine_is_refused_before_and_during_a_benchmark(page: Path, monke
     monkeypatch.setattr(benchmark_all, "busy_s", lambda: next(moments))
     with pytest.raises(SystemExit, match=r"^one: expected at most 0.2 cores in use by other processes, got"):
         benchmark_all.main()
-    monkeypatch.setattr(benchmark_all.os, "getloadavg", lambda: (0.9, 0, 0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.9, 0, 0))
     with pytest.raises(SystemExit, match=r"before the first benchmark: .* got 0.90; nothing is written"):
         benchmark_all.main()
     assert not page.exists()

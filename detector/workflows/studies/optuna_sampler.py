@@ -45,16 +45,19 @@ class OptunaSampler:
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._keys, self._seed = optuna, {key.key: key for key in keys}, seed
-        self._direction = "minimize" if is_falling else "maximize"
+        self._direction: Literal["minimize", "maximize"] = "minimize" if is_falling else "maximize"
         self._distributions = {key.key: self._distribution(key) for key in keys}
 
     def _distribution(self, key: SearchedKey) -> optuna.distributions.BaseDistribution:
         kinds = self._optuna.distributions
+        found: optuna.distributions.BaseDistribution
         if key.choices:
-            return kinds.CategoricalDistribution(key.choices)
-        if key.is_whole:
-            return kinds.IntDistribution(int(key.low), int(key.high), log=key.is_log)
-        return kinds.FloatDistribution(key.low, key.high, log=key.is_log)
+            found = kinds.CategoricalDistribution(key.choices)
+        elif key.is_whole:
+            found = kinds.IntDistribution(int(key.low), int(key.high), log=key.is_log)
+        else:
+            found = kinds.FloatDistribution(key.low, key.high, log=key.is_log)
+        return found
 
     def ask(self, trials: Sequence[Trial]) -> dict[str, Value]:
         """Return the settings to try after some trials."""
