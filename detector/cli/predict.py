@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         check_views=functools.partial(require_effect, arguments),
         check_frames=lambda has_frames: None if has_frames else refuse_video_options(arguments),
     )
+    if arguments.backend == "auto":
+        from detector.workflows.backend_choice import with_fastest_backend  # loads the exports
+
+        request = with_fastest_backend(request, functools.partial(say, quiet=arguments.quiet))
     records = predict_file(request, Observer(progress.say, say_warning), None if window is None else window.show)
     if records.has_frames:
         return run_video(arguments, records, progress, window)
@@ -102,6 +106,8 @@ def _print_images(
     each_ms = 1000 * (time.perf_counter() - started_s) / summary.num_read
     read = plural(summary.num_read, "image")
     say(f"{read}, {num_unread} skipped, {each_ms:.1f} ms per image: {paths}", arguments.quiet)
+    if summary.limit_text:
+        say(summary.limit_text, arguments.quiet)
 
 
 def _formats(given: Sequence[str] | None) -> list[str]:
