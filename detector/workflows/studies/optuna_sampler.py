@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from detector.errors import DetectorError
 from detector.workflows.studies.search_space import SearchedKey, Value
