@@ -112,9 +112,8 @@ def pipelined(
     pictures = PictureWriter(folder)
     num_frames = num_found = 0
     started_s, started_core_s = time.perf_counter(), time.process_time()
-    with Pipeline(
-        predictor, select, sources, stages=[draw, lambda result: written(pictures, result)], batch_size=batch_size
-    ) as results:
+    stages = {"drawing": draw, "writing": lambda result: written(pictures, result)}
+    with Pipeline(predictor, select, sources, stages=stages, batch_size=batch_size) as results:
         for result in results:
             num_frames += 1
             num_found += 0 if result.prediction.detections is None else len(result.prediction.detections)

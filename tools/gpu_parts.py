@@ -318,6 +318,7 @@ def _timed_export(part: Part, name: str, precision: str, provider: str) -> list[
     """Return the times of an export of mish-n in batches of 1 and 16."""
     from detector.config.schema import config_to_plain
     from detector.export.export_config import ExportSettings
+    from detector.export.private_import import import_privately
     from detector.models.checkpoint import ModelFile, save_model
     from detector.tasks.detection_model import build_model, load_detection, load_model
     from detector.workflows.export import export_model
@@ -335,6 +336,7 @@ def _timed_export(part: Part, name: str, precision: str, provider: str) -> list[
             canvases = np.zeros((batch_size, 640, 640, 3), np.uint8)
             run: Callable[[], object] = lambda: exported.runtime.outputs(canvases)  # noqa: B023, E731 - called below
             if provider:
+                import_privately("onnxruntime")
                 import onnxruntime
 
                 session = onnxruntime.InferenceSession(str(path), providers=[provider])

@@ -59,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if has_parts(arguments):
         return run_in_parts(arguments, request, Observer(progress.say, say_warning))
+    if arguments.backend == "auto":
+        from detector.workflows.backend_choice import with_fastest_backend  # loads the exports
+
+        request = with_fastest_backend(request, functools.partial(say, quiet=arguments.quiet))
     records = predict_file(request, Observer(progress.say, say_warning), None if window is None else window.show)
     if records.has_frames:
         return run_video(arguments, records, progress, window)
@@ -106,6 +110,8 @@ def _print_images(
     each_ms = 1000 * (time.perf_counter() - started_s) / summary.num_read
     read = plural(summary.num_read, "image")
     say(f"{read}, {num_unread} skipped, {each_ms:.1f} ms per image: {paths}", arguments.quiet)
+    if summary.limit_text:
+        say(summary.limit_text, arguments.quiet)
 
 
 def _formats(given: Sequence[str] | None) -> list[str]:

@@ -36,9 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a model file or the name of published weights (default yolox-nano: COCO's 80 classes); images, "
         "videos, folders, globs or .txt lists; overrides such as predict.confidence=0.4",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file (default: the first word)")
-    add_darknet_options(parser)
-    add_runtime_options(parser)
+    _add_model_options(parser)
     parser.add_argument(
         "--confidence",
         type=_confidence,
@@ -86,6 +84,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_video_options(parser)
     add_track_options(parser)
     add_parts_options(parser)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the model file (default: the first word)")
+    add_darknet_options(parser)
+    add_runtime_options(parser)
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "auto"),
+        default="torch",
+        help="auto: the fastest of torch, ONNX Runtime and OpenVINO on this machine, as far as they are installed; "
+        "measured at the first call for a model and remembered (default: torch)",
+    )
 
 
 def _confidence(text: str) -> float | str:

@@ -19,7 +19,7 @@ from detector.workflows.ray_engine import RayPool
 
 # Options of one process that writes pictures, or goes through videos.
 _OF_ONE_PROCESS = (
-    *("crops", "no_pictures", "show", "fps", "stride", "every_frame", "max_reconnect", "codec"),
+    *("backend", "crops", "no_pictures", "show", "fps", "stride", "every_frame", "max_reconnect", "codec"),
     *("track", "line", "zone", "untracked", "camera_motion", "track_match", "track_enlarge", "track_buffer"),
 )
 

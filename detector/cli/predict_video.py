@@ -95,6 +95,8 @@ def _ended(arguments: argparse.Namespace, summary: PredictionSummary, stopped: l
     paths = ", ".join(map(str, summary.paths))
     read = plural(summary.num_read, "image or frame", "images and frames")
     say(f"{read}, {len(summary.errors)} skipped: {paths}", arguments.quiet)
+    if summary.limit_text:
+        say(summary.limit_text, arguments.quiet)
     if stopped:
         raise Stopped(stopped[0])
     lost = [source.errors[0] for source in summary.sources.values() if source.is_live and source.errors]

@@ -7,7 +7,6 @@ CONTRIBUTING.md leads to an example.
 from __future__ import annotations
 
 import abc
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from detector.config.registry import PartConfig
 from detector.errors import DetectorError
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.graph import DetectionGraph, MishForm
+from detector.export.private_import import import_privately
 from detector.structures.selection import SelectConfig
 
 ExportPrecision = Literal["fp32", "fp16", "int8"]
@@ -143,7 +143,7 @@ class ExportTarget(abc.ABC):
         """
         for library in libraries:
             try:
-                importlib.import_module(library)
+                import_privately(library)
             except ImportError as error:
                 raise DetectorError(
                     f"an export to {registry.name_of(self.config)} needs the library {error.name or library}, which is "

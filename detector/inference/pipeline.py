@@ -10,7 +10,9 @@ two cores, two of them in parallel do. With live sources alone, one frame at a t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,9 @@ from detector.media.video import opencv_threads
 from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig
 
+READING, NETWORK = "reading", "the network"  # names of the stages that every pipeline has
 _MAX_WORKERS = 8  # batches in the network at once on a CPU; each has its own activations in memory
+_MAX_IMAGES = 16  # in these batches together: a photo may have 100 MB
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ Stage = Callable[[Result], Result]  # called in the order of frames, by one thre
 class Pipeline:
     """Predictions of any mix of sources, one after another; a context manager.
 
-    with Pipeline(predictor, select, sources, stages=[track, draw, encode]) as results:
+    with Pipeline(predictor, select, sources, stages={"drawing": draw, "writing": write}) as results:
         for result in results: ...
 
     Images and videos come in their order, one record per frame; a source that cannot be read gives a record with its
@@ -92,7 +96,7 @@ class Pipeline:
         select: SelectConfig,
         sources: Sequence[Source],
         *,
-        stages: Sequence[Stage] = (),
+        stages: Mapping[str, Stage] | None = None,
         config: PipelineConfig | None = None,
         batch_size: int = 1,
     ) -> None:
@@ -102,11 +106,13 @@ class Pipeline:
             predictor: the model, built for batches of `batch_size`.
             select: selection among its boxes.
             sources: images, videos and streams.
-            stages: functions that each result goes through behind the model, each in a thread of its own.
+            stages: by name, functions that each result goes through behind the model, each in a thread of its own.
             config: settings of the pipeline.
             batch_size: images in a batch, of one or several sources.
         """
-        self._predictor, self._select, self._stages = predictor, select, tuple(stages)
+        stages = stages or {}
+        self._predictor, self._select = predictor, select
+        self._names, self._stages = tuple(stages), tuple(stages.values())
         self._config, self._batch_size = config or PipelineConfig(), batch_size
         # Sources that can wait share a thread and come one after another; each live source has a thread of its own.
         live = [s for s in sources if isinstance(s, VideoSource) and s.is_live]
@@ -116,8 +122,14 @@ class Pipeline:
         self._live_names = {n: feed[0].name for n, feed in enumerate(self._feeds) if not may_wait[n]}
         self._inbox = Inbox(may_wait, 2 * batch_size)
         self.num_workers, self.num_threads = self._shares(is_live=not still)
-        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if live else 2 * self.num_workers)
+        # Batches of images are larger than those of frames, and photos larger than frames: fewer of them wait.
+        is_lean = bool(live) or not any(isinstance(source, VideoSource) for source in sources)
+        self._found: Ordered[list[Prediction]] = Ordered(self.num_workers if is_lean else 2 * self.num_workers)
         self._lanes: list[Channel[Result]] = [Channel(1 if live else 2) for _ in self._stages]
+        self._num_threads_of = {READING: len(self._feeds), NETWORK: self.num_workers, **dict.fromkeys(stages, 1)}
+        self._busy_s: dict[str, float] = defaultdict(float)
+        self._started_s = self._ended_s = 0.0
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._loops: list[Future[None]] = []
         self._open = ExitStack()
@@ -126,7 +138,9 @@ class Pipeline:
         num_threads = torch.get_num_threads()
         device = getattr(self._predictor.runtime, "device", None)
         is_on_cpu = isinstance(device, torch.device) and device.type == "cpu"
-        suits = min(num_threads, _MAX_WORKERS) if is_on_cpu and not is_live else 1
+        suits = (
+            min(num_threads, _MAX_WORKERS, max(1, _MAX_IMAGES // self._batch_size)) if is_on_cpu and not is_live else 1
+        )
         num_workers = self._config.workers or suits
         return num_workers, max(1, num_threads // num_workers)
 
@@ -135,7 +149,14 @@ class Pipeline:
         """Frames of each live source that were dropped because newer ones had come."""
         return {name: self._inbox.num_dropped[number] for number, name in self._live_names.items()}
 
+    @property
+    def busy_shares(self) -> dict[str, float]:
+        """Share of the time, 0..1, in which the threads of each stage worked; complete once the iteration has ended."""
+        elapsed_s = (self._ended_s or time.perf_counter()) - self._started_s
+        return {name: self._busy_s[name] / elapsed_s / num for name, num in self._num_threads_of.items()}
+
     def __enter__(self) -> Pipeline:
+        self._started_s = time.perf_counter()
         merge_freed_memory()
         with ExitStack() as opened:
             opened.enter_context(opencv_threads(1))  # the stages fill the cores
@@ -147,7 +168,7 @@ class Pipeline:
             self._loops = [
                 *(loops.submit(self._read, number) for number in range(len(self._feeds))),
                 *(loops.submit(self._find) for _ in range(self.num_workers)),
-                *(loops.submit(self._run_stage, number) for number in range(len(self._stages))),
+                *(loops.submit(self._run_stage, number, name) for number, name in enumerate(self._names)),
             ]
             for loop in self._loops:
                 loop.add_done_callback(self._end_if_failed)
@@ -166,6 +187,7 @@ class Pipeline:
             Exception: the error of a stage.
         """
         yield from self._results_behind(len(self._stages))
+        self._ended_s = time.perf_counter()
         for loop in self._loops:
             if loop.done():
                 loop.result()
@@ -186,6 +208,14 @@ class Pipeline:
         if loop.exception() is not None:
             self._cancel()
 
+    @contextmanager
+    def _busy(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to that of a stage."""
+        started_s = time.perf_counter()
+        yield
+        with self._lock:
+            self._busy_s[stage] += time.perf_counter() - started_s
+
     # Work of the threads -------------------------------------------------------------------------------------------
 
     def _read(self, number: int) -> None:
@@ -193,7 +223,11 @@ class Pipeline:
         for source in self._feeds[number]:
             read = frames_of(source, channels, stride=stride, reconnect=reconnect, wait=self._stopping.wait)
             with closing(read) as frames:
-                for frame in frames:
+                while True:
+                    with self._busy(READING):
+                        frame = next(frames, None)
+                    if frame is None:
+                        break
                     if not self._inbox.put(number, frame):
                         return
         self._inbox.end(number)
@@ -210,12 +244,14 @@ class Pipeline:
     def _detect(self, batch: Sequence[ImageSource]) -> list[Prediction]:
         loaded: list[LoadedImage | str] = []
         for source in batch:
-            try:
-                loaded.append(source.load(self._predictor.input.channels))
-            except MediaError as error:
-                loaded.append(str(error))
+            with self._busy(READING):
+                try:
+                    loaded.append(source.load(self._predictor.input.channels))
+                except MediaError as error:
+                    loaded.append(str(error))
         images = [image.pixels for image in loaded if isinstance(image, LoadedImage)]
-        found = iter(self._predictor.detect(images, self._select) if images else [])
+        with self._busy(NETWORK):
+            found = iter(self._predictor.detect(images, self._select) if images else [])
         return [
             Prediction(source, None, image)
             if isinstance(image, str)
@@ -231,9 +267,11 @@ class Pipeline:
         for batch in self._found:
             yield from map(Result, batch)
 
-    def _run_stage(self, number: int) -> None:
+    def _run_stage(self, number: int, name: str) -> None:
         for result in self._results_behind(number):
-            if not self._lanes[number].put(self._stages[number](result)):
+            with self._busy(name):
+                done = self._stages[number](result)
+            if not self._lanes[number].put(done):
                 return
         self._lanes[number].close()
 

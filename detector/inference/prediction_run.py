@@ -140,9 +140,10 @@ class PredictionRun:
         for prediction in run: ...
     print(run.summary.num_read)
 
-    Each image and each frame gives a record when its files have been written. Videos, live streams and the images among
-    them go through the overlapping stages of a `Pipeline`, images alone through the predictor's own stream. Leaving the
-    block early without an error finishes the files, too; after an error the videos can be played.
+    Each image and each frame gives a record when its files have been written. Videos, live streams and folders of
+    images go through the overlapping stages of a `Pipeline`; a few images, and images in several views, through the
+    predictor's own stream. Leaving the block early without an error finishes the files, too; after an error the videos
+    can be played.
 
     Attributes:
         has_frames: true if a source is a video or stream.
@@ -183,7 +184,7 @@ class PredictionRun:
         self.has_frames = is_endless or not all(isinstance(source, ImageSource) for source in self._sources)
         self._predictor, self._options = predictor, options
         self._on_picture, self._report, self._num_input_faults = on_picture, report, num_input_faults
-        self._select, self._stages = select, list[Stage]()
+        self._select, self._stages = select, dict[str, Stage]()
         self._lines, self._zones = [line_of(line) for line in options.lines], [zone_of(zone) for zone in options.zones]
         self._counts: dict[int, tuple[VideoSource, TrackCounts]] = {}  # by id: a video may be given twice
         self._num_untracked = Counter[str]()
@@ -215,7 +216,7 @@ class PredictionRun:
             self._select = config.widened(self._select)
         else:
             self._report("the file selects boxes by itself: objects are followed by their certain boxes only")
-        self._stages.append(lambda result: replace(result, prediction=tracks.follow(result.prediction)))
+        self._stages["tracking"] = lambda result: replace(result, prediction=tracks.follow(result.prediction))
 
     def _open_files(self, category_ids: Sequence[int]) -> None:
         """Open the writers and add the stages that draw, count and write pictures."""
@@ -240,14 +241,14 @@ class PredictionRun:
         folder = options.pictures_dir
         self._pictures = None if folder is None else PictureWriter(folder, paths, options.codec, options.stride)
         if self._pictures is not None or self._on_picture is not None:
-            self._stages.append(draw)
+            self._stages["drawing"] = draw
         if options.has_counts:
-            self._stages.append(self._count)
+            self._stages["counting"] = self._count
         if self._pictures is not None:
-            self._stages.append(self._write_picture)
+            self._stages["writing"] = self._write_picture
 
     def __enter__(self) -> PredictionRun:
-        if self.has_frames and self._arriving is None:
+        if self._arriving is None and (self.has_frames or self._fills_batches()):
             options = self._options
             reconnect = ReconnectConfig(options.max_reconnect)
             config = PipelineConfig(options.stride, latest_only=not options.every_frame, reconnect=reconnect)
@@ -272,6 +273,10 @@ class PredictionRun:
             self._opened.close()
             if kind is None or issubclass(kind, GeneratorExit):
                 self._finish()
+
+    def _fills_batches(self) -> bool:
+        """Return true for more images than a batch; several views of each fill their batches in the predictor."""
+        return self._predictor.views.is_plain and len(self._sources) > self._predictor.batch_size
 
     def __iter__(self) -> Iterator[Prediction]:
         """Yield a record of each image and frame, in order.
@@ -327,6 +332,7 @@ class PredictionRun:
             errors=tuple(self._errors),
             sources=self._tallies,
             num_dropped={} if pipeline is None else pipeline.num_dropped,
+            busy_shares={} if pipeline is None else pipeline.busy_shares,
             counts=counts,
             paths=(*(writer.path for writer in self._writers), *([] if (p := self._counts_path) is None else [p])),
             videos=() if pictures is None else tuple(pictures.videos),
@@ -344,7 +350,7 @@ class PredictionRun:
         images = frames_of_each(given, self._predictor.input.channels, self._options.stride, reconnect)
         for prediction in self._predictor.stream(images, self._select, reads_ahead=self._arriving is None):
             result = Result(prediction)
-            for stage in self._stages:
+            for stage in self._stages.values():
                 result = stage(result)
             yield result
             if self._is_stopped:

@@ -69,6 +69,7 @@ class PredictionSummary:
         notes: changes that annotated videos need, a sentence each; they are no faults.
         num_input_faults: faults of the annotation file of the images.
         num_untracked: detections of each video that joined no track and are left out.
+        busy_shares: share of the time, 0..1, in which each stage worked, where stages overlap; else empty.
     """
 
     num_read: int
@@ -83,6 +84,16 @@ class PredictionSummary:
     notes: tuple[str, ...] = ()
     num_input_faults: int = 0
     num_untracked: dict[str, int] = field(default_factory=dict)
+    busy_shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def limit_text(self) -> str | None:
+        """Sentence that names the stage that was busy most of the time, which limits the speed; None without shares."""
+        if not self.busy_shares:
+            return None
+        (limit, most), *others = sorted(self.busy_shares.items(), key=lambda stage: -stage[1])
+        rest = ", ".join(f"{name} {share:.0%}" for name, share in others)
+        return f"the speed is limited by {limit}: busy {most:.0%} of the time ({rest})"
 
     @property
     def num_faults(self) -> int:

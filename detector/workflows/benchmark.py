@@ -230,7 +230,7 @@ def build_backend(timing: Timing, overrides: Sequence[str]) -> tuple[Predictor, 
     return Predictor(runtime, how.input, names, ids, batch_size=size, views=how.views), how.predict
 
 
-def _images(num: int, channels: int) -> list[npt.NDArray[np.uint8]]:
+def square_images(num: int, channels: int) -> list[npt.NDArray[np.uint8]]:
     """Return images (480, 640, channels) of large random squares."""
     generator, (height, width) = np.random.default_rng(0), _SOURCE_HW
     spots = generator.integers(0, 256, (num, height // 40, width // 40, channels), dtype=np.uint8)
@@ -256,7 +256,7 @@ def _serve(connection: Connection, timing: Timing, config: BenchmarkConfig) -> N
         for path in config.imports:
             import_parts(path)
         predictor, select = build_backend(timing, config.overrides)
-        images = _images(timing.batch_size, predictor.input.channels)
+        images = square_images(timing.batch_size, predictor.input.channels)
         predictor.detect(images, select)
     except DetectorError as error:
         connection.send(replace(timing, error=str(error)))

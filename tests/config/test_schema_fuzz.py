@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detector.config.nodes import presets_dir
-from detector.errors import ConfigError
+from detector.errors import ConfigError, DatasetError
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.task import TaskConfig, load_experiment
 
@@ -133,11 +133,11 @@ def mutated(random_: random.Random) -> bytes:
     return bytes(content)
 
 
-def outcome(name: str, *overrides: str) -> TaskConfig | ConfigError:
-    """Return the configuration or the ConfigError of a file; other errors are raised."""
+def outcome(name: str, *overrides: str) -> TaskConfig | ConfigError | DatasetError:
+    """Return the configuration of a file or its error; `data: FOLDER` may name no data set. Other errors are raised."""
     try:
         return load_experiment(name, overrides)
-    except ConfigError as error:
+    except (ConfigError, DatasetError) as error:
         return error
 
 
@@ -155,7 +155,7 @@ def fuzz(folder: Path, seed: int, num_files: int) -> tuple[int, int]:
             found = outcome(str(path))
         except BaseException as error:
             raise AssertionError(f"file {number} of seed {seed} raises {error!r}: {content!r}") from error
-        if isinstance(found, ConfigError):
+        if isinstance(found, (ConfigError, DatasetError)):
             num_refused += 1
             assert 0 < len(str(found).strip()) < 20_000, content
         else:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from detector.errors import MediaError, StreamError
 from detector.inference import pipeline
 from detector.inference.pipeline import Pipeline, PipelineConfig, Result
+from detector.inference.prediction_summary import PredictionSummary
 from detector.inference.predictor import Predictor, only_detections
 from detector.inference.runtime import TorchRuntime
 from detector.media.images import write_image
@@ -131,7 +133,7 @@ def test_stages_see_every_result_in_order_and_may_change_it(draw_video: Callable
         seen.append(result.prediction.source.frame.index)
         return replace(result, picture=result.prediction.image)
 
-    with run(Bars(), [video(draw_video())], stages=[look, lambda result: result]) as results:
+    with run(Bars(), [video(draw_video())], stages={"looking": look, "nothing": lambda result: result}) as results:
         pictures = [result.picture for result in results]
     assert seen == list(range(60))
     assert [number(p) for p in pictures if p is not None] == list(range(60))
@@ -154,7 +156,9 @@ def test_stages_run_at_the_same_time(draw_video: Callable[..., Path]) -> None:
 
         return stage
 
-    with run(Waiting(), [video(draw_video(num_frames=20))], stages=[waiting_at(1), waiting_at(0)]) as results:
+    with run(
+        Waiting(), [video(draw_video(num_frames=20))], stages={"first": waiting_at(1), "second": waiting_at(0)}
+    ) as results:
         assert len(list(results)) == 20
     assert not meeting.broken
 
@@ -174,7 +178,8 @@ def test_error_in_any_stage_ends_all_and_is_raised(where: str, draw_video: Calla
         return result
 
     got = []
-    with pytest.raises(ZeroDivisionError, match=where), run(Failing(), [video(draw_video())], stages=[fail]) as results:  # noqa: PT012, what came before is counted
+    pipeline_of = run(Failing(), [video(draw_video())], stages={"failing": fail})
+    with pytest.raises(ZeroDivisionError, match=where), pipeline_of as results:  # noqa: PT012, what came before is counted
         for result in results:
             got.append(result)
             if where == "consumer" and len(got) == 7:
@@ -274,3 +279,28 @@ def test_impossible_settings_are_refused() -> None:
     for settings in impossible:
         with pytest.raises(ValueError, match="PipelineConfig: expected stride >= 1 and workers >= 0"):
             PipelineConfig(**settings)
+
+
+def test_busy_shares_name_the_stage_that_limits(draw_video: Callable[..., Path]) -> None:
+    def slow(result: Result) -> Result:
+        time.sleep(0.01)
+        return result
+
+    stages = {"slow": slow, "quick": lambda result: result}
+    with run(Bars(), [video(draw_video(num_frames=20))], stages=stages) as results:
+        list(results)
+        shares = results.busy_shares
+    assert list(shares) == ["reading", "the network", "slow", "quick"]
+    assert max(shares, key=lambda name: shares[name]) == "slow"
+    assert all(0 <= share <= 1 for share in shares.values())
+    summary = PredictionSummary(20, 0, (), (), busy_shares=shares)
+    assert str(summary.limit_text).startswith("the speed is limited by slow: busy ")
+    assert PredictionSummary(1, 0, (), ()).limit_text is None
+
+
+def test_large_batches_are_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.torch, "get_num_threads", lambda: 64)
+    predictor = Bars()
+    predictor.runtime = SimpleNamespace(device=torch.device("cpu"))  # type: ignore[assignment]
+    at_once = {size: run(predictor, [ImageSource("a.jpg", path=Path("a.jpg"))], batch_size=size).num_workers for size in (1, 2, 8, 64)}
+    assert at_once == {1: 8, 2: 8, 8: 2, 64: 1}

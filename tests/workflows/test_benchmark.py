@@ -55,7 +55,7 @@ def test_back_end_is_built_from_a_preset(backend: str, precision: str) -> None:
     assert predictor.runtime.precision == precision
     assert predictor.input.canvas_hw == (64, 64)
     assert len(predictor.class_names) == 80
-    images = module._images(2, 3)
+    images = module.square_images(2, 3)
     assert [image.shape for image in images] == [(480, 640, 3)] * 2
     assert len(predictor.detect(images, select)) == 2
 
@@ -71,7 +71,7 @@ def test_preset_is_exported_for_an_export_target(backend: str, monkeypatch: pyte
     monkeypatch.setattr(export, "NUM_CHECKED_IMAGES", 2)
     predictor, select = build_backend(timing(backend), TINY)
     assert type(predictor.runtime).__name__ == "ExportRuntime"
-    assert len(predictor.detect(module._images(1, 3), select)) == 1
+    assert len(predictor.detect(module.square_images(1, 3), select)) == 1
 
 
 def test_back_ends_take_turns_and_a_failing_one_reports_its_error() -> None:
