@@ -30,7 +30,9 @@ def run_in_parts(arguments: argparse.Namespace, request: PredictionRequest, obse
     Raises:
         MediaError: no image could be read.
     """
-    refuse_given(arguments, _OF_ONE_PROCESS, "not with --shard or --engine, which write parts of boxes only")
+    refuse_given(
+        arguments, _OF_ONE_PROCESS, "not with --shard or --engine, whose parts hold boxes only, the same everywhere"
+    )
     job = open_parts(request, observer, arguments.images_per_part)
     pool = None
     if arguments.engine is not None:

@@ -282,6 +282,8 @@ def test_videos_and_pictures_are_refused(
     assert "expected images, got a video" in capsys.readouterr().err
     assert predict(tmp_path / "parts", "--shard", "0/1", "--crops") == 2
     assert "--crops: not with --shard or --engine" in capsys.readouterr().err
+    assert predict(tmp_path / "parts", "--shard", "0/1", "--backend", "auto") == 2
+    assert "--backend: not with --shard or --engine" in capsys.readouterr().err
 
 
 def test_full_disk_leaves_no_part_and_the_command_continues(
