@@ -37,9 +37,7 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
     torch.manual_seed(1)
     config = load_detection(name, overrides)
     model = build_model(config, len(NAMES))
-    head = getattr(model, "head", None)
-    branches = getattr(head, "class_branches", ())
-    last = getattr(head, "class_predictions", [branch[-1] for branch in branches])
+    branches = getattr(getattr(model, "head", None), "class_branches", ())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 4:
@@ -49,11 +47,9 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.momentum = None
             model.train()(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
-        for convolution in (*last, *getattr(head, "objectness_predictions", ())):
-            convolution.weight.normal_(0, 0.3)
-            convolution.bias.fill_(-1)
-        for convolution in getattr(head, "box_predictions", ()):
-            convolution.weight.mul_(0.05)  # sizes are exponentials of its outputs
+        for branch in branches:
+            branch[-1].weight.normal_(0, 0.3)
+            branch[-1].bias.fill_(-1)
     plain = config_to_plain(config)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     save_model(path, ModelFile(plain, NAMES, (3, 7, 90), state, {"AP": 0.25}, thresholds))
@@ -127,10 +123,11 @@ def yolo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def yolox_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow, shallow `yolox-nano`, 64 x 64, whose images lie in the top-left corner."""
-    path = tmp_path_factory.mktemp("export") / "yolox.safetensors"
-    small = ["model.width=0.125", "model.depth=0.1", "input.size=64", "device=cpu"]
-    return saved(path, "yolox-nano", small, {})
+    """The shipped `yolox-nano` at 64 x 64, whose images lie in the top-left corner; random ones overflow in sizes."""
+    path, loaded = tmp_path_factory.mktemp("export") / "yolox.safetensors", load_model(Path("yolox-nano"))
+    small = replace(loaded.config, input=replace(loaded.config.input, size=64), device="cpu")
+    save_model(path, replace(loaded.file, config=config_to_plain(small)))
+    return path
 
 
 @pytest.fixture(scope="session")

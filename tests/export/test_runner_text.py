@@ -78,8 +78,9 @@ def test_program_equals_predict_for_each_network_and_fit(network, fit, program, 
     report = export_model(loaded, tmp_path / "m.onnx", settings, check_images=few)
     assert [file.name for file in report.exported.files] == ["m.onnx", RUNNER_NAME]
     assert report.exported.files[1].read_text(encoding="utf-8") == runner_text()
-    assert_equal(program, tmp_path / "m.onnx", images(), 20, confidence=0.05)
-    assert_equal(program, tmp_path / "m.onnx", images(), 10, confidence=0.05, iou=0.3)
+    confidence = 1e-5 if network == "yolox_file" else 0.05  # trained weights find little in noise
+    assert_equal(program, tmp_path / "m.onnx", images(), 20, confidence=confidence)
+    assert_equal(program, tmp_path / "m.onnx", images(), 10, confidence=confidence, iou=0.3)
 
 
 def test_program_runs_a_file_with_its_own_suppression(selecting_onnx, program):
