@@ -6,8 +6,8 @@
 
 The images are those of the embedded data set with smaller and more objects. Shapes of 4 px cannot be told apart, so
 there is one class. Smaller images have the same objects, as many for each square pixel. The rows differ in nothing but
-`model.levels` and `loss.enlarge_small`. Times are those of one processor core. 300 steps on crops of 64 or 128 px are too few:
-AP is then below 0.02 and says nothing.
+`model.levels` and `loss.enlarge_small`. Times are those of one processor core. 300 steps on crops of 64 or 128 px are
+too few: AP is then below 0.02 and says nothing.
 """
 
 from __future__ import annotations
