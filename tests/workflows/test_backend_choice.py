@@ -118,6 +118,7 @@ def test_command_predicts_with_the_chosen_back_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)  # the data set of the model is drawn there
     write_image(tmp_path / "grey.png", np.full((64, 64, 3), 128, np.uint8))
     for _ in range(2):
         words = ["predict", str(MODEL), str(tmp_path / "grey.png"), "--backend", "auto", "--out", str(tmp_path / "out")]
