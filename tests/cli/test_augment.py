@@ -83,5 +83,5 @@ def test_each_augmentation_is_shown_with_its_strength_on_the_same_image(tiny_sha
 
 
 def test_every_augmentation_setting_has_a_picture() -> None:
-    others = {"albumentations", "extra", "degraded_share", "closing_share"}
+    others = {"albumentations", "extra", "degraded_share", "closing_share", "tile"}
     assert set(AugmentConfig.__dataclass_fields__) == set(STRENGTH_WHEN_OFF) | others
