@@ -14,8 +14,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# The package itself, and the extras that `make` does not install into .venv: those for logs and for the documentation.
-NOT_LOCKED = ("detector-toolkit", "mlflow-skinny", "ray", "tensorboard", "wandb", "mkdocs-material", "mkdocstrings")
+# The package itself, and the extras that `make` does not install into .venv: for logs, Ray, ncnn and the documentation.
+NOT_LOCKED = (
+    *("detector-toolkit", "mlflow-skinny", "ncnn", "pnnx", "ray", "tensorboard", "wandb"),
+    *("mkdocs-material", "mkdocstrings"),
+)
 sys.path.insert(0, str(ROOT / "tools"))
 
 import install  # noqa: E402
