@@ -94,6 +94,11 @@ def _learning_rate(run: RunEvidence) -> Iterator[Cause]:
     )
 
 
+def finer_levels(stride: int) -> tuple[int, ...]:
+    """Return the strides to try where the finest map of a network has this one."""
+    return tuple(level for level in (stride // 2, stride, 2 * stride, 4 * stride) if level <= 64)
+
+
 def _sizes(run: RunEvidence) -> Iterator[Cause]:
     """Blame the canvas or the strides where many objects are smaller than a cell of the finest map."""
     split = run.val or run.train
@@ -110,7 +115,7 @@ def _sizes(run: RunEvidence) -> Iterator[Cause]:
     cost = share * (1 - recall)
     is_reduced = run.source_px > _ENLARGES * run.canvas_px and split.share_below_in_source < share / 2
     if is_reduced:
-        size = run.fitting_px or 32 * math.ceil(run.source_px / 32)
+        size = run.fitting_px or 64 * math.ceil(run.source_px / 64)
         note = f"the images have {run.source_px:.0f} px: at that size {_percent(split.share_below_in_source)} would be"
         yield Cause(
             "canvas-small",
@@ -121,9 +126,8 @@ def _sizes(run: RunEvidence) -> Iterator[Cause]:
             cost,
         )
         return
-    change = f"model.levels=[{run.stride // 2},{run.stride},{2 * run.stride},{4 * run.stride}]"
-    if not run.has_levels:
-        change = f"input.size={2 * run.canvas_px}"
+    levels = f"model.levels=[{','.join(map(str, finer_levels(run.stride)))}]"
+    change = levels if run.has_levels else f"input.size={2 * run.canvas_px}"
     yield Cause(
         "below-stride",
         "Objects are smaller than the smallest stride of the network.",

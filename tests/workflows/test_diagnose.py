@@ -11,7 +11,7 @@ import pytest
 from detector.cli.main import run
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
-from detector.workflows.diagnose import diagnose, smallest_stride
+from detector.workflows.diagnose import diagnose, has_finer_levels, smallest_stride
 from detector.workflows.train import train
 from tests.workflows.damaged_runs import DAMAGES, diagnosed
 
@@ -98,3 +98,22 @@ def test_trainings_on_damaged_sets_get_the_right_first_answer(
     assert found["sound"] == []
     right = [name for name, damage in DAMAGES.items() if found[name] and found[name][0] in damage.answers]
     assert len(right) >= 9, found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), True),
+        (("model.levels=[4,8,16,32]",), False),  # no level of 2 px
+        (("model.levels=[16,32,64]",), True),
+        (("model.head=anchor",), False),  # nine anchors for four levels
+    ],
+)
+def test_finer_levels_are_proposed_where_the_network_takes_them(overrides: tuple[str, ...], expected: bool) -> None:
+    config = load_detection("mish-n", ["model.depth=0.1", "model.width=0.125", "input.size=64", *overrides])
+    assert has_finer_levels(config, smallest_stride(config, 1)) is expected
+
+
+def test_network_of_a_cfg_takes_no_other_levels() -> None:
+    config = load_detection(str(Path(__file__).parents[1] / "darknet/tiny.cfg"))
+    assert not has_finer_levels(config, 8)
