@@ -16,6 +16,8 @@ from detector.tasks.requests import Observer
 from detector.workflows.diagnose import Diagnosis, diagnose
 from detector.workflows.training_progress import TrainingProgress
 
+_LOW_AP = 0.3  # on training images; a sound run is above
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Name what holds back the AP of a run; return the exit code."""
@@ -38,9 +40,10 @@ def _text(found: Diagnosis) -> str:
                 f"{plural(split.num_measured, 'image')} of {split.num_images:,}"
             )
     if not found.causes:
-        return "\n".join(
-            [*lines, "", "Nothing stands out. More images and a larger network are what usually helps next."]
-        )
+        said = "Nothing stands out. More images and a larger network are what usually helps next."
+        if evidence.train.ap < _LOW_AP:
+            said = "No known cause explains so low an AP on training images: check the data with detector check."
+        return "\n".join([*lines, "", said])
     for number, cause in enumerate(found.causes, start=1):
         lines += ["", f"{number}. {cause.sentence}", *(f"   - {text}" for text in cause.evidence)]
         lines.append(f"   change first: {cause.change}. {cause.reason}")
