@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.label_decisions import sha256_of
@@ -89,9 +91,11 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
         ConfigError: an override is wrong.
         DetectorError: a file cannot be written.
     """
-    annotations, results, origin = _from_results(request, observer) if request.results else _detected(request, observer)
+    annotations, results, origin, known = (_from_results if request.results else _detected)(request, observer)
     sha256 = sha256_of(annotations.annotations)
-    listed = rank_suspects(GroundTruth.of_annotations(annotations), results)
+    ranked = rank_suspects(GroundTruth.of_annotations(annotations), results)
+    judged = {None, *known}
+    listed = tuple(suspect for suspect in ranked if suspect.category_id in judged)
     if not listed:
         raise DatasetError(f"{annotations.annotations}: expected labels or detections to list, got none; check both")
     shown = listed[: request.num]
@@ -112,18 +116,22 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
     return review
 
 
-def _from_results(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotations, Results, str]:
+# The labels, the detections, a sentence on their origin, and the categories that the model knows.
+_Listed = tuple[CocoAnnotations, Results, str, tuple[int, ...]]
+
+
+def _from_results(request: ReviewRequest, observer: Observer) -> _Listed:
     if request.results is None or request.annotations is None or request.images is None:
         raise DatasetError("a results file: expected its annotations and the folder of images too; give all three")
     annotations = read_coco(request.annotations, request.images)
     results, problems = read_results(request.results, GroundTruth.of_annotations(annotations))
     for problem in (*annotations.problems, *problems):
         observer.note(str(problem))
-    return annotations, results, "The detections were read from a file: make sure that their model did not learn from "\
-        "these labels."  # fmt: skip
+    origin = "The detections were read from a file: make sure that their model did not learn from these labels."
+    return annotations, results, origin, annotations.category_ids
 
 
-def _detected(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotations, Results, str]:
+def _detected(request: ReviewRequest, observer: Observer) -> _Listed:
     if request.weights is None:
         raise DatasetError("expected a model file or a results file, got neither; give one of them")
     opened = load_model(request.weights, request.overrides)
@@ -136,15 +144,14 @@ def _detected(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotatio
             "detector dataset to-coco"
         )
     origin = origin_of(opened.file, request.weights, annotations)
-    loaded, annotations = matched(opened, annotations, observer.note, observer.warn)
+    loaded, part = matched(opened, annotations, observer.note, observer.warn)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
-    num_images = len(annotations)
-    found = detect_split(
-        predictor, annotations, loaded.config.evaluate, lambda done: observer.on_image(done, num_images)
-    )
+    found = detect_split(predictor, part, loaded.config.evaluate, lambda done: observer.on_image(done, len(part)))
     for text in found.skipped:
         observer.note(f"skipped: {text}")
-    return annotations, found.detections, origin
+    # Labels of categories that the model lacks stay: they are not judged, but nothing is missing where they are.
+    ranks = np.searchsorted(annotations.category_ids, part.category_ids)[found.detections.category_ranks]
+    return annotations, replace(found.detections, category_ranks=ranks), origin, part.category_ids
 
 
 def origin_of(file: ModelFile, weights: Path, annotations: CocoAnnotations) -> str:
