@@ -16,8 +16,6 @@ from detector.tasks.requests import Observer
 from detector.workflows.diagnose import Diagnosis, diagnose
 from detector.workflows.training_progress import TrainingProgress
 
-_LOW_AP = 0.3  # on training images; a sound run is above
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Name what holds back the AP of a run; return the exit code."""
@@ -41,7 +39,7 @@ def _text(found: Diagnosis) -> str:
             )
     if not found.causes:
         said = "Nothing stands out. More images and a larger network are what usually helps next."
-        if evidence.train.ap < _LOW_AP:
+        if evidence.train.ap < 0.3:
             said = "No known cause explains so low an AP on training images: check the data with detector check."
         return "\n".join([*lines, "", said])
     for number, cause in enumerate(found.causes, start=1):

@@ -91,10 +91,9 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
         ConfigError: an override is wrong.
         DetectorError: a file cannot be written.
     """
-    annotations, results, origin, known = (_from_results if request.results else _detected)(request, observer)
+    annotations, results, origin, judged = (_from_results if request.results else _detected)(request, observer)
     sha256 = sha256_of(annotations.annotations)
     ranked = rank_suspects(GroundTruth.of_annotations(annotations), results)
-    judged = {None, *known}
     listed = tuple(suspect for suspect in ranked if suspect.category_id in judged)
     if not listed:
         raise DatasetError(f"{annotations.annotations}: expected labels or detections to list, got none; check both")
@@ -116,8 +115,7 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
     return review
 
 
-# The labels, the detections, a sentence on their origin, and the categories that the model knows.
-_Listed = tuple[CocoAnnotations, Results, str, tuple[int, ...]]
+_Listed = tuple[CocoAnnotations, Results, str, set[int | None]]  # with the origin, and the categories to judge
 
 
 def _from_results(request: ReviewRequest, observer: Observer) -> _Listed:
@@ -128,7 +126,7 @@ def _from_results(request: ReviewRequest, observer: Observer) -> _Listed:
     for problem in (*annotations.problems, *problems):
         observer.note(str(problem))
     origin = "The detections were read from a file: make sure that their model did not learn from these labels."
-    return annotations, results, origin, annotations.category_ids
+    return annotations, results, origin, {None, *annotations.category_ids}
 
 
 def _detected(request: ReviewRequest, observer: Observer) -> _Listed:
@@ -151,7 +149,7 @@ def _detected(request: ReviewRequest, observer: Observer) -> _Listed:
         observer.note(f"skipped: {text}")
     # Labels of categories that the model lacks stay: they are not judged, but nothing is missing where they are.
     ranks = np.searchsorted(annotations.category_ids, part.category_ids)[found.detections.category_ranks]
-    return annotations, replace(found.detections, category_ranks=ranks), origin, part.category_ids
+    return annotations, replace(found.detections, category_ranks=ranks), origin, {None, *part.category_ids}
 
 
 def origin_of(file: ModelFile, weights: Path, annotations: CocoAnnotations) -> str:
