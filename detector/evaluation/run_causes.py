@@ -75,15 +75,11 @@ def _learning_rate(run: RunEvidence) -> Iterator[Cause]:
     elif len(finite) > 1:
         evidence.append(f"the training loss went from {finite[0]:.3g} to {finite[-1]:.3g}")
     if not is_low and 1 / _FAR_RATE < ratio < _FAR_RATE:
-        change, reason = (
-            f"optimizer.lr={run.lr / 10:g}",
-            "Try a tenth; if the loss then falls smoothly, it was too high.",
-        )
+        change = f"optimizer.lr={run.lr / 10:g}"
+        reason = "Try a tenth; if the loss then falls smoothly, it was too high."
     else:
-        change, reason = (
-            f"optimizer.lr={run.usual_lr:g}",
-            "Start from the usual rate and change it by factors of 2 or 3.",
-        )
+        change = f"optimizer.lr={run.usual_lr:g}"
+        reason = "Start from the usual rate and change it by factors of 2 or 3."
     yield Cause(
         "rate-low" if is_low else "rate-high",
         f"The learning rate is too {'low' if is_low else 'high'}.",

@@ -108,10 +108,8 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
     page = folder / "review.html"
     _write(page, review_page(shown, annotations, sha256, facts))
     review = Review(page, shown, len(listed), annotations.num_boxes, origin)
-    _write(
-        folder / "suspects.json",
-        json.dumps({**review.to_plain(), "suspects": [s.to_plain() for s in listed[:_MAX_WRITTEN]]}),
-    )
+    written = [suspect.to_plain() for suspect in listed[:_MAX_WRITTEN]]
+    _write(folder / "suspects.json", json.dumps({**review.to_plain(), "suspects": written}))
     return review
 
 
