@@ -38,9 +38,10 @@ def _text(found: Diagnosis) -> str:
                 f"{plural(split.num_measured, 'image')} of {split.num_images:,}"
             )
     if not found.causes:
-        return "\n".join(
-            [*lines, "", "Nothing stands out. More images and a larger network are what usually helps next."]
-        )
+        said = "Nothing stands out. More images and a larger network are what usually helps next."
+        if evidence.train.ap < 0.3:
+            said = "No known cause explains so low an AP on training images: check the data with detector check."
+        return "\n".join([*lines, "", said])
     for number, cause in enumerate(found.causes, start=1):
         lines += ["", f"{number}. {cause.sentence}", *(f"   - {text}" for text in cause.evidence)]
         lines.append(f"   change first: {cause.change}. {cause.reason}")

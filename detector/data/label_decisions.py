@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from detector.io.text_file import read_text
 
 FORMAT, VERSION = "detector label decisions", 1
 _KINDS, _WORDS = ("missing", "class", "place", "extra"), ("accept", "reject", "redraw")
-_MAX_BYTES = 2**30
+_MAX_BYTES, _MAX_PX = 2**30, 2**31
 # Keys of an annotation that describe the old box.
 _OF_BOX = ("segmentation", "keypoints", "num_keypoints", "obb", "rotation")
 _Entry = dict[str, Any]
@@ -132,7 +131,7 @@ def _whole(entry: _Entry, key: str, where: str) -> int:
 def _box(entry: _Entry, key: str, where: str) -> tuple[float, ...]:
     value: Any = entry.get(key)
     is_box = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not is_box or not all(map(math.isfinite, value)) or min(value[2:]) <= 0:
+    if not is_box or not all(abs(v) < _MAX_PX for v in value) or min(value[2:]) <= 0:
         raise DatasetError(
             f"{where}: expected a box x, y, width, height above 0 as {key}, got {reprlib.repr(value)}; draw it again"
         )

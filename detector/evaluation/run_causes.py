@@ -75,15 +75,11 @@ def _learning_rate(run: RunEvidence) -> Iterator[Cause]:
     elif len(finite) > 1:
         evidence.append(f"the training loss went from {finite[0]:.3g} to {finite[-1]:.3g}")
     if not is_low and 1 / _FAR_RATE < ratio < _FAR_RATE:
-        change, reason = (
-            f"optimizer.lr={run.lr / 10:g}",
-            "Try a tenth; if the loss then falls smoothly, it was too high.",
-        )
+        change = f"optimizer.lr={run.lr / 10:g}"
+        reason = "Try a tenth; if the loss then falls smoothly, it was too high."
     else:
-        change, reason = (
-            f"optimizer.lr={run.usual_lr:g}",
-            "Start from the usual rate and change it by factors of 2 or 3.",
-        )
+        change = f"optimizer.lr={run.usual_lr:g}"
+        reason = "Start from the usual rate and change it by factors of 2 or 3."
     yield Cause(
         "rate-low" if is_low else "rate-high",
         f"The learning rate is too {'low' if is_low else 'high'}.",
@@ -92,6 +88,11 @@ def _learning_rate(run: RunEvidence) -> Iterator[Cause]:
         reason,
         1 - reached,
     )
+
+
+def finer_levels(stride: int) -> tuple[int, ...]:
+    """Return the strides to try where the finest map of a network has this one."""
+    return tuple(level for level in (stride // 2, stride, 2 * stride, 4 * stride) if level <= 64)
 
 
 def _sizes(run: RunEvidence) -> Iterator[Cause]:
@@ -110,7 +111,7 @@ def _sizes(run: RunEvidence) -> Iterator[Cause]:
     cost = share * (1 - recall)
     is_reduced = run.source_px > _ENLARGES * run.canvas_px and split.share_below_in_source < share / 2
     if is_reduced:
-        size = run.fitting_px or 32 * math.ceil(run.source_px / 32)
+        size = run.fitting_px or 64 * math.ceil(run.source_px / 64)
         note = f"the images have {run.source_px:.0f} px: at that size {_percent(split.share_below_in_source)} would be"
         yield Cause(
             "canvas-small",
@@ -121,9 +122,8 @@ def _sizes(run: RunEvidence) -> Iterator[Cause]:
             cost,
         )
         return
-    change = f"model.levels=[{run.stride // 2},{run.stride},{2 * run.stride},{4 * run.stride}]"
-    if not run.has_levels:
-        change = f"input.size={2 * run.canvas_px}"
+    levels = f"model.levels=[{','.join(map(str, finer_levels(run.stride)))}]"
+    change = levels if run.has_levels else f"input.size={2 * run.canvas_px}"
     yield Cause(
         "below-stride",
         "Objects are smaller than the smallest stride of the network.",

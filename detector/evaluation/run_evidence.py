@@ -67,7 +67,7 @@ class RunEvidence:
         source_px: median longer side of the training images.
         stride: smallest stride of the network, canvas pixels.
         fitting_px: smallest canvas of at most `source_px` on which nearly all objects reach the stride; None if none.
-        has_levels: whether the network has the key `model.levels`.
+        has_levels: whether `model.levels` can give the network a finer map.
         optimizer, lr, usual_lr: the optimiser, its learning rate and the default one for such a run.
         mosaic: share of training images that are mosaics.
         num_steps: planned optimiser steps.

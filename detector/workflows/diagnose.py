@@ -6,6 +6,7 @@ import csv
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from detector.errors import ConfigError, DatasetError, MediaError
 from detector.evaluation.coco_metrics import score_results
 from detector.evaluation.evaluator import detect_split
 from detector.evaluation.ranking import Flags, Floats
-from detector.evaluation.run_causes import Cause, causes_of, to_plain
+from detector.evaluation.run_causes import Cause, causes_of, finer_levels, to_plain
 from detector.evaluation.run_evidence import RunEvidence, SplitEvidence, measured
 from detector.media.images import load_image
 from detector.models.published_weights import run_weights
@@ -38,7 +39,7 @@ from detector.tasks.requests import SILENT, Observer
 
 NUM_MEASURED, _NUM_LOOKED_AT = 200, 60  # images of each split that the model is run on, and whose pixels are compared
 _NEARLY_ALL = 0.95
-_CANVAS_STEP_PX = 32
+_CANVAS_STEP_PX = 64  # the largest stride of any network
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _of_files(run: Path, config: DetectionConfig, train: CocoAnnotations) -> Run
         source_px=source_px,
         stride=stride,
         fitting_px=fitting[0] if fitting else None,
-        has_levels="levels" in vars(config.model),
+        has_levels=has_finer_levels(config, stride),
         optimizer=registry.name_of(config.optimizer),
         lr=config.optimizer.lr,
         usual_lr=_usual_lr(config),
@@ -161,6 +162,15 @@ def smallest_stride(config: DetectionConfig, num_classes: int) -> int:
         maps = model(torch.zeros(1, config.input.channels, height, width, dtype=torch.uint8))
     cells: int = max(each.shape[-2] for each in maps)
     return round(height / cells)
+
+
+def has_finer_levels(config: DetectionConfig, stride: int) -> bool:
+    """Return whether the network takes the finer levels that a cause would propose."""
+    levels: Any = {"levels": finer_levels(stride)}
+    try:
+        return bool(smallest_stride(replace(config, model=replace(config.model, **levels)), 1))
+    except (ConfigError, TypeError):  # the network has no such key
+        return False
 
 
 def _source_sides(annotations: CocoAnnotations) -> Floats:

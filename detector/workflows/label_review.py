@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.label_decisions import sha256_of
@@ -89,9 +91,10 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
         ConfigError: an override is wrong.
         DetectorError: a file cannot be written.
     """
-    annotations, results, origin = _from_results(request, observer) if request.results else _detected(request, observer)
+    annotations, results, origin, judged = (_from_results if request.results else _detected)(request, observer)
     sha256 = sha256_of(annotations.annotations)
-    listed = rank_suspects(GroundTruth.of_annotations(annotations), results)
+    ranked = rank_suspects(GroundTruth.of_annotations(annotations), results)
+    listed = tuple(suspect for suspect in ranked if suspect.category_id in judged)
     if not listed:
         raise DatasetError(f"{annotations.annotations}: expected labels or detections to list, got none; check both")
     shown = listed[: request.num]
@@ -105,25 +108,26 @@ def review_labels(request: ReviewRequest, observer: Observer = SILENT) -> Review
     page = folder / "review.html"
     _write(page, review_page(shown, annotations, sha256, facts))
     review = Review(page, shown, len(listed), annotations.num_boxes, origin)
-    _write(
-        folder / "suspects.json",
-        json.dumps({**review.to_plain(), "suspects": [s.to_plain() for s in listed[:_MAX_WRITTEN]]}),
-    )
+    written = [suspect.to_plain() for suspect in listed[:_MAX_WRITTEN]]
+    _write(folder / "suspects.json", json.dumps({**review.to_plain(), "suspects": written}))
     return review
 
 
-def _from_results(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotations, Results, str]:
+_Listed = tuple[CocoAnnotations, Results, str, set[int | None]]  # with the origin, and the categories to judge
+
+
+def _from_results(request: ReviewRequest, observer: Observer) -> _Listed:
     if request.results is None or request.annotations is None or request.images is None:
         raise DatasetError("a results file: expected its annotations and the folder of images too; give all three")
     annotations = read_coco(request.annotations, request.images)
     results, problems = read_results(request.results, GroundTruth.of_annotations(annotations))
     for problem in (*annotations.problems, *problems):
         observer.note(str(problem))
-    return annotations, results, "The detections were read from a file: make sure that their model did not learn from "\
-        "these labels."  # fmt: skip
+    origin = "The detections were read from a file: make sure that their model did not learn from these labels."
+    return annotations, results, origin, {None, *annotations.category_ids}
 
 
-def _detected(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotations, Results, str]:
+def _detected(request: ReviewRequest, observer: Observer) -> _Listed:
     if request.weights is None:
         raise DatasetError("expected a model file or a results file, got neither; give one of them")
     opened = load_model(request.weights, request.overrides)
@@ -136,15 +140,14 @@ def _detected(request: ReviewRequest, observer: Observer) -> tuple[CocoAnnotatio
             "detector dataset to-coco"
         )
     origin = origin_of(opened.file, request.weights, annotations)
-    loaded, annotations = matched(opened, annotations, observer.note, observer.warn)
+    loaded, part = matched(opened, annotations, observer.note, observer.warn)
     predictor = build_predictor(loaded, loaded.config.evaluate.batch_size)
-    num_images = len(annotations)
-    found = detect_split(
-        predictor, annotations, loaded.config.evaluate, lambda done: observer.on_image(done, num_images)
-    )
+    found = detect_split(predictor, part, loaded.config.evaluate, lambda done: observer.on_image(done, len(part)))
     for text in found.skipped:
         observer.note(f"skipped: {text}")
-    return annotations, found.detections, origin
+    # Labels of categories that the model lacks stay: they are not judged, but nothing is missing where they are.
+    ranks = np.searchsorted(annotations.category_ids, part.category_ids)[found.detections.category_ranks]
+    return annotations, replace(found.detections, category_ranks=ranks), origin, {None, *part.category_ids}
 
 
 def origin_of(file: ModelFile, weights: Path, annotations: CocoAnnotations) -> str:

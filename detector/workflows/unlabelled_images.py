@@ -232,7 +232,8 @@ def _image_sources(words: Sequence[str]) -> list[ImageSource]:
     for source in as_sources(words[0] if len(words) == 1 else list(words))[0]:
         if not isinstance(source, ImageSource) or source.path is None:
             raise ConfigError(f"{source.name}: expected image files, got a video or stream; save its frames first")
-        sources.setdefault(os.path.realpath(source.path), replace(source, path=source.path.absolute()))
+        path = Path(os.path.realpath(source.path.parent), source.path.name)  # without `..`, which readers refuse
+        sources.setdefault(os.path.realpath(path), replace(source, path=path))
     return list(sources.values())
 
 

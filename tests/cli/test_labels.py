@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detector.cli.main import run
 from detector.data.coco import read_coco
 from detector.data.label_decisions import FORMAT
+from detector.evaluation.label_suspects import overlaps
 
 
 def called(*words: object) -> int:
@@ -28,6 +30,24 @@ def test_suspects_of_a_split_are_written_as_page_and_list(
     page = (tmp_path / "review.html").read_text()
     assert page.count("data:image/jpeg;base64") == 5
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_nothing_is_missing_where_a_label_of_a_class_that_the_model_lacks_is(trained: Any, tmp_path: Path) -> None:
+    content = json.loads(trained.annotations.read_text())
+    lacking = content["categories"][0]
+    lacking["name"] = "of no model"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    part = f"{{annotations: {tmp_path}/val.json, images: {trained.images}}}"
+    data = f"data={{name: coco, train: {part}, val: {part}}}"
+    assert called("suspects", trained.weights, data, "--out", tmp_path / "review", "-q") == 0
+    suspects = json.loads((tmp_path / "review/suspects.json").read_text())["suspects"]
+    assert lacking["id"] not in {suspect["category_id"] for suspect in suspects}
+    for suspect in suspects:
+        if suspect["kind"] == "missing":
+            own = [row["bbox"] for row in content["annotations"] if row["image_id"] == suspect["image_id"]]
+            assert overlaps(np.array([suspect["proposed_bbox"]]), np.array(own)).max(initial=0) < 0.5
+    page = (tmp_path / "review/review.html").read_text()
+    assert '"name": "of no model"' in page  # it can be chosen
 
 
 def test_decisions_are_applied_to_a_new_file(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +93,14 @@ def test_pseudo_labels_carry_scores_and_provenance(
     assert sum(printed["num_labels"].values()) == len(content["annotations"])
     assert printed["num_images"] + printed["num_left_out"] == 6
     assert read_coco(out, trained.images).num_boxes == len(content["annotations"])
+
+
+def test_pseudo_labels_of_a_path_with_dots_can_be_read_again(trained: Any, tmp_path: Path) -> None:
+    out, folder = tmp_path / "pseudo.json", trained.images
+    first = next(iter(sorted(folder.iterdir())))
+    words = (folder / ".." / folder.name / first.name, folder, "--confidence", "0", "--keep-empty", "--out", out)
+    assert called("pseudo", trained.weights, *words, "-q") == 0
+    assert len(read_coco(out, folder)) == 6
 
 
 def test_one_confidence_and_empty_images_can_be_asked_for(trained: Any, tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_rejected_proposals_leave_everything_as_it_is(source: Path) -> None:
     assert applied == Applied(0, 0, 0, 0, 2)
 
 
+@pytest.mark.parametrize("side", [10**400, 1e300])
+def test_box_beyond_any_image_is_refused(source: Path, side: float) -> None:
+    drawn = {"kind": "extra", "decision": "redraw", "drawn_category_id": 5, "drawn_bbox": [1, 2, side, 3]}
+    with pytest.raises(DatasetError, match=r"decisions\[0\]: expected a box .* as drawn_bbox"):
+        apply_decisions(source, decided(source, drawn), source.parent / "new.json")
+
+
 def test_accepted_class_changes_only_the_class(source: Path) -> None:
     proposal = {"proposed_category_id": 5, "proposed_bbox": NEW}
     applied, content = result(source, {"kind": "class", "decision": "accept", **proposal})

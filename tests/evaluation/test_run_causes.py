@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.evaluation.run_causes import causes_of, to_plain
+from detector.evaluation.run_causes import causes_of, finer_levels, to_plain
 from detector.evaluation.run_evidence import RunEvidence, SplitEvidence
 from tests.workflows.damaged_runs import DAMAGES
 
@@ -79,6 +79,13 @@ def test_objects_below_the_stride_ask_for_finer_maps_where_the_network_has_the_k
     tiny = evidence_of("tiny-objects")
     changes = [causes_of(dataclasses.replace(tiny, has_levels=has))[0].change for has in (True, False)]
     assert changes == ["model.levels=[4,8,16,32]", "input.size=192"]
+
+
+@pytest.mark.parametrize(
+    ("stride", "levels"), [(8, (4, 8, 16, 32)), (16, (8, 16, 32, 64)), (32, (16, 32, 64)), (64, (32, 64))]
+)
+def test_finer_levels_stay_among_those_of_a_backbone(stride: int, levels: tuple[int, ...]) -> None:
+    assert finer_levels(stride) == levels
 
 
 def test_unfinished_and_short_runs_are_told_apart() -> None:

@@ -4,14 +4,17 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from detector.cli.diagnose import _text
 from detector.cli.main import run
+from detector.evaluation.run_evidence import RunEvidence
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
-from detector.workflows.diagnose import diagnose, smallest_stride
+from detector.workflows.diagnose import Diagnosis, diagnose, has_finer_levels, smallest_stride
 from detector.workflows.train import train
 from tests.workflows.damaged_runs import DAMAGES, diagnosed
 
@@ -98,3 +101,30 @@ def test_trainings_on_damaged_sets_get_the_right_first_answer(
     assert found["sound"] == []
     right = [name for name, damage in DAMAGES.items() if found[name] and found[name][0] in damage.answers]
     assert len(right) >= 9, found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), True),
+        (("model.levels=[4,8,16,32]",), False),  # no level of 2 px
+        (("model.levels=[16,32,64]",), True),
+        (("model.head=anchor",), False),  # nine anchors for four levels
+    ],
+)
+def test_finer_levels_are_proposed_where_the_network_takes_them(overrides: tuple[str, ...], expected: bool) -> None:
+    config = load_detection("mish-n", ["model.depth=0.1", "model.width=0.125", "input.size=64", *overrides])
+    assert has_finer_levels(config, smallest_stride(config, 1)) is expected
+
+
+def test_network_of_a_cfg_takes_no_other_levels() -> None:
+    config = load_detection(str(Path(__file__).parents[1] / "darknet/tiny.cfg"))
+    assert not has_finer_levels(config, 8)
+
+
+def test_low_ap_without_a_known_cause_is_not_called_sound() -> None:
+    path = Path(__file__).parents[1] / "fixtures/run_evidence/sound.json"
+    sound = RunEvidence.of_plain(json.loads(path.read_text()))
+    low = replace(sound, train=replace(sound.train, ap=0.05))
+    assert _text(Diagnosis(sound, ())).endswith("what usually helps next.")
+    assert "No known cause explains so low an AP" in _text(Diagnosis(low, ()))

@@ -98,7 +98,8 @@ class Budget:
             return False
         run_s = sum(t.record.total_s or 0.0 for t in trials if t.record.state == "finished")
         run_s /= max(1, sum(t.record.state == "finished" for t in trials))
-        spent_s = sum(trial.record.total_s or 0.0 for trial in trials)
+        # A failed trial counts as a run: settings that fail at once would else be tried without end.
+        spent_s = sum(max(t.record.total_s or 0.0, run_s * (t.record.state == "failed")) for t in trials)
         is_over = spent_s + (1 + 2 * self.seeds) * run_s > 60 * self.minutes
         if len(trials) == 1 and is_over:
             needed = (2 + 2 * self.seeds) * run_s / 60

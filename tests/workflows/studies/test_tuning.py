@@ -215,6 +215,17 @@ def test_the_budget_leaves_time_for_the_held_out_runs(program, tmp_path):
     assert len(tuning.trials) == 6
 
 
+def test_settings_that_all_fail_at_once_spend_the_budget_too(program, tmp_path, monkeypatch):
+    class Failing(RandomSampler):
+        def ask(self, trials):
+            assert len(trials) < 10, "the search does not end"
+            return {"loss.box": 2}
+
+    monkeypatch.setenv("FAILS", "2")
+    tuning = tune(CONFIG, Budget(1.0, seeds=2), tmp_path / "out", sampler=Failing([]))
+    assert "5 failed" in tuning.sentences()[0]
+
+
 def test_settings_that_fail_are_counted_and_given_settings_that_fail_end_the_search(program, tmp_path, monkeypatch):
     first = RandomSampler([SearchedKey.parse(CONFIG.search[0])]).ask([None])["loss.box"]
     monkeypatch.setenv("FAILS", str(first))
