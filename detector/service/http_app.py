@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import inspect
 import re
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,8 @@ class HttpService:
             raise HTTPException(415, f"expected the bytes of an image file as the body, got {kind}", _CLOSE)
         model = self.models[name]
         try:
+            if unknown := request.query_params.keys() - inspect.signature(Settings).parameters.keys():
+                raise ConfigError(f"the query has no setting {min(unknown)!r}; see /docs")
             select = model.select(settings.selection)
         except ConfigError as error:
             await self._drop(request)

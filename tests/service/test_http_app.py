@@ -143,13 +143,14 @@ BAD_REQUESTS: dict[str, tuple[str, bytes, dict[str, str], int]] = {
     "no boxes": ("/v1/predict?max_detections=0", GOOD, {}, 422),
     "unknown class": ("/v1/predict?classes=horse", GOOD, {}, 422),
     "class index too high": ("/v1/predict?classes=2", GOOD, {}, 422),
+    "misspelt setting": ("/v1/predict?confidance=0.9", GOOD, {}, 422),
     "unknown format": ("/v1/predict?format=xml", GOOD, {}, 422),
     "another site's name": ("/v1/predict", GOOD, {"Host": "evil.example"}, 400),
 }
 
 
 def test_each_bad_request_gets_its_status_and_the_service_lives_on(running):
-    assert len(BAD_REQUESTS) == 40
+    assert len(BAD_REQUESTS) == 41
     got = {}
     for what, (path, body, headers, _) in BAD_REQUESTS.items():
         got[what], _, answer = running.request("POST", path, body, headers)

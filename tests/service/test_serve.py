@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,20 @@ def test_service_on_the_loopback_answers_to_the_names_of_this_machine_only():
     assert "localhost" in ServiceConfig().known_hosts
     assert "my.host" in ServiceConfig(allowed_hosts=("my.host",)).known_hosts
     assert ServiceConfig(host="0.0.0.0").known_hosts == ("*",)
+    assert "*" not in ServiceConfig(host="0.0.0.0", allowed_hosts=("my.host",)).known_hosts
+    for host in ("127.0.0.2", "LOCALHOST"):
+        assert "*" not in ServiceConfig(host=host).known_hosts
+        assert host in ServiceConfig(host=host).known_hosts
+
+
+def test_best_model_in_the_working_folder_has_the_name_of_its_run(tmp_path, monkeypatch):
+    (tmp_path / "street/weights").mkdir(parents=True)
+    shutil.copy(
+        ROOT / "tests/fixtures/before_rebuild/models/mish.safetensors", tmp_path / "street/weights/best.safetensors"
+    )
+    monkeypatch.chdir(tmp_path / "street")
+    models = open_models(["weights/best.safetensors"], [], ServiceConfig(batch_size=1), lambda name, num_images: None)
+    assert list(models) == ["street"]
 
 
 def test_two_models_of_one_name_are_rejected(tmp_path):
