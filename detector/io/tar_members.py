@@ -113,7 +113,7 @@ def _members(archive: Path, file: BinaryIO, num_bytes: int) -> Iterator[TarMembe
         block = file.read(_BLOCK)
         if block == bytes(_BLOCK):  # the end of the archive; another one may be joined to it, or a header was lost
             if any(chunk.strip(b"\0") for chunk in iter(functools.partial(file.read, _MOST_NAME_BYTES), b"")):
-                raise DatasetError(f"{archive} goes on after its end at byte {position}: joined or damaged; split it")
+                raise DatasetError(f"{archive} goes on after its end, at byte {position}; write it as one archive")
             return
         info = _header(archive, block, position)
         start = position + _BLOCK
