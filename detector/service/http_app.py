@@ -169,8 +169,8 @@ class HttpService:
             raise HTTPException(400, str(error)) from error
         try:
             detections = await asyncio.wrap_future(model.submit(image.pixels, select))
-        except DetectorError as error:
-            raise HTTPException(503, str(error), _CLOSE) from error
+        except DetectorError as error:  # an export with its own suppression has boxes for some settings only
+            raise HTTPException(422 if isinstance(error, ConfigError) else 503, str(error), _CLOSE) from error
         if settings.format == "picture":
             picture = await loop.run_in_executor(self._decoders, _picture, image, detections)
             return Response(picture, media_type="image/jpeg")
