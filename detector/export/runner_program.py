@@ -230,14 +230,15 @@ class Shown:
 
 
 def shown_of(runner: Runner, source: Path) -> Iterator[Shown]:
-    """Yield the images and frames of an image, a video or a folder of both, in the order of the names.
+    """Yield the images and frames of an image, a video or all below a folder, in the order of the names.
 
     Raises:
         MediaError: there is no such file, or a folder without images.
     """
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    is_folder = source.is_dir()
-    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in known) if is_folder else [source]
+    paths = [source]
+    if source.is_dir():  # without the pictures that this program has drawn, unless their folder is named
+        found = (p for p in source.rglob("*") if p.parent == source or not (p.parent / "predictions.jsonl").exists())
+        paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not paths or not source.exists():
         raise MediaError(f"{source}: expected an image, a video or a folder of these; check the path")
     for path in paths:

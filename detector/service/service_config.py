@@ -45,6 +45,8 @@ class ServiceConfig:
                 raise ConfigError(f"detector serve: expected {what} of at least 1, got {number}; raise it")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port: expected a number within 0..65535, got {self.port}")
+        if odd := [name for name in self.allowed_hosts if "*" in name.removeprefix("*.") and name != "*"]:
+            raise ConfigError(f"--allow-host: expected a name, *.name or *, got {odd[0]}")
         times = self.body_timeout_s, self.timeout_s
         if not (0 <= self.max_wait_s < self.timeout_s and all(0 < time_s < math.inf for time_s in times)):
             raise ConfigError(

@@ -209,6 +209,16 @@ def test_program_takes_names_that_are_not_utf_8(program, tmp_path):
     assert [shown.error for shown in program.shown_of(colour, folder.path / f"{name}.mp4")] == [None]
 
 
+def test_program_takes_folders_of_folders_without_its_own_pictures(program, tmp_path):
+    for name in ("a.png", "b/c.png", "b/d/e.mp4/f.png", "results/a.jpg", "results/predictions.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    runner = SimpleNamespace(read=lambda path: None, input=SimpleNamespace(channels=3))
+    names = [str(shown.path.relative_to(tmp_path)) for shown in program.shown_of(runner, tmp_path)]
+    assert names == ["a.png", "b/c.png", "b/d/e.mp4", "b/d/e.mp4/f.png"]
+    assert [shown.path.name for shown in program.shown_of(runner, tmp_path / "results")] == ["a.jpg"]
+
+
 def test_program_names_a_missing_runtime_and_a_failed_write(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert program.main(["a.onnx", str(tmp_path)]) == 1

@@ -42,6 +42,7 @@ def test_missing_library_is_named_with_the_command_that_installs_it(monkeypatch,
     [
         ({"batch_size": 0}, "expected batch of at least 1, got 0"),
         ({"port": 70_000}, r"--port: expected a number within 0\.\.65535"),
+        ({"allowed_hosts": ("*.a.example", "b*.example")}, r"--allow-host: expected a name, .* got b\*\.example"),
         ({"timeout_s": 0.001}, "a wait below the timeout"),
         ({"body_timeout_s": -1.0}, "expected times above 0"),
     ],
