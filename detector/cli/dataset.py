@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _index(words, arguments)
     actions: dict[str, Callable[[list[str], argparse.Namespace], tuple[Conversion, list[str]]]] = {
         "to-coco": _to_coco,
-        "to-yolo": _to_text,
-        "to-darknet": _to_text,
-        "to-shards": _to_shards,
+        "to-yolo": _to_labels,
+        "to-darknet": _to_labels,
+        "to-shards": _to_labels,
         "split": _split,
         "merge": _merge,
         "subset": _subset,
@@ -103,13 +103,16 @@ def _to_coco(words: list[str], arguments: argparse.Namespace) -> tuple[Conversio
     return _write(portions, arguments.out), notes
 
 
-def _to_text(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
+def _to_labels(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
     portions, notes = _read(words[1:], arguments.out)
     splits = {name: portion.annotations for name, portion in portions.items()}
     for name, portion in portions.items():
         keys = sorted({key for other in (*portion.extras.rows, *portion.extras.images) for key in other} - {"id"})
         if keys:
-            notes.append(f"{name}: text labels cannot hold {', '.join(keys)}, which is left out")
+            kind = "shards" if words[0] == "to-shards" else "text labels"
+            notes.append(f"{name}: {kind} cannot hold {', '.join(keys)}, which is left out")
+    if words[0] == "to-shards":
+        return coco_to_shards(splits, arguments.out, arguments.shard_mb), notes
     if words[0] == "to-darknet":
         return coco_to_darknet(splits, arguments.out, link=arguments.link, relative=arguments.relative), notes
     return coco_to_yolo(splits, arguments.out, link=arguments.link), notes
@@ -132,12 +135,6 @@ def _index(words: list[str], arguments: argparse.Namespace) -> int:
             counts = (each.num_boxes, each.num_images, each.num_small, each.num_medium, each.num_large, each.num_crowd)
             print(f"{each.name:24}" + "".join(f"{count:12,}" for count in counts))
     return 0
-
-
-def _to_shards(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:
-    portions, notes = _read(words[1:], arguments.out)
-    splits = {name: portion.annotations for name, portion in portions.items()}
-    return coco_to_shards(splits, arguments.out, arguments.shard_mb), notes
 
 
 def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="name that requests may use, behind a proxy on this machine (default: names of this machine)",
+        help="name that requests may use, such as that of a proxy (default: names of this machine; with --host, any)",
     )
     parser.add_argument("--batch", type=positive, default=4, metavar="N", help="most images in a pass (default 4)")
     parser.add_argument(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig, require_within
 from detector.structures.types import Detection
 
+_encoded: Callable[[Path], Any] = os.fsencode  # OpenCV ends the process at a text that is not UTF-8
 Network = Callable[[npt.NDArray[Any]], "list[npt.NDArray[Any]]"]  # canvases (B, H, W, C) -> outputs of the file
 
 
@@ -228,14 +230,15 @@ class Shown:
 
 
 def shown_of(runner: Runner, source: Path) -> Iterator[Shown]:
-    """Yield the images and frames of an image, a video or a folder of both, in the order of the names.
+    """Yield the images and frames of an image, a video or all below a folder, in the order of the names.
 
     Raises:
         MediaError: there is no such file, or a folder without images.
     """
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    is_folder = source.is_dir()
-    paths = sorted(path for path in source.iterdir() if path.suffix.lower() in known) if is_folder else [source]
+    paths = [source]
+    if source.is_dir():  # without the pictures that this program has drawn, unless their folder is named
+        found = (p for p in source.rglob("*") if p.parent == source or not (p.parent / "predictions.jsonl").exists())
+        paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not paths or not source.exists():
         raise MediaError(f"{source}: expected an image, a video or a folder of these; check the path")
     for path in paths:
@@ -249,7 +252,7 @@ def shown_of(runner: Runner, source: Path) -> Iterator[Shown]:
 
 
 def _frames(runner: Runner, path: Path) -> Iterator[Shown]:
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(_encoded(path))
     fps, number = video.get(cv2.CAP_PROP_FPS) or 30.0, 0
     while True:
         is_read, pixels = video.read()
@@ -289,13 +292,13 @@ class Folder:
             MediaError: OpenCV cannot write it.
         """
         if shown.frame is None:
-            if not cv2.imwrite(str(self._free(shown.path.stem, ".jpg")), picture):
+            if not cv2.imwrite(_encoded(self._free(shown.path.stem, ".jpg")), picture):
                 raise MediaError(f"{self.path}: the picture of {shown.path} cannot be written; check the disk")
             return
         if shown.path not in self._videos:
             target, size_wh = self._free(shown.path.stem, ".mp4"), (picture.shape[1], picture.shape[0])
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._videos[shown.path] = cv2.VideoWriter(str(target), codec, shown.fps, size_wh)
+            self._videos[shown.path] = cv2.VideoWriter(_encoded(target), codec, shown.fps, size_wh)
         self._videos[shown.path].write(picture)
 
     def _free(self, stem: str, suffix: str) -> Path:
@@ -350,6 +353,6 @@ def main(words: Sequence[str]) -> int:
             num_failed = detect(arguments, lines, folder)
         folder.close()
         return 3 if num_failed else 0
-    except DetectorError as error:
+    except (DetectorError, ImportError, OSError) as error:
         sys.stderr.write(f"run.py: {error}\n")
-        return error.exit_code
+        return int(getattr(error, "exit_code", 1))

@@ -9,12 +9,13 @@ The format: POSIX.1-2001, pax, "ustar Interchange Format"; GNU's long names.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from detector.errors import DatasetError, MediaError
@@ -110,7 +111,9 @@ def _members(archive: Path, file: BinaryIO, num_bytes: int) -> Iterator[TarMembe
     while True:
         file.seek(position)
         block = file.read(_BLOCK)
-        if block == bytes(_BLOCK):  # the end of the archive
+        if block == bytes(_BLOCK):  # the end of the archive; another one may be joined to it, or a header was lost
+            if any(chunk.strip(b"\0") for chunk in iter(functools.partial(file.read, _MOST_NAME_BYTES), b"")):
+                raise DatasetError(f"{archive} goes on after its end, at byte {position}; write it as one archive")
             return
         info = _header(archive, block, position)
         start = position + _BLOCK
@@ -176,5 +179,5 @@ def _require_plain(archive: Path, info: tarfile.TarInfo, name: str) -> None:
     if not (info.isreg() or info.isdir()) or info.type == tarfile.GNUTYPE_SPARSE:
         raise DatasetError(f"{archive} is rejected: {name!r} in it is a link, a device or a sparse file")
     plain = PurePosixPath(name.replace("\\", "/"))
-    if plain.is_absolute() or ".." in plain.parts or ":" in name or "\0" in name:
+    if plain.is_absolute() or ".." in plain.parts or PureWindowsPath(name).drive or "\0" in name:
         raise DatasetError(f"{archive} is rejected: {name!r} in it leads out of its folder")

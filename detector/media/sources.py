@@ -192,7 +192,7 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
         named = VideoSource(text, path) if is_alone and holds_animation(path) else _file(path)
         found = _listed(path, allow_url) if path.suffix.lower() == ".txt" else [named]
         found = list(_images_in(path)) if _is_shard(path) else found
-        expected = "a line with a path"
+        expected = "an image in the archive" if _is_shard(path) else "a line with a path"
     elif (numbered := _numbered_frames(text)) is not None:
         return [numbered]
     elif glob.has_magic(text):

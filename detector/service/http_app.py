@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import inspect
 import re
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,8 @@ class HttpService:
             raise HTTPException(415, f"expected the bytes of an image file as the body, got {kind}", _CLOSE)
         model = self.models[name]
         try:
+            if unknown := request.query_params.keys() - inspect.signature(Settings).parameters.keys():
+                raise ConfigError(f"the query has no setting {min(unknown)!r}; see /docs")
             select = model.select(settings.selection)
         except ConfigError as error:
             await self._drop(request)
@@ -166,8 +169,8 @@ class HttpService:
             raise HTTPException(400, str(error)) from error
         try:
             detections = await asyncio.wrap_future(model.submit(image.pixels, select))
-        except DetectorError as error:
-            raise HTTPException(503, str(error), _CLOSE) from error
+        except DetectorError as error:  # an export with its own suppression has boxes for some settings only
+            raise HTTPException(422 if isinstance(error, ConfigError) else 503, str(error), _CLOSE) from error
         if settings.format == "picture":
             picture = await loop.run_in_executor(self._decoders, _picture, image, detections)
             return Response(picture, media_type="image/jpeg")

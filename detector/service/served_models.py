@@ -69,7 +69,7 @@ class ServedModel:
         Raises:
             ConfigError: a setting is wrong.
         """
-        return select_boxes(self.loaded.config.predict, self.loaded.file, settings, f"the model {self.name}")
+        return select_boxes(self.loaded.config.predict, self.loaded.file, settings, self.name)
 
     def submit(self, image: Image, select: SelectConfig) -> Future[Detections]:
         """Return the detections to come of an image, uint8 (H, W, C).
@@ -115,7 +115,7 @@ def open_models(
     """
     paths: dict[str, Path] = {}
     for word in words:
-        path = resolve_weights(Path(word))
+        path = resolve_weights(Path(word)).absolute()
         name = path.stem if path.parent.name != "weights" or path.stem not in ("best", "last") else path.parents[1].name
         if name in paths:
             raise ConfigError(f"{word}: expected a model of another name than {name}, got two; rename the file")

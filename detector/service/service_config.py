@@ -17,7 +17,7 @@ class ServiceConfig:
     Attributes:
         host: address to listen at; other machines reach only an address that is not the loopback.
         port: port to listen at; 0 for a free one.
-        allowed_hosts: names that a request may address the service by, for a service on the loopback; `*` for any.
+        allowed_hosts: names that a request may address the service by, besides those of this machine; `*` for any.
         batch_size: most images in a pass of the network.
         max_wait_s: longest time in seconds that an image waits for others to fill its batch.
         max_bytes: most bytes of an image file; larger ones get the status 413.
@@ -45,6 +45,8 @@ class ServiceConfig:
                 raise ConfigError(f"detector serve: expected {what} of at least 1, got {number}; raise it")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port: expected a number within 0..65535, got {self.port}")
+        if odd := [name for name in self.allowed_hosts if "*" in name.removeprefix("*.") and name != "*"]:
+            raise ConfigError(f"--allow-host: expected a name, *.name or *, got {odd[0]}")
         times = self.body_timeout_s, self.timeout_s
         if not (0 <= self.max_wait_s < self.timeout_s and all(0 < time_s < math.inf for time_s in times)):
             raise ConfigError(
@@ -59,6 +61,7 @@ class ServiceConfig:
         On the loopback a page of another site could otherwise reach the service under a name of its own, which it
         points to this machine (DNS rebinding).
         """
-        if self.host not in LOOPBACK:
+        is_local = self.host.lower() in LOOPBACK or self.host.startswith("127.")
+        if not (is_local or self.allowed_hosts):
             return ("*",)
-        return (*LOOPBACK, "[::1]", *self.allowed_hosts)
+        return (*LOOPBACK, "[::1]", self.host, *self.allowed_hosts)

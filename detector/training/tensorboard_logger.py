@@ -19,7 +19,7 @@ class TensorBoardLogger(Logger):
         """No settings."""
 
     def __init__(self, config: Config) -> None:
-        self._make = imported("torch.utils.tensorboard", "train.tensorboard", "log").SummaryWriter
+        self._make = imported("torch.utils.tensorboard", "train.loggers or train.tensorboard", "log").SummaryWriter
         self._writer: Any = None
 
     def start(self, run: LoggedRun) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -105,7 +109,19 @@ def fastest_backend(loaded: LoadedModel, report: Callable[[str], None] = lambda 
         return _remembered(folder, targets)
     except (OSError, ValueError, LookupError, AttributeError, TypeError):  # not measured yet, or damaged
         report("measuring the back ends of this model on this machine, once; this can take a minute")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as own:  # other processes have theirs
+        _measure(loaded, Path(own), targets, report)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.rename(own, folder)
+    return _remembered(folder, targets)
+
+
+def _measure(
+    loaded: LoadedModel, folder: Path, targets: Mapping[str, ExportTarget], report: Callable[[str], None]
+) -> None:
+    """Write the timings of the back ends of a model, and the export of the fastest, into a folder."""
     candidates = {TORCH: loaded}
     for name, target in targets.items():
         path = folder / f"model{target.suffix}"
@@ -116,13 +132,15 @@ def fastest_backend(loaded: LoadedModel, report: Callable[[str], None] = lambda 
             report(f"back end {name} is left out: {error}")
     image_ms = _timed(candidates)
     fastest = min(image_ms, key=lambda name: image_ms[name])
-    for name, target in targets.items():
-        if name != fastest:
-            for file in target.files_of(folder / f"model{target.suffix}"):
-                file.unlink(missing_ok=True)
-    content = json.dumps({"image_ms": image_ms}, indent=1).encode()
+    kept = () if fastest == TORCH else targets[fastest].files_of(folder / f"model{targets[fastest].suffix}")
+    for file in set(folder.iterdir()).difference(kept):
+        file.unlink()
+    content = json.dumps({"image_ms": image_ms, "sha256": _digest(folder)}, indent=1).encode()
     write_atomically(folder / _CHOICE, lambda file: file.write(content))
-    return _remembered(folder, targets)
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("model.*")))).hexdigest()
 
 
 def _is_installed(target: ExportTarget) -> bool:
@@ -147,16 +165,14 @@ def _version(target: str) -> str:
 
 def _remembered(folder: Path, targets: Mapping[str, ExportTarget]) -> BackendChoice:
     """Return the choice of a folder whose files are complete."""
-    image_ms = {
-        str(name): float(ms) for name, ms in json.loads((folder / _CHOICE).read_text("utf-8"))["image_ms"].items()
-    }
+    found = json.loads((folder / _CHOICE).read_text("utf-8"))
+    image_ms = {str(name): float(ms) for name, ms in found["image_ms"].items()}
     fastest = min(image_ms, key=lambda name: image_ms[name])
     if fastest == TORCH:
         return BackendChoice(image_ms, None)
-    path = folder / f"model{targets[fastest].suffix}"
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    return BackendChoice(image_ms, path)
+    if found["sha256"] != _digest(folder):
+        raise ValueError("the export is damaged")
+    return BackendChoice(image_ms, folder / f"model{targets[fastest].suffix}")
 
 
 def _timed(models: Mapping[str, LoadedModel]) -> dict[str, float]:

@@ -39,6 +39,8 @@ def merge_parts(folders: Sequence[Path], target: Path) -> PartCounts:
         raise ConfigError(f"--out: expected a file that ends in {' or '.join(SUFFIXES)}, got {target}; change the name")
     manifest = _common_manifest(folders)
     paths, counts = _whole_parts(folders, manifest)
+    if target.resolve() in {path.resolve() for path in (*paths, *(folder / MANIFEST for folder in folders))}:
+        raise ConfigError(f"--out {target}: expected a new file, got one of the parts; choose another name")
     if target.suffix == ".parquet":
         metadata = {"manifest": manifest.digest, "num_unread": str(counts.num_unread)}
         write_parquet(
@@ -89,15 +91,13 @@ def _whole_parts(folders: Sequence[Path], manifest: Manifest) -> tuple[list[Path
             paths.append(found[0])
             counts += own
         else:
-            kind = (
-                "is missing" if not found else "is repeated" if len(found) > 1 else "is damaged or of another manifest"
-            )
-            faults.append(f"{part_name(part)} {kind}")
+            kind = "damaged or of another manifest" if found else "missing"
+            faults.append(f"{part_name(part)} is {'repeated' if len(found) > 1 else kind}")
     if faults:
         more = f" and {len(faults) - _NUM_LISTED} more" if len(faults) > _NUM_LISTED else ""
         raise DetectorError(
             f"{', '.join(map(str, folders))}: expected {manifest.num_parts} parts, each once, but "
-            f"{', '.join(faults[:_NUM_LISTED])}{more}; run the prediction again to write what is missing"
+            f"{', '.join(faults[:_NUM_LISTED])}{more}; name each folder once, and predict again what is missing"
         )
     return paths, counts
 

@@ -75,6 +75,15 @@ def test_fields_that_text_labels_cannot_hold_are_counted(tiny_shapes, tmp_path, 
     assert all(path.is_symlink() for path in (tmp_path / "yolo/images/train").iterdir())
 
 
+def test_fields_that_shards_cannot_hold_are_named(tiny_shapes, tmp_path, capsys):
+    annotations = json.loads((tiny_shapes / "annotations/val.json").read_text())
+    annotations["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    (tmp_path / "val.json").write_text(json.dumps(annotations))
+    data = f"data={{name: coco, train: {{annotations: {tmp_path}/val.json, images: {tiny_shapes}/images/val}}}}"
+    assert run(["dataset", "to-shards", data, "--out", str(tmp_path / "shards")]) == 0
+    assert "train: shards cannot hold segmentation, visible_share, which is left out" in capsys.readouterr().err
+
+
 def test_conversion_from_coco_to_coco_keeps_everything(source, tiny_shapes, tmp_path, capsys):
     assert called("to-coco", source, "--to", tmp_path / "again") == 0
     for split in ("train", "val"):

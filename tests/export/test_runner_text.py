@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -196,3 +196,34 @@ def test_program_needs_three_libraries_only():
     imported = {line.split()[1].partition(".")[0] for line in lines if line.lstrip().startswith(("import ", "from "))}
     assert imported - set(sys.stdlib_module_names) - {"detector"} == {"cv2", "numpy", "onnxruntime", "openvino"}
     assert not any(line.lstrip().startswith(("from detector", "import detector")) for line in lines)
+
+
+def test_program_takes_names_that_are_not_utf_8(program, tmp_path):
+    name, picture = os.fsdecode(b"\xff"), np.zeros((16, 16, 3), np.uint8)
+    folder = program.Folder(tmp_path / "out")
+    folder.write(program.Shown(Path(f"{name}.png"), picture), picture)
+    folder.write(program.Shown(Path(f"{name}.mp4"), picture, None, 0), picture)
+    folder.close()
+    assert {path.name for path in folder.path.iterdir()} == {f"{name}.jpg", f"{name}.mp4"}
+    colour = SimpleNamespace(input=SimpleNamespace(channels=3))
+    assert [shown.error for shown in program.shown_of(colour, folder.path / f"{name}.mp4")] == [None]
+
+
+def test_program_takes_folders_of_folders_without_its_own_pictures(program, tmp_path):
+    for name in ("a.png", "b/c.png", "b/d/e.mp4/f.png", "results/a.jpg", "results/predictions.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    runner = SimpleNamespace(read=lambda path: None, input=SimpleNamespace(channels=3))
+    names = [str(shown.path.relative_to(tmp_path)) for shown in program.shown_of(runner, tmp_path)]
+    assert names == ["a.png", "b/c.png", "b/d/e.mp4", "b/d/e.mp4/f.png"]
+    assert [shown.path.name for shown in program.shown_of(runner, tmp_path / "results")] == ["a.jpg"]
+
+
+def test_program_names_a_missing_runtime_and_a_failed_write(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert program.main(["a.onnx", str(tmp_path)]) == 1
+    assert "run.py: import of onnxruntime halted" in capsys.readouterr().err
+    (tmp_path / "out/predictions.jsonl").mkdir(parents=True)
+    monkeypatch.setattr(program, "Folder", lambda path: SimpleNamespace(path=path))
+    assert program.main(["a.onnx", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "run.py: [Errno 21] Is a directory" in capsys.readouterr().err

@@ -55,6 +55,23 @@ def device(info: tarfile.TarInfo) -> None:
     info.type, info.size = tarfile.CHRTYPE, 0
 
 
+def test_colon_in_a_name_is_no_drive(tmp_path: Path) -> None:
+    (member,) = list_members(write(tmp_path / "s.tar", "12:30:00.jpg"))
+    assert read_member(member) == b"12:30:00.jpg"
+
+
+def test_members_after_the_end_are_reported(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.tar", "a").read_bytes(), write(tmp_path / "b.tar", "b").read_bytes()
+    hole = bytearray(write(tmp_path / "c.tar", "a", "b", "c").read_bytes())
+    hole[2 * 512 : 3 * 512] = bytes(512)  # the header of the second member
+    for content in (first + second, bytes(hole)):
+        (tmp_path / "s.tar").write_bytes(content)
+        listed = list_members(tmp_path / "s.tar")
+        assert next(listed).name == "a"
+        with pytest.raises(DatasetError, match="goes on after its end, at byte 1024"):
+            next(listed)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

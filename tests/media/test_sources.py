@@ -140,12 +140,14 @@ def test_list_of_one_image_is_a_list(tree: Path) -> None:
         ("*.jpg", "expected a matching image or video, got none"),
         ("empty", "expected an image or video, got none"),
         ("empty.txt", "expected a line with a path, got none"),
+        ("empty.tar", "expected an image in the archive, got none"),
         ("binary.txt", "expected a list of image paths, got a file that is not text"),
     ],
 )
 def test_path_without_sources_is_an_error_that_names_it(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "empty.tar").write_bytes(bytes(1024))
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(MediaError, match=message) as caught:
         as_sources(tmp_path / name)

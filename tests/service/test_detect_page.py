@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from detector.errors import ConfigError
+from detector.structures.selection import SelectConfig
 from tests.test_pages import BROWSER, PROBE, SCHEMES, WIDTHS_PX
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
@@ -49,6 +51,8 @@ const wait = ms => new Promise(resolve => setTimeout(resolve, ms));
   seen.fewer = find("state").textContent;
   seen.broken = await drop("b.txt", "no picture");
   seen.refused = await drop("c.png", await (await fetch("/large")).blob());
+  find("model").value = "second";
+  seen.second = await drop("d.png", await (await fetch("/picture")).blob());
   document.getElementById("found").textContent = JSON.stringify(seen);
 })().catch(error => document.getElementById("found").textContent = JSON.stringify(String(error)));
 </script></body></html>"""
@@ -78,8 +82,18 @@ def png(level: int, side: int) -> bytes:
     return cv2.imencode(".png", np.full((side, side, 3), level, np.uint8))[1].tobytes()
 
 
-def test_person_sees_the_boxes_of_a_picture_and_moves_the_threshold(run_service, tmp_path):
+def test_person_sees_the_boxes_of_a_picture_and_moves_the_threshold(run_service, tmp_path, monkeypatch):
     with run_service(names=("first", "second"), max_pixels=10_000) as running:
+        second = running.service.models["second"]
+        select = second.select
+
+        def refuse_low_scores(settings: dict[str, object]) -> SelectConfig:
+            """Select as an export with its own suppression does."""
+            if settings.get("confidence") == 0.01:
+                raise ConfigError("expected confidence of at least 0.1")
+            return select(settings)
+
+        monkeypatch.setattr(second, "select", refuse_low_scores)
         add_content(running, "/probe", ACTIONS.encode(), "text/html")
         add_content(running, "/picture", png(204, 32), "image/png")
         add_content(running, "/large", png(204, 200), "image/png")
@@ -91,6 +105,7 @@ def test_person_sees_the_boxes_of_a_picture_and_moves_the_threshold(run_service,
     assert seen["drawn"] > 60  # a coloured line on a grey picture
     assert seen["fewer"] == "1 of 2 detections, 32 x 32 pixels"
     assert seen["broken"] == "Error: the browser cannot show this file."
+    assert seen["second"] == "1 of 2 detections, 32 x 32 pixels"
     assert seen["refused"] == "Error: expected at most 10000 pixels, got 200 x 200"
 
 

@@ -1,4 +1,4 @@
-"""The routes: answers, limits with their status codes, and 40 bad requests that the service survives."""
+"""The routes: answers, limits with their status codes, and 41 bad requests that the service survives."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from detector.errors import ConfigError
 
 KIB = 1 << 10
 
@@ -143,13 +145,14 @@ BAD_REQUESTS: dict[str, tuple[str, bytes, dict[str, str], int]] = {
     "no boxes": ("/v1/predict?max_detections=0", GOOD, {}, 422),
     "unknown class": ("/v1/predict?classes=horse", GOOD, {}, 422),
     "class index too high": ("/v1/predict?classes=2", GOOD, {}, 422),
+    "misspelt setting": ("/v1/predict?confidance=0.9", GOOD, {}, 422),
     "unknown format": ("/v1/predict?format=xml", GOOD, {}, 422),
     "another site's name": ("/v1/predict", GOOD, {"Host": "evil.example"}, 400),
 }
 
 
 def test_each_bad_request_gets_its_status_and_the_service_lives_on(running):
-    assert len(BAD_REQUESTS) == 40
+    assert len(BAD_REQUESTS) == 41
     got = {}
     for what, (path, body, headers, _) in BAD_REQUESTS.items():
         got[what], _, answer = running.request("POST", path, body, headers)
@@ -207,6 +210,16 @@ def test_failure_of_the_network_is_an_error_of_one_request(running):
     assert running.post(picture(255))[0] == 500
     assert running.post(GOOD)[0] == 200
     assert running.request("GET", "/healthz")[0] == 200
+
+
+def test_setting_that_an_export_cannot_give_is_a_wrong_setting(running, monkeypatch):
+    def refuse(canvases: np.ndarray) -> None:
+        raise ConfigError("the file gives boxes for confidence of at least 0.6 only")
+
+    monkeypatch.setattr(running.stubs["stub"], "boxes", refuse)
+    status, _, body = running.post(picture())
+    assert status == 422
+    assert b"at least 0.6 only" in body
 
 
 def test_full_queue_and_late_answer_get_their_status(run_service):

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def test_missing_library_is_named_with_the_command_that_installs_it(monkeypatch,
     [
         ({"batch_size": 0}, "expected batch of at least 1, got 0"),
         ({"port": 70_000}, r"--port: expected a number within 0\.\.65535"),
+        ({"allowed_hosts": ("*.a.example", "b*.example")}, r"--allow-host: expected a name, .* got b\*\.example"),
         ({"timeout_s": 0.001}, "a wait below the timeout"),
         ({"body_timeout_s": -1.0}, "expected times above 0"),
     ],
@@ -55,6 +57,20 @@ def test_service_on_the_loopback_answers_to_the_names_of_this_machine_only():
     assert "localhost" in ServiceConfig().known_hosts
     assert "my.host" in ServiceConfig(allowed_hosts=("my.host",)).known_hosts
     assert ServiceConfig(host="0.0.0.0").known_hosts == ("*",)
+    assert "*" not in ServiceConfig(host="0.0.0.0", allowed_hosts=("my.host",)).known_hosts
+    for host in ("127.0.0.2", "LOCALHOST"):
+        assert "*" not in ServiceConfig(host=host).known_hosts
+        assert host in ServiceConfig(host=host).known_hosts
+
+
+def test_best_model_in_the_working_folder_has_the_name_of_its_run(tmp_path, monkeypatch):
+    (tmp_path / "street/weights").mkdir(parents=True)
+    shutil.copy(
+        ROOT / "tests/fixtures/before_rebuild/models/mish.safetensors", tmp_path / "street/weights/best.safetensors"
+    )
+    monkeypatch.chdir(tmp_path / "street")
+    models = open_models(["weights/best.safetensors"], [], ServiceConfig(batch_size=1), lambda name, num_images: None)
+    assert list(models) == ["street"]
 
 
 def test_two_models_of_one_name_are_rejected(tmp_path):

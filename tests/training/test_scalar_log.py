@@ -91,7 +91,7 @@ def test_missing_package_is_reported_before_a_run_folder_is_created(
 ) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
     config = experiment("train.tensorboard=true")
-    with pytest.raises(ConfigError, match=r"tensorboard cannot be imported .* pip install 'detector-toolkit\[log\]'"):
+    with pytest.raises(ConfigError, match=r"^train.loggers or train.tensorboard: .* 'detector-toolkit\[log\]'"):
         train(config)
     assert not config.train.project.exists()
 

@@ -76,6 +76,30 @@ def test_fastest_is_measured_once_and_remembered(
     assert machine.num_measured == 2
 
 
+def test_damaged_export_is_measured_again(machine: Machine, request_of: Callable[..., PredictionRequest]) -> None:
+    path = with_fastest_backend(request_of(), lambda text: None).weights
+    path.write_bytes(b"exporT")
+    assert with_fastest_backend(request_of(), lambda text: None).weights == path
+    assert (path.read_bytes(), machine.num_measured) == (b"export", 2)
+
+
+def test_process_that_measures_at_the_same_time_keeps_the_choice_of_the_first(
+    machine: Machine, request_of: Callable[..., PredictionRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: list[PredictionRequest] = []
+
+    def timed_late(models: dict[str, Any]) -> dict[str, float]:
+        monkeypatch.setattr(module, "_timed", machine.timed)
+        first.append(with_fastest_backend(request_of(), lambda text: None))
+        return {"torch": 3.0, "onnx": 1.0, "openvino": 2.0}
+
+    monkeypatch.setattr(module, "_timed", timed_late)
+    second = with_fastest_backend(request_of(), lambda text: None)
+    assert first[0].weights == second.weights
+    assert second.weights.is_file()
+    assert {path.name for path in second.weights.parent.parent.iterdir()} == {second.weights.parent.name}
+
+
 def test_torch_keeps_the_model_file(machine: Machine, request_of: Callable[..., PredictionRequest]) -> None:
     machine.image_ms["torch"] = 0.5
     assert with_fastest_backend(request_of(), lambda text: None) == request_of()

@@ -201,6 +201,17 @@ def test_missing_and_repeated_parts_are_refused(
     assert not Path(target).exists()
 
 
+def test_merge_does_not_replace_a_part(
+    predict: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tmp_path / "a", "--shard", "0/1") == 0
+    contents = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    for name in ("part-000001.parquet", "manifest.json"):
+        assert run(["results", "merge", str(tmp_path / "a"), "--out", f"{tmp_path}/b/../a/{name}"]) == 2
+        assert "expected a new file, got one of the parts" in capsys.readouterr().err
+    assert contents == {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+
 def test_folder_of_another_model_set_or_setting_is_refused(
     predict: Callable[..., int],
     random_weights: Path,
