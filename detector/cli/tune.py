@@ -10,7 +10,7 @@ from detector.cli.progress import say
 from detector.cli.usage import split_words
 from detector.workflows.studies.plan import found_experiment
 from detector.workflows.studies.trials import Budget
-from detector.workflows.studies.tuning import SearchConfig, keys_of, tune
+from detector.workflows.studies.tuning import SearchConfig, require_possible, tune
 from detector.workflows.studies.tuning_report import write_tuning_report
 
 
@@ -25,8 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
         held_out=arguments.held_out,
         seed=arguments.seed,
     )
+    out = arguments.out or Path("runs/tune") / Path(name).stem
     if arguments.dry_run:
-        keys_of(config)
+        require_possible(config, out)
         print(
             f"search: {'; '.join(config.search)}\n{arguments.minutes:g} min, of which the last are for "
             f"2 x {arguments.seeds} runs on {config.held_out:.0%} of the validation images"
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     tuning = tune(
         config,
         Budget(arguments.minutes, arguments.trials, arguments.seeds),
-        arguments.out or Path("runs/tune") / Path(name).stem,
+        out,
         imports=arguments.imports,
         told=lambda line: say(line, arguments.quiet),
     )

@@ -40,6 +40,10 @@ def test_a_dry_run_checks_the_search_and_writes_nothing(tmp_path, capsys):
     assert run([*words, "--search", "augment.mosaic=0.5..1.5"]) == 2
     assert "--search augment.mosaic: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/tune.yaml").write_text("experiment: demo\noverrides: []\nsearch: [loss.box=1..2]\n")
+    assert run(words) == 2
+    assert "expected the search that the folder began with" in capsys.readouterr().err
 
 
 @pytest.mark.nightly

@@ -135,7 +135,7 @@ def make_trials(
 
     Raises:
         DetectorError: the given settings cannot be trained.
-        ConfigError: the budget is too small.
+        ConfigError: the budget is too small, or the evaluations have no value of the metric.
     """
     trials: list[Trial] = []
     while not budget.is_spent(trials):
@@ -156,6 +156,12 @@ def make_trials(
         told(trials[-1].line)
         if number == 0 and record.state != "finished":
             raise DetectorError(f"the given settings cannot be trained: the run {record.state}: {record.error}")
+        if number == 0 and math.isnan(trials[0].score):
+            known = ", ".join(record.evaluations[-1].stats)
+            raise ConfigError(
+                f"--metric {study.metric}: expected a number of the evaluation, got a name that the run in {path} has "
+                f"no value of; choose one of {known} and another folder with --out"
+            )
     return trials
 
 

@@ -16,6 +16,7 @@ from detector.config.schema import config_to_plain, config_to_yaml, load_config
 from detector.errors import ConfigError
 from detector.io.atomic import write_atomically
 from detector.tasks.task import load_experiment
+from detector.training.train_config import TrainConfig
 from detector.workflows.studies.optuna_sampler import OptunaSampler
 from detector.workflows.studies.plan import StudyConfig
 from detector.workflows.studies.records import FALLING, StudyFolder
@@ -23,6 +24,8 @@ from detector.workflows.studies.runner import Outcome, Shard, make_runs, write_s
 from detector.workflows.studies.search_space import SearchedKey, require_searchable, values_text
 from detector.workflows.studies.summary import StudySummary, summarise
 from detector.workflows.studies.trials import Budget, Sampler, Trial, make_trials
+
+_SEARCH_FILE = "tune.yaml"
 
 
 @dataclass(frozen=True)
@@ -121,19 +124,10 @@ def tune(
         ConfigError: a mistake in the search, another search in the folder, or too small a budget.
         DetectorError: the given settings cannot be trained, or Optuna is not installed.
     """
-    keys = keys_of(config)
+    keys = require_possible(config, folder)
     sampler = sampler or OptunaSampler(keys, config.seed, is_falling=config.metric in FALLING)
-    _write_or_compare(config, folder / "tune.yaml")
-    search = StudyConfig(
-        title="trials of a search",
-        experiment=config.experiment,
-        overrides=config.overrides_on(0, 1 - config.held_out),
-        axes={"trial": {"given": ()}},
-        compare="trial",
-        baseline="given",
-        seeds=1,
-        metric=config.metric,
-    )
+    write_atomically(folder / _SEARCH_FILE, lambda file: file.write(config_to_yaml(config).encode()))
+    search = _search_study(config)
     store = StudyFolder(folder / "search")
     write_study(search, store)
     plain = config_to_plain(load_experiment(config.experiment, config.overrides))
@@ -148,33 +142,45 @@ def tune(
     return Tuning(config, tuple(trials), best, summary, folder)
 
 
-def keys_of(config: SearchConfig) -> list[SearchedKey]:
-    """Return the keys of a search, after all of their values were checked.
+def require_possible(config: SearchConfig, folder: Path) -> list[SearchedKey]:
+    """Return the keys of a search, after everything that can be checked without a run was checked.
 
     Raises:
-        ConfigError: every mistake found.
+        ConfigError: every mistake found in the keys and their values, or another search in the folder.
     """
     keys = [SearchedKey.parse(text) for text in config.search]
     require_searchable(keys, config.experiment, config.overrides)
+    share = load_experiment(config.experiment, config.overrides).train.val_share
+    if share != TrainConfig().val_share or any(key.key == "train.val_share" for key in keys):
+        raise ConfigError(
+            f"train.val_share: expected all validation images, since the search divides them, got {list(share)}; "
+            f"remove the key"
+        )
+    _search_study(config)
+    path = folder / _SEARCH_FILE
+    if path.is_file():
+        before = config_to_plain(load_config(SearchConfig, str(path)))
+        changed = [key for key, value in config_to_plain(config).items() if before[key] != value]
+        if changed:
+            raise ConfigError(
+                f"{path}: expected the search that the folder began with, got another {' and '.join(changed)}; give "
+                f"the same words again, or another folder with --out"
+            )
     return keys
 
 
-def _write_or_compare(config: SearchConfig, path: Path) -> None:
-    """Write the search into its folder, or require that the folder holds the same one.
-
-    Raises:
-        ConfigError: it holds another search.
-    """
-    if not path.is_file():
-        write_atomically(path, lambda file: file.write(config_to_yaml(config).encode()))
-        return
-    before = config_to_plain(load_config(SearchConfig, str(path)))
-    changed = [key for key, value in config_to_plain(config).items() if before[key] != value]
-    if changed:
-        raise ConfigError(
-            f"{path}: expected the search that the folder began with, got another {' and '.join(changed)}; give the "
-            f"same words again, or another folder with --out"
-        )
+def _search_study(config: SearchConfig) -> StudyConfig:
+    """Return the study that the processes of the trials read."""
+    return StudyConfig(
+        title="trials of a search",
+        experiment=config.experiment,
+        overrides=config.overrides_on(0, 1 - config.held_out),
+        axes={"trial": {"given": ()}},
+        compare="trial",
+        baseline="given",
+        seeds=1,
+        metric=config.metric,
+    )
 
 
 def _measured(

@@ -243,6 +243,20 @@ def test_another_search_in_the_same_folder_is_refused(program, tmp_path):
         searched(tmp_path / "out", replace(CONFIG, search=("loss.box=1..8",)))
 
 
+def test_a_part_of_the_validation_images_is_refused(program, tmp_path):
+    given = replace(CONFIG, overrides=(*CONFIG.overrides, "train.val_share=[0, 0.5]"))
+    for config in (given, replace(CONFIG, search=("train.val_share=[[0, 0.5], [0.5, 1]]",))):
+        with pytest.raises(ConfigError, match=r"train\.val_share: expected all validation images"):
+            searched(tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_that_the_evaluations_do_not_have_ends_the_search_after_its_first_run(program, tmp_path):
+    with pytest.raises(ConfigError, match=r"--metric AP99: expected a number of the evaluation.*choose one of AP and"):
+        searched(tmp_path / "out", replace(CONFIG, metric="AP99"))
+    assert len(program.read_text().splitlines()) == 1
+
+
 def test_the_given_settings_are_kept_if_no_trial_is_better(program, tmp_path):
     tuning = searched(tmp_path / "out", budget=Budget(60, trials=1))
     assert tuning.summary is None
