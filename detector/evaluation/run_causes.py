@@ -23,6 +23,8 @@ _WRONG_SHARE, _LEARNT_AP50 = 0.08, 0.3
 _GAP, _SHIFT = 0.15, 1.2  # in AP; in standard deviations over images
 _SIZE_RATIO = 1.6
 _RARE_SHARE, _RARE_AP = 0.25, 0.6  # of the median of the other classes
+_FEWEST_STEPS = 50  # optimiser steps before which a loss has hardly moved at any learning rate (warm-up alone is 100)
+_USUAL_STEPS = 2000  # least number of the default command
 _STILL_RISING, _BEFORE_THE_END = 0.04, 0.85  # AP gained at the end of the run, from this share of its steps on
 
 
@@ -62,7 +64,7 @@ def _learning_rate(run: RunEvidence) -> Iterator[Cause]:
     ratio, reached = run.lr / run.usual_lr, _zero(run.train.ap)
     finite = [loss for loss in run.losses if math.isfinite(loss)]
     is_diverged = len(finite) < len(run.losses)
-    is_unmoved = len(finite) > 1 and finite[-1] > _UNMOVED_LOSS * finite[0]
+    is_unmoved = len(finite) > 1 and finite[-1] > _UNMOVED_LOSS * finite[0] and not _is_barely_begun(run)
     if reached >= _LEARNT_AP or not (is_diverged or is_unmoved or not 1 / _FAR_RATE < ratio < _FAR_RATE):
         return
     is_low = ratio <= 1 / _FAR_RATE and not is_diverged
@@ -250,7 +252,18 @@ def _few_images(run: RunEvidence) -> Iterator[Cause]:
 
 
 def _length(run: RunEvidence) -> Iterator[Cause]:
-    """Blame the length where AP still rose fast at the end."""
+    """Blame the length where a run had too few steps to learn anything, or AP still rose fast at the end."""
+    if _is_barely_begun(run):
+        num_steps = run.steps[-1]
+        yield Cause(
+            "short",
+            "Training ended before a network can learn anything.",
+            (f"the last evaluation is after {num_steps} optimiser steps of {run.num_steps}",),
+            "train --resume" if num_steps < run.num_steps else f"train.iterations={_USUAL_STEPS}",
+            "Continue the run." if num_steps < run.num_steps else "Train longer; nothing else can be judged so early.",
+            1 - _zero(run.train.ap),
+        )
+        return
     last = run.steps[-1] if run.steps else 0
     before = [ap for step, ap in zip(run.steps, run.aps, strict=True) if step <= _BEFORE_THE_END * last]
     is_short = last < run.num_steps
@@ -267,6 +280,10 @@ def _length(run: RunEvidence) -> Iterator[Cause]:
         "Continue the run." if is_short else "Train twice as long.",
         gain,
     )
+
+
+def _is_barely_begun(run: RunEvidence) -> bool:
+    return bool(run.steps) and run.steps[-1] < _FEWEST_STEPS
 
 
 def _zero(value: float) -> float:

@@ -85,6 +85,9 @@ def diagnose(
         splits["val"] = read_split(config, "val", observer.report, with_notes=False)
     found: dict[str, SplitEvidence] = {}
     for name, split in splits.items():
+        if name == "val" and split.is_crowd.all():
+            observer.note(f"{split.annotations}: no objects, so only training images are measured")
+            continue
         observer.note(f"{name}: measuring on {min(num_images, len(split))} of {len(split)} images")
         found[name] = _of_split(loaded, split, evidence.stride, num_images, observer)
     evidence = replace(evidence, train=found["train"], val=found.get("val"))

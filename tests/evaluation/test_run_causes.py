@@ -98,6 +98,17 @@ def test_unfinished_and_short_runs_are_told_apart() -> None:
     assert [(c.code, c.change) for c in causes_of(stopped)] == [("short", "train --resume")]
 
 
+@pytest.mark.parametrize(("num_steps", "change"), [(4, "train.iterations=2000"), (400, "train --resume")])
+def test_a_handful_of_steps_is_not_blamed_on_the_learning_rate(num_steps: int, change: str) -> None:
+    sound = evidence_of("sound")
+    untrained = dataclasses.replace(sound.train, ap=0.0, ap50=0.0)
+    begun = dataclasses.replace(
+        sound, train=untrained, num_steps=num_steps, steps=(2, 4), losses=(9.0, 8.9), aps=(0.0, 0.0)
+    )
+    assert [(cause.code, cause.change) for cause in causes_of(begun)][0] == ("short", change)
+    assert "rate-high" not in codes(begun)
+
+
 def test_falling_ap_is_evidence_of_overfitting() -> None:
     few = evidence_of("few-images")
     (cause, *_) = causes_of(dataclasses.replace(few, aps=(0.3, 0.6, 0.8, 0.75, 0.7)))

@@ -75,6 +75,14 @@ def test_run_without_weights_is_diagnosed_from_its_files(finished: Path) -> None
     assert math.isnan(found.evidence.train.ap)
 
 
+def test_validation_images_without_objects_are_left_out(finished: Path, tiny_shapes: Path, tmp_path: Path) -> None:
+    empty = json.loads((tiny_shapes / "annotations/val.json").read_text())
+    (tmp_path / "empty.json").write_text(json.dumps({**empty, "annotations": []}))
+    diagnosis = diagnose(finished, (f"data.val.annotations={tmp_path / 'empty.json'}",), num_images=3)
+    assert diagnosis.evidence.val is None
+    assert diagnosis.evidence.train.num_measured == 3
+
+
 def test_other_paths_and_damaged_files_are_answered(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
