@@ -195,12 +195,21 @@ class _Builder:
         except TypeError:
             expected = "a plain value"
         except pydantic.ValidationError as error:
-            expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+            expected = _fixed_form(hint) or error.errors()[0]["msg"].removeprefix("Input should be ")
         names = {each.__name__ for each in (hint, *typing.get_args(hint)) if isinstance(each, type)}
         self.mistakes.add(
             node.where, f"{key}: expected {expected}, got {describe(plain)}{value_hint(key, plain, names)}"
         )
         return _FAILED
+
+
+def _fixed_form(hint: object) -> str:
+    """Return in words the type of a list of fixed length, alone or instead of a whole number; "" for other types."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and ... not in parts:
+        return f"a list of {len(parts)} {'whole ' * (parts[0] is int)}numbers"
+    lists = [form for part in parts if (form := _fixed_form(part))]
+    return f"a whole number or {lists[0]}" if lists and int in parts else ""
 
 
 def _is_path(kind: registry.Kind, name: Node, entries: Mapping[str, Node]) -> bool:
