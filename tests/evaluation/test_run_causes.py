@@ -105,7 +105,8 @@ def test_a_handful_of_steps_is_not_blamed_on_the_learning_rate(num_steps: int, c
     begun = dataclasses.replace(
         sound, train=untrained, num_steps=num_steps, steps=(2, 4), losses=(9.0, 8.9), aps=(0.0, 0.0)
     )
-    assert [(cause.code, cause.change) for cause in causes_of(begun)][0] == ("short", change)
+    first = causes_of(begun)[0]
+    assert (first.code, first.change) == ("short", change)
     assert "rate-high" not in codes(begun)
 
 
