@@ -148,7 +148,9 @@ class _Unknown:
             for identifier, places in list(self.positions.items())[:_NUM_LISTED]
         )
         more = f" and {len(self.positions) - _NUM_LISTED} more" if len(self.positions) > _NUM_LISTED else ""
-        findings.refuse(f"{key} not in the annotation file: {listed}{more} (detector evaluate --ignore-unknown skips them)")
+        findings.refuse(
+            f"{key} not in the annotation file: {listed}{more} (detector evaluate --ignore-unknown skips them)"
+        )
 
 
 def _place(position: int) -> str:
