@@ -36,7 +36,7 @@ class Analysis:
         by_class: the threshold of each class.
         calibration: calibration of all detections.
         calibration_shown: calibration of the detections with a score of at least `LOWEST_SHOWN`.
-        confidence: lowest score of confusion, missed objects and suspect labels: the overall threshold.
+        confidence: lowest score of confusion and missed objects: the overall threshold.
         confusion: int64 (C + 1, C + 1), as `confusion_matrix` returns it.
         slices: groups of objects, by the property that they are grouped by.
         false_positives: the most confident false positives.
@@ -151,5 +151,5 @@ def analyse(
         },
         false_positives=confident_false_positives(truth, results, ranking, errors),
         missed=missed_objects(truth, ranking, confidence),
-        suspects=suspect_labels(truth, results, ranking, errors, confidence),
+        suspects=suspect_labels(truth, results),
     )

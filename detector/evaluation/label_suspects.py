@@ -21,6 +21,7 @@ _UNSUPPORTED_IOU, _SUPPORTED_IOU = 0.4, 0.65
 _SAME_PLACE_IOU, _TOUCHED_IOU = 0.5, 0.1
 # Missed objects and doubled detections are frequent errors of models, and weaker evidence than a contradiction.
 _WITHOUT_PROPOSAL = 0.8
+_ENOUGH_TO_PROPOSE = 0.5  # of the suspicion: doubt of a detection that makes it the proposal
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,11 @@ class _OfImage:
             if len(scores):
                 best = int(scores.argmax())
                 doubts.append((kind, float(scores[best] * doubt), best))
-        kind, suspicion, detection = max(doubts, key=lambda each: each[1])
+        strongest = max(doubts, key=lambda each: each[1])
+        suspicion = strongest[1]
+        # A box or class to accept helps a person more than the question whether anything is there.
+        proposals = [each for each in doubts[1:] if each[1] > _ENOUGH_TO_PROPOSE * suspicion]
+        kind, _, detection = max(proposals, key=lambda each: each[1], default=strongest)
         return self._suspect(kind, suspicion, int(self._rows[column]), detection), detection
 
     def _missing(self, used: set[int]) -> list[Suspect]:

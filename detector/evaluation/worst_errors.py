@@ -6,20 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask
 
-from detector.evaluation.error_split import (
-    BACKGROUND,
-    BACKGROUND_IOU,
-    CLASSIFICATION,
-    FOREGROUND_IOU,
-    KINDS,
-    LOCALISATION,
-    MISSED,
-    ErrorSplit,
-)
-from detector.evaluation.ranking import Flags, Integers, Ranking
+from detector.evaluation.error_split import BACKGROUND, CLASSIFICATION, KINDS, LOCALISATION, MISSED, ErrorSplit
+from detector.evaluation.label_suspects import overlaps, rank_suspects
+from detector.evaluation.ranking import Ranking
 from detector.evaluation.scoring_arrays import GroundTruth, Results
+
+_SUSPICIOUS = 0.5  # suspicion from which on a label is listed
 
 
 @dataclass(frozen=True)
@@ -78,73 +71,44 @@ def missed_objects(truth: GroundTruth, ranking: Ranking, confidence: float, num:
     return tuple(_of_object(truth, int(row)) for row in largest)
 
 
-def suspect_labels(
-    truth: GroundTruth, results: Results, ranking: Ranking, split: ErrorSplit, confidence: float, num: int = 100
-) -> tuple[Mistake, ...]:
-    """Return places where the annotation, not the model, may be wrong; the most likely first.
-
-    First come detections of at least the confidence, by falling score: on no object (a missing label?), on an object of
-    another class that no detection of its own class matches (another class?), or partly on an object that no detection
-    matches (another box?). Then come objects that no detection of any class and score overlaps, largest first (is there
-    an object?).
+def suspect_labels(truth: GroundTruth, results: Results, num: int = 100) -> tuple[Mistake, ...]:
+    """Return places where the annotation, not the model, is more likely wrong than right; the most likely first.
 
     Args:
         truth: the ground truth.
-        results: the detections.
-        ranking: the same, ranked.
-        split: their errors.
-        confidence: lowest score of a detection that contradicts a label.
+        results: the detections, down to low scores.
         num: largest number of places.
     """
-    is_about_unfound = (split.objects >= 0) & ~np.append(split.is_found, True)[split.objects]
-    is_contradiction = np.isin(split.kinds, (CLASSIFICATION, LOCALISATION)) & is_about_unfound
-    places = np.flatnonzero((ranking.scores >= confidence) & ((split.kinds == BACKGROUND) | is_contradiction))
-    places = places[np.argsort(-ranking.scores[places], kind="stable")]
+    name_of: dict[int | None, str] = dict(zip(truth.category_ids, truth.class_names, strict=True))
     suspects = []
-    for place in _apart(results, ranking, places, num):
-        mistake = _of_detection(truth, results, ranking, split, place)
-        advice = {
-            "background": f"is a label of class {mistake.detected_as} missing here?",
-            "classification": f"is this {mistake.labelled_as} of class {mistake.detected_as}?",
-            "localisation": f"is the box of this {mistake.labelled_as} in the right place?",
-        }[mistake.kind]
-        suspects.append(Mistake(**{**vars(mistake), "advice": advice}))
-    rows = np.flatnonzero(split.is_missed & ~_touched(truth, results))
-    largest = rows[np.argsort(-truth.areas[rows], kind="stable")]
-    for row in largest[: max(num - len(suspects), 0)].tolist():
-        mistake = _of_object(truth, row)
-        suspects.append(Mistake(**{**vars(mistake), "advice": f"is anything of class {mistake.labelled_as} here?"}))
-    return tuple(suspects)
-
-
-def _apart(results: Results, ranking: Ranking, places: Integers, num: int) -> list[int]:
-    """Return the first places, best first, without those that overlap a better one in the same image."""
-    kept: dict[int, list[int]] = {}
-    chosen: list[int] = []
-    for place in places.tolist():
-        if len(chosen) == num:
+    for suspect in rank_suspects(truth, results, num):
+        if suspect.suspicion < _SUSPICIOUS:
             break
-        others = kept.setdefault(int(ranking.units[place]), [])
-        boxes = results.boxes_xywh[ranking.rows[[place, *others]]]
-        overlaps = mask.iou(boxes[:1], boxes[1:], np.zeros(len(others), np.uint8)) if others else np.zeros(0)
-        if not (np.asarray(overlaps) >= FOREGROUND_IOU).any():
-            others.append(place)
-            chosen.append(place)
-    return chosen
-
-
-def _touched(truth: GroundTruth, results: Results) -> Flags:
-    """Return which objects a detection of any class and score overlaps by more than 0.1: bool (A,)."""
-    touched = np.zeros(len(truth.areas), np.bool_)
-    order = np.argsort(results.image_ranks, kind="stable")
-    starts = np.searchsorted(results.image_ranks[order], np.arange(len(truth.image_ids) + 1))
-    for image in np.unique(truth.image_ranks).tolist():
-        own = order[starts[image] : starts[image + 1]]
-        objects = np.flatnonzero(truth.image_ranks == image)
-        if len(own):
-            overlaps = mask.iou(results.boxes_xywh[own], truth.boxes_xywh[objects], np.zeros(len(objects), np.uint8))
-            touched[objects] = overlaps.max(axis=0) > BACKGROUND_IOU
-    return touched
+        labelled, detected = name_of.get(suspect.category_id), name_of.get(suspect.proposed_category_id)
+        kind, advice = {
+            "missing": (BACKGROUND, f"is a label of class {detected} missing here?"),
+            "class": (CLASSIFICATION, f"is this {labelled} of class {detected}?"),
+            "place": (LOCALISATION, f"is the box of this {labelled} in the right place?"),
+            "extra": (MISSED, f"is anything of class {labelled} here?"),
+        }[suspect.kind]
+        overlap = None
+        if suspect.bbox is not None and suspect.proposed_bbox is not None:
+            overlap = float(overlaps(np.array([suspect.proposed_bbox]), np.array([suspect.bbox]))[0, 0])
+        suspects.append(
+            Mistake(
+                kind=KINDS[kind],
+                image=suspect.image,
+                image_id=suspect.image_id,
+                score=suspect.score,
+                detected_as=detected,
+                detected_xywh=suspect.proposed_bbox,
+                labelled_as=labelled,
+                labelled_xywh=suspect.bbox,
+                overlap=overlap,
+                advice=advice,
+            )
+        )
+    return tuple(suspects)
 
 
 def _of_detection(truth: GroundTruth, results: Results, ranking: Ranking, split: ErrorSplit, place: int) -> Mistake:

@@ -18,14 +18,23 @@ from detector.media.video import read_header
 from detector.media.video_writer import VideoWriter
 
 
-def written(trained: Any, path: Path, other_frame: int | None = None) -> Path:
-    """Write a video in which the objects of an image move one pixel to the right per frame; one frame shows others."""
-    image, other = (load_image(image, 3).pixels[:64, :64] for image in sorted(trained.images.iterdir())[:2])
+def written(trained: Any, path: Path) -> Path:
+    """Write a video in which the objects of an image move one pixel to the right per frame."""
+    image = load_image(min(trained.images.iterdir()), 3).pixels[:64, :64]
     writer = VideoWriter(path, 25, (64, 64))
     for number in range(12):
         canvas = np.full((64, 64, 3), 114, np.uint8)
         canvas[:, number:] = image[:, : 64 - number]
-        writer.write(other if number == other_frame else canvas)
+        writer.write(canvas)
+    writer.close()
+    return writer.path
+
+
+def unrelated(trained: Any, path: Path) -> Path:
+    """Write a video that shows each of the images once, so that most objects are seen only once."""
+    writer = VideoWriter(path, 25, (64, 64))
+    for image in sorted(trained.images.iterdir()):
+        writer.write(load_image(image, 3).pixels[:64, :64])
     writer.close()
     return writer.path
 
@@ -144,7 +153,7 @@ def test_malformed_line_or_zone_is_refused(
 def test_detections_without_a_track_are_counted_in_a_message_and_kept_on_request(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moving = written(trained, tmp_path / "moving.mp4", other_frame=6)  # its objects are seen once
+    moving = unrelated(trained, tmp_path / "moving.mp4")
     assert predict(trained, moving, "--track", "--no-pictures", to=tmp_path / "a") == 0
     said = capsys.readouterr().err
     assert predict(trained, moving, "--untracked", "--track", "--format", "jsonl,csv", to=tmp_path / "b") == 0

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from detector.data.problems import Findings
 from detector.evaluation.error_split import ErrorSplit, split_errors
 from detector.evaluation.ranking import Ranking
@@ -71,22 +73,27 @@ def test_labels_are_suspected_where_a_confident_detection_contradicts_them() -> 
         (10, 1, [100.0, 105, 10, 10], 0.7),  # partly on an object without a match
         (20, 1, FAR, 0.85),  # no annotation there
         (20, 2, [101.0, 100, 10, 10], 0.84),  # the same place again
-        (20, 1, [150.0, 0, 10, 10], 0.3),  # below the threshold
+        (20, 1, [150.0, 0, 10, 10], 0.3),  # too weak a contradiction
     ]
     objects = [(10, 1, BOX), (10, 1, [60.0, 0, 10, 10]), (10, 1, FAR), (20, 2, WIDE)]
-    truth, results, ranking, split = parts(objects, detections)
-    found = suspect_labels(truth, results, ranking, split, 0.5)
+    truth, results, _, _ = parts(objects, detections)
+    found = suspect_labels(truth, results)
     assert [(m.kind, m.score, m.advice) for m in found] == [
-        ("background", 0.85, "is a label of class a missing here?"),
         ("classification", 0.8, "is this a of class b?"),
         ("localisation", 0.7, "is the box of this a in the right place?"),
         ("missed", None, "is anything of class b here?"),  # no detection overlaps it
+        ("background", 0.85, "is a label of class a missing here?"),
     ]
-    assert len(suspect_labels(truth, results, ranking, split, 0.5, num=2)) == 2
+    assert [(m.detected_as, m.labelled_as) for m in found] == [("b", "a"), ("a", "a"), (None, "b"), ("a", None)]
+    assert found[0].overlap == pytest.approx(9 / 11)
+    assert found[1].overlap == pytest.approx(1 / 3)
+    assert found[2].overlap is None
+    assert found[3].overlap is None
+    assert len(suspect_labels(truth, results, num=2)) == 2
 
 
 def test_a_set_without_objects_or_detections_has_no_mistakes() -> None:
     truth, results, ranking, split = parts([], [])
     assert confident_false_positives(truth, results, ranking, split) == ()
     assert missed_objects(truth, ranking, 0.5) == ()
-    assert suspect_labels(truth, results, ranking, split, 0.5) == ()
+    assert suspect_labels(truth, results) == ()

@@ -237,10 +237,6 @@ def test_the_configuration_chooses_attention_and_its_settings_and_switches_it_of
         ("attention={name: self_attention, reduction: 0}", "self_attention: expected a reduction of at least 1, got 0"),
         ("attention={name: squeeze_excite, reduction: 0}", "squeeze_excite: expected a reduction of at least 1, got 0"),
         ("attention={name: spatial_attention, size: 7}", "unknown key 'model.backbone.attention.size'"),
-        (
-            "attention_strides=[64]",
-            "attention_strides: expected strides of up to 32, the largest of model.levels, got [64]",
-        ),
         ("attention_strides=[2]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32, 64), got (2,)"),
         ("attention_strides=[]", "csp_darknet: expected attention_strides out of (4, 8, 16, 32, 64), got ()"),
     ],
