@@ -1,8 +1,8 @@
 """Benchmark of the ways in which torch's idle threads wait, on a quiet and on a busy machine.
 
-    python tools/benchmark_waiting.py --size 320 --batch-size 16 --rounds 5 --busy 4
+    python tools/benchmark_waiting.py --size 320 --batch-size 16 --rounds 5 --busy 4 --precision bf16
 
-Each variant is a process of its own that makes training steps of mish-n in fp32. The processes alternate step by step,
+Each variant is a process of its own that makes training steps of mish-n. The processes alternate step by step,
 first alone and then beside `--busy` processes that compute without pause. The first table describes a quiet machine
 only if nothing else runs on it; the load is printed.
 """
@@ -24,6 +24,7 @@ VARIANTS = {
     OURS: {"GOMP_SPINCOUNT": "2000"},
     "libgomp's default": {"GOMP_SPINCOUNT": DEFAULT_SPINS},
     "OMP_WAIT_POLICY=passive": {"GOMP_SPINCOUNT": "0"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
 }
 
 
@@ -50,11 +51,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy", type=int, default=2 * (os.cpu_count() or 1), help="default: two for each core")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
     step = str(Path(__file__).with_name("benchmark_step.py"))
     size = ["--size", str(options.size), "--batch-size", str(options.batch_size)]
-    command = [sys.executable, step, *size, "--worker", "mish", "fp32", "channels_last"]
-    print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {os.cpu_count()} cores, median")
+    command = [sys.executable, step, *size, "--worker", "mish", options.precision, "channels_last"]
+    print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {options.precision}, ", end="")
+    print(f"{os.cpu_count()} cores, median")
     for num_busy in (0, options.busy):
         measure(command, options.rounds, num_busy)
 

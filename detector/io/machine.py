@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 import sys
 from pathlib import Path
 
 import torch
 
+_BUSY_LOAD = 0.75  # processes that run or wait, for each core
 _M_MXFAST = 1  # malloc.h
 
 
@@ -25,6 +27,11 @@ def machine() -> str:
         name = f"{torch.cuda.get_device_name()}, {name}"
     threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     return f"{name}, {threads}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def are_cores_busy() -> bool:
+    """Return whether other programs use the cores, by the load average of the last minute; false if it is unknown."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
 
 
 @functools.cache

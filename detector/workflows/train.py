@@ -16,6 +16,7 @@ from detector.data.canvas_sizes import training_canvases
 from detector.data.problems import num_accepted, num_skipped
 from detector.errors import CheckpointError, ConfigError
 from detector.io.folders import absolute
+from detector.io.machine import are_cores_busy
 from detector.io.nouns import plural
 from detector.models.checkpoint import (
     ModelFile,
@@ -208,6 +209,7 @@ def _train(
     torch.manual_seed(config.train.seed + world.rank)  # what a network draws in training differs between processes
     if resume is not None:
         trainer.restore(resume[1])
+    note_busy_cores(trainer.precision.name, device, report)
     finished = trainer.run(task.batches(model, trainer.step, num_steps, folder, world, report), should_stop)
     if scalars:
         scalars.close()
@@ -220,6 +222,21 @@ def _train(
     return TrainingResult(
         folder, finished, trainer.metrics, best, num_left_out, num_odd, world.is_main, ended_at, task.batch_size
     )
+
+
+def note_busy_cores(precision: str, device: torch.device, report: Report) -> None:
+    """Report that one thread may be faster: those of a bf16 gradient of weights wait for each other in a loop.
+
+    Without a core for each, a thread spends its time slices waiting (docs/benchmarks/waiting.md).
+    """
+    num_threads = torch.get_num_threads()
+    if precision == "bf16" and device.type == "cpu" and num_threads > 1 and are_cores_busy():
+        report(
+            Noted(
+                f"other programs use the cores, and the {num_threads} threads of a bf16 step wait for each other: one "
+                f"thread (OMP_NUM_THREADS=1) or train.precision=fp32 may be several times as fast"
+            )
+        )
 
 
 def _loggers_of(config: TaskConfig) -> list[Logger]:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from detector.io.machine import kibibytes_of, machine, peak_bytes, resident_bytes
+from detector.io.machine import are_cores_busy, kibibytes_of, machine, peak_bytes, resident_bytes
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the proc file system is Linux's")
 
@@ -43,3 +44,12 @@ def test_peak_memory_includes_freed_memory() -> None:
 def test_the_machine_is_named_with_its_threads_and_versions() -> None:
     assert ", torch " in machine()
     assert " thread" in machine()
+
+
+def test_busy_cores_are_told_by_the_load_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for load, is_busy in ((2.9, False), (3.1, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 9.0, 9.0), raising=False)
+        assert are_cores_busy() is is_busy
+    monkeypatch.delattr(os, "getloadavg")  # Windows
+    assert not are_cores_busy()

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +63,23 @@ def test_step_time_is_fitted_through_two_sizes(demo: ModuleType) -> None:
     # Times of a busy machine: neither part becomes negative.
     assert demo.StepTime.through((96, 192), (0.5, 0.3)).at(320) == pytest.approx(0.3)
     assert demo.StepTime.through((96, 192), (0.01, 0.3)).at(96) == pytest.approx(0.3 / 4)
+
+
+@pytest.mark.parametrize(("alone_s", "num_threads"), [(0.1, 1), (0.9, 3)])
+def test_one_thread_is_used_on_a_busy_machine_if_it_is_faster(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, alone_s: float, num_threads: int
+) -> None:
+    monkeypatch.setattr(demo, "are_cores_busy", lambda: True)
+    monkeypatch.setattr(demo, "step_s", lambda size, words: alone_s if torch.get_num_threads() == 1 else 0.5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        step = demo.timed_steps(())
+        assert torch.get_num_threads() == num_threads
+        assert demo.threads() == ("OMP_NUM_THREADS=1 " if num_threads == 1 else "")
+        assert step.at(demo.TIMED_SIZES[1]) == pytest.approx(min(alone_s, 0.5))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_demo_stops_at_its_deadline_and_still_shows_detections(
