@@ -38,6 +38,7 @@ from detector.structures.selection import SelectConfig, require_within
 from detector.structures.types import Detection
 
 _encoded: Callable[[Path], Any] = os.fsencode  # OpenCV ends the process at a text that is not UTF-8
+_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 Network = Callable[[npt.NDArray[Any]], "list[npt.NDArray[Any]]"]  # canvases (B, H, W, C) -> outputs of the file
 
 
@@ -289,9 +290,14 @@ class Folder:
         """Write an annotated picture, or add a frame to its video.
 
         Raises:
-            MediaError: OpenCV cannot write it.
+            MediaError: OpenCV cannot write it, or it is larger than a JPEG can be.
         """
         if shown.frame is None:
+            if max(picture.shape[:2]) > _MAX_JPEG_SIDE:
+                raise MediaError(
+                    f"{shown.path}: no picture is written, because a JPEG has at most {_MAX_JPEG_SIDE:,} px a side; "
+                    "its boxes are in predictions.jsonl"
+                )
             if not cv2.imwrite(_encoded(self._free(shown.path.stem, ".jpg")), picture):
                 raise MediaError(f"{self.path}: the picture of {shown.path} cannot be written; check the disk")
             return
@@ -329,21 +335,24 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def detect(arguments: argparse.Namespace, lines: TextIO, folder: Folder | None) -> int:
-    """Write a line of JSON for each image and frame; return the number of those that could not be read."""
+    """Write a line of JSON for each image and frame; return the number of those that could not be read or drawn."""
     runner, num_failed = Runner(arguments.model, arguments.confidence, arguments.iou, arguments.threads), 0
     for shown in shown_of(runner, arguments.source):
         found = [] if shown.image is None else runner.predict(shown.image)
         lines.write(json.dumps(shown.record(found)) + "\n")
-        if shown.image is None:
-            sys.stderr.write(f"{shown.error}\n")
+        try:
+            if shown.image is None:
+                raise MediaError(shown.error or "")
+            if folder is not None:
+                folder.write(shown, runner.drawn(shown.image, found))
+        except MediaError as error:
+            sys.stderr.write(f"{error}\n")
             num_failed += 1
-        elif folder is not None:
-            folder.write(shown, runner.drawn(shown.image, found))
     return num_failed
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the program and return its exit code: 0, or that of an error, 3 if an image cannot be read."""
+    """Run the program and return its exit code: 0, or that of an error, 3 if an image cannot be read or drawn."""
     arguments = parsed(words)
     try:
         if arguments.out is None:
