@@ -19,8 +19,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-
 from detector.data.synthetic_detection import draw_shapes
 
 BASE = "import torch"
@@ -35,10 +33,9 @@ def turn(command: Sequence[str]) -> tuple[float, float]:
 
 
 def commands_of(folder: Path, model: str) -> dict[str, list[str]]:
-    """Return the programs by name; the predictions use one photo of 640 x 480 below a folder."""
-    draw_shapes(folder / "shapes", num_train=1, num_val=1, image_size=64)
-    source, photo = next((folder / "shapes/images/val").iterdir()), folder / "photo.jpg"
-    cv2.imwrite(str(photo), cv2.resize(cv2.imread(str(source)), (640, 480)))
+    """Return the programs by name; the predictions use one drawn image of 640 x 640 below a folder."""
+    draw_shapes(folder / "shapes", num_train=1, num_val=1, image_size=640)
+    photo = next((folder / "shapes/images/val").iterdir())
     predict = [sys.executable, "-m", "detector", "predict", model, str(photo), "-q"]
     return {
         BASE: [sys.executable, "-c", BASE],

@@ -113,7 +113,7 @@ def replace_focus_stems(network: nn.Module) -> None:
                 block, phased = stem.conv, stem.conv.conv
                 num_out, _, side, _ = phased.weight.shape
                 # `FocusStem` stacks the phases with the rows as the faster index: (0, 0), (1, 0), (0, 1), (1, 1).
-                weight = phased.weight.unflatten(1, (2, 2, -1)).permute(0, 3, 4, 2, 5, 1)
+                weight = phased.weight.reshape(num_out, 2, 2, -1, side, side).permute(0, 3, 4, 2, 5, 1)
                 whole = nn.Conv2d(weight.shape[1], num_out, 2 * side, stride=2, padding=2 * phased.padding[0])
                 whole.weight = nn.Parameter(weight.reshape(num_out, -1, 2 * side, 2 * side))
                 whole.bias = phased.bias  # of the folded norm

@@ -29,7 +29,7 @@ from detector.export.onnx import DIGEST_KEY, LENGTH_KEY
 from detector.export.openvino import SEAL
 from detector.export.private_import import import_privately
 from detector.media.drawing import class_colours
-from detector.media.images import IMAGE_SUFFIXES
+from detector.media.images import IMAGE_SUFFIXES, picture_suffix
 from detector.media.sources import VIDEO_SUFFIXES
 from detector.media.writers import fields_of
 from detector.structures.canvas import InputConfig
@@ -38,7 +38,6 @@ from detector.structures.selection import SelectConfig, require_within
 from detector.structures.types import Detection
 
 _encoded: Callable[[Path], Any] = os.fsencode  # OpenCV ends the process at a text that is not UTF-8
-_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 Network = Callable[[npt.NDArray[Any]], "list[npt.NDArray[Any]]"]  # canvases (B, H, W, C) -> outputs of the file
 
 
@@ -290,15 +289,10 @@ class Folder:
         """Write an annotated picture, or add a frame to its video.
 
         Raises:
-            MediaError: OpenCV cannot write it, or it is larger than a JPEG can be.
+            MediaError: OpenCV cannot write it.
         """
         if shown.frame is None:
-            if max(picture.shape[:2]) > _MAX_JPEG_SIDE:
-                raise MediaError(
-                    f"{shown.path}: no picture is written, because a JPEG has at most {_MAX_JPEG_SIDE:,} px a side; "
-                    "its boxes are in predictions.jsonl"
-                )
-            if not cv2.imwrite(_encoded(self._free(shown.path.stem, ".jpg")), picture):
+            if not cv2.imwrite(_encoded(self._free(shown.path.stem, picture_suffix(picture))), picture):
                 raise MediaError(f"{self.path}: the picture of {shown.path} cannot be written; check the disk")
             return
         if shown.path not in self._videos:

@@ -20,9 +20,11 @@ def fold(model: Model) -> Model:
     model.eval()
     for block in model.modules():
         if isinstance(block, ConvNormAct) and type(block.norm) is nn.BatchNorm2d:
-            conv, norm = block.conv, block.norm
+            conv, norm, mean, variance = block.conv, block.norm, block.norm.running_mean, block.norm.running_var
+            assert mean is not None  # the norms of `ConvNormAct` keep statistics
+            assert variance is not None
             conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
             )
             block.norm = None
     return model
