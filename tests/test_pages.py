@@ -143,10 +143,13 @@ def evaluation_page(folder: Path, tiny_shapes: Path) -> Path:
 
 
 def review_page(folder: Path, tiny_shapes: Path) -> Path:
-    """Write the page of suspect labels: a class with a long name, and detections of which some contradict labels."""
+    """Write the page of suspect labels: a long name, long ids, and detections of which some contradict labels."""
     truth = folder / "labels.json"
     content = json.loads((tiny_shapes / "annotations/val.json").read_text())
     content["categories"][0]["name"] = f"</script><b>{LONG_NAME}"
+    for rows, key in ((content["images"], "id"), (content["annotations"], "image_id")):
+        for row in rows:
+            row[key] += 2**53  # more digits than a number of JavaScript holds
     truth.write_text(json.dumps(content))
     found = []
     for number, box in enumerate(content["annotations"]):
@@ -239,7 +242,7 @@ REVIEW = """<!doctype html><html><body><pre id="found"></pre><script>
   at("save").click();
   const text = await saved[0].text();
   document.getElementById("found").textContent = JSON.stringify({shown, part, box: [box.width, box.height],
-    file: JSON.parse(text), picture: at("picture").querySelector("image").getAttribute("href").slice(0, 22)});
+    file: text, picture: at("picture").querySelector("image").getAttribute("href").slice(0, 22)});
 })();
 </script></body></html>"""
 
@@ -256,7 +259,9 @@ def test_labels_are_decided_by_keys_and_mouse_and_the_decisions_apply(pages: dic
     assert found["picture"] == "data:image/jpeg;base64"
     assert found["shown"][0] != ""
     assert found["shown"][2] == f"2 of {len(listed)}; 1 decided"
-    first, second, third = found["file"]["decisions"]
+    first, second, third = json.loads(found["file"])["decisions"]
+    ids = [(each["image_id"], each["category_id"]) for each in (first, second, third)]
+    assert ids == [(each["image_id"], each["category_id"]) for each in listed[:3]]
     assert (first["decision"], first["bbox"], first["kind"]) == ("accept", listed[0]["bbox"], listed[0]["kind"])
     assert second["decision"] == "reject"
     assert third["decision"] == "redraw"
@@ -265,7 +270,7 @@ def test_labels_are_decided_by_keys_and_mouse_and_the_decisions_apply(pages: dic
     expected = [x + 0.4 * width, y + 0.4 * height, 0.2 * width, 0.3 * height]
     assert third["drawn_bbox"] == pytest.approx(expected, abs=0.06 * max(width, height))
     decisions, annotations = tmp_path / "decisions.json", pages["review"].parents[1] / "labels.json"
-    decisions.write_text(json.dumps(found["file"]))
+    decisions.write_text(found["file"])
     before = annotations.read_bytes()
     words = ["apply", str(decisions), "--annotations", str(annotations), "--out", str(tmp_path / "new.json"), "-q"]
     assert run(["labels", *words]) == 0

@@ -49,6 +49,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "tiling": ("benchmark_tiling.py",),
     "waiting": ("benchmark_waiting.py",),
     "growth": ("benchmark_growth.py",),
+    "startup": ("benchmark_startup.py",),
 }
 
 

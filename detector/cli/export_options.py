@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="TARGET",
         required=True,
-        help="the runtime to write for: onnx, openvino, torchscript, pt2, ncnn, tensorrt, or one of --import",
+        help="the runtime to write for: onnx, openvino, torchscript, pt2, ncnn, litert, tensorrt, or one of --import",
     )
     add_out(parser, "the file (default: beside WEIGHTS, under its name)", "FILE")
     add_data(parser)

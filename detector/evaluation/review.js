@@ -58,7 +58,7 @@ function decide(word) { decisions[all[place].id] = {decision: word}; keep(); go(
 function redraw(bbox) {
   const s = all[place], old = decisions[s.id] || {};
   bbox = bbox || old.bbox || s.bbox || s.proposed_bbox;
-  decisions[s.id] = {decision: "redraw", bbox, category_id: Number(at("class").value)};
+  decisions[s.id] = {decision: "redraw", bbox, category_id: at("class").value};
   keep();
 }
 function undo() { delete decisions[all[place].id]; keep(); }
@@ -66,8 +66,9 @@ function decided() {
   const made = all.filter(s => decisions[s.id]).map(s => ({
     id: s.id, image_id: s.image_id, category_id: s.category_id, bbox: s.bbox, kind: s.kind,
     proposed_category_id: s.proposed_category_id, proposed_bbox: s.proposed_bbox, ...renamed(decisions[s.id])}));
-  return JSON.stringify({format: data.format, version: data.version, annotations: data.annotations,
+  const content = JSON.stringify({format: data.format, version: data.version, annotations: data.annotations,
     annotations_sha256: data.annotations_sha256, decisions: made}, null, 1);
+  return content.replace(/("\w*_id": )"(-?\d+)"/g, "$1$2");  // ids are strings here: a number has 53 bits
 }
 function renamed(decision) {
   const {decision: word, bbox, category_id} = decision;

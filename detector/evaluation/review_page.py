@@ -25,6 +25,7 @@ _ENLARGED, _LEAST_SHARE = 3.0, 0.3
 _MAX_DRAWN_PX = 560
 # The page may run its own script and show its own pictures, and load nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_IDS = ("image_id", "category_id", "proposed_category_id")  # strings: numbers of JavaScript have 53 bits
 _KEYS = (
     ("accept", "A", "<span id='accept-text'>Accept</span>"),
     ("reject", "R", "Keep the label as it is"),
@@ -55,7 +56,7 @@ def review_page(
         "annotations_sha256": annotations_sha256,
         "list_sha256": hashlib.sha256(json.dumps([annotations_sha256, listed]).encode()).hexdigest(),
         "categories": [
-            {"id": i, "name": n} for i, n in zip(annotations.category_ids, annotations.class_names, strict=True)
+            {"id": str(i), "name": n} for i, n in zip(annotations.category_ids, annotations.class_names, strict=True)
         ],
         "suspects": list(_with_pictures(suspects, annotations)),
     }
@@ -89,7 +90,7 @@ def _with_pictures(suspects: Sequence[Suspect], annotations: CocoAnnotations) ->
         yield {
             "id": number,
             "file_name": annotations.file_names[index],
-            **suspect.to_plain(),
+            **{key: str(v) if key in _IDS and v is not None else v for key, v in suspect.to_plain().items()},
             "others": others,
             "part_xywh": part_xywh,
             "picture": picture,

@@ -23,6 +23,7 @@ from detector.export.graph import DetectionGraph
 from detector.export.metadata import DOCUMENT_KEY, Description
 from detector.export.onnx import read_bounded
 from detector.export.pt2 import quietly
+from detector.models.yolox import FocusStem
 
 if TYPE_CHECKING:
     from ncnn import Net
@@ -61,6 +62,8 @@ class NcnnTarget(ExportTarget):
         if job.dynamic:
             raise ConfigError("--dynamic: ncnn takes canvases of one size; leave it out")
 
+        replace_focus_stems(job.graph)
+
         def encode(variant: FileVariant) -> Contents:
             job.graph.with_raw_maps = variant.with_raw_maps
             graph, weights = converted(_FloatInput(job.graph, job.canvas_dtype), job)
@@ -96,6 +99,26 @@ class _FloatInput(nn.Module):
         """Return the outputs of the graph for canvases (1, H, W, C)."""
         outputs: tuple[Tensor, ...] = self.graph(images / 255 if self._is_uint8 else images)
         return outputs
+
+
+def replace_focus_stems(network: nn.Module) -> None:
+    """Replace each folded `FocusStem` by one convolution of stride 2; ncnn cannot take every second row and column.
+
+    A k x k convolution of the four pixel phases of an image is a 2k x 2k convolution of the image itself: its weight of
+    the row 2i + r and the column 2j + s is that of the row i and the column j of the phase (r, s).
+    """
+    for module in list(network.modules()):
+        for name, stem in module.named_children():
+            if isinstance(stem, FocusStem):
+                block, phased = stem.conv, stem.conv.conv
+                num_out, _, side, _ = phased.weight.shape
+                # `FocusStem` stacks the phases with the rows as the faster index: (0, 0), (1, 0), (0, 1), (1, 1).
+                weight = phased.weight.reshape(num_out, 2, 2, -1, side, side).permute(0, 3, 4, 2, 5, 1)
+                whole = nn.Conv2d(weight.shape[1], num_out, 2 * side, stride=2, padding=2 * phased.padding[0])
+                whole.weight = nn.Parameter(weight.reshape(num_out, -1, 2 * side, 2 * side))
+                whole.bias = phased.bias  # of the folded norm
+                block.conv = whole.requires_grad_(False)
+                setattr(module, name, block)
 
 
 def converted(network: nn.Module, job: ExportJob) -> tuple[bytes, bytes]:

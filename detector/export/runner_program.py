@@ -29,7 +29,7 @@ from detector.export.onnx import DIGEST_KEY, LENGTH_KEY
 from detector.export.openvino import SEAL
 from detector.export.private_import import import_privately
 from detector.media.drawing import class_colours
-from detector.media.images import IMAGE_SUFFIXES
+from detector.media.images import IMAGE_SUFFIXES, picture_suffix
 from detector.media.sources import VIDEO_SUFFIXES
 from detector.media.writers import fields_of
 from detector.structures.canvas import InputConfig
@@ -292,7 +292,7 @@ class Folder:
             MediaError: OpenCV cannot write it.
         """
         if shown.frame is None:
-            if not cv2.imwrite(_encoded(self._free(shown.path.stem, ".jpg")), picture):
+            if not cv2.imwrite(_encoded(self._free(shown.path.stem, picture_suffix(picture))), picture):
                 raise MediaError(f"{self.path}: the picture of {shown.path} cannot be written; check the disk")
             return
         if shown.path not in self._videos:
@@ -329,21 +329,24 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def detect(arguments: argparse.Namespace, lines: TextIO, folder: Folder | None) -> int:
-    """Write a line of JSON for each image and frame; return the number of those that could not be read."""
+    """Write a line of JSON for each image and frame; return the number of those that could not be read or drawn."""
     runner, num_failed = Runner(arguments.model, arguments.confidence, arguments.iou, arguments.threads), 0
     for shown in shown_of(runner, arguments.source):
         found = [] if shown.image is None else runner.predict(shown.image)
         lines.write(json.dumps(shown.record(found)) + "\n")
-        if shown.image is None:
-            sys.stderr.write(f"{shown.error}\n")
+        try:
+            if shown.image is None:
+                raise MediaError(shown.error or "")
+            if folder is not None:
+                folder.write(shown, runner.drawn(shown.image, found))
+        except MediaError as error:
+            sys.stderr.write(f"{error}\n")
             num_failed += 1
-        elif folder is not None:
-            folder.write(shown, runner.drawn(shown.image, found))
     return num_failed
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the program and return its exit code: 0, or that of an error, 3 if an image cannot be read."""
+    """Run the program and return its exit code: 0, or that of an error, 3 if an image cannot be read or drawn."""
     arguments = parsed(words)
     try:
         if arguments.out is None:

@@ -1,13 +1,13 @@
 """Captions on pictures: text on a coloured background, placed where it hides little.
 
-FreeType draws the letters with the DejaVu font of matplotlib. Letters that this font lacks (Chinese, Japanese, Korean)
+Pillow draws the letters with the DejaVu font of matplotlib. Letters that this font lacks (Chinese, Japanese, Korean)
 are drawn with OpenCV's own font from OpenCV 5 on, and shown as code points in older versions.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from detector.structures.letterbox import Image
 
 if TYPE_CHECKING:
-    from matplotlib.ft2font import FT2Font
+    from PIL.ImageFont import FreeTypeFont
 
 RGB = tuple[int, int, int]
 Integers = npt.NDArray[np.int64]
@@ -28,8 +28,9 @@ _HEIGHT = 1.36  # of a caption, in font sizes, with room for accents above capit
 _CAPITALS = 0.73  # height of a capital letter of DejaVu Sans, in font sizes
 _PADDING = 0.3  # left and right of the text, in font sizes
 _MOST_LETTERS = 300  # wider than a picture; thousands of letters would take seconds and megabytes
+_FONT = "fonts/ttf/DejaVuSans-Bold.ttf"
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-_DRAWING = threading.Lock()  # the font object holds the text being drawn, so only one thread may draw
+_NO_LETTER = "\uffff"  # a code point that is never a character, so that fonts draw the sign for a missing letter
 
 
 def readable_ink(ground: RGB) -> RGB:
@@ -53,9 +54,7 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
     Returns:
         uint8 (h, w, 3), read-only.
     """
-    with _DRAWING:
-        drawn = _cover(text, size_px)
-    cover = drawn.astype(np.float32)[..., None] / 255
+    cover = _cover(text, size_px).astype(np.float32)[..., None] / 255
     ink = np.array(readable_ink(ground), np.float32)
     patch = np.rint(cover * ink + (1 - cover) * np.array(ground, np.float32)).astype(np.uint8)
     patch.setflags(write=False)
@@ -64,15 +63,14 @@ def caption(text: str, size_px: int, ground: RGB) -> Image:
 
 def _cover(text: str, size_px: int) -> Image:
     """Return the ink coverage of each pixel of a caption: uint8 (h, w)."""
-    font = _font()
     shown = "".join(letter if letter.isprintable() else _code_point(letter) for letter in text[:_MOST_LETTERS])
-    if all(font.get_char_index(ord(letter)) for letter in shown):
-        cover, below = _by_freetype(font, shown, size_px)
+    if all(map(_has_letter, shown)):
+        cover, below = _by_pillow(shown, size_px)
     elif hasattr(cv2, "FontFace"):
         cover, below = _by_opencv(shown, size_px)
     else:
-        known = (letter if font.get_char_index(ord(letter)) else _code_point(letter) for letter in shown)
-        cover, below = _by_freetype(font, "".join(known), size_px)
+        known = (letter if _has_letter(letter) else _code_point(letter) for letter in shown)
+        cover, below = _by_pillow("".join(known), size_px)
     height, padding = round(_HEIGHT * size_px), max(2, round(_PADDING * size_px))
     patch = np.zeros((height, cover.shape[1] + 2 * padding), np.uint8)
     base = round((height + _CAPITALS * size_px) / 2)
@@ -87,20 +85,40 @@ def _code_point(letter: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _font() -> FT2Font:
-    from matplotlib import get_data_path
-    from matplotlib.ft2font import FT2Font
+def _font_file() -> Path:
+    """Return the file of the font without the import of matplotlib, which takes longer than drawing the picture."""
+    specification = importlib.util.find_spec("matplotlib")
+    for folder in (specification.submodule_search_locations if specification else None) or ():
+        if (path := Path(folder) / "mpl-data" / _FONT).is_file():
+            return path
+    from matplotlib import get_data_path  # a system's package may keep its data elsewhere
 
-    return FT2Font(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"))
+    return Path(get_data_path()) / _FONT
 
 
-def _by_freetype(font: FT2Font, text: str, size_px: int) -> tuple[Image, int]:
+@functools.lru_cache(maxsize=64)
+def _font(size_px: int) -> FreeTypeFont:
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(_font_file()), size_px, layout_engine=ImageFont.Layout.BASIC)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_letter(letter: str) -> bool:
+    return letter.isascii() or bytes(_font(24).getmask(letter)) != bytes(_font(24).getmask(_NO_LETTER))
+
+
+def _by_pillow(text: str, size_px: int) -> tuple[Image, int]:
     """Return the ink coverage of a text, (h, w), and the number of its rows below the base line."""
-    font.clear()
-    font.set_size(size_px, 72)  # at 72 dpi a point is a pixel
-    font.set_text(text)
-    font.draw_glyphs_to_bitmap(antialiased=True)
-    return np.array(font.get_image(), np.uint8), round(font.get_descent() / 64)
+    from PIL import Image as Picture
+    from PIL import ImageDraw
+
+    left, top, right, bottom = (round(side) for side in _font(size_px).getbbox(text, anchor="ls"))
+    if right <= left or bottom <= top:
+        return np.zeros((0, max(0, right - left)), np.uint8), 0
+    picture = Picture.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(picture).text((-left, -top), text, 255, _font(size_px), anchor="ls")
+    return np.array(picture, np.uint8), bottom
 
 
 def _by_opencv(text: str, size_px: int) -> tuple[Image, int]:

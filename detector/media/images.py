@@ -33,6 +33,7 @@ from detector.media.tiff import HeaderError
 from detector.media.truncation import completed_jpeg, has_end, pixels_of_png
 
 # Lower-case suffixes of files that count as images when a folder is listed. Files of any name can be read.
+_MAX_JPEG_SIDE = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".apng")
 )
@@ -288,6 +289,11 @@ def _pixels(path: Path, encoded: bytes, header: ImageHeader, channels: int, redu
     elif image.dtype == np.uint16:
         image = np.right_shift(image, 8)
     return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def picture_suffix(picture: npt.NDArray[np.uint8]) -> str:
+    """Return the suffix of the file of a picture (H, W, C): .jpg, or .png if a side is too long for a JPEG."""
+    return ".jpg" if max(picture.shape[:2]) <= _MAX_JPEG_SIDE else ".png"
 
 
 def write_image(path: Path, image_rgb: npt.NDArray[np.uint8]) -> None:

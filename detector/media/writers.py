@@ -29,7 +29,7 @@ from detector.io.files import write_whole
 from detector.io.folders import absolute
 from detector.media.drawing import as_rgb
 from detector.media.frame_sequences import stem_of_frames
-from detector.media.images import write_image
+from detector.media.images import picture_suffix, write_image
 from detector.media.sources import ImageSource, VideoSource
 from detector.media.video_writer import DEFAULT_CODEC, VideoWriter, require_codec
 from detector.structures.boxes import xyxy_to_cxcywh, xyxy_to_xywh
@@ -309,7 +309,7 @@ class CropWriter(Writer):
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise MediaError(f"{folder} cannot be made: {error.strerror}; check the disk") from error
-            write_image(folder / f"{stem}_{number}.jpg", crop)
+            write_image(folder / f"{stem}_{number}{picture_suffix(crop)}", crop)
 
 
 class MotWriter(Writer):
@@ -380,7 +380,7 @@ class PictureWriter:
             MediaError: the picture cannot be written.
         """
         if source.frame is None:
-            write_image(self._folder / f"{self._names.of(source)}.jpg", picture)
+            write_image(self._folder / f"{self._names.of(source)}{picture_suffix(picture)}", picture)
             return
         video = source.frame.video
         if id(video) not in self._writers:

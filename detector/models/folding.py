@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from detector.models.blocks import ConvNormAct
 
@@ -20,5 +20,11 @@ def fold(model: Model) -> Model:
     model.eval()
     for block in model.modules():
         if isinstance(block, ConvNormAct) and type(block.norm) is nn.BatchNorm2d:
-            block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), None
+            conv, norm, mean, variance = block.conv, block.norm, block.norm.running_mean, block.norm.running_var
+            assert mean is not None  # the norms of `ConvNormAct` keep statistics
+            assert variance is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+            )
+            block.norm = None
     return model

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from detector.config import registry
 from detector.darknet.darknet_activations import _OWN, DarknetActivation
 from detector.export.graph import DetectionGraph, WrittenMish
+from detector.export.ncnn import replace_focus_stems
 from detector.export.pt2 import exported_program
 from detector.models.activations import ActivationConfig, Mish
 from detector.models.attention import AttentionConfig
+from detector.models.folding import fold
+from detector.models.yolox import FocusStem
 from detector.ops.mish import mish
 from detector.tasks.detection_model import load_model
 
@@ -80,3 +83,14 @@ def test_graph_is_a_folded_copy_without_custom_kernels(yolo_file):
         outputs = program.module()(images)
     for one, other in zip(expected, outputs[2:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stem_of_yolox_is_one_convolution_for_ncnn(channels):
+    torch.manual_seed(0)
+    network = fold(nn.Sequential(FocusStem(channels, CHANNELS, Mish.Config()))).double().requires_grad_(False)
+    images = torch.rand(2, channels, 10, 14, dtype=torch.float64)
+    expected = network(images)
+    replace_focus_stems(network)
+    assert not any(isinstance(module, FocusStem) for module in network.modules())
+    torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)

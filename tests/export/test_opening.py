@@ -26,8 +26,8 @@ from detector.tasks.detection_model import load_model
 from detector.workflows.describe import describe_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
-# test_tensorrt.py needs a GPU, test_ncnn.py the libraries of ncnn.
-TARGETS = [name for name in SUFFIXES if name not in ("tensorrt", "ncnn")]
+# test_tensorrt.py needs a GPU, test_ncnn.py and test_litert.py the libraries of their targets.
+TARGETS = [name for name in SUFFIXES if name not in ("litert", "ncnn", "tensorrt")]
 
 
 def copied(files: tuple[Path, ...], folder: Path) -> Path:

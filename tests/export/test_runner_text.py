@@ -219,6 +219,18 @@ def test_program_takes_folders_of_folders_without_its_own_pictures(program, tmp_
     assert [shown.path.name for shown in program.shown_of(runner, tmp_path / "results")] == ["a.jpg"]
 
 
+def test_picture_that_no_jpeg_can_hold_is_a_png(selecting_onnx, program, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name, width in (("a", 65_501), ("b", 40)):
+        cv2.imwrite(str(tmp_path / f"photos/{name}.png"), np.zeros((8, width, 3), np.uint8))
+    words = [selecting_onnx, tmp_path / "photos", "--out", tmp_path / "out", "--threads", "1"]
+    assert program.main([str(word) for word in words]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg", "predictions.jsonl"]
+    assert cv2.imread(str(tmp_path / "out/a.png")).shape == (8, 65_501, 3)
+    Detector(selecting_onnx).run(tmp_path / "photos", save_dir=tmp_path / "detector")
+    assert {path.name for path in (tmp_path / "detector").iterdir()} >= {"a.png", "b.jpg"}
+
+
 def test_program_names_a_missing_runtime_and_a_failed_write(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert program.main(["a.onnx", str(tmp_path)]) == 1

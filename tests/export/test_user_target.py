@@ -124,10 +124,13 @@ def test_user_target_is_checked_opened_and_predicts(registered, yolo_file, tmp_p
 
 
 def test_user_target_is_listed_and_selectable_everywhere(registered, capsys):
-    assert list(export_targets()) == ["ncnn", "onnx", "openvino", "pt2", "tensorrt", "torchscript", "toy"]
+    assert list(export_targets()) == ["litert", "ncnn", "onnx", "openvino", "pt2", "tensorrt", "torchscript", "toy"]
     assert "toy" in known_backends()
     assert run(["parts", "export target"]) == 0
-    assert capsys.readouterr().out.split(maxsplit=2)[2] == "ncnn, onnx, openvino, pt2, tensorrt, torchscript, toy\n"
+    assert (
+        capsys.readouterr().out.split(maxsplit=2)[2]
+        == "litert, ncnn, onnx, openvino, pt2, tensorrt, torchscript, toy\n"
+    )
     with pytest.raises(ConfigError, match=r"a file of toy cannot hold a suppression; .* onnx or openvino"):
         ExportSettings("toy", nms=True)
 

@@ -23,8 +23,8 @@ from detector.workflows import export as export_workflow
 from detector.workflows.export import export_model
 
 SUFFIXES = {name: target.suffix for name, target in export_targets().items()}
-# test_tensorrt.py needs a GPU, test_ncnn.py the libraries of ncnn.
-TARGETS = [name for name in SUFFIXES if name not in ("tensorrt", "ncnn")]
+# test_tensorrt.py needs a GPU, test_ncnn.py and test_litert.py the libraries of their targets.
+TARGETS = [name for name in SUFFIXES if name not in ("litert", "ncnn", "tensorrt")]
 LOW = SelectConfig(confidence=0.05)
 
 

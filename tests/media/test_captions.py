@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,5 +148,9 @@ def test_no_captions_give_no_places() -> None:
     assert place_captions(np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int64), (10, 10)).shape == (0, 2)
 
 
-def test_font_is_loaded_once() -> None:
-    assert captions._font() is captions._font()
+def test_font_is_loaded_once_and_without_matplotlib() -> None:
+    assert captions._font(12) is captions._font(12)
+    code = "import sys; from detector.media.captions import caption; caption('a', 12, (0, 0, 0))"
+    code += "; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "False\n"

@@ -14,10 +14,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# The package itself, and the extras that `make` does not install into .venv: for logs, Ray, ncnn and the documentation.
+# The package itself, and the extras that `make` does not install into .venv: for logs, Ray, phones and documents.
 NOT_LOCKED = (
     *("detector-toolkit", "mlflow-skinny", "ncnn", "pnnx", "ray", "tensorboard", "wandb"),
-    *("mkdocs-material", "mkdocstrings"),
+    *("ai-edge-litert", "litert-torch", "mkdocs-material", "mkdocstrings"),
 )
 sys.path.insert(0, str(ROOT / "tools"))
 
