@@ -112,7 +112,12 @@ def contains(box: Box, point: Box, finest_stride: float) -> bool:
 
 
 def assigned_by_loops(
-    scene: Scene, num_candidates: int, alpha: float, beta: float, enlarge_small: bool = False
+    scene: Scene,
+    num_candidates: int,
+    alpha: float,
+    beta: float,
+    enlarge_small: bool = False,
+    one_to_one: bool = False,
 ) -> dict[tuple[int, int], Any]:
     """Return the cells with a quality above 0: (image, cell) -> (object, quality)."""
     points, finest = scene.points_xy.tolist(), sorted(set(scene.strides.tolist()))[enlarge_small]
@@ -136,6 +141,8 @@ def assigned_by_loops(
             overlap, column, alignment = min(rivals, key=lambda rival: (-rival[0], rival[1]))
             owned.setdefault(column, []).append((cell, alignment, overlap))
         give_back_to_the_lost(owned, wanted_by)
+        if one_to_one:
+            owned = {column: [min(own, key=lambda c: (-c[1], c[0]))] for column, own in owned.items() if own}
         for column, cells in owned.items():
             best_alignment, best_overlap = max(c[1] for c in cells), max(c[2] for c in cells)
             for cell, alignment, _ in cells:
@@ -209,11 +216,41 @@ def test_the_vectorised_assignment_equals_a_loop(seed: int) -> None:
         {"num_candidates": 3, "alpha": 1.0, "beta": 2.0},
         {"num_candidates": 10_000, "alpha": 1.0, "beta": 1.0},
         {"num_candidates": 10, "alpha": 0.5, "beta": 6.0, "enlarge_small": True},
+        {"num_candidates": 10, "alpha": 0.5, "beta": 6.0, "one_to_one": True},
+        {"num_candidates": 3, "alpha": 0.0, "beta": 1.0, "one_to_one": True},
     ],
 )
 def test_the_assignment_equals_a_loop_for_other_settings(settings: dict[str, Any]) -> None:
     scene = random_scene(11)
     assert_same(as_dictionary(scene.assigned(**settings)), assigned_by_loops(scene, **settings), 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_to_one_every_trained_object_keeps_the_best_of_its_cells(seed: int) -> None:
+    """The alignment is the same for both, so the target of the only cell is the best overlap that it can have."""
+    scene = random_scene(seed)
+    many, one = as_dictionary(scene.assigned()), as_dictionary(scene.assigned(one_to_one=True))
+    objects = [(image, column) for (image, _), (column, _) in one.items()]
+    assert len(set(objects)) == len(objects)
+    assert set(objects) == {(image, column) for (image, _), (column, _) in many.items()}
+    for (image, cell), (column, quality) in one.items():
+        assert many[image, cell][0] == column
+        assert many[image, cell][1] == max(q for (i, _), (c, q) in many.items() if (i, c) == (image, column))
+        wanted = iou(scene.canvas_xyxy[image, cell].tolist(), scene.target_xyxy[image, column].tolist())
+        assert quality == pytest.approx(wanted, rel=1e-9)
+
+
+def test_one_to_one_an_object_whose_best_cell_another_one_has_keeps_its_second_best() -> None:
+    points, strides = grid((8, 32))[0][:4], torch.full((4,), 8.0, dtype=torch.float64)
+    first, second = [0.0, 0, 20, 8], [0.0, 0, 24, 8]
+    predicted = torch.tensor([first, [0.0, 0, 16, 8], second, second], dtype=torch.float64)
+    scores = torch.full((1, 4, NUM_CLASSES), 0.1, dtype=torch.float64)
+    scores[0, 0] = 0.9  # the best cell of both
+    boxes = torch.tensor([[first, second]], dtype=torch.float64)
+    labels = torch.zeros(1, 2, dtype=torch.int64)
+    scene = Scene(scores, predicted[None], points, strides, boxes, labels, torch.ones(1, 2, dtype=torch.bool))
+    found = as_dictionary(scene.assigned(alpha=6.0, beta=1.0, one_to_one=True))
+    assert {cell: column for (_, cell), (column, _) in found.items()} == {0: 0, 2: 1}
 
 
 def test_every_positive_cell_is_listed_once_and_is_within_range() -> None:
