@@ -174,7 +174,7 @@ def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, o
     if given.get("classes") is not None:
         given["classes"] = _class_indices(given["classes"], file.class_names)
     changed = config_from_plain(type(config), {**config_to_plain(config), **given}, "predict")
-    if settings.get("iou") is not None and changed.nms == "none":
+    if "iou" in settings and changed.nms == "none":
         raise ConfigError(
             f"iou: expected a model whose boxes suppress each other, got {who} with nms=none, which gives each object "
             f"one box by itself; leave iou out, or choose nms=plain"
