@@ -240,19 +240,6 @@ def test_one_to_one_every_trained_object_keeps_the_best_of_its_cells(seed: int) 
         assert quality == pytest.approx(wanted, rel=1e-9)
 
 
-def test_one_to_one_an_object_whose_best_cell_another_one_has_keeps_its_second_best() -> None:
-    points, strides = grid((8, 32))[0][:4], torch.full((4,), 8.0, dtype=torch.float64)
-    first, second = [0.0, 0, 20, 8], [0.0, 0, 24, 8]
-    predicted = torch.tensor([first, [0.0, 0, 16, 8], second, second], dtype=torch.float64)
-    scores = torch.full((1, 4, NUM_CLASSES), 0.1, dtype=torch.float64)
-    scores[0, 0] = 0.9  # the best cell of both
-    boxes = torch.tensor([[first, second]], dtype=torch.float64)
-    labels = torch.zeros(1, 2, dtype=torch.int64)
-    scene = Scene(scores, predicted[None], points, strides, boxes, labels, torch.ones(1, 2, dtype=torch.bool))
-    found = as_dictionary(scene.assigned(alpha=6.0, beta=1.0, one_to_one=True))
-    assert {cell: column for (_, cell), (column, _) in found.items()} == {0: 0, 2: 1}
-
-
 def test_every_positive_cell_is_listed_once_and_is_within_range() -> None:
     found = random_scene(3).assigned()
     pairs = list(zip(found.image_index.tolist(), found.cell_index.tolist(), strict=True))
@@ -468,14 +455,6 @@ def test_pairwise_iou_equals_the_formula() -> None:
     assert pairwise_iou(first, first).tolist() == pytest.approx([1.0] * 40)
 
 
-def test_iou_with_an_empty_or_inverted_box_is_finite_and_within_0_to_1() -> None:
-    boxes = torch.tensor([[5.0, 5, 5, 5], [9.0, 9, 1, 1], [0.0, 0, 10, 10]])
-    found = pairwise_iou(boxes[:, None], boxes[None])
-    assert found.isfinite().all()
-    assert found.min() >= 0
-    assert found.max() <= 1
-
-
 def test_a_small_object_takes_cells_within_the_second_stride_if_it_is_enlarged() -> None:
     points, strides = grid()
     box = torch.tensor([[[37.0, 29.0, 41.0, 33.0]]], dtype=torch.float64)
@@ -508,29 +487,3 @@ def test_cells_in_crowds_equal_a_loop_over_a_fine_raster(seed: int) -> None:
             left, top, side = round(2 * x - stride), round(2 * y - stride), round(2 * stride)
             share = raster[top : top + side, left : left + side].double().mean()
             assert bool(found[image, cell]) == bool(share > 0.5)
-
-
-@pytest.mark.parametrize(
-    ("crowds", "wanted"),
-    [
-        ([[0.0, 0, 4, 8], [4.0, 0, 8, 8]], True),  # half under each of two
-        ([[0.0, 0, 4, 8], [0.0, 0, 4, 8]], False),  # the same half twice
-        ([[0.0, 0, 3, 8], [2.0, 0, 4, 8]], False),
-        ([[0.0, 0, 3, 8], [2.0, 0, 4.01, 8]], True),
-        ([[0.0, 0, 8, 3], [0.0, 5, 8, 8]], True),
-        ([[0.0, 0, 2, 2], [6.0, 6, 8, 8], [0.0, 6, 2, 8]], False),
-    ],
-)
-def test_a_cell_under_several_crowds_counts_by_their_union(crowds: list[Box], wanted: bool) -> None:
-    found = cells_in_crowds(
-        torch.tensor([[4.0, 4.0]]), torch.tensor([8.0]), torch.tensor([crowds]), torch.ones(1, len(crowds)).bool()
-    )
-    assert found.tolist() == [[wanted]]
-
-
-def test_a_cell_half_inside_a_crowd_is_not_mostly_inside() -> None:
-    points, strides = torch.tensor([[4.0, 4.0]]), torch.tensor([8.0])
-    valid = torch.ones(1, 1, dtype=torch.bool)
-    for right, wanted in ((4.0, False), (4.01, True), (8.0, True)):
-        crowd = torch.tensor([[[0.0, 0, right, 8]]])
-        assert cells_in_crowds(points, strides, crowd, valid).tolist() == [[wanted]]
