@@ -43,7 +43,8 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
             beta: exponent of the overlap in the alignment.
             enlarge_small: whether an object smaller than the second stride of the model takes cells as if it had that
                 size, so that more cells are trained on it.
-            one_to_one: weight of the parts of the one-to-one branch, for the head `dual`.
+            one_to_one: weight of the parts of the one-to-one branch, for the head `dual`; 5 makes them about as large
+                as if they were divided by its own total quality.
         """
 
         box: float = 7.5
@@ -53,7 +54,7 @@ class TaskAlignedLoss(Loss[tuple[Tensor, ...], Targets]):
         alpha: float = 0.5
         beta: float = 6.0
         enlarge_small: bool = False
-        one_to_one: float = 1.0
+        one_to_one: float = 5.0  # mish-n on BCCD: the total qualities differ by 6 at the start, by 4.6 when trained
 
         def __post_init__(self) -> None:
             weights = (self.box, self.classes, self.distribution, self.one_to_one)
