@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from detector.inference.predictor import Predictor, RawBoxes
@@ -75,10 +76,8 @@ def rows_of(branches: dict[str, Branch], images: Sequence[Image], rounds: int, k
     for turn, index in itertools.product(range(rounds + 1), range(len(images))):
         for name, branch in branches.items():
             raw, config, predictor = branch.raw[index], configs[name], branch.predictor
-            alone = milliseconds(lambda raw=raw, config=config: selected(raw, config))
-            whole = milliseconds(
-                lambda detect=predictor.detect, config=config, image=images[index]: detect([image], config)
-            )
+            alone = milliseconds(partial(selected, raw, config))
+            whole = milliseconds(partial(predictor.detect, [images[index]], config))
             if turn:  # the first one has cold caches
                 times[name][0].append(alone)
                 times[name][1].append(whole)

@@ -54,7 +54,8 @@ class DualHead(DecoupledHead):
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return one raw map (B, 4 * bins + classes, H, W) for each map and branch, those that predict first."""
         if not self._has_both:
-            return super().forward(maps) if self.one_to_one is None else self.one_to_one(maps)
+            alone: tuple[Tensor, ...] = super().forward(maps) if self.one_to_one is None else self.one_to_one(maps)
+            return alone
         assert self.one_to_one is not None  # for the type checker: folding removes it
         many = super().forward(maps)
         one: tuple[Tensor, ...] = self.one_to_one(tuple(x.detach() for x in maps) if self._detach else maps)
