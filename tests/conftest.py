@@ -312,9 +312,10 @@ def _is_gpu(device: Any) -> bool:
     return device is not None and torch.device(device).type == "cuda"
 
 
-# Small networks, each a preset and its overrides: of two families and of a Darknet .cfg.
+# Small networks, each a preset and its overrides: of two families, with two branches, and of a Darknet .cfg.
 NETWORKS = {
     "mish-n": ("mish-n", "model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    "dual": ("mish-n", "model.width=0.125", "model.depth=0.1", "model.max_channels=64", "model.head=dual"),
     "yolox": ("yolox-nano", "model.width=0.125", "model.depth=0.1"),
     "darknet": ("mish-n", f"model={{name: darknet, cfg: {Path(__file__).parent}/darknet/tiny.cfg}}"),
 }

@@ -137,6 +137,8 @@ class Runner:
             if confidence is not None:
                 self.select = replace(self.select, confidence=confidence, class_confidence=None)
             if iou is not None:
+                if self.select.nms == "none":
+                    raise ConfigError("--iou: the model gives each object one box and suppresses none; leave it out")
                 self.select = replace(self.select, iou=iou)
         except ValueError as error:
             raise ConfigError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from detector.export.parity import TOLERANCES, Difference, count_equal_selection
 from detector.io.atomic import write_atomically
 from detector.models.checkpoint import ModelFile
 from detector.models.contracts import DetectionModel
+from detector.models.folding import without_training_parts
 from detector.structures.canvas import InputConfig
 from detector.structures.letterbox import ARITHMETICS
 from detector.structures.selection import SelectConfig
@@ -95,7 +97,7 @@ def make_export(
     if settings.nms:
         require_expressible(select, model.num_classes)
     target.require_libraries((*target.write_libraries, *target.open_libraries))
-    model = model.eval().float().cpu()
+    model = without_training_parts(copy.deepcopy(model)).eval().float().cpu()
     description = _description(model, file, input_config, settings)
     encode = _converted(target, model, description, input_config.canvas_hw, settings, calibration_canvases)
     dense, asked = _variants(description, settings, select)

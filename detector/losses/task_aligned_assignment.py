@@ -42,12 +42,14 @@ class Alignment:
         alpha: exponent of the score.
         beta: exponent of the overlap.
         enlarge_small: whether objects take cells as if they were at least as large as the second stride.
+        one_to_one: whether an object keeps its best cell only.
     """
 
     num_candidates: int
     alpha: float
     beta: float
     enlarge_small: bool = False
+    one_to_one: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ def assign_task_aligned(
     take goes to the one that its box overlaps most. An object that loses all its cells, a small one on a large one,
     gets its best cell back whose winner keeps another; without it, the object would never be trained on.
 
+    One to one, it keeps the best of the cells that are its own by then. That is the top one of Wang et al. 2024
+    ("YOLOv10", section 3.1), except that objects whose best cell is the same do not share it and none is left out.
+
     Args:
         scores: float32 (B, A, classes), 0..1.
         canvas_xyxy: float32 (B, A, 4), the predicted boxes.
@@ -131,7 +136,8 @@ def assign_task_aligned(
     ]
     image, target, cell, overlap, aligned = (torch.cat(values) for values in zip(*parts, strict=True))
     pairs = _Pairs(image, target, cell, overlap, aligned, num_objects, len(points_xy))
-    return _with_quality(pairs[_winners(pairs, num_images)], num_images)
+    wins = _winners(pairs, num_images)
+    return _with_quality(pairs[_best(wins, pairs, num_images) if alignment.one_to_one else wins], num_images)
 
 
 def _candidates(
@@ -226,6 +232,15 @@ def _winners(pairs: _Pairs, num_images: int) -> Tensor:
     first.view(-1).scatter_reduce_(0, place, pairs.target.where(wins, pairs.num_objects), "amin")
     owner = first.clamp_(max=pairs.num_objects - 1)[pairs.image, pairs.cell]  # nobody owns a cell without a pair
     return _with_lost_objects(wins & (pairs.target == owner), pairs, owner, num_images)
+
+
+def _best(wins: Tensor, pairs: _Pairs, num_images: int) -> Tensor:
+    """Return the best pair of each object among those that match, the first of equally good cells, bool (P,)."""
+    row, size = pairs.row, num_images * pairs.num_objects
+    alignment = pairs.alignment.where(wins, -1.0)
+    peak = alignment.new_full((size,), -1.0).scatter_reduce_(0, row, alignment, "amax")
+    best = wins & (alignment == peak[row])
+    return best & (pairs.place == _lowest(pairs.place, row, best, size))
 
 
 def _with_quality(pairs: _Pairs, num_images: int) -> Assignment:

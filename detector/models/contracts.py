@@ -48,6 +48,10 @@ class TrainableModel(nn.Module, abc.ABC):
         """Return the tensors of the state dict with rows of classes, which a model of other classes can take over."""
         return {}
 
+    def copied_from(self) -> dict[str, str]:
+        """Return tensors of the state dict with those that they copy where weights to start from lack them."""
+        return {}
+
     def parts_in_order(self) -> list[nn.Module]:
         """Return the parts from the stem to the head, for learning rates by depth: by default `unfolded(self)`."""
         return unfolded(self)

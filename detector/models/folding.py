@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it, for inference."""
+"""Models made ready for inference: without the parts of training, batch norm folded into convolutions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,29 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from detector.models.blocks import ConvNormAct
+from detector.models.heads import Head
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def without_training_parts(model: Model) -> Model:
+    """Drop the parts of heads that only training needs; return the model itself, whose boxes stay the same.
+
+    It can no longer be trained, saved or loaded, so give a copy.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, Head):
+            module.drop_training_parts()
+    return model
 
 
 def fold(model: Model) -> Model:
     """Fold every batch norm of a `ConvNormAct` into its convolution; return the model itself, in evaluation mode.
 
-    Its outputs stay the same up to rounding. It can no longer be trained, saved or loaded, so fold a copy.
+    The parts that only training needs are dropped. Its boxes stay the same up to rounding. It can no longer be trained,
+    saved or loaded, so fold a copy.
     """
-    model.eval()
+    without_training_parts(model).eval()
     for block in model.modules():
         if isinstance(block, ConvNormAct) and type(block.norm) is nn.BatchNorm2d:
             conv, norm, mean, variance = block.conv, block.norm, block.norm.running_mean, block.norm.running_var

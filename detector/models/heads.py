@@ -40,6 +40,13 @@ class Head(nn.Module, abc.ABC):
         """Return the tensors of the head's state dict that have rows of classes."""
         return {}
 
+    def copied_from(self) -> dict[str, str]:
+        """Return tensors of the state dict with those that they copy where weights to start from lack them."""
+        return {}
+
+    def drop_training_parts(self) -> None:
+        """Drop what only training needs, for inference; by default that is nothing."""
+
 
 @dataclass(frozen=True)
 class HeadConfig(PartConfig[Head]):
@@ -136,6 +143,10 @@ class DenseHead(Head):
     @abc.abstractmethod
     def dense(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions:
         """Return the raw maps flat over all cells, in float32 even under autocast."""
+
+    def dense_one_to_one(self, raw_maps: tuple[Tensor, ...]) -> DensePredictions | None:
+        """Return the same of a second branch whose objects are trained on one cell each, or None without one."""
+        return None
 
 
 @register("decoupled")

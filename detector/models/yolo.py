@@ -103,6 +103,10 @@ class Yolo(DetectionModel):
         """Return the class rows of the head."""
         return {f"head.{name}": rows for name, rows in self.head.class_rows().items()}
 
+    def copied_from(self) -> dict[str, str]:
+        """Return the tensors of the head that copy others."""
+        return {f"head.{name}": f"head.{other}" for name, other in self.head.copied_from().items()}
+
     def decode(self, raw_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return boxes float32 (B, A, 4) in canvas pixels and scores float32 (B, A, classes) in 0..1."""
         return self.head.decode(raw_maps)

@@ -159,7 +159,7 @@ def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, o
         who: name of the model for messages.
 
     Raises:
-        ConfigError: a setting is wrong, or the model carries no thresholds.
+        ConfigError: a setting is wrong or has no effect, or the model carries no thresholds.
     """
     if not settings:
         return config
@@ -174,6 +174,11 @@ def select_boxes(config: SelectConfig, file: ModelFile, settings: Mapping[str, o
     if given.get("classes") is not None:
         given["classes"] = _class_indices(given["classes"], file.class_names)
     changed = config_from_plain(type(config), {**config_to_plain(config), **given}, "predict")
+    if "iou" in settings and changed.nms == "none":
+        raise ConfigError(
+            f"iou: expected a model whose boxes suppress each other, got {who} with nms=none, which gives each object "
+            f"one box by itself; leave iou out, or choose nms=plain"
+        )
     return changed if carried is None else OperatingPoint.of_file(file, who).applied(changed, carried)
 
 

@@ -38,6 +38,7 @@ from detector.models.activations import Mish
 from detector.models.blocks import ConvNormAct
 from detector.models.checkpoint import ModelFile
 from detector.models.contracts import DetectionModel
+from detector.models.folding import without_training_parts
 from detector.models.precision import choose_device, has_native_bf16
 from detector.models.published_weights import MODEL_SUFFIXES
 from detector.structures.selection import SelectConfig
@@ -175,7 +176,7 @@ class ReferenceRuntime:
 
     def __init__(self, model: DetectionModel, device: torch.device) -> None:
         """Copy a model to a device."""
-        self._model, self.device = copy.deepcopy(model).eval().to(device), device
+        self._model, self.device = without_training_parts(copy.deepcopy(model)).eval().to(device), device
         for part in self._model.modules():
             if isinstance(part, ConvNormAct) and isinstance(part.activation, Mish):
                 part.activation = _PlainMish()

@@ -17,6 +17,7 @@ from detector.config.schema import config_from_plain, config_to_plain
 from detector.darknet.darknet_model_file import num_classes_of
 from detector.darknet.network import CfgText
 from detector.models.checkpoint import ModelFile
+from detector.models.folding import without_training_parts
 from detector.models.published_weights import is_published, published_file, resolve_weights
 from detector.structures.coco_classes import COCO_CLASS_NAMES
 from detector.tasks.detection_model import read_file
@@ -41,7 +42,7 @@ class ModelDescription:
         path: the file.
         product: detector or classifier.
         network: name of the kind of network, such as yolox.
-        num_parameters: number of trainable numbers of the network.
+        num_parameters: number of trainable numbers of the network as it predicts, without parts that only train it.
         gflops: billions of operations for one image, two for each multiply-add.
         input: canvas: size, channels, fit and arithmetic.
         class_names: name of each class.
@@ -88,7 +89,7 @@ def describe_model(path: Path, cfg: str | None = None, names: Path | None = None
         if export is not None:
             written = {"target": export.description.target, "precision": export.precision}
     with torch.device("meta"):
-        model = build_checked(config.model, len(file.class_names), config.input).eval()
+        model = without_training_parts(build_checked(config.model, len(file.class_names), config.input)).eval()
         height, width = config.input.canvas_hw
         image = torch.zeros(1, config.input.channels, height, width, dtype=torch.uint8)
     gflops, layers = _measured(model, image)

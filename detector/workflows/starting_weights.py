@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -35,6 +35,7 @@ class Taken:
         known: the classes that both have, if class rows were copied by name.
         new: the classes whose rows did not change.
         num_unnamed: classes of the model whose rows did not change because one side has no class names; 0 if they did.
+        copied: the tensors that the file lacks and that took those of another part of the model.
     """
 
     num_tensors: int
@@ -43,13 +44,15 @@ class Taken:
     known: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     num_unnamed: int = 0
+    copied: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         num_taken = self.num_tensors - len(self.left)
         said = [f"{num_taken} of {self.num_tensors} tensors were taken, {_percent(self.share)} of the parameters"]
+        if self.copied:
+            said.append(f"{len(self.copied)} of them are copies for a branch that the file lacks: {_few(self.copied)}")
         if self.left:
-            more = f" and {len(self.left) - _NUM_SHOWN} more" if len(self.left) > _NUM_SHOWN else ""
-            said.append(f"{len(self.left)} tensors stay random: {', '.join(self.left[:_NUM_SHOWN])}{more}")
+            said.append(f"{len(self.left)} tensors stay random: {_few(self.left)}")
         if self.known or self.new:
             said.append(
                 f"classes taken by name: {', '.join(self.known) or 'none'}; new: {', '.join(self.new) or 'none'}"
@@ -73,6 +76,11 @@ class Taken:
                 f"; give weights of a model with the same backbone, depth and width, or set "
                 f"train.weights_partial=true"
             )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
+    return f"{', '.join(names[:_NUM_SHOWN])}{more}"
 
 
 def _percent(share: float) -> str:
@@ -114,14 +122,17 @@ def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[
     """Copy the tensors of a model file whose names and shapes fit, with class rows matched as `matched_names` does.
 
     If the classes differ, every other tensor is copied, and classes that both have keep their rows. If one side has no
-    class names, all rows are copied if there are as many classes, else only rows that belong to no class.
+    class names, all rows are copied if there are as many classes, else only rows that belong to no class. Tensors that
+    the file lacks take those that `copied_from` of the model names.
     """
+    pairs = model.copied_from().items()
+    copies = {name: file.state[other] for name, other in pairs if name not in file.state and other in file.state}
     own, rows = model.state_dict(), model.class_rows()
     by_name = list(class_names) != list(file.class_names) and is_named(class_names) and is_named(file.class_names)
     given = matched_names(class_names, file.class_names) if by_name else [None] * len(class_names)
     fitting: dict[str, Tensor] = {}
     shares: dict[str, float] = {}  # of the rows of a tensor
-    for name, tensor in file.state.items():
+    for name, tensor in {**file.state, **copies}.items():
         if name not in own or tensor.shape[1:] != own[name].shape[1:]:
             continue
         remaps = name in rows and (by_name or len(class_names) != len(file.class_names))
@@ -133,13 +144,14 @@ def load_matching(model: TrainableModel, file: ModelFile, class_names: Sequence[
     model.load_state_dict(fitting, strict=False)
     left = tuple(name for name in own if name not in fitting)
     share = _share_of_parameters(model, {name: shares.get(name, 1.0) for name in fitting})
+    taken = Taken(len(own), left, share, copied=tuple(name for name in copies if name in fitting))
     if not shares:
-        return Taken(len(own), left, share)
+        return taken
     if not by_name:
-        return Taken(len(own), left, share, num_unnamed=len(class_names))
-    pairs = [(name, None if i is None else file.class_names[i]) for name, i in zip(class_names, given, strict=True)]
-    known = tuple(name if name == other else f"{name} (from {other})" for name, other in pairs if other is not None)
-    return Taken(len(own), left, share, known, tuple(name for name, other in pairs if other is None))
+        return replace(taken, num_unnamed=len(class_names))
+    matches = [(name, None if i is None else file.class_names[i]) for name, i in zip(class_names, given, strict=True)]
+    known = tuple(name if name == other else f"{name} (from {other})" for name, other in matches if other is not None)
+    return replace(taken, known=known, new=tuple(name for name, other in matches if other is None))
 
 
 def _share_of_parameters(model: TrainableModel, shares: Mapping[str, float]) -> float:

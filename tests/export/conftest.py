@@ -37,7 +37,10 @@ def saved(path: Path, name: str, overrides: list[str], thresholds: dict[str, obj
     torch.manual_seed(1)
     config = load_detection(name, overrides)
     model = build_model(config, len(NAMES))
-    branches = getattr(getattr(model, "head", None), "class_branches", ())
+    head = getattr(model, "head", None)
+    branches = [
+        branch for part in (head, getattr(head, "one_to_one", None)) for branch in getattr(part, "class_branches", ())
+    ]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 4:
@@ -119,6 +122,14 @@ def yolo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                   "ground_truth_sha256": "0" * 64}  # fmt: skip
     small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "input.size=64", "device=cpu"]
     return saved(path, "mish-n", small, thresholds)
+
+
+@pytest.fixture(scope="session")
+def dual_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with the head `dual`, whose boxes are not suppressed."""
+    path = tmp_path_factory.mktemp("export") / "dual.safetensors"
+    small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "input.size=64", "device=cpu"]
+    return saved(path, "mish-n", [*small, "model.head=dual"], {})
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,16 @@ def test_program_runs_a_file_with_its_own_suppression(selecting_onnx, program):
         program.Runner(selecting_onnx, confidence=0.1)
 
 
+def test_program_selects_by_score_alone_where_nothing_is_suppressed(dual_file, program, tmp_path, tiny_shapes):
+    path = tmp_path / "m.onnx"
+    export_model(load_model(dual_file), path, ExportSettings("onnx"), check_images=tiny_shapes / "images/val")
+    assert_equal(program, path, images(), 20, confidence=0.05)
+    with pytest.raises(program.ConfigError, match="--iou: the model gives each object one box"):
+        program.Runner(path, iou=0.5)
+    with pytest.raises(ConfigError, match="iou: expected a model whose boxes suppress each other"):
+        Detector(path).predict(images()[0], iou=0.5)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("weights", ["yolox-nano", "darknet_file", "yolo_file"])
 def test_program_equals_predict_on_photos(weights, program, data_folder, tmp_path, request):

@@ -28,7 +28,7 @@ def crowded(num_objects: int, seed: int) -> Targets:
     return Targets(boxes, torch.randint(0, 6, (num_objects,), generator=draw), image, ignore, 3)
 
 
-@pytest.mark.parametrize("experiment", ["mish-n", "yolox", "darknet"], indirect=True)
+@pytest.mark.parametrize("experiment", ["mish-n", "dual", "yolox", "darknet"], indirect=True)
 @pytest.mark.parametrize("num_objects", [0, 2, 40])
 def test_parts_and_gradients_are_those_of_the_cpu(
     experiment: Callable[..., DetectionConfig], num_objects: int, monkeypatch: pytest.MonkeyPatch

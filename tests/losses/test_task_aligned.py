@@ -15,6 +15,7 @@ import detector.losses
 from detector.losses import task_aligned
 from detector.losses.task_aligned import TaskAlignedLoss, distribution_focal_loss
 from detector.losses.task_aligned_assignment import Alignment, Assignment, PaddedObjects, assign_task_aligned
+from detector.models.dual_head import DualHead
 from detector.models.heads import DecoupledHead
 from detector.models.yolo import Yolo
 from detector.structures.types import Targets
@@ -136,7 +137,7 @@ def focal(values: list[float], distance: float) -> float:
     return -(log_probability[lower] * (lower + 1 - distance) + log_probability[lower + 1] * (distance - lower))
 
 
-def reference_assignment(flat: list[list[list[float]]], targets: Targets) -> Assignment:
+def reference_assignment(flat: list[list[list[float]]], targets: Targets, *, one_to_one: bool = False) -> Assignment:
     target_xyxy, labels, valid = targets.padded(ignore=False)
     return assign_task_aligned(
         torch.tensor([[[sigmoid(v) for v in cell[4 * BINS :]] for cell in image] for image in flat]).double(),
@@ -144,7 +145,7 @@ def reference_assignment(flat: list[list[list[float]]], targets: Targets) -> Ass
         torch.tensor([cell[:2] for cell in CELLS], dtype=torch.float64),
         torch.tensor([cell[2] for cell in CELLS], dtype=torch.float64),
         PaddedObjects(target_xyxy.double(), labels, valid),
-        Alignment(CONFIG.num_candidates, CONFIG.alpha, CONFIG.beta),
+        Alignment(CONFIG.num_candidates, CONFIG.alpha, CONFIG.beta, one_to_one=one_to_one),
     )
 
 
@@ -209,6 +210,26 @@ def test_the_loss_equals_a_float64_loop_to_1e_5(seed: int, loss: TaskAlignedLoss
         assert value.shape == ()
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(wanted[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("predicts", ["one_to_one", "one_to_many"])
+@pytest.mark.parametrize("rows", [ROWS, [], [row for row in ROWS if row[0] == 2]], ids=["all", "none", "one-image"])
+def test_the_loss_of_two_branches_equals_a_float64_loop(rows: list[Any], predicts: str) -> None:
+    """Parts of the one-to-one branch have cells of their own and the divisor of the other one."""
+    head = DualHead.Config(bins=BINS, predicts=predicts)  # type: ignore[arg-type]  # checked by the parametrisation
+    config = replace(CONFIG, one_to_one=3.0)
+    loss = TaskAlignedLoss(config, Yolo(replace(Yolo.Config(), head=head), NUM_CLASSES))
+    many, one, targets = random_maps(3), random_maps(4), targets_of(rows)
+    found = loss((*one, *many) if predicts == "one_to_one" else (*many, *one), targets)
+    usual, flat = reference(many, targets), flat_of(one)
+    positive = reference_assignment(flat, targets, one_to_one=True)
+    own = reference_parts(flat, targets, positive, {})
+    share = max(sum(positive.quality.tolist()), 1.0) / max(found.count.item(), 1.0)
+    assert found.count.item() == pytest.approx(sum(reference_assignment(flat_of(many), targets).quality.tolist()))
+    wanted = usual | {f"one_{name}": 3 * value * share for name, value in own.items()}
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        assert value.item() == pytest.approx(wanted[name], rel=1e-5), name
 
 
 @pytest.mark.parametrize("only", ["box", "classes", "distribution"])

@@ -82,7 +82,7 @@ def last_state(project: Path, name: str = "train") -> TrainingState:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "experiment",
-    ["mish-n", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("darknet", "yolox"))],
+    ["mish-n", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("dual", "darknet", "yolox"))],
     indirect=True,
 )
 def test_two_processes_equal_one_process_with_two_batches_per_step(
@@ -180,8 +180,11 @@ for name, size, accumulate in runs:
 """
 
 
-def test_processes_and_micro_batches_without_objects_equal_one_batch(tmp_path: Path, fork: Callable[..., Any]) -> None:
-    small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", "model.head.bins=4"]
+@pytest.mark.parametrize("head", ["{name: decoupled, bins: 4}", "{name: dual, bins: 4, detach: false}"])
+def test_processes_and_micro_batches_without_objects_equal_one_batch(
+    head: str, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
+    small = ["model.width=0.125", "model.depth=0.1", "model.max_channels=64", f"model.head={head}"]
     common = ["input.size=32", "train.precision=fp32", "device=cpu", *ALIKE]
     process = fork(str(tmp_path), *common, *small, code=PARTS_OF_A_STEP)
     _, error = process.communicate(timeout=300)

@@ -19,7 +19,7 @@ from detector.tasks.detection_model import load_detection
 
 # Settings with all state that a resume restores, and a save every other step.
 SETTINGS = (
-    *("model.width=0.125", "model.depth=0.1", "model.max_channels=64"),
+    *("model.width=0.125", "model.depth=0.1", "model.max_channels=64", "model.head=dual"),
     "input.size=64",
     "loader.workers=2",
     "loader.batch_size=2",
