@@ -29,6 +29,7 @@ from detector.data.spilled_rows import SpilledRows
 from detector.errors import DatasetError
 from detector.io.announcements import announce
 from detector.io.files import write_whole
+from detector.io.remote import may_open
 
 _FORMAT = "annotation index 1"
 _DOCUMENT = "index.json"
@@ -179,7 +180,7 @@ def _build(folder: Path, read: Any) -> None:
 
 def _read(annotations: Path, images: Path, ignore_unknown: bool, allow_outside: bool, folder: Path) -> None:
     """Read a COCO file into the folder of an index."""
-    if not images.is_dir():
+    if not images.is_dir() and not may_open(images):
         raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
     findings, chunks = Findings(str(annotations)), folder / "chunks"
     chunks.mkdir()
