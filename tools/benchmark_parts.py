@@ -4,7 +4,8 @@
 
 Each turn runs one worker with half of the images (shard 0/2) on the first core, then two workers (shards 0/2 and 1/2)
 on two cores at once. The rate of a worker is that between the ends of its first and last whole part, so that starting
-Python and reading the model do not count. Prints the rates in images per second, their sum and its ratio to twice the single rate.
+Python and reading the model do not count. Prints the rates in images per second, and the ratio of the sum of two to
+twice the rate of one.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -311,7 +312,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], bytes | 
     loopback = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     loopback.requests = []  # type: ignore[attr-defined]
     threading.Thread(target=loopback.serve_forever, daemon=True).start()
-    plain = download.http.client.HTTPConnection
+    plain = HTTPConnection
     monkeypatch.setattr(download, "_connection", lambda parts, proxy, timeout_s: plain(parts.hostname, parts.port))
     monkeypatch.setattr(remote, "_permitted", {})
     monkeypatch.setattr(remote, "_FIRST_WAIT_S", 0.001)
