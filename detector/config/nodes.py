@@ -18,6 +18,7 @@ import yaml
 from detector.config import registry
 from detector.config.name_suggestions import did_you_mean, near_names, nearest, preset_hint, unknown_name
 from detector.errors import ConfigError
+from detector.io.addresses import without_secrets
 from detector.io.folders import absolute
 
 # A configuration is a page of text. A larger file is a mistake or an attack and is refused before it is parsed.
@@ -31,11 +32,20 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float"
 
 @dataclass(frozen=True)
 class Where:
-    """Place of a value: a source, a 1-based line (0: none) and the folder that its relative paths start from."""
+    """Place of a value.
+
+    Attributes:
+        source: the file, override or other place.
+        line: its line from 1; 0 for none.
+        folder: the folder that its relative paths start from.
+        is_own: whether the user has written it for this command or call, not in a file: only then it may give a
+            permission.
+    """
 
     source: str
     line: int
     folder: Path
+    is_own: bool = False
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}" if self.line else self.source
@@ -238,18 +248,21 @@ def read_recipe(name: Node) -> Node:
     return read_nodes(recipes[name.value])
 
 
-def with_overrides(node: Node, overrides: Iterable[str], section: SectionReader | None = None) -> Node:
+def with_overrides(
+    node: Node, overrides: Iterable[str], section: SectionReader | None = None, *, are_own: bool = True
+) -> Node:
     """Return nodes with `key=value` overrides on top; one of the key `recipe` comes below the others.
 
     Args:
         node: the nodes.
         overrides: texts such as `loader.batch_size=8`.
         section: as in `merge`.
+        are_own: false for overrides from a file, which cannot give a permission.
 
     Raises:
         ConfigError: an override is wrong.
     """
-    given = [override_nodes(text) for text in overrides]
+    given = [override_nodes(text, is_own=are_own) for text in overrides]
     for over in given:
         if isinstance(over.value, dict) and (recipe := over.value.pop("recipe", None)) is not None:
             node = merge(node, read_recipe(recipe), section)
@@ -401,14 +414,14 @@ def with_section_of_run(node: Node, key: str) -> Node:
     return merge(section, Node(given, node.where)) if given else section
 
 
-def override_nodes(text: str) -> Node:
-    """Return `a.b.c=value` as the nodes of a file with these keys.
+def override_nodes(text: str, *, is_own: bool = True) -> Node:
+    """Return `a.b.c=value` as the nodes of a file with these keys; `is_own` as in `Where`.
 
     Raises:
         ConfigError: the text is not such an override, or its value is not plain YAML.
     """
     key, equals, value = text.partition("=")
-    where = Where(f"override {text!r}", 0, Path.cwd())
+    where = Where(f"override {without_secrets(text)!r}", 0, Path.cwd(), is_own)
     if not equals or not all(part.isidentifier() for part in key.split(".")):
         raise ConfigError(f"{where}: expected an override key=value, such as loader.batch_size=8")
     parsed = _parse_text(value, where.source, where.folder) if value else Node("", where)

@@ -46,6 +46,7 @@ from detector.config.nodes import (
     with_section_of_run,
 )
 from detector.errors import ConfigError, DetectorError
+from detector.io.addresses import address_of, require_plain_address
 from detector.io.folders import absolute
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def type_hints(schema: type) -> dict[str, object]:
 
 
 _FAILED = object()
+# Metadata of a key that gives a permission: a value that the user has not written himself counts as the default.
+PERMISSION = "permission"
 
 
 class _Builder:
@@ -146,6 +149,8 @@ class _Builder:
                 self.mistakes.add(child.where, f"unknown key {shown(full)}{unknown_key(full, known, elsewhere)}")
             else:
                 values[name] = self.build(type_hints(schema)[name], _named(child, fields[name].default), full)
+                if fields[name].metadata.get(PERMISSION) and not child.where.is_own:
+                    values[name] = fields[name].default
         for name, entry in fields.items():
             required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
             if required and name not in entries:
@@ -173,12 +178,18 @@ class _Builder:
 
     def path(self, node: Node, key: str) -> object:
         try:
+            if isinstance(node.value, str) and address_of(node.value):
+                require_plain_address(node.value)
+                return Path(node.value)
             if isinstance(node.value, str) and node.value:
                 path = Path(node.value).expanduser()
                 return path if path.is_absolute() else absolute(node.where.folder / path)
             problem = ""
         except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a null character
             problem = f" ({error})"
+        except ConfigError as error:
+            self.mistakes.add(node.where, f"{key}: {error}")
+            return _FAILED
         self.mistakes.add(node.where, f"{key}: expected a path, got {describe(node.value)}{problem}")
         return _FAILED
 
@@ -284,7 +295,7 @@ def _finish(schema: type[Schema], node: Node) -> Schema:
 def _with_absolute_paths(built: object) -> object:
     """Return a config with absolute paths, so that it means the same in every working directory once saved."""
     if isinstance(built, Path):
-        return absolute(built)
+        return built if address_of(built) else absolute(built)
     if not dataclasses.is_dataclass(built) or isinstance(built, type):
         return built
     before = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}
@@ -292,7 +303,7 @@ def _with_absolute_paths(built: object) -> object:
     return built if after == before else dataclasses.replace(built, **after)
 
 
-def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) -> Schema:
+def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = (), *, are_own: bool = True) -> Schema:
     """Load a typed configuration from a file or preset, with `key=value` overrides on top.
 
     Args:
@@ -300,25 +311,40 @@ def load_config(schema: type[Schema], name: str, overrides: Iterable[str] = ()) 
         name: a path, or the name of a shipped preset.
         overrides: texts such as `loader.batch_size=8`, in order; relative paths in them start at the working directory,
             those in a file at the folder of the file.
+        are_own: as in `with_overrides`.
 
     Raises:
         ConfigError: every mistake found, one a line, each with file and line.
     """
     node = read_nodes(find_config(name))
-    return _finish(schema, with_overrides(node, overrides))
+    return _finish(schema, with_overrides(node, overrides, are_own=are_own))
 
 
 def config_from_plain(
-    schema: type[Schema], plain: Mapping[str, object], source: str, overrides: Sequence[str] = ()
+    schema: type[Schema],
+    plain: Mapping[str, object],
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    is_own: bool = False,
+    are_own: bool = True,
 ) -> Schema:
     """Build a typed configuration from plain data, such as that of a checkpoint, with overrides on top.
+
+    Args:
+        schema: a frozen dataclass.
+        plain: the data.
+        source: the place of the data, for messages.
+        overrides: as in `load_config`.
+        is_own: whether the user has given the data in this call, so that they may give a permission.
+        are_own: as in `with_overrides`.
 
     Raises:
         ConfigError: as `load_config`, with `source` in place of file and line.
     """
-    where = Where(source, 0, Path.cwd())
+    where = Where(source, 0, Path.cwd(), is_own)
     node = Node(_nodes(plain, where), where)
-    return _finish(schema, with_overrides(node, overrides))
+    return _finish(schema, with_overrides(node, overrides, are_own=are_own))
 
 
 def _nodes(plain: object, where: Where) -> NodeValue:

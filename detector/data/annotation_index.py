@@ -29,6 +29,7 @@ from detector.data.spilled_rows import SpilledRows
 from detector.errors import DatasetError
 from detector.io.announcements import announce
 from detector.io.files import write_whole
+from detector.io.remote import may_open
 
 _FORMAT = "annotation index 1"
 _DOCUMENT = "index.json"
@@ -114,7 +115,8 @@ def indexed_coco(
     own = folder / f"{annotations.stem[:60]}-{key[:16]}"
     found = _opened(own, annotations, images)
     if found is None:
-        announce(f"{annotations}: building an index of it in {own}")
+        fault = "; the one that is there is damaged or inconsistent" if own.exists() else ""
+        announce(f"{annotations}: building an index of it in {own}{fault}")
         read = functools.partial(_read, annotations, images, ignore_unknown, allow_outside)
         _build(own, read)
         found = _opened(own, annotations, images)
@@ -124,11 +126,13 @@ def indexed_coco(
 
 
 def _opened(folder: Path, annotations: Path, images: Path) -> IndexedAnnotations | None:
-    """Return the annotations of an index; None where there is none, or it is damaged."""
+    """Return the annotations of an index; None where there is none, or it is damaged or inconsistent."""
     try:
         document = json.loads((folder / _DOCUMENT).read_text("utf-8"))
         fields: dict[str, Any] = {name: _mapped(folder, name) for name in (*_PER_IMAGE, *_PER_BOX)}
-        names = Names.of_arrays(*(_mapped(folder, name) for name in _NAMES))
+        name_bytes, name_bounds = (_mapped(folder, name) for name in _NAMES)
+        _require_consistent({**fields, "name_bytes": name_bytes, "name_bounds": name_bounds})
+        names = Names.of_arrays(name_bytes, name_bounds)
         class_names, category_ids = tuple(document["class_names"]), tuple(document["category_ids"])
         problems = tuple(Problem(**{**each, "examples": tuple(each["examples"])}) for each in document["problems"])
         statistics = tuple(ClassStatistics(**each) for each in document["statistics"])
@@ -147,6 +151,30 @@ def _opened(folder: Path, annotations: Path, images: Path) -> IndexedAnnotations
         statistics=statistics,
         **fields,
     )
+
+
+def _require_consistent(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Reject arrays whose types, lengths or offsets do not fit together; the values of boxes are not read.
+
+    Raises:
+        ValueError: they do not.
+    """
+    num_images, num_boxes = len(arrays["image_ids"]), len(arrays["labels"])
+    per_box = {name: (_ROW[field].base, (num_boxes, *_ROW[field].shape)) for name, field in _PER_BOX.items()}
+    expected = {
+        "image_ids": (np.dtype("<i8"), (num_images,)),
+        "image_hw": (np.dtype("<i8"), (num_images, 2)),
+        "offsets": (np.dtype("<i8"), (num_images + 1,)),
+        "name_bounds": (np.dtype("<i8"), (num_images + 1,)),
+        "name_bytes": (np.dtype("u1"), (len(arrays["name_bytes"]),)),
+        **per_box,
+    }
+    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected:
+        raise ValueError("types and lengths")
+    for name, end in (("offsets", num_boxes), ("name_bounds", len(arrays["name_bytes"]))):
+        bounds = arrays[name]
+        if bounds[0] != 0 or bounds[-1] != end or (bounds[1:] < bounds[:-1]).any():
+            raise ValueError(name)
 
 
 def _mapped(folder: Path, name: str) -> npt.NDArray[Any]:
@@ -179,7 +207,7 @@ def _build(folder: Path, read: Any) -> None:
 
 def _read(annotations: Path, images: Path, ignore_unknown: bool, allow_outside: bool, folder: Path) -> None:
     """Read a COCO file into the folder of an index."""
-    if not images.is_dir():
+    if not images.is_dir() and not may_open(images):
         raise DatasetError(f"the folder of images {images} (for {annotations}) does not exist; check the path")
     findings, chunks = Findings(str(annotations)), folder / "chunks"
     chunks.mkdir()

@@ -30,6 +30,7 @@ from detector.data.coco_rows import (
 )
 from detector.data.problems import Findings, Problem, shown
 from detector.errors import DatasetError, MediaError
+from detector.io.remote import may_open
 from detector.media.images import image_hw as read_image_hw
 from detector.structures.boxes import clip_xyxy, xywh_to_xyxy
 
@@ -183,7 +184,7 @@ def read_coco(
         DatasetError: the file or the folder of images cannot be read, the file is refused, no image is usable, or more
             than `MAX_SKIPPED_SHARE` of the images or boxes would be skipped.
     """
-    if images is not None and not images.is_dir():
+    if images is not None and not images.is_dir() and not may_open(images):
         raise DatasetError(f"the folder of images {images} (for {annotations}) {_fault(images)}; check the path")
     findings = Findings(str(annotations))
     parts = read_parts(annotations, require_annotations, allow_outside, findings)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from detector.config.registry import register
+from detector.config.schema import PERMISSION
 from detector.data.annotation_index import indexed_coco
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.data.dataset import Dataset, DatasetConfig, require_place
 from detector.data.file_reader import FoundData
 from detector.data.path_contents import PathContents, shown_path
 from detector.data.split_words import SPLIT_WORDS, in_order, word_of
-from detector.errors import DatasetError
-from detector.io.folders import absolute
+from detector.errors import ConfigError, DatasetError
+from detector.io.addresses import address_of
+from detector.io.folders import absolute, user_cache
+from detector.io.remote import RemoteCache, local_copy, permit
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class SplitConfig:
     """Paths of one split in COCO format.
 
     Attributes:
-        annotations: the COCO JSON file.
-        images: the folder that its file names start from.
+        annotations: the COCO JSON file, or its address at s3://, gs://, hf:// or https://.
+        images: the folder that its file names start from, or its address.
     """
 
     annotations: Path
@@ -48,6 +51,11 @@ class CocoDataset(Dataset):
             allow_outside: whether file names of images may lead out of the folder of images.
             index: folder for an index of each split, outside the data set, or None: a large file is read once and then
                 opened at once, and processes share its memory. Images are looked for only when the index is built.
+            allow_remote: whether addresses may be opened over the network. It counts on the command line and in the
+                arguments of Python only, never in a file.
+            remote_cache: folder of fetched files, shared by all processes; None for one in the user's cache. A file at
+                an address is taken not to change; annotation files are compared with the server when a run begins.
+            remote_cache_mb: largest size of that folder in megabytes.
         """
 
         train: SplitConfig | None = None
@@ -56,6 +64,13 @@ class CocoDataset(Dataset):
         ignore_unknown: bool = False
         allow_outside: bool = False
         index: Path | None = None
+        allow_remote: bool = field(default=False, metadata={PERMISSION: True})
+        remote_cache: Path | None = None
+        remote_cache_mb: int = 20_000
+
+        def __post_init__(self) -> None:
+            if self.remote_cache_mb < 1:
+                raise ValueError(f"remote_cache_mb: expected at least 1, got {self.remote_cache_mb}")
 
     path_key = "train"
 
@@ -100,8 +115,10 @@ class CocoDataset(Dataset):
             raise DatasetError(
                 f"the data set has no split {name!r}; give data.{name}.annotations and data.{name}.images"
             )
+        split = self._permitted(name, split)
+        if address_of(split.images) is None:
+            require_place(split.images, f"{name}.images")
         require_place(split.annotations, f"{name}.annotations")
-        require_place(split.images, f"{name}.images")
         ignore_unknown, allow_outside = self.config.ignore_unknown, self.config.allow_outside
         if self.config.index is not None:
             return indexed_coco(
@@ -112,6 +129,26 @@ class CocoDataset(Dataset):
                 allow_outside=allow_outside,
             )
         return read_coco(split.annotations, split.images, ignore_unknown=ignore_unknown, allow_outside=allow_outside)
+
+    def _permitted(self, name: str, split: SplitConfig) -> SplitConfig:
+        """Permit the addresses of a split, and return it with a local copy of its annotations.
+
+        Raises:
+            ConfigError: the user has not allowed the network, or the package of a scheme is missing.
+            DatasetError: the annotations cannot be fetched.
+        """
+        places = {"annotations": split.annotations, "images": split.images}
+        remote = {key: address for key, place in places.items() if (address := address_of(place))}
+        if remote and not self.config.allow_remote:
+            key, address = next(iter(remote.items()))
+            raise ConfigError(
+                f"data.{name}.{key}: {address} would use the network; allow it by data.allow_remote=true on the "
+                "command line (in Python: an argument), because a file cannot"
+            )
+        folder = self.config.remote_cache or user_cache() / "remote"
+        for key in remote:
+            permit(places[key], RemoteCache(folder, self.config.remote_cache_mb * 10**6))
+        return replace(split, annotations=local_copy(split.annotations)) if "annotations" in remote else split
 
 
 # Folders that may hold the images of a COCO file, relative to the folder of the file.

@@ -22,6 +22,7 @@ from detector.data.coco_rows import Rows, identifier_of, number_of
 from detector.data.problems import Findings
 from detector.errors import MediaError
 from detector.io.json_stream import read_items
+from detector.io.remote import may_open, names_in
 from detector.media.images import image_hw
 
 _SECTIONS = ("images", "categories", "annotations")
@@ -267,6 +268,8 @@ def _name_in_url(url: object) -> str | None:
 
 def _as_in_folder(table: ImageTable, folder: Path) -> None:
     """Replace names that a folder does not have by those it has: with other slashes, or without the folder of a URL."""
+    if may_open(folder):
+        return
     others = {index: name.replace("\\", "/") for index, name in enumerate(table.file_names) if "\\" in name}
     others |= {index: posixpath.basename(table.file_names[index]) for index in table.from_url}
     for index, other in others.items():
@@ -336,12 +339,27 @@ def _exist(images: Path, file_names: list[str]) -> npt.NDArray[np.bool_]:
     """Return which files exist, bool (N,); each folder is listed once, which is far cheaper than a check per file."""
     listings: dict[str, set[str]] = {}
     is_present = np.zeros(len(file_names), dtype=np.bool_)
+    if may_open(images):
+        return _exist_remotely(images, file_names)
     for index, file_name in enumerate(file_names):
         folder, base = os.path.split(file_name)
         if folder not in listings:
             listings[folder] = _list_files(images / folder)
         # File systems that ignore case or Unicode forms may find a name that is not listed.
         is_present[index] = base in listings[folder] or os.path.isfile(images / file_name)
+    return is_present
+
+
+def _exist_remotely(images: Path, file_names: list[str]) -> npt.NDArray[np.bool_]:
+    """Return which files a storage lists, bool (N,); all where it cannot list a folder."""
+    listings: dict[str, set[str] | None] = {}
+    is_present = np.ones(len(file_names), dtype=np.bool_)
+    for index, file_name in enumerate(file_names):
+        folder, base = posixpath.split(file_name)
+        if folder not in listings:
+            listings[folder] = names_in(images / folder)
+        listing = listings[folder]
+        is_present[index] = listing is None or base in listing
     return is_present
 
 

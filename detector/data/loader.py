@@ -26,6 +26,7 @@ from detector.data.image_cache import ImageCache, prepare_cache_folder
 from detector.data.worker_processes import SHARED_MEMORY, Parcel, fits_shared_memory, guard_hint, lost_worker_reason
 from detector.errors import DatasetError, DetectorError, MediaError
 from detector.io.child_process import safe_path
+from detector.io.remote import PermittedAddresses
 from detector.media.images import size_warning
 from detector.structures.canvas import Canvas
 from detector.structures.letterbox import Letterbox
@@ -237,6 +238,7 @@ class TrainingSamples(Dataset[Sample]):
         if disk_cache is not None:
             prepare_cache_folder(disk_cache, annotations.annotations, annotations.images)
         self._imported = ImportedFiles()  # first, for the classes of augmentations in a spawned worker
+        self._permitted = PermittedAddresses()
         self.annotations, self._canvas, self._augment, self._seed = annotations, canvas, augment, seed
         self._factors, self._reduced_decode = factors, reduced_decode
         self._cache = ImageCache(canvas.channels, cache_mb, disk_cache)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from detector.errors import MediaError
 from detector.io.folders import hint_for_missing
+from detector.io.remote import read_remote
 from detector.io.tar_members import member_of, read_member
 from detector.media import tiff
 from detector.media.headers import ImageHeader, read_header
@@ -371,15 +372,19 @@ def as_jpeg(image_rgb: npt.NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, or a member of a tar archive; every error of the operating system becomes a `MediaError`."""
+    """Open a file, a member of a tar archive or a permitted remote file.
+
+    Every error of the operating system becomes a `MediaError`.
+    """
     try:
         try:
             status = os.stat(path)
-        except (NotADirectoryError, FileNotFoundError):
+        except OSError:
             member = member_of(path)
-            if member is None:
+            content = read_remote(path) if member is None else read_member(member)
+            if content is None:
                 raise
-            yield BytesIO(read_member(member))
+            yield BytesIO(content)
             return
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{path} cannot be read: it is a folder, not an image; name a file")

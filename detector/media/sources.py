@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
 from detector.errors import ConfigError, DatasetError, MediaError
+from detector.io import remote
+from detector.io.addresses import PACKAGES, address_of, require_plain_address
 from detector.io.folders import files_below, hint_for_missing
 from detector.io.tar_members import list_members
 from detector.media.images import IMAGE_SUFFIXES, LoadedImage, load_encoded, load_image, with_channels
@@ -161,6 +163,8 @@ Source: TypeAlias = "ImageSource | VideoSource"
 def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = True) -> list[Source]:
     """Return the sources that a word names: a file, folder, glob, pattern, `.txt` list, camera, URL or stdin.
 
+    An address at s3://, gs:// or hf:// gives the image, or the images below it.
+
     A folder or glob gives its images and videos sorted by name; links to folders are followed, and folders of runs and
     results below a folder, whose pictures have boxes drawn on them, are left out. A `.tar` archive, and a folder or
     glob of archives only, gives the images in it, which are read where they lie. A relative path in a list file starts
@@ -180,8 +184,8 @@ def find_sources(source: str | Path, allow_url: bool = False, is_alone: bool = T
     text, path = str(source), Path(source)
     if not text:  # as a path, this would be the current folder
         raise MediaError("expected an image, video or folder, got an empty text; give its path")
-    if isinstance(source, str) and (stream := _stream(text, allow_url)) is not None:
-        return [stream]
+    if isinstance(source, str) and (addressed := _addressed(text, allow_url)) is not None:
+        return addressed
     if os.path.isdir(path):  # unlike a method of Path, it does not raise for a name that is too long
         files = _files_of(files_below(path))
         found: list[Source] = [_file(p) for p in _without_results(files, path)]
@@ -228,10 +232,28 @@ def _stream(text: str, allow_url: bool) -> VideoSource | None:
         return None
     name = f"{parts['scheme']}://{parts['host']}{parts['path']}{parts['rest']}"
     if parts["scheme"].lower() not in URL_SCHEMES or not parts["host"]:
-        raise ConfigError(f"{name}: expected an address of {', '.join(URL_SCHEMES)}, got {parts['scheme']}://")
+        known = ", ".join((*URL_SCHEMES, *PACKAGES))
+        raise ConfigError(f"{name}: expected an address of {known}, got {parts['scheme']}://")
     if not allow_url:
         raise ConfigError(f"{name}: this would use the network; allow it by --allow-url (in Python: allow_url=True)")
     return VideoSource(name, url=text)
+
+
+def _addressed(text: str, allow_url: bool) -> list[Source] | None:
+    """Return the camera, stream or stdin that a word stands for, or the images at an address; None if it is a path."""
+    scheme, mark, _ = text.partition("://")
+    if not mark or scheme not in PACKAGES:
+        stream = _stream(text, allow_url)
+        return None if stream is None else [stream]
+    require_plain_address(text)
+    if not allow_url:
+        raise ConfigError(f"{text}: this would use the network; allow it by --allow-url (in Python: allow_url=True)")
+    root = Path(text)
+    remote.permit(root, None)  # each image is read once
+    found = [path for path in remote.files_below(root) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise MediaError(f"{text}: expected an image or a folder of images, got none; check the address")
+    return [ImageSource(address_of(path) or str(path), path) for path in found]
 
 
 def _numbered_frames(pattern: str) -> VideoSource | None:
@@ -317,7 +339,7 @@ def _listed(path: Path, allow_url: bool) -> list[Source]:
     except (OSError, UnicodeDecodeError) as error:
         raise MediaError(f"{path}: expected a list of image paths, got a file that is not text: {error}") from error
     words = [line.strip() for line in lines if line.strip()]
-    return [_stream(w, allow_url) or _file(path.parent / w) for w in words]
+    return [each for w in words for each in _addressed(w, allow_url) or [_file(path.parent / w)]]
 
 
 def as_sources(

@@ -17,6 +17,7 @@ from detector.evaluation.evaluator import annotated_sources
 from detector.evaluation.operating_point import BEST, BEST_OVERALL, OperatingPoint
 from detector.inference.prediction_run import OnPicture, PredictionOptions, PredictionRun, Report, batch_size_for
 from detector.inference.predictor import Predictor
+from detector.io.remote import permit
 from detector.media.frame_sequences import as_sequences
 from detector.media.memory_images import ChannelOrder
 from detector.media.sources import ImageSource, Source, as_sources, require_videos
@@ -87,6 +88,8 @@ def find_inputs(
         raise ConfigError("fps: expected images without annotations, got an annotation file; leave one of them out")
     if not isinstance(given, (str, Path)):
         raise ConfigError(f"expected one source with annotations, the folder of their images, got {given!r:.200}")
+    if allow_url:
+        permit(given, None)
     read = read_coco(annotations, Path(given), require_annotations=False)
     return PredictionInputs(annotated_sources(read), read)
 

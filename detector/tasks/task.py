@@ -240,18 +240,20 @@ def load_experiment_of(schema: type[Config], name: str, overrides: Sequence[str]
     return config
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> TaskConfig:
+def load_experiment(name: str, overrides: Sequence[str] = (), *, are_own: bool = True) -> TaskConfig:
     """Load an experiment of any task from a YAML file, a shipped preset or a Darknet .cfg, with `key=value` overrides.
 
     A .cfg, by path or by the name of a shipped one such as `yolov4-tiny.cfg`, is an experiment with that network.
+    Overrides that are not the user's `are_own` words, such as those of a study, cannot give a permission.
 
     Raises:
         ConfigError: every mistake found, each with file and line.
         DarknetError: the .cfg cannot be honoured.
     """
     if name.endswith(".cfg"):
-        return config_from_plain(TaskConfig, {"model": {"name": "darknet", "cfg": name}}, name, overrides)
-    return load_config(TaskConfig, name, overrides)
+        plain = {"model": {"name": "darknet", "cfg": name}}
+        return config_from_plain(TaskConfig, plain, name, overrides, are_own=are_own)
+    return load_config(TaskConfig, name, overrides, are_own=are_own)
 
 
 def config_of_file(
@@ -290,7 +292,7 @@ def changed_config(
     if data is not None:
         plain["data"] = str(data) if isinstance(data, Path) else data
     with announcing(lambda text: report(Noted(text))):
-        changed = config_from_plain(TaskConfig, plain, who)
+        changed = config_from_plain(TaskConfig, plain, who, is_own=True)
     if not isinstance(changed, type(config)):
         raise ConfigError(f"{who}: expected settings of the task at hand, got another task; leave the key task out")
     return changed

@@ -15,6 +15,7 @@ from detector.data import annotation_index, spilled_rows
 from detector.data.annotation_index import indexed_coco
 from detector.data.coco import CocoAnnotations, read_coco
 from detector.errors import ConfigError, DatasetError
+from detector.io.announcements import announcing
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +181,48 @@ def test_command_builds_an_index_and_prints_the_classes(
     assert "building" not in again.err
     assert again.out == first.out
     assert run(["dataset", "index", str(tmp_path), "--out", str(tmp_path / "x")]) == 3
+
+
+def _shortened(name: str) -> Callable[[Path], None]:
+    return lambda own: np.save(own / f"{name}.npy", np.load(own / f"{name}.npy")[:-1])
+
+
+def _changed(name: str, position: int, value: int) -> Callable[[Path], None]:
+    def change(own: Path) -> None:
+        array = np.load(own / f"{name}.npy")
+        array[position] = value
+        np.save(own / f"{name}.npy", array)
+
+    return change
+
+
+def _truncated(own: Path) -> None:
+    content = (own / "areas.npy").read_bytes()
+    (own / "areas.npy").write_bytes(content[:-8])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *map(_shortened, (*annotation_index._PER_IMAGE, *annotation_index._PER_BOX, *annotation_index._NAMES)),
+        _changed("offsets", 3, 10**9),
+        _changed("offsets", 0, 1),
+        _changed("offsets", 5, -1),
+        _changed("name_bounds", -1, 10**9),
+        lambda own: np.save(own / "labels.npy", np.load(own / "labels.npy").astype(np.int32)),
+        _truncated,
+    ],
+)
+def test_inconsistent_index_is_refused_and_built_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = write(tmp_path / "set", num_images=12, num_boxes=30)
+    expected = read_coco(path, tmp_path / "set/images")
+    indexed_coco(path, tmp_path / "set/images", tmp_path / "index")
+    (own,) = (tmp_path / "index").iterdir()
+    damage(own)
+    told: list[str] = []
+    with announcing(told.append):
+        found = indexed_coco(path, tmp_path / "set/images", tmp_path / "index")
+    require_same(found, expected)
+    assert told == [
+        f"{path}: building an index of it in {own}; the one that is there is damaged or inconsistent",
+    ]

@@ -89,7 +89,7 @@ def make_cost_run(path: Path, runs: Path, report: Report = lambda event: None) -
     record = read_record(path)
     for file in record.imports:
         import_parts(Path(file))
-    config = load_experiment(record.experiment, record.overrides)
+    config = load_experiment(record.experiment, record.overrides, are_own=False)
     if not config.train.iterations or config.train.iterations <= WARM_UP_TURNS:
         raise ConfigError(
             f"a study of costs: expected train.iterations above {WARM_UP_TURNS}, got {config.train.iterations}"

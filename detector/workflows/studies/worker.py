@@ -102,7 +102,7 @@ def make_run(
     record = read_record(path)
     for file in record.imports:
         import_parts(Path(file))
-    config = load_experiment(record.experiment, record.overrides)
+    config = load_experiment(record.experiment, record.overrides, are_own=False)
     config = of_run(config, record, path, runs)
     folder = runs.resolve() / path.stem
     resume = _interrupted(folder, config, record)
