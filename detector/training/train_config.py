@@ -44,6 +44,9 @@ class TrainConfig:
         weights: a model file, run folder or name of published weights (yolox-s) to start from, or None for random
             weights.
         weights_partial: whether to start also from weights that fit less than a tenth of the model's parameters.
+        teacher: a detector whose boxes and scores on the training images are learnt besides the annotations: a model
+            file, run folder, export or name of published weights (yolox-s); its classes are matched by name.
+        teacher_weight: weight of a detection of the teacher relative to an object of the annotations.
         freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
         tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.
         loggers: programs that get the rows of `results.csv`, each a name (tensorboard, mlflow, wandb) or
@@ -67,6 +70,8 @@ class TrainConfig:
     timeout_s: float = 600.0
     weights: Path | None = None
     weights_partial: bool = False
+    teacher: Path | None = None
+    teacher_weight: float = 1.0
     freeze: tuple[str, ...] = ()
     tensorboard: bool = False
     loggers: tuple[LoggerConfig, ...] = ()
@@ -87,6 +92,8 @@ class TrainConfig:
             raise ValueError("train: expected min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
             raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
+        if self.teacher_weight <= 0:
+            raise ValueError(f"train.teacher_weight: expected a weight above 0, got {self.teacher_weight}")
         if not 0 <= self.val_share[0] < self.val_share[1] <= 1:
             raise ValueError(f"train.val_share: expected 0 <= start < end <= 1, got {list(self.val_share)}")
 

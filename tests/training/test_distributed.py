@@ -111,6 +111,23 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(
     assert moved > 0.1
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_with_a_teacher_equal_one_process(
+    experiment: Make, tmp_path: Path, teacher_weights: Path, fork: Callable[..., Any]
+) -> None:
+    from detector.workflows.train import train
+
+    alike = [*ALIKE, f"train.teacher={teacher_weights}", "train.iterations=6"]
+    train(experiment(*alike, "train.accumulate=2", "train.run_name=alone"))
+    (code, _, told), (other_code, _, _) = forked(fork, experiment(*alike), tmp_path)
+    assert (code, other_code) == (0, 0), told
+    wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
+    assert wanted["loss_sums"].keys() == found["loss_sums"].keys()
+    for name, tensor in wanted["model"].items():
+        if "running" not in name and tensor.is_floating_point():
+            torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
 # Batches of four images: many objects, none, one of less than a pixel, none; split among processes and micro-batches.
 # The processes are forked after the imports, which take most of the time. Batch norm is frozen, because its statistics
 # cover one micro-batch.
