@@ -53,10 +53,11 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         Raises:
             DatasetError: a split cannot be used, it has less than two classes, or one class is in the validation split
                 only.
-            ConfigError: a teacher is configured.
+            ConfigError: a teacher or a fold is configured.
         """
-        if config.train.teacher is not None:
-            raise ConfigError("train.teacher: expected an experiment for a detector, got a classifier; leave it out")
+        for key in ("teacher", "fold"):
+            if getattr(config.train, key) is not None:
+                raise ConfigError(f"train.{key}: expected an experiment for a detector, got a classifier; leave it out")
         self._config = config
         self._images = read_images(config, "train", report)
         self.has_val = config.has_val

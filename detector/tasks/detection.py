@@ -69,12 +69,15 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         require_main_guard(config.loader.workers)
         self._config = config
         self._annotations = read_split(config, "train", report)
-        self.has_val = config.has_val
+        held_out = None
+        if config.train.fold is not None:
+            self._annotations, held_out = config.train.fold.divided(self._annotations)
+        self.has_val = held_out is not None or config.has_val
         _require_objects(self._annotations)
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
-            val = read_split(config, "val", report, with_notes=False)
+            val = held_out if held_out is not None else read_split(config, "val", report, with_notes=False)
             if config.train.val_share != (0.0, 1.0):
                 val = take(Portion(val, no_extras(val)), config.train.val_images(len(val))).annotations
             match = match_classes(self.class_names, self.category_ids, val, "the training split")

@@ -125,7 +125,9 @@ def test_two_processes_with_a_teacher_equal_one_process(
     assert wanted["loss_sums"].keys() == found["loss_sums"].keys()
     for name, tensor in wanted["model"].items():
         if "running" not in name and tensor.is_floating_point():
-            torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                found["model"][name], tensor, rtol=0, atol=1e-6, msg=partial("{}: {}".format, name)
+            )
 
 
 # Batches of four images: many objects, none, one of less than a pixel, none; split among processes and micro-batches.
