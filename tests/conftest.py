@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -24,12 +25,11 @@ import torch
 from torch import Tensor, equal
 
 from detector.config import registry
-from detector.config.schema import config_to_plain
 from detector.data.synthetic_detection import draw_shapes
-from detector.models.checkpoint import ModelFile, save_model
 from detector.tasks import run_pictures
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import build_model, load_detection
+from detector.tasks.detection_model import load_detection
+from tests.written_models import written_teacher
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -358,39 +358,19 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
     return make
 
 
-def _write_teacher(
-    path: Path, *overrides: str, network: str = "mish-n", names: tuple[str, ...] = ("square", "circle", "robot")
-) -> Path:
-    preset, *settings = NETWORKS[network]
-    config = load_detection(preset, [*settings, "input.size=64", "device=cpu", *overrides])
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        model = build_model(config, len(names))
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0  # statistics of one pass, so that the outputs vary
-        model(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)[:, : config.input.channels])
-    state = model.state_dict()
-    for name in model.class_rows():
-        state[name] = torch.zeros_like(state[name]) if state[name].ndim == 1 else 2 * state[name]  # no prior of a class
-    plain = {key: value for key, value in config_to_plain(config).items() if key not in ("data", "train")}
-    save_model(path, ModelFile(plain, names, tuple(range(1, len(names) + 1)), state))
-    return path
-
-
 @pytest.fixture(scope="session")
 def write_teacher() -> Callable[..., Path]:
     """Return a function that writes a detector with random weights and scores around a half.
 
     It has the network of `NETWORKS` that `network` names, and the classes of `names`.
     """
-    return _write_teacher
+    return functools.partial(written_teacher, NETWORKS)
 
 
 @pytest.fixture(scope="session")
 def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return such a model file of two of the classes of the drawn data set and of one that it does not have."""
-    return _write_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+    return written_teacher(NETWORKS, tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 def _assert_same(ours: Any, theirs: Any, where: str = "state") -> None:

@@ -79,6 +79,11 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         """True if the data set has a split `val`."""
         return self.data is not None and "val" in registry.build(self.data).split_names()
 
+    @property
+    def has_folds(self) -> bool:
+        """True if the task can hold a fold of its training split out (`train.fold`)."""
+        return False
+
     def resumed_as(self: Config, asked: TaskConfig) -> Config:
         """Return this config of an interrupted run with the settings of `asked` that change no number.
 

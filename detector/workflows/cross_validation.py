@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def cross_validate(
 
 def _checked(config: TaskConfig) -> DetectionConfig:
     """Return an experiment with one evaluation, at the end of its run."""
-    if not isinstance(config, DetectionConfig):
+    if not config.has_folds:
         raise ConfigError("--folds: expected an experiment for a detector, got one for a classifier; leave it out")
     if config.train.patience or config.train.val_share != (0.0, 1.0):
         raise ConfigError(
@@ -121,7 +121,7 @@ def _checked(config: TaskConfig) -> DetectionConfig:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--folds: expected a single process, got several by torchrun; start it without torchrun")
-    return replace(config, train=replace(config.train, evaluations=1))
+    return cast("DetectionConfig", replace(config, train=replace(config.train, evaluations=1)))
 
 
 def _is_done(run: RunFolder, config: DetectionConfig) -> bool:
@@ -165,8 +165,9 @@ def _scored(config: DetectionConfig, folder: Path, num_folds: int) -> CocoMetric
 
 
 def _joined(parts: Sequence[Results]) -> Results:
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("image_ranks", "category_ranks", "boxes_xywh", "scores")
-    }
-    return Results(**columns)
+    return Results(
+        np.concatenate([part.image_ranks for part in parts]),
+        np.concatenate([part.category_ranks for part in parts]),
+        np.concatenate([part.boxes_xywh for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
