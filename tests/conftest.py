@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ from detector.data.synthetic_detection import draw_shapes
 from detector.tasks import run_pictures
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
+from tests.written_models import written_teacher
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -355,6 +357,21 @@ def experiment(request: pytest.FixtureRequest, tiny_shapes: Path, tmp_path: Path
         return load_detection(preset, [*own, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_teacher() -> Callable[..., Path]:
+    """Return a function that writes a detector with random weights and scores around a half.
+
+    It has the network of `NETWORKS` that `network` names, and the classes of `names`.
+    """
+    return functools.partial(written_teacher, NETWORKS)
+
+
+@pytest.fixture(scope="session")
+def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return such a model file of two of the classes of the drawn data set and of one that it does not have."""
+    return written_teacher(NETWORKS, tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 def _assert_same(ours: Any, theirs: Any, where: str = "state") -> None:

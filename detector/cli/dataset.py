@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from detector.cli.data_words import configured
 from detector.cli.dataset_options import _SHARES
@@ -15,7 +14,6 @@ from detector.cli.usage import data_words
 from detector.config import registry
 from detector.config.nodes import read_foreign
 from detector.data.annotation_index import IndexedAnnotations
-from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import read_extras
 from detector.data.conversion import Conversion, coco_to_darknet, coco_to_yolo, yolo_to_coco
 from detector.data.dataset_editing import (
@@ -28,8 +26,9 @@ from detector.data.dataset_editing import (
     split_portion,
     subset,
 )
-from detector.data.doctor.look_alikes import copies_between, groups_of_look_alikes
+from detector.data.doctor.look_alikes import copies_between
 from detector.data.doctor.orphan_checks import check_orphans
+from detector.data.folds import groups_of
 from detector.data.foreign_dataset import ForeignDataset
 from detector.data.problems import shown
 from detector.data.shard_writer import coco_to_shards
@@ -155,7 +154,7 @@ def _split(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion,
     if not divided:
         raise ConfigError(f"{words[1]}: --shares names none of its splits {', '.join(portions)}; name one of them")
     whole = pooled(divided, notes)
-    groups = _groups(arguments.group, whole.annotations, notes)
+    groups = groups_of(arguments.group, whole.annotations, notes)
     parts = split_portion(whole, shares, seed=arguments.seed, groups=groups)
     made = {**parts, **kept}
     require_no_leak(made, "add the splits to --shares and give --again to divide them together")
@@ -190,34 +189,6 @@ def _shares(text: str) -> dict[str, float]:
             )
         shares[name] = value
     return shares
-
-
-def _groups(how: str | None, annotations: CocoAnnotations, notes: list[str]) -> list[str] | None:
-    """Return the group of each image, or None."""
-    names = annotations.file_names
-    if how is None:
-        return None
-    if how == "folder":
-        return [str(PurePosixPath(name).parent) for name in names]
-    if how == "duplicates":
-        groups = groups_of_look_alikes(annotations)
-        num_different = len(set(groups))
-        notes.append(f"{plural(len(names), 'image')}, {num_different} of them different; look-alikes stay together")
-        return groups
-    try:
-        pattern = re.compile(how)
-    except re.error as error:
-        raise ConfigError(
-            f"--group: expected 'folder', 'duplicates' or a regular expression, got {how!r}: {error}"
-        ) from error
-
-    def group(name: str) -> str:
-        match = pattern.search(name)
-        if match is None:
-            raise ConfigError(f"--group {how!r} does not match {name!r}; every image needs a group")
-        return match[1] if pattern.groups and match[1] is not None else match[0]
-
-    return list(map(group, names))
 
 
 def _merge(words: list[str], arguments: argparse.Namespace) -> tuple[Conversion, list[str]]:

@@ -18,6 +18,7 @@ from detector.io.nouns import plural
 from detector.models.checkpoint import TrainingState
 from detector.tasks.task import Headline, TaskConfig, load_experiment, task_of
 from detector.training.run_folder import RunFolder
+from detector.workflows.cross_validation import cross_validate
 from detector.workflows.train import TrainingResult, open_run, train
 from detector.workflows.training_progress import TrainingProgress
 
@@ -43,8 +44,40 @@ def _opened(arguments: argparse.Namespace) -> tuple[TaskConfig, tuple[RunFolder,
     return config, resume
 
 
+def _run_folds(arguments: argparse.Namespace) -> int:
+    """Train a run for each fold, print their AP and that of all images together, and return the exit code."""
+    names, overrides = experiment_words(arguments)
+    caught = noted_signals()
+    progress = TrainingProgress(arguments.quiet, arguments.verbose)
+    try:
+        outcome = cross_validate(
+            load_experiment(names[0], overrides),
+            arguments.folds,
+            arguments.group,
+            go_on=arguments.go_on,
+            report=progress,
+            should_stop=lambda: bool(caught),
+        )
+    finally:
+        progress.close()
+    if outcome.metrics is None:
+        say(f"stopped and saved in {outcome.folder}; continue with the same command, --out and --continue")
+        return 128 + (caught[0] if caught else signal.SIGTERM)
+    if arguments.json:
+        print(json.dumps(outcome.to_plain()))
+    else:
+        if not arguments.quiet:
+            print(outcome.metrics.to_text())
+            print(f"AP of each fold: {', '.join(number_text(ap if ap >= 0 else math.nan) for ap in outcome.aps)}")
+        print(f"AP of all images, each by the run that did not see it: {number_text(outcome.metrics.ap)}")
+        print(f"results: {outcome.folder}")
+    return 5 if arguments.strict and (outcome.num_skipped or outcome.num_warnings) else 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train and return the exit code."""
+    if arguments.folds is not None:
+        return _run_folds(arguments)
     config, resume = _opened(arguments)
     if arguments.plot_schedule:
         plot_schedule(config, arguments.plot_schedule, arguments.quiet)

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from detector.cli.common_options import add_data, add_out
+from detector.cli.common_options import add_data, add_out, positive
 from detector.cli.usage import check_keys, names_data, split_words
 from detector.errors import ConfigError
 
@@ -16,6 +16,7 @@ EXAMPLES = (
     "detector train mish-n data=data.yaml train.epochs=50",
     "detector train mish-n data.train.annotations=train.json data.train.images=images",
     "detector train --resume runs/detect/train",
+    "detector train mish-n data=data.yaml --folds 5",
 )
 
 
@@ -42,6 +43,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="go_on",
         action="store_true",
         help="continue the run of this name if there is one, so that the same command can be repeated",
+    )
+    parser.add_argument(
+        "--folds",
+        type=positive,
+        metavar="N",
+        help="cross-validation: divide the training split into N folds, train a run without each of them, and score "
+        "all images together, each predicted by the run that did not see it (default: one run)",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="HOW",
+        help="with --folds: keep images of a group in one fold: folder, duplicates or a regular expression, as in "
+        "detector dataset split (default: each image alone)",
     )
     parser.add_argument(
         "--plot-schedule",
@@ -88,9 +102,33 @@ def check(arguments: argparse.Namespace) -> None:
             "--resume: expected no overrides but the new place of the data (data=FILE, data.train.images=FOLDER), "
             "since a run resumes unchanged; leave them out, or repeat the command"
         )
+    if arguments.folds is None and arguments.group is not None:
+        raise ConfigError("--group: expected --folds too, got --group alone; give --folds N, or leave it out")
+    if arguments.folds is not None:
+        _check_folds(arguments)
     if arguments.dry_run and arguments.resume:
         raise ConfigError("--dry-run: expected a new run, got --resume; leave one of them out")
     check_keys(arguments, overrides, names[0] if names else None)
+
+
+def _check_folds(arguments: argparse.Namespace) -> None:
+    """Reject a number of folds that divides nothing, and options of a single run.
+
+    Raises:
+        ConfigError: a mistake.
+    """
+    if arguments.folds < 2:
+        raise ConfigError(f"--folds: expected at least 2, got {arguments.folds}; give --folds 5")
+    for option, value in (
+        ("--resume", arguments.resume),
+        ("--dry-run", arguments.dry_run),
+        ("--plot-schedule", arguments.plot_schedule),
+    ):
+        if value:
+            raise ConfigError(
+                f"{option}: expected a single run, got --folds; leave one of them out (--continue goes on with the "
+                f"folds that are missing)"
+            )
 
 
 def _data_given(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from detector.config.registry import PartConfig
@@ -43,10 +43,17 @@ class Dataset(FileReader, ABC):
 
 @dataclass(frozen=True)
 class DatasetConfig(PartConfig[Dataset]):
-    """The kind `data set`: base class of the settings of every detection data set; COCO is the default format."""
+    """The kind `data set`: base class of the settings of every detection data set; COCO is the default format.
+
+    Attributes:
+        unlabelled: a folder, glob or list file of images without annotations, which `train.teacher` labels in training;
+            None for none.
+    """
 
     folders = ("data",)
     fallback_name = "coco"
+
+    unlabelled: Path | None = field(default=None, kw_only=True)
 
 
 def required_file(file: Path | None, what: str, key: str = "file") -> Path:

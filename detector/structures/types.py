@@ -92,6 +92,20 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class TaughtObjects:
+    """Detections of a teacher in the images of a batch, one padded row per image.
+
+    Attributes:
+        canvas_xyxy: float32 (B, M, 4), pixels of the canvas, inside it; M is the largest number in an image.
+        scores: float32 (B, M, classes), the teacher's scores of all classes of the model in training, 0..1: 0 for
+            classes that the teacher does not have, and in all classes on padding.
+    """
+
+    canvas_xyxy: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
 class Targets:
     """The objects of all images of a batch in one list, each with the index of its image.
 
@@ -102,6 +116,7 @@ class Targets:
         ignore: bool (T,), crowd regions.
         num_images: images in the batch, with or without objects.
         host: the same objects on the CPU, which knows their numbers without waiting, where these are on a GPU.
+        taught: the detections of a teacher in the same images, or None without one.
     """
 
     canvas_xyxy: Tensor
@@ -110,6 +125,7 @@ class Targets:
     ignore: Tensor
     num_images: int
     host: Targets | None = field(default=None, repr=False)
+    taught: TaughtObjects | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         num = len(self.canvas_xyxy)
@@ -119,7 +135,8 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on another device."""
-        return sent_record(self, device, host=None if device.type == "cpu" else self.host or self)
+        taught = None if self.taught is None else sent_record(self.taught, device)
+        return sent_record(self, device, host=None if device.type == "cpu" else self.host or self, taught=taught)
 
     def padded(self, ignore: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objects (or, with `ignore`, the crowd regions) as one row of equal length per image.

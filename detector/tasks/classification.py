@@ -13,7 +13,7 @@ import torch
 from detector.config import registry
 from detector.config.registry import register
 from detector.data.classification_batches import training_batches
-from detector.errors import DatasetError
+from detector.errors import ConfigError, DatasetError
 from detector.evaluation.accuracy import ClassificationMetrics
 from detector.inference.prediction_run import OnPicture
 from detector.media.images import write_image
@@ -53,7 +53,11 @@ class ClassificationTask(Task[ClassificationConfig, TrainableModel]):
         Raises:
             DatasetError: a split cannot be used, it has less than two classes, or one class is in the validation split
                 only.
+            ConfigError: a teacher or a fold is configured.
         """
+        for key in ("teacher", "fold"):
+            if getattr(config.train, key) is not None:
+                raise ConfigError(f"train.{key}: expected an experiment for a detector, got a classifier; leave it out")
         self._config = config
         self._images = read_images(config, "train", report)
         self.has_val = config.has_val

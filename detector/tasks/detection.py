@@ -20,13 +20,15 @@ from detector.data.dataset_editing import Portion, take
 from detector.data.image_cache import stated_cost
 from detector.data.loader import BatchRange, StreamSampler, TrainingSamples, training_batches
 from detector.data.repeat_factors import repeat_factors
+from detector.data.unlabelled import with_unlabelled
 from detector.data.worker_processes import require_main_guard
-from detector.errors import DatasetError
+from detector.errors import ConfigError, DatasetError
 from detector.evaluation.coco_metrics import CocoMetrics
 from detector.evaluation.evaluator import annotated_sources, evaluate
 from detector.inference.prediction_run import OnPicture
 from detector.inference.predictor import Predictor
 from detector.inference.runtime import TorchRuntime
+from detector.losses.distillation import DistillationLoss
 from detector.media.drawing import draw_batch
 from detector.media.images import write_image
 from detector.models.contracts import DetectionModel
@@ -40,6 +42,7 @@ from detector.tasks.memory_batch_size import with_batch_size
 from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
 from detector.tasks.run_pictures import RunPictures
 from detector.tasks.task import Headline, Task
+from detector.tasks.teacher import Teacher
 from detector.training.distributed import World
 from detector.training.events import Noted, Report
 from detector.training.run_folder import RunFolder
@@ -60,17 +63,21 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
 
         Raises:
             DatasetError: a split cannot be used, `train` has no object, or no category of `val` is a class of `train`.
-            ConfigError: workers of the loader would run the script again.
+            ConfigError: workers of the loader would run the script again, or the teacher cannot be used.
+            CheckpointError: the teacher cannot be read.
         """
         require_main_guard(config.loader.workers)
         self._config = config
         self._annotations = read_split(config, "train", report)
-        self.has_val = config.has_val
+        held_out = None
+        if config.train.fold is not None:
+            self._annotations, held_out = config.train.fold.divided(self._annotations)
+        self.has_val = held_out is not None or config.has_val
         _require_objects(self._annotations)
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids
         self._val, self._val_ids = None, self.category_ids
         if self.has_val:
-            val = read_split(config, "val", report, with_notes=False)
+            val = held_out if held_out is not None else read_split(config, "val", report, with_notes=False)
             if config.train.val_share != (0.0, 1.0):
                 val = take(Portion(val, no_extras(val)), config.train.val_images(len(val))).annotations
             match = match_classes(self.class_names, self.category_ids, val, "the training split")
@@ -81,13 +88,37 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             self._val, self._val_ids = match.matched_part(val), match.category_ids
             if not (~self._val.is_crowd).any():
                 report(Noted(f"{val.annotations}: has no object to measure AP on, the last weights count as the best"))
-        self.num_images, self.batch_size = len(self._annotations), config.loader.batch_size
+        self._shown = self._with_unlabelled(report)
+        self._teacher = Teacher(config, self._annotations, report) if config.train.teacher is not None else None
+        self.provenance = self._teacher.identity if self._teacher is not None else {}
+        self.num_images, self.batch_size = len(self._shown), config.loader.batch_size
         self.num_objects = self._annotations.num_boxes
         self.num_val_images = len(self._val) if self._val is not None else 0
         self.num_val_objects = self._val.num_boxes if self._val is not None else 0
-        self.problems = (*self._annotations.problems, *(self._val.problems if self._val is not None else ()))
-        self.data_digest = " ".join(part.digest() for part in (self._annotations, self._val) if part is not None)
+        self.problems = (*self._shown.problems, *(self._val.problems if self._val is not None else ()))
+        self.data_digest = " ".join(part.digest() for part in (self._shown, self._val) if part is not None)
         self._pictures: RunPictures | None = None
+
+    def _with_unlabelled(self, report: Report) -> CocoAnnotations:
+        """Return the training split with the images of `data.unlabelled`, if there are any; report their number.
+
+        Raises:
+            ConfigError: there is no teacher to label them.
+        """
+        place = self._config.data.unlabelled if self._config.data is not None else None
+        if place is None:
+            return self._annotations
+        if self._config.train.teacher is None:
+            raise ConfigError(
+                f"data.unlabelled={place}: expected a teacher that labels these images, got none; give train.teacher, "
+                f"or label them once with detector labels pseudo"
+            )
+        joined = with_unlabelled(self._annotations, place, () if self._val is None else (self._val,))
+        for problem in joined.problems[len(self._annotations.problems) :]:
+            report(Noted(str(problem), is_of_data=True))
+        num_added = len(joined) - len(self._annotations)
+        report(Noted(f"data.unlabelled: {num_added} images of {place} are shown too, labelled by the teacher alone"))
+        return joined
 
     @classmethod
     def choose_batch_size(cls, config: DetectionConfig, world: World, report: Report) -> DetectionConfig:
@@ -109,8 +140,15 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         return build_model(self._config, len(self.class_names))
 
     def loss(self, model: DetectionModel) -> Any:
-        """Return the function from raw maps and boxes to `LossParts`."""
-        return registry.build(self._config.loss, model)
+        """Return the function from raw maps and boxes to `LossParts`.
+
+        Raises:
+            ConfigError: the loss cannot be joined with that of a teacher.
+        """
+        loss = registry.build(self._config.loss, model)
+        if self._teacher is None:
+            return loss
+        return DistillationLoss(loss, model, self._teacher.is_taught, self._config.train.teacher_weight)
 
     def _predictor(self, model: DetectionModel, device: torch.device) -> Predictor:
         config, runtime = self._config, TorchRuntime(model, device)
@@ -145,9 +183,11 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         Raises:
             ConfigError: a listed transform or the cache folder cannot be used.
         """
-        config, annotations = self._config, self._annotations
+        config, annotations = self._config, self._shown
         threshold = config.loader.repeat_factor
-        factors = repeat_factors(annotations, threshold)[1] if threshold else None
+        factors = repeat_factors(self._annotations, threshold)[1] if threshold else None
+        if factors is not None:  # images without labels are shown once
+            factors = np.concatenate([factors, np.ones(len(annotations) - len(factors))])
         samples = TrainingSamples(
             annotations,
             Canvas(config.input.canvas_hw, config.input.channels, config.input.fit),
@@ -179,7 +219,10 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
             for note in (*_notes_on_objects(model, annotations, config), *_notes_on_tiles(config)):
                 report(Noted(note))
             _draw_first_batches(samples, sampler, annotations.class_names, folder)
-        return training_batches(samples, sampler, config.loader)
+        batches = training_batches(samples, sampler, config.loader)
+        if self._teacher is None:
+            return batches
+        return self._teacher.taught(batches, next(model.parameters()).device)
 
     def drawn_reports(self, folder: RunFolder, report: Report) -> Report:
         """Return a reporter that draws labels and results into the folder."""

@@ -65,6 +65,11 @@ class DetectionConfig(TaskConfig):
         """Share of the run, at its end, whose images are augmented less."""
         return self.augment.closing_share
 
+    @property
+    def has_folds(self) -> bool:
+        """True: detection can hold a fold out."""
+        return True
+
     def resumed_as(self, asked: TaskConfig) -> DetectionConfig:
         """Return this config of an interrupted run with the settings of `asked` that change no number."""
         config = super().resumed_as(asked)

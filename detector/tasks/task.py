@@ -79,12 +79,19 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         """True if the data set has a split `val`."""
         return self.data is not None and "val" in registry.build(self.data).split_names()
 
+    @property
+    def has_folds(self) -> bool:
+        """True if the task can hold a fold of its training split out (`train.fold`)."""
+        return False
+
     def resumed_as(self: Config, asked: TaskConfig) -> Config:
         """Return this config of an interrupted run with the settings of `asked` that change no number.
 
-        The place of the data is one of them: `train` compares the annotations themselves.
+        The places of the data and of the teacher are among them: `train` compares the annotations and the hash.
         """
         train = replace(self.train, timeout_s=asked.train.timeout_s, loggers=asked.train.loggers)
+        if train.teacher is not None and asked.train.teacher is not None:
+            train = replace(train, teacher=asked.train.teacher)
         return replace(self, device=asked.device, data=asked.data or self.data, train=train)
 
     def for_canvas(self: Config) -> Config:
@@ -139,6 +146,7 @@ class Task(abc.ABC, Generic[Config, Model]):
         problems: what the readers skipped or accepted in the splits.
         data_digest: a hash of the annotations of the splits that does not depend on where their files lie; empty where
             a task has none.
+        provenance: what weights learn from besides the data set, such as a teacher, as in `ModelFile`.
     """
 
     evaluate_options: ClassVar[frozenset[str] | None] = None
@@ -155,6 +163,7 @@ class Task(abc.ABC, Generic[Config, Model]):
     has_val: bool
     problems: tuple[Problem, ...]
     data_digest: str = ""
+    provenance: Mapping[str, str] = {}
 
     @classmethod
     def choose_batch_size(cls, config: Config, world: World, report: Report) -> Config:

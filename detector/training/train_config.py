@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from detector.data.folds import FoldConfig
 from detector.errors import ConfigError
 from detector.models.precision import PrecisionName
 from detector.training.logger import LoggerConfig
@@ -34,6 +35,8 @@ class TrainConfig:
         val_share: part of the validation images that evaluations of the run use, as start and end in a fixed drawn
             order, 0..1: `[0, 0.5]` is one half and `[0.5, 1]` the other. `detector tune` searches on one part and
             reports on another.
+        fold: the fold of the training split that this run of `detector train --folds` holds out and is evaluated on, in
+            place of the split `val`; None for a run that is no part of a cross-validation.
         patience: early stopping: evaluations in a row without a better AP after which the run ends, before the closing
             part of its schedule and augmentation; 0 switches it off.
         precision: number format: auto, fp32, bf16 or fp16.
@@ -44,6 +47,9 @@ class TrainConfig:
         weights: a model file, run folder or name of published weights (yolox-s) to start from, or None for random
             weights.
         weights_partial: whether to start also from weights that fit less than a tenth of the model's parameters.
+        teacher: a detector whose boxes and scores on the training images are learnt besides the annotations: a model
+            file, run folder, export or name of published weights (yolox-s); its classes are matched by name.
+        teacher_weight: weight of a detection of the teacher relative to an object of the annotations.
         freeze: names of modules or parameters that are not trained, such as backbone, including everything below them.
         tensorboard: whether the rows of `results.csv` are also written for TensorBoard; needs the extra `log`.
         loggers: programs that get the rows of `results.csv`, each a name (tensorboard, mlflow, wandb) or
@@ -60,6 +66,7 @@ class TrainConfig:
     ema_horizon: float = 0.05
     evaluations: int = 20
     val_share: tuple[float, float] = (0.0, 1.0)
+    fold: FoldConfig | None = None
     patience: int = 0
     precision: PrecisionName = "auto"
     seed: int = 0
@@ -67,6 +74,8 @@ class TrainConfig:
     timeout_s: float = 600.0
     weights: Path | None = None
     weights_partial: bool = False
+    teacher: Path | None = None
+    teacher_weight: float = 1.0
     freeze: tuple[str, ...] = ()
     tensorboard: bool = False
     loggers: tuple[LoggerConfig, ...] = ()
@@ -87,6 +96,8 @@ class TrainConfig:
             raise ValueError("train: expected min_iterations, evaluations, patience and seed >= 0 and accumulate >= 1")
         if self.clip_norm <= 0 or self.timeout_s <= 0 or not 0 < self.ema_horizon <= 1:
             raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
+        if self.teacher_weight <= 0:
+            raise ValueError(f"train.teacher_weight: expected a weight above 0, got {self.teacher_weight}")
         if not 0 <= self.val_share[0] < self.val_share[1] <= 1:
             raise ValueError(f"train.val_share: expected 0 <= start < end <= 1, got {list(self.val_share)}")
 

@@ -185,7 +185,7 @@ def _train(
         "config": config_to_plain(config),
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
-        "provenance": resume[1].get("provenance", {}) if resume is not None else origin,
+        "provenance": {**(resume[1].get("provenance", {}) if resume is not None else origin), **task.provenance},
         "data_digest": task.data_digest,
     }
     if resume is not None:
@@ -331,11 +331,17 @@ def _new_folder(config: TaskConfig, world: World, reuse: bool) -> RunFolder:
 
 
 def _require_same_data(state: TrainingState, identity: RunIdentity, last: Path, report: Report) -> None:
-    """Reject other classes, and other annotations where the data have moved; report annotations that were changed.
+    """Reject another teacher or other classes, and other annotations where the data have moved; report changed ones.
 
     Raises:
-        CheckpointError: the data set is not that of the run.
+        CheckpointError: the teacher or the data set is not that of the run.
     """
+    teachers = [each.get("provenance", {}).get("teacher_sha256", "none") for each in (state, identity)]
+    if teachers[0] != teachers[1]:
+        raise CheckpointError(
+            f"{last}: expected the teacher that the run began with, SHA-256 {teachers[0][:12]}, got {teachers[1][:12]}"
+            f"; put its file back, or start a new run with train.weights={last.parent.parent}"
+        )
     found = [
         f"{what}: {identity[what]!r} in the data set, {state[what]!r} in the run"
         for what in ("class_names", "category_ids")

@@ -57,6 +57,8 @@ class TrainingProgress:
             self._bar.close()
 
     def _start(self, event: Started) -> None:
+        self.close()  # of the run before, where several follow one another
+        self._bar, self._first = None, None
         if event.first_step >= event.num_steps:
             self._say(
                 f"the run is finished after {event.num_steps} steps, nothing is left to train; run {event.folder}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def data_file(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def split_of(file: Path, name: str = "train", **options: bool) -> CocoAnnotations:
+def split_of(file: Path, name: str = "train", **options: Any) -> CocoAnnotations:
     return DarknetDataset(DarknetDataset.Config(file, **options)).split(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ def description(tmp_path: Path) -> Callable[[str], Path]:
 GOOD = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
 
-def split_of(file: Path, name: str = "train", **options: bool) -> CocoAnnotations:
+def split_of(file: Path, name: str = "train", **options: Any) -> CocoAnnotations:
     return YoloDataset(YoloDataset.Config(file, **options)).split(name)
 
 

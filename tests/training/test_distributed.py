@@ -111,6 +111,25 @@ def test_two_processes_equal_one_process_with_two_batches_per_step(
     assert moved > 0.1
 
 
+def test_two_processes_with_a_teacher_equal_one_process(
+    experiment: Make, tmp_path: Path, teacher_weights: Path, fork: Callable[..., Any]
+) -> None:
+    alike = [*ALIKE, f"train.teacher={teacher_weights}", "train.iterations=3"]
+    path = tmp_path / "alone.yaml"  # in a process of its own too: rounding may change what a random teacher finds
+    path.write_text(config_to_yaml(experiment(*alike, "train.accumulate=2", "train.run_name=alone")), encoding="utf-8")
+    alone = fork("train", str(path), "--quiet")
+    _, said = alone.communicate(timeout=500)
+    assert alone.returncode == 0, said
+    (code, _, told), (other_code, _, _) = forked(fork, experiment(*alike), tmp_path)
+    assert (code, other_code) == (0, 0), told
+    wanted, found = last_state(tmp_path / "runs", "alone"), last_state(tmp_path / "runs")
+    for name, tensor in wanted["model"].items():
+        if "running" not in name and tensor.is_floating_point():
+            torch.testing.assert_close(
+                found["model"][name], tensor, rtol=0, atol=1e-6, msg=partial("{}: {}".format, name)
+            )
+
+
 # Batches of four images: many objects, none, one of less than a pixel, none; split among processes and micro-batches.
 # The processes are forked after the imports, which take most of the time. Batch norm is frozen, because its statistics
 # cover one micro-batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -52,8 +53,8 @@ def finish(process: Any) -> None:
 class Runs:
     """Runs of one experiment, each in its own project folder."""
 
-    def __init__(self, root: Path, data: Path, fork: Callable[..., Any]) -> None:
-        self._root, self.fork = root, fork
+    def __init__(self, root: Path, data: Path, fork: Callable[..., Any], *settings: str) -> None:
+        self._root, self.fork, self._settings = root, fork, settings
         self._data = ", ".join(
             f"{name}: {{annotations: {data}/annotations/{name}.json, images: {data}/images/{name}}}"
             for name in ("train", "val")
@@ -64,7 +65,7 @@ class Runs:
 
     def words(self, name: str) -> list[str]:
         own = (f"data={{name: coco, {self._data}}}", f"train.project={self._root / name}")
-        return command(load_detection("mish-n", [*SETTINGS, *own]), self._root / name)
+        return command(load_detection("mish-n", [*SETTINGS, *own, *self._settings]), self._root / name)
 
     def weights(self, name: str) -> Path:
         return self._root / name / "train" / "weights"
@@ -124,6 +125,20 @@ def test_killed_run_resumes_to_the_same_bits(number: int, runs: Runs, assert_sam
         assert_same(ours[key], theirs[key], key)
     found, wanted = (load_model_file(runs.weights(of) / "best.safetensors") for of in (name, "whole"))
     assert_same(found.state, wanted.state)
+
+
+def test_killed_run_with_a_teacher_resumes_to_the_same_bits(
+    tmp_path: Path,
+    tiny_shapes: Path,
+    teacher_weights: Path,
+    fork: Callable[..., Any],
+    assert_same: Callable[..., None],
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(tiny_shapes / "images" / "train" / "000001.jpg", photos / "photo.jpg")
+    taught = f"train.teacher={teacher_weights}", f"data.unlabelled={photos}", "train.iterations=8"
+    test_killed_run_resumes_to_the_same_bits(1, Runs(tmp_path / "runs", tiny_shapes, fork, *taught), assert_same)
 
 
 def test_run_killed_before_its_first_save_restarts_in_its_folder(tmp_path: Path, tiny_shapes: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,8 @@ def _without_unknown(config: DatasetConfig, name: str) -> CocoAnnotations | None
     """Read a split without the objects of unknown classes; return None if it was refused for another reason."""
     if getattr(config, "ignore_unknown", True):
         return None
-    lenient: DatasetConfig = replace(config, **{"ignore_unknown": True})
+    key: dict[str, Any] = {"ignore_unknown": True}
+    lenient: DatasetConfig = replace(config, **key)
     try:
         rest: CocoAnnotations = registry.build(lenient).split(name)
     except DatasetError:
