@@ -51,7 +51,7 @@ class _Record(TypedDict):
 
 
 @dataclass(frozen=True)
-class DrawnSet:
+class DrawnFolder:
     """Generator of a data set of detection, and the writer of its folders.
 
     Attributes:

@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.drawn_folder import DrawnImage, DrawnSet, split_generator
+from detector.data.drawn_folder import DrawnFolder, DrawnImage, split_generator
 from detector.structures.letterbox import Image
 
 Float64s: TypeAlias = "npt.NDArray[np.float64]"
@@ -322,7 +322,7 @@ def _ground(rng: np.random.Generator, size: int) -> Float32s:
 
 
 @dataclass(frozen=True)
-class PaintedObject:
+class PictureObject:
     """Object of a picture.
 
     Attributes:
@@ -346,7 +346,7 @@ class Picture:
 
     image: Image
     owner: npt.NDArray[np.int16]
-    objects: tuple[PaintedObject, ...]
+    objects: tuple[PictureObject, ...]
 
 
 def _sides_and_looks(rng: np.random.Generator, size: int) -> list[tuple[float, _Look]]:
@@ -407,7 +407,7 @@ def draw_picture(seed: int, split_name: str, index: int, image_size: int = 224) 
     rng = split_generator(seed, split_name, index)
     canvas = _ground(rng, image_size)
     owner = np.full((image_size, image_size), -1, np.int16)
-    objects: list[PaintedObject] = []
+    objects: list[PictureObject] = []
     for side, look in _sides_and_looks(rng, image_size):
         coverage, colours = _patch(rng, look, side)
         painted = coverage >= 0.5
@@ -421,7 +421,7 @@ def draw_picture(seed: int, split_name: str, index: int, image_size: int = 224) 
         colours = _contrasting(rng, colours[own], canvas[inside])
         canvas[inside] += (coverage[own] * np.float32(look.opacity))[..., None] * (colours - canvas[inside])
         owner[inside][painted[own]] = len(objects)
-        objects.append(PaintedObject(look.label, int(painted.sum())))
+        objects.append(PictureObject(look.label, int(painted.sum())))
     if rng.random() < 0.15:
         canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 1.2)))
     noise = _stock()[1]
@@ -456,7 +456,7 @@ def draw_labelled(seed: int, split_name: str, index: int, image_size: int = 224)
 
 
 # JPEG quality 90 halves the folder; the noise of the pictures is above its artefacts.
-PICTURES = DrawnSet(
+PICTURES = DrawnFolder(
     "pictures",
     "detector.data.drawn_pictures",
     GENERATOR_VERSION,

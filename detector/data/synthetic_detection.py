@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.data.drawn_folder import DrawnImage, DrawnSet, split_generator
+from detector.data.drawn_folder import DrawnFolder, DrawnImage, split_generator
 from detector.structures.boxes import area_xyxy, xyxy_to_xywh
 from detector.structures.letterbox import Image
 
@@ -323,11 +323,11 @@ def _draw(seed: int, split_name: str, index: int, image_size: int) -> DrawnImage
     return DrawnImage(image, boxes_xywh, labels, visible_share, np.zeros(len(labels), np.bool_))
 
 
-SHAPES = DrawnSet("shapes", GENERATOR_NAME, GENERATOR_VERSION, CATEGORY_IDS, "shape", MIN_IMAGE_SIZE, _draw)
+SHAPES = DrawnFolder("shapes", GENERATOR_NAME, GENERATOR_VERSION, CATEGORY_IDS, "shape", MIN_IMAGE_SIZE, _draw)
 
 
 def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0) -> None:
-    """Draw the data set into a folder, as `DrawnSet.write` does.
+    """Draw the data set into a folder, as `DrawnFolder.write` does.
 
     Args:
         root: the folder of the data set; it must be empty or not exist, missing parents are created.
