@@ -118,7 +118,8 @@ def _system(rng: np.random.Generator) -> Float64s:
 @functools.lru_cache(maxsize=1)
 def _fractals() -> tuple[tuple[Float64s, ...], ...]:
     """Return the point clouds of each class of fractals, in several variants."""
-    rng, classes = np.random.default_rng(_STOCK_SEED), []
+    rng = np.random.default_rng(_STOCK_SEED)
+    classes: list[tuple[Float64s, ...]] = []
     while len(classes) < NUM_FRACTALS:
         maps = _system(rng)
         cloud = _attractor(maps, rng)
@@ -169,7 +170,7 @@ def _tile(rng: np.random.Generator, kind: int) -> Float32s:
         values = cv2.distanceTransform(seeds, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64)
     elif kind == 5:  # density of a fractal
         clouds = _fractals()[rng.integers(NUM_FRACTALS)]
-        values = np.histogram2d(*clouds[0].T, bins=64, range=[[0, 1], [0, 1]])[0]
+        values = np.histogram2d(clouds[0][:, 0], clouds[0][:, 1], bins=64, range=[[0, 1], [0, 1]])[0]
         values = cv2.resize(np.log1p(values), (_TILE_SIDE, _TILE_SIDE), interpolation=cv2.INTER_LINEAR)
     else:  # marble
         values = np.sin(plasma / plasma.std() * rng.uniform(1, 4))
@@ -194,8 +195,8 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> Float32s:
     if rng.random() < 0.5:
         tile = tile.T
     part = tile[top : top + rows, left : left + columns][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
-    resized: Float32s = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_LINEAR)
-    return resized
+    resized = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_LINEAR)
+    return resized.astype(np.float32, copy=False)
 
 
 def _coloured(rng: np.random.Generator, height: int, width: int, colour: Float32s, spread: float) -> Float32s:
@@ -268,8 +269,7 @@ def _cloud_coverage(points_xy: Float64s, patch_hw: tuple[int, int], side_px: flo
     x, y = (points_xy * (width / patch_hw[1], height / patch_hw[0])).astype(np.int64).T
     counts = np.bincount(np.minimum(y, height - 1) * width + np.minimum(x, width - 1), minlength=height * width)
     cells = (counts.reshape(height, width) > 0).astype(np.float32)
-    coverage: Float32s = cv2.resize(cells, patch_hw[::-1], interpolation=cv2.INTER_LINEAR)
-    return coverage
+    return cv2.resize(cells, patch_hw[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
 
 
 def _patch(rng: np.random.Generator, look: _Look, side_px: float) -> tuple[Float32s, Float32s]:
@@ -423,7 +423,8 @@ def draw_picture(seed: int, split_name: str, index: int, image_size: int = 224) 
         owner[inside][painted[own]] = len(objects)
         objects.append(PictureObject(look.label, int(painted.sum())))
     if rng.random() < 0.15:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 1.2)))
+        blurred = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 1.2)))
+        canvas = blurred.astype(np.float32, copy=False)
     noise = _stock()[1]
     y, x = (int(each) for each in rng.integers(0, 512 - min(image_size, 511), 2))
     part = np.resize(noise[y : y + image_size, x : x + image_size], canvas.shape)
