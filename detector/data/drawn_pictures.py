@@ -171,7 +171,8 @@ def _tile(rng: np.random.Generator, kind: int) -> Float32s:
     elif kind == 5:  # density of a fractal
         clouds = _fractals()[rng.integers(NUM_FRACTALS)]
         values = np.histogram2d(clouds[0][:, 0], clouds[0][:, 1], bins=64, range=[[0, 1], [0, 1]])[0]
-        values = cv2.resize(np.log1p(values), (_TILE_SIDE, _TILE_SIDE), interpolation=cv2.INTER_LINEAR)
+        density = cv2.resize(np.log1p(values), (_TILE_SIDE, _TILE_SIDE), interpolation=cv2.INTER_LINEAR)
+        values = density.astype(np.float64, copy=False)
     else:  # marble
         values = np.sin(plasma / plasma.std() * rng.uniform(1, 4))
     low, high = np.quantile(values, [0.01, 0.99])
