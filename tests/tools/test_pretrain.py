@@ -25,7 +25,7 @@ def run_folder(tmp_path: Path) -> Path:
     config = load_detection("pretrain")
     torch.manual_seed(0)
     state = build_model(config, len(NAMES)).state_dict()
-    sections = {"model": {"name": "yolo"}, "data": {"root": "/home/somebody"}, "train": {}}
+    sections: dict[str, object] = {"model": {"name": "yolo"}, "data": {"root": "/home/somebody"}, "train": {}}
     save_model(tmp_path / "run/weights/best.safetensors", ModelFile(sections, NAMES, (1, 2), state))
     return tmp_path / "run"
 
