@@ -121,6 +121,8 @@ def toy_presets(folder: Path) -> None:
             settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
         if path.stem.startswith("mish"):
             settings["model"] = {"depth": 0.1, "width": 0.125}
+        elif path.stem == "pretrain":
+            settings["data"] = {"name": "pictures", "num_train": 8, "num_val": 2, "image_size": 64}
         elif path.stem == "classify":  # its weights are those of the backbone of mish-n
             settings["model"].update(depth=0.1, width=0.125)
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -23,18 +23,14 @@ image, hidden ones included: [least column, greatest column + 1], and likewise f
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.errors import DatasetError
+from detector.data.drawn_folder import DrawnFolder, DrawnImage, split_generator
 from detector.structures.boxes import area_xyxy, xyxy_to_xywh
 from detector.structures.letterbox import Image
 
@@ -60,7 +56,7 @@ MIN_CONTRAST, MIN_CONTRASTING_SHARE, RIM_PX = 72, 0.8, 3
 
 _MARGIN_PX = RIM_PX + 1  # around a patch: the rim and one anti-aliased pixel
 _SUBPIXELS = 4  # along each axis: coverage in sixteenths
-_NUM_PLACES_TRIED, _NUM_COLOURS_TRIED, _JPEG_QUALITY = 60, 12, 95
+_NUM_PLACES_TRIED, _NUM_COLOURS_TRIED = 60, 12
 _NEIGHBOUR_SHARE = 0.5  # share of places at the edge of an earlier object; uniform places would overlap too rarely
 
 
@@ -119,10 +115,6 @@ def _coverage(polygon_xy: Float64s, stroke_px: float | None = None) -> Float32s:
         fine[cv2.distanceTransform(fine, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > stroke_px * _SUBPIXELS] = 0
     coverage: Float32s = fine.reshape(height, _SUBPIXELS, width, _SUBPIXELS).mean(axis=(1, 3), dtype=np.float32)
     return coverage
-
-
-def _generator(seed: int, split_name: str, *path: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*path, *split_name.encode())))
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
@@ -289,14 +281,14 @@ def draw_scene(
     Benchmarks give other bounds of the longer side of an object, and of the number of objects in an image that is not
     empty; the six shapes cannot be told apart below 12 px.
     """
-    rng = _generator(seed, split_name, 0, index)
+    rng = split_generator(seed, split_name, 0, index)
     canvas = _draw_ground(rng, image_size)
     noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 7))
     background = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
     owner = np.full((image_size, image_size), -1, np.int64)
     objects: list[PaintedObject] = []
     block, position = divmod(index, IMAGES_PER_EMPTY_IMAGE)
-    if _generator(seed, split_name, 1, block).integers(IMAGES_PER_EMPTY_IMAGE) != position:
+    if split_generator(seed, split_name, 1, block).integers(IMAGES_PER_EMPTY_IMAGE) != position:
         for _ in range(rng.integers(*num_objects, endpoint=True)):
             _add_object(rng, canvas, owner, objects, sides_px or _side_range(image_size))
     image = np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
@@ -326,67 +318,16 @@ def draw_image(
     return scene.image, xyxy_to_xywh(boxes_xyxy), labels, scene.visible_share
 
 
-class _Record(TypedDict):
-    """Record of a drawn data set: its generator, the version of that and the parameters."""
-
-    generator: str
-    version: int
-    parameters: dict[str, int]
+def _draw(seed: int, split_name: str, index: int, image_size: int) -> DrawnImage:
+    image, boxes_xywh, labels, visible_share = draw_image(seed, split_name, index, image_size)
+    return DrawnImage(image, boxes_xywh, labels, visible_share, np.zeros(len(labels), np.bool_))
 
 
-def _record(num_train: int, num_val: int, image_size: int, seed: int) -> _Record:
-    parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
-    for (name, value), least in zip(parameters.items(), (1, 1, MIN_IMAGE_SIZE, 0), strict=True):
-        if value < least:
-            raise DatasetError(f"shapes: expected {name} of at least {least}, got {value}; raise it")
-    return {"generator": GENERATOR_NAME, "version": GENERATOR_VERSION, "parameters": parameters}
-
-
-def _draw_split(folder: Path, split_name: str, record: _Record) -> None:
-    (folder / "images" / split_name).mkdir(parents=True)
-    images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
-    size, seed = record["parameters"]["image_size"], record["parameters"]["seed"]
-    for index in range(record["parameters"][f"num_{split_name}"]):
-        image_id, name = index + 1, f"{index + 1:06d}.jpg"
-        image, boxes_xywh, labels, visible_share = draw_image(seed, split_name, index, size)
-        _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        (folder / "images" / split_name / name).write_bytes(encoded.tobytes())
-        images.append({"id": image_id, "file_name": name, "width": size, "height": size})
-        for box, label, share in zip(boxes_xywh.tolist(), labels.tolist(), visible_share.tolist(), strict=True):
-            category_id, area = CATEGORY_IDS[CLASS_NAMES[label]], box[2] * box[3]
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id, "bbox": box}
-            annotations.append({**annotation, "area": area, "iscrowd": 0, "visible_share": round(share, 4)})
-    info = {**record, "description": f"drawn shapes, {split_name}", "version": str(GENERATOR_VERSION)}
-    categories = [{"id": i, "name": name, "supercategory": "shape"} for name, i in CATEGORY_IDS.items()]
-    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations" / f"{split_name}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _difference(root: Path, record: _Record) -> str | None:
-    """Return how a folder differs from the requested data set; None where it is the same."""
-    try:
-        written = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
-        if written != record:
-            return f"shapes.json says {written}"
-        for split_name in ("train", "val"):
-            num_images = record["parameters"][f"num_{split_name}"]
-            images = [root / "images" / split_name / f"{image_id:06d}.jpg" for image_id in range(1, num_images + 1)]
-            for path in (root / "annotations" / f"{split_name}.json", *images):
-                if path.stat().st_size == 0:
-                    return f"{path} is empty"
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
+SHAPES = DrawnFolder("shapes", GENERATOR_NAME, GENERATOR_VERSION, CATEGORY_IDS, "shape", MIN_IMAGE_SIZE, _draw)
 
 
 def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0) -> None:
-    """Draw `images/<split>/000001.jpg` ..., `annotations/<split>.json` (COCO) and `shapes.json` with the settings.
-
-    Everything is drawn in a temporary folder next to `root`, which is renamed at the end, so that an interrupted call
-    leaves no `root`. The `area` of an annotation is that of its box; `visible_share` is an additional
-    key.
+    """Draw the data set into a folder, as `DrawnFolder.write` does.
 
     Args:
         root: the folder of the data set; it must be empty or not exist, missing parents are created.
@@ -398,22 +339,7 @@ def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_s
     Raises:
         DatasetError: `root` is not empty or cannot be written, or an argument is below its least value.
     """
-    record = _record(num_train, num_val, image_size, seed)
-    root = Path(os.path.realpath(root))  # a link to an empty folder stays a link
-    try:
-        if root.exists() and any(root.iterdir()):
-            raise DatasetError(
-                f"shapes: expected no folder or an empty one at {root}, got files; choose another folder"
-            )
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-            folder = Path(temporary) / root.name
-            for split_name in ("train", "val"):
-                _draw_split(folder, split_name, record)
-            (folder / "shapes.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
-            os.replace(folder, root)
-    except OSError as error:
-        raise DatasetError(f"shapes: cannot draw into {root}, {error}; choose a writable folder") from error
+    SHAPES.write(root, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)
 
 
 def ensure_shapes(
@@ -424,13 +350,4 @@ def ensure_shapes(
     Raises:
         DatasetError: `root` holds something else, which is not changed, or `draw_shapes` fails.
     """
-    record = _record(num_train, num_val, image_size, seed)
-    if _difference(root, record) is None:
-        return
-    try:
-        draw_shapes(root, **record["parameters"])
-    except DatasetError as error:
-        # Another process may have drawn the same data set meanwhile.
-        difference = _difference(root, record)
-        if difference is not None:
-            raise DatasetError(f"{error} (it is not the requested data set: {difference})") from error
+    SHAPES.ensure(root, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)

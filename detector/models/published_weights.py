@@ -21,6 +21,8 @@ from detector.models.yolox_checkpoint import size_of_config
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 
 DEFAULT_MODEL = "yolox-nano"  # the weights in the package
+# A start for mish-n that `tools/pretrain.py` writes. It knows only drawn shapes, so it is no model for `predict`.
+DRAWN_START = "mish-n-drawn"
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
 MAX_NAME_BYTES = 255  # of the name of a file, on Linux, macOS and Windows
 
@@ -107,13 +109,20 @@ def published_file(name: str) -> Path | None:
 
     It is looked for in `weights/` of the working directory, in the package and in `cache_folder()`.
     """
-    entry = published_weights()[name]
-    shipped = packed_file("weights", "weights")
-    for folder in (Path("weights"), shipped, cache_folder()):
-        for file_name in (f"{name}.safetensors", entry.file_name):
+    return _first_file(f"{name}.safetensors", published_weights()[name].file_name)
+
+
+def _first_file(*file_names: str) -> Path | None:
+    for folder in (Path("weights"), packed_file("weights", "weights"), cache_folder()):
+        for file_name in file_names:
             if (folder / file_name).is_file():
                 return folder / file_name
     return None
+
+
+def is_drawn_start(weights: Path | None) -> bool:
+    """Tell whether weights to start from are the name of those that come from drawn pictures."""
+    return weights is not None and weights.name == DRAWN_START and not os.path.exists(weights)
 
 
 def is_published(word: str | Path) -> bool:
@@ -135,13 +144,22 @@ def resolve_weights(path: Path) -> Path:
 
     Raises:
         CheckpointError: it is the name of published weights that are not on this machine, and the message names the
-            command that fetches them; or no file has this name, which has no suffix.
+            command that fetches them; or no file has this name, which has no suffix; or it is `DRAWN_START`, which was
+            not made.
         OSError: the name has no suffix and is too long for a file.
     """
     if os.path.exists(path):
         return run_weights(path) or path
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
+    if is_drawn_start(path):
+        found = _first_file(f"{DRAWN_START}.safetensors")
+        if found is None:
+            raise CheckpointError(
+                f"{DRAWN_START}: expected weights/{DRAWN_START}.safetensors, got none; `detector train pretrain` makes "
+                f"such weights, give the folder of that run"
+            )
+        return found
     if not is_published(path):
         if not path.suffix:
             if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
