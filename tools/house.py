@@ -274,7 +274,7 @@ FIGURES = (
     Figure("help", "seconds of detector --help", help_seconds, limit=0.3, target=0.3),
     Figure("training", "files from JSON to loss", lambda root: traced(root)["training"], 34, 24, is_traced=True),
     Figure("prediction", "files from path to picture", lambda root: traced(root)["prediction"], 26, 16, is_traced=True),
-    Figure("lines", "lines of detector/", package_lines, limit=64_600, target=37818),
+    Figure("lines", "lines of detector/", package_lines, limit=64_800, target=37818),
     Figure("files", "files over 500 lines", long_files, limit=0, target=0),
     Figure("file-names", "files that share a name", repeated_file_names, limit=0, target=0),
     Figure("class-names", "public classes that share a name", repeated_class_names, limit=0, target=0),
