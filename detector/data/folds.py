@@ -13,7 +13,7 @@ from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import no_extras
 from detector.data.dataset_editing import Portion, split_portion, take
 from detector.data.doctor.look_alikes import groups_of_look_alikes
-from detector.errors import ConfigError
+from detector.errors import ConfigError, DatasetError
 from detector.io.nouns import plural
 
 
@@ -50,6 +50,12 @@ class FoldConfig:
         portion = Portion(annotations, no_extras(annotations))
         shares = {str(index): 1 / self.count for index in range(1, self.count + 1)}
         groups = groups_of(self.group, annotations)
+        num_groups = len(annotations) if groups is None else len(set(groups))
+        if self.count > num_groups:
+            what = plural(num_groups, *(("image",) if groups is None else ("group of images", "groups of images")))
+            raise DatasetError(
+                f"--folds: expected a fold for each image at most, got {self.count} for {what}; lower it"
+            )
         folds = split_portion(portion, shares, seed=self.seed, groups=groups)
         held_out = folds[str(self.index)].annotations
         is_held_out = np.isin(annotations.image_ids, held_out.image_ids)

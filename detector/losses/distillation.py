@@ -20,6 +20,7 @@ from detector.losses.task_aligned_assignment import (
     cells_in_boxes,
 )
 from detector.models.contracts import DetectionModel
+from detector.models.dual_head import DualHead
 from detector.structures import transfer
 from detector.structures.types import Targets, TaughtObjects
 
@@ -61,8 +62,13 @@ class DistillationLoss(Loss[tuple[Tensor, ...], Targets]):
             weight: weight of a detection of the teacher relative to an object.
 
         Raises:
-            ConfigError: the loss is not `task_aligned` or `simota`.
+            ConfigError: the loss is not `task_aligned` or `simota`, or the model has the head `dual`.
         """
+        if any(isinstance(part, DualHead) for part in model.modules()):
+            raise ConfigError(
+                "train.teacher: expected a model that is trained by one branch, got the head dual, whose second branch "
+                "learns one cell of each object; choose the head decoupled, or leave the teacher out"
+            )
         if type(base) not in (TaskAlignedLoss, SimOTALoss):
             raise ConfigError(
                 "train.teacher: expected a model with the loss task_aligned or simota, got one with another loss; "

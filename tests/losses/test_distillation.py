@@ -232,8 +232,15 @@ def test_batch_without_objects_and_detections_is_finite(student: Yolo) -> None:
     assert torch.isfinite(parts.total())
 
 
-def test_loss_of_anchor_heads_is_refused() -> None:
-    config = load_detection("mish-n", [*SMALL, "model.head=anchor"])
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("anchor", r"train\.teacher: expected a model with the loss task_aligned or simota"),
+        ("dual", r"train\.teacher: expected a model that is trained by one branch, got the head dual"),
+    ],
+)
+def test_heads_that_a_teacher_cannot_train_are_refused(head: str, message: str) -> None:
+    config = load_detection("mish-n", [*SMALL, f"model.head={head}"])
     model = build_model(config, NUM_CLASSES)
-    with pytest.raises(ConfigError, match=r"train\.teacher: expected a model with the loss task_aligned or simota"):
+    with pytest.raises(ConfigError, match=message):
         DistillationLoss(build(config.loss, model), model, IS_TAUGHT, 1.0)

@@ -55,7 +55,7 @@ def test_images_of_a_group_stay_in_one_fold(experiment: Make) -> None:
         folds = parts(grouped, 3, group=how)
         letters = [{names[train.image_ids.tolist().index(i)][0] for i in fold} for fold in folds]
         assert sorted(map(sorted, letters)) == [["a"], ["b"], ["c"]]
-    with pytest.raises(DatasetError, match="leave the split"):
+    with pytest.raises(DatasetError, match="expected a fold for each image at most, got"):
         FoldConfig(1, 4, "folder").divided(grouped)
 
 
