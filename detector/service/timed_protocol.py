@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,8 +34,8 @@ class TimedProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Handle what has arrived; refuse a head that is too long with the status 431."""
         if self.conn.their_state is h11.IDLE and self._has_long_head():
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            answer = h11.Response(status_code=status, reason=status.phrase.encode(), headers=[("connection", "close")])
+            reason = b"Request Header Fields Too Large"  # RFC 6585, section 5
+            answer = h11.Response(status_code=431, reason=reason, headers=[("connection", "close")])
             self.transport.write((self.conn.send(answer) or b"") + (self.conn.send(h11.EndOfMessage()) or b""))
             self.transport.close()
         else:

@@ -317,5 +317,5 @@ def test_network_is_used_only_if_allowed(address: str) -> None:
     "address", ["file:///etc/passwd", "ftp://host/x", "concat://a|b", "rtmp://host/x", "http:///x"]
 )
 def test_other_schemes_are_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="expected an address of http, https, rtsp, rtsps, got"):
+    with pytest.raises(ConfigError, match="expected an address of http, https, rtsp, rtsps, s3, gs, hf, got"):
         find_sources(address, allow_url=True)

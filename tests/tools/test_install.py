@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The package itself, and the extras that `make` does not install into .venv: for logs, Ray, phones and documents.
 NOT_LOCKED = (
     *("detector-toolkit", "mlflow-skinny", "ncnn", "pnnx", "ray", "tensorboard", "wandb"),
-    *("ai-edge-litert", "litert-torch", "mkdocs-material", "mkdocstrings"),
+    *("ai-edge-litert", "fsspec", "litert-torch", "mkdocs-material", "mkdocstrings", "s3fs"),
 )
 sys.path.insert(0, str(ROOT / "tools"))
 

@@ -137,7 +137,8 @@ def test_killed_run_with_a_teacher_resumes_to_the_same_bits(
     photos = tmp_path / "photos"
     photos.mkdir()
     shutil.copy(tiny_shapes / "images" / "train" / "000001.jpg", photos / "photo.jpg")
-    taught = f"train.teacher={teacher_weights}", f"data.unlabelled={photos}", "train.iterations=8"
+    own = "model.head=decoupled", "train.iterations=8"  # the head dual takes no teacher
+    taught = f"train.teacher={teacher_weights}", f"data.unlabelled={photos}", *own
     test_killed_run_resumes_to_the_same_bits(1, Runs(tmp_path / "runs", tiny_shapes, fork, *taught), assert_same)
 
 
