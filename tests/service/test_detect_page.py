@@ -30,7 +30,8 @@ const wait = ms => new Promise(resolve => setTimeout(resolve, ms));
   document.body.append(frame);
   await loaded;
   const page = frame.contentDocument, view = frame.contentWindow, find = id => page.getElementById(id);
-  async function until(test) { for (let i = 0; i < 200 && !test(); i++) await wait(20); return test(); }
+  // Virtual time runs ahead while the browser decodes a picture, so that only many steps are a long wait.
+  async function until(test) { for (let i = 0; i < 50000 && !test(); i++) await wait(20); return test(); }
   async function drop(name, content) {
     const files = new view.DataTransfer();
     files.items.add(new view.File([content], name));
@@ -61,7 +62,7 @@ const wait = ms => new Promise(resolve => setTimeout(resolve, ms));
 def seen_by(address: str, profile: Path, scheme: str = "light") -> Any:
     command = [
         str(BROWSER),
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=30000"),
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=9000000"),
         *(f"--user-data-dir={profile}", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"),
         *("--dump-dom", address),
     ]
