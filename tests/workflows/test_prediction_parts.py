@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -143,6 +144,40 @@ def test_merged_parts_of_any_number_of_shards_equal_the_results_file(
     apart = tmp_path / "a", tmp_path / "b"
     assert [predict(folder, "--shard", f"{i}/2") for i, folder in enumerate(apart)] == [0, 0]
     assert merged(*apart) == expected
+
+
+def test_job_array_of_the_guide_writes_all_parts_and_a_lost_task_is_repeated(
+    predict: Callable[..., int],
+    random_weights: Path,
+    tiny_shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/more-machines.md").read_text(encoding="utf-8")
+    script = guide[guide.index("#SBATCH --array=") :].partition("```")[0]
+    [line] = [line for line in script.splitlines() if line.startswith("detector predict")]
+    own = {
+        "best.safetensors": random_weights,
+        "photos/": tiny_shapes / "images/train",
+        "/shared/parts": tmp_path / "ours",
+    }
+
+    def start(task: int, count: int) -> None:
+        words = Template(line).substitute(SLURM_ARRAY_TASK_ID=task, SLURM_ARRAY_TASK_COUNT=count).split()[1:]
+        settings = ("--confidence", "0.00001", "--max-detections", "20", "--images-per-part", "2", "--quiet")
+        assert run([*(str(own.get(word, word)) for word in words), *settings]) == 0
+
+    for task in (0, 2):  # the node of task 1 is lost before it has written anything
+        start(task, 3)
+    assert run(["results", "merge", str(tmp_path / "ours"), "--out", str(tmp_path / "x.parquet")]) == 1
+    assert "missing" in capsys.readouterr().err
+    start(1, 3)
+    assert predict(tmp_path / "theirs", "--shard", "0/1", ids=False) == 0
+    files = [
+        (tmp_path / folder / name).read_bytes() for folder in ("ours", "theirs") for name in names(tmp_path / folder)
+    ]
+    assert len(files) == 12
+    assert files[:6] == files[6:]
 
 
 def test_merged_parquet_file_has_a_row_for_each_image(predict: Callable[..., int], tmp_path: Path) -> None:
