@@ -35,8 +35,8 @@ class TrainConfig:
         val_share: part of the validation images that evaluations of the run use, as start and end in a fixed drawn
             order, 0..1: `[0, 0.5]` is one half and `[0.5, 1]` the other. `detector tune` searches on one part and
             reports on another.
-        fold: the fold of the training split that this run of `detector train --folds N` holds out and is evaluated on,
-            in place of the split `val`; None for a run that is no part of a cross-validation.
+        fold: the fold of the training split that this run of a cross-validation (`--folds`) holds out and is evaluated
+            on, in place of the split `val`; None for any other run.
         patience: early stopping: evaluations in a row without a better AP after which the run ends, before the closing
             part of its schedule and augmentation; 0 switches it off.
         precision: number format: auto, fp32, bf16 or fp16.
