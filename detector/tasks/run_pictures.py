@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +25,7 @@ from detector.training.run_folder import RunFolder
 
 NUM_COMPARED = 8  # validation images on the sheet, evenly spaced over the split
 _COMPARED_SIDE_PX = 416
+_MOST_DRAWN = 500_000  # objects whose size and centre are drawn
 
 
 class RunPictures:
@@ -68,30 +70,34 @@ class RunPictures:
 def labels_picture(annotations: CocoAnnotations, canvas: InputConfig) -> bytes:
     """Draw the classes, the sizes on the canvas and the centres of the objects of a training split.
 
-    Crowd regions are left out, and so are sizes and centres in images of unknown size.
+    Crowd regions are left out, and so are sizes and centres in images of unknown size. Of large splits, every n-th
+    object has its size and centre drawn, so that the memory is bounded.
 
     Returns:
         The bytes of a PNG.
     """
-    kept = ~annotations.is_crowd
-    counts = np.bincount(annotations.labels[kept], minlength=len(annotations.class_names)).tolist()
-    source_hw = np.repeat(annotations.image_hw, np.diff(annotations.offsets), axis=0)
-    kept &= (source_hw > 0).all(axis=1)
-    boxes_xywh, source_wh = annotations.boxes_xywh[kept], source_hw[kept][:, ::-1]
+    labels, is_crowd, num_classes = annotations.labels, annotations.is_crowd, len(annotations.class_names)
+    num_of_class = np.bincount(labels, minlength=num_classes) - np.bincount(labels[is_crowd], minlength=num_classes)
+    counts = num_of_class.tolist()
+    every = math.ceil(max(annotations.num_boxes, 1) / _MOST_DRAWN)
+    rows = np.arange(0, annotations.num_boxes, every)
+    rows = rows[~is_crowd[rows]]
+    source_hw = annotations.image_hw[np.searchsorted(annotations.offsets, rows, side="right") - 1]
+    is_known = (source_hw > 0).all(axis=1)
+    boxes_xywh, source_wh = annotations.boxes_xywh[rows[is_known]], source_hw[is_known][:, ::-1]
     scale = np.array(canvas.canvas_hw[::-1]) / source_wh
     if canvas.fit == "letterbox":
         scale = scale.min(axis=1, keepdims=True)
     sides = np.sqrt((boxes_xywh[:, 2:] * scale).prod(axis=1))
     size_label = "side of a box in pixels of the network's input"
-    place_title = f"Centres of {plural(len(sides), 'object')}: darker means more"
+    drawn = plural(len(sides), "object") + (f" (one of {every:,})" if every > 1 else "")
+    place_title = f"Centres of {drawn}: darker means more"
     return side_by_side(
         {
             f"{plural(sum(counts), 'object')} of each class in {plural(len(annotations), 'image')}": class_chart(
                 annotations.class_names, {"train": counts}
             ),
-            f"Sizes of {plural(len(sides), 'object')}": size_chart(
-                {"train": sides}, size_label, (COCO_SMALL_PX, COCO_MEDIUM_PX)
-            ),
+            f"Sizes of {drawn}": size_chart({"train": sides}, size_label, (COCO_SMALL_PX, COCO_MEDIUM_PX)),
             place_title: place_chart((boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2) / source_wh),
         }
     )

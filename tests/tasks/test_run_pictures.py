@@ -136,6 +136,10 @@ def test_label_counts_exclude_crowds_and_sizes_are_on_the_canvas(
     np.testing.assert_allclose(np.asarray(shown["centres"]), [[8 / 64, 2 / 64], [48 / 64, 32 / 64]])
     labels_picture(annotations, InputConfig(size=(128, 256), fit="stretch"))
     np.testing.assert_allclose(np.asarray(shown["sides"]), [8 * 8**0.5, 32 * 8**0.5])
+    monkeypatch.setattr(run_pictures, "_MOST_DRAWN", 2)  # of a larger split, every n-th object is drawn
+    labels_picture(annotations, InputConfig(size=(128, 256)))
+    assert (shown["counts"], len(np.asarray(shown["sides"]))) == ({"train": [1, 1, 0, 0, 0, 0]}, 1)
+    monkeypatch.setattr(run_pictures, "_MOST_DRAWN", 500_000)
     labels_picture(replace(annotations, image_hw=np.array([[0, 0]])), InputConfig(size=64))
     assert (shown["counts"], len(np.asarray(shown["sides"]))) == ({"train": [1, 1, 0, 0, 0, 0]}, 0)
 
