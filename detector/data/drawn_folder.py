@@ -8,14 +8,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, Protocol, TypedDict
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from detector.data.coco import CocoAnnotations, read_coco
+from detector.data.dataset import Dataset
 from detector.errors import DatasetError
 from detector.structures.letterbox import Image
+
+SPLIT_NAMES = ("train", "val")
 
 
 def split_generator(seed: int, split_name: str, *path: int) -> np.random.Generator:
@@ -56,6 +60,7 @@ class DrawnFolder:
 
     Attributes:
         name: name for messages and of the file of the record, `NAME.json`.
+        title: the data set at the start of a sentence on its splits, with its verb.
         generator: name of the generator in the record.
         version: version of the generator; a folder of another one is refused.
         category_ids: COCO category id of each class, by label.
@@ -66,6 +71,7 @@ class DrawnFolder:
     """
 
     name: str
+    title: str
     generator: str
     version: int
     category_ids: Mapping[str, int]
@@ -113,7 +119,7 @@ class DrawnFolder:
             written = json.loads((root / f"{self.name}.json").read_text(encoding="utf-8"))
             if written != record:
                 return f"{self.name}.json says {written}"
-            for split_name in ("train", "val"):
+            for split_name in SPLIT_NAMES:
                 num_images = record["parameters"][f"num_{split_name}"]
                 images = [root / "images" / split_name / f"{image_id:06d}.jpg" for image_id in range(1, num_images + 1)]
                 for path in (root / "annotations" / f"{split_name}.json", *images):
@@ -149,7 +155,7 @@ class DrawnFolder:
             root.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
                 folder = Path(temporary) / root.name
-                for split_name in ("train", "val"):
+                for split_name in SPLIT_NAMES:
                     self._draw_split(folder, split_name, record)
                 (folder / f"{self.name}.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
                 os.replace(folder, root)
@@ -172,3 +178,51 @@ class DrawnFolder:
             difference = self._difference(root, record)
             if difference is not None:
                 raise DatasetError(f"{error} (it is not the requested data set: {difference})") from error
+
+
+class DrawnSettings(Protocol):
+    """The settings that every drawn data set has; the arguments of `DrawnFolder.write`."""
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of the data set."""
+
+    @property
+    def num_train(self) -> int:
+        """Return the number of training images."""
+
+    @property
+    def num_val(self) -> int:
+        """Return the number of validation images."""
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the square images in pixels."""
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the drawing."""
+
+
+class DrawnDataset(Dataset):
+    """Data set of a `DrawnFolder`, drawn into the folder `root` of its configuration on first use."""
+
+    drawn: ClassVar[DrawnFolder]
+    config: DrawnSettings
+
+    def split_names(self) -> tuple[str, ...]:
+        """Return the names of the splits, `train` and `val`."""
+        return SPLIT_NAMES
+
+    def split(self, name: str) -> CocoAnnotations:
+        """Return the annotations of `train` or `val`, after drawing the data set where it is missing.
+
+        Raises:
+            DatasetError: the name is another one, or the folder holds something else.
+        """
+        if name not in SPLIT_NAMES:
+            raise DatasetError(f"{self.drawn.title} the splits train and val, got {name!r}; use one of them")
+        config, root = self.config, self.config.root.resolve()
+        counts = {"num_train": config.num_train, "num_val": config.num_val}
+        self.drawn.ensure(root, **counts, image_size=config.image_size, seed=config.seed)
+        return read_coco(root / "annotations" / f"{name}.json", root / "images" / name)

@@ -460,6 +460,7 @@ def draw_labelled(seed: int, split_name: str, index: int, image_size: int = 224)
 # JPEG quality 90 halves the folder; the noise of the pictures is above its artefacts.
 PICTURES = DrawnFolder(
     "pictures",
+    "the drawn pictures have",
     "detector.data.drawn_pictures",
     GENERATOR_VERSION,
     CATEGORY_IDS,

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.config.registry import register
-from detector.data.coco import CocoAnnotations, read_coco
-from detector.data.dataset import Dataset, DatasetConfig
-from detector.data.synthetic_detection import ensure_shapes
-from detector.errors import DatasetError
+from detector.data.dataset import DatasetConfig
+from detector.data.drawn_folder import DrawnDataset
+from detector.data.synthetic_detection import SHAPES
 
 
 @register("shapes")
-class ShapesDataset(Dataset):
+class ShapesDataset(DrawnDataset):
     """The embedded data set: drawn into `root` on first use, without a network."""
+
+    drawn = SHAPES
 
     @dataclass(frozen=True)
     class Config(DatasetConfig):
@@ -36,25 +37,3 @@ class ShapesDataset(Dataset):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def split_names(self) -> tuple[str, ...]:
-        """Return the names of the splits, `train` and `val`."""
-        return ("train", "val")
-
-    def split(self, name: str) -> CocoAnnotations:
-        """Return the annotations of `train` or `val`, after drawing the data set where it is missing.
-
-        Raises:
-            DatasetError: the name is another one, or the folder holds something else.
-        """
-        if name not in self.split_names():
-            raise DatasetError(f"the embedded data set has the splits train and val, got {name!r}; use one of them")
-        root = self.config.root.resolve()
-        ensure_shapes(
-            root,
-            num_train=self.config.num_train,
-            num_val=self.config.num_val,
-            image_size=self.config.image_size,
-            seed=self.config.seed,
-        )
-        return read_coco(root / "annotations" / f"{name}.json", root / "images" / name)

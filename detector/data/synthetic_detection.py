@@ -323,7 +323,16 @@ def _draw(seed: int, split_name: str, index: int, image_size: int) -> DrawnImage
     return DrawnImage(image, boxes_xywh, labels, visible_share, np.zeros(len(labels), np.bool_))
 
 
-SHAPES = DrawnFolder("shapes", GENERATOR_NAME, GENERATOR_VERSION, CATEGORY_IDS, "shape", MIN_IMAGE_SIZE, _draw)
+SHAPES = DrawnFolder(
+    "shapes",
+    "the embedded data set has",
+    GENERATOR_NAME,
+    GENERATOR_VERSION,
+    CATEGORY_IDS,
+    "shape",
+    MIN_IMAGE_SIZE,
+    _draw,
+)
 
 
 def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from detector.config import registry
 from detector.config.registry import PartConfig
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.graph import DetectionGraph, MishForm
 from detector.export.private_import import import_privately
@@ -56,6 +56,15 @@ class ExportJob:
     opset: int = MIN_OPSET
     precision: ExportPrecision = "fp32"
     calibration_canvases: Sequence[Array] = ()
+
+    def require_one_size(self, target: str) -> None:
+        """Reject canvases of any size, for a target that fixes their size.
+
+        Raises:
+            ConfigError: canvases of any size are asked for.
+        """
+        if self.dynamic:
+            raise ConfigError(f"--dynamic: {target} takes canvases of one size; leave it out")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from detector.config.registry import register
-from detector.errors import CheckpointError, ConfigError
+from detector.errors import CheckpointError
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import Contents, Encode, ExportJob, ExportTarget, ExportTargetConfig, FileVariant
 from detector.export.metadata import DOCUMENT_KEY, Description
@@ -49,8 +49,7 @@ class LitertTarget(ExportTarget):
         Raises:
             ConfigError: canvases of any size are asked for.
         """
-        if job.dynamic:
-            raise ConfigError("--dynamic: litert takes canvases of one size; leave it out")
+        job.require_one_size("litert")
 
         def encode(variant: FileVariant) -> Contents:
             job.graph.with_raw_maps = variant.with_raw_maps

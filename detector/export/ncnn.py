@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.registry import register
-from detector.errors import CheckpointError, ConfigError
+from detector.errors import CheckpointError
 from detector.export.export_runtime import Array, ExportRuntime
 from detector.export.export_target import Contents, Encode, ExportJob, ExportTarget, ExportTargetConfig, FileVariant
 from detector.export.graph import DetectionGraph
@@ -59,8 +59,7 @@ class NcnnTarget(ExportTarget):
         Raises:
             ConfigError: canvases of any size are asked for.
         """
-        if job.dynamic:
-            raise ConfigError("--dynamic: ncnn takes canvases of one size; leave it out")
+        job.require_one_size("ncnn")
 
         replace_focus_stems(job.graph)
 
