@@ -154,6 +154,9 @@ class SGD(torch.optim.SGD):
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon: An optimizer for hidden layers").
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
+# Columns for each row from which the product of factors is faster. It needs 34 r^3 + 4 r^2 c operations and the direct
+# form 10 r^3 + 20 r^2 c: both take the same time at a ratio of 1.5, and the product takes 0.8 of it at 2.
+_LEAST_RATIO = 2
 # Makes the root-mean-square of an update that of a typical AdamW update (Liu et al. 2025, "Muon is scalable", eq. 4).
 _RMS_OF_ADAMW = 0.2
 # A kernel over fewer inputs than this (a stem on RGB, a depthwise convolution) has no matrix worth orthogonalising.
@@ -163,18 +166,38 @@ _MIN_INPUTS = 8
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return matrices (N, rows, columns) in float32 with their singular values driven to about 1.
 
-    The iteration corrects its own rounding, so it runs in bfloat16 where the device computes that natively.
+    On a GPU the iteration runs in bfloat16, and corrects its rounding itself. A CPU multiplies matrices of this size
+    faster in float32, even one with AMX. There the factors of long matrices are multiplied first, in products of the
+    short side alone:
+
+        X_n = P_(n-1) ... P_0 X_0,    P_i = a I + b G_i + c G_i^2,    G_i = X_i X_i^T = P_(i-1) G_(i-1) P_(i-1)
     """
     a, b, c = _QUINTIC
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if has_native_bf16(matrices.device):
-        x = x.bfloat16()
-    for _ in range(_NUM_ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if matrices.device.type == "cpu" and x.shape[2] >= _LEAST_RATIO * x.shape[1]:
+        x = _product_of_factors(x @ x.mT) @ x
+    else:
+        if matrices.device.type != "cpu" and has_native_bf16(matrices.device):
+            x = x.bfloat16()
+        for _ in range(_NUM_ITERATIONS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     result: Tensor = x if matrices.shape[1] <= matrices.shape[2] else x.mT
     return result.to(matrices.dtype)
+
+
+def _product_of_factors(gram: Tensor) -> Tensor:
+    """Return the product (N, rows, rows) of the factors that the iteration applies to matrices with these X X^T."""
+    a, b, c = _QUINTIC
+    product = gram
+    for index in range(_NUM_ITERATIONS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if index == 0 else factor @ product
+        if index < _NUM_ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    return product
 
 
 @register("muon")

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.registry import find_config_class, names
-from detector.training.optimizers import SGD, AdamW, OptimizerConfig, RAdam, Ranger, build_optimizer
+from detector.training.optimizers import (
+    SGD,
+    AdamW,
+    Muon,
+    OptimizerConfig,
+    RAdam,
+    Ranger,
+    build_optimizer,
+    orthogonalised,
+)
 
 OPTIMIZERS = names(OptimizerConfig)
 
@@ -232,6 +241,54 @@ def test_ranger_equals_radam_with_centralisation_and_lookahead() -> None:
 def test_invalid_lookahead_is_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lookahead >= 0 and 0 < lookahead_share <= 1"):
         AdamW.Config(**settings)
+
+
+def direct_iteration(matrices: Tensor) -> Tensor:
+    """Return the quintic Newton-Schulz iteration of Jordan et al. 2024 in float64, without any rearrangement."""
+    x = matrices.double()
+    if x.shape[1] > x.shape[2]:
+        return direct_iteration(x.mT).mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (8, 16), (16, 8), (32, 288), (288, 32), (64, 256), (3, 64)])
+@pytest.mark.parametrize("smallest", [0.1, 1e-3, 0.0])
+def test_orthogonalised_matrices_equal_the_direct_iteration(shape: tuple[int, int], smallest: float) -> None:
+    torch.manual_seed(6)
+    left, _, right = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    values = torch.linspace(1, smallest, left.shape[2])
+    matrices = left @ (values[:, None] * right)
+    # Factors of up to 3.44^5 = 486 multiply the rounding of float32, 6e-8, in both forms.
+    assert torch.allclose(orthogonalised(matrices).double(), direct_iteration(matrices), atol=1e-4)
+
+
+def test_muon_keeps_weights_without_a_gradient_in_place() -> None:
+    assert torch.equal(orthogonalised(torch.zeros(2, 4, 64)), torch.zeros(2, 4, 64))
+
+
+def test_muon_moves_kernels_by_the_orthogonalised_nesterov_momentum() -> None:
+    model = network()
+    optimizer = build_optimizer(Muon.Config(lr=0.5, weight_decay=0.0, momentum=0.9), model)
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    momenta = [torch.zeros_like(p, dtype=torch.float64) for p in kernels]
+    torch.manual_seed(7)
+    for _ in range(3):
+        before = [p.detach().double() for p in kernels]
+        gradients = [torch.randn_like(p) for p in model.parameters()]
+        step_with(model, optimizer, gradients)
+        for index, kernel in enumerate(kernels):
+            assert kernel.grad is not None
+            gradient = kernel.grad.double()
+            momenta[index] = 0.9 * momenta[index] + 0.1 * gradient
+            nesterov = (0.1 * gradient + 0.9 * momenta[index]).flatten(1)
+            # Liu et al. 2025, equation 4.
+            scale = 0.5 * 0.2 * max(nesterov.shape) ** 0.5
+            wanted = before[index] - scale * direct_iteration(nesterov[None])[0].reshape(kernel.shape)
+            assert torch.allclose(kernel.double(), wanted, atol=1e-5)
 
 
 # ---- settings
