@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -207,9 +208,9 @@ def assert_close(found: Any, wanted: Any, tolerance: Mapping[str, float], where:
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run each test in its own folder, on one thread and without bf16, as when expected.json was made."""
+    """Run each test in its own folder, on one thread, with Muon's direct iteration, as when expected.json was made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detector.training.optimizers.has_native_bf16", lambda device: False)
+    monkeypatch.setattr("detector.training.optimizers._LEAST_RATIO", math.inf)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
