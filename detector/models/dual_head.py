@@ -21,7 +21,8 @@ class DualHead(DecoupledHead):
 
     An object trains up to `num_candidates` cells of the one-to-many branch and one cell of the one-to-one branch, both
     by the same alignment, so that the best cell of one is that of the other. The one-to-one branch thus gives an object
-    one box, and its boxes need no suppression. Folding drops the branch that does not predict.
+    one box, and its boxes need no suppression. Backbone and neck learn from the one-to-many branch alone. Folding drops
+    the branch that does not predict.
 
     Source: Wang et al. 2024, "YOLOv10: Real-Time End-to-End Object Detection", section 3.1.
     """
@@ -33,11 +34,9 @@ class DualHead(DecoupledHead):
         Attributes:
             predicts: the branch that predicts: `one_to_one`, without suppression, or `one_to_many`, which needs
                 `evaluate.nms` and `predict.nms` of another kind than `none`; both are trained in either case.
-            detach: whether the one-to-one branch leaves the training of backbone and neck to the other branch.
         """
 
         predicts: Literal["one_to_one", "one_to_many"] = "one_to_one"
-        detach: bool = True
 
         def default_selection(self) -> dict[str, object]:
             """Return a selection without suppression for the one-to-one branch."""
@@ -49,7 +48,7 @@ class DualHead(DecoupledHead):
         super().__init__(config, scale, in_channels, strides, num_classes)
         self.one_to_one: DecoupledHead | None = DecoupledHead(config, scale, in_channels, strides, num_classes)
         self.one_to_one.load_state_dict(self.state_dict(), strict=False)  # both begin alike
-        self.predicts, self._detach, self._has_both = config.predicts, config.detach, True
+        self.predicts, self._has_both = config.predicts, True
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return one raw map (B, 4 * bins + classes, H, W) for each map and branch, those that predict first."""
@@ -58,7 +57,7 @@ class DualHead(DecoupledHead):
             return alone
         assert self.one_to_one is not None  # for the type checker: folding removes it
         many = super().forward(maps)
-        one: tuple[Tensor, ...] = self.one_to_one(tuple(x.detach() for x in maps) if self._detach else maps)
+        one: tuple[Tensor, ...] = self.one_to_one(tuple(x.detach() for x in maps))
         return (*one, *many) if self.predicts == "one_to_one" else (*many, *one)
 
     def drop_training_parts(self) -> None:

@@ -86,18 +86,14 @@ def test_the_branches_begin_alike_and_the_first_has_the_names_of_the_decoupled_h
         assert torch.equal(tensor, state[name.replace("one_to_one.", "")]), name
 
 
-@pytest.mark.parametrize("detach", [True, False])
-def test_the_one_to_one_branch_trains_backbone_and_neck_unless_detached(detach: bool) -> None:
-    model = random_model(f"{{name: dual, detach: {str(detach).lower()}}}").train()
+def test_the_one_to_one_branch_trains_itself_alone() -> None:
+    model = random_model("{name: dual}").train()
     head = model.head
     assert isinstance(head, DualHead)
     predictions = head.dense_one_to_one(model(IMAGES))
     (predictions.class_logits.sum() + predictions.canvas_xyxy().sum()).backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert {name for name in trained if name.startswith("head.")} == {
-        name for name, _ in model.named_parameters() if "one_to_one" in name
-    }
-    assert any(name.startswith("backbone.") for name in trained) is not detach
+    assert trained == {name for name, _ in model.named_parameters() if "one_to_one" in name}
 
 
 # ---- weights

@@ -199,7 +199,7 @@ for name, size, accumulate in runs:
 """
 
 
-@pytest.mark.parametrize("head", ["{name: decoupled, bins: 4}", "{name: dual, bins: 4, detach: false}"])
+@pytest.mark.parametrize("head", ["{name: decoupled, bins: 4}", "{name: dual, bins: 4}"])
 def test_processes_and_micro_batches_without_objects_equal_one_batch(
     head: str, tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
