@@ -25,5 +25,5 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         dest="runtime_precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="number format of the network (default fp32); auto: the fastest that the device supports natively",
+        help="number format of the network (default fp32); auto: the fastest on the device",
     )

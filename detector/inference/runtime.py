@@ -63,7 +63,7 @@ class RuntimeConfig:
 
     Attributes:
         precision: number format of the convolutions: fp32; bf16; fp16, on CUDA devices; or auto, which is bf16 where
-            the device computes it natively, fp16 on other CUDA devices and fp32 elsewhere. Boxes and scores are
+            that is faster, fp16 on other CUDA devices and fp32 elsewhere. Boxes and scores are
             computed in fp32 from the outputs of the network.
         compile: whether torch compiles the network at its first pass, which takes seconds to minutes.
         cuda_graph: whether a pass on a CUDA device is recorded once for each shape of canvases and then replayed.

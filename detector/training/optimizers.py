@@ -166,9 +166,8 @@ _MIN_INPUTS = 8
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return matrices (N, rows, columns) in float32 with their singular values driven to about 1.
 
-    On a GPU the iteration runs in bfloat16, and corrects its rounding itself. A CPU multiplies matrices of this size
-    faster in float32, even one with AMX. There the factors of long matrices are multiplied first, in products of the
-    short side alone:
+    On a GPU the iteration runs in bfloat16, and corrects its rounding itself. On a CPU it runs in float32, and the
+    factors of long matrices are multiplied first, in products of the short side alone:
 
         X_n = P_(n-1) ... P_0 X_0,    P_i = a I + b G_i + c G_i^2,    G_i = X_i X_i^T = P_(i-1) G_(i-1) P_(i-1)
     """

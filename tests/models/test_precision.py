@@ -15,13 +15,16 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, capability: str = "AVX512") -> None:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, capability: str = "AVX512", name_of_cpu: str = "AMD"
+) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for check, answer in zip(CPU_CHECKS, (avx512_bf16, amx), strict=True):
         monkeypatch.setattr(torch.cpu, check, lambda answer=answer: answer, raising=False)
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name_of_cpu}, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,15 @@ def test_auto_on_a_cpu_is_bf16_only_if_the_processor_computes_it(
 ) -> None:
     pretend(monkeypatch, avx512_bf16, amx)
     assert Precision("auto", CPU).name == name
+
+
+@pytest.mark.parametrize(("amx", "name"), [(False, "fp32"), (True, "bf16")])
+def test_auto_on_an_intel_cpu_is_bf16_only_with_amx(amx: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, avx512_bf16=True, amx=amx, name_of_cpu="Intel Xeon")
+    assert has_native_bf16(CPU)
+    assert Precision("auto", CPU).name == name
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert Precision("auto", CPU).name == "fp32"
 
 
 def test_auto_on_a_cpu_is_fp32_if_torch_is_limited_to_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
