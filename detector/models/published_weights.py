@@ -120,11 +120,6 @@ def _first_file(*file_names: str) -> Path | None:
     return None
 
 
-def is_drawn_start(weights: Path | None) -> bool:
-    """Tell whether weights to start from are the name of those that come from drawn pictures."""
-    return weights is not None and weights.name == DRAWN_START and not os.path.exists(weights)
-
-
 def is_published(word: str | Path) -> bool:
     """Tell whether a word is the name of published weights and not of an existing file or folder."""
     return not os.path.exists(word) and Path(word).name in published_weights()
@@ -152,7 +147,7 @@ def resolve_weights(path: Path) -> Path:
         return run_weights(path) or path
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
-    if is_drawn_start(path):
+    if path.name == DRAWN_START:
         found = _first_file(f"{DRAWN_START}.safetensors")
         if found is None:
             raise CheckpointError(

@@ -21,7 +21,6 @@ from detector.models.checkpoint import ModelFile, peek_config
 from detector.models.contracts import TrainableModel
 from detector.models.network_size import require_bounded
 from detector.models.precision import choose_device
-from detector.models.published_weights import is_drawn_start
 from detector.structures.canvas import InputConfig
 from detector.structures.metrics import Metrics
 from detector.structures.types import Batch, ClassBatch
@@ -104,11 +103,8 @@ class TaskConfig(PartConfig["Task[Any, Any]"]):
         return self
 
     def for_fine_tuning(self: Config) -> Config:
-        """Return the config of a run that starts from given weights, whose learning rate is bounded.
-
-        The rate of a run from the drawn start is not: it was studied at the rate of the recipe.
-        """
-        bound = None if is_drawn_start(self.train.weights) else self.optimizer.fine_tuning_lr
+        """Return the config of a run that starts from given weights, whose learning rate is bounded."""
+        bound = self.optimizer.fine_tuning_lr
         if bound is None or self.optimizer.lr <= bound:
             return self
         return replace(self, optimizer=replace(self.optimizer, lr=bound))

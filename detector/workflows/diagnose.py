@@ -23,7 +23,7 @@ from detector.evaluation.ranking import Flags, Floats
 from detector.evaluation.run_causes import Cause, causes_of, finer_levels, to_plain
 from detector.evaluation.run_evidence import RunEvidence, SplitEvidence, measured
 from detector.media.images import load_image
-from detector.models.published_weights import is_drawn_start, run_weights
+from detector.models.published_weights import run_weights
 from detector.structures.letterbox import Image
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import (
@@ -153,8 +153,7 @@ def _usual_lr(config: DetectionConfig) -> float:
     """Return the default learning rate of a run with the same optimiser and the same kind of start."""
     base, own = load_detection(str(presets_dir() / "base.yaml")).optimizer, type(config.optimizer)()
     usual = base.lr if type(base) is type(own) else own.lr
-    weights = config.train.weights
-    bound = None if weights is None or is_drawn_start(weights) else own.fine_tuning_lr
+    bound = None if config.train.weights is None else own.fine_tuning_lr
     return usual if bound is None else min(usual, bound)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from detector.errors import CheckpointError
 from detector.models.checkpoint import ModelFile, load_model_file, save_model
-from detector.models.published_weights import DRAWN_START, is_drawn_start, resolve_weights
+from detector.models.published_weights import DRAWN_START, resolve_weights
 from detector.tasks.detection_model import build_model, load_detection
 from detector.workflows.starting_weights import load_matching, read_start
 
@@ -61,12 +61,6 @@ def test_start_is_found_by_its_name_and_loaded_as_float32(written: Path, run_fol
     assert torch.equal(own[name], expected[name].half().float())
 
 
-def test_rate_is_lowered_for_other_weights_only() -> None:
-    drawn, other = (load_detection("mish-n", [f"train.weights={name}"]) for name in (DRAWN_START, "yolox-nano"))
-    assert drawn.for_fine_tuning().optimizer.lr == drawn.optimizer.lr == 0.006
-    assert other.for_fine_tuning().optimizer.lr == 0.001
-
-
 def test_missing_start_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("detector.models.published_weights.packed_file", lambda packed, source: tmp_path / "none")
@@ -74,4 +68,4 @@ def test_missing_start_names_the_command_that_makes_it(tmp_path: Path, monkeypat
     with pytest.raises(CheckpointError, match=r"expected weights/mish-n-drawn\.safetensors, got none"):
         resolve_weights(Path(DRAWN_START))
     (tmp_path / DRAWN_START).mkdir()  # a run folder of that name is that folder
-    assert not is_drawn_start(Path(DRAWN_START))
+    assert resolve_weights(Path(DRAWN_START)) == Path(DRAWN_START)
