@@ -20,6 +20,7 @@ from turns import take_turns
 # Name, activation, DETECTOR_MISH, precision and memory format of each variant.
 VARIANTS = {
     "fused batch norm + Mish, bf16 channels_last": ("mish", "auto", "bf16", "channels_last"),
+    "fused batch norm + Mish, fp32 channels_last": ("mish", "auto", "fp32", "channels_last"),
     "sliced Mish, no compiled kernels, bf16 channels_last": ("mish", "native", "bf16", "channels_last"),
     "nn.BatchNorm2d + F.mish, bf16 channels_last": ("torch_mish", "native", "bf16", "channels_last"),
     "nn.BatchNorm2d + SiLU, bf16 channels_last": ("silu", "native", "bf16", "channels_last"),
