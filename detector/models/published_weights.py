@@ -15,6 +15,7 @@ from pathlib import Path
 from detector.config.name_suggestions import nearest
 from detector.config.schema import load_config
 from detector.errors import CheckpointError
+from detector.io.files import sha256_of_files
 from detector.io.folders import user_cache
 from detector.models.checkpoint import ModelFile
 from detector.models.yolox_checkpoint import size_of_config
