@@ -75,6 +75,15 @@ def test_run_without_weights_is_diagnosed_from_its_files(finished: Path) -> None
     assert math.isnan(found.evidence.train.ap)
 
 
+def test_steps_of_epochs_count_images_without_annotations(finished: Path, tiny_shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_shapes / "images/val", tmp_path / "more")
+    length = ("train.iterations=null", "train.min_iterations=null", "train.epochs=2")
+    shutil.rmtree(finished / "weights")
+    assert diagnose(finished, length).evidence.num_steps == 6
+    assert diagnose(finished, (*length, f"data.unlabelled={tmp_path / 'more'}")).evidence.num_steps == 9
+    assert diagnose(finished, (*length, f"data.unlabelled={tmp_path / 'gone'}")).evidence.num_steps == 6
+
+
 def test_validation_images_without_objects_are_left_out(finished: Path, tiny_shapes: Path, tmp_path: Path) -> None:
     empty = json.loads((tiny_shapes / "annotations/val.json").read_text())
     (tmp_path / "empty.json").write_text(json.dumps({**empty, "annotations": []}))
