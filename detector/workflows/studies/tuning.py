@@ -152,10 +152,7 @@ def require_possible(config: SearchConfig, folder: Path) -> list[SearchedKey]:
     require_searchable(keys, config.experiment, config.overrides)
     given = load_experiment(config.experiment, config.overrides)
     if given.data is not None and given.train.fold is None and not given.has_val:
-        raise ConfigError(
-            "data: expected a split val, whose images the search divides, got data without one; make one with detector "
-            "dataset split"
-        )
+        raise ConfigError("data: expected a split val for the search to divide, got none; see detector dataset split")
     share = given.train.val_share
     if share != TrainConfig().val_share or any(key.key == "train.val_share" for key in keys):
         raise ConfigError(
