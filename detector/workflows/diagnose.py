@@ -85,6 +85,8 @@ def diagnose(
     if loaded is None:
         observer.note("the run holds no weights, as after training that diverged: nothing is measured")
         return Diagnosis(evidence, causes_of(evidence))
+    if weights is not None and weights.stem == "last":
+        observer.note(f"the run ended before its first evaluation: continue it with detector train --resume {run}")
     found: dict[str, SplitEvidence] = {}
     for name, split in (("train", train), ("val", val)) if val is not None else (("train", train),):
         if name == "val" and split.is_crowd.all():

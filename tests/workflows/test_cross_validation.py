@@ -23,6 +23,7 @@ from detector.tasks.task import TaskConfig
 from detector.workflows.cross_validation import cross_validate
 from detector.workflows.diagnose import diagnose
 from detector.workflows.label_review import origin_of
+from detector.workflows.train import open_run
 
 Make = Callable[..., DetectionConfig]
 SHORT = ("train.iterations=2", "schedule.warmup_iterations=0", "evaluate.confidence=0.0")
@@ -96,7 +97,7 @@ def test_every_image_is_scored_by_the_run_that_did_not_see_it(experiment: Make) 
     evidence = diagnose(outcome.folder / "fold1").evidence
     assert evidence.val is not None
     assert evidence.train.num_images + evidence.val.num_images == 12
-    for read in (diagnose, load_model):
+    for read in (diagnose, load_model, open_run):
         with pytest.raises(CheckpointError, match=r"expected a single run, got a cross-validation; .* such as .*fold1"):
             read(outcome.folder)
 
