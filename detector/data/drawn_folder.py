@@ -149,9 +149,8 @@ class DrawnFolder:
         root = Path(os.path.realpath(root))  # a link to an empty folder stays a link
         try:
             if root.exists() and any(root.iterdir()):
-                raise DatasetError(
-                    f"{self.name}: expected no folder or an empty one at {root}, got files; choose another folder"
-                )
+                text = f"{self.name}: expected no folder or an empty one at {root}, got files"
+                raise DatasetError(f"{text}; choose another folder (data.root)")
             root.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
                 folder = Path(temporary) / root.name

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -94,10 +93,6 @@ class PathContents:
     def json(self, name: str) -> object:
         """Return the content of a JSON file of at most 16 MiB; None for a larger one and one that is not JSON."""
         return _json_of(self.root / name)
-
-    def images_by_folder(self) -> Counter[str]:
-        """Return the number of images by folder, `.` for those in the path itself."""
-        return Counter(PurePosixPath(name).parent.as_posix() for name in self.images)
 
 
 def shown_path(path: Path) -> str:

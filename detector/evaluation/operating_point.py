@@ -30,6 +30,7 @@ class OperatingPoint:
             to choose it on has the overall one.
         num_images: number of images that they were chosen on.
         ground_truth_sha256: the hash of the ground truth that they were chosen on, as scored.
+        is_reached: for each class whether its threshold reaches the target; empty in files of older versions.
     """
 
     target: str
@@ -37,6 +38,7 @@ class OperatingPoint:
     by_class: tuple[float, ...]
     num_images: int
     ground_truth_sha256: str
+    is_reached: tuple[bool, ...] = ()
 
     @classmethod
     def chosen(
@@ -58,13 +60,15 @@ class OperatingPoint:
             raise DatasetError(
                 "thresholds: expected objects and detections to choose them on, got none; use another split"
             )
-        known = {i: t.confidence for i, t in zip(truth.category_ids, by_class, strict=True) if t is not None}
+        known = dict(zip(truth.category_ids, by_class, strict=True))
+        chosen = [known.get(category_id) or overall for category_id in category_ids]
         return cls(
             target=str(target),
             overall=overall.confidence,
-            by_class=tuple(known.get(category_id, overall.confidence) for category_id in category_ids),
+            by_class=tuple(threshold.confidence for threshold in chosen),
             num_images=len(truth.image_ids),
             ground_truth_sha256=truth.sha256,
+            is_reached=tuple(threshold.is_reached for threshold in chosen),
         )
 
     @classmethod
@@ -97,14 +101,20 @@ class OperatingPoint:
         if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
             return None
         overall, *others = map(float, values)
-        num_images = plain.get("num_images")
+        num_images, is_reached = plain.get("num_images"), plain.get("is_reached")
         return cls(
             target=str(plain.get("target", "")),
             overall=overall,
             by_class=tuple(others),
             num_images=num_images if isinstance(num_images, int) else 0,
             ground_truth_sha256=str(plain.get("ground_truth_sha256", "")),
+            is_reached=tuple(map(bool, is_reached)) if isinstance(is_reached, (list, tuple)) else (),
         )
+
+    def reached(self) -> dict[int, float]:
+        """Return the thresholds that reach the target, by class index."""
+        pairs = zip(self.by_class, self.is_reached or [True] * len(self.by_class), strict=False)
+        return {label: value for label, (value, is_reached) in enumerate(pairs) if is_reached}
 
     def to_plain(self) -> dict[str, object]:
         """Return the thresholds as plain data for a model file."""

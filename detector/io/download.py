@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import http.client
 import os
 import shutil
@@ -20,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from detector.errors import DetectorError
-from detector.io.files import put_in_place
+from detector.io.files import put_in_place, sha256_of_files
 
 SCHEMES = ("https",)
 MAX_REDIRECTS = 5
@@ -239,9 +238,5 @@ def _receive(
 def _require_checksum(part: Path, url: str, sha256: str | None) -> None:
     if sha256 is None:
         return
-    digest = hashlib.sha256()
-    with part.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != sha256:
-        raise DetectorError(f"{url}: expected a file with SHA-256 {sha256}, got {digest.hexdigest()}")
+    if (found := sha256_of_files([part])) != sha256:
+        raise DetectorError(f"{url}: expected a file with SHA-256 {sha256}, got {found}")

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+_CHUNK_BYTES = 2**20
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+def sha256_of_files(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the contents of files, one after the other, as 64 hex digits; an `OSError` passes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = True) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from detector.config.name_suggestions import nearest
 from detector.config.schema import load_config
 from detector.errors import CheckpointError
+from detector.io.files import sha256_of_files
 from detector.io.folders import user_cache
 from detector.models.checkpoint import ModelFile
 from detector.models.yolox_checkpoint import size_of_config
@@ -126,9 +127,23 @@ def is_published(word: str | Path) -> bool:
 
 
 def run_weights(folder: Path) -> Path | None:
-    """Return the best weights of a run folder, or the last ones before its first evaluation; None for another path."""
+    """Return the best weights of a run folder, or the last ones before its first evaluation; None for another path.
+
+    Raises:
+        CheckpointError: it is the folder of a cross-validation, which holds several run folders.
+    """
+    if os.path.isdir(first := folder / "fold1"):
+        raise CheckpointError(f"{folder}: expected a single run, got a cross-validation; give a run, such as {first}")
     files = (folder / "weights" / name for name in ("best.safetensors", "last.safetensors", "last.pt"))
     return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises for a long name
+
+
+def model_sha256(path: Path) -> str:
+    """Return the SHA-256 of a model file, of an OpenVINO graph and its weights, or of the files of a folder."""
+    if path.is_dir():
+        return sha256_of_files(sorted(each for each in path.rglob("*") if each.is_file()))
+    weights = path.with_suffix(".bin")
+    return sha256_of_files([path, weights] if path.suffix == ".xml" and weights.is_file() else [path])
 
 
 def resolve_weights(path: Path) -> Path:

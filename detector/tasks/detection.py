@@ -36,7 +36,7 @@ from detector.structures.canvas import Canvas
 from detector.structures.types import Batch
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_evaluation import evaluate_detector
-from detector.tasks.detection_model import build_model, read_split
+from detector.tasks.detection_model import build_model, read_split, read_train
 from detector.tasks.detection_prediction import predict_with_detector
 from detector.tasks.memory_batch_size import with_batch_size
 from detector.tasks.requests import EvaluationOutcome, ModelRequest, Observer, PredictionRequest, TaskRun
@@ -68,10 +68,7 @@ class DetectionTask(Task[DetectionConfig, DetectionModel]):
         """
         require_main_guard(config.loader.workers)
         self._config = config
-        self._annotations = read_split(config, "train", report)
-        held_out = None
-        if config.train.fold is not None:
-            self._annotations, held_out = config.train.fold.divided(self._annotations)
+        self._annotations, held_out = read_train(config, report)
         self.has_val = held_out is not None or config.has_val
         _require_objects(self._annotations)
         self.class_names, self.category_ids = self._annotations.class_names, self._annotations.category_ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,13 +26,13 @@ from detector.evaluation.results_file import read_results
 from detector.evaluation.run_comparison import recipe_sha256
 from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.export.export_runtime import ExportRuntime
+from detector.io.files import sha256_of_files
 from detector.models.checkpoint import save_model
 from detector.tasks.detection_model import LoadedModel, load_model, matched, measure_model, read_split
 from detector.tasks.requests import SILENT, EvaluationOutcome, EvaluationRequest, ModelRequest, Observer, ResultsRequest
 from detector.tasks.task import split_to_evaluate
 from detector.training.run_folder import removed_if_empty, results_folder
 
-_CHUNK_BYTES = 2**20
 _NUM_LISTED = 10  # skipped images and warnings that are named one by one
 
 
@@ -216,11 +215,7 @@ def _file_entry(path: Path) -> dict[str, str | None]:
     """Return the path of a file that numbers were computed from and, of a JSON file, the sha256 of its bytes."""
     if path.suffix != ".json" or path.is_dir():  # a description of a data set, whose labels are in other files
         return {"file": str(path), "sha256": None}
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return {"file": str(path), "sha256": digest.hexdigest()}
+    return {"file": str(path), "sha256": sha256_of_files([path])}
 
 
 def _file_text(what: str, entry: dict[str, str | None]) -> str:

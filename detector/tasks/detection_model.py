@@ -228,6 +228,14 @@ def read_split(
     return annotations
 
 
+def read_train(
+    config: DetectionConfig, report: Report = lambda event: None
+) -> tuple[CocoAnnotations, CocoAnnotations | None]:
+    """Read the images that a run is trained on, and those that its fold holds out; None without `train.fold`."""
+    annotations = read_split(config, "train", report)
+    return (annotations, None) if config.train.fold is None else config.train.fold.divided(annotations)
+
+
 def matched(
     loaded: LoadedModel,
     annotations: CocoAnnotations,

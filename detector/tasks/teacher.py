@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from detector.inference.predictor import Predictor, RawBoxes
 from detector.inference.runtime import TorchRuntime
 from detector.io.nouns import plural
 from detector.media.images import with_channels
-from detector.models.published_weights import resolve_weights
+from detector.models.published_weights import model_sha256, resolve_weights
 from detector.structures.boxes import clip_xyxy
 from detector.structures.letterbox import Image
 from detector.structures.selection import SelectConfig, select_rows
@@ -69,7 +68,7 @@ class Teacher:
         if lacking:
             text = f"the teacher {path.name} does not have {plural(len(lacking), 'class', 'classes')} of the data set"
             report(Noted(f"{text}, which are learnt from the annotations alone: {', '.join(lacking)}", is_warning=True))
-        self.identity = {"teacher": str(path), "teacher_sha256": _sha256_of(path)}
+        self.identity = {"teacher": str(path), "teacher_sha256": model_sha256(path)}
         if "licence" in file.provenance:
             self.identity["teacher_licence"] = file.provenance["licence"]
         self._batch_size, self._channels = config.loader.batch_size, config.input.channels
@@ -169,13 +168,3 @@ def _resolved(given: Path) -> Path:
     if not path.exists():
         raise CheckpointError(f"train.teacher={path}: there is no such file; check the path")
     return path
-
-
-def _sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of an export that is a folder, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
-        with file.open("rb") as content:
-            while block := content.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()

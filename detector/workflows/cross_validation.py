@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import build_predictor, load_model, matched, read_split
 from detector.tasks.task import TaskConfig
 from detector.training.events import Noted, Report
-from detector.training.run_folder import RunFolder
+from detector.training.run_folder import RunFolder, removed_if_empty
 from detector.workflows.train import TrainingResult, open_run, train
 
 OUT_OF_FOLD = "out_of_fold.json"  # the detections of the images of a fold, in the folder of its run
@@ -89,21 +89,22 @@ def cross_validate(
     if not go_on:
         folder = RunFolder.create(project, name, subfolders=()).path
     results, aps = list[TrainingResult](), []
-    for index in range(1, num_folds + 1):
-        fold = FoldConfig(index, num_folds, group)
-        settings = replace(config.train, fold=fold, project=folder, run_name=f"fold{index}")
-        own = replace(config, train=settings)
-        report(Noted(f"fold {index} of {num_folds}"))
-        run = RunFolder(folder / f"fold{index}")
-        if _is_done(run, own):
-            aps.append(float(load_training_state(run.last)["best_ap"]))
-            continue
-        result = _trained(run, own, report, should_stop)
-        results.append(result)
-        if not result.finished:
-            break
-        _write_detections(result.folder, own)
-        aps.append(result.best)
+    with removed_if_empty(folder, folder if go_on else None):
+        for index in range(1, num_folds + 1):
+            fold = FoldConfig(index, num_folds, group)
+            settings = replace(config.train, fold=fold, project=folder, run_name=f"fold{index}")
+            own = replace(config, train=settings)
+            report(Noted(f"fold {index} of {num_folds}"))
+            run = RunFolder(folder / f"fold{index}")
+            if _is_done(run, own):
+                aps.append(float(load_training_state(run.last)["best_ap"]))
+                continue
+            result = _trained(run, own, report, should_stop)
+            results.append(result)
+            if not result.finished:
+                break
+            _write_detections(result.folder, own)
+            aps.append(result.best)
     first = results[0] if results else None
     skipped, warned = (first.num_skipped, first.num_warnings) if first else (0, 0)
     metrics = _scored(config, folder, num_folds) if len(aps) == num_folds else None
@@ -156,18 +157,11 @@ def _scored(config: DetectionConfig, folder: Path, num_folds: int) -> CocoMetric
     """Return the numbers of the detections of all folds together, and write both."""
     annotations = read_split(config, "train")
     truth = GroundTruth.of_annotations(annotations)
-    found = _joined([read_results(folder / f"fold{n}" / OUT_OF_FOLD, truth)[0] for n in range(1, num_folds + 1)])
+    parts = [read_results(folder / f"fold{n}" / OUT_OF_FOLD, truth)[0] for n in range(1, num_folds + 1)]
+    columns = zip(*((p.image_ranks, p.category_ranks, p.boxes_xywh, p.scores) for p in parts), strict=True)
+    found = Results(*map(np.concatenate, columns))
     metrics = score_results(truth, found, backend=config.evaluate.backend, other_limits=config.evaluate.other_limits)
     whole = RunFolder(folder)
     whole.write_file("predictions.json", json.dumps(found.to_records(truth)).encode())
     whole.write_file("metrics.json", json.dumps(metrics.to_plain(), indent=1).encode())
     return metrics
-
-
-def _joined(parts: Sequence[Results]) -> Results:
-    return Results(
-        np.concatenate([part.image_ranks for part in parts]),
-        np.concatenate([part.category_ranks for part in parts]),
-        np.concatenate([part.boxes_xywh for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )

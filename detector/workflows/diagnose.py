@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detector.config.nodes import presets_dir
 from detector.data.coco import CocoAnnotations
 from detector.data.coco_extras import no_extras
 from detector.data.dataset_editing import Portion, take
+from detector.data.unlabelled import with_unlabelled
 from detector.errors import ConfigError, DatasetError, MediaError
 from detector.evaluation.coco_metrics import score_results
 from detector.evaluation.evaluator import detect_split
@@ -34,6 +36,7 @@ from detector.tasks.detection_model import (
     load_model,
     matched,
     read_split,
+    read_train,
 )
 from detector.tasks.requests import SILENT, Observer
 
@@ -75,16 +78,17 @@ def diagnose(
         raise ConfigError(f"{run}: expected the folder of a training run, got another path; check it")
     loaded = load_model(weights, overrides) if weights is not None else None
     config = load_detection(str(run / "config.yaml"), overrides) if loaded is None else loaded.config
-    train = read_split(config, "train", observer.report)
-    evidence = _of_files(run, config, train)
+    train, val = read_train(config, observer.report)
+    if val is None and config.has_val:
+        val = read_split(config, "val", observer.report, with_notes=False)
+    evidence = _of_files(run, config, train, val)
     if loaded is None:
         observer.note("the run holds no weights, as after training that diverged: nothing is measured")
         return Diagnosis(evidence, causes_of(evidence))
-    splits = {"train": train}
-    if config.has_val:
-        splits["val"] = read_split(config, "val", observer.report, with_notes=False)
+    if weights is not None and weights.stem == "last":
+        observer.note(f"the run ended before its first evaluation: continue it with detector train --resume {run}")
     found: dict[str, SplitEvidence] = {}
-    for name, split in splits.items():
+    for name, split in (("train", train), ("val", val)) if val is not None else (("train", train),):
         if name == "val" and split.is_crowd.all():
             observer.note(f"{split.annotations}: no objects, so only training images are measured")
             continue
@@ -94,7 +98,7 @@ def diagnose(
     return Diagnosis(evidence, causes_of(evidence))
 
 
-def _of_files(run: Path, config: DetectionConfig, train: CocoAnnotations) -> RunEvidence:
+def _of_files(run: Path, config: DetectionConfig, train: CocoAnnotations, val: CocoAnnotations | None) -> RunEvidence:
     """Return the evidence of the configuration, the curves and the annotations."""
     steps, losses, aps = _curves(run / "results.csv")
     stride = smallest_stride(config, len(train.class_names))
@@ -106,6 +110,10 @@ def _of_files(run: Path, config: DetectionConfig, train: CocoAnnotations) -> Run
         for size in range(max(config.input.canvas_hw), math.ceil(source_px) + _CANVAS_STEP_PX, _CANVAS_STEP_PX)
         if (relative * size >= stride).mean() >= _NEARLY_ALL
     ]
+    num_shown = len(train)
+    if config.data is not None and config.data.unlabelled is not None:
+        with suppress(DatasetError):  # the images are no longer there
+            num_shown = len(with_unlabelled(train, config.data.unlabelled, () if val is None else (val,)))
     image_of_row = np.repeat(np.arange(len(train)), np.diff(train.offsets))
     num_images_of = {
         name: len(np.unique(image_of_row[(train.labels == label) & ~train.is_crowd]))
@@ -122,7 +130,7 @@ def _of_files(run: Path, config: DetectionConfig, train: CocoAnnotations) -> Run
         lr=config.optimizer.lr,
         usual_lr=_usual_lr(config),
         mosaic=config.augment.mosaic,
-        num_steps=config.train.num_steps(len(train), config.loader.batch_size),
+        num_steps=config.train.num_steps(num_shown, config.loader.batch_size),
         steps=steps,
         losses=losses,
         aps=aps,

@@ -20,7 +20,7 @@ from detector.evaluation.scoring_arrays import GroundTruth, Results
 from detector.io.nouns import plural
 from detector.models.checkpoint import ModelFile
 from detector.tasks.detection_config import DetectionConfig
-from detector.tasks.detection_model import build_predictor, load_model, matched, read_split
+from detector.tasks.detection_model import build_predictor, load_model, matched, read_split, read_train
 from detector.tasks.requests import SILENT, Observer
 from detector.tasks.task import config_of_file, split_to_evaluate
 from detector.training.run_folder import results_folder
@@ -154,7 +154,7 @@ def origin_of(file: ModelFile, weights: Path, annotations: CocoAnnotations) -> s
     """Return a sentence on whether a model was trained on the images of a split, as far as its file tells."""
     try:
         carried, _ = config_of_file(DetectionConfig, file, weights)
-        learnt = _real_paths(read_split(carried, "train"))
+        learnt = _real_paths(read_train(carried)[0])
     except DetectorError:
         return "It is not known which images the model was trained on: its file names no training split that is here."
     shared = len(learnt & _real_paths(annotations))

@@ -23,6 +23,7 @@ from detector.io.files import write_whole
 from detector.io.json_stream import read_value
 from detector.media.sources import ImageSource
 from detector.models.precision import choose_device
+from detector.models.published_weights import model_sha256
 from detector.structures.selection import SelectConfig
 from detector.tasks.detection_model import LoadedModel, build_predictor, matched
 from detector.tasks.detection_prediction import OpenedRequest, open_request
@@ -33,7 +34,6 @@ _FORMAT = "prediction parts 1"
 _SECTIONS = ("model", "input", "views", "runtime")  # of the experiment; those that change the boxes of an image
 # By default, a set has this many parts or fewer images in a part than the largest number.
 _NUM_PARTS, _MOST_IMAGES, _LEAST_IMAGES = 256, 1000, 8
-_CHUNK_BYTES = 2**20
 _LEFTOVER_S = 3600
 
 
@@ -253,7 +253,7 @@ def _manifest(
         names.update(json.dumps([source.name, source.image_id, source.listed_hw]).encode())
     settings = {key: plain[key] for key in _SECTIONS if key in plain}
     return Manifest(
-        model_sha256=_sha256(weights),
+        model_sha256=model_sha256(weights),
         settings={**settings, "select": config_to_plain(select), "batch_size": predictor.batch_size},
         num_images=len(sources),
         sources_sha256=names.hexdigest(),
@@ -262,17 +262,6 @@ def _manifest(
         category_ids=list(predictor.category_ids),
         listed_category_ids=listed,
     )
-
-
-def _sha256(weights: Path) -> str:
-    """Return the hash of a model file, and of the weights beside an OpenVINO graph."""
-    content = hashlib.sha256()
-    for path in (weights, weights.with_suffix(".bin")):
-        if path == weights or (weights.suffix == ".xml" and path.is_file()):
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    content.update(chunk)
-    return content.hexdigest()
 
 
 def _row(index: int, prediction: Prediction) -> dict[str, object]:

@@ -66,7 +66,7 @@ class PseudoLabels:
         num_labels: labels in it, by class name.
         num_left_out: images without a detection above the thresholds, which are left out.
         num_unread: images that could not be read.
-        thresholds: lowest score of a label, by class name.
+        thresholds: lowest score of a label, by class name; without the classes that get no labels.
         origin: sentence on where the thresholds come from.
     """
 
@@ -107,20 +107,26 @@ def pseudo_label(
 
     Raises:
         DatasetError: the file exists, or the split cannot be used.
-        ConfigError: no thresholds are there.
+        ConfigError: no thresholds are there, or no class reaches the target.
         MediaError: no image can be read.
     """
     if target.exists():
         raise DatasetError(f"{target} exists, and no file is replaced; give a new name")
     loaded = load_model(request.weights, request.overrides)
     thresholds, origin = _thresholds(request, loaded, observer)
-    names = loaded.file.class_names
-    select = replace(loaded.config.predict, confidence=min(thresholds), class_confidence=thresholds)
+    names, predict = loaded.file.class_names, loaded.config.predict
+    if missed := [name for label, name in enumerate(names) if label not in thresholds]:
+        observer.warn(f"{', '.join(missed)}: no threshold reaches the target ({origin}), these get no labels")
+    thresholds = {i: value for i, value in thresholds.items() if predict.classes is None or i in predict.classes}
+    if not thresholds:
+        raise ConfigError("no class is left to label; give another --threshold-for, or --confidence 0.8")
+    by_label = tuple(thresholds.get(label, 1.0) for label in range(len(names)))
+    select = replace(predict, confidence=min(by_label), class_confidence=by_label, classes=tuple(thresholds))
     found = _detected(request, loaded, select, observer)
     root, images, rows, counts = _coco_entries(found, loaded, keep_empty)
     if not images:
         raise DatasetError(f"none of {len(found)} images has a detection above the thresholds; lower them")
-    by_class = dict(zip(names, thresholds, strict=True))
+    by_class = {names[label]: value for label, value in thresholds.items()}
     weights = resolve_weights(request.weights)
     info = {
         "description": "pseudo-labels: detections of a model, not checked by a person",
@@ -165,14 +171,14 @@ def _coco_entries(
     return root, images, rows, counts
 
 
-def _thresholds(request: UnlabelledRequest, loaded: LoadedModel, observer: Observer) -> tuple[tuple[float, ...], str]:
-    """Return the threshold of each class, and a sentence on their origin."""
+def _thresholds(request: UnlabelledRequest, loaded: LoadedModel, observer: Observer) -> tuple[dict[int, float], str]:
+    """Return the threshold of each class index that reaches the target, and words on their origin."""
     num_classes = len(loaded.file.class_names)
     if request.confidence is not None:
-        return (request.confidence,) * num_classes, "one threshold for all classes, as given"
+        return dict.fromkeys(range(num_classes), request.confidence), "one threshold for all classes, as given"
     if not request.has_data:
         point = OperatingPoint.of_file(loaded.file, str(request.weights))
-        return point.by_class, f"{point.target} on {point.num_images} images, as stored in the model file"
+        return point.reached(), f"{point.target} on {point.num_images} images, as stored in the model file"
     split = split_to_evaluate(loaded.config, request.split, request.has_data, observer.note)
     annotations = read_split(loaded.config, split, observer.report)
     known, annotations = matched(loaded, annotations, observer.note, observer.warn)
@@ -180,7 +186,7 @@ def _thresholds(request: UnlabelledRequest, loaded: LoadedModel, observer: Obser
     found = detect_split(predictor, annotations, loaded.config.evaluate)
     ranking = Ranking.of(found.truth, found.detections)
     point = OperatingPoint.chosen(found.truth, ranking, request.target, known.file.category_ids)
-    return point.by_class, f"{point.target} on the {point.num_images} images of {annotations.annotations.name}"
+    return point.reached(), f"{point.target} on the {point.num_images} images of {annotations.annotations.name}"
 
 
 def rank_images(

@@ -11,6 +11,7 @@ import pytest
 from detector.cli.main import run
 from detector.data.coco import read_coco
 from detector.data.label_decisions import FORMAT
+from detector.evaluation.confidence import Threshold
 from detector.evaluation.label_suspects import overlaps
 from detector.models.checkpoint import load_model_file
 from detector.tasks.detection_config import DetectionConfig
@@ -108,6 +109,32 @@ def test_pseudo_labels_carry_scores_and_provenance(
     assert sum(printed["num_labels"].values()) == len(content["annotations"])
     assert printed["num_images"] + printed["num_left_out"] == 6
     assert read_coco(out, trained.images).num_boxes == len(content["annotations"])
+
+
+def test_class_that_reaches_the_target_at_no_threshold_gets_no_pseudo_labels(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("pseudo", trained.weights, trained.images, trained.data)
+    names = load_model_file(trained.weights).class_names
+    is_reached = [False, *[True] * (len(names) - 1)]
+    found = [Threshold(0.0, 0.5, 0.5, 0.5, each) for each in is_reached]
+    chosen = "detector.evaluation.operating_point.choose_thresholds"
+    monkeypatch.setattr(chosen, lambda *_: (found[0], tuple(found)))
+    assert called(*words, "--out", tmp_path / "some.json", "--json") == 0
+    told = capsys.readouterr()
+    target = "precision of at least 0.9 on the 6 images of val.json"
+    assert f"{names[0]}: no threshold reaches the target ({target}), these get no labels" in told.err
+    printed = json.loads(told.out)
+    assert list(printed["thresholds"]) == list(names[1:])
+    assert printed["num_labels"][names[0]] == 0
+    assert all(printed["num_labels"][name] for name in names[1:])
+    stored = tmp_path / "stored.safetensors"
+    assert run(["evaluate", str(trained.weights), "--store-thresholds", str(stored), "-q"]) == 0
+    assert called("pseudo", stored, trained.images, "--out", tmp_path / "stored.json", "-q") == 0
+    assert list(json.loads((tmp_path / "stored.json").read_text())["info"]["thresholds"]) == list(names[1:])
+    found[1:] = [found[0]] * (len(names) - 1)
+    assert called(*words, "--out", tmp_path / "none.json") == 2
+    assert "no class is left to label" in capsys.readouterr().err
 
 
 def test_pseudo_labels_of_a_path_with_dots_can_be_read_again(trained: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from detector.models.checkpoint import ModelFile, load_model_file
 from detector.models.published_weights import (
     DEFAULT_MODEL,
     is_published,
+    model_sha256,
     published_file,
     published_weights,
     require_network,
@@ -143,3 +144,12 @@ def test_run_folder_stands_for_its_best_weights_or_the_last_ones(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 300 + ".pt", "a/" * 3000 + "x.pt", "a\0b.pt"])
 def test_path_that_no_file_can_have_is_returned_as_it_is(name):
     assert resolve_weights(Path(name)) == Path(name)
+
+
+def test_hash_of_an_openvino_graph_includes_its_weights(tmp_path: Path) -> None:
+    graph, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    graph.write_text("<net/>")
+    weights.write_bytes(b"1")
+    before = model_sha256(graph), model_sha256(tmp_path)
+    weights.write_bytes(b"2")
+    assert not set(before) & {model_sha256(graph), model_sha256(tmp_path)}

@@ -14,13 +14,16 @@ from detector.cli.main import run
 from detector.config.schema import config_to_yaml
 from detector.data.coco import CocoAnnotations
 from detector.data.folds import FoldConfig
-from detector.errors import ConfigError, DatasetError
+from detector.errors import CheckpointError, ConfigError, DatasetError
 from detector.evaluation.coco_metrics import score_results
 from detector.models.checkpoint import load_training_state
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import evaluate_model, load_model, read_split
 from detector.tasks.task import TaskConfig
 from detector.workflows.cross_validation import cross_validate
+from detector.workflows.diagnose import diagnose
+from detector.workflows.label_review import origin_of
+from detector.workflows.train import open_run
 
 Make = Callable[..., DetectionConfig]
 SHORT = ("train.iterations=2", "schedule.warmup_iterations=0", "evaluate.confidence=0.0")
@@ -74,6 +77,8 @@ def test_every_image_is_scored_by_the_run_that_did_not_see_it(experiment: Make) 
         _, held_out = FoldConfig(index, 3).divided(annotations)
         loaded = load_model(folder / "weights" / "best.safetensors")
         assert loaded.config.train.fold == FoldConfig(index, 3)
+        origin = origin_of(loaded.file, folder / "weights" / "best.safetensors", annotations)
+        assert f"was trained on {12 - len(held_out)} of these 12 images" in origin
         found = evaluate_model(loaded, held_out)
         assert outcome.aps[index - 1] == pytest.approx(found.metrics.ap, abs=1e-12)
         records += found.results
@@ -89,6 +94,12 @@ def test_every_image_is_scored_by_the_run_that_did_not_see_it(experiment: Make) 
     written = json.loads((outcome.folder / "predictions.json").read_text())
     assert score_results(annotations.ground_truth(), written).stats == expected.stats
     assert json.loads((outcome.folder / "metrics.json").read_text())["AP"] == expected.stats["AP"]
+    evidence = diagnose(outcome.folder / "fold1").evidence
+    assert evidence.val is not None
+    assert evidence.train.num_images + evidence.val.num_images == 12
+    for read in (diagnose, load_model, open_run):
+        with pytest.raises(CheckpointError, match=r"expected a single run, got a cross-validation; .* such as .*fold1"):
+            read(outcome.folder)
 
 
 def test_stopped_cross_validation_continues_to_the_same_numbers(experiment: Make) -> None:
@@ -117,6 +128,9 @@ def test_experiments_that_cannot_be_divided_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"--folds: expected no train\.patience and no train\.val_share"):
         cross_validate(experiment("train.patience=2"), 2)
+    with pytest.raises(DatasetError, match="expected a fold for each image at most, got 99 for 12 images"):
+        cross_validate(experiment("train.run_name=many"), 99)
+    assert not list(tmp_path.glob("runs/many*"))  # the name is free for the next try
     from detector.tasks.task import load_experiment
 
     classifier: TaskConfig = load_experiment("classify", [f"train.project={tmp_path}"])

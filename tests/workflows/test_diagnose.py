@@ -14,6 +14,7 @@ from detector.cli.main import run
 from detector.evaluation.run_evidence import RunEvidence
 from detector.tasks.detection_config import DetectionConfig
 from detector.tasks.detection_model import load_detection
+from detector.tasks.requests import Observer
 from detector.workflows.diagnose import Diagnosis, diagnose, has_finer_levels, smallest_stride
 from detector.workflows.train import train
 from tests.workflows.damaged_runs import DAMAGES, diagnosed
@@ -73,6 +74,22 @@ def test_run_without_weights_is_diagnosed_from_its_files(finished: Path) -> None
     found = diagnose(finished, ("optimizer.lr=3",))
     assert [cause.code for cause in found.causes] == ["rate-high"]
     assert math.isnan(found.evidence.train.ap)
+
+
+def test_steps_of_epochs_count_images_without_annotations(finished: Path, tiny_shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_shapes / "images/val", tmp_path / "more")
+    length = ("train.iterations=null", "train.min_iterations=null", "train.epochs=2")
+    shutil.rmtree(finished / "weights")
+    assert diagnose(finished, length).evidence.num_steps == 6
+    assert diagnose(finished, (*length, f"data.unlabelled={tmp_path / 'more'}")).evidence.num_steps == 9
+    assert diagnose(finished, (*length, f"data.unlabelled={tmp_path / 'gone'}")).evidence.num_steps == 6
+
+
+def test_run_that_ended_before_its_first_evaluation_is_to_be_continued(finished: Path) -> None:
+    (finished / "weights/best.safetensors").unlink()
+    notes: list[str] = []
+    diagnose(finished, num_images=1, observer=Observer(note=notes.append))
+    assert f"the run ended before its first evaluation: continue it with detector train --resume {finished}" in notes
 
 
 def test_validation_images_without_objects_are_left_out(finished: Path, tiny_shapes: Path, tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from detector.data.doctor.findings import NUM_DRAWN, NUM_EXAMPLES, Finding, Offe
 from detector.data.doctor.near_duplicates import Look, look_at, near_duplicates
 from detector.data.problems import shown
 from detector.errors import MediaError
+from detector.io.files import sha256_of_files
 from detector.io.nouns import plural
 from detector.media.drawing import as_rgb
 from detector.media.headers import ImageHeader
 from detector.media.images import image_header, load_image
 
-_CHUNK_BYTES = 2**20
 _MIN_DECODED_SIDE = 32  # in pixels; enough for a hash on a grid of 9
 _MAX_THREADS = 8
 _PLANES = {1: "grey or palette", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
@@ -178,25 +178,13 @@ def content_groups(paths: Sequence[Path]) -> list[list[int]]:
             by_length.setdefault(path.stat().st_size, []).append(position)
         except (OSError, ValueError):  # a missing file or an impossible name, which the image reader reports
             continue
-    by_content: dict[tuple[int, bytes], list[int]] = {}
+    by_content: dict[tuple[int, str], list[int]] = {}
     for length, members in by_length.items():
         if len(members) > 1 and length:
             for position in members:
-                digest = _digest(paths[position])
-                if digest is not None:
-                    by_content.setdefault((length, digest), []).append(position)
+                with suppress(OSError):
+                    by_content.setdefault((length, sha256_of_files([paths[position]])), []).append(position)
     return sorted(group for group in by_content.values() if len(group) > 1)
-
-
-def _digest(path: Path) -> bytes | None:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError:
-        return None
-    return digest.digest()
 
 
 def _copies(

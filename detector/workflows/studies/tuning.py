@@ -150,7 +150,10 @@ def require_possible(config: SearchConfig, folder: Path) -> list[SearchedKey]:
     """
     keys = [SearchedKey.parse(text) for text in config.search]
     require_searchable(keys, config.experiment, config.overrides)
-    share = load_experiment(config.experiment, config.overrides).train.val_share
+    given = load_experiment(config.experiment, config.overrides)
+    if given.data is not None and given.train.fold is None and not given.has_val:
+        raise ConfigError("data: expected a split val for the search to divide, got none; see detector dataset split")
+    share = given.train.val_share
     if share != TrainConfig().val_share or any(key.key == "train.val_share" for key in keys):
         raise ConfigError(
             f"train.val_share: expected all validation images, since the search divides them, got {list(share)}; "

@@ -257,6 +257,14 @@ def test_a_metric_that_the_evaluations_do_not_have_ends_the_search_after_its_fir
     assert len(program.read_text().splitlines()) == 1
 
 
+def test_data_without_validation_images_are_refused_before_a_run(program, tmp_path, tiny_shapes):
+    part = f"{{annotations: {tiny_shapes}/annotations/train.json, images: {tiny_shapes}/images/train}}"
+    given = replace(CONFIG, overrides=(f"data={{name: coco, train: {part}}}",))
+    with pytest.raises(ConfigError, match=r"data: expected a split val for the search to divide, got none"):
+        searched(tmp_path / "out", given)
+    assert not program.is_file()
+
+
 def test_the_given_settings_are_kept_if_no_trial_is_better(program, tmp_path):
     tuning = searched(tmp_path / "out", budget=Budget(60, trials=1))
     assert tuning.summary is None
