@@ -1,6 +1,6 @@
 """Make `weights/mish-n-drawn.safetensors`: mish-n pre-trained on drawn pictures, in float16.
 
-    python tools/pretrain.py                        # about ten minutes on one core with AMX
+    python tools/pretrain.py                        # less than an hour on one core
     python tools/pretrain.py --run runs/detect/pretrain    # only write the file, from a finished run
 
 The training is that of `detector train pretrain`; words with `=` change it. The pictures are drawn by

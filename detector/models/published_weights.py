@@ -22,7 +22,7 @@ from detector.models.yolox_checkpoint import size_of_config
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 
 DEFAULT_MODEL = "yolox-nano"  # the weights in the package
-# A start for mish-n that `tools/pretrain.py` writes. It knows only drawn shapes, so it is no model for `predict`.
+# The start for mish-n in the package, made by `tools/pretrain.py`; it knows only drawn shapes, no use to `predict`.
 DRAWN_START = "mish-n-drawn"
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
 MAX_NAME_BYTES = 255  # of the name of a file, on Linux, macOS and Windows
@@ -154,27 +154,20 @@ def resolve_weights(path: Path) -> Path:
 
     Raises:
         CheckpointError: it is the name of published weights that are not on this machine, and the message names the
-            command that fetches them; or no file has this name, which has no suffix; or it is `DRAWN_START`, which was
-            not made.
+            command that fetches them; or no file has this name, which has no suffix.
         OSError: the name has no suffix and is too long for a file.
     """
     if os.path.exists(path):
         return run_weights(path) or path
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
-    if path.name == DRAWN_START:
-        found = _first_file(f"{DRAWN_START}.safetensors")
-        if found is None:
-            raise CheckpointError(
-                f"{DRAWN_START}: expected weights/{DRAWN_START}.safetensors, got none; `detector train pretrain` makes "
-                f"such weights, give the folder of that run"
-            )
+    if path.name == DRAWN_START and (found := _first_file(f"{DRAWN_START}.safetensors")):
         return found
     if not is_published(path):
         if not path.suffix:
             if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
-            known = nearest(path.name, published_weights())
+            known = nearest(path.name, [*published_weights(), DRAWN_START])
             raise CheckpointError(f"{path} is no model file, and no published weights have this name{known}")
         return path
     found = published_file(path.name)

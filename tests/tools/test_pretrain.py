@@ -1,4 +1,4 @@
-"""The start from drawn pictures: made, found by its name, read in float16 and trained from at the full rate."""
+"""The start from drawn pictures: made, found by its name, and read in float16."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detector.data.drawn_pictures import CLASS_NAMES, GENERATOR_VERSION
 from detector.errors import CheckpointError
 from detector.models.checkpoint import ModelFile, load_model_file, save_model
 from detector.models.published_weights import DRAWN_START, resolve_weights
@@ -61,11 +62,28 @@ def test_start_is_found_by_its_name_and_loaded_as_float32(written: Path, run_fol
     assert torch.equal(own[name], expected[name].half().float())
 
 
-def test_missing_start_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_start_fits_the_recipe_and_names_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detector.models.published_weights.packed_file", lambda packed, source: tmp_path / "none")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"expected weights/mish-n-drawn\.safetensors, got none"):
-        resolve_weights(Path(DRAWN_START))
-    (tmp_path / DRAWN_START).mkdir()  # a run folder of that name is that folder
+    shipped = resolve_weights(Path(DRAWN_START))
+    assert shipped == pretrain.TARGET
+    assert shipped.stat().st_size <= pretrain.MAX_BYTES
+    file = load_model_file(shipped)
+    assert file.provenance["licence"] == "Apache-2.0"
+    assert f"version {GENERATOR_VERSION} of the generator; no photographs" in file.provenance["trained_on"]
+    assert file.class_names == CLASS_NAMES
+    config = load_detection("mish-n", [f"train.weights={DRAWN_START}"])
+    model = build_model(config, 3)
+    assert load_matching(model, read_start(Path(DRAWN_START), config), ("a", "b", "c")).share > 0.99
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_folder_of_the_name_of_the_start_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / DRAWN_START).mkdir()
     assert resolve_weights(Path(DRAWN_START)) == Path(DRAWN_START)
+
+
+def test_misspelt_name_of_the_start_is_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="did you mean 'mish-n-drawn'"):
+        resolve_weights(Path("mish-n-drawm"))
