@@ -47,7 +47,7 @@ DOCUMENTS = sorted(
     if path.name != "CHANGELOG.md"
 )
 NEEDS_ARROW = re.compile(r" --shard | --engine |^detector results |scored\.json")  # those of the optional pyarrow
-NEEDS = re.compile(r"\bneeds? (?:a|an|the|several) (?:NVIDIA )?(?:GPUs?|camera|network)\b")
+NEEDS = re.compile(r"\bneeds? (?:a|an|the|several) (?:NVIDIA )?(?:GPUs?|camera|network|good model)\b")
 TOY: dict[str, Any] = {
     "input": {"size": 64},
     "augment": {"albumentations": []},
