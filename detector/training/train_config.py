@@ -98,8 +98,6 @@ class TrainConfig:
             raise ValueError("train: expected clip_norm > 0, timeout_s > 0 and ema_horizon within 0..1")
         if self.teacher_weight <= 0:
             raise ValueError(f"train.teacher_weight: expected a weight above 0, got {self.teacher_weight}")
-        if self.teacher is None and self.teacher_weight != 1:
-            raise ValueError("train.teacher_weight: expected train.teacher with it, got none; name one or leave it out")
         if not 0 <= self.val_share[0] < self.val_share[1] <= 1:
             raise ValueError(f"train.val_share: expected 0 <= start < end <= 1, got {list(self.val_share)}")
 
