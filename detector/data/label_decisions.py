@@ -5,7 +5,6 @@ Everything that a decision is not about is kept as written: other keys, the orde
 
 from __future__ import annotations
 
-import hashlib
 import json
 import reprlib
 from collections import Counter
@@ -21,6 +20,7 @@ from detector.data.coco_rows import Rows
 from detector.data.conversion import write_json
 from detector.data.problems import Findings
 from detector.errors import DatasetError
+from detector.io.files import sha256_of_files
 from detector.io.text_file import read_text
 
 FORMAT, VERSION = "detector label decisions", 1
@@ -70,7 +70,7 @@ def sha256_of(path: Path) -> str:
         DatasetError: it cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of_files([path])
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from detector.errors import ConfigError, DatasetError, DetectorError, MediaError
 from detector.io.addresses import PACKAGES, WEB, address_of, require_plain_address, without_secrets
 from detector.io.download import answer
-from detector.io.files import write_whole
+from detector.io.files import sha256_of_files, write_whole
 
 _MOST_BYTES = 2**30  # of an object that is read into memory
 _CHUNK_BYTES = 2**20
@@ -367,14 +367,10 @@ def _is_whole(copy: Path) -> bool:
     """Tell whether a copy is there and has its SHA-256."""
     try:
         expected = _digest_file(copy).read_text("ascii")
-        digest = hashlib.sha256()
-        with copy.open("rb") as file:
-            _touch(copy, os.fstat(file.fileno()))
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        _touch(copy, copy.stat())
+        return sha256_of_files([copy]) == expected
     except (OSError, UnicodeDecodeError):
         return False
-    return digest.hexdigest() == expected
 
 
 def _chunk_of(file: Any) -> bytes:

@@ -23,6 +23,7 @@ from detector.export.export_config import ExportSettings
 from detector.export.export_runtime import ExportRuntime
 from detector.export.export_target import ExportTarget, export_targets
 from detector.io.atomic import write_atomically
+from detector.io.files import sha256_of_files
 from detector.io.machine import machine
 from detector.models.precision import choose_device
 from detector.ops.native import cache_folder
@@ -140,7 +141,7 @@ def _measure(
 
 
 def _digest(folder: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("model.*")))).hexdigest()
+    return sha256_of_files(sorted(folder.glob("model.*")))
 
 
 def _is_installed(target: ExportTarget) -> bool:
