@@ -22,7 +22,7 @@ from detector.models.yolox_checkpoint import size_of_config
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 
 DEFAULT_MODEL = "yolox-nano"  # the weights in the package
-# The start for mish-n in the package, made by `tools/pretrain.py`; it knows only drawn shapes, no use to `predict`.
+# The start of mish-n in the package, by `tools/pretrain.py`; it knows only drawn shapes, so it is no model to predict.
 DRAWN_START = "mish-n-drawn"
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
 MAX_NAME_BYTES = 255  # of the name of a file, on Linux, macOS and Windows
@@ -130,12 +130,17 @@ def run_weights(folder: Path) -> Path | None:
     """Return the best weights of a run folder, or the last ones before its first evaluation; None for another path.
 
     Raises:
-        CheckpointError: it is the folder of a cross-validation, which holds several run folders.
+        CheckpointError: it is the folder of a cross-validation.
     """
-    if os.path.isdir(first := folder / "fold1"):
-        raise CheckpointError(f"{folder}: expected a single run, got a cross-validation; give a run, such as {first}")
+    require_single_run(folder)
     files = (folder / "weights" / name for name in ("best.safetensors", "last.safetensors", "last.pt"))
     return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises for a long name
+
+
+def require_single_run(folder: Path) -> None:
+    """Raise a `CheckpointError` for the folder of a cross-validation, which holds several run folders."""
+    if os.path.isdir(first := folder / "fold1"):
+        raise CheckpointError(f"{folder}: expected a single run, got a cross-validation; give a run, such as {first}")
 
 
 def model_sha256(path: Path) -> str:

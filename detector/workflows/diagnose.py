@@ -88,7 +88,8 @@ def diagnose(
     if weights is not None and weights.stem == "last":
         observer.note(f"the run ended before its first evaluation: continue it with detector train --resume {run}")
     found: dict[str, SplitEvidence] = {}
-    for name, split in (("train", train), ("val", val)) if val is not None else (("train", train),):
+    splits = {"train": train} if val is None else {"train": train, "val": val}
+    for name, split in splits.items():
         if name == "val" and split.is_crowd.all():
             observer.note(f"{split.annotations}: no objects, so only training images are measured")
             continue

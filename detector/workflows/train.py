@@ -28,7 +28,7 @@ from detector.models.checkpoint import (
 )
 from detector.models.contracts import TrainableModel
 from detector.models.precision import choose_device, keep_freed_memory
-from detector.models.published_weights import run_weights
+from detector.models.published_weights import require_single_run
 from detector.structures.metrics import Metrics
 from detector.tasks.task import Task, TaskConfig, open_task, task_of
 from detector.training.batch_norm import require_values
@@ -106,7 +106,7 @@ def open_run(
 def _state_file(run: Path) -> Path:
     """Return the training state of a run folder; `last.pt`, which older versions wrote, may have been replaced."""
     folder = RunFolder(run if run.is_dir() else run.parent.parent)
-    run_weights(run)  # answers the folder of a cross-validation
+    require_single_run(run)
     if run.is_dir() or (run == folder.superseded and not run.exists()):
         return folder.saved_state or folder.last
     return run

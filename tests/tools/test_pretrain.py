@@ -1,4 +1,4 @@
-"""The start from drawn pictures: made, found by its name, and read in float16."""
+"""Tests of the start from drawn pictures: its file, its name and its origin."""
 
 from __future__ import annotations
 
