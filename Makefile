@@ -30,14 +30,14 @@ test: $(READY)  ## run everything that a change must pass: lint, types and the d
 	test -z "$$failed" || { echo "make: failed:$$failed" >&2; exit 1; }
 
 suite: $(READY)  ## run the default test suite only
-	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		-m "not nightly and not gpu"
+	$(PYTHON_BIN) -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 1 --dist loadfile \
+		--no-loadscope-reorder -m "not nightly and not gpu"
 
 test-avx2: $(READY)  ## run the default test suite limited to AVX2, as on processors without AVX-512
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(MAKE) --no-print-directory suite
 
 nightly: $(READY)  ## run the long fuzz and soak tests, and the suite with the lowest and the newest versions
-	@failed=; $(PYTHON_BIN) -m pytest -q -m nightly || failed=' nightly'; \
+	@failed=; $(PYTHON_BIN) -m pytest -q -o faulthandler_timeout=7200 -m nightly || failed=' nightly'; \
 	for check in lowest newest; do $(MAKE) --no-print-directory $$check || failed="$$failed $$check"; done; \
 	test -z "$$failed" || { echo "make: failed:$$failed" >&2; exit 1; }
 

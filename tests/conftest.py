@@ -35,6 +35,7 @@ from tests.written_models import written_teacher
 def pytest_configure(config: pytest.Config) -> None:
     """Use two threads, as on the smallest supported machine, or one with parallel tests or OMP_NUM_THREADS=1."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import these libraries themselves
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as detector.export.private_import does
     if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +130,11 @@ def test_odd_path_is_named(name: str, model: Path, capfd: pytest.CaptureFixture[
 
 @contextmanager
 def disk_full(num_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a full disk."""
+    """Let no file grow beyond a size, as on a full disk.
+
+    Python would cut the byte code of modules that are imported meanwhile, and fail on it later.
+    """
+    no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
     try:
@@ -137,6 +142,7 @@ def disk_full(num_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+        sys.dont_write_bytecode = no_bytecode
 
 
 @pytest.mark.parametrize(
