@@ -61,10 +61,11 @@ def open_file(path: Path, name: str) -> PyAvReader | None:
     Raises:
         MediaError: there is no decoder for the video.
     """
+    options = {**_LOCAL_ONLY, **_BOUNDED}
     try:
-        container = av.open(str(path), "r", options={**_LOCAL_ONLY, **_BOUNDED})
+        container = av.open(str(path), "r", options=options)
     except UnicodeEncodeError:  # a name that is no UTF-8
-        container = av.open(path.open("rb"), "r", options=_BOUNDED)
+        container = av.open(path.open("rb"), "r", options=options)
     except _FAILURES:
         return None
     return _opened(container, name, is_live=False)

@@ -296,7 +296,7 @@ def test_local_file_never_causes_a_network_request(
     asked: list[bytes] = []
     see = lambda self: asked.append(self.raw_requestline)  # noqa: E731, returning None ends the request
     monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "parse_request", see)
-    for name in ("list.mp4", "list.mkv", "list.avi"):
+    for name in ("list.mp4", "list.mkv", "list.avi", os.fsdecode(b"list\xff.mp4")):  # the last is no UTF-8
         (tmp_path / name).write_text(text.replace("ADDRESS", f"{server}/video.mp4"))
         (record,) = frames_of(VideoSource(name, tmp_path / name))
         assert record.error is not None
