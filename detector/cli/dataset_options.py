@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out, positive, seed, whole_number
-from detector.cli.usage import DATA_HELP, check_data_words, narrow_to_action
-from detector.config.name_suggestions import nearest
+from detector.cli.usage import DATA_HELP, check_data_words, narrow_to_action, require_action
 from detector.errors import ConfigError
 
 _ACTIONS = {
@@ -100,12 +99,7 @@ def check(arguments: argparse.Namespace) -> None:
         ConfigError: a mistake.
     """
     words = arguments.words
-    if not words or words[0] not in _ACTIONS:
-        hint = nearest(words[0], _ACTIONS) if words else ""
-        raise ConfigError(
-            f"expected an action, one of {', '.join(_ACTIONS)}; got {words[0] if words else 'none'}"
-            + (hint if "did you mean" in hint else "")
-        )
+    require_action(words, _ACTIONS)
     if arguments.out is None:
         raise ConfigError("expected a folder for the result, got none; give --out FOLDER")
     if words[0] in ("to-coco", "to-yolo", "to-darknet", "to-shards", "index", "split", "subset"):

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli.common_options import add_data, add_out, number, positive, seed
-from detector.cli.usage import check_keys, names_data, narrow_to_action, require_one, split_words
-from detector.config.name_suggestions import nearest
+from detector.cli.usage import check_keys, names_data, narrow_to_action, require_action, require_one, split_words
 from detector.errors import ConfigError
 
 ACTIONS = {
@@ -124,12 +123,7 @@ def check(arguments: argparse.Namespace) -> None:
         ConfigError: a mistake.
     """
     words = arguments.words
-    if not words or words[0] not in ACTIONS:
-        hint = nearest(words[0], ACTIONS) if words else ""
-        raise ConfigError(
-            f"expected an action, one of {', '.join(ACTIONS)}; got {words[0] if words else 'none'}"
-            + (hint if "did you mean" in hint else "")
-        )
+    require_action(words, ACTIONS)
     action = words[0]
     known = set().union(*_OPTIONS.values())
     for name in sorted(known - _OPTIONS[action]):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from detector.cli.common_options import add_out
-from detector.config.name_suggestions import nearest
+from detector.cli.usage import require_action
 from detector.errors import ConfigError
 
 _ACTIONS = {"merge": "write the parts of a prediction as one file, each image exactly once"}
@@ -33,10 +33,7 @@ def check(arguments: argparse.Namespace) -> None:
         ConfigError: a mistake.
     """
     words = arguments.words
-    if not words or words[0] not in _ACTIONS:
-        hint = nearest(words[0], _ACTIONS) if words else ""
-        got = words[0] if words else "none"
-        raise ConfigError(f"expected an action, one of {', '.join(_ACTIONS)}; got {got}{hint}")
+    require_action(words, _ACTIONS)
     if len(words) < 2:
         raise ConfigError("merge: expected folders of parts, got none; give those of detector predict --shard")
     out: Path | None = arguments.out

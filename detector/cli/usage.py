@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from detector.config.name_suggestions import nearest
 from detector.errors import ConfigError
 
 DATA_HELP = (
@@ -112,6 +113,20 @@ def check_data_words(arguments: argparse.Namespace, words: Sequence[str], config
 def names_data(overrides: Sequence[str]) -> bool:
     """Tell whether overrides give a data set."""
     return any(override.startswith(("data=", "data.")) for override in overrides)
+
+
+def require_action(words: Sequence[str], actions: Mapping[str, str]) -> None:
+    """Reject a command line whose first word is no action of the command.
+
+    Raises:
+        ConfigError: there is no word, or another one.
+    """
+    if not words or words[0] not in actions:
+        hint = nearest(words[0], actions) if words else ""
+        raise ConfigError(
+            f"expected an action, one of {', '.join(actions)}; got {words[0] if words else 'none'}"
+            + (hint if "did you mean" in hint else "")
+        )
 
 
 def narrow_to_action(

@@ -57,6 +57,9 @@ class OptimizerConfig(PartConfig[torch.optim.Optimizer]):
             raise ValueError(
                 f"an optimiser: expected lr > 0 and weight_decay >= 0, got {self.lr} and {self.weight_decay}"
             )
+        for name in ("momentum", "beta1", "beta2"):  # of the optimisers that have them
+            if not 0 <= getattr(self, name, 0.0) < 1:
+                raise ValueError(f"an optimiser: expected 0 <= {name} < 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,6 @@ class AdamConfig(OptimizerConfig):
     fine_tuning_lr: float | None = FINE_TUNING_LR
     beta1: float = 0.9
     beta2: float = 0.999
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"Adam: expected 0 <= beta < 1 for beta1 and beta2, got {self.beta1} and {self.beta2}")
 
 
 @register("adamw")
@@ -140,11 +138,6 @@ class SGD(torch.optim.SGD):
         weight_decay: float = 5e-4
         momentum: float = 0.937
         nesterov: bool = True
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"sgd: expected 0 <= momentum < 1, got {self.momentum}")
 
     def __init__(self, config: Config, groups: list[dict[str, object]]) -> None:
         nesterov = config.nesterov and config.momentum > 0

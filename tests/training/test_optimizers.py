@@ -304,10 +304,13 @@ def test_invalid_learning_rate_or_weight_decay_is_rejected(name: str, settings: 
 @pytest.mark.parametrize(
     ("part", "settings", "message"),
     [
-        (AdamW, {"beta1": 1.0}, "0 <= beta < 1"),
-        (AdamW, {"beta2": -0.1}, "0 <= beta < 1"),
+        (AdamW, {"beta1": 1.0}, "expected 0 <= beta1 < 1, got 1.0"),
+        (AdamW, {"beta2": -0.1}, "0 <= beta2 < 1"),
         (SGD, {"momentum": 1.0}, "0 <= momentum < 1"),
         (SGD, {"momentum": -0.5}, "0 <= momentum < 1"),
+        (Muon, {"momentum": 1.0}, "an optimiser: expected 0 <= momentum < 1, got 1.0"),
+        (Muon, {"beta1": -0.1}, "0 <= beta1 < 1"),
+        (Muon, {"beta2": 1.0}, "0 <= beta2 < 1"),
     ],
 )
 def test_momentum_and_betas_out_of_range_are_rejected(part: Any, settings: dict[str, float], message: str) -> None:
