@@ -22,7 +22,7 @@ from detector.models.yolox_checkpoint import size_of_config
 from detector.structures.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 
 DEFAULT_MODEL = "yolox-nano"  # the weights in the package
-# The start of mish-n in the package, by `tools/pretrain.py`; it knows only drawn shapes, so it is no model to predict.
+# The start of mish-n in the package, by `tools/pretrain.py`; it knows only drawn shapes.
 DRAWN_START = "mish-n-drawn"
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".weights")
 MAX_NAME_BYTES = 255  # of the name of a file, on Linux, macOS and Windows
@@ -110,10 +110,8 @@ def published_file(name: str) -> Path | None:
 
     It is looked for in `weights/` of the working directory, in the package and in `cache_folder()`.
     """
-    return _first_file(f"{name}.safetensors", published_weights()[name].file_name)
-
-
-def _first_file(*file_names: str) -> Path | None:
+    entry = published_weights().get(name)
+    file_names = (f"{name}.safetensors", *([] if entry is None else [entry.file_name]))
     for folder in (Path("weights"), packed_file("weights", "weights"), cache_folder()):
         for file_name in file_names:
             if (folder / file_name).is_file():
@@ -123,7 +121,7 @@ def _first_file(*file_names: str) -> Path | None:
 
 def is_published(word: str | Path) -> bool:
     """Tell whether a word is the name of published weights and not of an existing file or folder."""
-    return not os.path.exists(word) and Path(word).name in published_weights()
+    return not os.path.exists(word) and Path(word).name in (*published_weights(), DRAWN_START)
 
 
 def run_weights(folder: Path) -> Path | None:
@@ -166,8 +164,6 @@ def resolve_weights(path: Path) -> Path:
         return run_weights(path) or path
     if os.path.isfile(beside := path.parent / "weights" / path.name):
         return beside
-    if path.name == DRAWN_START and (found := _first_file(f"{DRAWN_START}.safetensors")):
-        return found
     if not is_published(path):
         if not path.suffix:
             if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
@@ -177,6 +173,8 @@ def resolve_weights(path: Path) -> Path:
         return path
     found = published_file(path.name)
     if found is None:
+        if path.name == DRAWN_START:
+            raise CheckpointError(f"{path.name}: its file is missing; `python tools/pretrain.py` makes it again")
         entry = published_weights()[path.name]
         raise CheckpointError(
             f"{path.name}: its published weights are not on this machine; `detector download {path.name}` fetches them "

@@ -19,7 +19,13 @@ from detector.darknet.weights_file import WeightsHeader, read_weights
 from detector.errors import DetectorError
 from detector.io.archive import unpack
 from detector.io.download import fetch
-from detector.models.published_weights import PublishedWeights, packed_file, published_weights, require_network
+from detector.models.published_weights import (
+    DRAWN_START,
+    PublishedWeights,
+    packed_file,
+    published_weights,
+    require_network,
+)
 from detector.models.yolox_checkpoint import load_yolox_file
 
 _HEADER_BYTES = 20
@@ -77,6 +83,8 @@ def find_published(name: str) -> Published:
         DetectorError: no entry has this name; the message gives the nearest one.
     """
     known = published()
+    if name == DRAWN_START:
+        raise DetectorError(f"{name} is part of the package, so that there is nothing to download; give it as a model")
     if name not in known:
         raise DetectorError(f"{name!r} is not in the catalogue of downloads{nearest(name, known)}")
     return known[name]

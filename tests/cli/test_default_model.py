@@ -45,6 +45,7 @@ def test_predict_without_a_model_uses_the_shipped_one_and_says_so(
     ("words", "message"),
     [
         (("yolox-nan", "photo.png"), "yolox-nan: no such model file, .*; did you mean 'yolox-nano'"),
+        (("mish-n-drawm", "photo.png"), "mish-n-drawm: no such model file, .*; did you mean 'mish-n-drawn'"),
         (("mish-n", "photo.png"), "mish-n: no such model file, run folder"),
         (("runs/detect/none", "photo.png"), "runs/detect/none: no such model file, run folder"),
         (("photo.png", "yolox-nano"), "yolox-nano: expected the model before the sources, got it after photo.png"),
@@ -71,6 +72,16 @@ def test_predict_takes_a_published_name(photo: Path, capsys: pytest.CaptureFixtu
     assert "photo.png: " in capsys.readouterr().out
     assert run(["predict", "yolox-s", "photo.png"]) != 0
     assert "`detector download yolox-s` fetches them" in capsys.readouterr().err
+
+
+def test_start_from_drawn_pictures_is_a_model_by_its_name(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", "mish-n-drawn", str(photo), "--no-pictures", "--out", str(tmp_path / "out")]) == 0
+    assert "ellipse" in Detector("mish-n-drawn").class_names
+    capsys.readouterr()
+    assert run(["download", "mish-n-drawn"]) == 1
+    assert "mish-n-drawn is part of the package, so that there is nothing to download" in capsys.readouterr().err
 
 
 def test_detector_without_a_model_is_the_shipped_one(photo: Path) -> None:
