@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detector.config.name_suggestions import nearest
+from detector.config.name_suggestions import did_you_mean, near_names
 from detector.errors import ConfigError
 
 DATA_HELP = (
@@ -122,11 +122,10 @@ def require_action(words: Sequence[str], actions: Mapping[str, str]) -> None:
         ConfigError: there is no word, or another one.
     """
     if not words or words[0] not in actions:
-        hint = nearest(words[0], actions) if words else ""
-        raise ConfigError(
-            f"expected an action, one of {', '.join(actions)}; got {words[0] if words else 'none'}"
-            + (hint if "did you mean" in hint else "")
-        )
+        got = words[0] if words else "none"
+        close = near_names(got, actions)
+        meant = did_you_mean(close) if close else ""
+        raise ConfigError(f"expected an action, one of {', '.join(actions)}; got {got}{meant}")
 
 
 def narrow_to_action(

@@ -90,7 +90,8 @@ class Ordered(Generic[T]):
     def end(self, number: int) -> None:
         """Announce that there is no item of this number or of a higher one."""
         with self._changed:
-            self._end = number
+            if not self._is_cancelled:  # another end would never be reached
+                self._end = number
             self._changed.notify_all()
 
     def cancel(self) -> None:

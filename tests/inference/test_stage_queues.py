@@ -89,6 +89,17 @@ def test_cancelling_wakes_producers_and_consumers() -> None:
         assert getting.result(5) == []
 
 
+def test_end_that_is_announced_after_a_cancellation_keeps_nobody_waiting() -> None:
+    ordered, got = Ordered[int](2), [1]
+    ordered.cancel()
+    ordered.end(5)  # by a thread that saw the end of its images only now
+    consumer = threading.Thread(target=lambda: got.extend(ordered), daemon=True)
+    consumer.start()
+    consumer.join(5)
+    assert not consumer.is_alive()
+    assert got == [1]
+
+
 def test_newest_image_of_a_live_source_keeps_the_warnings_of_replaced_ones() -> None:
     inbox = Inbox([False], 4)
     for number in range(5):
