@@ -349,14 +349,3 @@ def draw_shapes(root: Path, *, num_train: int = 640, num_val: int = 160, image_s
         DatasetError: `root` is not empty or cannot be written, or an argument is below its least value.
     """
     SHAPES.write(root, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)
-
-
-def ensure_shapes(
-    root: Path, *, num_train: int = 640, num_val: int = 160, image_size: int = 320, seed: int = 0
-) -> None:
-    """Draw the data set where it is missing, and change nothing where it exists; arguments as for `draw_shapes`.
-
-    Raises:
-        DatasetError: `root` holds something else, which is not changed, or `draw_shapes` fails.
-    """
-    SHAPES.ensure(root, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)

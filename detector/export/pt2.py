@@ -107,10 +107,8 @@ def exported_program(
         most = _MAX_SIDE // stride
         shape[1] = stride * torch.export.Dim("rows", min=2, max=most)
         shape[2] = stride * torch.export.Dim("columns", min=2, max=most)
-        canvas_hw = (
-            6 * stride,
-            10 * stride,
-        )  # two different sizes, because torch.export treats equal ones as the same variable
+        # Two different sizes, because torch.export treats equal ones as the same variable.
+        canvas_hw = 6 * stride, 10 * stride
     try:
         with quietly(), torch.no_grad():
             example = graph.canvases(canvas_hw, 2, dtype)

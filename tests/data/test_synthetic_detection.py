@@ -53,7 +53,7 @@ def _grown(mask: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
 def test_equal_arguments_draw_equal_files_into_an_empty_folder_and_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     module.draw_shapes(tmp_path / "empty", **SMALL)
-    module.ensure_shapes(tmp_path / "new" / "deep", **SMALL)
+    module.SHAPES.ensure(tmp_path / "new" / "deep", **SMALL)
     first, second = _files(tmp_path / "empty"), _files(tmp_path / "new" / "deep")
     assert len(first) == SMALL["num_train"] + SMALL["num_val"] + 3
     assert first == second
@@ -287,9 +287,9 @@ def test_the_files_are_coco_and_hold_the_settings(tmp_path: Path) -> None:
 
 def test_an_existing_data_set_is_not_changed(tmp_path: Path) -> None:
     root = tmp_path / "drawn"
-    module.ensure_shapes(root, **SMALL)
+    module.SHAPES.ensure(root, **SMALL)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    module.ensure_shapes(root, **SMALL)
+    module.SHAPES.ensure(root, **SMALL)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["drawn"]  # no temporary folder is left
 
@@ -301,7 +301,7 @@ def test_a_drawing_stopped_by_the_user_leaves_nothing(tmp_path: Path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             module.draw_shapes(tmp_path / "drawn", **SMALL)
     assert list(tmp_path.iterdir()) == []
-    module.ensure_shapes(tmp_path / "drawn", **SMALL)
+    module.SHAPES.ensure(tmp_path / "drawn", **SMALL)
     assert len(_files(tmp_path / "drawn")) == 13
 
 
@@ -314,13 +314,13 @@ def die_at_the_eighth(*arguments):
     calls.append(1)
     return os._exit(9) if len(calls) == 8 else encode(*arguments)
 cv2.imencode = die_at_the_eighth
-module.ensure_shapes(pathlib.Path(sys.argv[1]), **{SMALL})
+module.SHAPES.ensure(pathlib.Path(sys.argv[1]), **{SMALL})
 """
     process = subprocess.run([sys.executable, "-c", program, str(tmp_path / "drawn")], check=False)
     assert process.returncode == 9
     assert len(list(tmp_path.rglob("*.jpg"))) == 7  # what the killed process left, under another name
     assert not (tmp_path / "drawn").exists()
-    module.ensure_shapes(tmp_path / "drawn", **SMALL)
+    module.SHAPES.ensure(tmp_path / "drawn", **SMALL)
     assert len(_files(tmp_path / "drawn")) == 13
 
 
@@ -336,7 +336,7 @@ def test_a_folder_drawn_by_another_process_meanwhile_is_accepted(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", replace_too_late)
-    module.ensure_shapes(tmp_path / "drawn", **SMALL)
+    module.SHAPES.ensure(tmp_path / "drawn", **SMALL)
     assert num_calls == 1
     assert len(_files(tmp_path / "drawn")) == 13
     assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
@@ -383,7 +383,7 @@ def test_a_folder_or_file_of_the_users_is_refused_and_kept(tmp_path: Path) -> No
 
 def _assert_refused_and_kept(root: Path, found: str) -> None:
     before = _files(root.parent)
-    for function in (module.ensure_shapes, module.draw_shapes):
+    for function in (module.SHAPES.ensure, module.draw_shapes):
         with pytest.raises(DatasetError, match="choose") as caught:
             function(root, **SMALL)
         assert str(root) in str(caught.value)
@@ -394,14 +394,14 @@ def _assert_refused_and_kept(root: Path, found: str) -> None:
 def test_a_place_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(DatasetError, match=r"file.*writable"):
-        module.ensure_shapes(tmp_path / "file" / "drawn", **SMALL)
+        module.SHAPES.ensure(tmp_path / "file" / "drawn", **SMALL)
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("num_train", 0), ("num_val", 0), ("image_size", 63), ("seed", -1), ("num_val", -5)]
 )
 def test_an_argument_below_its_least_value_is_refused_with_its_name(tmp_path: Path, name: str, value: int) -> None:
-    for function in (module.draw_shapes, module.ensure_shapes):
+    for function in (module.draw_shapes, module.SHAPES.ensure):
         with pytest.raises(DatasetError, match=rf"{name} of at least .*got {value}"):
             function(tmp_path / "drawn", **{**SMALL, name: value})
     assert list(tmp_path.iterdir()) == []

@@ -119,7 +119,13 @@ def require_searchable(keys: Sequence[SearchedKey], experiment: str, overrides: 
             mistakes += [f"--search {key.key}: expected a key that nothing else sets, got also {clash[0]}; keep one"]
         for probe in key.probes():
             try:
-                load_experiment(experiment, [*overrides, probe])
+                config = load_experiment(experiment, [*overrides, probe])
+                bound = None if config.train.weights is None else config.optimizer.fine_tuning_lr
+                if key.key == "optimizer.lr" and bound is not None and config.optimizer.lr > bound:
+                    raise ConfigError(
+                        f"expected rates up to optimizer.fine_tuning_lr={bound:g}, the bound of a run from given "
+                        f"weights, got {config.optimizer.lr:g}; search optimizer.fine_tuning_lr, or set it to null"
+                    )
             except ConfigError as error:
                 mistakes += (f"--search {key.key}: {line}" for line in str(error).splitlines())
     mistakes.raise_any()

@@ -57,6 +57,21 @@ def test_given_values_are_used_where_the_search_can_try_them():
     assert SearchedKey.parse("loss.box=1..4").given(plain) is None
 
 
+def test_rates_that_a_run_from_given_weights_does_not_reach_are_refused():
+    def require(search, *overrides):
+        require_searchable([SearchedKey.parse(search)], "mish-n", overrides)
+
+    weights = "train.weights=mish-n-drawn"
+    with pytest.raises(
+        ConfigError, match=r"expected rates up to optimizer\.fine_tuning_lr=0\.001, .*, got 0\.01; search"
+    ):
+        require("optimizer.lr=1e-4..1e-2", weights)
+    require("optimizer.lr=1e-4..1e-3", weights)
+    require("optimizer.lr=1e-4..1e-2")
+    require("optimizer.lr=1e-4..1e-2", weights, "optimizer.fine_tuning_lr=null")
+    require("optimizer.fine_tuning_lr=1e-4..1e-2", weights)
+
+
 def test_numbers_are_rounded_within_the_range():
     key = SearchedKey.parse("a=0.00012344..1")
     assert key.rounded(0.123456) == 0.1235
