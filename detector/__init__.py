@@ -25,11 +25,11 @@ _HOMES = {
     "register": "detector.config.registry",
 }
 
-# Idle threads of libgomp, which computes for torch on Linux, spin for milliseconds by default. With other work on the
-# cores they take the time of the threads they wait for. 2,000 spins bridge the gap between two operators (50 to 100
-# microseconds); then they sleep. libgomp reads this when torch is first imported. The user's own choice wins.
+# Idle threads of libgomp, which computes for torch on Linux, spin for many milliseconds by default. With other work on
+# the cores they take the time of the threads they wait for. 30,000 spins, 0.5 to 2 ms, bridge the gap between operators;
+# then they sleep (tools/benchmark_waiting.py). libgomp reads this when torch is first imported. The user's choice wins.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "2000"
+    os.environ["GOMP_SPINCOUNT"] = "30000"
 
 
 def __getattr__(name: str) -> Any:

@@ -108,7 +108,7 @@ def test_socket_of_a_control_process_is_detected(tmp_path):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "2000 None"),
+        ({}, "30000 None"),
         ({"GOMP_SPINCOUNT": "7"}, "7 None"),
         ({"OMP_WAIT_POLICY": "active"}, "None active"),
     ],
