@@ -26,7 +26,7 @@ _HOMES = {
 }
 
 # Idle threads of libgomp, which computes for torch on Linux, spin for many milliseconds by default. With other work on
-# the cores they take the time of the threads they wait for. 30,000 spins, 0.5 to 2 ms, bridge the gap between operators;
+# the cores they take the time of the threads they wait for. 30,000 spins, 0.5 to 2 ms, bridge the gap of two operators;
 # then they sleep (tools/benchmark_waiting.py). libgomp reads this when torch is first imported. The user's choice wins.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "30000"
