@@ -48,6 +48,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "tracking": ("benchmark_tracking.py", "--times", "100,500"),
     "tiling": ("benchmark_tiling.py",),
     "waiting": ("benchmark_waiting.py",),
+    "waiting-images": ("benchmark_waiting.py", "--images", "--rounds", "40", "--busy", "2"),
     "growth": ("benchmark_growth.py",),
     "startup": ("benchmark_startup.py",),
 }

@@ -31,8 +31,6 @@ VARIANTS = {
     "OMP_WAIT_POLICY=passive": {"GOMP_SPINCOUNT": "0"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-
-
 NUM_IMAGES = 5
 
 
@@ -82,13 +80,14 @@ def main() -> None:
     if options.worker:
         image_worker(options.size)
         return
-    step = str(Path(__file__).with_name("benchmark_step.py"))
-    size = ["--size", str(options.size), "--batch-size", str(options.batch_size)]
-    command = [sys.executable, step, *size, "--worker", "mish", options.precision, "channels_last"]
+    size = ["--size", str(options.size)]
     if options.images:
-        command = [sys.executable, __file__, "--size", str(options.size), "--worker"]
+        command = [sys.executable, __file__, *size, "--worker"]
         print(f"mish-n, one image, {options.size} px, fp32, ", end="")
     else:
+        step = str(Path(__file__).with_name("benchmark_step.py"))
+        size += ["--batch-size", str(options.batch_size)]
+        command = [sys.executable, step, *size, "--worker", "mish", options.precision, "channels_last"]
         print(f"mish-n training step, {options.size} px, batch {options.batch_size}, {options.precision}, ", end="")
     print(f"{os.cpu_count()} cores, median")
     for num_busy in (0, options.busy):

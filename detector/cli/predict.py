@@ -25,7 +25,7 @@ from detector.inference.prediction_run import PredictionOptions
 from detector.io.nouns import plural
 from detector.media.sources import can_be_source
 from detector.media.writers import require_format
-from detector.models.published_weights import DEFAULT_MODEL, DRAWN_START, published_weights, resolve_weights
+from detector.models.published_weights import DEFAULT_MODEL, model_names, resolve_weights
 from detector.tasks.detection_model import is_model, is_model_name
 from detector.tasks.requests import Observer, PredictionRequest, TaskRun
 from detector.tasks.task import task_of_file
@@ -83,7 +83,7 @@ def _with_model(arguments: argparse.Namespace, words: Sequence[str]) -> list[str
             raise ConfigError(f"expected a source after the model {words[0]}, got none; add an image, video or folder")
         return list(words)
     if len(words) > 1 and not can_be_source(words[0]):  # a mistyped model must not give the detections of another one
-        close = near_names(words[0], (*published_weights(), DRAWN_START))
+        close = near_names(words[0], model_names())
         meant = did_you_mean(close) if close else "; check the first word"
         raise ConfigError(f"{words[0]}: no such model file, run folder, published weights, image or folder{meant}")
     if models := [word for word in words[1:] if is_model_name(word)]:

@@ -100,6 +100,11 @@ def published_weights() -> dict[str, PublishedWeights]:
     return {entry.name: entry for entry in weights}
 
 
+def model_names() -> tuple[str, ...]:
+    """Return the names that commands take as models: those of published weights and of the start in the package."""
+    return (*published_weights(), DRAWN_START)
+
+
 def cache_folder() -> Path:
     """Return the user's folder of weights, `~/.cache/detector/weights` or below `XDG_CACHE_HOME`."""
     return user_cache() / "weights"
@@ -121,7 +126,7 @@ def published_file(name: str) -> Path | None:
 
 def is_published(word: str | Path) -> bool:
     """Tell whether a word is the name of published weights and not of an existing file or folder."""
-    return not os.path.exists(word) and Path(word).name in (*published_weights(), DRAWN_START)
+    return not os.path.exists(word) and Path(word).name in model_names()
 
 
 def run_weights(folder: Path) -> Path | None:
@@ -168,7 +173,7 @@ def resolve_weights(path: Path) -> Path:
         if not path.suffix:
             if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
-            known = nearest(path.name, [*published_weights(), DRAWN_START])
+            known = nearest(path.name, model_names())
             raise CheckpointError(f"{path} is no model file, and no published weights have this name{known}")
         return path
     found = published_file(path.name)

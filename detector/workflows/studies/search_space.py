@@ -120,11 +120,12 @@ def require_searchable(keys: Sequence[SearchedKey], experiment: str, overrides: 
         for probe in key.probes():
             try:
                 config = load_experiment(experiment, [*overrides, probe])
-                bound = None if config.train.weights is None else config.optimizer.fine_tuning_lr
-                if key.key == "optimizer.lr" and bound is not None and config.optimizer.lr > bound:
+                bounded = config if config.train.weights is None else config.for_fine_tuning()
+                if key.key == "optimizer.lr" and bounded != config:
                     raise ConfigError(
-                        f"expected rates up to optimizer.fine_tuning_lr={bound:g}, the bound of a run from given "
-                        f"weights, got {config.optimizer.lr:g}; search optimizer.fine_tuning_lr, or set it to null"
+                        f"expected rates up to optimizer.fine_tuning_lr={bounded.optimizer.lr:g}, the bound of a run "
+                        f"from given weights, got {config.optimizer.lr:g}; search optimizer.fine_tuning_lr, or set it "
+                        f"to null"
                     )
             except ConfigError as error:
                 mistakes += (f"--search {key.key}: {line}" for line in str(error).splitlines())
